@@ -1,0 +1,59 @@
+# One command for each chore. Everything is installed in VENV, pinned by constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# `--python` lets the pip at hand install into VENV: Debian's venv may come without its own.
+PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
+	--disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lint contracts types tables tables-check coverage clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
+
+demo: $(VENV)/train.stamp ## train, calibrate and judge on parts drawn by code
+	"$(BIN)/efficientad" demo
+
+test: $(VENV)/dev.stamp ## all tests, the README's examples included
+	"$(BIN)/python" -m pytest
+
+check: format lint contracts types tables-check test ## everything, fast parts first
+
+format: $(VENV)/dev.stamp ## is the code formatted? `ruff format .` would do it
+	"$(BIN)/ruff" format --check .
+
+lint: $(VENV)/dev.stamp ## ruff, all rules but the ones explained in pyproject.toml
+	"$(BIN)/ruff" check .
+
+contracts: $(VENV)/dev.stamp ## who may import whom
+	"$(BIN)/lint-imports"
+
+types: $(VENV)/dev.stamp ## mypy, strict
+	"$(BIN)/mypy"
+
+tables: $(VENV)/train.stamp ## write the tables of README and docs from the recorded runs
+	"$(BIN)/python" benchmarks/make_tables.py
+
+tables-check: $(VENV)/train.stamp ## are these tables what the recorded runs say?
+	"$(BIN)/python" benchmarks/make_tables.py --check
+
+coverage: $(VENV)/dev.stamp ## the tests again, with the lines they never reach
+	"$(BIN)/coverage" run -m pytest
+	"$(BIN)/coverage" combine --quiet
+	"$(BIN)/coverage" report
+
+clean: ## remove the environment, caches and the demo's output
+	rm -rf "$(VENV)" demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache .coverage htmlcov
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/train.stamp: pyproject.toml constraints.txt
+	"$(PYTHON)" -m venv --without-pip "$(VENV)"
+	$(PIP_INSTALL) pip --editable ".[train]"
+	touch "$@"
+
+$(VENV)/dev.stamp: $(VENV)/train.stamp
+	$(PIP_INSTALL) --editable ".[train,dev]"
+	touch "$@"

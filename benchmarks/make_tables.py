@@ -1,0 +1,168 @@
+"""Write the tables of the README and the docs from the recorded runs.
+
+Each file in `benchmarks/results/` is one run; `benchmarks/README.md` names its fields.
+A document asks for a table by two comments; what stands between them is written here:
+
+    <!-- table: EXPERIMENT -->
+    <!-- end of table -->
+
+A row is what the runs of one category and variant have in common; a cell is their mean,
+and the standard deviation over seeds where there is more than one. No number of a table
+is ever typed.
+
+    python benchmarks/make_tables.py            writes the tables
+    python benchmarks/make_tables.py --check    fails where they would change
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+Run = dict[str, Any]
+
+_REGION = re.compile(
+    r"(?P<open><!-- table: (?P<experiment>[a-z0-9_]+) -->\n)"
+    r".*?"
+    r"(?P<close><!-- end of table -->)",
+    re.DOTALL,
+)
+
+
+class Column(NamedTuple):
+    """One measured column: its heading, its value in a run, how many digits to show."""
+
+    heading: str
+    value: Callable[[Run], float | None]
+    digits: int
+
+
+def _metric(name: str) -> Callable[[Run], float | None]:
+    """A metric of a run, in percent."""
+
+    def value(run: Run) -> float | None:
+        share = run["metrics"].get(name)
+        return None if share is None else 100 * share
+
+    return value
+
+
+def _minutes(stage: str) -> Callable[[Run], float | None]:
+    def value(run: Run) -> float | None:
+        seconds = run.get("seconds", {}).get(stage)
+        return None if seconds is None else seconds / 60
+
+    return value
+
+
+COLUMNS = (
+    Column("image AU-ROC, %", _metric("image_au_roc"), 1),
+    Column("image AP, %", _metric("image_average_precision"), 1),
+    Column("pixel AU-ROC, %", _metric("pixel_au_roc"), 1),
+    Column("AU-PRO, %", _metric("au_pro"), 1),
+    Column("training, min", _minutes("train"), 1),
+)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """All recorded runs, sorted by experiment, category, variant and seed."""
+    runs = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    ]
+    return sorted(runs, key=lambda run: (run["experiment"], *_row_of(run), run["seed"]))
+
+
+def table(runs: Sequence[Run]) -> str:
+    """One Markdown table, a row for each category and variant."""
+    if not runs:
+        return "No run is recorded yet.\n"
+    columns = [
+        column
+        for column in COLUMNS
+        if any(column.value(run) is not None for run in runs)
+    ]
+    rows = list(dict.fromkeys(_row_of(run) for run in runs))
+    lines = [
+        _line(["category", "variant", *(column.heading for column in columns), "runs"]),
+        _line(["---", "---", *("---:" for _ in columns), "---:"]),
+    ]
+    for row in rows:
+        members = [run for run in runs if _row_of(run) == row]
+        cells = [_cell(column, members) for column in columns]
+        lines.append(_line([*row, *cells, str(len(members))]))
+    return "\n".join([*lines, "", _where(runs), ""])
+
+
+def with_tables(text: str, runs: Sequence[Run]) -> str:
+    """The text with every table written anew."""
+
+    def region(match: re.Match[str]) -> str:
+        chosen = [run for run in runs if run["experiment"] == match["experiment"]]
+        return f"{match['open']}\n{table(chosen)}\n{match['close']}"
+
+    return _REGION.sub(region, text)
+
+
+def documents() -> list[Path]:
+    """The files that may ask for tables."""
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check all tables; the exit code is 1 where a check fails."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check = parser.parse_args(arguments).check
+    runs = read_runs(RESULTS)
+    stale = 0
+    for document in documents():
+        before = document.read_text(encoding="utf-8")
+        after = with_tables(before, runs)
+        if after == before:
+            continue
+        stale += 1
+        name = document.relative_to(REPOSITORY)
+        if check:
+            print(f"{name}: a table is not what the recorded runs say: make tables")
+        else:
+            document.write_text(after, encoding="utf-8")
+            print(f"{name}: written")
+    return 1 if check and stale else 0
+
+
+def _row_of(run: Run) -> tuple[str, str]:
+    return (run["category"], run["variant"])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(column: Column, runs: Sequence[Run]) -> str:
+    values = [value for run in runs if (value := column.value(run)) is not None]
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.{column.digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{column.digits}f}"
+
+
+def _where(runs: Sequence[Run]) -> str:
+    """On which machines, with which versions, from which commits."""
+    machines = "; ".join(sorted({run["machine"] for run in runs}))
+    torch = ", ".join(sorted({run["versions"]["torch"] for run in runs}))
+    commits = ", ".join(sorted({f"`{run['commit'][:9]}`" for run in runs}))
+    return f"Recorded on {machines}; torch {torch}; commit {commits}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

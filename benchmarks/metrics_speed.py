@@ -1,0 +1,182 @@
+"""Time and memory of the pixel metrics on hundreds of large maps.
+
+Writes synthetic maps and masks to temporary files, then measures, in a process of its
+own, one pass that reads them image by image and gives pixel AU-ROC and AU-PRO.
+
+    python benchmarks/metrics_speed.py --output benchmarks/results/metrics_speed.json
+
+The default, 500 maps of 1024 x 1024, needs 2.5 GiB of disk. A machine that does
+something else meanwhile makes it slower: the load is recorded, and processor time.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import efficientad
+from efficientad.judgement.metrics import PixelMetrics
+from efficientad.method.placement import place_map
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+NORMAL_EVERY = 3  # as in a test set of MVTec AD, about a third is normal
+SMOOTH_CELLS = 56
+
+Map = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+def synthetic_image(
+    rng: np.random.Generator, size: int, *, is_defect: bool
+) -> tuple[Map, Mask]:
+    """A map of smooth and fine noise around 0, raised a little or much in blobs."""
+    smooth = rng.normal(0, 0.05, (SMOOTH_CELLS, SMOOTH_CELLS)).astype(np.float32)
+    fine = rng.standard_normal((size, size), np.float32)
+    anomaly_map = place_map(smooth, size, size) + np.float32(0.02) * fine
+    mask = np.zeros((size, size), bool)
+    for _ in range(rng.integers(1, 6) if is_defect else 0):
+        radius = rng.uniform(0.01, 0.12) * size
+        row, column = rng.uniform(0, size, 2)
+        down, right = np.ogrid[:size, :size]
+        distance = np.hypot(down - row, right - column).astype(np.float32) / radius
+        mask |= distance < 1
+        anomaly_map += np.float32(rng.uniform(0, 0.4)) * np.exp(-(distance**2))
+    return anomaly_map, mask
+
+
+def write_images(folder: Path, n_images: int, size: int, seed: int) -> None:
+    """Write all maps to one file and all masks to another."""
+    rng = np.random.default_rng(seed)
+    with (folder / "maps").open("wb") as maps, (folder / "masks").open("wb") as masks:
+        for index in range(n_images):
+            is_defect = index % NORMAL_EVERY != 0
+            anomaly_map, mask = synthetic_image(rng, size, is_defect=is_defect)
+            anomaly_map.tofile(maps)
+            mask.tofile(masks)
+
+
+def measure(folder: Path, n_images: int, size: int) -> dict[str, Any]:
+    """Time one pass over the images; the memory is that of this whole process."""
+    shape, n_pixels = (size, size), size * size
+    start, processor_start = time.perf_counter(), time.process_time()
+    metrics = PixelMetrics()
+    for index in range(n_images):
+        # Mapped anew for each image, so that pages which were read do not stay.
+        anomaly_map = np.memmap(
+            folder / "maps", np.float32, "r", 4 * index * n_pixels, shape
+        )
+        mask = np.memmap(folder / "masks", np.bool_, "r", index * n_pixels, shape)
+        metrics.add(anomaly_map, mask)
+    added = time.perf_counter()
+    au_pro = metrics.au_pro()
+    au_pro_done = time.perf_counter()
+    pixel_au_roc = metrics.pixel_au_roc()
+    end = time.perf_counter()
+    # In KiB on Linux.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "metrics": {"au_pro": au_pro, "pixel_au_roc": pixel_au_roc},
+        "seconds": {
+            "add": round(added - start, 2),
+            "au_pro": round(au_pro_done - added, 2),
+            "pixel_au_roc": round(end - au_pro_done, 2),
+            "total": round(end - start, 2),
+            "total_of_processor": round(time.process_time() - processor_start, 2),
+        },
+        "peak_memory_mib": {"total": round(peak)},
+    }
+
+
+def run(n_images: int, size: int, seed: int, folder: Path | None) -> dict[str, Any]:
+    """Write the images, measure in a fresh process, and describe the run."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        images = Path(name)
+        write_images(images, n_images, size, seed)
+        load = os.getloadavg()[0]
+        command = [sys.executable, __file__, "--measure", name]
+        command += ["--images", str(n_images), "--size", str(size)]
+        measured = subprocess.run(  # noqa: S603 - this script itself
+            command, check=True, capture_output=True, text=True
+        )
+    return {
+        "experiment": "metrics_speed",
+        "category": "synthetic",
+        "variant": f"{n_images} maps of {size}x{size}",
+        "seed": seed,
+        "settings": {"n_images": n_images, "size": size, "niceness": os.nice(0)},
+        **json.loads(measured.stdout),
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "load_before": round(load, 2),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of what computes here, and of torch, which does not."""
+    found = {
+        "python": platform.python_version(),
+        "efficientad": efficientad.__version__,
+    }
+    for package in ("numpy", "scipy", "torch"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """What is checked out."""
+    described = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 - the git on the path
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return described.stdout.strip() if described.returncode == 0 else "none"
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=500, help="number of maps")
+    parser.add_argument("--size", type=int, default=1024, help="height and width")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the temporary files go")
+    parser.add_argument("--output", type=Path, help="the JSON file to write")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure is not None:
+        print(json.dumps(measure(arguments.measure, arguments.images, arguments.size)))
+        return
+    result = run(arguments.images, arguments.size, arguments.seed, arguments.folder)
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="")
+    if arguments.output is not None:
+        arguments.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""EfficientAD: find what is wrong in a picture, having seen only good ones.
+
+    import efficientad
+
+    detector = efficientad.train("parts/good")
+    prediction = detector.predict("part.png")
+    prediction.image_score, prediction.is_anomalous, prediction.anomaly_map
+
+A name that needs torch is loaded when it is first asked for (PEP 562): a line-side
+computer reads pictures and settings without torch, and the command line starts quickly.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from efficientad.errors import (
+    ConfigError,
+    DatasetError,
+    EfficientADError,
+    ImageError,
+    MissingDependencyError,
+    ModelFileError,
+    NotCalibratedError,
+    StorageError,
+    TrainingError,
+    UndefinedMetricError,
+)
+
+if TYPE_CHECKING:
+    from efficientad.deployment.prediction import predict_files
+    from efficientad.deployment.runtimes import Predictor, load_predictor
+    from efficientad.judgement.demo import run_demo
+    from efficientad.judgement.evaluation import Evaluation, evaluate
+    from efficientad.method.decision import Calibration, Prediction
+    from efficientad.method.detector import Detector
+    from efficientad.training.config import DistillConfig, TrainConfig
+    from efficientad.training.distillation import distill
+    from efficientad.training.model_file import load, recalibrate, save
+    from efficientad.training.student import train
+    from efficientad.training.teachers import load_teacher
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Calibration",
+    "ConfigError",
+    "DatasetError",
+    "Detector",
+    "DistillConfig",
+    "EfficientADError",
+    "Evaluation",
+    "ImageError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "NotCalibratedError",
+    "Prediction",
+    "Predictor",
+    "StorageError",
+    "TrainConfig",
+    "TrainingError",
+    "UndefinedMetricError",
+    "distill",
+    "evaluate",
+    "load",
+    "load_predictor",
+    "load_teacher",
+    "predict_files",
+    "recalibrate",
+    "run_demo",
+    "save",
+    "train",
+]
+
+_HOME_OF = {
+    "Calibration": "method.decision",
+    "Detector": "method.detector",
+    "DistillConfig": "training.config",
+    "Evaluation": "judgement.evaluation",
+    "Prediction": "method.decision",
+    "Predictor": "deployment.runtimes",
+    "TrainConfig": "training.config",
+    "distill": "training.distillation",
+    "evaluate": "judgement.evaluation",
+    "load": "training.model_file",
+    "load_predictor": "deployment.runtimes",
+    "load_teacher": "training.teachers",
+    "predict_files": "deployment.prediction",
+    "recalibrate": "training.model_file",
+    "run_demo": "judgement.demo",
+    "save": "training.model_file",
+    "train": "training.student",
+}
+
+_TRAIN_EXTRA = frozenset({"jaxtyping", "scipy", "skimage", "sklearn", "torch"})
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module it lives in."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAIN_EXTRA:
+            raise
+        raise MissingDependencyError(
+            f"{__name__}.{name} needs {error.name}, which is not installed; "
+            "install it with pip install 'efficientad[train]'"
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

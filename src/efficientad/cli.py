@@ -1,0 +1,226 @@
+"""The command line: one verb a library function.
+
+    efficientad demo | train | calibrate | predict | evaluate | distill | doctor
+
+Errors raised on purpose become one line on stderr and exit code 2; other errors keep their
+traceback. Heavy packages are imported by the verb that needs them.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from efficientad.errors import EfficientADError
+from efficientad.training.config import Device, DistillConfig, TrainConfig
+
+_OK, _SOME_FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+
+Config = Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+def train(
+    images: tyro.conf.Positional[Path], /, *, output: Path, config: Config
+) -> int:
+    """Train and calibrate a detector on normal images.
+
+    Args:
+        images: Folder of normal images, or a category folder in MVTec AD's layout.
+        output: The detector file to write, for example part.ead.
+        config: Settings.
+    """
+    from efficientad.training.student import train as train_detector
+
+    print(f"settings: {config}", file=sys.stderr)
+    detector = train_detector(images, config, output=output)
+    assert detector.calibration is not None
+    print(f"wrote {output}")
+    print(f"threshold {detector.calibration.threshold:.4g}")
+    print(detector.calibration.statement())
+    return _OK
+
+
+def calibrate(
+    model: tyro.conf.Positional[Path],
+    images: tyro.conf.Positional[Path],
+    /,
+    *,
+    output: Path,
+    false_alarm_budget: float = 0.01,
+    threshold: float | None = None,
+    device: Device = "auto",
+) -> int:
+    """Calibrate a detector anew on other normal images.
+
+    Args:
+        model: The detector file.
+        images: Folder of normal images that were not trained on.
+        output: The detector file to write; may be the same.
+        false_alarm_budget: Share of normal images that may be flagged.
+        threshold: Decision threshold to set by hand. None: from the images.
+        device: Where the networks run.
+    """
+    from efficientad.training.model_file import load, recalibrate, save
+
+    detector = recalibrate(
+        load(model, device=device), images, false_alarm_budget, threshold
+    )
+    save(detector, output)
+    assert detector.calibration is not None
+    print(f"wrote {output}")
+    print(f"threshold {detector.calibration.threshold:.4g}")
+    print(detector.calibration.statement())
+    return _OK
+
+
+def predict(
+    model: tyro.conf.Positional[Path],
+    paths: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    *,
+    output: Path,
+    heatmaps: bool = True,
+    maps: bool = False,
+    device: Device = "auto",
+) -> int:
+    """Judge images: score, p-value, decision, heatmap.
+
+    Exit code 1 if a file could not be judged; the others are done all the same.
+
+    Args:
+        model: The detector file.
+        paths: Images, and folders of images.
+        output: Folder for predictions.csv, predictions.jsonl and heatmaps.
+        heatmaps: Write a picture of each image with its maps.
+        maps: Write each combined map as a float32 TIFF at the image's own size.
+        device: Where the networks run.
+    """
+    from efficientad.deployment.prediction import predict_files
+    from efficientad.deployment.runtimes import load_predictor
+
+    predictor = load_predictor(model, device=device)
+    summary = predict_files(
+        predictor, paths, output, has_heatmaps=heatmaps, has_maps=maps
+    )
+    print(
+        f"{summary.n_images} images judged, {summary.n_anomalous} anomalous, "
+        f"{summary.n_failed} failed; see {output / 'predictions.csv'}"
+    )
+    return _SOME_FAILED if summary.n_failed else _OK
+
+
+def evaluate(
+    model: tyro.conf.Positional[Path],
+    category: tyro.conf.Positional[Path],
+    /,
+    *,
+    output: Path,
+    device: Device = "auto",
+) -> int:
+    """Measure a detector on labelled test images: metrics.json and report.html.
+
+    Args:
+        model: The detector file.
+        category: Category folder in MVTec AD's layout, with test and ground_truth.
+        output: Folder for the results.
+        device: Where the networks run.
+    """
+    from efficientad.deployment.runtimes import load_predictor
+    from efficientad.judgement.evaluation import evaluate as evaluate_category
+
+    evaluation = evaluate_category(
+        load_predictor(model, device=device), category, output=output
+    )
+    for name, value in evaluation.metrics.items():
+        print(f"{name:24} {value:.4f}")
+    print(f"see {output / 'report.html'}")
+    return _OK
+
+
+def demo(
+    *, output: Path = Path("demo"), steps: int | None = None, seed: int = 0
+) -> int:
+    """Draw parts, train, calibrate, evaluate, and write a report; nothing is needed.
+
+    Args:
+        output: Folder for parts, detector and report.
+        steps: Images to train on. None: what fits into five minutes on two cores.
+        seed: Of parts and training; the same seed gives the same result.
+    """
+    from efficientad.judgement.demo import run_demo
+
+    evaluation = run_demo(output, steps=steps, seed=seed)
+    for name, value in evaluation.metrics.items():
+        print(f"{name:24} {value:.4f}")
+    print(f"open {output / 'report.html'}")
+    return _OK
+
+
+def distill(
+    images: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    *,
+    output: Path,
+    config: Annotated[DistillConfig, tyro.conf.arg(name="")],
+) -> int:
+    """Make a teacher out of a deep source network and natural images.
+
+    Args:
+        images: Folders and uncompressed tars of natural images.
+        output: The teacher file to write, for example teacher.safetensors.
+        config: Settings.
+    """
+    from efficientad.training.distillation import distill as distill_teacher
+
+    print(f"settings: {config}", file=sys.stderr)
+    explained = distill_teacher(images, config, output=output)
+    print(f"wrote {output}")
+    print(f"held-out explained variance {explained.overall:.4f}")
+    return _OK
+
+
+def doctor() -> int:
+    """Show what this installation can use: versions, kernels, devices, teachers."""
+    from efficientad.training.doctor import findings
+
+    for name, value in findings().items():
+        print(f"{name:24} {value}")
+    return _OK
+
+
+_VERBS = {
+    "demo": demo,
+    "train": train,
+    "calibrate": calibrate,
+    "predict": predict,
+    "evaluate": evaluate,
+    "distill": distill,
+    "doctor": doctor,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name. None: those of the process.
+
+    Returns:
+        The exit code: 0, 1 if some images could not be judged, 2 for bad input.
+    """
+    try:
+        code: int = tyro.extras.subcommand_cli_from_dict(
+            _VERBS,
+            prog="efficientad",
+            description="Find what is wrong in a picture, having seen only good ones.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+    except EfficientADError as error:
+        print(f"efficientad: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        print("efficientad: interrupted; --resume goes on", file=sys.stderr)
+        return _INTERRUPTED
+    return code

@@ -1,0 +1,1 @@
+"""How a detector runs where it is needed, without any training code."""

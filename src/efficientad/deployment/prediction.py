@@ -1,0 +1,184 @@
+"""Judges files one after the other and writes what it finds; memory stays constant.
+
+    OUTPUT/predictions.csv     path, image_score, p_value, threshold, is_anomalous, ...
+    OUTPUT/predictions.jsonl   the same, one JSON object a line
+    OUTPUT/heatmaps/....png    image with local, global and combined map
+    OUTPUT/maps/....tiff       combined map, float32, at the image's own size (optional)
+
+Both lists are complete or not there: they get their names when the last image is done.
+"""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from efficientad.errors import DatasetError, ImageError, StorageError
+from efficientad.heatmaps import prediction_panel
+from efficientad.images import RGBImage, find_images, read_image
+from efficientad.method.decision import Prediction
+from efficientad.method.predictor import Predictor
+
+_FIELDS = (
+    "path",
+    "image_score",
+    "p_value",
+    "threshold",
+    "is_anomalous",
+    "milliseconds",
+    "error",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionSummary:
+    """What came out of a run over files."""
+
+    n_images: int
+    """Images judged."""
+    n_anomalous: int
+    """Of these, called anomalous."""
+    n_failed: int
+    """Files that could not be judged; named in both lists and on stderr."""
+
+
+def predict_files(
+    predictor: Predictor,
+    paths: Sequence[Path | str],
+    output: Path | str,
+    *,
+    has_heatmaps: bool = True,
+    has_maps: bool = False,
+) -> PredictionSummary:
+    """Judge image files and folders of them.
+
+    Args:
+        predictor: A detector, or any other predictor.
+        paths: Images, and folders that are searched for images at any depth.
+        output: Folder for the results; made if it is not there.
+        has_heatmaps: Write a picture of each image with its maps.
+        has_maps: Write each combined map as a float32 TIFF.
+
+    Raises:
+        DatasetError: If a path does not exist, or if there is no image at all.
+        StorageError: If a result cannot be written.
+    """
+    files = _named_files([Path(path) for path in paths])
+    output = Path(output)
+    n_anomalous = n_failed = 0
+    try:
+        with _Lists(output) as lists:
+            for path, name in files:
+                row, prediction, image = _judged(predictor, path)
+                lists.add(row)
+                if prediction is None or image is None:
+                    n_failed += 1
+                    print(row["error"], file=sys.stderr)  # noqa: T201 - the report itself
+                    continue
+                n_anomalous += prediction.is_anomalous
+                if has_heatmaps:
+                    picture = prediction_panel(image, prediction)
+                    _save_heatmap(output / "heatmaps" / f"{name}.png", picture)
+                if has_maps:
+                    _save_map(output / "maps" / f"{name}.tiff", prediction.anomaly_map)
+    except OSError as error:
+        raise StorageError(f"cannot write to {output}: {error}") from error
+    return PredictionSummary(len(files) - n_failed, n_anomalous, n_failed)
+
+
+def _judged(
+    predictor: Predictor, path: Path
+) -> tuple[dict[str, Any], Prediction | None, RGBImage | None]:
+    start = time.perf_counter()
+    row: dict[str, Any] = {"path": str(path)}
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        return row | {"error": str(error)}, None, None
+    prediction = predictor.predict(image)
+    row |= {
+        "image_score": prediction.image_score,
+        "p_value": prediction.p_value,
+        "threshold": prediction.threshold,
+        "is_anomalous": prediction.is_anomalous,
+        "milliseconds": round(1000 * (time.perf_counter() - start), 2),
+    }
+    return row, prediction, image
+
+
+class _Lists:
+    """Both lists, growing row by row."""
+
+    def __init__(self, output: Path) -> None:
+        self._targets = [output / "predictions.csv", output / "predictions.jsonl"]
+        self._partial = [path.with_name(path.name + ".partial") for path in self._targets]
+        self._open = ExitStack()
+
+    def __enter__(self) -> "_Lists":
+        self._targets[0].parent.mkdir(parents=True, exist_ok=True)
+        files: list[TextIO] = [
+            self._open.enter_context(path.open("w", encoding="utf-8", newline=""))
+            for path in self._partial
+        ]
+        self._csv_file, self._json_file = files
+        self._csv = csv.DictWriter(self._csv_file, _FIELDS)
+        self._csv.writeheader()
+        return self
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._csv.writerow(row)
+        self._json_file.write(json.dumps(row) + "\n")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._open.close()
+        if kind is None:
+            for partial, target in zip(self._partial, self._targets, strict=True):
+                partial.replace(target)
+
+
+def _named_files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Give each file a name that is unique in the output, and tells where it was."""
+    named: list[tuple[Path, str]] = []
+    taken: set[str] = set()
+    for path, name in _found(paths):
+        unique, n = name, 1
+        while unique in taken:
+            n += 1
+            unique = f"{name}_{n}"
+        taken.add(unique)
+        named.append((path, unique))
+    if not named:
+        raise DatasetError(
+            f"needed images to judge, found none in {', '.join(map(str, paths))}"
+        )
+    return named
+
+
+def _found(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    for path in paths:
+        if path.is_dir():
+            for file in find_images(path, recursive=True):
+                yield file, str(file.relative_to(path).with_suffix(""))
+        elif path.exists():
+            yield path, path.stem
+        else:
+            raise DatasetError(f"nothing at {path}: give images or folders of images")
+
+
+def _save_heatmap(path: Path, picture: RGBImage) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def _save_map(path: Path, anomaly_map: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, anomaly_map.astype(np.float32), compression=None)

@@ -1,0 +1,56 @@
+"""Every exception raised on purpose.
+
+    EfficientADError
+      + ConfigError            a setting outside its documented range
+      + ImageError             a picture that cannot be read or used
+      + DatasetError           a folder or list of pictures that does not fit the job
+      + ModelFileError         a model, teacher or checkpoint file that cannot be used
+      + NotCalibratedError     maps asked from a detector without calibration
+      + TrainingError          a training that cannot go on
+      + UndefinedMetricError   a metric without a defined value for this data
+      + StorageError           a result that could not be written
+      + MissingDependencyError a package of an extra that is not installed
+
+A message says what was needed, what came and what to do; lower case, no full stop. The
+command line prints it as one line and exits with code 2.
+"""
+
+
+class EfficientADError(Exception):
+    """Root of all errors that are raised on purpose."""
+
+
+class ConfigError(EfficientADError, ValueError):
+    """A setting is outside its documented range, or two settings exclude each other."""
+
+
+class ImageError(EfficientADError, ValueError):
+    """A picture cannot be read, or is not one this package can judge."""
+
+
+class DatasetError(EfficientADError, ValueError):
+    """A folder or list of pictures does not fit the job."""
+
+
+class ModelFileError(EfficientADError, ValueError):
+    """A model, teacher, source network or checkpoint file cannot be used."""
+
+
+class NotCalibratedError(EfficientADError, RuntimeError):
+    """Normalized maps or a decision were asked from a detector without calibration."""
+
+
+class TrainingError(EfficientADError, RuntimeError):
+    """A training or distillation cannot go on, for example by a non-finite loss."""
+
+
+class UndefinedMetricError(EfficientADError, ValueError):
+    """A metric has no defined value for this data."""
+
+
+class StorageError(EfficientADError, OSError):
+    """A result could not be written, for example on a full disk."""
+
+
+class MissingDependencyError(EfficientADError, ImportError):
+    """A package is not installed; the message names the extra that brings it."""

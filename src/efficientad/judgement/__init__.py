@@ -1,0 +1,1 @@
+"""How good a detector is: metrics, evaluation of a category, reports."""

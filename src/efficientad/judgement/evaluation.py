@@ -1,0 +1,260 @@
+"""A predictor over a category's test images: metrics, and a report to look at.
+
+Test images are read here and nowhere else. Nothing measured here flows back into a
+detector: no threshold, no normalization, no choice.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientad.datasets import NORMAL, Category, Sample, open_category, read_defect_mask
+from efficientad.method.predictor import Predictor
+from efficientad.errors import StorageError, UndefinedMetricError
+from efficientad.images import read_image
+from efficientad.judgement.metrics import (
+    PixelMetrics,
+    au_roc,
+    average_precision,
+    f1_max,
+)
+from efficientad.judgement.report import Case, Report, ScoredImage, write_report
+from efficientad.method.decision import Prediction
+
+_N_CASES = 6
+_METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
+
+MetricValues = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How good a predictor is on the test images of a category."""
+
+    category: str
+    metrics: MetricValues
+    """Over all test images: image_au_roc, image_average_precision, image_f1_max,
+    pixel_au_roc, au_pro; a pixel metric is missing where no defect is annotated."""
+
+    metrics_by_defect_type: Mapping[str, MetricValues]
+    """The same for each defect type against all normal test images."""
+
+    scores: Sequence[ScoredImage]
+    threshold: float
+    seconds: float
+    """Wall-clock time of all predictions."""
+
+    n_normal_flagged: int = field(init=False)
+    n_defects_found: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count the decisions."""
+        flagged = [s for s in self.scores if s.is_anomalous]
+        n_found = sum(s.defect_type != NORMAL for s in flagged)
+        object.__setattr__(self, "n_defects_found", n_found)
+        object.__setattr__(self, "n_normal_flagged", len(flagged) - n_found)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give everything as JSON knows it."""
+        return {
+            "category": self.category,
+            **self.metrics,
+            "by_defect_type": {k: dict(v) for k, v in self.metrics_by_defect_type.items()},
+            "threshold": self.threshold,
+            "n_normal": sum(s.defect_type == NORMAL for s in self.scores),
+            "n_defect": sum(s.defect_type != NORMAL for s in self.scores),
+            "n_normal_flagged": self.n_normal_flagged,
+            "n_defects_found": self.n_defects_found,
+            "images": [
+                {
+                    "name": s.name,
+                    "defect_type": s.defect_type,
+                    "image_score": s.image_score,
+                    "p_value": s.p_value,
+                    "is_anomalous": s.is_anomalous,
+                }
+                for s in self.scores
+            ],
+        }
+
+
+def evaluate(
+    predictor: Predictor, category: Category | Path | str, *, output: Path | None = None
+) -> Evaluation:
+    """Judge all test images of a category and compare with what is known.
+
+    Args:
+        predictor: A detector, or any other predictor.
+        category: The category, or its folder in MVTec AD's layout.
+        output: Folder for metrics.json and report.html. None: nothing is written.
+
+    Raises:
+        DatasetError: If the category cannot be used.
+        UndefinedMetricError: If it has no normal or no defective test images.
+        StorageError: If a result cannot be written.
+    """
+    if not isinstance(category, Category):
+        category = open_category(Path(category))
+    _require_both_kinds(category)
+    collected = _Collected(category, predictor)
+    evaluation = collected.evaluation()
+    if output is not None:
+        _write_json(evaluation, output / _METRICS_FILE)
+        write_report(collected.report(evaluation, predictor), output / _REPORT_FILE)
+    return evaluation
+
+
+class _Collected:
+    """What one pass over the test images gives; memory grows by scores only."""
+
+    def __init__(self, category: Category, predictor: Predictor) -> None:
+        self._category = category
+        self._pixels: dict[str, PixelMetrics] = {}
+        self._samples: dict[str, Sample] = {}
+        self._predictions: dict[str, Prediction] = {}
+        self.scores: list[ScoredImage] = []
+        self.seconds = 0.0
+        for sample in category.test:
+            self._add(sample, predictor)
+
+    def _add(self, sample: Sample, predictor: Predictor) -> None:
+        image = read_image(sample.path)
+        start = time.perf_counter()
+        prediction = predictor.predict(image)
+        self.seconds += time.perf_counter() - start
+        name = str(sample.path.relative_to(self._category.root))
+        self._samples[name] = sample
+        self.scores.append(
+            ScoredImage(
+                name=name,
+                defect_type=sample.defect_type,
+                image_score=prediction.image_score,
+                p_value=prediction.p_value,
+                is_anomalous=prediction.is_anomalous,
+            )
+        )
+        # Grids only: maps at the image's own size are made again where they are needed.
+        self._predictions[name] = _without_placed_maps(prediction)
+        if sample.is_defect and sample.mask_path is None:
+            return
+        mask = read_defect_mask(sample, *image.shape[:2])
+        metrics = self._pixels.setdefault(sample.defect_type, PixelMetrics())
+        metrics.add(prediction.anomaly_map, mask)
+
+    def evaluation(self) -> Evaluation:
+        defect_types = sorted({s.defect_type for s in self.scores} - {NORMAL})
+        return Evaluation(
+            category=self._category.name,
+            metrics=self._metrics(defect_types),
+            metrics_by_defect_type={d: self._metrics([d]) for d in defect_types},
+            scores=tuple(self.scores),
+            threshold=next(iter(self._predictions.values())).threshold,
+            seconds=self.seconds,
+        )
+
+    def _metrics(self, defect_types: Sequence[str]) -> MetricValues:
+        wanted = {NORMAL, *defect_types}
+        chosen = [s for s in self.scores if s.defect_type in wanted]
+        scores = np.array([s.image_score for s in chosen])
+        is_defect = np.array([s.defect_type != NORMAL for s in chosen])
+        metrics = {
+            "image_au_roc": au_roc(scores, is_defect),
+            "image_average_precision": average_precision(scores, is_defect),
+            "image_f1_max": f1_max(scores, is_defect),
+        }
+        pixels = PixelMetrics.joined(
+            metrics for kind, metrics in self._pixels.items() if kind in wanted
+        )
+        try:
+            metrics |= {
+                "pixel_au_roc": pixels.pixel_au_roc(),
+                "au_pro": pixels.au_pro(),
+            }
+        except UndefinedMetricError:
+            # No annotated pixel: the image metrics stand alone, the others are left out.
+            return metrics
+        return metrics
+
+    def report(self, evaluation: Evaluation, predictor: Predictor) -> Report:
+        ordered = sorted(self.scores, key=lambda s: s.image_score)
+        defects = [s for s in ordered if s.defect_type != NORMAL]
+        normals = [s for s in ordered if s.defect_type == NORMAL]
+        return Report(
+            title=f"{self._category.name}: evaluation",
+            metrics=evaluation.metrics,
+            metrics_by_defect_type=evaluation.metrics_by_defect_type,
+            scores=evaluation.scores,
+            threshold=evaluation.threshold,
+            missed=[self._case(s) for s in defects[:_N_CASES]],
+            found=[self._case(s) for s in reversed(defects[-_N_CASES:])],
+            highest_normal=[self._case(s) for s in reversed(normals[-_N_CASES:])],
+            facts=_facts(predictor),
+        )
+
+    def _case(self, scored: ScoredImage) -> Case:
+        sample = self._samples[scored.name]
+        image = read_image(sample.path)
+        has_mask = sample.is_defect and sample.mask_path is not None
+        return Case(
+            name=scored.name,
+            defect_type=scored.defect_type,
+            prediction=self._predictions[scored.name],
+            image=image,
+            defect_mask=read_defect_mask(sample, *image.shape[:2]) if has_mask else None,
+        )
+
+
+def _without_placed_maps(prediction: Prediction) -> Prediction:
+    return Prediction(
+        image_score=prediction.image_score,
+        p_value=prediction.p_value,
+        threshold=prediction.threshold,
+        height=prediction.height,
+        width=prediction.width,
+        local_grid=prediction.local_grid,
+        global_grid=prediction.global_grid,
+    )
+
+
+def _require_both_kinds(category: Category) -> None:
+    n_defects = sum(sample.is_defect for sample in category.test)
+    if n_defects in {0, len(category.test)}:
+        missing = "defective" if n_defects == 0 else "normal"
+        raise UndefinedMetricError(
+            f"evaluation needs normal and defective test images, {category.root / 'test'} "
+            f"has no {missing} ones; add some, or use predict"
+        )
+
+
+def _facts(predictor: Predictor) -> dict[str, str]:
+    """Say what is known of the predictor; a detector knows how it came to be."""
+    calibration = getattr(predictor, "calibration", None)
+    provenance: Mapping[str, Any] = getattr(predictor, "provenance", {})
+    facts = {"size": str(getattr(predictor, "size", "unknown"))}
+    if calibration is not None:
+        facts["calibration"] = calibration.statement()
+    for name in ("preset", "seed", "training_seconds", "efficientad", "torch"):
+        if name in provenance:
+            facts[name.replace("_", " ")] = str(provenance[name])
+    if "recipe" in provenance:
+        facts["images trained on"] = str(provenance["recipe"]["steps"])
+    if "training_images" in provenance:
+        facts["training images"] = str(len(provenance["training_images"]))
+    if "teacher" in provenance:
+        facts["teacher, sha256"] = str(provenance["teacher"].get("hash"))
+    return facts
+
+
+def _write_json(evaluation: Evaluation, path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(evaluation.as_json(), indent=1, allow_nan=False))
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error

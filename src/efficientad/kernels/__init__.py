@@ -1,0 +1,1 @@
+"""Native building blocks that make the networks faster, never different."""

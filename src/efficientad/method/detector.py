@@ -1,0 +1,167 @@
+"""The detector: teacher, student, autoencoder and calibration, joined.
+
+    teacher      describes each patch, trained on natural images, frozen
+    student      imitates the teacher, and the autoencoder, on normal images only
+    autoencoder  predicts the teacher's descriptors from the whole image
+
+Where student and teacher differ, a patch is unlike all normal ones: the local map. Where
+student and autoencoder differ, the arrangement is: the global map.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from efficientad.errors import NotCalibratedError
+from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, resize_image
+from efficientad.method.decision import Calibration, Prediction
+from efficientad.method.inputs import Images, normalize_images
+from efficientad.method.losses import squared_distance_map
+from efficientad.method.maps import (
+    AnomalyMaps,
+    RawMaps,
+    image_scores,
+    normalize_maps,
+)
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    Autoencoder,
+    ModelSize,
+    PatchDescriptionNetwork,
+)
+
+Descriptors = Float[Tensor, "batch 384 rows columns"]
+Channels = Float[Tensor, " channels"]
+
+
+class ChannelStatistics(NamedTuple):
+    """Mean and standard deviation of each teacher channel over the training images."""
+
+    mean: Channels
+    std: Channels
+
+
+class StudentDescriptors(NamedTuple):
+    """The two halves of the student's output."""
+
+    for_teacher: Descriptors
+    for_autoencoder: Descriptors
+
+
+def split_student(output: Float[Tensor, "batch 768 rows columns"]) -> StudentDescriptors:
+    """Split the student's output: the half for the teacher comes first."""
+    for_teacher, for_autoencoder = output.split(DESCRIPTOR_CHANNELS, dim=1)
+    return StudentDescriptors(for_teacher, for_autoencoder)
+
+
+class Detector(nn.Module):
+    """EfficientAD: finds what no normal image showed.
+
+    Made by `train`, or read from a file by `load`.
+    """
+
+    teacher_mean: Tensor
+    teacher_std: Tensor
+
+    def __init__(
+        self,
+        teacher: PatchDescriptionNetwork,
+        student: PatchDescriptionNetwork,
+        autoencoder: Autoencoder,
+        statistics: ChannelStatistics,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.student = student
+        self.autoencoder = autoencoder
+        self.register_buffer("teacher_mean", statistics.mean)
+        self.register_buffer("teacher_std", statistics.std)
+        self.calibration: Calibration | None = None
+        self.provenance: dict[str, Any] = {}
+        """How the detector came to be: settings, hashes, versions; JSON-like."""
+
+    @property
+    def size(self) -> ModelSize:
+        """The paper's S or M."""
+        return self.student.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.teacher_mean.device
+
+    def describe(self, images: Images) -> Descriptors:
+        """Give the teacher's descriptors, normalized per channel."""
+        shape = (1, -1, 1, 1)
+        centred = self.teacher(images) - self.teacher_mean.view(shape)
+        return centred / self.teacher_std.view(shape)
+
+    def raw_maps(self, images: Images) -> RawMaps:
+        """Compare the networks on normalized images of 256 x 256 pixels."""
+        teacher = self.describe(images)
+        student = split_student(self.student(images))
+        rows, columns = teacher.shape[-2:]
+        autoencoder = self.autoencoder(images, (rows, columns))
+        return RawMaps(
+            squared_distance_map(teacher, student.for_teacher),
+            squared_distance_map(autoencoder, student.for_autoencoder),
+        )
+
+    def anomaly_maps(self, images: Images) -> AnomalyMaps:
+        """Give the normalized maps of normalized images, on the descriptor grid.
+
+        Raises:
+            NotCalibratedError: If the detector has no calibration.
+        """
+        return normalize_maps(self.raw_maps(images), self._calibrated())
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """Judge one image of any size.
+
+        Args:
+            image: Path, PIL image, or array (height, width, 3) or (height, width).
+
+        Raises:
+            ImageError: If the image cannot be read or used.
+            NotCalibratedError: If the detector has no calibration.
+        """
+        return self.predict_batch([image])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
+        """Judge several images, of any sizes, in one pass of the networks."""
+        calibration = self._calibrated()
+        if not images:
+            return []
+        arrays = [as_rgb(image) for image in images]
+        pixels = np.stack([resize_image(a, INPUT_SIZE, INPUT_SIZE) for a in arrays])
+        batch = normalize_images(torch.from_numpy(pixels).to(self.device))
+        maps = self.eval().anomaly_maps(batch)
+        scores = image_scores(maps.combined_map).tolist()
+        local_maps = maps.local_map.float().cpu().numpy()
+        global_maps = maps.global_map.float().cpu().numpy()
+        return [
+            Prediction(
+                image_score=score,
+                p_value=calibration.p_value(score),
+                threshold=calibration.threshold,
+                height=array.shape[0],
+                width=array.shape[1],
+                local_grid=local_map,
+                global_grid=global_map,
+            )
+            for array, score, local_map, global_map in zip(
+                arrays, scores, local_maps, global_maps, strict=True
+            )
+        ]
+
+    def _calibrated(self) -> Calibration:
+        if self.calibration is None:
+            raise NotCalibratedError(
+                "anomaly maps need a calibration: call calibrate(detector, normal_images)"
+            )
+        return self.calibration

@@ -1,0 +1,23 @@
+"""One `Predictor`, whatever computes behind it.
+
+Everything that judges images (prediction, evaluation, benchmarks) asks for this protocol
+only, so tests give it a fake and other engines can stand behind it. No torch here.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from efficientad.images import ImageLike
+from efficientad.method.decision import Prediction
+
+
+class Predictor(Protocol):
+    """Judges images."""
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """Judge one image of any size."""
+        ...
+
+    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
+        """Judge several images, of any sizes."""
+        ...

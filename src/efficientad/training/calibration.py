@@ -1,0 +1,108 @@
+"""What normal images outside the training set tell: channel statistics, map quantiles,
+scores.
+
+The images for `calibrate` must not have been used for training: on those the student is
+too good, and every later map would look anomalous.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from efficientad.errors import DatasetError
+from efficientad.method.decision import Calibration
+from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.inputs import normalize_images
+from efficientad.method.maps import RawMaps, image_scores, map_quantiles, normalize_maps
+from efficientad.method.networks import PatchDescriptionNetwork
+
+_BATCH_SIZE = 4
+
+Pixels = NDArray[np.uint8]
+
+
+def batches(pixels: Pixels, device: torch.device) -> Iterator[Tensor]:
+    """Give normalized images in small batches, in order.
+
+    Args:
+        pixels: (n, 256, 256, 3), RGB.
+        device: Where the images are needed.
+    """
+    for start in range(0, len(pixels), _BATCH_SIZE):
+        batch = torch.from_numpy(pixels[start : start + _BATCH_SIZE])
+        yield normalize_images(batch.to(device))
+
+
+@torch.no_grad()
+def channel_statistics(
+    teacher: PatchDescriptionNetwork,
+    pixels: Pixels,
+    device: torch.device,
+    on_descriptors: Callable[[int, Tensor], None] | None = None,
+) -> ChannelStatistics:
+    """Measure the teacher's channels over the training images in one pass.
+
+    Batch by batch by Welford's update in double precision, so nothing cancels and memory
+    is constant.
+
+    Args:
+        teacher: Frozen network on `device`.
+        pixels: Training images, (n, 256, 256, 3).
+        device: Where to compute.
+        on_descriptors: Gets the index of a batch's first image and its raw descriptors.
+    """
+    n, n_images = 0, 0
+    mean = scatter = torch.zeros((), dtype=torch.float64, device=device)
+    for images in batches(pixels, device):
+        descriptors = teacher(images)
+        if on_descriptors is not None:
+            on_descriptors(n_images, descriptors)
+        n_images += len(images)
+        vectors = descriptors.transpose(0, 1).flatten(1).double()
+        count = vectors.shape[1]
+        own = vectors.mean(1)
+        step, share = own - mean, count / (n + count)
+        own_scatter = (vectors - own[:, None]).square().sum(1)
+        scatter = scatter + own_scatter + step.square() * n * share
+        mean = mean + step * share
+        n += count
+    std = (scatter / n).sqrt().clamp(min=torch.finfo(torch.float32).eps)
+    return ChannelStatistics(mean.float(), std.float())
+
+
+@torch.inference_mode()
+def calibrate(
+    detector: Detector, pixels: Pixels, *, false_alarm_budget: float = 0.01
+) -> Calibration:
+    """Measure how far maps and scores reach on normal images.
+
+    Args:
+        detector: Trained networks. Its own calibration, if any, is ignored.
+        pixels: Normal images outside the training set, (n, 256, 256, 3), RGB.
+        false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
+
+    Raises:
+        DatasetError: If there are no images.
+    """
+    if len(pixels) == 0:
+        raise DatasetError("calibration needs normal images outside the training set")
+    detector.eval()
+    raw = [detector.raw_maps(images) for images in batches(pixels, detector.device)]
+    local_maps = torch.cat([maps.local_map for maps in raw]).float().cpu()
+    global_maps = torch.cat([maps.global_map for maps in raw]).float().cpu()
+    without_scores = Calibration(
+        map_quantiles(list(local_maps.numpy())),
+        map_quantiles(list(global_maps.numpy())),
+        normal_scores=(0.0,),
+        false_alarm_budget=false_alarm_budget,
+    )
+    maps = normalize_maps(RawMaps(local_maps, global_maps), without_scores)
+    return Calibration(
+        without_scores.local_quantiles,
+        without_scores.global_quantiles,
+        tuple(sorted(image_scores(maps.combined_map).tolist())),
+        false_alarm_budget,
+    )

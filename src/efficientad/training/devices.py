@@ -1,0 +1,21 @@
+"""Which device the networks run on."""
+
+import torch
+
+from efficientad.errors import ConfigError
+from efficientad.training.config import Device
+
+
+def choose_device(device: Device) -> torch.device:
+    """Give the device; `auto` takes CUDA where there is one.
+
+    Raises:
+        ConfigError: If CUDA is asked for and not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device cuda was asked for, but this PyTorch finds no CUDA device; use cpu"
+        )
+    return torch.device(device)

@@ -1,0 +1,36 @@
+"""What this installation can use."""
+
+import platform
+from typing import get_args
+
+import torch
+
+from efficientad import __version__
+from efficientad.errors import ModelFileError
+from efficientad.kernels import native, winograd
+from efficientad.training.config import ModelSize
+from efficientad.training.teachers import open_teacher
+
+
+def findings() -> dict[str, str]:
+    """Name versions, devices, kernels and shipped teachers."""
+    has_cuda = torch.cuda.is_available()
+    found = {
+        "efficientad": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "CPU threads": str(torch.get_num_threads()),
+        "CPU instructions": torch.backends.cpu.get_cpu_capability(),
+        "CUDA": torch.cuda.get_device_name() if has_cuda else "none",
+        "convolutions on CPU": "native Winograd"
+        if winograd.is_available()
+        else "PyTorch's",
+        "kernel cache": str(native.cache_folder()),
+    }
+    for size in get_args(ModelSize):
+        try:
+            found[f"teacher {size}"] = f"shipped, sha256 {open_teacher(size).file_hash}"
+        except ModelFileError as error:
+            found[f"teacher {size}"] = str(error)
+    return found

@@ -1,0 +1,138 @@
+"""One self-contained file for a trained detector, `part.ead`.
+
+It holds the three networks, the teacher's channel statistics, the calibration (map
+quantiles, held-out normal scores, threshold) and how it all came to be. See `tensor_file`
+for the container: numbers and text, nothing that executes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efficientad.datasets import normal_image_paths
+from efficientad.errors import (
+    ConfigError,
+    DatasetError,
+    ModelFileError,
+    NotCalibratedError,
+)
+from efficientad.images import ImageLike
+from efficientad.method.decision import Calibration, MapQuantiles
+from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    Autoencoder,
+    PatchDescriptionNetwork,
+)
+from efficientad.training import tensor_file
+from efficientad.training.calibration import calibrate
+from efficientad.training.config import Device
+from efficientad.training.devices import choose_device
+from efficientad.training.normal_images import read_normal_images
+
+
+def save(detector: Detector, path: str | Path) -> None:
+    """Write a detector to one file, atomically.
+
+    Raises:
+        NotCalibratedError: If the detector has no calibration.
+        StorageError: If the file cannot be written; what stood there stays.
+    """
+    calibration = detector.calibration
+    if calibration is None:
+        raise NotCalibratedError(
+            "only a calibrated detector can be saved: call calibrate first"
+        )
+    content = {
+        "size": detector.size,
+        "calibration": asdict(calibration) | {"threshold": calibration.threshold},
+        "calibration_statement": calibration.statement(),
+        "provenance": detector.provenance,
+    }
+    tensor_file.write(Path(path), "detector", detector.state_dict(), content)
+
+
+def load(path: str | Path, *, device: Device = "auto") -> Detector:
+    """Read a detector from its file.
+
+    Args:
+        path: A file `save` or `efficientad train` wrote.
+        device: Where the networks shall run.
+
+    Raises:
+        ModelFileError: If the file is missing, truncated, foreign or of another version.
+        ConfigError: If the device is not there.
+    """
+    path = Path(path)
+    tensors, content = tensor_file.read(path, "detector")
+    try:
+        detector = _detector(tensors, content)
+        detector.calibration = _calibration(content["calibration"])
+    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+        raise ModelFileError(
+            f"{path} does not hold a complete detector ({error}); train it again"
+        ) from error
+    detector.provenance = content.get("provenance", {})
+    return detector.to(choose_device(device)).eval()
+
+
+def recalibrate(
+    detector: Detector,
+    images: Path | str | Sequence[ImageLike],
+    false_alarm_budget: float = 0.01,
+    threshold: float | None = None,
+) -> Detector:
+    """Calibrate a trained detector on other normal images; the networks stay.
+
+    Args:
+        detector: Changed in place, and returned.
+        images: Folder of normal images, or images, none of them trained on.
+        false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
+        threshold: Decision threshold to set by hand. None: derived from the images.
+
+    Raises:
+        DatasetError: If there are no images, or if some were trained on.
+    """
+    if isinstance(images, (str, Path)):
+        images, _ = normal_image_paths(Path(images), min_images=1)
+    normal = read_normal_images(images)
+    trained_on = set(detector.provenance.get("training_images", {}).values())
+    if shared := [n for n, h in zip(normal.names, normal.hashes, strict=True) if h in trained_on]:
+        raise DatasetError(
+            f"calibration needs images that were not trained on; {len(shared)} were, for "
+            f"example {shared[0]}; take others"
+        )
+    calibration = calibrate(
+        detector, normal.pixels, false_alarm_budget=false_alarm_budget
+    )
+    detector.calibration = replace(calibration, given_threshold=threshold)
+    names = dict(zip(normal.names, normal.hashes, strict=True))
+    detector.provenance = {**detector.provenance, "validation_images": names}
+    return detector
+
+
+def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
+    blank = torch.zeros(DESCRIPTOR_CHANNELS)
+    size = content["size"]
+    detector = Detector(
+        PatchDescriptionNetwork(size),
+        PatchDescriptionNetwork(size, 2 * DESCRIPTOR_CHANNELS),
+        Autoencoder(),
+        ChannelStatistics(blank, blank.clone()),
+    )
+    detector.load_state_dict(tensors)
+    return detector.requires_grad_(requires_grad=False)
+
+
+def _calibration(content: dict[str, Any]) -> Calibration:
+    return Calibration(
+        MapQuantiles(**content["local_quantiles"]),
+        MapQuantiles(**content["global_quantiles"]),
+        tuple(content["normal_scores"]),
+        content["false_alarm_budget"],
+        content["given_threshold"],
+    )

@@ -1,0 +1,121 @@
+"""The normal images of a training: read, checked, split, and where they came from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientad.datasets import (
+    MIN_NORMAL_IMAGES,
+    normal_image_paths,
+    split_validation,
+)
+from efficientad.errors import DatasetError
+from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, image_hash, resize_image
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class NormalImages:
+    """Images as the networks see them, with the hash of each original's pixels."""
+
+    pixels: Pixels
+    """(n, 256, 256, 3), RGB."""
+    hashes: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, indices: Sequence[int]) -> "NormalImages":
+        """Give some of the images."""
+        return NormalImages(
+            self.pixels[list(indices)],
+            tuple(self.hashes[i] for i in indices),
+            tuple(self.names[i] for i in indices),
+        )
+
+
+def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
+    """Read and resize images.
+
+    Raises:
+        ImageError: If one cannot be used; the message names it.
+    """
+    pixels = np.empty((len(images), INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    hashes, names = [], []
+    for index, image in enumerate(images):
+        is_file = isinstance(image, (str, Path))
+        names.append(str(image) if is_file else f"image {index}")
+        rgb = as_rgb(image, names[-1])
+        hashes.append(image_hash(rgb))
+        pixels[index] = resize_image(rgb, INPUT_SIZE, INPUT_SIZE)
+    return NormalImages(pixels, tuple(hashes), tuple(names))
+
+
+def training_and_validation(
+    images: Path | str | Sequence[ImageLike],
+    *,
+    validation: Path | None,
+    validation_share: float,
+    seed: int,
+) -> tuple[NormalImages, NormalImages]:
+    """Read the training images and the held-out ones for calibration.
+
+    Identical pictures count once, so none can be on both sides of a split.
+
+    Args:
+        images: Folder of normal images, category folder, or the images themselves.
+        validation: Folder of other normal images. None: `validation/good` of a category,
+            otherwise a share of the training images.
+        validation_share: That share, in (0, 1).
+        seed: Of the split.
+
+    Raises:
+        DatasetError: If there are too few images, or if training and validation share
+            some.
+        ImageError: If an image cannot be used.
+    """
+    held_out: Sequence[ImageLike] = []
+    if isinstance(images, (str, Path)):
+        images, held_out = normal_image_paths(Path(images))
+    if validation is not None:
+        held_out, _ = normal_image_paths(validation, min_images=1)
+    training = _unique(read_normal_images(images))
+    if len(training) < MIN_NORMAL_IMAGES:
+        raise DatasetError(
+            f"needed at least {MIN_NORMAL_IMAGES} different normal images, got "
+            f"{len(training)}; record more good parts"
+        )
+    if held_out:
+        separate = _unique(read_normal_images(held_out))
+        _require_disjoint(training, separate)
+        return training, separate
+    kept, aside = split_validation(range(len(training)), validation_share, seed)
+    return training.subset(kept), training.subset(aside)
+
+
+def _unique(images: NormalImages) -> NormalImages:
+    first = {digest: i for i, digest in reversed(list(enumerate(images.hashes)))}
+    if len(first) == len(images):
+        return images
+    return images.subset(sorted(first.values()))
+
+
+def _require_disjoint(training: NormalImages, validation: NormalImages) -> None:
+    names = dict(zip(training.hashes, training.names, strict=True))
+    shared = [
+        (name, names[digest])
+        for digest, name in zip(validation.hashes, validation.names, strict=True)
+        if digest in names
+    ]
+    if shared:
+        name, twin = shared[0]
+        raise DatasetError(
+            f"validation must hold images that are not trained on; {len(shared)} are in "
+            f"both, for example {name} is the same picture as {twin}; remove them from "
+            "one side"
+        )

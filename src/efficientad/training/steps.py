@@ -1,0 +1,227 @@
+"""What happens in one training step: Algorithm 1 to the letter, and a quick variant.
+
+Both draw everything from the generator they are given, and give the four losses.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from efficientad.images import INPUT_SIZE
+from efficientad.method.detector import Detector, split_student
+from efficientad.method.inputs import normalize_images
+from efficientad.method.losses import (
+    autoencoder_loss,
+    hard_feature_loss,
+    pretraining_penalty,
+    student_autoencoder_loss,
+)
+from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE, Images
+from efficientad.training.calibration import Pixels
+from efficientad.training.config import QuickRecipe, Recipe
+from efficientad.training.pretraining_images import PretrainingImages
+
+Loss = Float[Tensor, ""]
+
+# Algorithm 1: brightness, contrast or saturation by a factor within these limits.
+_COLOR_FACTORS = (0.8, 1.2)
+# Weights of red, green and blue in gray, ITU-R BT.601, as Pillow and torchvision.
+_GRAY_WEIGHTS = (0.299, 0.587, 0.114)
+
+TeacherCache = NDArray[np.float16]
+
+
+class Losses(NamedTuple):
+    """The four losses of a step; their sum is minimized."""
+
+    hard: Loss
+    penalty: Loss
+    autoencoder: Loss
+    student_autoencoder: Loss
+
+    def total(self) -> Loss:
+        """Sum with equal weights."""
+        return self.hard + self.penalty + self.autoencoder + self.student_autoencoder
+
+
+def vary_color(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change brightness, contrast or saturation of each image by a random factor.
+
+    Args:
+        images: (batch, height, width, 3), 0 to 255, uint8.
+        rng: One of the three and its factor are drawn for each image.
+
+    Returns:
+        The same shape, uint8.
+    """
+    varied = []
+    for image in images.float():
+        kind, factor = int(rng.integers(3)), float(rng.uniform(*_COLOR_FACTORS))
+        gray = (image * image.new_tensor(_GRAY_WEIGHTS)).sum(-1, keepdim=True)
+        anchor = (torch.zeros(()), gray.mean(), gray)[kind]
+        blended = torch.lerp(anchor.expand_as(image).to(image), image, factor)
+        varied.append(blended.clamp(0, 255).round())
+    return torch.stack(varied).byte()
+
+
+class PaperStep:
+    """Algorithm 1: whole images, teacher computed anew, all losses everywhere."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        pixels: Pixels,
+        pretraining_images: PretrainingImages | None,
+        recipe: Recipe,
+    ) -> None:
+        self._detector = detector
+        self._pixels = torch.from_numpy(pixels)
+        self._pretraining_images = pretraining_images
+        self._recipe = recipe
+
+    def losses(self, rng: np.random.Generator, progress: float) -> Losses:
+        """Draw images and compare the networks on them.
+
+        Args:
+            rng: Source of every draw.
+            progress: Share of the training that is done; not used.
+        """
+        del progress
+        detector, device = self._detector, self._detector.device
+        detector.train()
+        chosen = rng.integers(0, len(self._pixels), self._recipe.batch_size)
+        pixels = self._pixels[torch.from_numpy(chosen)]
+        augmented = normalize_images(vary_color(pixels, rng).to(device))
+        images = normalize_images(pixels.to(device))
+        with torch.no_grad():
+            teacher = detector.describe(images)
+            teacher_of_augmented = detector.describe(augmented)
+        student = split_student(detector.student(images)).for_teacher
+        hard = hard_feature_loss(teacher, student, self._recipe.hard_share)
+        penalty = hard.new_zeros(())
+        if self._pretraining_images is not None:
+            drawn = [self._pretraining_images.draw(rng) for _ in chosen]
+            natural = normalize_images(torch.from_numpy(np.stack(drawn)).to(device))
+            output = split_student(detector.student(natural))
+            penalty = pretraining_penalty(output.for_teacher)
+        autoencoder = detector.autoencoder(augmented)
+        imitation = split_student(detector.student(augmented)).for_autoencoder
+        return Losses(
+            hard,
+            penalty,
+            autoencoder_loss(teacher_of_augmented, autoencoder),
+            student_autoencoder_loss(autoencoder, imitation),
+        )
+
+
+class QuickStep:
+    """Algorithm 1 on less: windows for the student, kept teacher descriptors.
+
+    The student sees random windows of several images instead of one whole image; its
+    descriptors there are those of the whole image, since each sees one patch only. One
+    pass gives both halves. The teacher's descriptors of the unchanged images are computed
+    once; the autoencoder predicts them from the colour-varied image.
+
+    Args:
+        detector: Its student trains with batch normalization.
+        pixels: Training images, (n, 256, 256, 3).
+        teacher_cache: Normalized teacher descriptors of them, (n, 56, 56, 384).
+        pretraining_images: For the penalty, or None.
+        recipe: With its quick part.
+        quick: That part.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        pixels: Pixels,
+        teacher_cache: TeacherCache,
+        pretraining_images: PretrainingImages | None,
+        recipe: Recipe,
+        quick: QuickRecipe,
+    ) -> None:
+        self._detector = detector
+        self._pixels = torch.from_numpy(pixels)
+        self._teacher_cache = teacher_cache
+        self._pretraining_images = pretraining_images
+        self._recipe = recipe
+        self._quick = quick
+        self._side = (quick.window_cells - 1) * PATCH_STRIDE + PATCH_SIZE
+
+    def losses(self, rng: np.random.Generator, progress: float) -> Losses:
+        """Draw windows and compare the networks on them.
+
+        Args:
+            rng: Source of every draw.
+            progress: Share of the training that is done.
+        """
+        detector, quick = self._detector, self._quick
+        detector.train()
+        detector.student.train(progress < quick.norm_frozen_from)
+        n = self._recipe.batch_size
+        chosen = rng.choice(len(self._pixels), n, replace=len(self._pixels) < n)
+        n_cells = self._teacher_cache.shape[1] - quick.window_cells + 1
+        corners = rng.integers(0, n_cells, (n, 2))
+        student = split_student(detector.student(self._windows(chosen, corners)))
+        teacher = torch.stack(
+            [self._teacher(i)[self._cells(c)] for i, c in zip(chosen, corners, strict=True)]
+        )
+        hard = self._imitation_loss(teacher, student.for_teacher, progress)
+        whole = chosen[: quick.n_whole_images]
+        augmented = vary_color(self._pixels[torch.from_numpy(whole)], rng)
+        autoencoder = detector.autoencoder(normalize_images(augmented.to(detector.device)))
+        targets = torch.stack([self._teacher(i) for i in whole])
+        blurred = torch.stack(
+            [a[self._cells(c)] for a, c in zip(autoencoder, corners, strict=False)]
+        )
+        return Losses(
+            hard,
+            self._penalty(rng) if self._pretraining_images else hard.new_zeros(()),
+            autoencoder_loss(targets, autoencoder),
+            student_autoencoder_loss(
+                blurred, student.for_autoencoder[: quick.n_whole_images]
+            ),
+        )
+
+    def _imitation_loss(
+        self, teacher: Tensor, student: Tensor, progress: float
+    ) -> Loss:
+        hard = hard_feature_loss(teacher, student, self._recipe.hard_share)
+        mean_weight = self._quick.mean_share * (1 - progress)
+        return hard + mean_weight * (teacher - student).square().mean()
+
+    def _penalty(self, rng: np.random.Generator) -> Loss:
+        assert self._pretraining_images is not None
+        student = self._detector.student
+        was_training = student.training
+        # The statistics of batch normalization stay those of normal images.
+        student.eval()
+        drawn = []
+        for _ in range(self._quick.n_penalty_images):
+            top, left = rng.integers(0, INPUT_SIZE - self._side + 1, 2)
+            image = self._pretraining_images.draw(rng)
+            drawn.append(image[top : top + self._side, left : left + self._side])
+        windows = torch.from_numpy(np.stack(drawn)).to(self._detector.device)
+        output = split_student(student(normalize_images(windows)))
+        student.train(was_training)
+        return pretraining_penalty(output.for_teacher)
+
+    def _windows(self, chosen: NDArray[np.int64], corners: NDArray[np.int64]) -> Images:
+        windows = [
+            self._pixels[i, top : top + self._side, left : left + self._side]
+            for i, (top, left) in zip(chosen, corners * PATCH_STRIDE, strict=True)
+        ]
+        return normalize_images(torch.stack(windows).to(self._detector.device))
+
+    def _cells(self, corner: NDArray[np.int64]) -> tuple[slice, slice, slice]:
+        top, left = (int(c) for c in corner)
+        n = self._quick.window_cells
+        return slice(None), slice(top, top + n), slice(left, left + n)
+
+    def _teacher(self, index: int) -> Tensor:
+        grid = torch.from_numpy(self._teacher_cache[index]).to(self._detector.device)
+        return grid.permute(2, 0, 1).float()

@@ -1,0 +1,356 @@
+"""Student and autoencoder on normal images (paper, section 3; supplement, Algorithm 1).
+
+`train` is the whole way from images to a calibrated detector. It is deterministic: every
+draw of a step follows from the seed and the step's number, so an interrupted and resumed
+training ends with the same weights, to the bit on a CPU.
+"""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from efficientad import __version__
+from efficientad.errors import ModelFileError, StorageError, TrainingError
+from efficientad.images import ImageLike
+from efficientad.kernels.native import keep_freed_memory
+from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    Autoencoder,
+    PatchDescriptionNetwork,
+)
+from efficientad.method.placement import GRID_CELLS
+from efficientad.training import model_file, tensor_file
+from efficientad.training.calibration import calibrate, channel_statistics
+from efficientad.training.config import RECIPES, Recipe, TrainConfig
+from efficientad.training.devices import choose_device
+from efficientad.training.normal_images import NormalImages, training_and_validation
+from efficientad.training.pretraining_images import (
+    PretrainingImages,
+    open_pretraining_images,
+)
+from efficientad.training.progress import Progress
+from efficientad.training.schedule import learning_rate
+from efficientad.training.steps import PaperStep, QuickStep, TeacherCache
+from efficientad.training.teachers import Teacher, open_teacher
+
+_CHECKPOINT_SECONDS = 30.0
+
+
+def recipe_of(config: TrainConfig, device: torch.device) -> Recipe:
+    """Give the numbers of the preset, with what the config sets itself."""
+    preset = config.preset or ("quick" if device.type == "cpu" else "paper")
+    given = {
+        name: value
+        for name in ("steps", "batch_size")
+        if (value := getattr(config, name)) is not None
+    }
+    return replace(RECIPES[preset], **given)
+
+
+def train(
+    images: Path | str | Sequence[ImageLike],
+    config: TrainConfig | None = None,
+    *,
+    output: Path | str | None = None,
+) -> Detector:
+    """Train and calibrate a detector on normal images.
+
+    Args:
+        images: Folder of normal images, category folder in MVTec AD's layout (then
+            `train/good`, and `validation/good` where it exists), or the images.
+        config: Settings. None: the defaults.
+        output: Where to write the detector (`part.ead`). While training, a checkpoint
+            stands beside it; `config.resume` goes on from there.
+
+    Returns:
+        The calibrated detector, ready to predict.
+
+    Raises:
+        DatasetError, ImageError: If the images cannot be used.
+        ModelFileError: If teacher or checkpoint cannot be used.
+        TrainingError: If the loss is not finite.
+        StorageError: If a file cannot be written.
+    """
+    config = config or TrainConfig()
+    keep_freed_memory()
+    device = choose_device(config.device)
+    target = Path(output) if output is not None else None
+    if target is not None:
+        require_writable(target)
+    teacher = open_teacher(config.size, config.teacher)
+    training, validation = training_and_validation(
+        images,
+        validation=config.validation,
+        validation_share=config.validation_share,
+        seed=config.seed,
+    )
+    pretraining_images = (
+        open_pretraining_images(config.pretraining_images)
+        if config.has_pretraining_penalty
+        else None
+    )
+    run = _Training(config, device, teacher, training, pretraining_images)
+    checkpoint = target and target.with_name(target.name + ".checkpoint")
+    if config.resume and checkpoint is not None and checkpoint.exists():
+        run.restore(checkpoint)
+    run.to_the_end(checkpoint)
+    detector = run.finished_detector()
+    detector.calibration = calibrate(
+        detector, validation.pixels, false_alarm_budget=config.false_alarm_budget
+    )
+    detector.provenance = run.provenance(validation)
+    if target is not None:
+        model_file.save(detector, target)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+    return detector
+
+
+def require_writable(path: Path) -> None:
+    """Find out before hours are spent whether a result can be written.
+
+    Raises:
+        StorageError: If the folder of the path cannot take a file.
+    """
+    probe = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {path.parent}: {error.strerror}; choose another output"
+        ) from error
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder; give the name of a file to write")
+
+
+class _Training:
+    """The networks being trained, with everything that resuming needs."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        teacher: Teacher,
+        training: NormalImages,
+        pretraining_images: PretrainingImages | None,
+    ) -> None:
+        self.config = config
+        self.recipe = recipe_of(config, device)
+        self.training = training
+        self.teacher_hash = teacher.file_hash
+        self.teacher_provenance = teacher.provenance
+        self.pretraining_images = pretraining_images
+        self.n_steps_done = 0
+        self.seconds = 0.0
+        network = teacher.network.to(device).eval().requires_grad_(requires_grad=False)
+        self.detector = self._untrained(network, device)
+        self.step = self._step()
+        maker = (
+            torch.optim.AdamW
+            if self.recipe.rate_schedule == "cosine"
+            else torch.optim.Adam
+        )
+        self.optimizer = maker(
+            [*self.detector.student.parameters(), *self.detector.autoencoder.parameters()],
+            lr=self.recipe.learning_rate,
+            weight_decay=self.recipe.weight_decay,
+            fused=True,
+        )
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps: the recipe counts images."""
+        return math.ceil(self.recipe.steps / self.recipe.batch_size)
+
+    def _untrained(
+        self, teacher: PatchDescriptionNetwork, device: torch.device
+    ) -> Detector:
+        torch.manual_seed(self.config.seed)
+        student = PatchDescriptionNetwork(
+            self.config.size,
+            2 * DESCRIPTOR_CHANNELS,
+            has_batch_norm=self.recipe.quick is not None,
+        )
+        statistics = self._measured_statistics(teacher, device)
+        return Detector(teacher, student, Autoencoder(), statistics).to(device)
+
+    def _measured_statistics(
+        self, teacher: PatchDescriptionNetwork, device: torch.device
+    ) -> ChannelStatistics:
+        pixels = self.training.pixels
+        if self.recipe.quick is None:
+            return channel_statistics(teacher, pixels, device)
+        grid = (len(pixels), GRID_CELLS, GRID_CELLS, DESCRIPTOR_CHANNELS)
+        cache: TeacherCache = np.empty(grid, np.float16)
+
+        def keep(first: int, descriptors: torch.Tensor) -> None:
+            nhwc = descriptors.permute(0, 2, 3, 1).half().cpu().numpy()
+            cache[first : first + len(nhwc)] = nhwc
+
+        statistics = channel_statistics(teacher, pixels, device, keep)
+        mean, std = (v.cpu().numpy() for v in statistics)
+        for row in cache:
+            row[:] = (row.astype(np.float32) - mean) / std
+        self._teacher_cache = cache
+        return statistics
+
+    def _step(self) -> PaperStep | QuickStep:
+        pixels, natural = self.training.pixels, self.pretraining_images
+        if self.recipe.quick is None:
+            return PaperStep(self.detector, pixels, natural, self.recipe)
+        return QuickStep(
+            self.detector,
+            pixels,
+            self._teacher_cache,
+            natural,
+            self.recipe,
+            self.recipe.quick,
+        )
+
+    def to_the_end(self, checkpoint: Path | None) -> None:
+        """Take all remaining steps, with a checkpoint every half minute."""
+        progress = Progress(self.recipe.steps, "image")
+        started, last_saved = time.monotonic() - self.seconds, time.monotonic()
+        try:
+            while self.n_steps_done < self.n_steps:
+                loss = self.take_step()
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"the loss is not finite at step {self.n_steps_done}; look for "
+                        "broken images, or try another seed"
+                    )
+                n_images = self.n_steps_done * self.recipe.batch_size
+                progress.update(min(n_images, self.recipe.steps), loss=loss)
+                self.seconds = time.monotonic() - started
+                if time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+                    self._save_if_wanted(checkpoint)
+                    last_saved = time.monotonic()
+        except KeyboardInterrupt:
+            self._save_if_wanted(checkpoint)
+            raise
+        finally:
+            progress.close()
+        self._save_if_wanted(checkpoint)
+
+    def take_step(self) -> float:
+        """Take one optimizer step and give the total loss."""
+        number = self.n_steps_done
+        rng = np.random.default_rng((self.config.seed, number))
+        torch.manual_seed(int(rng.integers(2**63)))
+        progress = number / self.n_steps
+        recipe = self.recipe
+        rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.step.losses(rng, progress).total()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.n_steps_done += 1
+        return float(loss.detach())
+
+    def _settings(self) -> dict[str, Any]:
+        """Give what a checkpoint must agree on, as JSON knows it."""
+        settings = {
+            "size": self.config.size,
+            "seed": self.config.seed,
+            "recipe": asdict(self.recipe),
+            "teacher": self.teacher_hash,
+            "training_images": self.training.hashes,
+            "pretraining_images": self.pretraining_images
+            and self.pretraining_images.fingerprint(),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
+
+    def _save_if_wanted(self, path: Path | None) -> None:
+        if path is None:
+            return
+        networks = {
+            "student": self.detector.student,
+            "autoencoder": self.detector.autoencoder,
+        }
+        tensors = {
+            f"{name}.{key}": value
+            for name, network in networks.items()
+            for key, value in network.state_dict().items()
+        }
+        tensors |= tensor_file.optimizer_tensors(self.optimizer)
+        content = {
+            "settings": self._settings(),
+            "steps": self.n_steps_done,
+            "seconds": self.seconds,
+        }
+        tensor_file.write(path, "checkpoint", tensors, content)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ModelFileError: If it is unusable, or of other settings or images.
+        """
+        tensors, content = tensor_file.read(path, "checkpoint")
+        if content.get("settings") != self._settings():
+            raise ModelFileError(
+                f"{path} is a checkpoint of other settings or other images; use those it "
+                "was made with, or start without --resume"
+            )
+        for name in ("student", "autoencoder"):
+            state = _with_prefix(tensors, name + ".")
+            getattr(self.detector, name).load_state_dict(state)
+        tensor_file.restore_optimizer(self.optimizer, tensors)
+        self.n_steps_done, self.seconds = content["steps"], content["seconds"]
+
+    def finished_detector(self) -> Detector:
+        """Give the detector as it is used: batch normalization folded, no gradients."""
+        detector = self.detector
+        detector.student = detector.student.eval().folded()
+        return detector.eval().requires_grad_(requires_grad=False)
+
+    def provenance(self, validation: NormalImages) -> dict[str, Any]:
+        """Say how the detector came to be."""
+        config = {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(self.config).items()
+        }
+        return {
+            "efficientad": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": str(self.detector.device),
+            "config": config,
+            "recipe": asdict(self.recipe),
+            "preset": "paper" if self.recipe.quick is None else "quick",
+            "seed": self.config.seed,
+            "training_seconds": round(self.seconds, 1),
+            "teacher": {"hash": self.teacher_hash, **self.teacher_provenance},
+            "pretraining_images": self.pretraining_images
+            and self.pretraining_images.description(),
+            "training_images": dict(
+                zip(self.training.names, self.training.hashes, strict=True)
+            ),
+            "validation_images": dict(
+                zip(validation.names, validation.hashes, strict=True)
+            ),
+        }
+
+
+def _with_prefix(
+    tensors: Mapping[str, torch.Tensor], prefix: str
+) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

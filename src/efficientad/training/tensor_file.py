@@ -1,0 +1,123 @@
+"""One file of tensors with a JSON description: safetensors, written atomically.
+
+Detectors, teachers and checkpoints are such files. They hold numbers and text only, so
+reading one never executes anything.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from efficientad.errors import ModelFileError, StorageError
+
+Kind = Literal["detector", "teacher", "checkpoint"]
+FORMAT_VERSION = 1
+_FORMAT, _VERSION, _CONTENT = "efficientad", "efficientad_version", "content"
+
+
+def write(
+    path: Path, kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
+) -> None:
+    """Write tensors and their description; the file is complete or not there.
+
+    Args:
+        path: Target. What stands there is replaced only when everything is written.
+        kind: What the file is.
+        tensors: On any device.
+        content: Anything JSON can say.
+
+    Raises:
+        StorageError: If the file cannot be written, for example on a full disk.
+    """
+    metadata = {
+        _FORMAT: kind,
+        _VERSION: str(FORMAT_VERSION),
+        _CONTENT: json.dumps(content, allow_nan=False),
+    }
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain, partial, metadata)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write {path}: {error}; what stood there before is untouched"
+        ) from error
+
+
+def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file that `write` made.
+
+    Returns:
+        The tensors, on the CPU, and the description.
+
+    Raises:
+        ModelFileError: If the file is missing, truncated, foreign, of another kind or of
+            another format version.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"no {kind} file at {path}: give the path of one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            _require_kind(path, kind, metadata)
+            content = json.loads(metadata[_CONTENT])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(
+            f"{path} is not a readable {kind} file: it is truncated, damaged or "
+            f"something else ({error}); make it anew"
+        ) from error
+    return tensors, content
+
+
+def _require_kind(path: Path, kind: Kind, metadata: Mapping[str, str]) -> None:
+    found = metadata.get(_FORMAT)
+    if found is None:
+        raise ModelFileError(
+            f"{path} is a safetensors file of another program; needed a {kind} file of "
+            "efficientad"
+        )
+    if found != kind:
+        raise ModelFileError(f"{path} is a {found} file; needed a {kind} file")
+    version = metadata.get(_VERSION, "")
+    if version != str(FORMAT_VERSION):
+        is_newer = version.isdigit() and int(version) > FORMAT_VERSION
+        remedy = "update efficientad" if is_newer else "make the file anew"
+        raise ModelFileError(
+            f"{path} has file format {version or 'unknown'}, this efficientad reads "
+            f"{FORMAT_VERSION}; {remedy}"
+        )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten an optimizer's state to named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Bring back what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,144 @@
+"""Weights files of other people: read without running anything that is in them.
+
+A `.pth` file is a pickle, and a pickle can hold code. Only tensors and plain containers
+are taken from it; a file that asks for more is refused. A `.safetensors` file cannot
+hold code at all.
+"""
+
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from efficientad.errors import ModelFileError
+
+PICKLE_SUFFIXES: Final = frozenset({".pth", ".pt"})
+WEIGHTS_SUFFIXES: Final = PICKLE_SUFFIXES | {".safetensors"}
+
+# What `torch.load` is seen to raise on damaged files, besides `UnpicklingError`.
+_DAMAGE: Final = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    struct.error,
+)
+_WRAPPERS: Final = ("state_dict", "model")
+_PARALLEL_PREFIX: Final = "module."
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Named tensors of one file, and the text that a safetensors header carries."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """One tensor as float32.
+
+        Raises:
+            ModelFileError: If it is missing, of another shape, or not finite.
+        """
+        if name not in self.tensors:
+            raise ModelFileError(
+                f"{self.path} lacks the tensor {name}; give a file with all weights up"
+                " to the stage of stride 16"
+            )
+        tensor = self.tensors[name].detach().to(torch.float32)
+        if shape is not None and tuple(tensor.shape) != shape:
+            raise ModelFileError(
+                f"{self.path}: the tensor {name} needs shape {shape}, has"
+                f" {tuple(tensor.shape)}; give the weights of an unmodified network"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelFileError(
+                f"{self.path}: the tensor {name} holds values that are not finite; give"
+                " an undamaged file"
+            )
+        return tensor
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a `.safetensors`, `.pth` or `.pt` file (zip and older format) on the CPU.
+
+    Raises:
+        ModelFileError: If the file is missing, damaged, of another kind, holds code, or
+            holds no named tensors.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WEIGHTS_SUFFIXES:
+        raise ModelFileError(
+            f"a weights file ends in {', '.join(sorted(WEIGHTS_SUFFIXES))}, got {path};"
+            " convert it first"
+        )
+    if not path.is_file():
+        raise ModelFileError(f"the weights file {path} does not exist; check the path")
+    if suffix in PICKLE_SUFFIXES:
+        return Weights(path, _named_tensors(path, _read_pickle(path)), {})
+    return _read_safetensors(path)
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Weights(path, tensors, file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} cannot be read as safetensors ({error}); get it again"
+        ) from error
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelFileError(_refusal(path, str(error))) from error
+    except (*_DAMAGE, OSError) as error:
+        first_line = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelFileError(
+            f"{path} cannot be read as weights ({first_line}); get it again"
+        ) from error
+
+
+def _refusal(path: Path, reason: str) -> str:
+    code = re.search(r"GLOBAL (\S+)", reason)
+    if code is None:
+        return f"{path} is damaged or holds no plain weights; get it again"
+    return (
+        f"{path} holds Python code or objects ({code.group(1)}) besides weights and was"
+        " not run; save only the network's state_dict, best as safetensors"
+    )
+
+
+def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
+    named = content if isinstance(content, Mapping) else {}
+    for wrapper in _WRAPPERS:
+        if isinstance(named.get(wrapper), Mapping):
+            named = named[wrapper]
+            break
+    tensors = {
+        str(name).removeprefix(_PARALLEL_PREFIX): value
+        for name, value in named.items()
+        if isinstance(value, Tensor)
+    }
+    if tensors:
+        return tensors
+    raise ModelFileError(
+        f"{path} holds no named tensors; save the network's state_dict"
+    )

@@ -1,0 +1,1 @@
+"""The shipped teachers: safetensors files, what they were made from inside each."""

@@ -1,0 +1,102 @@
+"""Thresholds and p-values from normal scores alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficientad.errors import ConfigError
+from efficientad.method.decision import Calibration, MapQuantiles, Prediction
+
+SCALE = MapQuantiles(0.0, 1.0)
+
+
+def calibration_of(scores, budget=0.01, threshold=None):
+    return Calibration(SCALE, SCALE, tuple(sorted(scores)), budget, threshold)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5]), min_size=1, max_size=40),
+    st.sampled_from([-1.0, 0.1, 0.15, 0.3, 9.0]),
+)
+def test_a_p_value_counts_the_normal_scores_that_are_as_high(scores, score):
+    expected = (1 + sum(s >= score for s in scores)) / (1 + len(scores))
+
+    assert calibration_of(scores).p_value(score) == pytest.approx(expected)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=300),
+    st.sampled_from([0.01, 0.05, 0.1, 0.5]),
+)
+def test_the_threshold_keeps_the_budget_or_is_the_highest_score(scores, budget):
+    calibration = calibration_of(scores, budget)
+
+    guaranteed = calibration.guaranteed_false_alarm_rate
+    if calibration.n_more_images_needed == 0:
+        assert guaranteed <= budget + 1e-12
+    else:
+        assert calibration.threshold == max(scores)
+        assert guaranteed == 1 / (len(scores) + 1)
+
+
+def test_99_images_are_enough_for_one_percent():
+    assert calibration_of([0.1] * 99).n_more_images_needed == 0
+    assert calibration_of([0.1] * 98).n_more_images_needed == 1
+
+
+def test_the_promise_holds_for_new_normal_images():
+    """Scores from one distribution: the mean false-alarm rate meets the budget."""
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(400):
+        threshold = calibration_of(rng.normal(size=60).tolist(), 0.05).threshold
+        rates.append(np.mean(rng.normal(size=200) > threshold))
+
+    assert np.mean(rates) == pytest.approx(0.05, abs=0.006)
+
+
+def test_a_threshold_by_hand_replaces_the_derived_one():
+    calibration = calibration_of([0.1, 0.2, 0.3], threshold=0.15)
+
+    assert calibration.threshold == 0.15
+    assert calibration.guaranteed_false_alarm_rate == 3 / 4
+
+
+def test_the_statement_says_how_many_images_are_missing():
+    statement = calibration_of([0.1] * 20).statement()
+
+    assert statement == (
+        "20 held-out normal images guarantee at most 4.8 % false alarms; "
+        "79 more are needed for 1 %"
+    )
+
+
+@pytest.mark.parametrize("scores", [(), (0.2, 0.1)])
+def test_missing_or_unordered_scores_are_refused(scores):
+    with pytest.raises(ConfigError):
+        Calibration(SCALE, SCALE, scores)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (0.0, float("nan"))])
+def test_quantiles_without_a_scale_are_refused(low, high):
+    with pytest.raises(ConfigError):
+        MapQuantiles(low, high)
+
+
+def test_a_prediction_places_its_maps_at_the_images_own_size():
+    ones = np.ones((56, 56), np.float32)
+    prediction = Prediction(
+        image_score=0.4,
+        p_value=0.1,
+        threshold=0.4,
+        height=20,
+        width=30,
+        local_grid=ones,
+        global_grid=3 * ones,
+    )
+
+    assert not prediction.is_anomalous
+    np.testing.assert_allclose(prediction.anomaly_map, np.full((20, 30), 2), rtol=1e-6)
+    np.testing.assert_allclose(prediction.local_map, np.full((20, 30), 1), rtol=1e-6)
+    np.testing.assert_allclose(prediction.global_map, np.full((20, 30), 3), rtol=1e-6)

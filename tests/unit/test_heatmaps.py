@@ -1,0 +1,424 @@
+"""Maps as pictures: the same color means the same anomaly everywhere."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from efficientad.errors import ConfigError, ImageError
+from efficientad.heatmaps import (
+    MASK_COLOR,
+    THRESHOLD_COLOR,
+    Tile,
+    color_bar,
+    color_scale,
+    heatmap,
+    outline,
+    overlay,
+    panel,
+    prediction_panel,
+)
+
+SHAPES = st.tuples(st.integers(8, 30), st.integers(8, 30))
+VALUES = st.floats(-1, 100, width=32)
+# Mostly around 0 and 0.1, and far above on a defect.
+MAPS = arrays(np.float32, SHAPES, elements=VALUES, fill=VALUES)
+MASKS = arrays(np.bool_, SHAPES, fill=st.booleans())
+
+
+@dataclass(frozen=True)
+class FakePrediction:
+    """Constant maps: what a panel shows of them is known without looking."""
+
+    height: int
+    width: int
+    local: float = 0.0
+    overall: float = 0.0
+    image_score: float = 0.5
+    threshold: float = 0.2
+
+    @property
+    def is_anomalous(self):
+        return self.image_score > self.threshold
+
+    @property
+    def local_map(self):
+        return np.full((self.height, self.width), self.local, np.float32)
+
+    @property
+    def global_map(self):
+        return np.full((self.height, self.width), self.overall, np.float32)
+
+    @property
+    def anomaly_map(self):
+        return (self.local_map + self.global_map) / 2
+
+
+def lightness(colors):
+    """CIE L* of sRGB colors, 0 to 100: what the eye takes for equal steps."""
+    share = colors / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    is_dark = luminance <= (6 / 29) ** 3
+    return np.where(is_dark, luminance * (29 / 3) ** 3, 116 * np.cbrt(luminance) - 16)
+
+
+def flat_map(value, shape=(8, 8)):
+    return np.full(shape, value, np.float32)
+
+
+def gray_image(height, width, value=120):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def has_color(image, color):
+    return bool((image == color).all(axis=2).any())
+
+
+# Heatmaps
+
+
+def test_a_higher_value_is_a_lighter_color():
+    values = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    steps = np.diff(lightness(heatmap(values, low=0, high=1))[0])
+
+    assert (steps > 0).all()
+    assert steps.max() < 0.7  # of 100 in 255 steps
+
+
+def test_the_scale_goes_from_black_to_light_yellow_and_ends_there():
+    values = np.array([[-np.float32(9), 0, 1, 9]], np.float32)
+    colors = heatmap(values, low=0, high=1)[0].tolist()
+
+    assert colors == [[0, 0, 4], [0, 0, 4], [252, 255, 164], [252, 255, 164]]
+
+
+def test_the_scale_does_not_depend_on_the_map():
+    """On its own minimum and maximum, every normal part would look anomalous."""
+    alone = heatmap(flat_map(0.25), low=0, high=1)
+    beside = flat_map(0.25)
+    beside[0, 0] = 0.9
+
+    np.testing.assert_array_equal(heatmap(beside, low=0, high=1)[4, 4], alone[4, 4])
+    assert (heatmap(beside, low=0, high=1)[0, 0] != alone[0, 0]).any()
+
+
+@given(MAPS)
+def test_a_heatmap_orders_pixels_as_the_map_does(anomaly_map):
+    seen = lightness(heatmap(anomaly_map, low=0, high=0.5)).ravel()
+    order = np.argsort(anomaly_map, axis=None)
+
+    assert (np.diff(seen[order]) >= 0).all()
+
+
+@given(MAPS, st.floats(0.01, 50))
+def test_scaling_map_and_scale_together_changes_nothing(anomaly_map, factor):
+    factor = 2.0 ** round(np.log2(factor))  # exact in floating point
+
+    np.testing.assert_array_equal(
+        heatmap(anomaly_map * np.float32(factor), low=0, high=0.5 * factor),
+        heatmap(anomaly_map, low=0, high=0.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1, 1), (2, 1), (np.nan, 1), (0, np.nan), (-np.inf, 1)]
+)
+def test_a_scale_without_extent_is_refused(low, high):
+    with pytest.raises(ConfigError, match="a color scale needs"):
+        heatmap(flat_map(0), low=low, high=high)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_map_that_is_not_finite_is_refused(value):
+    anomaly_map = flat_map(0)
+    anomaly_map[2, 2] = value
+
+    with pytest.raises(ImageError, match="an anomaly map needs finite values"):
+        heatmap(anomaly_map, low=0, high=1)
+
+
+def test_a_map_of_another_shape_is_refused():
+    with pytest.raises(ImageError, match=r"\(height, width\), got \(1, 8, 8\)"):
+        heatmap(flat_map(0, (1, 8, 8)), low=0, high=1)
+
+
+# Overlays
+
+
+def test_a_normal_part_stays_as_it_is(rng):
+    image = rng.integers(0, 256, (20, 30, 3), np.uint8)
+
+    covered = overlay(image, flat_map(-0.3, (20, 30)), low=0, high=0.5)
+
+    np.testing.assert_array_equal(covered, image)
+    assert not np.shares_memory(covered, image)
+
+
+def test_opacity_rises_with_the_anomaly():
+    """On white, where the colors are darker: the more of them, the darker."""
+    white = gray_image(1, 200, 255)
+    values = np.linspace(0, 0.7, 200, dtype=np.float32)[None]
+
+    blue = overlay(white, values, low=0, high=1)[0, :, 2].astype(int)
+
+    assert blue[0] == 255
+    assert np.diff(blue).max() <= 1  # rounding
+    assert blue[-1] < 160
+
+
+def test_the_image_shows_through_the_highest_anomaly():
+    dark, light = gray_image(8, 8, 0), gray_image(8, 8, 255)
+    options = {"low": 0.0, "high": 1.0, "opacity": 0.75}
+
+    difference = overlay(light, flat_map(5), **options).astype(int) - overlay(
+        dark, flat_map(5), **options
+    )
+
+    np.testing.assert_allclose(difference, 0.25 * 255, atol=1.5)
+
+
+@pytest.mark.parametrize(("opacity", "is_image"), [(0, True), (1, False)])
+def test_opacity_goes_from_the_image_to_the_heatmap(opacity, is_image):
+    image, anomaly_map = gray_image(8, 8), flat_map(3)
+    expected = image if is_image else heatmap(anomaly_map, low=0, high=1)
+
+    np.testing.assert_array_equal(
+        overlay(image, anomaly_map, low=0, high=1, opacity=opacity), expected
+    )
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, np.nan])
+def test_an_opacity_out_of_range_is_refused(opacity):
+    with pytest.raises(ConfigError, match="opacity must be from 0 to 1"):
+        overlay(gray_image(8, 8), flat_map(0), low=0, high=1, opacity=opacity)
+
+
+def test_a_map_of_another_size_than_the_image_is_refused():
+    with pytest.raises(ImageError, match=r"\(9, 8\), got \(8, 8\)"):
+        overlay(gray_image(9, 8), flat_map(0), low=0, high=1)
+
+
+# Outlines
+
+
+@given(MASKS)
+def test_an_outline_is_on_the_border_of_the_mask_and_nowhere_else(mask):
+    """The definition, pixel by pixel: beside the mask, or in it along the image's."""
+    image = gray_image(*mask.shape)
+    padded = np.pad(mask, 1)
+    expected = np.zeros_like(mask)
+    for row, column in np.ndindex(mask.shape):
+        cross = (
+            padded[row, column + 1],
+            padded[row + 2, column + 1],
+            padded[row + 1, column],
+            padded[row + 1, column + 2],
+        )
+        is_at_border = row in {0, mask.shape[0] - 1} or column in {
+            0,
+            mask.shape[1] - 1,
+        }
+        expected[row, column] = is_at_border if mask[row, column] else any(cross)
+
+    drawn = outline(image, mask)
+
+    np.testing.assert_array_equal((drawn == MASK_COLOR).all(axis=2), expected)
+    np.testing.assert_array_equal(drawn[~expected], image[~expected])
+
+
+def test_an_outline_is_wider_on_a_larger_image():
+    widths = []
+    for side in (100, 900):
+        mask = np.zeros((side, side), np.bool_)
+        mask[side // 2 :] = True
+        drawn = outline(gray_image(side, side), mask)
+        widths.append(int((drawn[: side // 2, side // 2] == MASK_COLOR).all(1).sum()))
+
+    assert widths == [1, 6]
+
+
+def test_an_outline_leaves_its_image_alone():
+    image = gray_image(20, 20)
+    outline(image, np.ones((20, 20), np.bool_))
+
+    assert (image == 120).all()
+
+
+@pytest.mark.parametrize("color", [MASK_COLOR, THRESHOLD_COLOR])
+def test_no_heatmap_contains_the_colors_of_outlines(color):
+    values = np.linspace(0, 1, 1000, dtype=np.float32)[None]
+    distance = np.abs(heatmap(values, low=0, high=1).astype(int) - color).sum(axis=2)
+
+    assert distance.min() > 100
+
+
+def test_a_mask_of_another_size_than_the_image_is_refused():
+    with pytest.raises(ImageError, match=r"the mask must have .* got \(8, 8\)"):
+        outline(gray_image(9, 8), np.zeros((8, 8), np.bool_))
+
+
+# Panels
+
+
+def test_a_panel_puts_pictures_of_one_height_side_by_side():
+    tiles = [
+        Tile("one", gray_image(50, 100, 10)),
+        Tile("two", gray_image(200, 200, 20)),
+    ]
+
+    picture = panel(tiles, height=100)
+
+    rows = np.s_[30:120]
+    assert (picture[rows, 10:205] == 10).all()
+    assert (picture[rows, 218:310] == 20).all()
+    assert picture.dtype == np.uint8
+    assert (picture[:5] == 255).all()
+
+
+def test_a_caption_is_drawn_and_cut_to_its_picture():
+    def captioned(text):
+        return panel([Tile(text, gray_image(64, 64)), Tile("", gray_image(64, 64))])
+
+    long, longer = captioned("w" * 100), captioned("w" * 200)
+    none = captioned("")
+
+    np.testing.assert_array_equal(long, longer)
+    assert (long != none).any()
+    np.testing.assert_array_equal(long[:, 256 + 8 :], none[:, 256 + 8 :])
+
+
+def test_a_very_wide_image_becomes_lower_instead_of_filling_the_panel():
+    picture = panel([Tile("web", gray_image(10, 1000))], height=64)
+
+    assert picture.shape[1] == 3 * 64 + 16
+
+
+def test_a_caption_without_any_room_is_left_out():
+    picture = panel([Tile("W" * 9, gray_image(1000, 8))], height=64)
+
+    assert picture.shape == panel([Tile("", gray_image(1000, 8))], height=64).shape
+
+
+def test_the_color_bar_runs_down_from_high_to_low_and_names_both():
+    bar = color_bar(100, low=0, high=0.4)
+
+    assert bar.shape[0] == 100
+    assert bar[0, 0].tolist() == [252, 255, 164]
+    assert bar[-1, 0].tolist() == [0, 0, 4]
+    assert (bar[:50] != color_bar(100, low=0, high=0.5)[:50]).any()
+    assert bar[80:, 16:].min() < 100  # there is text
+
+
+def test_the_scale_puts_the_threshold_half_way():
+    assert color_scale(0.2) == (0, 0.4)
+
+
+@pytest.mark.parametrize("threshold", [0, -3, 0.01, np.inf, -np.inf, np.nan])
+def test_a_strange_threshold_still_gives_a_scale(threshold):
+    low, high = color_scale(threshold)
+
+    assert (low, high) == (0, 0.1)
+
+
+def tile_count(picture):
+    """Tiles are separated by columns of background."""
+    middle = (picture[100:200] != 255).any(axis=(0, 2)).astype(int)
+    return int((np.diff(np.pad(middle, 1)) == 1).sum())
+
+
+def test_a_prediction_is_shown_with_its_three_maps_and_the_scale():
+    image = gray_image(300, 200)
+
+    without_mask = prediction_panel(image, FakePrediction(300, 200))
+    with_mask = prediction_panel(
+        image, FakePrediction(300, 200), defect_mask=np.zeros((300, 200), np.bool_)
+    )
+
+    assert tile_count(without_mask) == 5
+    assert tile_count(with_mask) == 6
+
+
+def test_a_panel_tells_local_from_global():
+    image = gray_image(256, 256)
+
+    picture = prediction_panel(image, FakePrediction(256, 256, local=0.4))
+    local_tile, global_tile = picture[150, 400], picture[150, 660]
+
+    assert local_tile.tolist() == [252, 255, 164]
+    assert global_tile.tolist() == [0, 0, 4]
+
+
+def test_what_exceeds_the_threshold_is_outlined():
+    image = gray_image(256, 256)
+
+    below = prediction_panel(image, FakePrediction(256, 256, local=0.2, overall=0.19))
+    above = prediction_panel(image, FakePrediction(256, 256, local=0.2, overall=0.21))
+
+    assert not has_color(below, THRESHOLD_COLOR)
+    assert has_color(above, THRESHOLD_COLOR)
+
+
+def test_the_smallest_annotated_defect_stays_visible_in_a_panel():
+    image = gray_image(2000, 2000)
+    mask = np.zeros((2000, 2000), np.bool_)
+    prediction = FakePrediction(2000, 2000)
+    without = prediction_panel(image, prediction, defect_mask=mask)
+    mask[777, 1234] = True
+
+    assert has_color(prediction_panel(image, prediction, defect_mask=mask), MASK_COLOR)
+    assert not has_color(without, MASK_COLOR)
+
+
+def test_the_decision_stands_above_the_image():
+    image = gray_image(256, 256)
+    normal = prediction_panel(image, FakePrediction(256, 256, image_score=0.1))
+    anomalous = prediction_panel(image, FakePrediction(256, 256, image_score=0.3))
+
+    captions = np.s_[:28, :264]
+    assert (normal[captions] != anomalous[captions]).any()
+    np.testing.assert_array_equal(normal[28:], anomalous[28:])
+
+
+def test_maps_are_drawn_at_the_panel_s_size_and_never_at_the_image_s():
+    """Else a panel of a 200-megapixel image would need gigabytes."""
+    drawn = []
+
+    @dataclass(frozen=True)
+    class Watched(FakePrediction):
+        @property
+        def anomaly_map(self):
+            drawn.append((self.height, self.width))
+            return super().anomaly_map
+
+    prediction_panel(gray_image(1000, 500), Watched(1000, 500), height=100)
+
+    # The type check of the tests looks at every property before.
+    assert drawn[-2:] == [(100, 50), (100, 50)]
+
+
+def test_a_prediction_for_another_image_is_refused():
+    with pytest.raises(ImageError, match=r"judged at, \(30, 20\), got \(20, 30\)"):
+        prediction_panel(gray_image(20, 30), FakePrediction(30, 20))
+
+
+def test_a_mask_for_another_image_is_refused():
+    with pytest.raises(ImageError, match="the mask must have the image's"):
+        prediction_panel(
+            gray_image(20, 30),
+            FakePrediction(20, 30),
+            defect_mask=np.zeros((30, 20), np.bool_),
+        )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 4000), (4000, 8)])
+def test_images_of_any_shape_get_a_panel(size):
+    picture = prediction_panel(gray_image(*size), FakePrediction(*size), height=64)
+
+    assert picture.shape[0] == 64 + 36
+    assert picture.shape[1] < 64 * 3 * 5
+    Image.fromarray(picture)

@@ -1,0 +1,84 @@
+"""What importing a module costs: a line-side computer has no torch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import efficientad
+
+PACKAGE = Path(efficientad.__file__).parent
+NEEDS_AN_EXTRA = {"jaxtyping", "scipy", "skimage", "sklearn", "torch"}
+
+TORCH_FREE = [
+    "efficientad",
+    "efficientad.cli",
+    "efficientad.datasets",
+    "efficientad.errors",
+    "efficientad.heatmaps",
+    "efficientad.images",
+    "efficientad.judgement.metrics",
+    "efficientad.judgement.report",
+    "efficientad.method.decision",
+    "efficientad.method.placement",
+    "efficientad.synthetic_parts",
+    "efficientad.training.config",
+    *(
+        f"efficientad.deployment.{path.stem}"
+        for path in sorted((PACKAGE / "deployment").glob("[!_]*.py"))
+    ),
+]
+
+
+def packages_loaded_by(statement: str) -> set[str]:
+    """Top-level packages that a fresh interpreter has loaded after the statement."""
+    program = (
+        f"{statement}\nimport json, sys\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )
+    return set(json.loads(finished.stdout))
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_a_torch_free_module_loads_no_package_of_an_extra(module):
+    assert not packages_loaded_by(f"import {module}") & NEEDS_AN_EXTRA
+
+
+def test_the_check_notices_torch():
+    """The positive control: a module that does need torch must be seen to load it."""
+    loaded = packages_loaded_by("import efficientad.method.networks")
+
+    assert {"efficientad", "torch"} <= loaded
+
+
+def test_the_check_notices_a_public_name_that_needs_torch():
+    assert "torch" in packages_loaded_by("import efficientad; efficientad.Detector")
+
+
+def test_settings_can_be_made_without_torch():
+    loaded = packages_loaded_by("import efficientad; efficientad.TrainConfig()")
+
+    assert not loaded & NEEDS_AN_EXTRA
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it():
+    statement = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import efficientad\n"
+        "try:\n    efficientad.Detector\n"
+        "except efficientad.MissingDependencyError as error:\n"
+        "    assert 'torch' in str(error) and 'efficientad[train]' in str(error)\n"
+        "else:\n    raise SystemExit('no error')"
+    )
+
+    assert "efficientad" in packages_loaded_by(statement)

@@ -1,0 +1,87 @@
+"""Maps lie where their descriptors look."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficientad.method.networks import (
+    PATCH_SIZE,
+    PATCH_STRIDE,
+    PatchDescriptionNetwork,
+)
+from efficientad.method.placement import GRID_CELLS, place_map, placement_matrix
+
+
+@given(n_pixels=st.integers(1, 2000))
+def test_placement_is_an_average_of_cells(n_pixels):
+    matrix = placement_matrix(n_pixels)
+
+    assert matrix.shape == (n_pixels, GRID_CELLS)
+    assert matrix.min() >= 0
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+
+
+def test_each_cell_is_drawn_at_the_centre_of_its_patch():
+    """The centre comes from the network itself: the rows with a gradient."""
+    torch.manual_seed(0)
+    network = PatchDescriptionNetwork("small").double()
+    cell = 7
+    size = (cell + 2) * PATCH_STRIDE + PATCH_SIZE
+    image = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+    network(image)[0, :, cell, cell].sum().backward()
+    assert image.grad is not None
+    rows = torch.nonzero(image.grad[0].abs().sum((0, 2))).ravel()
+    centre = int(rows.float().mean())
+
+    grid = np.zeros((GRID_CELLS, GRID_CELLS), np.float32)
+    grid[cell, cell] = 1
+    placed = place_map(grid, 256, 256)
+
+    assert np.unravel_index(placed.argmax(), placed.shape) == (centre, centre)
+    assert placed[centre, centre] == 1
+
+
+def test_border_cells_are_extended_outwards():
+    grid = np.arange(GRID_CELLS, dtype=np.float32)[:, None] + np.ones(GRID_CELLS)
+
+    placed = place_map(grid.astype(np.float32), 256, 256)
+
+    np.testing.assert_allclose(placed[:17], 1, atol=1e-6)
+    np.testing.assert_allclose(placed[-19:], GRID_CELLS, rtol=1e-6)
+
+
+def test_a_ramp_stays_a_ramp_between_the_outer_centres():
+    grid = np.repeat(np.arange(GRID_CELLS, dtype=np.float32)[:, None], GRID_CELLS, 1)
+
+    placed = place_map(grid, 256, 256)
+
+    expected = (np.arange(16, 237) - 16) / 4
+    np.testing.assert_allclose(placed[16:237, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 512), (33, 900), (1, 1)])
+def test_the_map_has_the_images_own_size(height, width):
+    grid = np.full((GRID_CELLS, GRID_CELLS), 3.0, np.float32)
+
+    placed = place_map(grid, height, width)
+
+    assert placed.shape == (height, width)
+    np.testing.assert_allclose(placed, 3.0, rtol=1e-6)
+
+
+def test_a_map_of_twice_the_size_agrees_where_pixels_coincide():
+    """Pixel y of 256 lies between pixels 2y and 2y + 1 of 512."""
+    rng = np.random.default_rng(0)
+    grid = rng.random((GRID_CELLS, GRID_CELLS), np.float32)
+
+    small, large = place_map(grid, 256, 256), place_map(grid, 512, 512)
+
+    # Away from cell centres the map is linear across each pixel pair.
+    halves = (large[::2] + large[1::2]) / 2
+    halves = (halves[:, ::2] + halves[:, 1::2]) / 2
+    between = np.arange(17, 236, 4)
+    np.testing.assert_allclose(
+        halves[np.ix_(between, between)], small[np.ix_(between, between)], atol=1e-5
+    )

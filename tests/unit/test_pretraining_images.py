@@ -1,0 +1,299 @@
+import importlib.util
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from efficientad.errors import DatasetError, ImageError, MissingDependencyError
+from efficientad.images import resize_image
+from efficientad.training.embedded_pictures import (
+    _window,
+    find_embedded_pictures,
+    pyramid,
+    vary_picture,
+)
+from efficientad.training.pretraining_images import (
+    EmbeddedImages,
+    PretrainingImages,
+    load_image_array,
+    open_pretraining_images,
+)
+from efficientad.training.procedural_textures import draw_texture
+
+Pixels = NDArray[np.uint8]
+
+
+def random_pixels(seed: int, height: int = 20, width: int = 30) -> Pixels:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def png(pixels: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        folder = tarfile.TarInfo("folder.png")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_folder(folder: Path, seeds: dict[str, int]) -> Path:
+    for name, seed in seeds.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(random_pixels(seed)))
+    return folder
+
+
+def contents(images: PretrainingImages) -> list[Pixels]:
+    return [images.read(i) for i in range(len(images))]
+
+
+def test_a_folder_is_read_with_the_folders_below(tmp_path):
+    folder = write_folder(tmp_path / "nature", {"b.png": 1, "a/c.PNG": 0})
+    (folder / "notes.txt").write_text("no image")
+    images = open_pretraining_images(folder)
+    np.testing.assert_array_equal(contents(images), [random_pixels(i) for i in (0, 1)])
+    assert images.description() == "nature (2 images)"
+
+
+def test_a_tar_is_read_in_place(tmp_path):
+    long_name = "n01440764/" + "long" * 40 + ".png"
+    members = {
+        "b.png": png(random_pixels(0)),
+        long_name: png(random_pixels(1)),
+        "a/._b.png": b"a companion file of another system",
+        "list.txt": b"b.png",
+    }
+    images = open_pretraining_images(write_tar(tmp_path / "some.tar", members))
+    np.testing.assert_array_equal(contents(images), [random_pixels(i) for i in (0, 1)])
+    assert images.description() == "some.tar (2 images)"
+
+
+def test_several_sources_are_read_as_one(tmp_path):
+    folder = write_folder(tmp_path / "pictures", {"0.png": 0, "1.png": 1})
+    members = {f"{i}.png": png(random_pixels(i)) for i in (2, 3, 4)}
+    tar = write_tar(tmp_path / "more.tar", members)
+    images = open_pretraining_images([folder, tar])
+    np.testing.assert_array_equal(
+        contents(images), [random_pixels(i) for i in range(5)]
+    )
+    assert images.description() == "pictures (2 images), more.tar (3 images)"
+
+
+def test_tars_inside_a_folder_are_read_after_its_images(tmp_path):
+    write_tar(tmp_path / "z.tar", {"0.png": png(random_pixels(2))})
+    write_tar(tmp_path / "a.tar", {"0.png": png(random_pixels(1))})
+    write_folder(tmp_path, {"pictures/0.png": 0})
+    images = open_pretraining_images(tmp_path)
+    np.testing.assert_array_equal(
+        contents(images), [random_pixels(i) for i in range(3)]
+    )
+
+
+def test_a_fingerprint_tells_images_and_order_but_not_their_place(tmp_path):
+    one, same, other = (
+        open_pretraining_images(write_folder(tmp_path / place, {name: 0}))
+        for place, name in [("x", "0.png"), ("y", "0.png"), ("z", "1.png")]
+    )
+    assert one.fingerprint() == same.fingerprint()
+    assert one.fingerprint() != other.fingerprint()
+    tars = [
+        write_tar(tmp_path / f"{seed}.tar", {"0.png": png(random_pixels(seed))})
+        for seed in (0, 1)
+    ]
+    prints = {
+        open_pretraining_images(paths).fingerprint()
+        for paths in (tars[0], tars[1], tars, tars[::-1])
+    }
+    assert len(prints) == 4
+
+
+def test_a_draw_is_the_central_crop_and_sometimes_gray(tmp_path, rng):
+    images = open_pretraining_images(write_folder(tmp_path, {"0.png": 0}))
+    crop = resize_image(random_pixels(0), 512, 512)[128:384, 128:384]
+    gray = np.asarray(Image.fromarray(crop).convert("L"))[:, :, None].repeat(3, axis=2)
+    n_draws, n_gray = 200, 0
+    for _ in range(n_draws):
+        drawn = images.draw(rng)
+        is_gray = bool((drawn[:, :, :1] == drawn).all())
+        np.testing.assert_array_equal(drawn, gray if is_gray else crop)
+        n_gray += is_gray
+    assert 0.2 < n_gray / n_draws < 0.4
+
+
+def test_changing_a_draw_changes_no_later_one(tmp_path):
+    images = open_pretraining_images(write_folder(tmp_path, {"0.png": 0}))
+    first = images.draw(np.random.default_rng(0))
+    expected = first.copy()
+    first[:] = 0
+    np.testing.assert_array_equal(images.draw(np.random.default_rng(0)), expected)
+
+
+def test_every_image_is_drawn(tmp_path, rng):
+    images = open_pretraining_images(
+        write_folder(tmp_path, {f"{i}.png": i for i in range(3)})
+    )
+    drawn = {images.draw(rng).tobytes() for _ in range(60)}
+    assert len(drawn) == 6  # in color and in gray
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no picture", png(random_pixels(0, 90, 90))[:2000]]
+)
+def test_an_unreadable_member_is_named_with_its_tar(tmp_path, content, rng):
+    path = write_tar(tmp_path / "some.tar", {"good/broken.png": content})
+    images = open_pretraining_images(path)
+    for attempt in (lambda: images.read(0), lambda: images.draw(rng)):
+        with pytest.raises(ImageError, match=r"good/broken\.png in .*some\.tar"):
+            attempt()
+
+
+def test_a_tar_that_was_cut_off_is_refused(tmp_path):
+    members = {f"{i}.png": png(random_pixels(i, 90, 90)) for i in range(2)}
+    path = write_tar(tmp_path / "whole.tar", members)
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises((DatasetError, ImageError), match=r"cut\.tar"):
+        contents(open_pretraining_images(cut))
+
+
+def test_a_compressed_tar_is_refused(tmp_path):
+    path = write_tar(tmp_path / "some.tar", {"0.png": png(random_pixels(0))}, "w:gz")
+    with pytest.raises(DatasetError, match="an uncompressed tar of images was needed"):
+        open_pretraining_images(path)
+
+
+def test_a_tar_without_images_is_refused(tmp_path):
+    path = write_tar(tmp_path / "some.tar", {"inner.tar": b""})
+    with pytest.raises(DatasetError, match=r"some\.tar holds none"):
+        open_pretraining_images(path)
+
+
+def test_paths_without_images_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="holds no images and no tars"):
+        open_pretraining_images(tmp_path)
+    with pytest.raises(DatasetError, match="does not exist"):
+        open_pretraining_images(tmp_path / "gone")
+    with pytest.raises(DatasetError, match="got none"):
+        open_pretraining_images([])
+
+
+def test_embedded_draws_follow_from_the_generator_alone():
+    fresh, used = EmbeddedImages(), EmbeddedImages()
+    rng = np.random.default_rng(5)
+    drawn = [used.draw(rng) for _ in range(12)]
+    rng = np.random.default_rng(5)
+    np.testing.assert_array_equal([fresh.draw(rng) for _ in range(12)], drawn)
+    rng = np.random.default_rng(5)
+    np.testing.assert_array_equal([used.draw(rng) for _ in range(12)], drawn)
+
+
+def test_embedded_draws_differ_and_are_as_the_networks_take_them(rng):
+    images = open_pretraining_images()
+    drawn = [images.draw(rng) for _ in range(80)]
+    assert {(picture.shape, picture.dtype.name) for picture in drawn} == {
+        ((256, 256, 3), "uint8")
+    }
+    assert len({picture.tobytes() for picture in drawn}) == len(drawn)
+    is_gray = [bool((picture[:, :, :1] == picture).all()) for picture in drawn]
+    assert 0.2 < np.mean(is_gray) < 0.7  # some pictures are gray themselves
+    contrast = np.median([picture.std() for picture in drawn])
+    assert 20 < contrast < 90
+
+
+def test_embedded_pictures_are_readable_and_told_of():
+    images = open_pretraining_images()
+    assert len(images) >= 10
+    assert all(picture.shape[2] == 3 for picture in contents(images))
+    assert images.description().startswith(f"embedded ({len(images)} pictures, 30 %")
+    assert images.fingerprint() == EmbeddedImages().fingerprint()
+
+
+def test_finding_embedded_pictures_runs_no_package():
+    before = set(sys.modules)
+    paths = find_embedded_pictures()
+    assert {"astronaut.png", "china.jpg"} <= {path.name for path in paths}
+    loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+    assert not loaded & {"skimage", "sklearn"}
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match=r"scikit-image.*pip install"):
+        open_pretraining_images()
+
+
+@pytest.mark.parametrize("size", [(300, 900), (1200, 1100), (120, 100)])
+def test_a_window_never_leaves_the_picture(size, rng):
+    levels = pyramid(Image.new("RGB", size, (255, 255, 255)))
+    for _ in range(50):
+        assert _window(levels, rng).getextrema() == ((255, 255),) * 3
+
+
+def test_a_window_shows_the_same_place_at_every_level_of_the_pyramid():
+    rows, columns = np.mgrid[:1100, :1300] / 1300 * 255
+    slope = np.stack([rows, columns, 255 - rows], axis=2).astype(np.uint8)
+    levels = pyramid(Image.fromarray(slope))
+    assert [level.size for level in levels] == [(1300, 1100), (650, 550), (325, 275)]
+    for seed in range(20):
+        shrunk, full = (
+            np.asarray(_window(some, np.random.default_rng(seed)), np.int16)
+            for some in (levels, levels[:1])
+        )
+        np.testing.assert_allclose(shrunk, full, atol=2)
+
+
+def test_varied_pictures_are_turned_and_recolored(rng):
+    levels = pyramid(Image.fromarray(random_pixels(0, 300, 300)))
+    drawn = {vary_picture(levels, rng).tobytes() for _ in range(10)}
+    assert len(drawn) == 10
+
+
+def test_textures_differ_and_are_deterministic():
+    first: list[Pixels] = []
+    second: list[Pixels] = []
+    for textures in (first, second):
+        rng = np.random.default_rng(7)
+        textures += [draw_texture(rng) for _ in range(40)]
+    np.testing.assert_array_equal(first, second)
+    assert len({texture.tobytes() for texture in first}) == 40
+    assert {(t.shape, t.dtype.name) for t in first} == {((256, 256, 3), "uint8")}
+    assert np.mean([texture.std() > 5 for texture in first]) > 0.9
+
+
+def test_an_image_array_holds_the_resized_images(tmp_path):
+    folder = write_folder(tmp_path, {"0.png": 0})
+    array = load_image_array([folder / "0.png", random_pixels(1)], 64)
+    expected = [resize_image(random_pixels(i), 64, 64) for i in (0, 1)]
+    np.testing.assert_array_equal(array, expected)
+    assert array.dtype == np.uint8
+    assert load_image_array([folder / "0.png"]).shape == (1, 256, 256, 3)
+
+
+def test_an_image_array_names_what_cannot_be_read(tmp_path):
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        load_image_array([path])
+
+
+def test_the_real_natural_images_open(shared_data, rng):
+    images = open_pretraining_images(shared_data / "natural_images")
+    assert len(images) == 8000
+    assert images.draw(rng).shape == (256, 256, 3)
+    assert images.read(len(images) - 1).shape == (256, 256, 3)

@@ -1,0 +1,133 @@
+"""Winograd convolutions against the direct ones in double precision."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from efficientad.kernels import native, winograd
+
+needs_compiler = pytest.mark.skipif(
+    not winograd.is_available(), reason="needs a C++ compiler for the native kernels"
+)
+# Share of the output's standard deviation; direct float32 is at about 1e-5.
+TOLERANCE = 2e-4
+
+
+@pytest.mark.parametrize("size", winograd.KERNEL_SIZES)
+def test_the_matrices_give_the_exact_correlation(size):
+    output, kernel, inputs = winograd.cook_toom(size)
+    n = winograd.OUTPUT_TILE + size - 1
+    signal = [Fraction(3 * i * i - 7 * i + 2) for i in range(n)]
+    taps = [Fraction(i * i + 1, 3) for i in range(size)]
+
+    transformed = [
+        sum(g * t for g, t in zip(kernel[j], taps, strict=True))
+        * sum(b * s for b, s in zip(inputs[j], signal, strict=True))
+        for j in range(n)
+    ]
+    result = [sum(a * v for a, v in zip(row, transformed, strict=True)) for row in output]
+
+    direct = [
+        sum(signal[i + k] * taps[k] for k in range(size))
+        for i in range(winograd.OUTPUT_TILE)
+    ]
+    assert result == direct
+
+
+def error_of(actual, exact):
+    return ((actual.double() - exact).abs().max() / exact.std()).item()
+
+
+@needs_compiler
+@settings(max_examples=15)
+@given(
+    size=st.sampled_from(winograd.KERNEL_SIZES),
+    batch=st.integers(1, 3),
+    height=st.integers(13, 31),
+    width=st.integers(13, 31),
+    channels=st.sampled_from([(64, 64), (64, 72), (80, 64)]),
+    padding=st.integers(0, 3),
+    relu=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_output_and_gradients_equal_the_direct_convolution(
+    size, batch, height, width, channels, padding, relu, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    n_in, n_out = channels
+    image = torch.randn(batch, n_in, height, width, generator=generator)
+    weight = torch.randn(n_out, n_in, size, size, generator=generator) / 30
+    bias = torch.randn(n_out, generator=generator)
+    arguments = [t.requires_grad_() for t in (image, weight, bias)]
+    exact_arguments = [t.detach().double().requires_grad_() for t in arguments]
+
+    actual = winograd._WinogradConv2d.apply(*arguments, padding, relu)
+    exact = functional.conv2d(*exact_arguments, padding=padding)
+    if relu:
+        # Decided by the result under test: a value at rounding distance from zero may
+        # fall on either side.
+        exact = exact * (actual.detach() > 0)
+    grad = torch.randn(actual.shape, generator=generator)
+    gradients = torch.autograd.grad(actual, arguments, grad)
+    exact_gradients = torch.autograd.grad(exact, exact_arguments, grad.double())
+
+    assert actual.shape == exact.shape
+    assert error_of(actual, exact) < TOLERANCE
+    for one, other in zip(gradients, exact_gradients, strict=True):
+        assert error_of(one, other) < TOLERANCE
+
+
+@needs_compiler
+def test_a_wrong_kernel_would_be_noticed():
+    """Positive control of the comparison."""
+    image = torch.randn(1, 64, 20, 20, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(1))
+    exact = functional.conv2d(image.double(), weight.double().flip(-1))
+
+    assert error_of(winograd.conv2d(image, weight, None), exact) > TOLERANCE
+
+
+@needs_compiler
+def test_large_layers_take_the_fast_way_and_others_do_not():
+    image = torch.zeros(1, 64, 40, 40)
+    weight = torch.zeros(64, 64, 4, 4)
+
+    assert winograd.is_faster(image, weight, 0)
+    assert not winograd.is_faster(image.double(), weight.double(), 0)
+    assert not winograd.is_faster(image[:, :3], weight[:, :3], 0)
+    assert not winograd.is_faster(image, torch.zeros(64, 64, 5, 5), 0)
+    assert not winograd.is_faster(image[..., :8, :8], weight, 0)
+    assert not winograd.is_faster(image.to("meta"), weight.to("meta"), 0)
+
+
+def test_without_a_compiler_the_convolution_is_pytorchs(monkeypatch, capsys):
+    monkeypatch.setattr(native, "_compiler", lambda: None)
+    monkeypatch.setattr(winograd, "_library", lambda: native.load("winograd", {}))
+    image, weight = torch.randn(1, 64, 40, 40), torch.randn(64, 64, 4, 4)
+
+    result = winograd.conv2d(image, weight, None, relu=True)
+
+    expected = functional.relu(functional.conv2d(image, weight))
+    torch.testing.assert_close(result, expected)
+    assert "using PyTorch's (no C++ compiler found)" in capsys.readouterr().err
+
+
+def test_a_failing_compiler_is_reported_in_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_compiler", lambda: "false")
+
+    assert native.load("winograd", {}) is None
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@needs_compiler
+def test_a_cache_folder_that_cannot_be_made_is_reported(monkeypatch, tmp_path, capsys):
+    (tmp_path / "efficientad").write_text("a file stands where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    assert native.load("winograd", {"winograd_matrices.h": ""}) is None
+    assert len(capsys.readouterr().err.splitlines()) == 1
