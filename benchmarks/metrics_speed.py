@@ -147,9 +147,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """What is checked out."""
+    """What is checked out; `-dirty` if files differ from it."""
     described = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607 - the git on the path
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607 - the git on the path
         cwd=REPOSITORY,
         check=False,
         capture_output=True,

@@ -28,11 +28,12 @@ from efficientad.errors import (
 
 if TYPE_CHECKING:
     from efficientad.deployment.prediction import predict_files
-    from efficientad.deployment.runtimes import Predictor, load_predictor
+    from efficientad.deployment.runtimes import load_predictor
     from efficientad.judgement.demo import run_demo
     from efficientad.judgement.evaluation import Evaluation, evaluate
     from efficientad.method.decision import Calibration, Prediction
     from efficientad.method.detector import Detector
+    from efficientad.method.predictor import Predictor
     from efficientad.training.config import DistillConfig, TrainConfig
     from efficientad.training.distillation import distill
     from efficientad.training.model_file import load, recalibrate, save
@@ -77,7 +78,7 @@ _HOME_OF = {
     "DistillConfig": "training.config",
     "Evaluation": "judgement.evaluation",
     "Prediction": "method.decision",
-    "Predictor": "deployment.runtimes",
+    "Predictor": "method.predictor",
     "TrainConfig": "training.config",
     "distill": "training.distillation",
     "evaluate": "judgement.evaluation",

@@ -61,7 +61,7 @@ def maps_and_masks(draw):
     dtype = draw(DTYPES)
     maps, masks = [], []
     for _ in range(draw(st.integers(1, 3))):
-        shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+        shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
         maps.append(draw(npst.arrays(dtype, shape, elements=score_values(dtype))))
         masks.append(draw(npst.arrays(bool, shape)))
     assume(any(mask.any() for mask in masks) and not all(mask.all() for mask in masks))
@@ -82,7 +82,7 @@ def maps_and_channels(draw):
     dtype = draw(DTYPES)
     maps, channels = [], []
     for _ in range(draw(st.integers(1, 3))):
-        shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+        shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
         values = st.sampled_from([0, 0, *AREAS])
         maps.append(draw(npst.arrays(dtype, shape, elements=score_values(dtype))))
         channels.append(

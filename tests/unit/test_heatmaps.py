@@ -1,5 +1,6 @@
 """Maps as pictures: the same color means the same anomaly everywhere."""
 
+import inspect
 from dataclasses import dataclass
 
 import numpy as np
@@ -395,10 +396,11 @@ def test_maps_are_drawn_at_the_panel_s_size_and_never_at_the_image_s():
             drawn.append((self.height, self.width))
             return super().anomaly_map
 
-    prediction_panel(gray_image(1000, 500), Watched(1000, 500), height=100)
+    # The type check of the tests would look at every property.
+    panel_in_production = inspect.unwrap(prediction_panel)
+    panel_in_production(gray_image(1000, 500), Watched(1000, 500), height=100)
 
-    # The type check of the tests looks at every property before.
-    assert drawn[-2:] == [(100, 50), (100, 50)]
+    assert set(drawn) == {(100, 50)}
 
 
 def test_a_prediction_for_another_image_is_refused():

@@ -20,10 +20,12 @@ TORCH_FREE = [
     "efficientad.errors",
     "efficientad.heatmaps",
     "efficientad.images",
+    "efficientad.judgement.evaluation",
     "efficientad.judgement.metrics",
     "efficientad.judgement.report",
     "efficientad.method.decision",
     "efficientad.method.placement",
+    "efficientad.method.predictor",
     "efficientad.synthetic_parts",
     "efficientad.training.config",
     *(

@@ -11,6 +11,7 @@ from efficientad.errors import (
     MissingDependencyError,
     UndefinedMetricError,
 )
+from efficientad.judgement import score_counts
 from efficientad.judgement.metrics import (
     ChannelMetrics,
     PixelMetrics,
@@ -247,6 +248,15 @@ class TestWaysToGiveMaps:
         metrics.add(MAPS[0], MASKS[0])
 
         assert before == au_pro(MAPS[1:], MASKS[1:], 1.0)
+        assert metrics.au_pro(1.0) == pytest.approx(AU_PRO_OF_MAPS)
+
+    def test_counts_that_would_overflow_go_to_another_table(self, monkeypatch):
+        monkeypatch.setattr(score_counts, "_MAX_SCORES", 7)
+        metrics = PixelMetrics()
+        for anomaly_map, mask in zip(MAPS, MASKS, strict=True):
+            metrics.add(anomaly_map, mask)
+
+        assert [table.n_scores for table in metrics.overlap.normal] == [5, 6]
         assert metrics.au_pro(1.0) == pytest.approx(AU_PRO_OF_MAPS)
 
     def test_what_is_added_to_joined_parts_stays_out_of_the_parts(self):

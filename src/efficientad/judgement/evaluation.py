@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from efficientad.datasets import NORMAL, Category, Sample, open_category, read_defect_mask
+from efficientad.datasets import (
+    NORMAL,
+    Category,
+    Sample,
+    open_category,
+    read_defect_mask,
+)
 from efficientad.method.predictor import Predictor
 from efficientad.errors import StorageError, UndefinedMetricError
 from efficientad.images import read_image
@@ -64,7 +70,9 @@ class Evaluation:
         return {
             "category": self.category,
             **self.metrics,
-            "by_defect_type": {k: dict(v) for k, v in self.metrics_by_defect_type.items()},
+            "by_defect_type": {
+                k: dict(v) for k, v in self.metrics_by_defect_type.items()
+            },
             "threshold": self.threshold,
             "n_normal": sum(s.defect_type == NORMAL for s in self.scores),
             "n_defect": sum(s.defect_type != NORMAL for s in self.scores),
@@ -205,7 +213,9 @@ class _Collected:
             defect_type=scored.defect_type,
             prediction=self._predictions[scored.name],
             image=image,
-            defect_mask=read_defect_mask(sample, *image.shape[:2]) if has_mask else None,
+            defect_mask=read_defect_mask(sample, *image.shape[:2])
+            if has_mask
+            else None,
         )
 
 

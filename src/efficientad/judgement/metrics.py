@@ -206,8 +206,8 @@ def au_spro(
     """Give how much of each annotated defect is found, until its saturation area is.
 
     As AU-PRO, but a region counts as found wholly as soon as its saturation area is.
-    Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, who report the limits
-    0.05, 0.1, 0.3 and 1.
+    Bergmann et al., "Beyond Dents and Scratches", IJCV 2022. The default limit is
+    theirs; 0.1, 0.3 and 1 are in use as well.
 
     Args:
         anomaly_maps: Each (height, width) as the annotation, finite; images may differ

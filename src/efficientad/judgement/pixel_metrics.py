@@ -5,11 +5,11 @@ group of defect pixels. With annotation channels (MVTec LOCO) it is what was ann
 as one defect, which need not be connected, and which may count as found before its last
 pixel is.
 
-Sources: Bergmann et al., "The MVTec Anomaly Detection Dataset: A Comprehensive
-    Real-World
-Dataset for Unsupervised Anomaly Detection", IJCV 2021, for AU-PRO; Bergmann et al.,
-"Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and
-Localization", IJCV 2022, for AU-sPRO; and the evaluation scripts published with both.
+Sources: for AU-PRO, Bergmann et al., "The MVTec Anomaly Detection Dataset: A
+Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", IJCV 2021; for
+AU-sPRO, Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in
+Unsupervised Anomaly Detection and Localization", IJCV 2022; and the evaluation scripts
+published with both.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -272,11 +272,11 @@ def _connected_regions(scores: Floats, mask: NDArray[np.bool_]) -> ImageRegions:
     mask = mask[rows_with_defects]
     region_of_pixel = _label(mask)[mask] - 1
     by_region = np.argsort(region_of_pixel, kind="stable")
+    scores = scores[rows_with_defects][mask][by_region]
     sizes: Counts = np.bincount(region_of_pixel)
-    # The whole region is its saturation area, so the order within it does not matter.
-    return ImageRegions(
-        scores[rows_with_defects][mask][by_region], sizes, sizes.astype(np.float64)
-    )
+    for region in np.split(scores, np.cumsum(sizes)[:-1]):
+        region[::-1].sort()
+    return ImageRegions(scores, sizes, sizes.astype(np.float64))
 
 
 def _label(mask: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -39,9 +39,9 @@ _BATCH_PIXELS = 2**22
 class ImageRegions(NamedTuple):
     """The defect regions of one image.
 
-    `scores` are those of the regions' pixels, one region after the other; in a region
-    that saturates before its last pixel, highest first. `sizes` counts the pixels of
-    each region, and `saturation_areas` says how many of them are enough.
+    `scores` are those of the regions' pixels, one region after the other, in each the
+    highest first. `sizes` counts the pixels of each region, and `saturation_areas` says
+    how many of them are enough.
     """
 
     scores: Floats

@@ -29,6 +29,10 @@ _MAX_SCORES = 2**32 - 1
 # Scores that wait to be sorted together: 64 MiB of float32.
 _BATCH_SCORES = 2**24
 
+# A binade lists its distinct scores up to this share of the possible ones. Beyond, a
+# count for each possible one takes at most four times the memory and is far quicker.
+_LISTED_SHARE = 1 / 8
+
 
 class ScoreCounts:
     """The number of times each score was added; scores are told apart exactly.
@@ -125,8 +129,8 @@ class ScoreCounts:
 class _Binade:
     """How often each mantissa occurs among scores of one sign and exponent.
 
-    `_counts` has one entry for each mantissa of `_mantissas`, or, once that takes less
-    memory, for each possible one; and a last entry that is always 0, so that a count
+    `_counts` has one entry for each of `_mantissas`, ascending, or, once these would be
+    many, for every possible mantissa; and a last one that is always 0, so that a count
     can be asked for what lies above the highest. While `_is_summed`, an entry holds the
     number of scores at or above its mantissa instead.
     """
@@ -140,16 +144,15 @@ class _Binade:
     def add(self, mantissas: Bits) -> None:
         """Count mantissas, ascending."""
         self._sum(wanted=False)
-        if self._mantissas is None:
-            np.add.at(self._counts, mantissas, np.uint32(1))
-            return
-        mantissas, counts = _summed_up(mantissas, np.ones(mantissas.size, np.uint32))
-        both = np.concatenate([self._mantissas, mantissas])
-        order = np.argsort(both, kind="stable")  # two sorted runs: a merge
-        counts = np.append(self._counts[:-1], counts)[order]
-        self._mantissas, counts = _summed_up(both[order], counts)
-        self._counts = np.append(counts, np.uint32(0))
-        self._spread_out()
+        if self._mantissas is not None:
+            starts = np.flatnonzero(np.append(True, mantissas[1:] != mantissas[:-1]))
+            n_listed = self._mantissas.size + starts.size
+            if n_listed <= _LISTED_SHARE * self._n_mantissas:
+                counts = np.diff(starts, append=mantissas.size).astype(np.uint32)
+                self._merge(self._mantissas, mantissas[starts], counts)
+                return
+            self._spread_out(self._mantissas)
+        np.add.at(self._counts, mantissas, np.uint32(1))
 
     def n_scores(self) -> int:
         self._sum(wanted=True)
@@ -167,14 +170,23 @@ class _Binade:
         above = self._counts[last]
         return above, (self._counts[first] - above).astype(np.int64)
 
-    def _spread_out(self) -> None:
-        """Give every possible mantissa a count, if that takes less memory."""
-        assert self._mantissas is not None
-        counts_size = self._counts.itemsize * (self._n_mantissas + 1)
-        if self._mantissas.nbytes + self._counts.nbytes > counts_size:
-            counts = np.zeros(self._n_mantissas + 1, np.uint32)
-            counts[self._mantissas] = self._counts[:-1]
-            self._mantissas, self._counts = None, counts
+    def _merge(self, listed: Bits, mantissas: Bits, counts: NDArray[np.uint32]) -> None:
+        """Take distinct mantissas, ascending, into the list."""
+        both = np.concatenate([listed, mantissas])
+        order = np.argsort(both, kind="stable")  # two sorted runs: linear
+        both = both[order]
+        counts = np.concatenate([self._counts[:-1], counts])[order]
+        is_repeated = np.append(False, both[1:] == both[:-1])
+        repeated = np.flatnonzero(is_repeated)  # each once: both parts are distinct
+        counts[repeated - 1] += counts[repeated]
+        self._mantissas = both[~is_repeated]
+        self._counts = np.append(counts[~is_repeated], np.uint32(0))
+
+    def _spread_out(self, listed: Bits) -> None:
+        """Give every possible mantissa a count."""
+        counts = np.zeros(self._n_mantissas + 1, np.uint32)
+        counts[listed] = self._counts[:-1]
+        self._mantissas, self._counts = None, counts
 
     def _sum(self, *, wanted: bool) -> None:
         """Turn counts into counts at or above, or back, without a second array."""
@@ -188,17 +200,15 @@ class _Binade:
         self._is_summed = wanted
 
 
-def _summed_up(
-    mantissas: Bits, counts: NDArray[np.uint32]
-) -> tuple[Bits, NDArray[np.uint32]]:
-    """Each distinct one of ascending mantissas once, with the sum of its counts."""
-    starts = np.flatnonzero(np.append(True, mantissas[1:] != mantissas[:-1]))
-    return mantissas[starts], np.add.reduceat(counts, starts, dtype=np.uint32)
-
-
 def _ordered_bits(scores: Floats) -> Bits:
     """The scores' bit patterns, changed so that integers compare as the floats do."""
     positive_zero = scores + scores.dtype.type(0)  # -0.0 and 0.0 are one score
     bits: Bits = positive_zero.view(f"u{scores.itemsize}")
-    sign = bits.dtype.type(2 ** (8 * scores.itemsize - 1))
-    return np.where(bits & sign, ~bits, bits | sign)
+    sign_bit = bits.dtype.type(2 ** (8 * scores.itemsize - 1))
+    # All bits of a negative number change, and the sign of a positive one.
+    changes: Bits = (
+        positive_zero.view(f"i{scores.itemsize}") >> (8 * scores.itemsize - 1)
+    ).view(bits.dtype)
+    changes |= sign_bit
+    bits ^= changes
+    return bits

@@ -5,12 +5,13 @@ only, so tests give it a fake and other engines can stand behind it. No torch he
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from efficientad.images import ImageLike
 from efficientad.method.decision import Prediction
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """Judges images."""
 
