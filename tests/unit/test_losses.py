@@ -38,7 +38,9 @@ def test_hard_feature_loss_is_the_mean_above_each_images_quantile(pair, share):
 
 def test_hard_feature_loss_is_taken_image_by_image(pair):
     teacher, student = pair
-    alone = [hard_feature_loss(teacher[i : i + 1], student[i : i + 1]) for i in range(3)]
+    alone = [
+        hard_feature_loss(teacher[i : i + 1], student[i : i + 1]) for i in range(3)
+    ]
 
     together = hard_feature_loss(teacher, student)
 

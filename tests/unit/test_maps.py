@@ -51,7 +51,9 @@ def test_the_combined_map_is_the_mean_of_both(grids):
 
     maps = normalize_maps(raw, calibration)
 
-    torch.testing.assert_close(maps.combined_map, (maps.local_map + maps.global_map) / 2)
+    torch.testing.assert_close(
+        maps.combined_map, (maps.local_map + maps.global_map) / 2
+    )
     torch.testing.assert_close(maps.local_map, raw.local_map * 0.1)
 
 

@@ -29,7 +29,9 @@ def test_the_matrices_give_the_exact_correlation(size):
         * sum(b * s for b, s in zip(inputs[j], signal, strict=True))
         for j in range(n)
     ]
-    result = [sum(a * v for a, v in zip(row, transformed, strict=True)) for row in output]
+    result = [
+        sum(a * v for a, v in zip(row, transformed, strict=True)) for row in output
+    ]
 
     direct = [
         sum(signal[i + k] * taps[k] for k in range(size))

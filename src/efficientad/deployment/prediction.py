@@ -120,7 +120,9 @@ class _Lists:
 
     def __init__(self, output: Path) -> None:
         self._targets = [output / "predictions.csv", output / "predictions.jsonl"]
-        self._partial = [path.with_name(path.name + ".partial") for path in self._targets]
+        self._partial = [
+            path.with_name(path.name + ".partial") for path in self._targets
+        ]
         self._open = ExitStack()
 
     def __enter__(self) -> "_Lists":

@@ -20,7 +20,6 @@ from efficientad.datasets import (
     open_category,
     read_defect_mask,
 )
-from efficientad.method.predictor import Predictor
 from efficientad.errors import StorageError, UndefinedMetricError
 from efficientad.images import read_image
 from efficientad.judgement.metrics import (
@@ -31,6 +30,7 @@ from efficientad.judgement.metrics import (
 )
 from efficientad.judgement.report import Case, Report, ScoredImage, write_report
 from efficientad.method.decision import Prediction
+from efficientad.method.predictor import Predictor
 
 _N_CASES = 6
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"

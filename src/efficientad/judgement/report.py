@@ -1,260 +1,388 @@
-"""One self-contained HTML page: metrics, score histogram, best and worst cases.
+"""An evaluation as one HTML file that opens anywhere: no network, no script.
 
-Pictures are data URIs, the chart is inline SVG; there is no script and nothing external,
-so the page works offline, and everything from outside is escaped.
+It holds the metrics over all defects and for each type, the decisions at the threshold,
+all scores in one chart, the clearest and the worst cases with their maps, and what is
+known of the model. Everything from outside is escaped.
+
+Maps are colored on the scale that `heatmaps.color_scale` derives from the decision
+threshold, the same for every picture. The threshold is in its middle: what is bright
+orange or lighter has been reported.
 """
 
 import base64
-import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from html import escape
+from importlib.resources import files
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from PIL import Image
 
 from efficientad.datasets import NORMAL
 from efficientad.errors import StorageError
-from efficientad.heatmaps import prediction_panel
-from efficientad.images import Mask, RGBImage
+from efficientad.heatmaps import (
+    THRESHOLD_COLOR,
+    color_scale,
+    heatmap,
+    outline,
+    overlay,
+)
+from efficientad.images import Mask, RGBImage, resize_image
+from efficientad.judgement.score_chart import score_chart
 from efficientad.method.decision import Prediction
 
-_PANEL_HEIGHT = 200
-_JPEG_QUALITY = 88
-_N_BINS = 40
-_CHART_WIDTH, _CHART_HEIGHT, _MARGIN = 860, 240, 40
+_MAX_SIDE: Final = 256
+_JPEG_QUALITY: Final = 88
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --normal: #4c8bd0; --defect: #d9603b; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem;
-  padding: 0 1rem; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; } td, th { padding: .3rem .9rem .3rem 0;
-  text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0 1.6rem; } figure img { max-width: 100%; border-radius: 4px; }
-figcaption { font-size: .9rem; opacity: .85; }
-.facts td { overflow-wrap: anywhere; font-size: .9rem; }
-svg text { fill: currentColor; font-size: 12px; }
-@media print { body { max-width: none; } figure { break-inside: avoid; } }
-"""
+# In the order in which they are shown; others follow. A table breaks its lines where
+# these do, elsewhere that is a space.
+_METRIC_NAMES: Final = {
+    "image_au_roc": "image\nAU-ROC",
+    "image_average_precision": "image\naverage precision",
+    "image_f1_max": "image F1,\nbest threshold",
+    "pixel_au_roc": "pixel\nAU-ROC",
+    "au_pro": "AU-PRO",
+}
+_HEADLINES: Final = ("image_au_roc", "pixel_au_roc", "au_pro")
+_CALIBRATION: Final = "calibration"
+_ABSENT: Final = "\N{EN DASH}"
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """An image to show, with what was said about it."""
-
-    name: str
-    defect_type: str
-    prediction: Prediction
-    image: RGBImage
-    defect_mask: Mask | None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """The score and decision of one test image."""
+    """What was said about one test image, without its maps."""
 
     name: str
+    """Its path within the category."""
     defect_type: str
-    """`good` is normal."""
+    """`good` where there is no defect."""
     image_score: float
     p_value: float
     is_anomalous: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
+class Case:
+    """A test image that is shown with its maps."""
+
+    name: str
+    """Its path within the category."""
+    defect_type: str
+    """`good` where there is no defect."""
+    prediction: Prediction
+    image: RGBImage
+    """At the size it was judged at."""
+    defect_mask: Mask | None = None
+    """Of the image's size. None: normal, or not annotated."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Report:
-    """Everything the page shows."""
+    """All that stands in the report of an evaluation."""
 
     title: str
     metrics: Mapping[str, float]
+    """Over all test images. What is undefined is missing."""
     metrics_by_defect_type: Mapping[str, Mapping[str, float]]
+    """The same for each defect type against all normal images."""
     scores: Sequence[ScoredImage]
+    """Of all test images, at least one."""
     threshold: float
-    missed: Sequence[Case]
-    """Defects with the lowest scores, lowest first."""
-    found: Sequence[Case]
-    """Defects with the highest scores, highest first."""
-    highest_normal: Sequence[Case]
-    """Normal images with the highest scores, highest first."""
-    facts: Mapping[str, str]
+    """Scores above it are anomalous."""
+    missed: Sequence[Case] = ()
+    """The defects with the lowest scores, lowest first."""
+    found: Sequence[Case] = ()
+    """The defects with the highest scores, highest first."""
+    highest_normal: Sequence[Case] = ()
+    """The normal images with the highest scores, highest first."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What is known of the model: settings and provenance. What `calibration` states
+    stands with the decisions."""
+    model: str | None = None
+    """What the model is called, such as the name of its file."""
+    made_on: date = field(default_factory=lambda: datetime.now(UTC).astimezone().date())
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the page; it is complete or not there.
+    """Write a report as one HTML file, whole or not at all.
+
+    Args:
+        report: What to write.
+        path: The file; its folder is made if it is not there.
 
     Raises:
         StorageError: If it cannot be written; what stood there stays.
     """
+    # A file name of foreign bytes has characters that UTF-8 does not know.
+    page = _page(report).encode("utf-8", errors="backslashreplace")
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(_page(report), encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_bytes(page)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
+        raise StorageError(
+            f"cannot write {path} ({error.strerror}); check folder, permissions and "
+            "free space"
+        ) from error
 
 
 def _page(report: Report) -> str:
-    title = html.escape(report.title)
+    style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     sections = [
-        f"<h1>{title}</h1>",
-        f"<p>{_decisions(report)}</p>",
-        "<h2>Metrics</h2>",
-        _metrics_table(report),
-        "<h2>Image scores</h2>",
-        _histogram(report),
-        _cases("Defects with the lowest scores", report.missed),
-        _cases("Normal images with the highest scores", report.highest_normal),
-        _cases("Defects with the highest scores", report.found),
-        "<h2>The detector</h2>",
-        _facts_table(report.facts),
+        _header(report),
+        _figures(report),
+        _metrics_section(report),
+        _decisions_section(report),
+        _scores_section(report),
+        *_case_sections(report),
+        _facts_section(report),
     ]
+    body = "\n".join(filter(None, sections))
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>"
-        + "\n".join(sections)
-        + "</body></html>\n"
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
-def _decisions(report: Report) -> str:
-    normal = [s for s in report.scores if s.defect_type == NORMAL]
-    defect = [s for s in report.scores if s.defect_type != NORMAL]
-    n_found = sum(s.is_anomalous for s in defect)
-    n_flagged = sum(s.is_anomalous for s in normal)
-    return (
-        f"At the decision threshold {report.threshold:.3g}: <b>{n_found} of "
-        f"{len(defect)}</b> defective images found, <b>{n_flagged} of {len(normal)}</b> "
-        "normal images flagged."
-    )
-
-
-def _metrics_table(report: Report) -> str:
-    names = list(report.metrics)
-    counts: dict[str, int] = {}
-    for scored in report.scores:
-        counts[scored.defect_type] = counts.get(scored.defect_type, 0) + 1
-    n_defects = len(report.scores) - counts.get(NORMAL, 0)
-    head = "".join(f'<th class="number">{_label(name)}</th>' for name in names)
-    rows = [_metrics_row("all", n_defects, report.metrics, names)]
-    rows += [
-        _metrics_row(kind, counts.get(kind, 0), values, names)
-        for kind, values in report.metrics_by_defect_type.items()
+def _header(report: Report) -> str:
+    n_normal = len(_of_type(report, NORMAL))
+    facts = [
+        f"{len(report.scores) - n_normal} defects, {n_normal} normal images",
+        f"threshold {report.threshold:.4g}",
+        report.made_on.isoformat(),
     ]
+    if report.model is not None:
+        facts.insert(0, report.model)
+    meta = " · ".join(f"<bdi>{escape(fact)}</bdi>" for fact in facts)
     return (
-        f'<table><tr><th>defect type</th><th class="number">images</th>{head}</tr>'
-        + "".join(rows)
-        + "</table>"
+        f"<header>\n<h1><bdi>{escape(report.title)}</bdi></h1>\n"
+        f'<p class="meta">{meta}</p>\n</header>'
     )
+
+
+def _figures(report: Report) -> str:
+    normal, defects = _of_type(report, NORMAL), _defects(report)
+    figures = [
+        (f"{report.metrics[key]:.3f}", _METRIC_NAMES[key])
+        for key in _HEADLINES
+        if key in report.metrics
+    ]
+    figures += [
+        (f"{_n_flagged(scored)} <small>of {len(scored)}</small>", name)
+        for scored, name in ((defects, "defects found"), (normal, "false alarms"))
+    ]
+    tiles = "".join(
+        f'<div class="figure"><b>{number}</b><span>{name}</span></div>'
+        for number, name in figures
+    )
+    return f'<div class="figures">{tiles}</div>'
+
+
+def _metrics_section(report: Report) -> str:
+    by_type = report.metrics_by_defect_type
+    keys = _metric_keys([report.metrics, *by_type.values()])
+    head = "".join(
+        f'<th scope="col">{escape(_METRIC_NAMES.get(key, key.replace("_", " ")))}</th>'
+        for key in keys
+    )
+    rows = _metrics_row("all defects", _defects(report), report.metrics, keys, "total")
+    for name, metrics in by_type.items():
+        rows += _metrics_row(name, _of_type(report, name), metrics, keys)
+    return _section(
+        "Metrics",
+        "Each defect type against all normal images. At best a metric is 1; an AU-ROC "
+        f"of 0.5 is guessing; {_ABSENT} means undefined, such as a pixel metric where "
+        "no pixel is annotated.",
+        '<div class="wide"><table>\n<thead><tr><th scope="col">defect type</th>'
+        f'<th scope="col">images</th><th scope="col">found</th>{head}</tr></thead>\n'
+        f"<tbody>\n{rows}</tbody>\n</table></div>",
+    )
+
+
+def _metric_keys(all_metrics: Iterable[Mapping[str, float]]) -> list[str]:
+    occurring = dict.fromkeys(key for metrics in all_metrics for key in metrics)
+    known = [key for key in _METRIC_NAMES if key in occurring]
+    return known + [key for key in occurring if key not in _METRIC_NAMES]
 
 
 def _metrics_row(
-    kind: str, n_images: int, values: Mapping[str, float], names: Iterable[str]
+    name: str,
+    scored: Sequence[ScoredImage],
+    metrics: Mapping[str, float],
+    keys: Sequence[str],
+    css_class: str = "",
 ) -> str:
-    cells = "".join(
-        f'<td class="number">{100 * values[n]:.1f} %</td>'
-        if n in values
-        else '<td class="number">not annotated</td>'
-        for n in names
+    values = (f"{metrics[key]:.3f}" if key in metrics else _ABSENT for key in keys)
+    cells = (str(len(scored)), str(_n_flagged(scored)), *values)
+    return (
+        f'<tr class="{css_class}"><th scope="row"><bdi>{escape(name)}</bdi></th>'
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
     )
-    kind = html.escape(kind)
-    return f'<tr><td>{kind}</td><td class="number">{n_images}</td>{cells}</tr>'
 
 
-def _label(name: str) -> str:
-    words = {"au_roc": "AU-ROC", "au_pro": "AU-PRO", "f1_max": "F1-max"}
-    for key, word in words.items():
-        name = name.replace(key, word)
-    return html.escape(name.replace("_", " "))
-
-
-def _histogram(report: Report) -> str:
-    scores = [s.image_score for s in report.scores]
-    low, high = min(*scores, report.threshold), max(*scores, report.threshold)
-    high = high if high > low else low + 1
-    edges = np.linspace(low, high, _N_BINS + 1)
-    groups = (
-        ("normal", [s.image_score for s in report.scores if s.defect_type == NORMAL]),
-        ("defect", [s.image_score for s in report.scores if s.defect_type != NORMAL]),
+def _decisions_section(report: Report) -> str:
+    rows = ""
+    for name, scored, classes in (
+        ("normal images", _of_type(report, NORMAL), ("right", "wrong")),
+        ("defects", _defects(report), ("wrong", "right")),
+    ):
+        n_flagged = _n_flagged(scored)
+        cells = "".join(
+            f'<td><span class="{css_class if n else "quiet"}">{n}</span></td>'
+            for n, css_class in zip(
+                (len(scored) - n_flagged, n_flagged), classes, strict=True
+            )
+        )
+        rows += f'<tr><th scope="row">{name}</th>{cells}<td>{len(scored)}</td></tr>\n'
+    note = (
+        f"An image is reported if its score is above {report.threshold:.4g}. That was "
+        "settled before; no test image had a part in it."
     )
-    counts = {name: np.histogram(values, edges)[0] for name, values in groups}
-    tallest = max(1, *(int(c.max()) for c in counts.values()))
-    bars = "".join(_bars(name, c, tallest) for name, c in counts.items())
-    at = _x((report.threshold - low) / (high - low))
-    bottom = _CHART_HEIGHT - _MARGIN
-    ticks = "".join(
-        f'<text x="{_x(share):.1f}" y="{bottom + 18}" text-anchor="middle">'
-        f"{low + share * (high - low):.3g}</text>"
-        for share in (0, 0.25, 0.5, 0.75, 1)
+    if _CALIBRATION in report.facts:
+        note += f" Calibration: {escape(report.facts[_CALIBRATION])}."
+    return _section(
+        "Decisions",
+        note,
+        '<div class="wide"><table class="confusion">\n<thead><tr>'
+        '<th scope="col">test images</th><th scope="col">not reported</th>'
+        '<th scope="col">reported</th><th scope="col">in all</th></tr></thead>\n'
+        f"<tbody>\n{rows}</tbody>\n</table></div>",
+    )
+
+
+def _scores_section(report: Report) -> str:
+    types = dict.fromkeys([NORMAL, *report.metrics_by_defect_type])
+    types |= dict.fromkeys(scored.defect_type for scored in report.scores)
+    scores = {
+        name: [scored.image_score for scored in _of_type(report, name)]
+        for name in types
+    }
+    return _section(
+        "Scores",
+        "Above, how many images have which score; below, a dot for each image. Two "
+        "separate hills are a solved problem; defects left of the threshold are missed.",
+        f'<div class="wide">{score_chart(scores, report.threshold)}</div>',
+    )
+
+
+def _case_sections(report: Report) -> Iterator[str]:
+    for title, cases in (
+        ("Defects with the lowest scores", report.missed),
+        ("Defects with the highest scores", report.found),
+        ("Normal images with the highest scores", report.highest_normal),
+    ):
+        if cases:
+            yield _section(
+                title,
+                "Green outlines what is annotated, blue what is above the threshold.",
+                _scale(report.threshold) + "\n".join(map(_case, cases)),
+            )
+
+
+def _scale(threshold: float) -> str:
+    """Show what the colors of the maps mean."""
+    low, high = color_scale(threshold)
+    values = np.linspace(low, high, 256, dtype=np.float32)[None]
+    bar = _data_uri(heatmap(values, low=low, high=high), "PNG")
+    share = (threshold - low) / (high - low)
+    middle = ""
+    if 0 < share < 1:
+        middle = (
+            f'<span class="middle" style="left:{100 * share:.1f}%">'
+            f"threshold {threshold:.4g}</span>"
+        )
+    return (
+        f'<div class="scale"><img src="{bar}" alt="color scale">'
+        f"<div><span>{low:.3g}</span>{middle}"
+        f'<span class="high">{high:.4g} and above</span></div></div>\n'
+    )
+
+
+def _case(case: Case) -> str:
+    prediction = case.prediction
+    is_defect = case.defect_type != NORMAL
+    verdicts = ("missed", "found") if is_defect else ("passed", "false alarm")
+    css_class = "right" if prediction.is_anomalous == is_defect else "wrong"
+    kind = f"<span><bdi>{escape(case.defect_type)}</bdi></span>" if is_defect else ""
+    pictures = "".join(
+        f'<figure><img src="{_data_uri(picture, "JPEG")}" alt="{caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for caption, picture in _pictures(case)
     )
     return (
-        f'<svg viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" role="img" '
-        'aria-label="histogram of image scores">'
-        f"{bars}"
-        f'<line x1="{_MARGIN}" x2="{_CHART_WIDTH - _MARGIN}" y1="{bottom}" '
-        f'y2="{bottom}" stroke="currentColor"/>'
-        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="14" y2="{bottom}" '
-        'stroke="currentColor" stroke-dasharray="4 3"/>'
-        f'<text x="{at + 5:.1f}" y="22">threshold {report.threshold:.3g}</text>'
-        f'{ticks}<text x="{_CHART_WIDTH / 2}" y="{_CHART_HEIGHT - 4}" '
-        'text-anchor="middle">image score</text>'
-        f'<text x="4" y="22">{tallest}</text><text x="4" y="{bottom}">0 images</text>'
-        f'<text x="{_CHART_WIDTH - 130}" y="22" style="fill:var(--normal)">normal</text>'
-        f'<text x="{_CHART_WIDTH - 80}" y="22" style="fill:var(--defect)">defect</text>'
-        "</svg>"
+        f'<article class="case">\n<h3><code><bdi>{escape(case.name)}</bdi></code>{kind}'
+        f"<span>score {prediction.image_score:.4g}</span>"
+        f"<span>p-value {prediction.p_value:.3g}</span>"
+        f'<b class="{css_class}">{verdicts[prediction.is_anomalous]}</b></h3>\n'
+        f'<div class="pictures">{pictures}</div>\n</article>'
     )
 
 
-def _x(share: float) -> float:
-    return _MARGIN + share * (_CHART_WIDTH - 2 * _MARGIN)
+def _pictures(case: Case) -> Iterator[tuple[str, RGBImage]]:
+    """Give the pictures of a case with their captions."""
+    scale = min(1, _MAX_SIDE / max(case.image.shape[:2]))
+    height, width = (max(1, round(scale * n)) for n in case.image.shape[:2])
+    image = _resized(case.image, height, width)
+    yield "image", image
+    if case.defect_mask is not None:
+        # Outlined before it is made smaller: so no region is lost.
+        annotated = outline(case.image, case.defect_mask)
+        yield "annotated defect", _resized(annotated, height, width)
+    # The maps are made from their grids at this size, never at the image's.
+    prediction = replace(case.prediction, height=height, width=width)
+    low, high = color_scale(prediction.threshold)
+    yield "local map", heatmap(prediction.local_map, low=low, high=high)
+    yield "global map", heatmap(prediction.global_map, low=low, high=high)
+    covered = overlay(image, prediction.anomaly_map, low=low, high=high)
+    is_above = prediction.anomaly_map > prediction.threshold
+    yield "combined map", outline(covered, is_above, THRESHOLD_COLOR)
 
 
-def _bars(name: str, counts: Sequence[int] | np.ndarray, tallest: int) -> str:
-    width = _x(1 / _N_BINS) - _x(0)
-    bottom, room = _CHART_HEIGHT - _MARGIN, _CHART_HEIGHT - _MARGIN - 30
-    return "".join(
-        f'<rect x="{_x(i / _N_BINS):.1f}" y="{bottom - room * n / tallest:.1f}" '
-        f'width="{width:.1f}" height="{room * n / tallest:.1f}" '
-        f'fill="var(--{name})" fill-opacity="0.65"/>'
-        for i, n in enumerate(counts)
-        if n
+def _resized(image: RGBImage, height: int, width: int) -> RGBImage:
+    is_fitting = image.shape[:2] == (height, width)
+    return image if is_fitting else resize_image(image, height, width)
+
+
+def _data_uri(picture: RGBImage, kind: str) -> str:
+    stream = io.BytesIO()
+    # Full color resolution: thin colored outlines keep their color.
+    options = {"quality": _JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
+    Image.fromarray(picture).save(stream, kind, **options)
+    encoded = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{encoded}"
+
+
+def _facts_section(report: Report) -> str:
+    facts = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n"
+        for name, value in report.facts.items()
+        if name != _CALIBRATION
     )
+    return _section("Model", "", f"<dl>\n{facts}</dl>") if facts else ""
 
 
-def _cases(title: str, cases: Sequence[Case]) -> str:
-    figures = "".join(
-        f'<figure><img alt="" src="{_data_uri(_panel(case))}">'
-        f"<figcaption>{html.escape(case.name)} · {html.escape(case.defect_type)} · score "
-        f"{case.prediction.image_score:.3g} · p-value {case.prediction.p_value:.2g} · "
-        f"{'anomalous' if case.prediction.is_anomalous else 'normal'}"
-        "</figcaption></figure>"
-        for case in cases
-    )
-    return f"<h2>{title}</h2>{figures}"
+def _section(title: str, note: str, body: str) -> str:
+    quiet = f'<p class="quiet">{note}</p>\n' if note else ""
+    return f"<section>\n<h2>{title}</h2>\n{quiet}{body}\n</section>"
 
 
-def _panel(case: Case) -> RGBImage:
-    return prediction_panel(
-        case.image,
-        case.prediction,
-        defect_mask=case.defect_mask,
-        height=_PANEL_HEIGHT,
-    )
+def _of_type(report: Report, defect_type: str) -> list[ScoredImage]:
+    return [s for s in report.scores if s.defect_type == defect_type]
 
 
-def _data_uri(picture: RGBImage) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _defects(report: Report) -> list[ScoredImage]:
+    return [s for s in report.scores if s.defect_type != NORMAL]
 
 
-def _facts_table(facts: Mapping[str, str]) -> str:
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
-        for name, value in facts.items()
-    )
-    return f'<table class="facts">{rows}</table>'
+def _n_flagged(scored: Iterable[ScoredImage]) -> int:
+    return sum(s.is_anomalous for s in scored)

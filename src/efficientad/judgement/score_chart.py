@@ -143,6 +143,7 @@ def _histogram(
                     f"<title>{n}</title></rect>"
                 )
     yield _line(_LEFT, middle, _WIDTH - _RIGHT, middle, "axis")
+    yield _text(0, 19, "number of images", "tick", "start")
     yield _text(0, middle - _HALF_HEIGHT / 2, "normal images", "label", "start")
     yield _text(0, middle + _HALF_HEIGHT / 2 + 8, "defects", "label", "start")
 
@@ -150,12 +151,16 @@ def _histogram(
 def _bar_edges(threshold_place: float | None) -> NDArray[np.float64]:
     """Cut the axis into bars of one width, one border at the threshold."""
     width = (_WIDTH - _LEFT - _RIGHT) / _N_BARS
-    first = _LEFT if threshold_place is None else _LEFT + (threshold_place - _LEFT) % width
+    first = (
+        _LEFT if threshold_place is None else _LEFT + (threshold_place - _LEFT) % width
+    )
     edges: NDArray[np.float64] = first + width * np.arange(-1, _N_BARS + 2)
     return edges
 
 
-def _counts(places: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
+def _counts(
+    places: NDArray[np.float64], edges: NDArray[np.float64]
+) -> NDArray[np.int64]:
     """Count what is above a bar's left edge and not above its right one.
 
     So a score that equals the threshold, which is not anomalous, stays on its left.
@@ -199,9 +204,7 @@ def _round_values(low: float, high: float, n_most: int) -> list[float]:
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
-    return (
-        f'<line class="{name}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-    )
+    return f'<line class="{name}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def _text(x: float, y: float, text: str, name: str, anchor: str) -> str:

@@ -116,7 +116,7 @@ def _transposed(matrix: Matrix) -> Matrix:
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 - the form ctypes asks for
+    _fields_ = [
         (name, ctypes.c_int64)
         for name in (
             "n",
@@ -176,9 +176,7 @@ def _planes(kernel_size: int, n: int, tiles: tuple[int, int], channels: int) -> 
 
 
 def _empty_image(n: int, channels: int, height: int, width: int) -> Tensor:
-    return torch.empty(
-        n, channels, height, width, memory_format=torch.channels_last
-    )
+    return torch.empty(n, channels, height, width, memory_format=torch.channels_last)
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
@@ -191,7 +189,7 @@ def transform_kernel(weight: Tensor) -> Tensor:
 class _WinogradConv2d(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401 - torch gives no public type
+        ctx: Any,
         image: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -226,7 +224,7 @@ class _WinogradConv2d(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         planes, kernel, activation = ctx.saved_tensors
         image_shape, size, padding, tiles = ctx.geometry
         if activation is not None:
@@ -261,7 +259,10 @@ def is_faster(image: Tensor, weight: Tensor, padding: int) -> bool:
     if n_in % _LANES or n_out % _LANES or min(n_in, n_out) < _MIN_CHANNELS:
         return False
     n, _, height, width = image.shape
-    out_height, out_width = height + 2 * padding - size + 1, width + 2 * padding - size + 1
+    out_height, out_width = (
+        height + 2 * padding - size + 1,
+        width + 2 * padding - size + 1,
+    )
     n_tiles = n * -(-out_height // OUTPUT_TILE) * -(-out_width // OUTPUT_TILE)
     return n_tiles >= _MIN_TILES and _library() is not None
 

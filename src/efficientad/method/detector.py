@@ -52,7 +52,9 @@ class StudentDescriptors(NamedTuple):
     for_autoencoder: Descriptors
 
 
-def split_student(output: Float[Tensor, "batch 768 rows columns"]) -> StudentDescriptors:
+def split_student(
+    output: Float[Tensor, "batch 768 rows columns"],
+) -> StudentDescriptors:
     """Split the student's output: the half for the teacher comes first."""
     for_teacher, for_autoencoder = output.split(DESCRIPTOR_CHANNELS, dim=1)
     return StudentDescriptors(for_teacher, for_autoencoder)

@@ -47,7 +47,9 @@ def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.flo
     return matrix
 
 
-def place_map(grid: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+def place_map(
+    grid: NDArray[np.float32], height: int, width: int
+) -> NDArray[np.float32]:
     """Draw a grid of map values on an image of the given size.
 
     Args:

@@ -104,9 +104,7 @@ def write_category(
     wanted += [(f"test/{kind}", kind, n_per_defect) for kind in DEFECT_TYPES]
     for number, (inner, defect_type, count) in enumerate(wanted):
         for k in range(count):
-            image, mask = draw_part(
-                _derived_seed(seed, number, k), defect_type, size
-            )
+            image, mask = draw_part(_derived_seed(seed, number, k), defect_type, size)
             _save(folder / inner / f"{k:03}.png", Image.fromarray(image))
             if defect_type is not None:
                 path = folder / "ground_truth" / defect_type / f"{k:03}_mask.png"

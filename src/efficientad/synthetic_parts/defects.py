@@ -148,9 +148,7 @@ def _blob(
         radius=radius,
         stretch=rng.uniform(1, 1.5),
         turn=rng.uniform(0, np.pi),
-        waves=tuple(
-            (float(s), float(p)) for s, p in zip(sizes, phases, strict=True)
-        ),
+        waves=tuple((float(s), float(p)) for s, p in zip(sizes, phases, strict=True)),
         strength=rng.uniform(0.45, 1),
     )
 

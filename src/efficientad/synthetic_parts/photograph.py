@@ -108,7 +108,10 @@ def _shadow(height: Field, light: Light) -> Field:
 
 def _shifted(values: Field, down: int, right: int) -> Field:
     """Give each point the value that lies this much further; at the border its own."""
-    (into_rows, from_rows), (into_columns, from_columns) = _overlap(down), _overlap(right)
+    (into_rows, from_rows), (into_columns, from_columns) = (
+        _overlap(down),
+        _overlap(right),
+    )
     shifted = values.copy()
     shifted[into_rows, into_columns] = values[from_rows, from_columns]
     return shifted

@@ -137,9 +137,7 @@ class _Material:
                     f"{(n - n_done) / rate / 60:.0f} min left"
                 )
 
-        cache.build(
-            self.features, lambda i: self._source_input([i])[0], on_progress
-        )
+        cache.build(self.features, lambda i: self._source_input([i])[0], on_progress)
         return cache.open()
 
     def _fingerprint(self) -> str:
@@ -242,7 +240,9 @@ class _Distillation:
         self.network = PatchDescriptionNetwork(
             config.size, has_batch_norm=recipe.has_batch_norm
         ).to(material.device)
-        maker = torch.optim.AdamW if recipe.rate_schedule == "cosine" else torch.optim.Adam
+        maker = (
+            torch.optim.AdamW if recipe.rate_schedule == "cosine" else torch.optim.Adam
+        )
         self.optimizer = maker(
             self.network.parameters(), weight_decay=recipe.weight_decay, fused=True
         )
@@ -424,4 +424,6 @@ def _log(
 
 
 def _quartiles(values: Iterable[float]) -> list[float]:
-    return [round(float(v), 4) for v in np.quantile(list(values), (0, 0.25, 0.5, 0.75, 1))]
+    return [
+        round(float(v), 4) for v in np.quantile(list(values), (0, 0.25, 0.5, 0.75, 1))
+    ]

@@ -96,7 +96,9 @@ class FeatureCache:
                 shape=self.shape,
             )
         except OSError as error:
-            raise StorageError(f"cannot write {self.folder / _FILE}: {error}") from error
+            raise StorageError(
+                f"cannot write {self.folder / _FILE}: {error}"
+            ) from error
         for start in range(n_done, len(self.numbers), batch_size):
             numbers = self.numbers[start : start + batch_size]
             images = torch.stack([prepared(number) for number in numbers])

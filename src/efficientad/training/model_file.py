@@ -101,7 +101,9 @@ def recalibrate(
         images, _ = normal_image_paths(Path(images), min_images=1)
     normal = read_normal_images(images)
     trained_on = set(detector.provenance.get("training_images", {}).values())
-    if shared := [n for n, h in zip(normal.names, normal.hashes, strict=True) if h in trained_on]:
+    if shared := [
+        n for n, h in zip(normal.names, normal.hashes, strict=True) if h in trained_on
+    ]:
         raise DatasetError(
             f"calibration needs images that were not trained on; {len(shared)} were, for "
             f"example {shared[0]}; take others"

@@ -168,12 +168,17 @@ class QuickStep:
         corners = rng.integers(0, n_cells, (n, 2))
         student = split_student(detector.student(self._windows(chosen, corners)))
         teacher = torch.stack(
-            [self._teacher(int(i))[self._cells(c)] for i, c in zip(chosen, corners, strict=True)]
+            [
+                self._teacher(int(i))[self._cells(c)]
+                for i, c in zip(chosen, corners, strict=True)
+            ]
         )
         hard = self._imitation_loss(teacher, student.for_teacher, progress)
         whole = chosen[: quick.n_whole_images]
         augmented = vary_color(self._pixels[torch.from_numpy(whole)], rng)
-        autoencoder = detector.autoencoder(normalize_images(augmented.to(detector.device)))
+        autoencoder = detector.autoencoder(
+            normalize_images(augmented.to(detector.device))
+        )
         targets = torch.stack([self._teacher(int(i)) for i in whole])
         blurred = torch.stack(
             [a[self._cells(c)] for a, c in zip(autoencoder, corners, strict=False)]

@@ -162,7 +162,10 @@ class _Training:
             else torch.optim.Adam
         )
         self.optimizer = maker(
-            [*self.detector.student.parameters(), *self.detector.autoencoder.parameters()],
+            [
+                *self.detector.student.parameters(),
+                *self.detector.autoencoder.parameters(),
+            ],
             lr=self.recipe.learning_rate,
             weight_decay=self.recipe.weight_decay,
             fused=True,

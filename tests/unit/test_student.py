@@ -1,0 +1,205 @@
+"""Training, calibration and the model file, at two steps."""
+
+import numpy as np
+import pytest
+import torch
+
+from efficientad.errors import (
+    ConfigError,
+    DatasetError,
+    ModelFileError,
+    NotCalibratedError,
+    StorageError,
+    TrainingError,
+)
+from efficientad.method.detector import Detector
+from efficientad.training import model_file, student, tensor_file
+from efficientad.training.config import TrainConfig
+from efficientad.training.schedule import learning_rate
+
+CONFIG = TrainConfig(preset="quick", steps=8, batch_size=4, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def normal_images():
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 256, (12, 64, 64, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def trained(normal_images, tmp_path_factory):
+    output = tmp_path_factory.mktemp("model") / "part.ead"
+    return student.train(normal_images, CONFIG, output=output), output
+
+
+def interrupt_after(monkeypatch, n_steps, error):
+    take_step = student._Training.take_step
+
+    def failing(self):
+        if self.n_steps_done == n_steps:
+            raise error
+        return take_step(self)
+
+    monkeypatch.setattr(student._Training, "take_step", failing)
+
+
+def test_a_saved_detector_answers_as_before(trained, normal_images):
+    detector, path = trained
+
+    loaded = model_file.load(path, device="cpu")
+
+    before, after = detector.predict(normal_images[0]), loaded.predict(normal_images[0])
+    assert after.image_score == before.image_score
+    np.testing.assert_array_equal(after.anomaly_map, before.anomaly_map)
+    assert loaded.calibration == detector.calibration
+    assert loaded.provenance == detector.provenance
+    assert not path.with_name("part.ead.checkpoint").exists()
+
+
+def test_an_interrupted_training_resumes_to_the_same_bits(
+    trained, normal_images, tmp_path, monkeypatch
+):
+    detector, _ = trained
+    output = tmp_path / "part.ead"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            student.train(normal_images, CONFIG, output=output)
+    resuming = TrainConfig(
+        preset="quick", steps=8, batch_size=4, device="cpu", resume=True
+    )
+
+    resumed = student.train(normal_images, resuming, output=output)
+
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert resumed.calibration == detector.calibration
+
+
+def test_a_checkpoint_of_other_settings_is_refused(
+    normal_images, tmp_path, monkeypatch
+):
+    output = tmp_path / "part.ead"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            student.train(normal_images, CONFIG, output=output)
+    other = TrainConfig(
+        preset="quick", steps=8, batch_size=4, device="cpu", seed=1, resume=True
+    )
+
+    with pytest.raises(ModelFileError, match="other settings"):
+        student.train(normal_images, other, output=output)
+    assert output.with_name("part.ead.checkpoint").exists()
+
+
+def test_a_non_finite_loss_ends_the_training(normal_images, monkeypatch):
+    monkeypatch.setattr(student._Training, "take_step", lambda _: float("nan"))
+
+    with pytest.raises(TrainingError, match="not finite"):
+        student.train(normal_images, CONFIG)
+
+
+def test_too_few_different_images_are_refused(normal_images):
+    with pytest.raises(DatasetError, match="got 1; record more"):
+        student.train([normal_images[0]] * 12, CONFIG)
+
+
+def test_a_validation_folder_that_shares_images_is_refused(normal_images, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(normal_images[3]).save(tmp_path / "copy.png")
+    config = TrainConfig(preset="quick", steps=8, validation=tmp_path, device="cpu")
+
+    with pytest.raises(DatasetError, match=r"copy\.png is the same picture as image 3"):
+        student.train(normal_images, config)
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(normal_images, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StorageError, match="choose another output"):
+        student.train(normal_images, CONFIG, output=tmp_path / "file" / "part.ead")
+
+
+def test_a_paper_step_trains_all_but_the_teacher(normal_images):
+    config = TrainConfig(preset="paper", steps=1, device="cpu")
+
+    detector = student.train(normal_images, config)
+
+    assert isinstance(detector, Detector)
+    assert detector.calibration is not None
+    assert detector.provenance["preset"] == "paper"
+
+
+def test_truncated_foreign_and_newer_files_are_refused(trained, tmp_path, monkeypatch):
+    _, path = trained
+    truncated = tmp_path / "truncated.ead"
+    truncated.write_bytes(path.read_bytes()[:1000])
+    foreign = tmp_path / "foreign.ead"
+    foreign.write_text("not a model")
+    teacher = tmp_path / "teacher.ead"
+    tensor_file.write(teacher, "teacher", {"a": torch.zeros(1)}, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_file, "FORMAT_VERSION", 99)
+        newer = tmp_path / "newer.ead"
+        tensor_file.write(newer, "detector", {"a": torch.zeros(1)}, {})
+
+    for file, words in (
+        (truncated, "truncated, damaged"),
+        (foreign, "truncated, damaged"),
+        (teacher, "is a teacher file; needed a detector"),
+        (newer, "update efficientad"),
+        (tmp_path / "missing.ead", "no detector file"),
+    ):
+        with pytest.raises(ModelFileError, match=words):
+            model_file.load(file)
+
+
+def test_a_failed_save_leaves_the_old_file(trained, tmp_path, monkeypatch):
+    detector, _ = trained
+    target = tmp_path / "part.ead"
+    target.write_text("the old one")
+
+    def full_disk(_tensors, path, _metadata):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensor_file, "save_file", full_disk)
+    with pytest.raises(StorageError, match="No space left"):
+        model_file.save(detector, target)
+    assert target.read_text() == "the old one"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_uncalibrated_detector_is_neither_used_nor_saved(trained, tmp_path):
+    _, path = trained
+    detector = model_file.load(path, device="cpu")
+    detector.calibration = None
+
+    with pytest.raises(NotCalibratedError):
+        detector.predict(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(NotCalibratedError):
+        model_file.save(detector, tmp_path / "part.ead")
+
+
+def test_calibration_refuses_images_that_were_trained_on(trained, normal_images):
+    _, path = trained
+    detector = model_file.load(path, device="cpu")
+
+    with pytest.raises(DatasetError, match="were not trained on"):
+        model_file.recalibrate(detector, normal_images)
+
+
+def test_the_papers_rate_falls_to_a_tenth_for_the_last_5_percent():
+    rates = [learning_rate(step / 70_000, 1e-4, "drop") for step in (0, 66_499, 66_500)]
+
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5])
+
+
+@pytest.mark.parametrize(
+    "setting", [{"steps": 0}, {"validation_share": 1.0}, {"seed": -1}]
+)
+def test_settings_outside_their_range_are_refused(setting):
+    with pytest.raises(ConfigError):
+        TrainConfig(**setting)
