@@ -1,78 +1,470 @@
+"""The report: one file with everything in it, whatever the files are called."""
+
+import base64
+import io
 import re
+from dataclasses import replace
+from datetime import date
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from efficientad.errors import StorageError
+from efficientad.heatmaps import MASK_COLOR, THRESHOLD_COLOR
 from efficientad.judgement.report import Case, Report, ScoredImage, write_report
+from efficientad.judgement.score_chart import score_chart
 from efficientad.method.decision import Prediction
 
+VOID = {"meta", "img"}
+SCORES = st.floats(1e-3, 1e3)
 
-def report_of(name="test/scratch/000.png"):
+
+class CheckedPage(HTMLParser):
+    """Reads a page, and fails where an element is not closed in its turn."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data.strip())
+
+    def text_of_row(self, first):
+        """The texts of a table's row, by the text of its first cell."""
+        texts = [text for text in self.texts if text]
+        start = texts.index(first)
+        return texts[start + 1 : start + 8]
+
+    def sources(self, alt):
+        return [
+            a["src"] for tag, a in self.elements if tag == "img" and a["alt"] == alt
+        ]
+
+
+def scored(defect_type, image_score, name="a.png", threshold=0.5):
+    is_anomalous = image_score > threshold
+    return ScoredImage(name, defect_type, image_score, 0.1, is_anomalous)
+
+
+def case_of(defect_type="scratch", image_score=0.9, *, name="a.png", shape=(40, 60)):
     grid = np.linspace(0, 1, 56 * 56, dtype=np.float32).reshape(56, 56)
     prediction = Prediction(
-        image_score=0.9,
-        p_value=0.1,
+        image_score=image_score,
+        p_value=0.0625,
         threshold=0.5,
-        height=40,
-        width=60,
+        height=shape[0],
+        width=shape[1],
         local_grid=grid,
         global_grid=grid.T.copy(),
     )
-    image = np.full((40, 60, 3), 128, np.uint8)
-    mask = np.zeros((40, 60), np.bool_)
-    mask[10:20, 10:20] = True
-    case = Case(name, "scratch", prediction, image, mask)
-    return Report(
+    image = np.full((*shape, 3), 128, np.uint8)
+    mask = None
+    if defect_type != "good":
+        mask = np.zeros(shape, np.bool_)
+        mask[shape[0] // 2, shape[1] // 2] = True
+    return Case(name, defect_type, prediction, image, mask)
+
+
+def report_of(**changes):
+    report = Report(
         title="plate: evaluation",
         metrics={"image_au_roc": 0.987, "au_pro": 0.5},
-        metrics_by_defect_type={"scratch": {"image_au_roc": 0.987}},
+        metrics_by_defect_type={
+            "scratch": {"image_au_roc": 0.9, "au_pro": 0.4},
+            "dent": {"image_au_roc": 0.99},
+        },
         scores=[
-            ScoredImage(name, "scratch", 0.9, 0.1, is_anomalous=True),
-            ScoredImage("b", "scratch", 0.3, 0.5, is_anomalous=False),
-            ScoredImage("c", "good", 0.2, 0.9, is_anomalous=False),
+            *(scored("scratch", s) for s in (0.3, 0.9)),
+            *(scored("dent", s) for s in (0.4, 0.8, 2.0)),
+            *(scored("good", s) for s in (0.1, 0.2, 0.3, 0.6)),
         ],
         threshold=0.5,
-        missed=[case],
-        found=[case],
-        highest_normal=[],
-        facts={"calibration": "20 held-out images & so on"},
+        made_on=date(2024, 1, 4),
+    )
+    return replace(report, **changes)
+
+
+def written(report, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(report, path)
+    return path.read_text(encoding="utf-8")
+
+
+def picture_of(source):
+    header, _, encoded = source.partition(";base64,")
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+        assert header == f"data:image/{str(picture.format).lower()}"
+        return np.asarray(picture.convert("RGB"))
+
+
+def has_color_like(picture, color):
+    return bool((np.abs(picture.astype(int) - color).max(axis=2) < 40).any())
+
+
+# The page
+
+
+def test_the_page_is_well_formed_and_needs_nothing_from_outside(tmp_path):
+    cases = [case_of(), case_of("good", 0.3)]
+    page = written(report_of(missed=cases, found=cases), tmp_path)
+    checked = CheckedPage(page)
+
+    assert page.startswith("<!DOCTYPE html>")
+    for tag, attributes in checked.elements:
+        assert tag not in {"script", "link", "iframe", "object"}
+        assert not {"href", "srcset", "onload"} & set(attributes)
+        assert str(attributes.get("src", "data:")).startswith("data:")
+    assert "http" not in page
+    assert not re.search(r"url\(|@import", page)
+
+
+def test_the_check_notices_an_element_that_is_not_closed():
+    with pytest.raises(AssertionError):
+        CheckedPage("<p><b>text</p>")
+
+
+def test_the_header_tells_what_was_judged_when_and_how(tmp_path):
+    texts = CheckedPage(written(report_of(model="part.ead"), tmp_path)).texts
+
+    for expected in (
+        "plate: evaluation",
+        "part.ead",
+        "5 defects, 4 normal images",
+        "threshold 0.5",
+        "2024-01-04",
+    ):
+        assert expected in texts
+
+
+def test_a_report_is_dated_by_itself(tmp_path):
+    report = Report(
+        title="plate",
+        metrics={},
+        metrics_by_defect_type={},
+        scores=[scored("good", 0.1)],
+        threshold=0.5,
+    )
+    page = written(report, tmp_path)
+
+    assert re.search(r"<bdi>20\d\d-\d\d-\d\d</bdi>", page)
+
+
+def test_each_defect_type_has_its_metrics_and_counts(tmp_path):
+    checked = CheckedPage(written(report_of(), tmp_path))
+
+    assert checked.text_of_row("all defects")[:4] == ["5", "3", "0.987", "0.500"]
+    assert checked.text_of_row("scratch")[:4] == ["2", "1", "0.900", "0.400"]
+    assert checked.text_of_row("dent")[:4] == ["3", "2", "0.990", "\N{EN DASH}"]
+
+
+def test_a_metric_that_the_report_does_not_know_is_shown_all_the_same(tmp_path):
+    metrics = {"au_pro": 0.5, "image_au_roc": 0.75, "recall_at_<1": 0.25}
+    page = written(report_of(metrics=metrics), tmp_path)
+
+    columns = re.findall(r'<th scope="col">([^<]*)</th>', page)
+    assert columns[2:7] == [
+        "found",
+        "image\nAU-ROC",
+        "AU-PRO",
+        "recall at &lt;1",
+        "test images",
+    ]
+
+
+def test_decisions_are_counted(tmp_path):
+    checked = CheckedPage(written(report_of(), tmp_path))
+    texts = [text for text in checked.texts if text]
+    start = texts.index("in all")
+
+    assert texts[start + 1 : start + 5] == ["normal images", "3", "1", "4"]
+    assert texts[start + 5 : start + 9] == ["defects", "2", "3", "5"]
+
+
+def test_what_the_calibration_can_guarantee_stands_with_the_decisions(tmp_path):
+    facts = {"calibration": "20 images & so on", "size": "small"}
+    page = written(report_of(facts=facts), tmp_path)
+
+    assert "Calibration: 20 images &amp; so on." in page
+    assert page.count("20 images") == 1
+    assert "<dt>size</dt><dd>small</dd>" in page
+
+
+def test_nothing_is_said_about_an_unknown_model(tmp_path):
+    page = written(report_of(), tmp_path)
+
+    assert "<h2>Model</h2>" not in page
+    assert "Calibration" not in page
+    assert "Defects with the" not in page
+
+
+HOSTILE = "<script>alert(1)</script>\"'&\u202egnp.\x1b[31m"
+
+
+def test_everything_from_outside_is_escaped(tmp_path):
+    report = report_of(
+        title=HOSTILE,
+        metrics={HOSTILE: 0.5},
+        metrics_by_defect_type={HOSTILE: {}},
+        scores=[scored(HOSTILE, 0.7, name=HOSTILE), scored("good", 0.1)],
+        missed=[case_of(HOSTILE, name=HOSTILE)],
+        facts={HOSTILE: HOSTILE, "calibration": HOSTILE},
+        model=HOSTILE,
+    )
+    page = written(report, tmp_path)
+
+    assert "<script" not in page
+    assert CheckedPage(page).texts.count(HOSTILE) >= 6
+
+
+def test_a_file_name_of_foreign_bytes_is_written(tmp_path):
+    name = b"pi\xe8ce.png".decode("utf-8", errors="surrogateescape")
+
+    assert "pi\\udce8ce.png" in written(
+        report_of(missed=[case_of(name=name)]), tmp_path
     )
 
 
-def test_the_page_needs_nothing_from_outside(tmp_path):
-    write_report(report_of(), tmp_path / "report.html")
-
-    page = (tmp_path / "report.html").read_text()
-    sources = re.findall(r'(?:src|href)="([^"]{0,20})', page)
-    assert len(sources) > 5
-    assert all(source.startswith("data:image/") for source in sources)
-    assert "<script" not in page
-    assert "http" not in page
+# Cases
 
 
-def test_the_page_counts_decisions_and_shows_metrics(tmp_path):
-    write_report(report_of(), tmp_path / "report.html")
+@pytest.mark.parametrize(
+    ("defect_type", "image_score", "verdict"),
+    [
+        ("scratch", 0.9, "found"),
+        ("scratch", 0.5, "missed"),
+        ("good", 0.9, "false alarm"),
+        ("good", 0.1, "passed"),
+    ],
+)
+def test_a_case_tells_what_was_said_and_whether_it_was_right(
+    tmp_path, defect_type, image_score, verdict
+):
+    case = case_of(defect_type, image_score, name="test/x/000.png")
+    texts = CheckedPage(written(report_of(found=[case]), tmp_path)).texts
 
-    page = (tmp_path / "report.html").read_text()
-    assert "<b>1 <small>of 2</small></b><span>defects found" in page
-    assert "<b>0 <small>of 1</small></b><span>false alarms" in page
-    assert "0.987" in page
-    assert "<td>–</td>" in page  # a metric that is undefined for this defect type
+    start = texts.index("test/x/000.png")
+    told = [text for text in texts[start:] if text][
+        : 5 if case.defect_mask is not None else 4
+    ]
+    assert told[-1] == verdict
+    assert f"score {image_score:g}" in told
+    assert "p-value 0.0625" in told
 
 
-def test_names_from_outside_are_escaped(tmp_path):
-    write_report(report_of("<b>&.png"), tmp_path / "report.html")
+def test_a_defect_is_shown_with_its_mask_and_three_maps(tmp_path):
+    checked = CheckedPage(written(report_of(missed=[case_of()]), tmp_path))
+    shown = [a["alt"] for tag, a in checked.elements if tag == "img"]
+    annotated, combined = (
+        picture_of(*checked.sources(alt))
+        for alt in ("annotated defect", "combined map")
+    )
 
-    page = (tmp_path / "report.html").read_text()
-    assert "&lt;b&gt;&amp;.png" in page
-    assert "<b>&.png" not in page
+    assert shown == [
+        "color scale",
+        "image",
+        "annotated defect",
+        "local map",
+        "global map",
+        "combined map",
+    ]
+    assert has_color_like(annotated, MASK_COLOR)
+    assert has_color_like(combined, THRESHOLD_COLOR)
+    assert not has_color_like(picture_of(*checked.sources("image")), MASK_COLOR)
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
+def test_a_normal_image_has_no_mask_to_show(tmp_path):
+    page = written(report_of(highest_normal=[case_of("good", 0.6)]), tmp_path)
+
+    assert not CheckedPage(page).sources("annotated defect")
+
+
+def test_local_and_global_map_are_not_mixed_up(tmp_path):
+    """The local one grows downwards, the global one to the right."""
+    checked = CheckedPage(written(report_of(missed=[case_of()]), tmp_path))
+    local, overall = (
+        picture_of(*checked.sources(alt)).astype(int).sum(axis=2)
+        for alt in ("local map", "global map")
+    )
+
+    assert local[-1, 0] > local[0, -1] + 100
+    assert overall[0, -1] > overall[-1, 0] + 100
+
+
+@pytest.mark.parametrize("shape", [(2000, 1000), (300, 1200), (8, 1200)])
+def test_large_images_are_shown_small_and_their_smallest_defect_stays(tmp_path, shape):
+    checked = CheckedPage(written(report_of(missed=[case_of(shape=shape)]), tmp_path))
+    annotated = picture_of(*checked.sources("annotated defect"))
+
+    assert max(annotated.shape) == 256
+    difference = annotated.astype(int) - picture_of(*checked.sources("image"))
+    assert np.abs(difference).max() > 20
+
+
+def test_many_large_cases_make_no_large_file(tmp_path, rng):
+    noise = rng.integers(0, 256, (600, 600, 3), np.uint8)
+    case = case_of(shape=(600, 600))
+    cases = [Case(case.name, "scratch", case.prediction, noise, case.defect_mask)] * 6
+    write_report(
+        report_of(missed=cases, found=cases, highest_normal=cases),
+        tmp_path / "report.html",
+    )
+
+    assert (tmp_path / "report.html").stat().st_size < 10_000_000
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.01, np.inf])
+def test_a_threshold_set_by_hand_may_be_strange(tmp_path, threshold):
+    page = written(report_of(threshold=threshold, missed=[case_of()]), tmp_path)
+
+    CheckedPage(page)
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+# Writing
+
+
+def test_a_folder_is_made_and_an_old_report_replaced(tmp_path):
+    path = tmp_path / "new" / "report.html"
+    for title in ("first", "second"):
+        write_report(report_of(title=title), path)
+
+    assert "<title>second</title>" in path.read_text(encoding="utf-8")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_report_that_cannot_be_written_leaves_what_was_there(tmp_path):
     path = tmp_path / "report.html"
     path.mkdir()
 
-    with pytest.raises(StorageError, match="cannot write"):
+    with pytest.raises(
+        StorageError, match=r"cannot write .*report\.html \(.+\); check"
+    ):
         write_report(report_of(), path)
-    assert path.is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="cannot write"):
+        write_report(report_of(), tmp_path / "file" / "report.html")
+
+
+# The chart
+
+
+def number(element, name):
+    return float(element.get(name, "nan"))
+
+
+def elements_of(chart):
+    """The chart's rectangles and circles: class, horizontal middle, count or 1."""
+    for element in ET.fromstring(chart):  # noqa: S314 - made by the package
+        if element.tag == "rect":
+            middle = number(element, "x") + number(element, "width") / 2
+            yield "rect", element.get("class"), middle, int(str(element[0].text))
+        elif element.tag == "circle":
+            yield "circle", element.get("class"), number(element, "cx"), 1
+
+
+def threshold_place(chart):
+    root = ET.fromstring(chart)  # noqa: S314 - made by the package
+    (line,) = [e for e in root if e.get("class") == "threshold"]
+    return number(line, "x1")
+
+
+@given(
+    normal=st.lists(SCORES, max_size=30),
+    defects=st.lists(SCORES, min_size=1, max_size=30),
+    threshold=SCORES,
+)
+def test_bars_and_dots_are_on_the_side_of_the_threshold_where_scores_are(
+    normal, defects, threshold
+):
+    chart = score_chart({"good": normal, "dent": defects}, threshold)
+    at = threshold_place(chart)
+
+    for name, scores in (("normal", normal), ("defect", defects)):
+        n_above = sum(score > threshold * (1 + 1e-6) for score in scores)
+        n_close = sum(abs(score / threshold - 1) <= 1e-6 for score in scores)
+        bars = [
+            (x, n) for tag, c, x, n in elements_of(chart) if (tag, c) == ("rect", name)
+        ]
+        assert sum(n for _, n in bars) == len(scores)
+        assert 0 <= sum(n for x, n in bars if x > at) - n_above <= n_close
+        dots = [
+            x for tag, c, x, _ in elements_of(chart) if (tag, c) == ("circle", name)
+        ]
+        assert len(dots) == len(scores)
+        assert all(120 < x < 850 for x in dots)
+
+
+def test_a_score_at_the_threshold_is_not_above_it():
+    chart = score_chart({"good": [0.2], "dent": [0.5, 0.8]}, 0.5)
+    at = threshold_place(chart)
+    below = [n for tag, c, x, n in elements_of(chart) if tag == "rect" and x < at]
+
+    assert sum(below) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_log"),
+    [([0.1, 0.5], False), ([0.1, 9.0], True), ([-1.0, 9.0], False)],
+)
+def test_scores_of_very_different_size_are_shown_logarithmically(scores, is_log):
+    chart = score_chart({"good": scores[:1], "dent": scores[1:]}, 0.3)
+
+    assert ("image score (logarithmic)" in chart) == is_log
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.0, 1.0], ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        ([0.02, 60.0], ["0.03", "0.1", "0.3", "1", "3", "10", "30"]),
+        ([1e-9, 1e9], ["1e-09", "1"]),
+        ([0.5, 0.5], ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+    ],
+)
+def test_ticks_are_round(scores, expected):
+    chart = score_chart({"good": scores}, np.inf)
+    root = ET.fromstring(chart)  # noqa: S314 - made by the package
+    ticks = [
+        e.text
+        for e in root
+        if e.get("class") == "tick" and e.get("text-anchor") == "middle"
+    ]
+
+    assert ticks[: len(expected)] == expected or set(expected) <= set(ticks)
+    assert 2 <= len(ticks) <= 12 or scores[0] == 1e-9
+
+
+def test_a_threshold_that_is_no_number_is_not_drawn():
+    assert 'class="threshold"' not in score_chart({"good": [0.1, 0.2]}, np.inf)
+
+
+def test_a_long_name_is_cut():
+    chart = score_chart({"good": [0.1], "a very long defect type": [0.2]}, 0.15)
+
+    assert ">a very long defe…<" in chart

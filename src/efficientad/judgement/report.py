@@ -270,7 +270,8 @@ def _scores_section(report: Report) -> str:
     return _section(
         "Scores",
         "Above, how many images have which score; below, a dot for each image. Two "
-        "separate hills are a solved problem; defects left of the threshold are missed.",
+        "separate hills are a solved problem; defects left of the threshold are "
+        "missed.",
         f'<div class="wide">{score_chart(scores, report.threshold)}</div>',
     )
 
@@ -332,12 +333,12 @@ def _pictures(case: Case) -> Iterator[tuple[str, RGBImage]]:
     """Give the pictures of a case with their captions."""
     scale = min(1, _MAX_SIDE / max(case.image.shape[:2]))
     height, width = (max(1, round(scale * n)) for n in case.image.shape[:2])
-    image = _resized(case.image, height, width)
+    is_fitting = case.image.shape[:2] == (height, width)
+    image = case.image if is_fitting else resize_image(case.image, height, width)
     yield "image", image
     if case.defect_mask is not None:
-        # Outlined before it is made smaller: so no region is lost.
-        annotated = outline(case.image, case.defect_mask)
-        yield "annotated defect", _resized(annotated, height, width)
+        mask = _reduced(case.defect_mask, height, width)
+        yield "annotated defect", outline(image, mask)
     # The maps are made from their grids at this size, never at the image's.
     prediction = replace(case.prediction, height=height, width=width)
     low, high = color_scale(prediction.threshold)
@@ -348,9 +349,12 @@ def _pictures(case: Case) -> Iterator[tuple[str, RGBImage]]:
     yield "combined map", outline(covered, is_above, THRESHOLD_COLOR)
 
 
-def _resized(image: RGBImage, height: int, width: int) -> RGBImage:
-    is_fitting = image.shape[:2] == (height, width)
-    return image if is_fitting else resize_image(image, height, width)
+def _reduced(mask: Mask, height: int, width: int) -> Mask:
+    """Make a mask smaller without losing any region, however small it becomes."""
+    rows, columns = np.nonzero(mask)
+    reduced = np.zeros((height, width), np.bool_)
+    reduced[rows * height // mask.shape[0], columns * width // mask.shape[1]] = True
+    return reduced
 
 
 def _data_uri(picture: RGBImage, kind: str) -> str:

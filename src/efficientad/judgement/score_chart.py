@@ -154,8 +154,7 @@ def _bar_edges(threshold_place: float | None) -> NDArray[np.float64]:
     first = (
         _LEFT if threshold_place is None else _LEFT + (threshold_place - _LEFT) % width
     )
-    edges: NDArray[np.float64] = first + width * np.arange(-1, _N_BARS + 2)
-    return edges
+    return np.array([first + width * k for k in range(-1, _N_BARS + 2)])
 
 
 def _counts(
@@ -204,7 +203,8 @@ def _round_values(low: float, high: float, n_most: int) -> list[float]:
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
-    return f'<line class="{name}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line class="{name}" {ends}/>'
 
 
 def _text(x: float, y: float, text: str, name: str, anchor: str) -> str:

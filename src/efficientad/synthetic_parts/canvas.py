@@ -195,8 +195,7 @@ def wavy_disc(u: Field, v: Field, blob: Blob) -> Field:
     border = np.ones_like(u)
     for k, (size, phase) in enumerate(blob.waves, start=2):
         border += np.float32(size) * np.cos(k * angle + np.float32(phase))
-    distance: Field = np.sqrt(p * p + q * q) / border - np.float32(blob.radius)
-    return distance
+    return disc(p / border, q / border, blob.radius)
 
 
 def segment(u: Field, v: Field, start: Point, end: Point) -> Field:

@@ -115,7 +115,7 @@ def _derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _require_known(seed: int, defect_type: DefectType | None, size: int) -> None:
+def _require_known(seed: int, defect_type: str | None, size: int) -> None:
     if seed < 0:
         raise ConfigError(f"the seed must not be negative, got {seed}")
     if defect_type is not None and defect_type not in DEFECT_TYPES:

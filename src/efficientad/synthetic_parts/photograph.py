@@ -127,7 +127,8 @@ def _overlap(shift: int) -> tuple[slice, slice]:
 def _open_sky(height: Field) -> Field:
     """Darken what lies lower than its surroundings: holes, recesses, corners."""
     below = np.maximum(_blurred(height, _OCCLUSION_REACH) - height, 0)
-    return np.exp(-0.16 * below)
+    open_sky: Field = np.exp(-0.16 * below)
+    return open_sky
 
 
 def _blurred(values: Field, factor: int) -> Field:
@@ -144,7 +145,8 @@ def _averaged(lit: Field) -> Field:
     total = np.zeros((n, n, lit.shape[2]), np.float32)
     for down, right in np.ndindex(OVERSAMPLING, OVERSAMPLING):
         total += lit[down::OVERSAMPLING, right::OVERSAMPLING]
-    return total / np.float32(OVERSAMPLING**2)
+    total /= OVERSAMPLING**2
+    return total
 
 
 def _developed(lit: Field, light: Light, rng: np.random.Generator) -> RGBImage:

@@ -1,4 +1,4 @@
-"""A part on its bench as a surface: height, color and gloss of each point, no light yet.
+"""A part on its bench as a surface: height, color and gloss of each point, no light.
 
 Whoever paints the same part with and without a defect sees in the surfaces, free of
 light, shadow and noise, where the defect is.
@@ -287,8 +287,8 @@ def _label_print(n: int) -> Field:
                 x, y = 44 + 2 * column, 24 + 2 * row
                 fill(x, y, x + 2, y + 2)
     fine = (round(width * n / SIDE), round(height * n / SIDE))
-    printed = np.asarray(label.resize(fine, Image.Resampling.BOX)) / np.float32(255)
-    linear: Field = printed ** np.float32(_GAMMA)
+    printed = np.array(label.resize(fine, Image.Resampling.BOX), np.float32)
+    linear: Field = (printed / np.float32(255)) ** np.float32(_GAMMA)
     return linear
 
 
@@ -297,7 +297,8 @@ def _paint_washer(canvas: Canvas, at: Point) -> None:
     radius = disc(*canvas.places(window, at), 0)
     middle, half = (WASHER_RADIUS + WASHER_HOLE) / 2, (WASHER_RADIUS - WASHER_HOLE) / 2
     distance = np.abs(radius - np.float32(middle)) - np.float32(half)
-    turned = np.sin(radius * 5.3) + np.sin(radius * 8.9 + 1) + np.sin(radius * 13.7)
+    waves = (np.sin(radius * k, dtype=np.float32) for k in (5.3, 8.9, 13.7))
+    turned: Field = np.sum(list(waves), axis=0)
     canvas.lay(
         window,
         canvas.cover(distance),
@@ -312,12 +313,13 @@ def _paint_zinc_screw(canvas: Canvas, screw: Screw) -> None:
     window = canvas.around(screw.at, 1.2 * SCREW_RADIUS)
     u, v = canvas.places(window, screw.at)
     away = (u * u + v * v) / np.float32(SCREW_RADIUS**2)
-    height = PLATE_THICKNESS + 1 + 5 * np.sqrt(np.maximum(1 - away, 0))
+    dome: Field = np.sqrt(np.maximum(1 - away, 0))
+    height = PLATE_THICKNESS + 1 + 5 * dome
     head = canvas.cover(disc(u, v, SCREW_RADIUS))
     canvas.lay(window, head, height=height, color=_ZINC, gloss=0.75)
     p, q = turned_by(u, v, screw.turn)
     cross = np.minimum(box(p, q, (6.8, 1.7), 0.6), box(q, p, (6.8, 1.7), 0.6))
-    slanted = np.clip(1 + cross / 1.5, 0, 1)
+    slanted: Field = np.clip(1 + cross / np.float32(1.5), 0, 1)
     canvas.lay(
         window,
         canvas.cover(cross),

@@ -1,0 +1,50 @@
+import json
+
+import numpy as np
+import pytest
+
+from efficientad.errors import UndefinedMetricError
+from efficientad.images import as_rgb
+from efficientad.judgement.evaluation import evaluate
+from efficientad.method.decision import Prediction
+from efficientad.synthetic_parts import write_category
+
+
+class BrightnessPredictor:
+    """Its score is the mean brightness: no better than chance, but defined."""
+
+    def predict(self, image):
+        rgb = as_rgb(image)
+        score = float(rgb.mean() / 255)
+        grid = np.full((56, 56), score, np.float32)
+        height, width = rgb.shape[:2]
+        return Prediction(score, 0.5, 0.5, height, width, grid, grid)
+
+    def predict_batch(self, images):
+        return [self.predict(image) for image in images]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("category") / "parts"
+    write_category(folder, n_train=1, n_test_good=2, n_per_defect=1, seed=1, size=64)
+    return folder
+
+
+def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
+    evaluation = evaluate(BrightnessPredictor(), parts, output=tmp_path)
+
+    names = {"image_au_roc", "image_average_precision", "pixel_au_roc", "au_pro"}
+    assert names <= set(evaluation.metrics)
+    assert len(evaluation.metrics_by_defect_type) == 7
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["image_au_roc"] == evaluation.metrics["image_au_roc"]
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_a_category_without_defects_has_no_metrics(parts, tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "good").symlink_to(parts / "test" / "good")
+
+    with pytest.raises(UndefinedMetricError, match="has no defective ones"):
+        evaluate(BrightnessPredictor(), tmp_path)
