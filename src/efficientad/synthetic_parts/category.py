@@ -28,6 +28,10 @@ from efficientad.synthetic_parts.photograph import photograph, random_light
 from efficientad.synthetic_parts.surfaces import brushed_grain, difference, paint
 
 _MIN_SIZE: Final = 64
+
+# The lowest: noise hardly compresses, and trying takes as long as drawing.
+_COMPRESS_LEVEL: Final = 1
+
 _MAX_SHIFT: Final = 3.0
 _MAX_TURN: Final = float(np.deg2rad(2))  # radians
 
@@ -142,6 +146,6 @@ def _require_empty(folder: Path) -> None:
 def _save(path: Path, picture: Image.Image) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        picture.save(path, compress_level=_COMPRESS_LEVEL)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error}") from error
