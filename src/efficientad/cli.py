@@ -2,13 +2,14 @@
 
     efficientad demo | train | calibrate | predict | evaluate | distill | doctor
 
-Errors raised on purpose become one line on stderr and exit code 2; other errors keep their
-traceback. Heavy packages are imported by the verb that needs them.
+Errors raised on purpose become one line on stderr and exit code 2; other errors keep
+their traceback. Heavy packages are imported by the verb that needs them.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 
@@ -189,7 +190,7 @@ def doctor() -> int:
     return _OK
 
 
-_VERBS = {
+_VERBS: Final[dict[str, Callable[..., int]]] = {
     "demo": demo,
     "train": train,
     "calibrate": calibrate,

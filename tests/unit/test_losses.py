@@ -31,9 +31,12 @@ def slow_hard_feature_loss(teacher, student, share):
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.37, 1.0])
 def test_hard_feature_loss_is_the_mean_above_each_images_quantile(pair, share):
-    expected = slow_hard_feature_loss(*pair, share)
+    teacher, student = pair
+    expected = slow_hard_feature_loss(teacher, student, share)
 
-    assert hard_feature_loss(*pair, share).item() == pytest.approx(expected, rel=1e-6)
+    assert hard_feature_loss(teacher, student, share).item() == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 def test_hard_feature_loss_is_taken_image_by_image(pair):

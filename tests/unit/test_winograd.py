@@ -68,7 +68,8 @@ def test_output_and_gradients_equal_the_direct_convolution(
     exact_arguments = [t.detach().double().requires_grad_() for t in arguments]
 
     actual = winograd._WinogradConv2d.apply(*arguments, padding, relu)
-    exact = functional.conv2d(*exact_arguments, padding=padding)
+    exact_image, exact_weight, exact_bias = exact_arguments
+    exact = functional.conv2d(exact_image, exact_weight, exact_bias, padding=padding)
     if relu:
         # Decided by the result under test: a value at rounding distance from zero may
         # fall on either side.

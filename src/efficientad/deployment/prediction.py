@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import numpy as np
 import tifffile
@@ -125,7 +125,7 @@ class _Lists:
         ]
         self._open = ExitStack()
 
-    def __enter__(self) -> "_Lists":
+    def __enter__(self) -> Self:
         self._targets[0].parent.mkdir(parents=True, exist_ok=True)
         files: list[TextIO] = [
             self._open.enter_context(path.open("w", encoding="utf-8", newline=""))

@@ -184,7 +184,7 @@ class _Collected:
                 "au_pro": pixels.au_pro(),
             }
         except UndefinedMetricError:
-            # No annotated pixel: the image metrics stand alone, the others are left out.
+            # No annotated pixel: the image metrics stand alone.
             return metrics
         return metrics
 
@@ -236,8 +236,8 @@ def _require_both_kinds(category: Category) -> None:
     if n_defects in {0, len(category.test)}:
         missing = "defective" if n_defects == 0 else "normal"
         raise UndefinedMetricError(
-            f"evaluation needs normal and defective test images, {category.root / 'test'} "
-            f"has no {missing} ones; add some, or use predict"
+            "evaluation needs normal and defective test images, "
+            f"{category.root / 'test'} has no {missing} ones; add some, or use predict"
         )
 
 

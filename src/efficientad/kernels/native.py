@@ -1,8 +1,9 @@
-"""Builds the package's C++ sources on first use, and keeps the result in a cache folder.
+"""Builds the package's C++ sources on first use; a cache folder keeps the result.
 
 The cache key holds the source, the compiler's version and the processor, so a cached
-binary from another machine is never loaded. Where no compiler works, or the folder cannot
-be written, `load` gives None, says so once on stderr, and callers use PyTorch instead.
+binary from another machine is never loaded. Where no compiler works, or the folder
+cannot be written, `load` gives None, says so once on stderr, and callers use PyTorch
+instead.
 """
 
 import ctypes
@@ -78,7 +79,8 @@ def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
         detail = getattr(error, "stderr", None) or str(error)
         reason = str(detail).strip().splitlines()[0] if str(detail).strip() else "?"
         print(  # noqa: T201 - the one line that says why things are slower
-            f"efficientad: native {name} kernels unavailable, using PyTorch's ({reason})",
+            f"efficientad: native {name} kernels unavailable, using PyTorch's "
+            f"({reason})",
             file=sys.stderr,
         )
         return None

@@ -1,12 +1,12 @@
 """Stride-1 convolutions with 3x3 and 4x4 kernels by Winograd's algorithm, fp32.
 
 95 % of the multiplications of this method are in such convolutions. Winograd's form
-F(4x4, 4x4) needs 49 multiplications per channel pair and tile where the direct form needs
-256; F(4x4, 3x3) needs 36 instead of 144 (Lavin & Gray, arXiv 1509.09308). The same algebra
-serves both gradients, as adjoint maps.
+F(4x4, 4x4) needs 49 multiplications per channel pair and tile where the direct form
+needs 256; F(4x4, 3x3) needs 36 instead of 144 (Lavin & Gray, arXiv 1509.09308). The
+same algebra serves both gradients, as adjoint maps.
 
-The transforms are native code (see `native.py`), the matrix products PyTorch's. Without a
-compiler, `conv2d` is PyTorch's own convolution.
+The transforms are native code (see `native.py`), the matrix products PyTorch's. Without
+a compiler, `conv2d` is PyTorch's own convolution.
 """
 
 import ctypes
@@ -56,8 +56,8 @@ def _polynomial(roots: tuple[Fraction, ...]) -> list[Fraction]:
 def cook_toom(kernel_size: int) -> tuple[Matrix, Matrix, Matrix]:
     """Give the exact matrices (A', G, B') of F(4, kernel_size) in one dimension.
 
-    y = A' [(G g) * (B' d)] with y the 4 correlation outputs. Rows of G and B' are balanced
-    by powers of two, which changes no product and halves the rounding error.
+    y = A' [(G g) * (B' d)] with y the 4 correlation outputs. Rows of G and B' are
+    balanced by powers of two, which changes no product and halves the rounding error.
     """
     points = _POINTS[kernel_size]
     n_inputs = OUTPUT_TILE + kernel_size - 1
@@ -275,7 +275,7 @@ def conv2d(
     padding: int = 0,
     relu: bool = False,
 ) -> Tensor:
-    """Correlate as `torch.nn.functional.conv2d` with stride 1 does, faster where possible.
+    """Correlate as `torch.nn.functional.conv2d` with stride 1 does, faster if possible.
 
     Args:
         image: (n, in, height, width), any memory format.
@@ -285,8 +285,8 @@ def conv2d(
         relu: Apply ReLU to the result, in the same pass.
 
     Returns:
-        (n, out, height', width'), channels last where Winograd's form was used. It differs
-        from the direct form by about 1e-6 of the output's standard deviation.
+        (n, out, height', width'), channels last where Winograd's form was used. It
+        differs from the direct form by about 1e-6 of the output's standard deviation.
     """
     if is_faster(image, weight, padding):
         result: Tensor = _WinogradConv2d.apply(image, weight, bias, padding, relu)  # type: ignore[no-untyped-call]

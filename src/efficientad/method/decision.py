@@ -1,10 +1,11 @@
 """From maps and scores to a decision, on the evidence of normal images alone.
 
-A `Calibration` holds what was measured on normal images that took no part in training: how
-far the raw maps reach, and the image scores. From n such scores follows what can be
+A `Calibration` holds what was measured on normal images that took no part in training:
+how far the raw maps reach, and the image scores. From n such scores follows what can be
 promised: if a new normal image is like them, its score is the highest of n + 1 with
-probability 1 / (n + 1), and so on for every rank (split conformal prediction). Hence the
-p-value of a score and the threshold for a false-alarm budget. No defect image is needed.
+probability 1 / (n + 1), and so on for every rank (split conformal prediction). Hence
+the p-value of a score and the threshold for a false-alarm budget. No defect image is
+needed.
 
 No torch here.
 """
@@ -92,7 +93,7 @@ class Calibration:
 
     @property
     def guaranteed_false_alarm_rate(self) -> float:
-        """Highest probability, averaged over calibrations, of flagging a normal image."""
+        """Highest chance, averaged over calibrations, of flagging a normal image."""
         n_above = len(self.normal_scores) - bisect_left(
             self.normal_scores, math.nextafter(self.threshold, math.inf)
         )
@@ -163,7 +164,7 @@ class Prediction:
     @property
     def combined_grid(self) -> Grid:
         """Mean of both, one value per descriptor."""
-        mean: Grid = (self.local_grid + self.global_grid) / 2
+        mean: Grid = (self.local_grid + self.global_grid) / np.float32(2)
         return mean
 
     @cached_property

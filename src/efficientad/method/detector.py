@@ -4,8 +4,8 @@
     student      imitates the teacher, and the autoencoder, on normal images only
     autoencoder  predicts the teacher's descriptors from the whole image
 
-Where student and teacher differ, a patch is unlike all normal ones: the local map. Where
-student and autoencoder differ, the arrangement is: the global map.
+Where student and teacher differ, a patch is unlike all normal ones: the local map.
+Where student and autoencoder differ, the arrangement is: the global map.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def split_student(
     output: Float[Tensor, "batch 768 rows columns"],
 ) -> StudentDescriptors:
     """Split the student's output: the half for the teacher comes first."""
-    for_teacher, for_autoencoder = output.split(DESCRIPTOR_CHANNELS, dim=1)
+    for_teacher, for_autoencoder = torch.split(output, DESCRIPTOR_CHANNELS, dim=1)
     return StudentDescriptors(for_teacher, for_autoencoder)
 
 
@@ -99,7 +99,8 @@ class Detector(nn.Module):
     def describe(self, images: Images) -> Descriptors:
         """Give the teacher's descriptors, normalized per channel."""
         shape = (1, -1, 1, 1)
-        centred = self.teacher(images) - self.teacher_mean.view(shape)
+        descriptors: Tensor = self.teacher(images)
+        centred = descriptors - self.teacher_mean.view(shape)
         return centred / self.teacher_std.view(shape)
 
     def raw_maps(self, images: Images) -> RawMaps:
@@ -164,6 +165,7 @@ class Detector(nn.Module):
     def _calibrated(self) -> Calibration:
         if self.calibration is None:
             raise NotCalibratedError(
-                "anomaly maps need a calibration: call calibrate(detector, normal_images)"
+                "anomaly maps need a calibration: "
+                "call calibrate(detector, normal_images)"
             )
         return self.calibration

@@ -18,8 +18,9 @@ def hard_feature_loss(
 ) -> Loss:
     """Average the largest squared distances only (paper, section 3.2).
 
-    Where the student already imitates the teacher it gets no gradient, so it has no reason
-    to become good everywhere, and a forgotten normal detail still counts in full.
+    Where the student already imitates the teacher it gets no gradient, so it has no
+    reason to become good everywhere, and a forgotten normal detail still counts in
+    full.
 
     The threshold is the image's own (1 - hard_share) quantile of the squared distances,
     interpolated as `torch.quantile` does, but exact at any tensor size.
@@ -79,4 +80,5 @@ def squared_distance_map(
 ) -> Float[Tensor, "batch rows columns"]:
     """Give the mean over the channels of the squared distance."""
     distance = a - b
-    return torch.linalg.vecdot(distance, distance, dim=1) / a.shape[1]
+    squared: Tensor = torch.linalg.vecdot(distance, distance, dim=1)
+    return squared / a.shape[1]

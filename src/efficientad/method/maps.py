@@ -1,9 +1,10 @@
 """From raw maps to normalized ones and the image score (Algorithm 2).
 
-A raw map is the channel mean of squared distances, one value per descriptor. Normalization
-is one affine step per map type, fitted so that 0.9 and 0.995 quantiles of normal pixels go
-to 0 and 0.1; it commutes with the linear placement on the image. The maximum of a linearly
-interpolated map is one of its grid values, so the image score is taken on the grid.
+A raw map is the channel mean of squared distances, one value per descriptor.
+Normalization is one affine step per map type, fitted so that 0.9 and 0.995 quantiles of
+normal pixels go to 0 and 0.1; it commutes with the linear placement on the image. The
+maximum of a linearly interpolated map is one of its grid values, so the image score is
+taken on the grid.
 """
 
 from collections.abc import Sequence

@@ -1,18 +1,19 @@
-"""The three networks: patch description networks (teacher, student) and the autoencoder.
+"""The three networks: patch description networks (teacher, student), autoencoder.
 
 Paper, section 3.1, "Patch description networks", and 3.3, "Logical anomaly detection";
 layer tables in the supplement.
 
-A patch description network (PDN) is fully convolutional. Each output vector, a descriptor,
-depends on exactly one patch of 33 x 33 pixels; neighbouring descriptors are 4 pixels apart.
-With padding, as while distilling, 256 x 256 pixels give 64 x 64 descriptors; without, as
-while training a student and at inference, 56 x 56. The weights are the same, and the
-unpadded descriptors are the interior of the padded ones.
+A patch description network (PDN) is fully convolutional. Each output vector, a
+descriptor, depends on exactly one patch of 33 x 33 pixels; neighbouring descriptors are
+4 pixels apart. With padding, as while distilling, 256 x 256 pixels give 64 x 64
+descriptors; without, as while training a student and at inference, 56 x 56. The weights
+are the same, and the unpadded descriptors are the interior of the padded ones.
 
 The networks know nothing about normalization of images or descriptors.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 from jaxtyping import Float
@@ -59,8 +60,9 @@ class PatchDescriptionNetwork(nn.Module):
     Args:
         size: The paper's EfficientAD-S or EfficientAD-M network.
         n_channels: Length of a descriptor: 384 for a teacher, 768 for a student.
-        has_batch_norm: Normalize each hidden convolution's output over the batch. A means
-            of training only: `folded` gives the same function as a plain network.
+        has_batch_norm: Normalize each hidden convolution's output over the batch. A
+            means of training only: `folded` gives the same function as a plain
+            network.
     """
 
     def __init__(
@@ -169,7 +171,7 @@ class Autoencoder(nn.Module):
         channels = (3, *_ENCODER_CHANNELS)
         self.encoder = nn.ModuleList(
             nn.Conv2d(n_in, n_out, 4, stride=2, padding=1)
-            for n_in, n_out in zip(channels, channels[1:], strict=False)
+            for n_in, n_out in pairwise(channels)
         )
         self.bottleneck = nn.Conv2d(channels[-1], BOTTLENECK_SIZE, 8)
         self.decoder = nn.ModuleList(

@@ -1,12 +1,12 @@
 """Where a grid of descriptors lies on the image.
 
-Descriptor (i, j) sees input rows 4i to 4i + 32, so it is drawn at their centre, 4i + 16 of
-256. Between centres a map is interpolated linearly; outside the outermost centres, 16
-pixels from the border, the border cell's value is extended. Nothing is ever padded with
-zeros, which would call every border normal.
+Descriptor (i, j) sees input rows 4i to 4i + 32, so it is drawn at their centre, 4i + 16
+of 256. Between centres a map is interpolated linearly; outside the outermost centres,
+16 pixels from the border, the border cell's value is extended. Nothing is ever padded
+with zeros, which would call every border normal.
 
-Everything is one matrix per axis, from the grid straight to any image size: the image is
-resized to 256 x 256 for the networks, and its map goes back to its own pixels.
+Everything is one matrix per axis, from the grid straight to any image size: the image
+is resized to 256 x 256 for the networks, and its map goes back to its own pixels.
 
 No torch here: the same matrices serve NumPy, PyTorch and exported graphs.
 """

@@ -1,7 +1,8 @@
 """One `Predictor`, whatever computes behind it.
 
-Everything that judges images (prediction, evaluation, benchmarks) asks for this protocol
-only, so tests give it a fake and other engines can stand behind it. No torch here.
+Everything that judges images (prediction, evaluation, benchmarks) asks for this
+protocol only, so tests give it a fake and other engines can stand behind it. No torch
+here.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,4 @@
-"""What normal images outside the training set tell: channel statistics, map quantiles,
-scores.
+"""What normal images tell: channel statistics, map quantiles and scores.
 
 The images for `calibrate` must not have been used for training: on those the student is
 too good, and every later map would look anomalous.
@@ -45,8 +44,8 @@ def channel_statistics(
 ) -> ChannelStatistics:
     """Measure the teacher's channels over the training images in one pass.
 
-    Batch by batch by Welford's update in double precision, so nothing cancels and memory
-    is constant.
+    Batch by batch by Welford's update in double precision, so nothing cancels and
+    memory is constant.
 
     Args:
         teacher: Frozen network on `device`.

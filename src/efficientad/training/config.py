@@ -24,8 +24,8 @@ class TrainConfig:
     """The paper's EfficientAD-S or EfficientAD-M."""
 
     preset: Preset | None = None
-    """`paper`: Algorithm 1 to the letter. `quick`: minutes on a CPU. None: `paper` where
-    an accelerator is used, `quick` otherwise."""
+    """`paper`: Algorithm 1 to the letter. `quick`: minutes on a CPU. None: `paper`
+    where an accelerator is used, `quick` otherwise."""
 
     steps: int | None = None
     """Images (not batches) the student is trained on, at least 1."""
@@ -84,7 +84,7 @@ class Recipe:
     learning_rate: float
     """Of student and autoencoder; the highest value where it changes."""
     rate_schedule: RateSchedule
-    """`drop`: Adam, a tenth for the last 5 %. `cosine`: AdamW, warm-up, down to zero."""
+    """`drop`: Adam, a tenth for the last 5 %. `cosine`: AdamW, warm-up, down to 0."""
     weight_decay: float
     """Of the optimizer."""
     hard_share: float
@@ -150,8 +150,8 @@ class DistillConfig:
 
     preset: DistillPreset = "paper"
     """`paper`: 60 000 steps of 16 whole images, padded, Adam at a constant 1e-4.
-    `quick`: windows of 8 images a step, batch normalization while distilling, AdamW with
-    warm-up and cosine, kept source features; for hours on a CPU."""
+    `quick`: windows of 8 images a step, batch normalization while distilling, AdamW
+    with warm-up and cosine, kept source features; for hours on a CPU."""
 
     steps: int | None = None
     """Optimizer steps, at least 1."""

@@ -1,12 +1,13 @@
 """A teacher out of a deep source network (paper, section 3.1; supplement, Algorithm 3).
 
 The patch description network learns to predict, from 33 x 33 pixels alone, what a deep
-network says about the image there. Its targets are source features, normalized per channel
-over many images. What it cannot know from so small a patch it averages out; the share it
-does predict on images it has never seen is the held-out explained variance.
+network says about the image there. Its targets are source features, normalized per
+channel over many images. What it cannot know from so small a patch it averages out; the
+share it does predict on images it has never seen is the held-out explained variance.
 
-Deviations: the `quick` preset trains on random windows with batch normalization, which is
-folded away at the end, and takes the grayscale draw once per image; see docs/teachers.md.
+Deviations: the `quick` preset trains on random windows with batch normalization, which
+is folded away at the end, and takes the grayscale draw once per image; see
+docs/teachers.md.
 """
 
 import json
@@ -56,8 +57,8 @@ from efficientad.training.teachers import save_teacher
 SOURCE_INPUT_SIZE = 512
 # Channel statistics are taken over at most so many images (the paper's number).
 _STATISTICS_IMAGES = 10_000
-# The padded grid's cell j looks at the patch around pixel 4j, the unpadded grid's cell i
-# around 4i + 16: the first cells whose patch lies inside the image.
+# The padded grid's cell j looks at the patch around pixel 4j, the unpadded grid's cell
+# i around 4i + 16: the first cells whose patch lies inside the image.
 _FIRST_INNER_CELL = (PATCH_SIZE - 1) // 2 // PATCH_STRIDE
 _N_INNER_CELLS = (INPUT_SIZE - PATCH_SIZE) // PATCH_STRIDE + 1
 _HELD_OUT_WINDOW_CELLS = 24
@@ -101,8 +102,8 @@ class _Material:
         n = len(images) if config.n_images is None else config.n_images
         if n > len(images) or n <= config.n_held_out:
             raise DatasetError(
-                f"needed more than {config.n_held_out} images (n_held_out) and at least "
-                f"{n} (n_images), found {len(images)}; give more images"
+                f"needed more than {config.n_held_out} images (n_held_out) and at "
+                f"least {n} (n_images), found {len(images)}; give more images"
             )
         order = np.random.default_rng(config.seed).permutation(len(images))
         self.numbers = tuple(int(i) for i in order[:n])
@@ -170,7 +171,8 @@ class _Material:
     def raw_targets(self, row: int, cells: tuple[slice, slice]) -> Tensor:
         """Give (channels, rows, columns) source features of one image."""
         if self.cache is None:
-            grid = self.features(self._source_input([self.numbers[row]]))[0]
+            features: Tensor = self.features(self._source_input([self.numbers[row]]))
+            grid = features[0]
             return grid[:, cells[0], cells[1]]
         window = np.array(self.cache[row, cells[0], cells[1]])
         return torch.from_numpy(window).to(self.device).float().permute(2, 0, 1)
@@ -266,8 +268,8 @@ class _Distillation:
         tensors, content = tensor_file.read(path, "checkpoint")
         if content.get("settings") != json.loads(json.dumps(self.settings())):
             raise ModelFileError(
-                f"{path} is a checkpoint of other settings; use the settings it was made "
-                "with, or start without --resume"
+                f"{path} is a checkpoint of other settings; use the settings it "
+                "was made with, or start without --resume"
             )
         prefix = "network."
         self.network.load_state_dict(

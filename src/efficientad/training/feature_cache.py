@@ -1,7 +1,7 @@
 """Source features on disk: computed once for each image, read many times.
 
-On a CPU a deep source network costs as much as a training step of the network that learns
-from it. Kept features make the same images cheap in every later step.
+On a CPU a deep source network costs as much as a training step of the network that
+learns from it. Kept features make the same images cheap in every later step.
 
 The file holds half-precision features, (n, rows, columns, channels), of whole images in
 one fixed order, and grows image by image: a stopped build goes on where it was.
@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class FeatureCache:
     numbers: tuple[int, ...]
     n_channels: int
     fingerprint: str
-    """Names the source network, the reduction and the images; another one is refused."""
+    """Names source network, reduction and images; another one is refused."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -116,12 +117,25 @@ class FeatureCache:
         partial.replace(self.folder / _INDEX)
 
 
+@runtime_checkable
+class FeatureRows(Protocol):
+    """Features of many images, (n, rows, columns, channels), or what computes them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Ends with the number of channels."""
+        ...
+
+    def __getitem__(self, row: int, /) -> NDArray[Any]: ...
+
+
 def channel_statistics(
-    file: NDArray[np.float16], rows: Sequence[int]
+    file: FeatureRows, rows: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and standard deviation of each channel over the given images, in float64.
 
-    Each image is centred before its deviations are squared (Welford), so nothing cancels.
+    Each image is centred before its deviations are squared (Welford), so nothing
+    cancels.
     """
     n = 0
     mean = np.zeros(file.shape[-1])

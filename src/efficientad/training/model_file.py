@@ -1,8 +1,8 @@
 """One self-contained file for a trained detector, `part.ead`.
 
 It holds the three networks, the teacher's channel statistics, the calibration (map
-quantiles, held-out normal scores, threshold) and how it all came to be. See `tensor_file`
-for the container: numbers and text, nothing that executes.
+quantiles, held-out normal scores, threshold) and how it all came to be. See
+`tensor_file` for the container: numbers and text, nothing that executes.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,8 @@ def load(path: str | Path, *, device: Device = "auto") -> Detector:
         device: Where the networks shall run.
 
     Raises:
-        ModelFileError: If the file is missing, truncated, foreign or of another version.
+        ModelFileError: If the file is missing, truncated, foreign or of another
+            version.
         ConfigError: If the device is not there.
     """
     path = Path(path)
@@ -105,8 +106,8 @@ def recalibrate(
         n for n, h in zip(normal.names, normal.hashes, strict=True) if h in trained_on
     ]:
         raise DatasetError(
-            f"calibration needs images that were not trained on; {len(shared)} were, for "
-            f"example {shared[0]}; take others"
+            f"calibration needs images that were not trained on; {len(shared)} were, "
+            f"for example {shared[0]}; take others"
         )
     calibration = calibrate(
         detector, normal.pixels, false_alarm_budget=false_alarm_budget

@@ -69,8 +69,8 @@ def training_and_validation(
 
     Args:
         images: Folder of normal images, category folder, or the images themselves.
-        validation: Folder of other normal images. None: `validation/good` of a category,
-            otherwise a share of the training images.
+        validation: Folder of other normal images. None: `validation/good` of a
+            category, otherwise a share of the training images.
         validation_share: That share, in (0, 1).
         seed: Of the split.
 
@@ -115,7 +115,7 @@ def _require_disjoint(training: NormalImages, validation: NormalImages) -> None:
     if shared:
         name, twin = shared[0]
         raise DatasetError(
-            f"validation must hold images that are not trained on; {len(shared)} are in "
-            f"both, for example {name} is the same picture as {twin}; remove them from "
-            "one side"
+            f"validation must hold images that are not trained on; {len(shared)} are "
+            f"in both, for example {name} is the same picture as {twin}; remove them "
+            "from one side"
         )

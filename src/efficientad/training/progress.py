@@ -31,7 +31,7 @@ class Progress:
     def update(self, n_done: int, **values: float) -> None:
         """Tell how much is done, with values to show, such as the loss."""
         if self._n_first is None:
-            # The first step's own time holds what starts slowly; the rate leaves it out.
+            # The first step holds what starts slowly; the rate leaves it out.
             self._n_first, self._started = n_done, time.monotonic()
         if self._bar is not None:
             self._bar.set_postfix(_shown(values), refresh=False)

@@ -123,8 +123,8 @@ class QuickStep:
 
     The student sees random windows of several images instead of one whole image; its
     descriptors there are those of the whole image, since each sees one patch only. One
-    pass gives both halves. The teacher's descriptors of the unchanged images are computed
-    once; the autoencoder predicts them from the colour-varied image.
+    pass gives both halves. The teacher's descriptors of the unchanged images are
+    computed once; the autoencoder predicts them from the colour-varied image.
 
     Args:
         detector: Its student trains with batch normalization.

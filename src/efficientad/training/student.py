@@ -1,8 +1,8 @@
 """Student and autoencoder on normal images (paper, section 3; supplement, Algorithm 1).
 
-`train` is the whole way from images to a calibrated detector. It is deterministic: every
-draw of a step follows from the seed and the step's number, so an interrupted and resumed
-training ends with the same weights, to the bit on a CPU.
+`train` is the whole way from images to a calibrated detector. It is deterministic:
+every draw of a step follows from the seed and the step's number, so an interrupted and
+resumed training ends with the same weights, to the bit on a CPU.
 """
 
 import json
@@ -306,8 +306,8 @@ class _Training:
         tensors, content = tensor_file.read(path, "checkpoint")
         if content.get("settings") != self._settings():
             raise ModelFileError(
-                f"{path} is a checkpoint of other settings or other images; use those it "
-                "was made with, or start without --resume"
+                f"{path} is a checkpoint of other settings or other images; use those "
+                "it was made with, or start without --resume"
             )
         for name in ("student", "autoencoder"):
             state = _with_prefix(tensors, name + ".")

@@ -50,8 +50,8 @@ def open_teacher(size: ModelSize, path: Path | None = None) -> Teacher:
 
     Raises:
         ConfigError: If the size is unknown.
-        ModelFileError: If the file cannot be used, is of another size, or if the shipped
-            one is missing or damaged.
+        ModelFileError: If the file cannot be used, is of another size, or if the
+            shipped one is missing or damaged.
     """
     if size not in get_args(ModelSize):
         raise ConfigError(f"size must be small or medium, got {size!r}")
@@ -67,8 +67,8 @@ def open_teacher(size: ModelSize, path: Path | None = None) -> Teacher:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if path is None and digest != _shipped_hashes().get(file.name):
         raise ModelFileError(
-            f"the shipped teacher {file} is damaged: its hash differs from the recorded "
-            "one; install efficientad again"
+            f"the shipped teacher {file} is damaged: its hash differs from the "
+            "recorded one; install efficientad again"
         )
     return Teacher(network, content.get("provenance", {}), digest)
 
@@ -79,8 +79,8 @@ def load_teacher(
     """Give a teacher as a module, ready for use in any method.
 
     It maps (batch, 3, height, width) ImageNet-normalized RGB images to
-    (batch, 384, rows, columns) descriptors, one every 4 pixels, each of one 33 x 33 patch.
-    Its parameters take no gradients.
+    (batch, 384, rows, columns) descriptors, one every 4 pixels, each of one 33 x 33
+    patch. Its parameters take no gradients.
 
     Args:
         size: `"small"` or `"medium"`.

@@ -60,8 +60,8 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
         The tensors, on the CPU, and the description.
 
     Raises:
-        ModelFileError: If the file is missing, truncated, foreign, of another kind or of
-            another format version.
+        ModelFileError: If the file is missing, truncated, foreign, of another kind or
+            of another format version.
     """
     if not path.is_file():
         raise ModelFileError(f"no {kind} file at {path}: give the path of one")
