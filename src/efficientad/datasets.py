@@ -37,6 +37,7 @@ _MASK_SUFFIXES: Final = (".png", ".bmp", ".tif", ".tiff")
 _N_NAMES_SHOWN: Final = 5
 
 _Item = TypeVar("_Item", Path, int)
+_Name = TypeVar("_Name", Path, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,18 +208,18 @@ def split_validation(
 
 
 def shared_images(
-    hashes: Mapping[Path, str], other_hashes: Mapping[Path, str]
-) -> list[tuple[Path, Path]]:
-    """Find the pictures that two sets of files have in common.
+    hashes: Mapping[_Name, str], other_hashes: Mapping[_Name, str]
+) -> list[tuple[_Name, _Name]]:
+    """Find the pictures that two sets of images have in common.
 
     Args:
-        hashes: Of each file's decoded pixels, by `image_hash`.
+        hashes: Of each image's decoded pixels, by `image_hash`.
         other_hashes: Likewise.
 
     Returns:
         All pairs of equal pictures, sorted; empty where the sets are disjoint.
     """
-    twins: dict[str, list[Path]] = {}
+    twins: dict[str, list[_Name]] = {}
     for path, digest in other_hashes.items():
         twins.setdefault(digest, []).append(path)
     return sorted(
@@ -226,6 +227,27 @@ def shared_images(
         for path, digest in hashes.items()
         for twin in twins.get(digest, ())
     )
+
+
+def require_disjoint(
+    held_out: Mapping[_Name, str], trained: Mapping[_Name, str]
+) -> None:
+    """Refuse held-out images that were trained on: on those a detector is too good.
+
+    Args:
+        held_out: Hash of each image, by `image_hash`.
+        trained: Likewise.
+
+    Raises:
+        DatasetError: If they share some.
+    """
+    shared = shared_images(held_out, trained)
+    if shared:
+        name, twin = shared[0]
+        raise DatasetError(
+            f"calibration needs images that were not trained on, {len(shared)} of them "
+            f"were: {name} is the same picture as {twin}; take others"
+        )
 
 
 def _lot(seed: int, place: int) -> bytes:

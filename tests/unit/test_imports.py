@@ -20,6 +20,7 @@ TORCH_FREE = [
     "efficientad.errors",
     "efficientad.heatmaps",
     "efficientad.images",
+    "efficientad.storage",
     "efficientad.judgement.evaluation",
     "efficientad.judgement.metrics",
     "efficientad.judgement.report",

@@ -170,6 +170,13 @@ def test_a_report_is_dated_by_itself(tmp_path):
     assert re.search(r"<bdi>20\d\d-\d\d-\d\d</bdi>", page)
 
 
+def test_a_report_may_be_undated(tmp_path):
+    page = written(report_of(made_on=None), tmp_path)
+
+    assert "2024-01-04" in written(report_of(), tmp_path)
+    assert not re.search(r"20\d\d-\d\d-\d\d", page)
+
+
 def test_each_defect_type_has_its_metrics_and_counts(tmp_path):
     checked = CheckedPage(written(report_of(), tmp_path))
 

@@ -1,5 +1,7 @@
 """Training, calibration and the model file, at two steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,15 +34,22 @@ def trained(normal_images, tmp_path_factory):
     return student.train(normal_images, CONFIG, output=output), output
 
 
-def interrupt_after(monkeypatch, n_steps, error):
+@pytest.fixture
+def interrupted(normal_images, tmp_path, monkeypatch):
+    """Where a training was stopped by Ctrl-C after its first step."""
+    output = tmp_path / "part.ead"
     take_step = student._Training.take_step
 
-    def failing(self):
-        if self.n_steps_done == n_steps:
-            raise error
+    def interrupted_step(self):
+        if self.n_steps_done == 1:
+            raise KeyboardInterrupt
         return take_step(self)
 
-    monkeypatch.setattr(student._Training, "take_step", failing)
+    with monkeypatch.context() as patch:
+        patch.setattr(student._Training, "take_step", interrupted_step)
+        with pytest.raises(KeyboardInterrupt):
+            student.train(normal_images, CONFIG, output=output)
+    return output
 
 
 def test_a_saved_detector_answers_as_before(trained, normal_images):
@@ -57,40 +66,25 @@ def test_a_saved_detector_answers_as_before(trained, normal_images):
 
 
 def test_an_interrupted_training_resumes_to_the_same_bits(
-    trained, normal_images, tmp_path, monkeypatch
+    trained, normal_images, interrupted
 ):
     detector, _ = trained
-    output = tmp_path / "part.ead"
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 1, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            student.train(normal_images, CONFIG, output=output)
-    resuming = TrainConfig(
-        preset="quick", steps=8, batch_size=4, device="cpu", resume=True
-    )
 
-    resumed = student.train(normal_images, resuming, output=output)
+    resumed = student.train(
+        normal_images, replace(CONFIG, resume=True), output=interrupted
+    )
 
     for name, value in detector.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert resumed.calibration == detector.calibration
 
 
-def test_a_checkpoint_of_other_settings_is_refused(
-    normal_images, tmp_path, monkeypatch
-):
-    output = tmp_path / "part.ead"
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 1, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            student.train(normal_images, CONFIG, output=output)
-    other = TrainConfig(
-        preset="quick", steps=8, batch_size=4, device="cpu", seed=1, resume=True
-    )
+def test_a_checkpoint_of_other_settings_is_refused(normal_images, interrupted):
+    other = replace(CONFIG, seed=1, resume=True)
 
     with pytest.raises(ModelFileError, match="other settings"):
-        student.train(normal_images, other, output=output)
-    assert output.with_name("part.ead.checkpoint").exists()
+        student.train(normal_images, other, output=interrupted)
+    assert interrupted.with_name("part.ead.checkpoint").exists()
 
 
 def test_a_non_finite_loss_ends_the_training(normal_images, monkeypatch):

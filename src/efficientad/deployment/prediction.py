@@ -6,27 +6,29 @@
     OUTPUT/maps/....tiff       combined map, float32, at the image's own size (optional)
 
 Both lists are complete or not there: they get their names when the last image is done.
+Until then, and after a failure, they are called predictions.csv.partial and so on.
 """
 
 import csv
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import tifffile
 from PIL import Image
 
-from efficientad.errors import DatasetError, ImageError, StorageError
+from efficientad.errors import DatasetError, ImageError
 from efficientad.heatmaps import prediction_panel
 from efficientad.images import RGBImage, find_images, read_image
 from efficientad.method.decision import Prediction
 from efficientad.method.predictor import Predictor
+from efficientad.storage import whole_file
 
 _FIELDS = (
     "path",
@@ -75,23 +77,20 @@ def predict_files(
     files = _named_files([Path(path) for path in paths])
     output = Path(output)
     n_anomalous = n_failed = 0
-    try:
-        with _Lists(output) as lists:
-            for path, name in files:
-                row, prediction, image = _judged(predictor, path)
-                lists.add(row)
-                if prediction is None or image is None:
-                    n_failed += 1
-                    print(row["error"], file=sys.stderr)  # noqa: T201 - the report itself
-                    continue
-                n_anomalous += prediction.is_anomalous
-                if has_heatmaps:
-                    picture = prediction_panel(image, prediction)
-                    _save_heatmap(output / "heatmaps" / f"{name}.png", picture)
-                if has_maps:
-                    _save_map(output / "maps" / f"{name}.tiff", prediction.anomaly_map)
-    except OSError as error:
-        raise StorageError(f"cannot write to {output}: {error}") from error
+    with _lists(output) as add_row:
+        for path, name in files:
+            row, prediction, image = _judged(predictor, path)
+            add_row(row)
+            if prediction is None or image is None:
+                n_failed += 1
+                print(row["error"], file=sys.stderr)  # noqa: T201 - the report itself
+                continue
+            n_anomalous += prediction.is_anomalous
+            if has_heatmaps:
+                picture = prediction_panel(image, prediction)
+                _save_heatmap(output / "heatmaps" / f"{name}.png", picture)
+            if has_maps:
+                _save_map(output / "maps" / f"{name}.tiff", prediction.anomaly_map)
     return PredictionSummary(len(files) - n_failed, n_anomalous, n_failed)
 
 
@@ -115,36 +114,31 @@ def _judged(
     return row, prediction, image
 
 
-class _Lists:
-    """Both lists, growing row by row."""
+@contextmanager
+def _lists(output: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Open both lists; what comes adds a row to each."""
+    with (
+        _growing_file(output / "predictions.csv") as csv_file,
+        _growing_file(output / "predictions.jsonl") as json_file,
+    ):
+        writer = csv.DictWriter(csv_file, _FIELDS)
+        writer.writeheader()
 
-    def __init__(self, output: Path) -> None:
-        self._targets = [output / "predictions.csv", output / "predictions.jsonl"]
-        self._partial = [
-            path.with_name(path.name + ".partial") for path in self._targets
-        ]
-        self._open = ExitStack()
+        def add(row: dict[str, Any]) -> None:
+            writer.writerow(row)
+            json_file.write(json.dumps(row) + "\n")
 
-    def __enter__(self) -> Self:
-        self._targets[0].parent.mkdir(parents=True, exist_ok=True)
-        files: list[TextIO] = [
-            self._open.enter_context(path.open("w", encoding="utf-8", newline=""))
-            for path in self._partial
-        ]
-        self._csv_file, self._json_file = files
-        self._csv = csv.DictWriter(self._csv_file, _FIELDS)
-        self._csv.writeheader()
-        return self
+        yield add
+        csv_file.flush()  # so that a full disk leaves neither with its name
 
-    def add(self, row: dict[str, Any]) -> None:
-        self._csv.writerow(row)
-        self._json_file.write(json.dumps(row) + "\n")
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._open.close()
-        if kind is None:
-            for partial, target in zip(self._partial, self._targets, strict=True):
-                partial.replace(target)
+@contextmanager
+def _growing_file(path: Path) -> Iterator[TextIO]:
+    with (
+        whole_file(path, keeps_partial=True) as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
+        yield file
 
 
 def _named_files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -177,10 +171,10 @@ def _found(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def _save_heatmap(path: Path, picture: RGBImage) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    with whole_file(path) as partial:
+        Image.fromarray(picture).save(partial, "PNG")
 
 
 def _save_map(path: Path, anomaly_map: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, anomaly_map.astype(np.float32), compression=None)
+    with whole_file(path) as partial:
+        tifffile.imwrite(partial, anomaly_map.astype(np.float32), compression=None)

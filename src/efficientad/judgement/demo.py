@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from efficientad.judgement.evaluation import Evaluation, evaluate
+from efficientad.storage import write_whole
 from efficientad.synthetic_parts import write_category
 from efficientad.training.config import TrainConfig
 from efficientad.training.student import train
@@ -32,7 +33,7 @@ def run_demo(
     _draw_parts(parts, seed)
     config = TrainConfig(preset="quick", steps=steps or _STEPS, seed=seed)
     detector = train(parts, config, output=output / "part.ead")
-    return evaluate(detector, parts, output=output)
+    return evaluate(detector, parts, output=output, is_dated=False)
 
 
 def _draw_parts(folder: Path, seed: int) -> None:
@@ -46,4 +47,4 @@ def _draw_parts(folder: Path, seed: int) -> None:
     if record.is_file() and json.loads(record.read_text()) == drawn:
         return
     write_category(folder, **drawn)
-    record.write_text(json.dumps(drawn))
+    write_whole(record, json.dumps(drawn).encode())

@@ -7,7 +7,7 @@ detector: no threshold, no normalization, no choice.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from efficientad.datasets import (
     open_category,
     read_defect_mask,
 )
-from efficientad.errors import StorageError, UndefinedMetricError
+from efficientad.errors import UndefinedMetricError
 from efficientad.images import read_image
 from efficientad.judgement.metrics import (
     PixelMetrics,
@@ -31,9 +31,11 @@ from efficientad.judgement.metrics import (
 from efficientad.judgement.report import Case, Report, ScoredImage, write_report
 from efficientad.method.decision import Prediction
 from efficientad.method.predictor import Predictor
+from efficientad.storage import require_writable, write_whole
 
 _N_CASES = 6
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
+_SECONDS = "training seconds"
 
 MetricValues = dict[str, float]
 
@@ -92,7 +94,11 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: Predictor, category: Category | Path | str, *, output: Path | None = None
+    predictor: Predictor,
+    category: Category | Path | str,
+    *,
+    output: Path | None = None,
+    is_dated: bool = True,
 ) -> Evaluation:
     """Judge all test images of a category and compare with what is known.
 
@@ -100,6 +106,8 @@ def evaluate(
         predictor: A detector, or any other predictor.
         category: The category, or its folder in MVTec AD's layout.
         output: Folder for metrics.json and report.html. None: nothing is written.
+        is_dated: Whether the report tells when it was made and how long the training
+            took. Without, the same detector and images give the same bytes.
 
     Raises:
         DatasetError: If the category cannot be used.
@@ -109,11 +117,17 @@ def evaluate(
     if not isinstance(category, Category):
         category = open_category(Path(category))
     _require_both_kinds(category)
+    if output is not None:
+        require_writable(output / _METRICS_FILE)
     collected = _Collected(category, predictor)
     evaluation = collected.evaluation()
     if output is not None:
-        _write_json(evaluation, output / _METRICS_FILE)
-        write_report(collected.report(evaluation, predictor), output / _REPORT_FILE)
+        text = json.dumps(evaluation.as_json(), indent=1, allow_nan=False)
+        write_whole(output / _METRICS_FILE, text.encode())
+        report = collected.report(evaluation, predictor)
+        if not is_dated:
+            report = _undated(report)
+        write_report(report, output / _REPORT_FILE)
     return evaluation
 
 
@@ -147,7 +161,7 @@ class _Collected:
             )
         )
         # Grids only: maps at the image's own size are made again where they are needed.
-        self._predictions[name] = _without_placed_maps(prediction)
+        self._predictions[name] = replace(prediction)
         if sample.is_defect and sample.mask_path is None:
             return
         mask = read_defect_mask(sample, *image.shape[:2])
@@ -219,18 +233,6 @@ class _Collected:
         )
 
 
-def _without_placed_maps(prediction: Prediction) -> Prediction:
-    return Prediction(
-        image_score=prediction.image_score,
-        p_value=prediction.p_value,
-        threshold=prediction.threshold,
-        height=prediction.height,
-        width=prediction.width,
-        local_grid=prediction.local_grid,
-        global_grid=prediction.global_grid,
-    )
-
-
 def _require_both_kinds(category: Category) -> None:
     n_defects = sum(sample.is_defect for sample in category.test)
     if n_defects in {0, len(category.test)}:
@@ -260,11 +262,6 @@ def _facts(predictor: Predictor) -> dict[str, str]:
     return facts
 
 
-def _write_json(evaluation: Evaluation, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(evaluation.as_json(), indent=1, allow_nan=False))
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
+def _undated(report: Report) -> Report:
+    facts = {name: fact for name, fact in report.facts.items() if name != _SECONDS}
+    return replace(report, made_on=None, facts=facts)

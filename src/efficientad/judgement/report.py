@@ -23,7 +23,6 @@ import numpy as np
 from PIL import Image
 
 from efficientad.datasets import NORMAL
-from efficientad.errors import StorageError
 from efficientad.heatmaps import (
     THRESHOLD_COLOR,
     color_scale,
@@ -34,6 +33,7 @@ from efficientad.heatmaps import (
 from efficientad.images import Mask, RGBImage, resize_image
 from efficientad.judgement.score_chart import score_chart
 from efficientad.method.decision import Prediction
+from efficientad.storage import write_whole
 
 _MAX_SIDE: Final = 256
 _JPEG_QUALITY: Final = 88
@@ -104,7 +104,10 @@ class Report:
     stands with the decisions."""
     model: str | None = None
     """What the model is called, such as the name of its file."""
-    made_on: date = field(default_factory=lambda: datetime.now(UTC).astimezone().date())
+    made_on: date | None = field(
+        default_factory=lambda: datetime.now(UTC).astimezone().date()
+    )
+    """None: not shown, so that equal results give equal files."""
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -118,20 +121,7 @@ def write_report(report: Report, path: Path) -> None:
         StorageError: If it cannot be written; what stood there stays.
     """
     # A file name of foreign bytes has characters that UTF-8 does not know.
-    page = _page(report).encode("utf-8", errors="backslashreplace")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(page)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path} ({error.strerror}); check folder, permissions and "
-            "free space"
-        ) from error
+    write_whole(path, _page(report).encode("utf-8", errors="backslashreplace"))
 
 
 def _page(report: Report) -> str:
@@ -159,8 +149,9 @@ def _header(report: Report) -> str:
     facts = [
         f"{len(report.scores) - n_normal} defects, {n_normal} normal images",
         f"threshold {report.threshold:.4g}",
-        report.made_on.isoformat(),
     ]
+    if report.made_on is not None:
+        facts.append(report.made_on.isoformat())
     if report.model is not None:
         facts.insert(0, report.model)
     meta = " · ".join(f"<bdi>{escape(fact)}</bdi>" for fact in facts)

@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from efficientad.errors import ConfigError, DatasetError, StorageError
+from efficientad.errors import ConfigError, DatasetError
 from efficientad.images import Mask, RGBImage
+from efficientad.storage import whole_file
 from efficientad.synthetic_parts.canvas import Pose
 from efficientad.synthetic_parts.defects import (
     DEFECT_TYPES,
@@ -144,8 +145,5 @@ def _require_empty(folder: Path) -> None:
 
 
 def _save(path: Path, picture: Image.Image) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, compress_level=_COMPRESS_LEVEL)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
+    with whole_file(path) as partial:
+        picture.save(partial, "PNG", compress_level=_COMPRESS_LEVEL)

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.errors import DatasetError, ModelFileError, TrainingError
+from efficientad.errors import DatasetError, ModelFileError, StorageError, TrainingError
 from efficientad.images import INPUT_SIZE, RGBImage, file_hash, resize_image
 from efficientad.kernels.native import keep_freed_memory
 from efficientad.method.inputs import normalize_images
@@ -33,6 +33,7 @@ from efficientad.method.networks import (
     PATCH_STRIDE,
     PatchDescriptionNetwork,
 )
+from efficientad.storage import require_writable
 from efficientad.training import tensor_file
 from efficientad.training.config import DISTILL_RECIPES, DistillConfig, DistillRecipe
 from efficientad.training.devices import choose_device
@@ -63,7 +64,6 @@ _FIRST_INNER_CELL = (PATCH_SIZE - 1) // 2 // PATCH_STRIDE
 _N_INNER_CELLS = (INPUT_SIZE - PATCH_SIZE) // PATCH_STRIDE + 1
 _HELD_OUT_WINDOW_CELLS = 24
 _PCA_IMAGES = 200
-_DEFAULT_FOLDER_SEED = 0
 
 Targets = Float[Tensor, "batch 384 rows columns"]
 
@@ -358,6 +358,7 @@ def distill(
     keep_freed_memory()
     recipe = recipe_of(config)
     device = choose_device(config.device)
+    require_writable(output)
     pictures = open_pretraining_images(images)
     checkpoint = output.with_name(output.name + ".checkpoint")
     log = output.with_name(output.name + ".jsonl")
@@ -366,7 +367,6 @@ def distill(
     run = _Distillation(config, recipe, material)
     if config.resume and checkpoint.exists():
         run.restore(checkpoint)
-    output.parent.mkdir(parents=True, exist_ok=True)
     measured = _run(run, progress, checkpoint, log)
     facts = {
         "settings": run.settings() | {"source": Path(config.source).name},
@@ -421,8 +421,14 @@ def _log(
         "explained_variance_quartiles": _quartiles(measured.per_channel),
         "seconds": round(run.seconds, 1),
     }
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path} ({error.strerror}); free some space and go on with "
+            "--resume"
+        ) from error
 
 
 def _quartiles(values: Iterable[float]) -> list[float]:

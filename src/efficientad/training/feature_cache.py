@@ -8,6 +8,8 @@ one fixed order, and grows image by image: a stopped build goes on where it was.
 """
 
 import json
+import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.errors import ModelFileError, StorageError
+from efficientad.storage import write_whole
 from efficientad.training.source_networks import SourceFeatures
 
 GRID_SIZE = 64
@@ -87,18 +90,15 @@ class FeatureCache:
             batch_size: Images that go through the source network together.
         """
         n_done = self.n_done()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        is_new = not (self.folder / _FILE).exists()
         try:
+            self._reserve()
             file = np.memmap(
-                self.folder / _FILE,
-                dtype=np.float16,
-                mode="w+" if is_new else "r+",
-                shape=self.shape,
+                self.folder / _FILE, dtype=np.float16, mode="r+", shape=self.shape
             )
         except OSError as error:
             raise StorageError(
-                f"cannot write {self.folder / _FILE}: {error}"
+                f"cannot write {self.folder / _FILE} ({error.strerror or error}); "
+                "choose a folder with more space"
             ) from error
         for start in range(n_done, len(self.numbers), batch_size):
             numbers = self.numbers[start : start + batch_size]
@@ -110,11 +110,19 @@ class FeatureCache:
             on_progress(start + len(numbers))
         file.flush()
 
+    def _reserve(self) -> None:
+        """Take the whole space at once: a full disk ends a mapped write in a crash."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        n_bytes = math.prod(self.shape) * np.dtype(np.float16).itemsize
+        with (self.folder / _FILE).open("ab") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                file.truncate(n_bytes)
+
     def _note(self, n_done: int) -> None:
         text = json.dumps({"fingerprint": self.fingerprint, "n_done": n_done})
-        partial = self.folder / (_INDEX + ".partial")
-        partial.write_text(text)
-        partial.replace(self.folder / _INDEX)
+        write_whole(self.folder / _INDEX, text.encode())
 
 
 @runtime_checkable

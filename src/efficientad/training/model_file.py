@@ -13,13 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efficientad.datasets import normal_image_paths
-from efficientad.errors import (
-    ConfigError,
-    DatasetError,
-    ModelFileError,
-    NotCalibratedError,
-)
+from efficientad.datasets import normal_image_paths, require_disjoint
+from efficientad.errors import ConfigError, ModelFileError, NotCalibratedError
 from efficientad.images import ImageLike
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
@@ -101,20 +96,14 @@ def recalibrate(
     if isinstance(images, (str, Path)):
         images, _ = normal_image_paths(Path(images), min_images=1)
     normal = read_normal_images(images)
-    trained_on = set(detector.provenance.get("training_images", {}).values())
-    if shared := [
-        n for n, h in zip(normal.names, normal.hashes, strict=True) if h in trained_on
-    ]:
-        raise DatasetError(
-            f"calibration needs images that were not trained on; {len(shared)} were, "
-            f"for example {shared[0]}; take others"
-        )
+    trained_on = detector.provenance.get("training_images", {})
+    require_disjoint(normal.hash_of_name, trained_on)
     calibration = calibrate(
         detector, normal.pixels, false_alarm_budget=false_alarm_budget
     )
     detector.calibration = replace(calibration, given_threshold=threshold)
-    names = dict(zip(normal.names, normal.hashes, strict=True))
-    detector.provenance = {**detector.provenance, "validation_images": names}
+    used = {"validation_images": normal.hash_of_name}
+    detector.provenance = {**detector.provenance, **used}
     return detector
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from efficientad.datasets import (
     MIN_NORMAL_IMAGES,
     normal_image_paths,
+    require_disjoint,
     split_validation,
 )
 from efficientad.errors import DatasetError
@@ -29,6 +30,11 @@ class NormalImages:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def hash_of_name(self) -> dict[str, str]:
+        """Give each image's hash by its name."""
+        return dict(zip(self.names, self.hashes, strict=True))
 
     def subset(self, indices: Sequence[int]) -> "NormalImages":
         """Give some of the images."""
@@ -92,7 +98,7 @@ def training_and_validation(
         )
     if held_out:
         separate = _unique(read_normal_images(held_out))
-        _require_disjoint(training, separate)
+        require_disjoint(separate.hash_of_name, training.hash_of_name)
         return training, separate
     kept, aside = split_validation(range(len(training)), validation_share, seed)
     return training.subset(kept), training.subset(aside)
@@ -103,19 +109,3 @@ def _unique(images: NormalImages) -> NormalImages:
     if len(first) == len(images):
         return images
     return images.subset(sorted(first.values()))
-
-
-def _require_disjoint(training: NormalImages, validation: NormalImages) -> None:
-    names = dict(zip(training.hashes, training.names, strict=True))
-    shared = [
-        (name, names[digest])
-        for digest, name in zip(validation.hashes, validation.names, strict=True)
-        if digest in names
-    ]
-    if shared:
-        name, twin = shared[0]
-        raise DatasetError(
-            f"validation must hold images that are not trained on; {len(shared)} are "
-            f"in both, for example {name} is the same picture as {twin}; remove them "
-            "from one side"
-        )

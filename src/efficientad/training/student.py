@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from efficientad import __version__
-from efficientad.errors import ModelFileError, StorageError, TrainingError
+from efficientad.errors import ModelFileError, TrainingError
 from efficientad.images import ImageLike
 from efficientad.kernels.native import keep_freed_memory
 from efficientad.method.detector import ChannelStatistics, Detector
@@ -28,6 +28,7 @@ from efficientad.method.networks import (
     PatchDescriptionNetwork,
 )
 from efficientad.method.placement import GRID_CELLS
+from efficientad.storage import require_writable
 from efficientad.training import model_file, tensor_file
 from efficientad.training.calibration import calibrate, channel_statistics
 from efficientad.training.config import RECIPES, Recipe, TrainConfig
@@ -113,25 +114,6 @@ def train(
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     return detector
-
-
-def require_writable(path: Path) -> None:
-    """Find out before hours are spent whether a result can be written.
-
-    Raises:
-        StorageError: If the folder of the path cannot take a file.
-    """
-    probe = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StorageError(
-            f"cannot write to {path.parent}: {error.strerror}; choose another output"
-        ) from error
-    if path.is_dir():
-        raise StorageError(f"{path} is a folder; give the name of a file to write")
 
 
 class _Training:
@@ -340,12 +322,8 @@ class _Training:
             "teacher": {"hash": self.teacher_hash, **self.teacher_provenance},
             "pretraining_images": self.pretraining_images
             and self.pretraining_images.description(),
-            "training_images": dict(
-                zip(self.training.names, self.training.hashes, strict=True)
-            ),
-            "validation_images": dict(
-                zip(validation.names, validation.hashes, strict=True)
-            ),
+            "training_images": self.training.hash_of_name,
+            "validation_images": validation.hash_of_name,
         }
 
 

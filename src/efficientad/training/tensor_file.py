@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efficientad.errors import ModelFileError, StorageError
+from efficientad.errors import ModelFileError
+from efficientad.storage import whole_file
 
 Kind = Literal["detector", "teacher", "checkpoint"]
 FORMAT_VERSION = 1
@@ -41,16 +42,11 @@ def write(
         _CONTENT: json.dumps(content, allow_nan=False),
     }
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, partial, metadata)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(
-            f"cannot write {path}: {error}; what stood there before is untouched"
-        ) from error
+    with whole_file(path) as partial:
+        try:
+            save_file(plain, partial, metadata)
+        except SafetensorError as error:  # its only reason is the disk
+            raise OSError(str(error)) from error
 
 
 def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,26 @@
+"""The demo at a few steps: the same seed gives the same bytes."""
+
+import re
+
+import pytest
+
+from efficientad.judgement import demo
+
+
+@pytest.fixture
+def tiny_demo(monkeypatch):
+    monkeypatch.setattr(demo, "_N_TRAIN", 12)
+    monkeypatch.setattr(demo, "_N_TEST_GOOD", 2)
+    monkeypatch.setattr(demo, "_N_PER_DEFECT", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_demo")
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    for name in ("one", "other"):
+        demo.run_demo(tmp_path / name, steps=4)
+
+    for name in ("metrics.json", "report.html"):
+        one = (tmp_path / "one" / name).read_bytes()
+        assert one == (tmp_path / "other" / name).read_bytes()
+        assert not re.search(rb"\b20\d\d-\d\d-\d\d\b", one), "a date differs tomorrow"

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from efficientad.errors import StorageError
+from efficientad.storage import require_writable, whole_file, write_whole
+
+FULL_DISK = Path("/dev/full")
+
+
+@pytest.fixture
+def target(tmp_path):
+    path = tmp_path / "folder" / "result.txt"
+    write_whole(path, b"the old one")
+    return path
+
+
+def write_half_of_it(target, error, *, keeps_partial=False):
+    with whole_file(target, keeps_partial=keeps_partial) as partial:
+        partial.write_text("half of the n")
+        raise error
+
+
+def names_beside(path):
+    return sorted(p.name for p in path.parent.iterdir())
+
+
+def test_a_file_is_replaced_when_all_is_written(target):
+    with whole_file(target) as partial:
+        partial.write_text("the new one")
+        assert target.read_text() == "the old one"
+
+    assert target.read_text() == "the new one"
+    assert names_beside(target) == ["result.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
+def test_what_stood_there_outlives_a_failure(target, error):
+    with pytest.raises((StorageError, KeyboardInterrupt)):
+        write_half_of_it(target, error)
+
+    assert target.read_text() == "the old one"
+    assert names_beside(target) == ["result.txt"]
+
+
+def test_the_part_that_was_written_can_be_kept(target):
+    error = OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError):
+        write_half_of_it(target, error, keeps_partial=True)
+
+    assert target.read_text() == "the old one"
+    assert target.with_name("result.txt.partial").read_text() == "half of the n"
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full")
+def test_a_full_disk_is_a_storage_error_that_says_so(target):
+    target.with_name("result.txt.partial").symlink_to(FULL_DISK)
+
+    with pytest.raises(StorageError, match=r"result\.txt \(No space left on device\)"):
+        write_whole(target, b"new")
+    assert target.read_text() == "the old one"
+    assert names_beside(target) == ["result.txt"]
+
+
+def test_errors_of_another_file_keep_their_name(target, tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match=r"inner\.txt"), whole_file(target):
+        write_whole(tmp_path / "file" / "inner.txt", b"")
+
+
+def test_errors_that_are_not_the_disk_s_pass(target):
+    with pytest.raises(ZeroDivisionError), whole_file(target):
+        raise ZeroDivisionError
+
+
+def test_a_place_is_tried_before_it_is_needed(target, tmp_path):
+    require_writable(tmp_path / "new folder" / "result.txt")
+    require_writable(target)
+
+    assert target.read_text() == "the old one"
+    with pytest.raises(StorageError, match="is a folder; give the name of a file"):
+        require_writable(target.parent)
+    with pytest.raises(StorageError, match="choose another output"):
+        require_writable(target / "result.txt")
