@@ -3,27 +3,22 @@
     efficientad demo | train | calibrate | predict | evaluate | distill | doctor
 
 Errors raised on purpose become one line on stderr and exit code 2; other errors keep
-their traceback. Heavy packages are imported by the verb that needs them.
+their traceback. Heavy packages are imported by the verb that needs them; tyro, which
+makes options of the functions' parameters, when there are options to read.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
-
-import tyro
+from typing import Final
 
 from efficientad.errors import EfficientADError
 from efficientad.training.config import Device, DistillConfig, TrainConfig
 
 _OK, _SOME_FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
-Config = Annotated[TrainConfig, tyro.conf.arg(name="")]
 
-
-def train(
-    images: tyro.conf.Positional[Path], /, *, output: Path, config: Config
-) -> int:
+def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
     """Train and calibrate a detector on normal images.
 
     Args:
@@ -43,8 +38,8 @@ def train(
 
 
 def calibrate(
-    model: tyro.conf.Positional[Path],
-    images: tyro.conf.Positional[Path],
+    model: Path,
+    images: Path,
     /,
     *,
     output: Path,
@@ -62,8 +57,10 @@ def calibrate(
         threshold: Decision threshold to set by hand. None: from the images.
         device: Where the networks run.
     """
+    from efficientad.storage import require_writable
     from efficientad.training.model_file import load, recalibrate, save
 
+    require_writable(output)
     detector = recalibrate(
         load(model, device=device), images, false_alarm_budget, threshold
     )
@@ -76,8 +73,8 @@ def calibrate(
 
 
 def predict(
-    model: tyro.conf.Positional[Path],
-    paths: tyro.conf.Positional[tuple[Path, ...]],
+    model: Path,
+    paths: tuple[Path, ...],
     /,
     *,
     output: Path,
@@ -112,8 +109,8 @@ def predict(
 
 
 def evaluate(
-    model: tyro.conf.Positional[Path],
-    category: tyro.conf.Positional[Path],
+    model: Path,
+    category: Path,
     /,
     *,
     output: Path,
@@ -159,11 +156,11 @@ def demo(
 
 
 def distill(
-    images: tyro.conf.Positional[tuple[Path, ...]],
+    images: tuple[Path, ...],
     /,
     *,
     output: Path,
-    config: Annotated[DistillConfig, tyro.conf.arg(name="")],
+    config: DistillConfig,
 ) -> int:
     """Make a teacher out of a deep source network and natural images.
 
@@ -201,6 +198,9 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
 }
 
 
+_RESUMABLE: Final = {"train", "distill"}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -210,18 +210,53 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 if some images could not be judged, 2 for bad input.
     """
-    try:
-        code: int = tyro.extras.subcommand_cli_from_dict(
-            _VERBS,
-            prog="efficientad",
-            description="Find what is wrong in a picture, having seen only good ones.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb, *options = arguments or [""]
+    if verb in {"-h", "--help"}:
+        print(_overview())
+        return _OK
+    if verb not in _VERBS:
+        got = f"got {verb}" if verb else "got nothing"
+        print(
+            f"efficientad: needed one of {', '.join(_VERBS)}, {got}; see "
+            "efficientad --help",
+            file=sys.stderr,
         )
+        return _BAD_INPUT
+    try:
+        return _run(verb, options)
     except EfficientADError as error:
         print(f"efficientad: {error}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
-        print("efficientad: interrupted; --resume goes on", file=sys.stderr)
+        remedy = "; --resume goes on" if verb in _RESUMABLE else ""
+        print(f"efficientad: interrupted{remedy}", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _run(verb: str, options: list[str]) -> int:
+    """Read the options of a verb and call it; none of the others costs anything."""
+    import tyro
+
+    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    try:
+        code: int = tyro.cli(
+            _VERBS[verb], prog=f"efficientad {verb}", args=options, config=flat
+        )
+    except SystemExit as exit_request:  # after its help, or what is wrong with options
+        return exit_request.code if isinstance(exit_request.code, int) else _BAD_INPUT
     return code
+
+
+def _overview() -> str:
+    """Give the help without reading the options of each verb, which takes a while."""
+    lines = [
+        "usage: efficientad VERB ...",
+        "",
+        "Find what is wrong in a picture, having seen only good ones.",
+        "",
+    ]
+    for name, verb in _VERBS.items():
+        first_line = (verb.__doc__ or "").partition("\n")[0]
+        lines.append(f"  {name:10} {first_line}")
+    return "\n".join([*lines, "", "efficientad VERB --help tells the rest."])

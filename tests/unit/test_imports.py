@@ -52,6 +52,13 @@ def packages_loaded_by(statement: str) -> set[str]:
     return set(json.loads(finished.stdout))
 
 
+def with_quiet_output(statement: str) -> str:
+    return (
+        "import contextlib, io\n"
+        f"with contextlib.redirect_stdout(io.StringIO()):\n    {statement}"
+    )
+
+
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_a_torch_free_module_loads_no_package_of_an_extra(module):
     assert not packages_loaded_by(f"import {module}") & NEEDS_AN_EXTRA
@@ -72,6 +79,26 @@ def test_settings_can_be_made_without_torch():
     loaded = packages_loaded_by("import efficientad; efficientad.TrainConfig()")
 
     assert not loaded & NEEDS_AN_EXTRA
+
+
+def call(*arguments):
+    return f"from efficientad.cli import main; assert main({list(arguments)}) == 0"
+
+
+def test_the_help_of_the_command_line_loads_nothing_but_the_package():
+    loaded = packages_loaded_by(with_quiet_output(call("--help")))
+
+    heavy = {"PIL", "matplotlib", "numpy", "safetensors", "tifffile", "tqdm", "tyro"}
+    assert not loaded & (NEEDS_AN_EXTRA | heavy)
+
+
+@pytest.mark.parametrize("verb", ["train", "predict", "distill"])
+def test_the_help_of_a_verb_loads_only_what_reads_options(verb):
+    loaded = packages_loaded_by(with_quiet_output(call(verb, "--help")))
+
+    heavy = {"PIL", "matplotlib", "numpy", "safetensors", "tifffile", "tqdm"}
+    assert not loaded & (NEEDS_AN_EXTRA | heavy)
+    assert "tyro" in loaded
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it():

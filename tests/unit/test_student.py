@@ -1,5 +1,6 @@
 """Training, calibration and the model file, at two steps."""
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from efficientad.method.detector import Detector
 from efficientad.training import model_file, student, tensor_file
 from efficientad.training.config import TrainConfig
 from efficientad.training.schedule import learning_rate
+from efficientad.training.steps import QuickStep
 
 CONFIG = TrainConfig(preset="quick", steps=8, batch_size=4, device="cpu")
 
@@ -36,17 +38,17 @@ def trained(normal_images, tmp_path_factory):
 
 @pytest.fixture
 def interrupted(normal_images, tmp_path, monkeypatch):
-    """Where a training was stopped by Ctrl-C after its first step."""
+    """Where a training was stopped by Ctrl-C in the middle of its first step."""
     output = tmp_path / "part.ead"
-    take_step = student._Training.take_step
+    losses = QuickStep.losses
 
-    def interrupted_step(self):
-        if self.n_steps_done == 1:
-            raise KeyboardInterrupt
-        return take_step(self)
+    def interrupted_losses(self, *arguments):
+        result = losses(self, *arguments)
+        signal.raise_signal(signal.SIGINT)
+        return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(student._Training, "take_step", interrupted_step)
+        patch.setattr(QuickStep, "losses", interrupted_losses)
         with pytest.raises(KeyboardInterrupt):
             student.train(normal_images, CONFIG, output=output)
     return output

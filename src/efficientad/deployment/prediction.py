@@ -74,6 +74,8 @@ def predict_files(
         DatasetError: If a path does not exist, or if there is no image at all.
         StorageError: If a result cannot be written.
     """
+    if not paths:
+        raise DatasetError("needed images or folders of images to judge, got none")
     files = _named_files([Path(path) for path in paths])
     output = Path(output)
     n_anomalous = n_failed = 0

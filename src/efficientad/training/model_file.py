@@ -8,7 +8,7 @@ quantiles, held-out normal scores, threshold) and how it all came to be. See
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
     Autoencoder,
+    ModelSize,
     PatchDescriptionNetwork,
 )
 from efficientad.training import tensor_file
@@ -68,9 +69,15 @@ def load(path: str | Path, *, device: Device = "auto") -> Detector:
     try:
         detector = _detector(tensors, content)
         detector.calibration = _calibration(content["calibration"])
-    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+    except RuntimeError as error:
         raise ModelFileError(
-            f"{path} does not hold a complete detector ({error}); train it again"
+            f"{path} does not hold the weights of a {content['size']} detector; train "
+            "it again"
+        ) from error
+    except (KeyError, TypeError, ConfigError) as error:
+        raise ModelFileError(
+            f"{path} does not hold a complete detector (bad entry: {error}); train it "
+            "again"
         ) from error
     detector.provenance = content.get("provenance", {})
     return detector.to(choose_device(device)).eval()
@@ -110,6 +117,8 @@ def recalibrate(
 def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
     blank = torch.zeros(DESCRIPTOR_CHANNELS)
     size = content["size"]
+    if size not in get_args(ModelSize):
+        raise ConfigError(f"size {size!r}")
     detector = Detector(
         PatchDescriptionNetwork(size),
         PatchDescriptionNetwork(size, 2 * DESCRIPTOR_CHANNELS),

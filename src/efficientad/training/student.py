@@ -10,6 +10,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from efficientad.training import model_file, tensor_file
 from efficientad.training.calibration import calibrate, channel_statistics
 from efficientad.training.config import RECIPES, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
+from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.pretraining_images import (
     PretrainingImages,
@@ -204,10 +206,13 @@ class _Training:
         )
 
     def to_the_end(self, checkpoint: Path | None) -> None:
-        """Take all remaining steps, with a checkpoint every half minute."""
+        """Take all remaining steps, with a checkpoint every half minute.
+
+        Ctrl-C ends the step at work, writes a checkpoint, and counts only then.
+        """
         progress = Progress(self.recipe.steps, "image")
         started, last_saved = time.monotonic() - self.seconds, time.monotonic()
-        try:
+        with held_back_interrupt() as was_interrupted, closing(progress):
             while self.n_steps_done < self.n_steps:
                 loss = self.take_step()
                 if not math.isfinite(loss):
@@ -218,14 +223,12 @@ class _Training:
                 n_images = self.n_steps_done * self.recipe.batch_size
                 progress.update(min(n_images, self.recipe.steps), loss=loss)
                 self.seconds = time.monotonic() - started
-                if time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+                is_due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
+                if is_due or was_interrupted():
                     self._save_if_wanted(checkpoint)
                     last_saved = time.monotonic()
-        except KeyboardInterrupt:
-            self._save_if_wanted(checkpoint)
-            raise
-        finally:
-            progress.close()
+                if was_interrupted():
+                    raise KeyboardInterrupt
         self._save_if_wanted(checkpoint)
 
     def take_step(self) -> float:

@@ -1,0 +1,71 @@
+"""The command line itself; what its verbs do is tested where they are made."""
+
+import pytest
+
+from efficientad import cli
+from efficientad.errors import DatasetError
+
+
+def test_the_help_names_every_verb_with_its_sentence(capsys):
+    assert cli.main(["--help"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    for name, verb in cli._VERBS.items():
+        sentence = str(verb.__doc__).partition("\n")[0]
+        assert f"  {name:10} {sentence}" in lines
+
+
+@pytest.mark.parametrize("verb", cli._VERBS)
+def test_every_verb_has_its_own_help(capsys, verb):
+    assert cli.main([verb, "--help"]) == 0
+
+    assert f"usage: efficientad {verb} " in capsys.readouterr().out
+
+
+def test_settings_stand_flat_among_the_options(capsys):
+    assert cli.main(["train", "--help"]) == 0
+
+    out = capsys.readouterr().out
+    assert "--steps" in out
+    assert "--config" not in out
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_exit_code_is_the_verb_s(monkeypatch, code):
+    monkeypatch.setitem(cli._VERBS, "doctor", lambda: code)
+
+    assert cli.main(["doctor"]) == code
+
+
+def test_an_error_raised_on_purpose_is_one_line(monkeypatch, capsys):
+    def doctor() -> int:
+        raise DatasetError("an image was needed, got none")
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
+
+    assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err == "efficientad: an image was needed, got none\n"
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch):
+    def doctor() -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
+
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["doctor"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("train", "interrupted; --resume goes on"), ("doctor", "interrupted")],
+)
+def test_ctrl_c_is_one_line(monkeypatch, capsys, verb, words):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli._VERBS, verb, interrupted)
+
+    assert cli.main([verb]) == 130
+    assert capsys.readouterr().err == f"efficientad: {words}\n"
