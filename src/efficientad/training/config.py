@@ -14,6 +14,8 @@ Preset = Literal["paper", "quick"]
 Device = Literal["auto", "cpu", "cuda"]
 Reduction = Literal["mean", "random", "pca"]
 RateSchedule = Literal["drop", "cosine", "constant"]
+StudentStart = Literal["random", "teacher_hidden", "teacher"]
+"""All at random; the teacher's hidden layers; also its last one for the first half."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,16 +100,16 @@ class QuickRecipe:
     """What makes a step cheap and its effect large; see docs/method.md."""
 
     window_cells: int
-    """Descriptors along the side of the random window the student sees of an image."""
+    """Descriptors along the side of the window the student sees of an image; a divisor
+    of the grid's 56, so that all windows together cover each descriptor once."""
+    student_start: StudentStart
+    """What the student begins with."""
     n_penalty_images: int
     """Windows of natural images a step."""
     n_whole_images: int
     """Whole images a step for the autoencoder."""
     mean_share: float
-    """Weight of the mean over all squared distances beside the hard feature loss; it
-    falls linearly to zero over the training."""
-    norm_frozen_from: float
-    """Share of the training after which batch normalization keeps its statistics."""
+    """Weight of the mean over all squared distances beside the hard feature loss."""
 
 
 PAPER: Final = Recipe(
@@ -121,16 +123,16 @@ PAPER: Final = Recipe(
 QUICK: Final = Recipe(
     steps=2_400,
     batch_size=4,
-    learning_rate=2e-3,
+    learning_rate=1e-3,
     rate_schedule="cosine",
     weight_decay=1e-5,
     hard_share=0.01,
     quick=QuickRecipe(
-        window_cells=24,
+        window_cells=28,
+        student_start="teacher_hidden",
         n_penalty_images=1,
         n_whole_images=1,
         mean_share=1.0,
-        norm_frozen_from=0.6,
     ),
 )
 RECIPES: Final[dict[Preset, Recipe]] = {"paper": PAPER, "quick": QUICK}

@@ -121,13 +121,15 @@ class PaperStep:
 class QuickStep:
     """Algorithm 1 on less: windows for the student, kept teacher descriptors.
 
-    The student sees random windows of several images instead of one whole image; its
-    descriptors there are those of the whole image, since each sees one patch only. One
-    pass gives both halves. The teacher's descriptors of the unchanged images are
-    computed once; the autoencoder predicts them from the colour-varied image.
+    The student sees one window each of several images instead of one whole image; its
+    descriptors there are those of the whole image, since each sees one patch only. The
+    windows are drawn from a partition of the grid: placed freely they would show the
+    corners of the image hundreds of times less often than its middle. One pass gives
+    both halves. The teacher's descriptors of the unchanged images are computed once;
+    the autoencoder predicts them from the colour-varied image.
 
     Args:
-        detector: Its student trains with batch normalization.
+        detector: The networks.
         pixels: Training images, (n, 256, 256, 3).
         teacher_cache: Normalized teacher descriptors of them, (n, 56, 56, 384).
         pretraining_images: For the penalty, or None.
@@ -157,15 +159,15 @@ class QuickStep:
 
         Args:
             rng: Source of every draw.
-            progress: Share of the training that is done.
+            progress: Share of the training that is done; not used.
         """
+        del progress
         detector, quick = self._detector, self._quick
         detector.train()
-        detector.student.train(progress < quick.norm_frozen_from)
         n = self._recipe.batch_size
         chosen = rng.choice(len(self._pixels), n, replace=len(self._pixels) < n)
-        n_cells = self._teacher_cache.shape[1] - quick.window_cells + 1
-        corners = rng.integers(0, n_cells, (n, 2))
+        n_windows = self._teacher_cache.shape[1] // quick.window_cells
+        corners = quick.window_cells * rng.integers(0, n_windows, (n, 2))
         student = split_student(detector.student(self._windows(chosen, corners)))
         teacher = torch.stack(
             [
@@ -173,7 +175,7 @@ class QuickStep:
                 for i, c in zip(chosen, corners, strict=True)
             ]
         )
-        hard = self._imitation_loss(teacher, student.for_teacher, progress)
+        hard = self._imitation_loss(teacher, student.for_teacher)
         whole = chosen[: quick.n_whole_images]
         augmented = vary_color(self._pixels[torch.from_numpy(whole)], rng)
         autoencoder = detector.autoencoder(
@@ -192,27 +194,19 @@ class QuickStep:
             ),
         )
 
-    def _imitation_loss(
-        self, teacher: Tensor, student: Tensor, progress: float
-    ) -> Loss:
+    def _imitation_loss(self, teacher: Tensor, student: Tensor) -> Loss:
         hard = hard_feature_loss(teacher, student, self._recipe.hard_share)
-        mean_weight = self._quick.mean_share * (1 - progress)
-        return hard + mean_weight * (teacher - student).square().mean()
+        return hard + self._quick.mean_share * (teacher - student).square().mean()
 
     def _penalty(self, rng: np.random.Generator) -> Loss:
         assert self._pretraining_images is not None
-        student = self._detector.student
-        was_training = student.training
-        # The statistics of batch normalization stay those of normal images.
-        student.eval()
         drawn = []
         for _ in range(self._quick.n_penalty_images):
             top, left = rng.integers(0, INPUT_SIZE - self._side + 1, 2)
             image = self._pretraining_images.draw(rng)
             drawn.append(image[top : top + self._side, left : left + self._side])
         windows = torch.from_numpy(np.stack(drawn)).to(self._detector.device)
-        output = split_student(student(normalize_images(windows)))
-        student.train(was_training)
+        output = split_student(self._detector.student(normalize_images(windows)))
         return pretraining_penalty(output.for_teacher)
 
     def _windows(self, chosen: NDArray[np.int64], corners: NDArray[np.int64]) -> Images:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from efficientad import __version__
 from efficientad.errors import ModelFileError, TrainingError
@@ -32,7 +33,12 @@ from efficientad.method.placement import GRID_CELLS
 from efficientad.storage import require_writable
 from efficientad.training import model_file, tensor_file
 from efficientad.training.calibration import calibrate, channel_statistics
-from efficientad.training.config import RECIPES, Recipe, TrainConfig
+from efficientad.training.config import (
+    RECIPES,
+    Recipe,
+    StudentStart,
+    TrainConfig,
+)
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.normal_images import NormalImages, training_and_validation
@@ -164,12 +170,11 @@ class _Training:
         self, teacher: PatchDescriptionNetwork, device: torch.device
     ) -> Detector:
         torch.manual_seed(self.config.seed)
-        student = PatchDescriptionNetwork(
-            self.config.size,
-            2 * DESCRIPTOR_CHANNELS,
-            has_batch_norm=self.recipe.quick is not None,
-        )
+        student = PatchDescriptionNetwork(self.config.size, 2 * DESCRIPTOR_CHANNELS)
         statistics = self._measured_statistics(teacher, device)
+        if self.recipe.quick is not None:
+            # Deviation: the paper's student starts at random and takes 70 000 steps.
+            start_student(student, teacher, statistics, self.recipe.quick.student_start)
         return Detector(teacher, student, Autoencoder(), statistics).to(device)
 
     def _measured_statistics(
@@ -301,10 +306,8 @@ class _Training:
         self.n_steps_done, self.seconds = content["steps"], content["seconds"]
 
     def finished_detector(self) -> Detector:
-        """Give the detector as it is used: batch normalization folded, no gradients."""
-        detector = self.detector
-        detector.student = detector.student.eval().folded()
-        return detector.eval().requires_grad_(requires_grad=False)
+        """Give the detector as it is used, without gradients."""
+        return self.detector.eval().requires_grad_(requires_grad=False)
 
     def provenance(self, validation: NormalImages) -> dict[str, Any]:
         """Say how the detector came to be."""
@@ -328,6 +331,43 @@ class _Training:
             "training_images": self.training.hash_of_name,
             "validation_images": validation.hash_of_name,
         }
+
+
+@torch.no_grad()
+def start_student(
+    student: PatchDescriptionNetwork,
+    teacher: PatchDescriptionNetwork,
+    statistics: ChannelStatistics,
+    start: StudentStart,
+) -> None:
+    """Give an untrained student what it need not learn again: the teacher's layers.
+
+    Args:
+        student: Changed in place.
+        teacher: Network of the same size.
+        statistics: Of the teacher's channels, for the layers that hold them.
+        start: Which layers are taken over.
+    """
+    if start == "random":
+        return
+    for index, (own, given) in enumerate(
+        zip(student.convolutions, teacher.convolutions, strict=True)
+    ):
+        assert isinstance(own, nn.Conv2d)
+        assert isinstance(given, nn.Conv2d)
+        assert own.bias is not None
+        assert given.bias is not None
+        weight, bias = given.weight, given.bias
+        if index == len(student.convolutions) - 1:
+            if start == "teacher_hidden":
+                continue
+            weight = weight / statistics.std.view(-1, 1, 1, 1)
+            bias = (bias - statistics.mean) / statistics.std
+        # Where the student is wider, the teacher's channels come first.
+        n_out, n_in = weight.shape[:2]
+        own.weight[:n_out] = 0
+        own.weight[:n_out, :n_in] = weight
+        own.bias[:n_out] = bias
 
 
 def _with_prefix(
