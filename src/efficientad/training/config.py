@@ -106,6 +106,8 @@ class QuickRecipe:
     """What the student begins with."""
     n_penalty_images: int
     """Windows of natural images a step."""
+    penalty_weight: float
+    """Weight of the pretraining penalty; the paper's is 1."""
     n_whole_images: int
     """Whole images a step for the autoencoder."""
     mean_share: float
@@ -121,8 +123,8 @@ PAPER: Final = Recipe(
     hard_share=0.001,
 )
 QUICK: Final = Recipe(
-    steps=2_400,
-    batch_size=4,
+    steps=1_600,
+    batch_size=2,
     learning_rate=1e-3,
     rate_schedule="cosine",
     weight_decay=1e-5,
@@ -131,6 +133,7 @@ QUICK: Final = Recipe(
         window_cells=28,
         student_start="teacher_hidden",
         n_penalty_images=1,
+        penalty_weight=0.3,
         n_whole_images=1,
         mean_share=1.0,
     ),

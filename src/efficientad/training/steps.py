@@ -207,7 +207,8 @@ class QuickStep:
             drawn.append(image[top : top + self._side, left : left + self._side])
         windows = torch.from_numpy(np.stack(drawn)).to(self._detector.device)
         output = split_student(self._detector.student(normalize_images(windows)))
-        return pretraining_penalty(output.for_teacher)
+        penalty = pretraining_penalty(output.for_teacher)
+        return self._quick.penalty_weight * penalty
 
     def _windows(self, chosen: NDArray[np.int64], corners: NDArray[np.int64]) -> Images:
         windows = [
