@@ -42,6 +42,14 @@ typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4)));
 
 inline Lanes load(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
 inline void store(float* p, Lanes v) { *reinterpret_cast<Lanes*>(p) = v; }
+inline Lanes all(float value) {
+#if defined(__AVX512F__)
+  return Lanes{value, value, value, value, value, value, value, value,
+               value, value, value, value, value, value, value, value};
+#else
+  return Lanes{value, value, value, value, value, value, value, value};
+#endif
+}
 inline Lanes relu(Lanes v) { return v > 0.0f ? v : Lanes{}; }
 
 struct Grid {
@@ -109,7 +117,7 @@ inline void multiply(const float* __restrict a, int64_t lda, const float* __rest
     b += kPanel;
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      const Lanes value = Lanes{} + a[r * lda + i];
+      const Lanes value = all(a[r * lda + i]);
       sum[r][0] += value * left;
       sum[r][1] += value * right;
     }

@@ -31,8 +31,8 @@ _FINISHES: tuple[Finish, ...] = ("store", "pool", "mean_square")
 # Tiles, and pixels, that one thread takes through a layer at once: few enough for the
 # cache, enough to use each weight often.
 _TILES, _PIXELS = 48, 48
-# Narrower outputs do not fill tiles.
-_MIN_WIDTH = 14
+MIN_WINOGRAD_SIZE = 14
+"""Below this width Winograd's tiles are mostly empty; measured."""
 _HUGE_PAGE = 1 << 21
 
 
@@ -92,6 +92,11 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
+def is_available() -> bool:
+    """Tell whether native layers work on this machine."""
+    return _library() is not None
+
+
 def _loaded() -> ctypes.CDLL:
     library = _library()
     assert library is not None
@@ -113,6 +118,15 @@ class Convolution:
     finish: Finish
     tile: int | None
     """Outputs of a Winograd tile in one dimension; None: patches and a product."""
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Give the rows and columns of the output for those of the input."""
+        scale = 2 if self.finish == "pool" else 1
+        rows, columns = (
+            ((size + 2 * self.padding - self.kernel) // self.stride + 1) // scale
+            for size in (height, width)
+        )
+        return rows, columns
 
 
 def convolution(  # noqa: PLR0913 - what a layer is

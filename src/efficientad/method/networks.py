@@ -154,7 +154,7 @@ class PatchDescriptionNetwork(nn.Module):
 
 
 _ENCODER_CHANNELS = (32, 32, 64, 64, 64)
-_DECODER_SIZES = (3, 8, 15, 32, 63, 127)
+DECODER_SIZES = (3, 8, 15, 32, 63, 127)
 _DECODER_CHANNELS = 64
 _DROPOUT = 0.2
 
@@ -176,7 +176,7 @@ class Autoencoder(nn.Module):
         self.bottleneck = nn.Conv2d(channels[-1], BOTTLENECK_SIZE, 8)
         self.decoder = nn.ModuleList(
             nn.Conv2d(_DECODER_CHANNELS, _DECODER_CHANNELS, 4, padding=2)
-            for _ in _DECODER_SIZES
+            for _ in DECODER_SIZES
         )
         self.dropout = nn.Dropout(_DROPOUT)
         self.refine = nn.Conv2d(_DECODER_CHANNELS, _DECODER_CHANNELS, 3, padding=1)
@@ -198,7 +198,7 @@ class Autoencoder(nn.Module):
         for convolution in self.encoder:
             x = functional.relu(convolution(x))
         x = self.bottleneck(x)
-        for size, convolution in zip(_DECODER_SIZES, self.decoder, strict=True):
+        for size, convolution in zip(DECODER_SIZES, self.decoder, strict=True):
             assert isinstance(convolution, nn.Conv2d)
             x = _resized(x, (size, size))
             x = conv2d(x, convolution.weight, convolution.bias, padding=2, relu=True)
