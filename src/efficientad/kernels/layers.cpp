@@ -27,6 +27,7 @@
 
 #include "layers_matrices.h"
 
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -103,16 +104,18 @@ Scratch& scratch() {
   return memory;
 }
 
-// c (ROWS x panel) = a (ROWS x k) b (k x panel); meanwhile some lines are fetched that
-// are needed soon.
+constexpr int64_t kSteps = 8;  // of a product between two fetches
+
+// c (ROWS x panel) = a (ROWS x k) b (k x panel). Meanwhile memory that is needed next is
+// fetched line by line.
 template <int ROWS>
 inline void multiply(const float* __restrict a, int64_t lda, const float* __restrict b,
-                     int64_t k, float* __restrict c, int64_t ldc) {
+                     int64_t k, float* __restrict c, int64_t ldc, const char* next_a,
+                     const char* next_b) {
   Lanes sum[ROWS][2];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) sum[r][0] = sum[r][1] = Lanes{};
-#pragma GCC unroll 4
-  for (int64_t i = 0; i < k; ++i) {
+  const auto step = [&](int64_t i) __attribute__((always_inline)) {
     const Lanes left = load(b), right = load(b + kLanes);
     b += kPanel;
 #pragma GCC unroll 16
@@ -121,7 +124,17 @@ inline void multiply(const float* __restrict a, int64_t lda, const float* __rest
       sum[r][0] += value * left;
       sum[r][1] += value * right;
     }
+  };
+  int64_t i = 0;
+  for (; i + kSteps <= k; i += kSteps) {
+    __builtin_prefetch(next_a, 0, 2);
+    __builtin_prefetch(next_b, 0, 2);
+    next_a += kLine;
+    next_b += kLine;
+#pragma GCC unroll 8
+    for (int64_t s = 0; s < kSteps; ++s) step(i + s);
   }
+  for (; i < k; ++i) step(i);
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
     store(c + r * ldc, sum[r][0]);
@@ -129,29 +142,30 @@ inline void multiply(const float* __restrict a, int64_t lda, const float* __rest
   }
 }
 
-template <int ROWS>
-void multiply_rest(int64_t rows, const float* a, int64_t lda, const float* b, int64_t k,
-                   float* c, int64_t ldc) {
+template <int ROWS, class... More>
+void multiply_rest(int64_t rows, More... more) {
   if (rows == ROWS)
-    multiply<ROWS>(a, lda, b, k, c, ldc);
+    multiply<ROWS>(more...);
   else if constexpr (ROWS > 1)
-    multiply_rest<ROWS - 1>(rows, a, lda, b, k, c, ldc);
+    multiply_rest<ROWS - 1>(rows, more...);
 }
 
-// c (rows x n) = a (rows x k) b, b packed in panels of kPanel columns.
+// c (rows x n) = a (rows x k) b, b packed in panels of kPanel columns. What lies behind
+// a and b, the operands of the next product, is fetched meanwhile.
 void product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t k,
              int64_t n, float* c, int64_t ldc) {
-  const int64_t blocks = (rows + kRows - 1) / kRows;
-  const int64_t lines = (k * kPanel * 4 / kLine + blocks - 1) / blocks;
+  const int64_t blocks = (rows + kRows - 1) / kRows, lines = k / kSteps;
+  const char* next_a = reinterpret_cast<const char*>(a + rows * lda);
   for (int64_t j = 0; j < n; j += kPanel, b += k * kPanel) {
-    const char* next = reinterpret_cast<const char*>(b + k * kPanel);
-    for (int64_t i = 0; i < rows; i += kRows, next += lines * kLine) {
-      for (int64_t line = 0; line < lines; ++line)
-        __builtin_prefetch(next + line * kLine, 0, 2);
+    const char* next_b = reinterpret_cast<const char*>(b + k * kPanel);
+    for (int64_t i = 0; i < rows; i += kRows) {
       if (rows - i >= kRows)
-        multiply<kRows>(a + i * lda, lda, b, k, c + i * ldc + j, ldc);
+        multiply<kRows>(a + i * lda, lda, b, k, c + i * ldc + j, ldc, next_a, next_b);
       else
-        multiply_rest<kRows - 1>(rows - i, a + i * lda, lda, b, k, c + i * ldc + j, ldc);
+        multiply_rest<kRows - 1>(rows - i, a + i * lda, lda, b, k, c + i * ldc + j, ldc,
+                                 next_a, next_b);
+      next_a += lines * kLine;
+      next_b += lines * kLine;
     }
   }
 }
@@ -226,7 +240,7 @@ void transform_in(const Layer& l, const Tiles& tiles, int64_t tile, float* plane
         for (int i = 0; i < T; ++i) half[i][j] = Lanes{};
         continue;
       }
-      const float* from = in.data + n * in.image + top * in.row + (left + j) * in.pixel + c;
+      const float* from = in.at(n, top, left + j) + c;
       if (y0 == 0 && y1 == T) {
 #pragma GCC unroll 16
         for (int i = 0; i < T; ++i) column[i] = load(from + i * in.row);
@@ -243,7 +257,10 @@ void transform_in(const Layer& l, const Tiles& tiles, int64_t tile, float* plane
       F::input(half[i], out);
       float* to = planes + i * T * plane + c;
 #pragma GCC unroll 16
-      for (int j = 0; j < T; ++j) store(to + j * plane, out[j]);
+      for (int j = 0; j < T; ++j) {
+        store(to + j * plane, out[j]);
+        __builtin_prefetch(to + j * plane + 2 * kLanes, 1, 3);
+      }
     }
   }
 }
@@ -271,7 +288,10 @@ void transform_out(const Layer& l, const Tiles& tiles, int64_t tile, const float
     for (int64_t j = 0; j < T; ++j) {
       Lanes column[T], part[M];
 #pragma GCC unroll 16
-      for (int i = 0; i < T; ++i) column[i] = load(planes + (i * T + j) * plane + c);
+      for (int i = 0; i < T; ++i) {
+        column[i] = load(planes + (i * T + j) * plane + c);
+        __builtin_prefetch(planes + (i * T + j) * plane + c + 2 * kLanes, 0, 3);
+      }
       F::output(column, part);
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) half[i][j] = part[i];
@@ -397,17 +417,26 @@ struct Patches {
   }
 };
 
+// Less work than this is done before another thread has woken up.
+constexpr int64_t kProductsPerThread = 1000000;
+
 // All blocks of all layers, which do not depend on each other, over the threads.
 template <class Kind>
 void run(const Layer* layers, int64_t n_layers, int64_t threads, int64_t largest) {
-  int64_t units = 0;
-  for (int64_t i = 0; i < n_layers; ++i) units += Kind::units(layers[i]);
+  int64_t units = 0, products = 0;
+  for (int64_t i = 0; i < n_layers; ++i) {
+    const Layer& l = layers[i];
+    units += Kind::units(l);
+    products += Kind::units(l) * l.kernel * l.kernel * l.in_channels * l.out_channels;
+  }
+  threads = std::clamp<int64_t>(products / kProductsPerThread, 1, threads);
   int64_t n_blocks = (units + largest - 1) / largest;
   n_blocks = (n_blocks + threads - 1) / threads * threads;
   int64_t size = (units + n_blocks - 1) / n_blocks;
   size = (size + Kind::kGrain - 1) / Kind::kGrain * Kind::kGrain;
   n_blocks = 0;
-  for (int64_t i = 0; i < n_layers; ++i) n_blocks += (Kind::units(layers[i]) + size - 1) / size;
+  for (int64_t i = 0; i < n_layers; ++i)
+    n_blocks += (Kind::units(layers[i]) + size - 1) / size;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t b = 0; b < n_blocks; ++b) {
     int64_t block = b, i = 0;
@@ -455,11 +484,15 @@ extern "C" void to_float(const uint8_t* pixels, const Grid* to, int64_t threads)
     }
 }
 
+constexpr int64_t kValuesPerThread = 50000;
+
 // Bilinear, each output pixel at its centre's place, as PyTorch without align_corners.
 extern "C" void resize(const Grid* from, const Grid* to, int64_t channels,
                        int64_t threads) {
   const float down = static_cast<float>(from->height) / to->height;
   const float across = static_cast<float>(from->width) / to->width;
+  const int64_t values = to->n * to->height * to->width * channels;
+  threads = std::clamp<int64_t>(values / kValuesPerThread, 1, threads);
 #pragma omp parallel for schedule(static) num_threads(threads) collapse(2)
   for (int64_t n = 0; n < to->n; ++n)
     for (int64_t y = 0; y < to->height; ++y) {

@@ -74,7 +74,7 @@ def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
         The library, or None where it cannot be built; the reason is printed once.
     """
     try:
-        return ctypes.CDLL(str(_built(name, headers)))
+        return _opened(name, headers)
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         reason = str(detail).strip().splitlines()[0] if str(detail).strip() else "?"
@@ -84,6 +84,16 @@ def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
             file=sys.stderr,
         )
         return None
+
+
+def _opened(name: str, headers: Mapping[str, str]) -> ctypes.CDLL:
+    path = _built(name, headers)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        # A damaged file in the cache: built anew, once.
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_built(name, headers)))
 
 
 def _built(name: str, headers: Mapping[str, str]) -> Path:
