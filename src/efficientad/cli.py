@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from efficientad.deployment.runtimes import Runtime
 from efficientad.errors import EfficientADError
 from efficientad.training.config import Device, DistillConfig, TrainConfig
 
@@ -81,6 +82,7 @@ def predict(
     heatmaps: bool = True,
     maps: bool = False,
     device: Device = "auto",
+    runtime: Runtime = "auto",
 ) -> int:
     """Judge images: score, p-value, decision, heatmap.
 
@@ -93,11 +95,12 @@ def predict(
         heatmaps: Write a picture of each image with its maps.
         maps: Write each combined map as a float32 TIFF at the image's own size.
         device: Where the networks run.
+        runtime: What computes them. auto: native layers on the CPU, else PyTorch.
     """
     from efficientad.deployment.prediction import predict_files
     from efficientad.deployment.runtimes import load_predictor
 
-    predictor = load_predictor(model, device=device)
+    predictor = load_predictor(model, device=device, runtime=runtime)
     summary = predict_files(
         predictor, paths, output, has_heatmaps=heatmaps, has_maps=maps
     )
@@ -115,6 +118,7 @@ def evaluate(
     *,
     output: Path,
     device: Device = "auto",
+    runtime: Runtime = "auto",
 ) -> int:
     """Measure a detector on labelled test images: metrics.json and report.html.
 
@@ -123,12 +127,13 @@ def evaluate(
         category: Category folder in MVTec AD's layout, with test and ground_truth.
         output: Folder for the results.
         device: Where the networks run.
+        runtime: What computes them. auto: native layers on the CPU, else PyTorch.
     """
     from efficientad.deployment.runtimes import load_predictor
     from efficientad.judgement.evaluation import evaluate as evaluate_category
 
     evaluation = evaluate_category(
-        load_predictor(model, device=device), category, output=output
+        load_predictor(model, device=device, runtime=runtime), category, output=output
     )
     for name, value in evaluation.metrics.items():
         print(f"{name:24} {value:.4f}")

@@ -1,12 +1,12 @@
 """The exact matrices of Winograd's convolution, for any tile and kernel size.
 
-In one dimension, m outputs y of a correlation with r taps g over n = m + r - 1 inputs d:
+In one dimension, m outputs y of a correlation with r taps g over n = m + r - 1 inputs
+d need n products instead of m * r,
 
     y = A' [(G g) * (B' d)]
 
-with n products, by the Cook-Toom construction: polynomials are evaluated at n - 1 points
-and infinity, multiplied there, and interpolated. The points decide how much rounding
-errors grow; those here were found by search (SPEED in `docs/speed.md`).
+by the Cook-Toom construction: polynomials are evaluated at n - 1 points and infinity,
+multiplied there, and interpolated. The points decide how much rounding errors grow.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fractions import Fraction
 Matrix = list[list[Fraction]]
 
 # (outputs, taps) to points: 0, then pairs p and -p, then at most one more; infinity is
-# implied. Found by trying all triples and quadruples of small fractions.
+# implied. Those of least error among all small fractions tried.
 _POINTS: dict[tuple[int, int], tuple[str, ...]] = {
     (6, 3): ("0", "2/5", "-2/5", "1", "-1", "7/4", "-7/4"),
     (6, 4): ("0", "3/4", "-3/4", "5/4", "-5/4", "3", "-3", "1/2"),
@@ -30,9 +30,7 @@ def transforms(n_outputs: int, n_taps: int) -> tuple[Matrix, Matrix, Matrix]:
     return cook_toom([Fraction(p) for p in _POINTS[n_outputs, n_taps]], n_taps)
 
 
-def cook_toom(
-    points: Sequence[Fraction], n_taps: int
-) -> tuple[Matrix, Matrix, Matrix]:
+def cook_toom(points: Sequence[Fraction], n_taps: int) -> tuple[Matrix, Matrix, Matrix]:
     """Give the exact matrices (A', G, B') for these finite points and infinity.
 
     Rows of G and B' are balanced by powers of two, which changes no product.

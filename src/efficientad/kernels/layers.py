@@ -1,10 +1,10 @@
 """Whole layers of inference in native code: convolution and what follows it, fused.
 
 A layer is a convolution with bias, then ReLU or not, then one of three finishes: store
-the result, average it over 2 x 2, or give only the channel mean of its squares. Stride 1
-with 3 x 3 or 4 x 4 kernels goes by Winograd's form with tiles of 6 or 7 outputs, other
-kernels by patches and one product; both are described in `layers.cpp`. Weights are
-transformed in double precision and packed once.
+the result, average it over 2 x 2, or give only the channel mean of its squares.
+Stride 1 with 3 x 3 or 4 x 4 kernels goes by Winograd's form with tiles of 6 or 7
+outputs, other kernels by patches and one product; both are described in `layers.cpp`.
+Weights are transformed in double precision and packed once.
 
 Grids are float32 tensors (n, height, width, channels), spaced as their strides say, so
 that layers can write side by side into one grid that a later layer reads as a whole.
@@ -13,7 +13,6 @@ No gradients here: training uses `winograd.py`.
 
 import ctypes
 import functools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -102,10 +101,7 @@ def is_available() -> bool:
         return False
     is_right = all(_deviation(tile, taps) < _TOLERATED for tile, taps in FORMS)
     if not is_right:
-        print(  # noqa: T201 - the one line that says why things are slower
-            "efficientad: native layers give wrong numbers here, using PyTorch's",
-            file=sys.stderr,
-        )
+        native.say("they give wrong numbers here")
     return is_right
 
 
@@ -154,7 +150,7 @@ class Convolution:
         return rows, columns
 
 
-def convolution(  # noqa: PLR0913 - what a layer is
+def convolution(
     weight: Tensor,
     bias: Tensor,
     *,
@@ -221,7 +217,7 @@ def _doubles(matrix: Matrix) -> Tensor:
 
 
 def _huge(shape: tuple[int, ...]) -> Tensor:
-    """Give memory that starts at a huge page and, where the system agrees, uses them."""
+    """Give memory that starts at a huge page and uses such where the system agrees."""
     n = 4 * torch.Size(shape).numel()
     memory = torch.empty(n + _HUGE_PAGE, dtype=torch.uint8)
     start = -memory.data_ptr() % _HUGE_PAGE

@@ -71,19 +71,23 @@ def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
         headers: Generated headers, file name to text, found by `#include "name"`.
 
     Returns:
-        The library, or None where it cannot be built; the reason is printed once.
+        The library, or None where it cannot be built; a reason is printed once.
     """
     try:
         return _opened(name, headers)
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
-        reason = str(detail).strip().splitlines()[0] if str(detail).strip() else "?"
-        print(  # noqa: T201 - the one line that says why things are slower
-            f"efficientad: native {name} kernels unavailable, using PyTorch's "
-            f"({reason})",
-            file=sys.stderr,
-        )
+        say(str(detail).strip().splitlines()[0] if str(detail).strip() else "?")
         return None
+
+
+@functools.cache
+def say(reason: str) -> None:
+    """Tell on stderr why PyTorch's kernels are used, once for each reason."""
+    print(  # noqa: T201 - the one line that says why things are slower
+        f"efficientad: native kernels unavailable, using PyTorch's ({reason})",
+        file=sys.stderr,
+    )
 
 
 def _opened(name: str, headers: Mapping[str, str]) -> ctypes.CDLL:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from efficientad.kernels import cook_toom as form
 from efficientad.kernels import native
+from efficientad.kernels.cook_toom import Matrix
 
 OUTPUT_TILE = 4
 # Interpolation points for tiles of 4 outputs; infinity is the last, implied one. Small
@@ -40,52 +42,10 @@ _LANES = 8
 _MIN_TILES = 32
 _MIN_CHANNELS = 64
 
-Matrix = list[list[Fraction]]
-
-
-def _polynomial(roots: tuple[Fraction, ...]) -> list[Fraction]:
-    """Coefficients of the product of (x - root), lowest power first."""
-    coefficients = [Fraction(1)]
-    for root in roots:
-        shifted = [Fraction(0), *coefficients]
-        scaled = [-root * c for c in coefficients] + [Fraction(0)]
-        coefficients = [a + b for a, b in zip(shifted, scaled, strict=True)]
-    return coefficients
-
 
 def cook_toom(kernel_size: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Give the exact matrices (A', G, B') of F(4, kernel_size) in one dimension.
-
-    y = A' [(G g) * (B' d)] with y the 4 correlation outputs. Rows of G and B' are
-    balanced by powers of two, which changes no product and halves the rounding error.
-    """
-    points = _POINTS[kernel_size]
-    n_inputs = OUTPUT_TILE + kernel_size - 1
-    zero, one = Fraction(0), Fraction(1)
-    output = [[p**i for p in points] + [zero] for i in range(OUTPUT_TILE)]
-    output[-1][-1] = one
-    kernel: Matrix = []
-    inputs: Matrix = []
-    for j, point in enumerate(points):
-        others = points[:j] + points[j + 1 :]
-        norm = one
-        for other in others:
-            norm *= point - other
-        kernel.append([point**k / norm for k in range(kernel_size)])
-        row = _polynomial(others)
-        inputs.append(row + [zero] * (n_inputs - len(row)))
-    kernel.append([zero] * (kernel_size - 1) + [one])
-    inputs.append(_polynomial(points))
-    for j in range(n_inputs):
-        ratio = max(map(abs, inputs[j])) / max(map(abs, kernel[j]))
-        scale = one
-        while ratio > 2:  # noqa: PLR2004 - a factor of two is the step
-            ratio, scale = ratio / 4, scale * 2
-        while ratio < Fraction(1, 2):
-            ratio, scale = ratio * 4, scale / 2
-        inputs[j] = [v / scale for v in inputs[j]]
-        kernel[j] = [v * scale for v in kernel[j]]
-    return output, kernel, inputs
+    """Give the exact matrices (A', G, B') of F(4, kernel_size) in one dimension."""
+    return form.cook_toom(_POINTS[kernel_size], kernel_size)
 
 
 def matrices_header() -> str:

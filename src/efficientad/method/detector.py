@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from efficientad.errors import NotCalibratedError
 from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, resize_image
+from efficientad.kernels import layers
 from efficientad.method.decision import Calibration, Prediction
-from efficientad.method.inputs import Images, normalize_images
+from efficientad.method.inputs import Images, Pixels, normalize_images
 from efficientad.method.losses import squared_distance_map
 from efficientad.method.maps import (
     AnomalyMaps,
@@ -27,6 +28,7 @@ from efficientad.method.maps import (
     image_scores,
     normalize_maps,
 )
+from efficientad.method.native_maps import NativeMaps
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
     Autoencoder,
@@ -60,6 +62,18 @@ def split_student(
     return StudentDescriptors(for_teacher, for_autoencoder)
 
 
+_Fingerprint = tuple[tuple[int, int], ...]
+
+
+def _fingerprint(module: nn.Module) -> _Fingerprint:
+    """Tell apart weights, and states of them: any change in place counts a version."""
+    tensors = (*module.parameters(), *module.buffers())
+    return tuple(
+        (t.data_ptr(), 0 if t.is_inference() else t._version)  # noqa: SLF001 - PyTorch names it so
+        for t in tensors
+    )
+
+
 class Detector(nn.Module):
     """EfficientAD: finds what no normal image showed.
 
@@ -85,6 +99,9 @@ class Detector(nn.Module):
         self.calibration: Calibration | None = None
         self.provenance: dict[str, Any] = {}
         """How the detector came to be: settings, hashes, versions; JSON-like."""
+        self.prefers_native = True
+        """Whether images are judged by native layers where these work."""
+        self._native: tuple[_Fingerprint, NativeMaps] | None = None
 
     @property
     def size(self) -> ModelSize:
@@ -114,6 +131,42 @@ class Detector(nn.Module):
             squared_distance_map(autoencoder, student.for_autoencoder),
         )
 
+    @property
+    def is_native(self) -> bool:
+        """Whether images are judged by native layers."""
+        has_batch_norm = self.teacher.has_batch_norm or self.student.has_batch_norm
+        return (
+            self.prefers_native
+            and not has_batch_norm
+            and self.device.type == "cpu"
+            and self.teacher_mean.dtype == torch.float32
+            and layers.is_available()
+        )
+
+    @torch.no_grad()
+    def judged_maps(self, pixels: Pixels) -> RawMaps:
+        """Compare the networks on pixels of 256 x 256, without gradients.
+
+        The numbers are those of `raw_maps` in evaluation mode but for rounding, sooner
+        where native layers work.
+        """
+        self.eval()
+        if not self.is_native:
+            return self.raw_maps(normalize_images(pixels.to(self.device)))
+        return self._native_maps()(pixels)
+
+    def _native_maps(self) -> NativeMaps:
+        """Give the native layers of the weights as they are now."""
+        fingerprint = _fingerprint(self)
+        if self._native is None or self._native[0] != fingerprint:
+            networks = self.teacher, self.student, self.autoencoder
+            native = NativeMaps(*networks, self.teacher_mean, self.teacher_std)
+            self._native = fingerprint, native
+        return self._native[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_native": None}
+
     def anomaly_maps(self, images: Images) -> AnomalyMaps:
         """Give the normalized maps of normalized images, on the descriptor grid.
 
@@ -142,8 +195,8 @@ class Detector(nn.Module):
             return []
         arrays = [as_rgb(image) for image in images]
         pixels = np.stack([resize_image(a, INPUT_SIZE, INPUT_SIZE) for a in arrays])
-        batch = normalize_images(torch.from_numpy(pixels).to(self.device))
-        maps = self.eval().anomaly_maps(batch)
+        raw = self.judged_maps(torch.from_numpy(pixels))
+        maps = normalize_maps(raw, calibration)
         scores = image_scores(maps.combined_map).tolist()
         local_maps = maps.local_map.float().cpu().numpy()
         global_maps = maps.global_map.float().cpu().numpy()

@@ -12,7 +12,7 @@ convolutions are computed is told in `kernels.layers`.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class NativeMaps:
 
     def __call__(self, pixels: Pixels) -> RawMaps:
         """Compare the networks on images of 256 x 256 pixels."""
-        batches = pixels.split(_LARGEST_BATCH)
+        batches = torch.split(pixels, _LARGEST_BATCH)
         maps = [self._plan(len(batch)).maps(batch) for batch in batches]
         return RawMaps(
             torch.cat([m.local_map for m in maps]),
@@ -311,7 +311,7 @@ def _stacked(one: Weights, other: Weights) -> Weights:
 def _halves(weights: Weights) -> tuple[Weights, Weights]:
     """The student's last convolution: for the teacher, for the autoencoder."""
     (w, for_autoencoder), (b, other_bias) = (
-        part.split(DESCRIPTOR_CHANNELS) for part in weights
+        torch.split(part, DESCRIPTOR_CHANNELS) for part in weights
     )
     return (w, b), (for_autoencoder, other_bias)
 

@@ -88,8 +88,10 @@ def calibrate(
     """
     if len(pixels) == 0:
         raise DatasetError("calibration needs normal images outside the training set")
-    detector.eval()
-    raw = [detector.raw_maps(images) for images in batches(pixels, detector.device)]
+    raw = [
+        detector.judged_maps(torch.from_numpy(pixels[start : start + _BATCH_SIZE]))
+        for start in range(0, len(pixels), _BATCH_SIZE)
+    ]
     local_maps = torch.cat([maps.local_map for maps in raw]).float().cpu()
     global_maps = torch.cat([maps.global_map for maps in raw]).float().cpu()
     without_scores = Calibration(

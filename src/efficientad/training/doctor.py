@@ -7,7 +7,7 @@ import torch
 
 from efficientad import __version__
 from efficientad.errors import ModelFileError
-from efficientad.kernels import native, winograd
+from efficientad.kernels import layers, native, winograd
 from efficientad.training.config import ModelSize
 from efficientad.training.teachers import open_teacher
 
@@ -23,9 +23,12 @@ def findings() -> dict[str, str]:
         "CPU threads": str(torch.get_num_threads()),
         "CPU instructions": torch.backends.cpu.get_cpu_capability(),
         "CUDA": torch.cuda.get_device_name() if has_cuda else "none",
-        "convolutions on CPU": "native Winograd"
+        "prediction on CPU": "native layers"
+        if layers.is_available()
+        else "PyTorch's layers",
+        "training on CPU": "native Winograd convolutions"
         if winograd.is_available()
-        else "PyTorch's",
+        else "PyTorch's convolutions",
         "kernel cache": str(native.cache_folder()),
     }
     for size in get_args(ModelSize):

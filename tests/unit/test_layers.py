@@ -1,0 +1,325 @@
+"""Fused native layers against the direct convolution in double precision."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from efficientad.kernels import cook_toom, layers, native
+
+needs_compiler = pytest.mark.skipif(
+    not layers.is_available(), reason="needs a C++ compiler for the native layers"
+)
+# Largest error as a share of the output's standard deviation, on positive inputs, which
+# are the harder ones. Products of plain float32 are at about 1e-5.
+BOUNDS = {(6, 3): 1e-3, (6, 4): 2e-3, (7, 4): 2e-3, None: 5e-5}
+FORMS = [*cook_toom.FORMS, None]
+
+
+@pytest.mark.parametrize(("n_outputs", "n_taps"), cook_toom.FORMS)
+def test_the_matrices_give_the_exact_correlation(n_outputs, n_taps):
+    output, taps, inputs = cook_toom.transforms(n_outputs, n_taps)
+    signal = [Fraction(3 * i * i - 7 * i + 2) for i in range(n_outputs + n_taps - 1)]
+    kernel = [Fraction(i * i + 1, 3) for i in range(n_taps)]
+
+    direct = [
+        sum(signal[i + k] * kernel[k] for k in range(n_taps)) for i in range(n_outputs)
+    ]
+
+    products = [
+        dot(g, kernel) * dot(b, signal) for g, b in zip(taps, inputs, strict=True)
+    ]
+    assert [dot(row, products) for row in output] == direct
+
+
+@pytest.mark.parametrize(("n_outputs", "n_taps"), cook_toom.FORMS)
+def test_pairs_of_points_share_their_work(n_outputs, n_taps):
+    """The halves with sums and differences are the same matrices, with more zeros."""
+    output, _, inputs = cook_toom.transforms(n_outputs, n_taps)
+
+    half_output, half_inputs = cook_toom.halved(output, inputs)
+
+    for pair in range(cook_toom.n_pairs(len(inputs))):
+        a, b = 1 + 2 * pair, 2 + 2 * pair
+        for x, y, plus, minus in zip(
+            half_inputs[a], half_inputs[b], inputs[a], inputs[b], strict=True
+        ):
+            assert (x + y, x - y) == (plus, minus)
+        for half, row in zip(half_output, output, strict=True):
+            assert (half[a] + half[b], half[a] - half[b]) == (row[a], row[b])
+            assert 0 in {half[a], half[b]}
+
+
+def dot(one, other):
+    return sum(x * y for x, y in zip(one, other, strict=True))
+
+
+def computed(
+    image, weight, bias, *, tile=None, stride=1, padding=0, relu=False, finish="store"
+):
+    """The native layer on an image in PyTorch's layout, whatever its channels."""
+    layer = layers.convolution(
+        weight,
+        bias,
+        stride=stride,
+        padding=padding,
+        relu=relu,
+        finish=finish,
+        tile=tile,
+    )
+    n, n_in, height, width = image.shape
+    grid = torch.zeros(n, height, width, layer.n_in)
+    grid[..., :n_in] = image.permute(0, 2, 3, 1)
+    channels = 1 if finish == "mean_square" else layer.n_out
+    size = layer.output_size(height, width)
+    output = torch.full((n, *size, channels), torch.nan)
+    layers.run([layers.Call(layer, grid, output)])
+    return output[..., : len(weight)].permute(0, 3, 1, 2)
+
+
+def expected(
+    image, weight, bias, *, stride=1, padding=0, relu=False, finish="store", **_
+):
+    """The same in double precision, and the deviation that errors are measured by."""
+    tensors = (t.double() for t in (image, weight, bias))
+    result = functional.conv2d(*tensors, stride=stride, padding=padding)
+    deviation = result.std()
+    if relu:
+        result = result.relu()
+    if finish == "pool":
+        result = functional.avg_pool2d(result, 2, 2)
+    if finish == "mean_square":
+        deviation = result.square().mean()
+        result = result.square().mean(1, keepdim=True)
+    return result, deviation
+
+
+def drawn(seed, n, n_in, n_out, kernel, height, width):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(n, n_in, height, width, generator=generator).abs()
+    weight = torch.randn(n_out, n_in, kernel, kernel, generator=generator)
+    return image, weight / kernel, torch.randn(n_out, generator=generator)
+
+
+def error_of(arguments, **settings_of_layer):
+    actual = computed(*arguments, **settings_of_layer)
+    exact, deviation = expected(*arguments, **settings_of_layer)
+    assert actual.shape == exact.shape
+    return ((actual - exact).abs().max() / deviation).item()
+
+
+@needs_compiler
+@settings(max_examples=60)
+@given(
+    form=st.sampled_from(FORMS),
+    n=st.integers(1, 3),
+    height=st.integers(5, 29),
+    width=st.integers(5, 29),
+    n_in=st.sampled_from([1, 3, 8, 20, 64, 130]),
+    n_out=st.sampled_from([1, 16, 33, 64, 96]),
+    padding=st.integers(0, 2),
+    relu=st.booleans(),
+    finish=st.sampled_from(["store", "pool"]),
+    seed=st.integers(0, 99),
+)
+def test_winograd_layers_equal_the_direct_convolution(
+    form, n, height, width, n_in, n_out, padding, relu, finish, seed
+):
+    tile, kernel = form or (None, 3)
+    finish = finish if tile is None or tile % 2 == 0 else "store"
+    arguments = drawn(seed, n, n_in, n_out, kernel, height, width)
+
+    error = error_of(arguments, tile=tile, padding=padding, relu=relu, finish=finish)
+
+    assert error < BOUNDS[form]
+
+
+@needs_compiler
+@settings(max_examples=25)
+@given(
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    size=st.tuples(st.integers(5, 20), st.integers(5, 20)),
+    n_in=st.integers(1, 40),
+    n_out=st.integers(1, 70),
+    seed=st.integers(0, 99),
+)
+def test_layers_of_patches_equal_the_direct_convolution(
+    kernel, stride, padding, size, n_in, n_out, seed
+):
+    arguments = drawn(seed, 2, n_in, n_out, kernel, *size)
+
+    assert error_of(arguments, stride=stride, padding=padding) < BOUNDS[None]
+
+
+@needs_compiler
+@pytest.mark.parametrize("form", FORMS)
+def test_the_mean_of_squares_needs_no_output(form):
+    tile, kernel = form or (None, 1)
+    arguments = drawn(1, 2, 64, 96, kernel, 24, 31)
+
+    assert error_of(arguments, tile=tile, finish="mean_square") < BOUNDS[form]
+
+
+@needs_compiler
+@pytest.mark.parametrize("form", FORMS)
+def test_the_number_of_threads_changes_nothing(form):
+    tile, kernel = form or (None, 3)
+    arguments = drawn(2, 2, 64, 64, kernel, 40, 37)
+    n_threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(computed(*arguments, tile=tile))
+    finally:
+        torch.set_num_threads(n_threads)
+
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@needs_compiler
+def test_a_residual_is_added_before_the_squares():
+    image, weight, bias = drawn(3, 2, 24, 64, 1, 9, 8)
+    residual = torch.randn(2, 9, 8, 64, generator=torch.Generator().manual_seed(4))
+    layer = layers.convolution(weight, bias, finish="mean_square")
+    grid = image.permute(0, 2, 3, 1).contiguous()
+    output = torch.empty(2, 9, 8, 1)
+
+    layers.run([layers.Call(layer, grid, output, residual)])
+
+    described = functional.conv2d(image, weight, bias).permute(0, 2, 3, 1)
+    expected_map = (described + residual).square().mean(-1, keepdim=True)
+    torch.testing.assert_close(output, expected_map, rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+def test_layers_side_by_side_share_grids():
+    """Two layers read and write halves of the channels of common grids."""
+    image, weight, bias = drawn(5, 1, 64, 64, 3, 20, 20)
+    grid = image.permute(0, 2, 3, 1).contiguous()
+    output = torch.zeros(1, 20, 20, 96)
+    halves = [
+        layers.convolution(weight[part, source], bias[part], tile=6)
+        for part, source in (
+            (slice(0, 32), slice(0, 32)),
+            (slice(32, 64), slice(32, 64)),
+        )
+    ]
+
+    layers.run(
+        [
+            layers.Call(halves[0], grid[..., :32], output[:, 1:19, 1:19, :32]),
+            layers.Call(halves[1], grid[..., 32:], output[:, 1:19, 1:19, 64:]),
+        ]
+    )
+
+    exact = functional.conv2d(
+        image, torch.cat([weight[:32, :32], weight[32:, 32:]]), bias, groups=2
+    ).permute(0, 2, 3, 1)
+    inner = output[:, 1:19, 1:19]
+    torch.testing.assert_close(inner[..., :32], exact[..., :32], rtol=0, atol=1e-3)
+    torch.testing.assert_close(inner[..., 64:], exact[..., 32:], rtol=0, atol=1e-3)
+    inner.zero_()
+    assert torch.equal(output[..., :32], torch.zeros(1, 20, 20, 32))
+    assert torch.equal(output[..., 32:64], torch.zeros(1, 20, 20, 32))
+
+
+@needs_compiler
+@settings(max_examples=20)
+@given(size=st.integers(1, 20), other=st.integers(1, 40), n=st.integers(1, 2))
+def test_resizing_is_pytorchs(size, other, n):
+    generator = torch.Generator().manual_seed(size)
+    image = torch.randn(n, 32, size, size + 1, generator=generator)
+    output = torch.empty(n, other, other + 2, 32)
+
+    layers.resize(image.permute(0, 2, 3, 1).contiguous(), output)
+
+    reference = functional.interpolate(image, (other, other + 2), mode="bilinear")
+    torch.testing.assert_close(output.permute(0, 3, 1, 2), reference)
+
+
+@needs_compiler
+def test_a_wrong_tap_would_be_noticed():
+    """Positive control of the comparison."""
+    image, weight, bias = drawn(6, 1, 64, 64, 4, 20, 20)
+    exact, deviation = expected(image, weight, bias)
+    weight[0, 0, 0, 0] += 0.1
+
+    error = (computed(image, weight, bias, tile=7) - exact).abs().max() / deviation
+
+    assert error > BOUNDS[7, 4]
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """An empty cache folder, and nothing loaded or said before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.say.cache_clear()
+    layers._library.cache_clear()
+    layers.is_available.cache_clear()
+    yield tmp_path
+    native.say.cache_clear()
+    layers._library.cache_clear()
+    layers.is_available.cache_clear()
+
+
+def test_without_a_compiler_native_layers_are_not_there(fresh, monkeypatch, capsys):
+    monkeypatch.setattr(native, "_compiler", lambda: None)
+
+    assert not layers.is_available()
+    assert not layers.is_available()
+
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "using PyTorch's (no C++ compiler found)" in error
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_failing_compiler_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(native, "_compiler", lambda: "false")
+
+    assert not layers.is_available()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@needs_compiler
+def test_a_cache_folder_that_cannot_be_written_is_one_line(fresh, capsys):
+    (fresh / "efficientad").write_text("a file stands where the folder should be")
+
+    assert not layers.is_available()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@needs_compiler
+def test_a_damaged_binary_is_built_anew(fresh, capsys):
+    path = native._built("layers", {"layers_matrices.h": layers.matrices_header()})
+    path.write_bytes(b"not a library")
+
+    assert layers.is_available()
+    assert not capsys.readouterr().err
+
+
+@needs_compiler
+def test_a_library_with_wrong_numbers_is_not_used(fresh, monkeypatch, capsys):
+    header = layers.matrices_header().replace("0.5f", "0.25f")
+    monkeypatch.setattr(layers, "matrices_header", lambda: header)
+
+    assert not layers.is_available()
+    assert "they give wrong numbers here" in capsys.readouterr().err
+    assert list((fresh / "efficientad").glob("layers-*.so"))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh")
+def test_a_binary_of_another_processor_is_not_taken(monkeypatch):
+    header = {"layers_matrices.h": layers.matrices_header()}
+    here = native._built("layers", header)
+    monkeypatch.setattr(native, "processor", lambda: "another one")
+
+    assert native._built("layers", header) != here
