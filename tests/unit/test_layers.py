@@ -116,21 +116,21 @@ def error_of(arguments, **settings_of_layer):
 @given(
     form=st.sampled_from(FORMS),
     n=st.integers(1, 3),
-    height=st.integers(5, 29),
-    width=st.integers(5, 29),
-    n_in=st.sampled_from([1, 3, 8, 20, 64, 130]),
-    n_out=st.sampled_from([1, 16, 33, 64, 96]),
+    size=st.tuples(st.integers(5, 29), st.integers(5, 29)),
+    channels=st.tuples(
+        st.sampled_from([1, 3, 8, 20, 64, 130]), st.sampled_from([1, 16, 33, 64, 96])
+    ),
     padding=st.integers(0, 2),
-    relu=st.booleans(),
-    finish=st.sampled_from(["store", "pool"]),
+    after=st.tuples(st.booleans(), st.sampled_from(["store", "pool"])),
     seed=st.integers(0, 99),
 )
 def test_winograd_layers_equal_the_direct_convolution(
-    form, n, height, width, n_in, n_out, padding, relu, finish, seed
+    form, n, size, channels, padding, after, seed
 ):
     tile, kernel = form or (None, 3)
+    relu, finish = after
     finish = finish if tile is None or tile % 2 == 0 else "store"
-    arguments = drawn(seed, n, n_in, n_out, kernel, height, width)
+    arguments = drawn(seed, n, *channels, kernel, *size)
 
     error = error_of(arguments, tile=tile, padding=padding, relu=relu, finish=finish)
 
@@ -269,7 +269,8 @@ def fresh(monkeypatch, tmp_path):
     layers.is_available.cache_clear()
 
 
-def test_without_a_compiler_native_layers_are_not_there(fresh, monkeypatch, capsys):
+@pytest.mark.usefixtures("fresh")
+def test_without_a_compiler_native_layers_are_not_there(monkeypatch, capsys):
     monkeypatch.setattr(native, "_compiler", lambda: None)
 
     assert not layers.is_available()
@@ -297,7 +298,8 @@ def test_a_cache_folder_that_cannot_be_written_is_one_line(fresh, capsys):
 
 
 @needs_compiler
-def test_a_damaged_binary_is_built_anew(fresh, capsys):
+@pytest.mark.usefixtures("fresh")
+def test_a_damaged_binary_is_built_anew(capsys):
     path = native._built("layers", {"layers_matrices.h": layers.matrices_header()})
     path.write_bytes(b"not a library")
 
