@@ -54,6 +54,16 @@ def _metric(name: str) -> Callable[[Run], float | None]:
     return value
 
 
+def _plain(name: str, factor: float = 1) -> Callable[[Run], float | None]:
+    """A metric of a run as it is, times a factor."""
+
+    def value(run: Run) -> float | None:
+        measured = run["metrics"].get(name)
+        return None if measured is None else factor * measured
+
+    return value
+
+
 def _minutes(stage: str) -> Callable[[Run], float | None]:
     def value(run: Run) -> float | None:
         seconds = run.get("seconds", {}).get(stage)
@@ -68,6 +78,11 @@ COLUMNS = (
     Column("pixel AU-ROC, %", _metric("pixel_au_roc"), 1),
     Column("AU-PRO, %", _metric("au_pro"), 1),
     Column("training, min", _minutes("train"), 1),
+    Column("ms an image", _plain("milliseconds"), 1),
+    Column("before, ms", _plain("before"), 2),
+    Column("after, ms", _plain("after"), 2),
+    Column("times faster", _plain("speedup"), 2),
+    Column("largest difference, 10⁻⁶", _plain("largest_relative_difference", 1e6), 1),
 )
 
 
