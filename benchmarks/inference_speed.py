@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -95,9 +96,8 @@ def measure(size: ModelSize, threads: int, batch: int, repeats: int) -> list[Row
     found = ways(size)
     with torch.inference_mode():
         maps = {name: way(pixels) for name, way in found.items()}
-        times = medians(
-            {name: lambda way=way: way(pixels) for name, way in found.items()}, repeats
-        )
+        calls = {name: partial(way, pixels) for name, way in found.items()}
+        times = medians(calls, repeats)
     exact = maps["baseline"]
     return [
         Row(

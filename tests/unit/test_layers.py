@@ -84,8 +84,8 @@ def expected(
     image, weight, bias, *, stride=1, padding=0, relu=False, finish="store", **_
 ):
     """The same in double precision, and the deviation that errors are measured by."""
-    tensors = (t.double() for t in (image, weight, bias))
-    result = functional.conv2d(*tensors, stride=stride, padding=padding)
+    image, weight, bias = image.double(), weight.double(), bias.double()
+    result = functional.conv2d(image, weight, bias, stride=stride, padding=padding)
     deviation = result.std()
     if relu:
         result = result.relu()
@@ -97,9 +97,10 @@ def expected(
     return result, deviation
 
 
-def drawn(seed, n, n_in, n_out, kernel, height, width):
+def drawn(seed, n, channels, kernel, size):
     generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(n, n_in, height, width, generator=generator).abs()
+    n_in, n_out = channels
+    image = torch.randn(n, n_in, *size, generator=generator).abs()
     weight = torch.randn(n_out, n_in, kernel, kernel, generator=generator)
     return image, weight / kernel, torch.randn(n_out, generator=generator)
 
@@ -130,7 +131,7 @@ def test_winograd_layers_equal_the_direct_convolution(
     tile, kernel = form or (None, 3)
     relu, finish = after
     finish = finish if tile is None or tile % 2 == 0 else "store"
-    arguments = drawn(seed, n, *channels, kernel, *size)
+    arguments = drawn(seed, n, channels, kernel, size)
 
     error = error_of(arguments, tile=tile, padding=padding, relu=relu, finish=finish)
 
@@ -151,7 +152,7 @@ def test_winograd_layers_equal_the_direct_convolution(
 def test_layers_of_patches_equal_the_direct_convolution(
     kernel, stride, padding, size, n_in, n_out, seed
 ):
-    arguments = drawn(seed, 2, n_in, n_out, kernel, *size)
+    arguments = drawn(seed, 2, (n_in, n_out), kernel, size)
 
     assert error_of(arguments, stride=stride, padding=padding) < BOUNDS[None]
 
@@ -160,7 +161,7 @@ def test_layers_of_patches_equal_the_direct_convolution(
 @pytest.mark.parametrize("form", FORMS)
 def test_the_mean_of_squares_needs_no_output(form):
     tile, kernel = form or (None, 1)
-    arguments = drawn(1, 2, 64, 96, kernel, 24, 31)
+    arguments = drawn(1, 2, (64, 96), kernel, (24, 31))
 
     assert error_of(arguments, tile=tile, finish="mean_square") < BOUNDS[form]
 
@@ -169,7 +170,7 @@ def test_the_mean_of_squares_needs_no_output(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_number_of_threads_changes_nothing(form):
     tile, kernel = form or (None, 3)
-    arguments = drawn(2, 2, 64, 64, kernel, 40, 37)
+    arguments = drawn(2, 2, (64, 64), kernel, (40, 37))
     n_threads = torch.get_num_threads()
     results = []
     try:
@@ -185,7 +186,7 @@ def test_the_number_of_threads_changes_nothing(form):
 
 @needs_compiler
 def test_a_residual_is_added_before_the_squares():
-    image, weight, bias = drawn(3, 2, 24, 64, 1, 9, 8)
+    image, weight, bias = drawn(3, 2, (24, 64), 1, (9, 8))
     residual = torch.randn(2, 9, 8, 64, generator=torch.Generator().manual_seed(4))
     layer = layers.convolution(weight, bias, finish="mean_square")
     grid = image.permute(0, 2, 3, 1).contiguous()
@@ -201,7 +202,7 @@ def test_a_residual_is_added_before_the_squares():
 @needs_compiler
 def test_layers_side_by_side_share_grids():
     """Two layers read and write halves of the channels of common grids."""
-    image, weight, bias = drawn(5, 1, 64, 64, 3, 20, 20)
+    image, weight, bias = drawn(5, 1, (64, 64), 3, (20, 20))
     grid = image.permute(0, 2, 3, 1).contiguous()
     output = torch.zeros(1, 20, 20, 96)
     halves = [
@@ -247,7 +248,7 @@ def test_resizing_is_pytorchs(size, other, n):
 @needs_compiler
 def test_a_wrong_tap_would_be_noticed():
     """Positive control of the comparison."""
-    image, weight, bias = drawn(6, 1, 64, 64, 4, 20, 20)
+    image, weight, bias = drawn(6, 1, (64, 64), 4, (20, 20))
     exact, deviation = expected(image, weight, bias)
     weight[0, 0, 0, 0] += 0.1
 

@@ -120,7 +120,7 @@ def test_an_image_s_maps_do_not_depend_on_its_batch(detector):
 def test_threads_may_share_a_detector(detector):
     images = [noise(n)[:1] for n in (1, 2)]
     expected = [detector.judged_maps(image).local_map for image in images]
-    found = [[], []]
+    found: list[list[torch.Tensor]] = [[], []]
 
     def judge(index):
         for _ in range(5):
@@ -162,6 +162,7 @@ def test_a_runtime_can_be_chosen(detector, tmp_path, runtime):
 
     predictor = runtimes.load_predictor(path, device="cpu", runtime=runtime)
 
+    assert isinstance(predictor, Detector)
     assert predictor.is_native == (runtime != "pytorch" and layers.is_available())
 
 
