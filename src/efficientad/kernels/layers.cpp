@@ -154,7 +154,7 @@ void multiply_rest(int64_t rows, More... more) {
 // a and b, the operands of the next product, is fetched meanwhile.
 void product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t k,
              int64_t n, float* c, int64_t ldc) {
-  const int64_t blocks = (rows + kRows - 1) / kRows, lines = k / kSteps;
+  const int64_t fetched = k / kSteps * kLine;
   const char* next_a = reinterpret_cast<const char*>(a + rows * lda);
   for (int64_t j = 0; j < n; j += kPanel, b += k * kPanel) {
     const char* next_b = reinterpret_cast<const char*>(b + k * kPanel);
@@ -164,8 +164,8 @@ void product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t 
       else
         multiply_rest<kRows - 1>(rows - i, a + i * lda, lda, b, k, c + i * ldc + j, ldc,
                                  next_a, next_b);
-      next_a += lines * kLine;
-      next_b += lines * kLine;
+      next_a += fetched;
+      next_b += fetched;
     }
   }
 }
