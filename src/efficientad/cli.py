@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from efficientad.deployment.runtimes import Runtime
 from efficientad.errors import EfficientADError
-from efficientad.training.config import Device, DistillConfig, TrainConfig
+from efficientad.training.config import Device, DistillConfig, Runtime, TrainConfig
 
 _OK, _SOME_FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 

@@ -1,15 +1,12 @@
 """Opens a model file with the engine it is made for."""
 
 from pathlib import Path
-from typing import Literal
 
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
 from efficientad.method.predictor import Predictor
-from efficientad.training.config import Device
+from efficientad.training.config import Device, Runtime
 
 DETECTOR_SUFFIX = ".ead"
-
-Runtime = Literal["auto", "native", "pytorch"]
 
 
 def load_predictor(

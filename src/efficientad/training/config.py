@@ -12,6 +12,7 @@ from efficientad.errors import ConfigError
 ModelSize = Literal["small", "medium"]
 Preset = Literal["paper", "quick"]
 Device = Literal["auto", "cpu", "cuda"]
+Runtime = Literal["auto", "native", "pytorch"]
 Reduction = Literal["mean", "random", "pca"]
 RateSchedule = Literal["drop", "cosine", "constant"]
 StudentStart = Literal["random", "teacher_hidden", "teacher"]
