@@ -41,3 +41,27 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the real images in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def make_detector():
+    """Make an untrained detector that can judge, for tests of how it runs."""
+    import torch
+
+    from efficientad.method.decision import Calibration, MapQuantiles
+    from efficientad.method.detector import ChannelStatistics, Detector
+    from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+
+    def made(size="small"):
+        torch.manual_seed(0)
+        detector = Detector(
+            PatchDescriptionNetwork(size),
+            PatchDescriptionNetwork(size, 768),
+            Autoencoder(),
+            ChannelStatistics(torch.randn(384) * 0.01, torch.rand(384) * 0.05 + 0.02),
+        )
+        quantiles = MapQuantiles(0.5, 2.0)
+        detector.calibration = Calibration(quantiles, quantiles, (0.1, 0.2), 0.01)
+        return detector.eval().requires_grad_(requires_grad=False)
+
+    return made

@@ -27,6 +27,7 @@ from efficientad.errors import (
 )
 
 if TYPE_CHECKING:
+    from efficientad.deployment.export import export
     from efficientad.deployment.prediction import predict_files
     from efficientad.deployment.runtimes import load_predictor
     from efficientad.judgement.demo import run_demo
@@ -62,6 +63,7 @@ __all__ = [
     "UndefinedMetricError",
     "distill",
     "evaluate",
+    "export",
     "load",
     "load_predictor",
     "load_teacher",
@@ -82,6 +84,7 @@ _HOME_OF = {
     "TrainConfig": "training.config",
     "distill": "training.distillation",
     "evaluate": "judgement.evaluation",
+    "export": "deployment.export",
     "load": "training.model_file",
     "load_predictor": "deployment.runtimes",
     "load_teacher": "training.teachers",

@@ -1,6 +1,7 @@
 """The command line: one verb a library function.
 
-    efficientad demo | train | calibrate | predict | evaluate | distill | doctor
+    efficientad demo | train | calibrate | predict | evaluate | export |
+                distill | doctor
 
 Errors raised on purpose become one line on stderr and exit code 2; other errors keep
 their traceback. Heavy packages are imported by the verb that needs them; tyro, which
@@ -140,6 +141,28 @@ def evaluate(
     return _OK
 
 
+def export(model: Path, /, *, output: Path, images: Path | None = None) -> int:
+    """Write a detector as one ONNX file that needs no PyTorch.
+
+    The file is compared with PyTorch and refused where it differs.
+
+    Args:
+        model: The detector file.
+        output: The file to write, for example part.onnx.
+        images: Folder of real images to compare on, beside artificial ones.
+    """
+    from efficientad.deployment.export import export as export_detector
+    from efficientad.training.model_file import load
+
+    report = export_detector(load(model, device="cpu"), output, images=images)
+    print(f"wrote {output}")
+    print(
+        f"largest difference from PyTorch {report.largest_difference:.2g} "
+        f"on {report.n_images} images"
+    )
+    return _OK
+
+
 def demo(
     *, output: Path = Path("demo"), steps: int | None = None, seed: int = 0
 ) -> int:
@@ -197,6 +220,7 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "calibrate": calibrate,
     "predict": predict,
     "evaluate": evaluate,
+    "export": export,
     "distill": distill,
     "doctor": doctor,
 }

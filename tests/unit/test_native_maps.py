@@ -11,9 +11,7 @@ from baseline import baseline, raw_maps
 from efficientad.deployment import runtimes
 from efficientad.errors import ConfigError
 from efficientad.kernels import layers
-from efficientad.method.decision import Calibration, MapQuantiles
-from efficientad.method.detector import ChannelStatistics, Detector
-from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.detector import Detector
 from efficientad.training import model_file
 
 needs_compiler = pytest.mark.skipif(
@@ -23,21 +21,8 @@ needs_compiler = pytest.mark.skipif(
 TOLERANCE = 1e-4
 
 
-def make_detector(size="small"):
-    torch.manual_seed(0)
-    detector = Detector(
-        PatchDescriptionNetwork(size),
-        PatchDescriptionNetwork(size, 768),
-        Autoencoder(),
-        ChannelStatistics(torch.randn(384) * 0.01, torch.rand(384) * 0.05 + 0.02),
-    )
-    quantiles = MapQuantiles(0.5, 2.0)
-    detector.calibration = Calibration(quantiles, quantiles, (0.1, 0.2), 0.01)
-    return detector.eval().requires_grad_(requires_grad=False)
-
-
 @pytest.fixture(scope="module")
-def detector():
+def detector(make_detector):
     return make_detector()
 
 
@@ -73,7 +58,7 @@ def test_small_maps_are_those_of_the_plain_networks(detector, make):
 
 
 @needs_compiler
-def test_medium_maps_are_those_of_the_plain_networks():
+def test_medium_maps_are_those_of_the_plain_networks(make_detector):
     detector = make_detector("medium")
     pixels = noise(1)
 
@@ -148,7 +133,7 @@ def test_without_native_layers_predictions_stay_the_same(detector, monkeypatch):
     np.testing.assert_allclose(plain.local_grid, native.local_grid, atol=1e-3)
 
 
-def test_other_devices_and_numbers_go_by_pytorch():
+def test_other_devices_and_numbers_go_by_pytorch(make_detector):
     detector = make_detector()
 
     assert not copy.deepcopy(detector).double().is_native

@@ -6,7 +6,7 @@ from efficientad.errors import ConfigError, MissingDependencyError, ModelFileErr
 from efficientad.method.predictor import Predictor
 from efficientad.training.config import Device, Runtime
 
-DETECTOR_SUFFIX = ".ead"
+DETECTOR_SUFFIX, ONNX_SUFFIX = ".ead", ".onnx"
 
 
 def load_predictor(
@@ -36,8 +36,10 @@ def load_predictor(
     if not path.is_file():
         raise ModelFileError(
             f"no model file at {path}: give a {DETECTOR_SUFFIX} file made by "
-            "`efficientad train`"
+            "`efficientad train`, or one made by `efficientad export`"
         )
+    if path.suffix == ONNX_SUFFIX:
+        return _exported(path, device, runtime)
     try:
         from efficientad.training import model_file  # noqa: PLC0415 - needs torch
     except ModuleNotFoundError as error:
@@ -48,3 +50,14 @@ def load_predictor(
     detector = model_file.load(path, device=device)
     detector.prefers_native = runtime != "pytorch"
     return detector
+
+
+def _exported(path: Path, device: Device, runtime: Runtime) -> Predictor:
+    if device == "cuda" or runtime != "auto":
+        raise ConfigError(
+            f"{path} runs on ONNX Runtime and the CPU, device {device} and runtime "
+            f"{runtime} were asked for; leave both at auto, or give the .ead file"
+        )
+    from efficientad.deployment.onnx_runtime import OnnxPredictor  # noqa: PLC0415
+
+    return OnnxPredictor(path)

@@ -36,7 +36,7 @@ AUTOENCODER_INPUT_SIZE = 256
 # One row a convolution: kernel, channels out (None: the network's own), padding while
 # distilling, and what follows it.
 _Layer = tuple[int, int | None, int, Literal["pool", "relu", "none"]]
-_LAYERS: dict[ModelSize, tuple[_Layer, ...]] = {
+LAYERS: dict[ModelSize, tuple[_Layer, ...]] = {
     "small": (
         (4, 128, 3, "pool"),
         (4, 256, 3, "pool"),
@@ -79,7 +79,7 @@ class PatchDescriptionNetwork(nn.Module):
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
         n_in = 3
-        for kernel, channels, _, after in _LAYERS[size]:
+        for kernel, channels, _, after in LAYERS[size]:
             n_out = channels or n_channels
             self.convolutions.append(nn.Conv2d(n_in, n_out, kernel))
             if has_batch_norm and after != "none":
@@ -99,7 +99,7 @@ class PatchDescriptionNetwork(nn.Module):
         x = images
         norms = iter(self.norms)
         for convolution, layer in zip(
-            self.convolutions, _LAYERS[self.size], strict=True
+            self.convolutions, LAYERS[self.size], strict=True
         ):
             x = self._layer(x, convolution, norms, layer, padded=padded)
         return x
@@ -153,7 +153,7 @@ class PatchDescriptionNetwork(nn.Module):
         return plain.train(self.training)
 
 
-_ENCODER_CHANNELS = (32, 32, 64, 64, 64)
+ENCODER_CHANNELS = (32, 32, 64, 64, 64)
 DECODER_SIZES = (3, 8, 15, 32, 63, 127)
 _DECODER_CHANNELS = 64
 _DROPOUT = 0.2
@@ -168,7 +168,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, n_channels: int = DESCRIPTOR_CHANNELS) -> None:
         super().__init__()
-        channels = (3, *_ENCODER_CHANNELS)
+        channels = (3, *ENCODER_CHANNELS)
         self.encoder = nn.ModuleList(
             nn.Conv2d(n_in, n_out, 4, stride=2, padding=1)
             for n_in, n_out in pairwise(channels)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from efficientad.images import INPUT_SIZE
 
-_CELL_STRIDE = 4
-_FIRST_CENTRE = 16
-GRID_CELLS = (INPUT_SIZE - 2 * _FIRST_CENTRE - 1) // _CELL_STRIDE + 1
+CELL_STRIDE = 4
+FIRST_CENTRE = 16
+GRID_CELLS = (INPUT_SIZE - 2 * FIRST_CENTRE - 1) // CELL_STRIDE + 1
 
 
 @functools.lru_cache(maxsize=32)
@@ -36,7 +36,7 @@ def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.flo
     """
     # Pixel centres, from the image's own pixels to the network input's.
     in_input = (np.arange(n_pixels) + 0.5) * (INPUT_SIZE / n_pixels) - 0.5
-    cell = np.clip((in_input - _FIRST_CENTRE) / _CELL_STRIDE, 0, n_cells - 1)
+    cell = np.clip((in_input - FIRST_CENTRE) / CELL_STRIDE, 0, n_cells - 1)
     left = np.minimum(cell.astype(np.int64), max(n_cells - 2, 0))
     share = cell - left
     matrix = np.zeros((n_pixels, n_cells), np.float32)
