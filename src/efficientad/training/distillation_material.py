@@ -126,7 +126,7 @@ class Material:
         """
         if self.features.matrix is None:
             report("fitting principal components of the source features")
-            rows = range(max(0, len(self.numbers) - _PCA_IMAGES), len(self.numbers))
+            rows = self.rows[-_PCA_IMAGES:]
             self.features.fit(self._source_input([self._fixed(row)]) for row in rows)
         if self.config.feature_cache is not None:
             self._cache = self._filled_cache(report)
