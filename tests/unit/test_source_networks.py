@@ -678,7 +678,7 @@ def test_an_installed_package_describes_a_real_image(shared_data, name):
         network = open_source_network(name).eval()
     except MissingDependencyError as missing:
         pytest.skip(str(missing))
-    path = sorted((shared_data / "mvtec_ad/bottle/train/good").iterdir())[0]
+    path = min((shared_data / "mvtec_ad/bottle/train/good").iterdir())
     image = resize_image(read_image(path), 256, 256)
 
     features = SourceFeatures(network)(normalize_images(torch.from_numpy(image[None])))
