@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import gpu
+import gpu_checks
 import gpu_networks
 import numpy as np
 import pack_images
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def small_detector() -> Detector:
-    return gpu.calibrated(random_detector("small"))
+    return gpu_checks.calibrated(random_detector("small"))
 
 
 @pytest.mark.slow
@@ -50,7 +51,7 @@ def test_the_gpu_script_checks_and_measures(tmp_path):
     (written,) = tmp_path.iterdir()
     run = json.loads(written.read_text())
     assert run["variant"] == "small, cpu, 1 steps"
-    assert gpu.is_correct(run["differences"])
+    assert gpu_checks.is_correct(run["differences"])
     assert {"step_single", "maps_single"} <= set(run["differences"])
     for name in (
         *("step_ms", "baseline_step_ms", "batch_1_latency_ms"),
@@ -68,8 +69,8 @@ def test_a_gpu_computes_what_the_cpu_does(tmp_path):
 
 @pytest.mark.parametrize("value", [0.1, float("nan")])
 def test_a_wrong_device_is_noticed(value):
-    assert gpu.is_correct({"maps_single": 1e-6, "step_single": 1e-6})
-    assert not gpu.is_correct({"maps_single": value, "step_single": 1e-6})
+    assert gpu_checks.is_correct({"maps_single": 1e-6, "step_single": 1e-6})
+    assert not gpu_checks.is_correct({"maps_single": value, "step_single": 1e-6})
 
 
 def test_a_machine_without_cuda_is_told(capsys, monkeypatch):
