@@ -36,22 +36,23 @@ def region(size: str, facts: Mapping[str, Any]) -> str:
     settings = facts["settings"]
     grid = settings["window_cells"]
     seen = f"windows of {grid} x {grid} descriptors" if grid else "whole images, padded"
-    quartiles = ", ".join(
+    spread = ", ".join(
         f"{value:.2f}" for value in facts.get("explained_variance_quartiles", [])
     )
+    spread = f"; over the channels, least, quartiles and most: {spread}" * bool(spread)
+    kinds = f": {facts['image_sources']}" if "image_sources" in facts else ""
     rows = {
         "source network": facts.get("source", settings["source"]),
         "channels": f"reduction `{settings['reduction']}` to 384",
-        "images": f"{facts['n_images']} of {facts.get('image_sources', '')} "
-        f"({facts['images']}), {settings['n_held_out']} of them held out",
+        "images": f"{facts['n_images']} of {facts['images']}{kinds}; "
+        f"{settings['n_held_out']} of them held out",
         "training": f"preset `{settings['preset']}`: {settings['steps']} steps of "
         f"{settings['batch_size']} ({seen}), rate {settings['learning_rate']:g}, "
         f"schedule `{settings['rate_schedule']}`, seed {settings['seed']}",
         "hardware": f"{facts.get('hardware', 'not recorded')}; "
         f"{facts['hours']:.2f} hours",
-        "held-out explained variance": f"{facts['explained_variance']:.3f}; least, "
-        f"quartiles and most over the channels: {quartiles}; over the training in "
-        f"[the log](../benchmarks/teachers/teacher_{size}.jsonl)",
+        "held-out explained variance": f"{facts['explained_variance']:.3f}{spread}; "
+        f"over the training in [the log](../benchmarks/teachers/teacher_{size}.jsonl)",
         "weights": "half precision",
         "commit": f"`{facts.get('commit', 'not recorded')[:9]}`",
     }
