@@ -5,8 +5,10 @@ import os
 import signal
 from dataclasses import replace
 
+import distill_waiting
 import numpy as np
 import pytest
+import teacher_half
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -268,6 +270,29 @@ def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkey
     )
     assert content["steps"] == 5
     assert not output.exists()
+
+
+# The scripts that measure
+
+
+def test_a_checkpoint_holds_the_teacher_that_is_stored_in_half(distilled):
+    _, output = distilled
+
+    exact = teacher_half.exact_teacher(output.with_name(f"{output.name}.checkpoint"))
+
+    stored = load_teacher("small", output).state_dict()
+    for name, value in teacher_half.halved(exact).state_dict().items():
+        assert torch.equal(value, stored[name]), name
+    assert any(not torch.equal(v, stored[k]) for k, v in exact.state_dict().items())
+
+
+def test_waiting_is_measured_where_nothing_is_warm(images, config):
+    few = replace(config, steps=2, batch_size=1, snapshots=(), checkpoint_every=2)
+
+    measured = distill_waiting.measure([images], few)
+
+    assert 0 <= measured["metrics"]["waiting_share"] < 1
+    assert measured["seconds"]["steps"] > 0
 
 
 # The command line
