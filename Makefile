@@ -8,7 +8,8 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 	--disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint contracts types tables tables-check coverage clean
+.PHONY: help demo test check format lint contracts types tables tables-check \
+	ship-teacher coverage clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -38,6 +39,10 @@ tables: $(VENV)/train.stamp ## write the tables of README and docs from the reco
 
 tables-check: $(VENV)/train.stamp ## are these tables what the recorded runs say?
 	"$(BIN)/python" benchmarks/make_tables.py --check
+
+# More of it, such as licences: make ship-teacher TEACHER=... FACTS="--source '...'"
+ship-teacher: $(VENV)/train.stamp ## TEACHER=file becomes the shipped one of its size
+	"$(BIN)/python" benchmarks/ship_teacher.py "$(TEACHER)" $(FACTS)
 
 coverage: $(VENV)/dev.stamp ## the tests again, with the lines they never reach
 	"$(BIN)/coverage" run -m pytest

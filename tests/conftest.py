@@ -2,10 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -65,3 +69,43 @@ def make_detector():
         return detector.eval().requires_grad_(requires_grad=False)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source network's file with random weights."""
+    from safetensors.torch import save_file
+
+    path = tmp_path_factory.mktemp("source") / "resnet18.safetensors"
+    save_file(_random_resnet18(), path)
+    return path
+
+
+def _random_resnet18() -> "dict[str, Tensor]":
+    """Stem to `layer3`, names as in torchvision's file."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    weights: dict[str, Tensor] = {}
+
+    def add(convolution: str, norm: str, n_in: int, n_out: int, kernel: int) -> None:
+        shape = (n_out, n_in, kernel, kernel)
+        scale = (2 / (n_in * kernel**2)) ** 0.5
+        weights[f"{convolution}.weight"] = (
+            torch.randn(shape, generator=generator) * scale
+        )
+        weights[f"{norm}.bias"] = torch.zeros(n_out)
+        weights[f"{norm}.running_mean"] = torch.zeros(n_out)
+        weights[f"{norm}.weight"] = torch.ones(n_out)
+        weights[f"{norm}.running_var"] = torch.ones(n_out)
+
+    add("conv1", "bn1", 3, 64, 7)
+    for layer, (n_in, n_out) in enumerate([(64, 64), (64, 128), (128, 256)], start=1):
+        for block, first in enumerate((n_in, n_out)):
+            prefix = f"layer{layer}.{block}"
+            add(f"{prefix}.conv1", f"{prefix}.bn1", first, n_out, 3)
+            add(f"{prefix}.conv2", f"{prefix}.bn2", n_out, n_out, 3)
+        if n_in != n_out:
+            prefix = f"layer{layer}.0.downsample"
+            add(f"{prefix}.0", f"{prefix}.1", n_in, n_out, 1)
+    return weights

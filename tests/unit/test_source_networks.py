@@ -20,8 +20,11 @@ from efficientad.errors import (
     MissingDependencyError,
     ModelFileError,
 )
+from efficientad.images import read_image, resize_image
+from efficientad.method.inputs import normalize_images
 from efficientad.training.source_architectures import ResNet, SourceNetwork
 from efficientad.training.source_networks import (
+    PACKAGED_NETWORKS,
     SourceFeatures,
     find_source_network,
     open_source_network,
@@ -667,3 +670,20 @@ def test_the_real_resnet50_opens_and_strides_early(shared_data):
     features = SourceFeatures(network)(random_images())
     assert tuple(features.shape) == (1, 384, 8, 12)
     assert bool(torch.isfinite(features).all())
+
+
+@pytest.mark.parametrize("name", PACKAGED_NETWORKS)
+def test_an_installed_package_describes_a_real_image(shared_data, name):
+    try:
+        network = open_source_network(name).eval()
+    except MissingDependencyError as missing:
+        pytest.skip(str(missing))
+    path = min((shared_data / "mvtec_ad/bottle/train/good").iterdir())
+    image = resize_image(read_image(path), 256, 256)
+
+    features = SourceFeatures(network)(normalize_images(torch.from_numpy(image[None])))
+
+    assert network.architecture == name
+    assert features.shape == (1, 384, 32, 32)
+    assert features.isfinite().all()
+    assert (features.flatten(2).std(2) > 0).all()

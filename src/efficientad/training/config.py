@@ -143,6 +143,9 @@ RECIPES: Final[dict[Preset, Recipe]] = {"paper": PAPER, "quick": QUICK}
 
 DistillPreset = Literal["paper", "quick"]
 
+_IMAGE_SIZE_STEP: Final = 16  # the coarse stage's stride on twice the size, and more
+_MIN_IMAGE_SIZE: Final = 64
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillConfig:
@@ -181,6 +184,10 @@ class DistillConfig:
     n_held_out: int = 100
     """Images never trained on, for the explained variance, at least 1."""
 
+    image_size: int = 256
+    """Side of the images in pixels as the teacher sees them, a multiple of 16, at least
+    64. The source network sees them twice as large."""
+
     grayscale_share: float = 0.1
     """Share of the images that both networks see in gray, in [0, 1]."""
 
@@ -195,6 +202,10 @@ class DistillConfig:
 
     checkpoint_every: int = 200
     """Steps between checkpoints and measurements on held-out images, at least 1."""
+
+    snapshots: tuple[float, ...] = ()
+    """Shares of the training, in (0, 1), after which the teacher so far is kept as a
+    file of its own, for example `teacher_at_30.safetensors` after 0.3."""
 
     seed: int = 0
     """Seed of every random draw, at least 0."""
@@ -214,6 +225,13 @@ class DistillConfig:
             )
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ConfigError(f"learning_rate must be > 0, got {self.learning_rate}")
+        if self.image_size < _MIN_IMAGE_SIZE or self.image_size % _IMAGE_SIZE_STEP:
+            raise ConfigError(
+                f"image_size must be a multiple of {_IMAGE_SIZE_STEP}, at least "
+                f"{_MIN_IMAGE_SIZE}, got {self.image_size}"
+            )
+        for share in self.snapshots:
+            _require_share("snapshots", share)
         if not 0 <= self.grayscale_share <= 1:
             raise ConfigError(
                 f"grayscale_share must be in [0, 1], got {self.grayscale_share}"

@@ -5,72 +5,54 @@ network says about the image there. Its targets are source features, normalized 
 channel over many images. What it cannot know from so small a patch it averages out; the
 share it does predict on images it has never seen is the held-out explained variance.
 
+Every draw of a step follows from the seed and the step's number, so an interrupted and
+resumed distillation ends with the same weights, to the bit on a CPU.
+
 Deviations: the `quick` preset trains on random windows with batch normalization, which
-is folded away at the end, and takes the grayscale draw once per image; see
-docs/teachers.md.
+is folded away at the end; where features are kept, the grayscale draw is taken once per
+image; see docs/teachers.md.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.errors import DatasetError, ModelFileError, StorageError, TrainingError
-from efficientad.images import INPUT_SIZE, RGBImage, file_hash, resize_image
+from efficientad.errors import ModelFileError, StorageError, TrainingError
 from efficientad.kernels.native import keep_freed_memory
-from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import (
-    PATCH_SIZE,
-    PATCH_STRIDE,
-    PatchDescriptionNetwork,
-)
-from efficientad.storage import require_writable
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.storage import require_writable, write_whole
 from efficientad.training import tensor_file
+from efficientad.training.ahead import Ahead
 from efficientad.training.config import DISTILL_RECIPES, DistillConfig, DistillRecipe
 from efficientad.training.devices import choose_device
-from efficientad.training.feature_cache import (
-    GRID_SIZE,
-    FeatureCache,
-    channel_statistics,
-)
-from efficientad.training.pretraining_images import (
-    PretrainingImages,
-    open_pretraining_images,
-)
+from efficientad.training.distillation_material import Material, Prepared
+from efficientad.training.interruption import held_back_interrupt
+from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.progress import Progress
 from efficientad.training.schedule import learning_rate
-from efficientad.training.source_networks import (
-    SourceFeatures,
-    find_source_network,
-    open_source_network,
-)
 from efficientad.training.teachers import save_teacher
 
-SOURCE_INPUT_SIZE = 512
-# Channel statistics are taken over at most so many images (the paper's number).
-_STATISTICS_IMAGES = 10_000
-# The padded grid's cell j looks at the patch around pixel 4j, the unpadded grid's cell
-# i around 4i + 16: the first cells whose patch lies inside the image.
-_FIRST_INNER_CELL = (PATCH_SIZE - 1) // 2 // PATCH_STRIDE
-_N_INNER_CELLS = (INPUT_SIZE - PATCH_SIZE) // PATCH_STRIDE + 1
 _HELD_OUT_WINDOW_CELLS = 24
-_PCA_IMAGES = 200
-
-Targets = Float[Tensor, "batch 384 rows columns"]
+# What a checkpoint need not agree on.
+_FREE_SETTINGS = ("resume", "device", "checkpoint_every", "feature_cache", "snapshots")
 
 
 @dataclass(frozen=True)
 class ExplainedVariance:
-    """Share of the targets' variance that the network predicts on held-out images."""
+    """Share of the targets' variance that the network predicts on held-out images.
+
+    One where it predicts all; below zero where the mean would predict better.
+    """
 
     overall: float
     per_channel: tuple[float, ...]
@@ -86,217 +68,109 @@ def recipe_of(config: DistillConfig) -> DistillRecipe:
     return replace(DISTILL_RECIPES[config.preset], **given)
 
 
-class _Material:
-    """Images and normalized source features, whole or in windows."""
-
-    def __init__(
-        self,
-        images: PretrainingImages,
-        config: DistillConfig,
-        device: torch.device,
-        report: Callable[[str], None],
-    ) -> None:
-        self.images = images
-        self.config = config
-        self.device = device
-        n = len(images) if config.n_images is None else config.n_images
-        if n > len(images) or n <= config.n_held_out:
-            raise DatasetError(
-                f"needed more than {config.n_held_out} images (n_held_out) and at "
-                f"least {n} (n_images), found {len(images)}; give more images"
-            )
-        order = np.random.default_rng(config.seed).permutation(len(images))
-        self.numbers = tuple(int(i) for i in order[:n])
-        self.rows = range(config.n_held_out, n)
-        self.held_out_rows = range(config.n_held_out)
-        network = open_source_network(config.source).eval().to(device)
-        self.features = SourceFeatures(network, config.reduction, seed=config.seed)
-        self.features.to(device)
-        if config.reduction == "pca":
-            report("fitting principal components of the source features")
-            fitting = self.numbers[-_PCA_IMAGES:]
-            self.features.fit(self._source_input([number]) for number in fitting)
-        self.cache = self._cache(report)
-        self._pixels: dict[int, RGBImage] = {}
-        self.mean, self.std = self._statistics()
-
-    def _cache(self, report: Callable[[str], None]) -> np.ndarray | None:
-        folder = self.config.feature_cache
-        if folder is None:
-            return None
-        cache = FeatureCache(
-            folder, self.numbers, self.features.n_channels, self._fingerprint()
-        )
-        n, start = len(self.numbers), time.monotonic()
-        n_before = cache.n_done()
-
-        def on_progress(n_done: int) -> None:
-            if n_done % 100 == 0:
-                rate = (n_done - n_before) / (time.monotonic() - start)
-                report(
-                    f"source features {n_done} of {n}, {rate:.1f} images/s, "
-                    f"{(n - n_done) / rate / 60:.0f} min left"
-                )
-
-        cache.build(self.features, lambda i: self._source_input([i])[0], on_progress)
-        return cache.open()
-
-    def _fingerprint(self) -> str:
-        source = file_hash(find_source_network(self.config.source))
-        c = self.config
-        return (
-            f"{source} {c.reduction} {c.seed} {c.grayscale_share} "
-            f"{self.images.fingerprint()}"
-        )
-
-    def pixels(self, number: int) -> RGBImage:
-        """Give the image as both networks see it: 256 x 256, some in gray."""
-        if number not in self._pixels:
-            image = resize_image(self.images.read(number), INPUT_SIZE, INPUT_SIZE)
-            draw = np.random.default_rng((self.config.seed, number)).random()
-            if draw < self.config.grayscale_share:
-                gray = Image.fromarray(image).convert("L").convert("RGB")
-                image = np.asarray(gray)
-            self._pixels[number] = image
-        return self._pixels[number]
-
-    def inputs(self, numbers: Sequence[int]) -> Tensor:
-        pixels = np.stack([self.pixels(number) for number in numbers])
-        return normalize_images(torch.from_numpy(pixels).to(self.device))
-
-    def _source_input(self, numbers: Sequence[int]) -> Tensor:
-        size = (SOURCE_INPUT_SIZE, SOURCE_INPUT_SIZE)
-        return functional.interpolate(self.inputs(numbers), size, mode="bilinear")
-
-    def raw_targets(self, row: int, cells: tuple[slice, slice]) -> Tensor:
-        """Give (channels, rows, columns) source features of one image."""
-        if self.cache is None:
-            features: Tensor = self.features(self._source_input([self.numbers[row]]))
-            grid = features[0]
-            return grid[:, cells[0], cells[1]]
-        window = np.array(self.cache[row, cells[0], cells[1]])
-        return torch.from_numpy(window).to(self.device).float().permute(2, 0, 1)
-
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        rows = self.rows[:_STATISTICS_IMAGES]
-        if self.cache is not None:
-            mean, std = channel_statistics(self.cache, rows)
-        else:
-            mean, std = channel_statistics(_Computed(self), rows)
-        shape = (1, -1, 1, 1)
-        to_grid = [torch.from_numpy(v).to(self.device).view(shape) for v in (mean, std)]
-        return to_grid[0], to_grid[1].clamp(min=1e-6)
-
-    def draw(
-        self, rng: np.random.Generator, n: int, window_cells: int | None
-    ) -> tuple[Tensor, Targets]:
-        """Give inputs and normalized targets of random training images."""
-        rows = [int(row) for row in rng.choice(self.rows, n, replace=False)]
-        return self.batch(rows, rng, window_cells)
-
-    def batch(
-        self, rows: Sequence[int], rng: np.random.Generator, window_cells: int | None
-    ) -> tuple[Tensor, Targets]:
-        """Give inputs and normalized targets, whole or in one random window each."""
-        images = self.inputs([self.numbers[row] for row in rows])
-        if window_cells is None:
-            whole = slice(0, GRID_SIZE)
-            targets = [self.raw_targets(row, (whole, whole)) for row in rows]
-            return images, (torch.stack(targets) - self.mean) / self.std
-        inputs, targets = [], []
-        side = (window_cells - 1) * PATCH_STRIDE + PATCH_SIZE
-        for image, row in zip(images, rows, strict=True):
-            i, j = rng.integers(0, _N_INNER_CELLS - window_cells + 1, 2)
-            top, left = PATCH_STRIDE * i, PATCH_STRIDE * j
-            inputs.append(image[:, top : top + side, left : left + side])
-            first = (i + _FIRST_INNER_CELL, j + _FIRST_INNER_CELL)
-            cells = (
-                slice(first[0], first[0] + window_cells),
-                slice(first[1], first[1] + window_cells),
-            )
-            targets.append(self.raw_targets(row, cells))
-        return torch.stack(inputs), (torch.stack(targets) - self.mean) / self.std
-
-
-class _Computed:
-    """Looks like a feature cache to `channel_statistics`, computing what is asked."""
-
-    def __init__(self, material: _Material) -> None:
-        self._material = material
-        self.shape = (material.features.n_channels,)
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        whole = slice(0, GRID_SIZE)
-        grid = self._material.raw_targets(row, (whole, whole))
-        return grid.permute(1, 2, 0).cpu().numpy()
-
-
 class _Distillation:
     """The network being trained, with everything that resuming needs."""
 
     def __init__(
-        self, config: DistillConfig, recipe: DistillRecipe, material: _Material
+        self, config: DistillConfig, recipe: DistillRecipe, material: Material
     ) -> None:
         self.config, self.recipe, self.material = config, recipe, material
         torch.manual_seed(config.seed)
         self.network = PatchDescriptionNetwork(
             config.size, has_batch_norm=recipe.has_batch_norm
         ).to(material.device)
+        if material.device.type == "cuda":
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         maker = (
             torch.optim.AdamW if recipe.rate_schedule == "cosine" else torch.optim.Adam
         )
         self.optimizer = maker(
             self.network.parameters(), weight_decay=recipe.weight_decay, fused=True
         )
+        self.window_cells = recipe.window_cells and min(
+            recipe.window_cells, material.n_inner_cells
+        )
+        self._held_out: list[tuple[Tensor, Tensor]] = []
         self.n_steps_done = 0
         self.seconds = 0.0
 
     def settings(self) -> dict[str, Any]:
-        """Give what a checkpoint must agree on."""
-        ignored = ("resume", "device", "checkpoint_every", "feature_cache")
-        settings = {k: v for k, v in asdict(self.config).items() if k not in ignored}
-        return {**settings, **asdict(self.recipe)}
+        """Give what a checkpoint must agree on, as JSON knows it."""
+        settings = {
+            name: value
+            for name, value in asdict(self.config).items()
+            if name not in _FREE_SETTINGS
+        }
+        settings |= asdict(self.recipe) | {"source": Path(self.config.source).name}
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings(),
+            "source": self.material.source_hash,
+            "images": self.material.images.fingerprint(),
+        }
 
     def save(self, path: Path) -> None:
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        """Write a checkpoint."""
+        named = {
+            "network": self.network.state_dict(),
+            "material": self.material.state(),
+        }
+        tensors = {
+            f"{part}.{name}": value
+            for part, state in named.items()
+            for name, value in state.items()
+        }
         tensors |= tensor_file.optimizer_tensors(self.optimizer)
         state = {"steps": self.n_steps_done, "seconds": self.seconds}
-        content = {"settings": self.settings(), **state}
-        tensor_file.write(path, "checkpoint", tensors, content)
+        tensor_file.write(path, "checkpoint", tensors, self._identity() | state)
 
     def restore(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ModelFileError: If it is unusable, or of other settings, source or images.
+        """
         tensors, content = tensor_file.read(path, "checkpoint")
-        if content.get("settings") != json.loads(json.dumps(self.settings())):
+        if any(content.get(k) != v for k, v in self._identity().items()):
             raise ModelFileError(
-                f"{path} is a checkpoint of other settings; use the settings it "
-                "was made with, or start without --resume"
+                f"{path} is a checkpoint of other settings, source network or images; "
+                "use those it was made with, or start without --resume"
             )
-        prefix = "network."
-        self.network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k[:8] == prefix}
-        )
+        self.network.load_state_dict(_with_prefix(tensors, "network."))
+        self.material.restore(_with_prefix(tensors, "material."))
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done = content["steps"]
         self.seconds = content["seconds"]
 
-    def step(self) -> float:
-        """Take one optimizer step; every draw follows from the seed and its number."""
-        recipe, number = self.recipe, self.n_steps_done
+    def prepare(self, number: int) -> Prepared:
+        """Draw and read the images of a step; safe in threads."""
         rng = np.random.default_rng((self.config.seed, 1, number))
-        inputs, targets = self.material.draw(
-            rng, recipe.batch_size, recipe.window_cells
+        rows = rng.choice(
+            self.material.rows,
+            self.recipe.batch_size,
+            replace=len(self.material.rows) < self.recipe.batch_size,
         )
-        rate = learning_rate(
-            number / recipe.steps, recipe.learning_rate, recipe.rate_schedule
-        )
+        return self.material.prepare(rows.tolist(), rng, self.window_cells)
+
+    def step(self, prepared: Prepared) -> float:
+        """Take one optimizer step and give the loss."""
+        recipe = self.recipe
+        inputs, targets = self.material.finished(prepared, self.window_cells)
+        progress = self.n_steps_done / recipe.steps
+        rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         self.network.train()
+        if inputs.is_cuda:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(
             inputs.device.type, torch.bfloat16, enabled=self.config.mixed_precision
         ):
-            descriptors = self.network(inputs, padded=recipe.window_cells is None)
+            descriptors = self.network(inputs, padded=self.window_cells is None)
         loss = functional.mse_loss(descriptors.float(), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -307,25 +181,49 @@ class _Distillation:
     def explained_variance(self) -> ExplainedVariance:
         """Measure on a fixed window of every held-out image."""
         self.network.eval()
-        rng = np.random.default_rng((self.config.seed, 2))
-        error = torch.zeros((), dtype=torch.float64)
-        total = square = torch.zeros((), dtype=torch.float64)
+        error = total = square = torch.zeros((), dtype=torch.float64)
         n = 0
-        for row in self.material.held_out_rows:
-            inputs, targets = self.material.batch([row], rng, _HELD_OUT_WINDOW_CELLS)
-            residual = (self.network(inputs) - targets).double().cpu()
-            exact = targets.double().cpu()
-            error = error + residual.square().sum((0, 2, 3))
-            total, square = (
-                total + exact.sum((0, 2, 3)),
-                square + exact.square().sum((0, 2, 3)),
-            )
-            n += targets[0, 0].numel()
+        for inputs, targets in self._held_out_windows():
+            exact = targets.double()
+            residual = self.network(inputs).double() - exact
+            error = error + residual.square().sum((0, 2, 3)).cpu()
+            total = total + exact.sum((0, 2, 3)).cpu()
+            square = square + exact.square().sum((0, 2, 3)).cpu()
+            n += targets[:, 0].numel()
         # Normalized targets are of order one, so nothing cancels in double precision.
         scatter = square - total.square() / n
-        per_channel = 1 - error / scatter
+        # Of a channel that never changes, nothing is explained.
+        per_channel = torch.where(scatter > 0, 1 - error / scatter, 0.0)
         overall = float(1 - error.sum() / scatter.sum())
         return ExplainedVariance(overall, tuple(per_channel.tolist()))
+
+    def _held_out_windows(self) -> list[tuple[Tensor, Tensor]]:
+        if not self._held_out:
+            rng = np.random.default_rng((self.config.seed, 2))
+            n_cells = min(_HELD_OUT_WINDOW_CELLS, self.material.n_inner_cells)
+            for row in self.material.held_out_rows:
+                prepared = self.material.prepare([row], rng, n_cells)
+                self._held_out.append(self.material.finished(prepared, n_cells))
+        return self._held_out
+
+    def teacher(self) -> PatchDescriptionNetwork:
+        """Give the teacher as it is used: batch normalization folded."""
+        network = self.network.eval()
+        return network.folded() if self.recipe.has_batch_norm else network
+
+    def facts(self, measured: ExplainedVariance) -> dict[str, Any]:
+        """Say how the teacher came to be."""
+        return {
+            "settings": self.settings(),
+            "source_hash": self.material.source_hash,
+            "source_architecture": self.material.features.source_network.architecture,
+            "images": self.material.images.description(),
+            "n_images": len(self.material.numbers),
+            "n_steps": self.n_steps_done,
+            "explained_variance": measured.overall,
+            "explained_variance_quartiles": _quartiles(measured.per_channel),
+            "hours": self.seconds / 3600,
+        }
 
 
 def distill(
@@ -338,7 +236,7 @@ def distill(
     """Distil a teacher and write it to a file.
 
     Beside the output stand, while running, a checkpoint (`.checkpoint`) and a log
-    (`.jsonl`, one line per measurement).
+    (`.jsonl`, one line per measurement), and the snapshots that were asked for.
 
     Args:
         images: Folders or uncompressed tars of natural images.
@@ -351,6 +249,7 @@ def distill(
 
     Raises:
         DatasetError: If there are too few images.
+        ImageError: If one cannot be read.
         ModelFileError: If the source network or checkpoint cannot be used.
         TrainingError: If the loss is not finite; checkpoints are kept.
         StorageError: If a result cannot be written.
@@ -359,79 +258,140 @@ def distill(
     recipe = recipe_of(config)
     device = choose_device(config.device)
     require_writable(output)
-    pictures = open_pretraining_images(images)
-    checkpoint = output.with_name(output.name + ".checkpoint")
-    log = output.with_name(output.name + ".jsonl")
-    progress = Progress(recipe.steps, "step")
-    material = _Material(pictures, config, device, progress.note)
+    material = Material(open_pretraining_images(images), config, device)
     run = _Distillation(config, recipe, material)
-    if config.resume and checkpoint.exists():
-        run.restore(checkpoint)
-    measured = _run(run, progress, checkpoint, log)
-    facts = {
-        "settings": run.settings() | {"source": Path(config.source).name},
-        "source_hash": file_hash(find_source_network(config.source)),
-        "images": pictures.description(),
-        "n_images": len(material.numbers),
-        "explained_variance": measured.overall,
-        "hours": run.seconds / 3600,
-        **(provenance or {}),
-    }
-    network = run.network.eval()
-    save_teacher(network.folded() if recipe.has_batch_norm else network, facts, output)
+    files = _Files(output)
+    if config.resume and files.checkpoint.exists():
+        run.restore(files.checkpoint)
+    with closing(Progress(recipe.steps, "step", n_done=run.n_steps_done)) as progress:
+        material.get_ready(progress.note)
+        files.cut_log(run.n_steps_done)
+        sitting = _Sitting(run, progress, files, provenance or {})
+        measured = sitting.to_the_end()
+    save_teacher(run.teacher(), run.facts(measured) | (provenance or {}), output)
     return measured
 
 
-def _run(
-    run: _Distillation, progress: Progress, checkpoint: Path, log: Path
-) -> ExplainedVariance:
-    last = time.monotonic()
-    losses: list[float] = []
-    measured = None
-    while run.n_steps_done < run.recipe.steps:
-        losses.append(run.step())
-        if not np.isfinite(losses[-1]):
+class _Sitting:
+    """The steps from where a distillation stands to its end, or to Ctrl-C."""
+
+    def __init__(
+        self,
+        run: _Distillation,
+        progress: Progress,
+        files: "_Files",
+        provenance: dict[str, Any],
+    ) -> None:
+        self.run, self.progress, self.files = run, progress, files
+        self.provenance = provenance
+        n_steps = run.recipe.steps
+        self.snapshot_at = {max(1, round(s * n_steps)): s for s in run.config.snapshots}
+        self.data = Ahead(run.prepare, run.n_steps_done, n_steps)
+        self.seconds_before, self.started = run.seconds, time.monotonic()
+        self.losses: list[float] = []
+        self.measured: ExplainedVariance | None = None
+
+    def to_the_end(self) -> ExplainedVariance:
+        """Take all steps; Ctrl-C ends the step at work and writes a checkpoint."""
+        run, every = self.run, self.run.config.checkpoint_every
+        with held_back_interrupt() as was_interrupted, closing(self.data):
+            while run.n_steps_done < run.recipe.steps:
+                self._step()
+                number = run.n_steps_done
+                is_due = number == run.recipe.steps or number % every == 0
+                if is_due or number in self.snapshot_at:
+                    self._measure()
+                if number in self.snapshot_at:
+                    self._keep_snapshot(self.snapshot_at[number])
+                if is_due or was_interrupted():
+                    run.save(self.files.checkpoint)
+                if was_interrupted():
+                    raise KeyboardInterrupt
+        return self.measured or run.explained_variance()
+
+    def _step(self) -> None:
+        loss = self.run.step(self.data.take())
+        self._require_finite(loss)
+        self.losses.append(loss)
+        self.run.seconds = self.seconds_before + time.monotonic() - self.started
+        self.progress.update(self.run.n_steps_done, loss=loss)
+
+    def _measure(self) -> None:
+        run = self.run
+        self.measured = run.explained_variance()
+        self._require_finite(self.measured.overall)
+        self.files.log(
+            {
+                "step": run.n_steps_done,
+                "loss": float(np.mean(self.losses)),
+                "explained_variance": self.measured.overall,
+                "explained_variance_quartiles": _quartiles(self.measured.per_channel),
+                "explained_variance_per_channel": _rounded(self.measured.per_channel),
+                "seconds": round(run.seconds, 1),
+                "seconds_waited_for_data": round(self.data.seconds_waited, 3),
+            }
+        )
+        self.losses.clear()
+        self.progress.note(
+            f"step {run.n_steps_done}: held-out explained variance "
+            f"{self.measured.overall:.4f}"
+        )
+
+    def _keep_snapshot(self, share: float) -> None:
+        assert self.measured is not None
+        facts = self.run.facts(self.measured) | self.provenance
+        save_teacher(self.run.teacher(), facts, self.files.snapshot(share))
+
+    def _require_finite(self, value: float) -> None:
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is not finite at step {run.n_steps_done}; lower "
-                f"--learning-rate and go on with --resume from {checkpoint}"
+                f"the loss is not finite at step {self.run.n_steps_done}; lower "
+                f"--learning-rate, or go on from {self.files.checkpoint} with --resume"
             )
-        progress.update(run.n_steps_done, loss=losses[-1])
-        is_last = run.n_steps_done == run.recipe.steps
-        if is_last or run.n_steps_done % run.config.checkpoint_every == 0:
-            measured = run.explained_variance()
-            now = time.monotonic()
-            run.seconds, last = run.seconds + now - last, now
-            _log(log, run, float(np.mean(losses)), measured)
-            losses.clear()
-            progress.note(
-                f"step {run.n_steps_done}: held-out explained variance "
-                f"{measured.overall:.4f}"
-            )
-            run.save(checkpoint)
-    return measured or run.explained_variance()
 
 
-def _log(
-    path: Path, run: _Distillation, loss: float, measured: ExplainedVariance
-) -> None:
-    line = {
-        "step": run.n_steps_done,
-        "loss": loss,
-        "explained_variance": measured.overall,
-        "explained_variance_quartiles": _quartiles(measured.per_channel),
-        "seconds": round(run.seconds, 1),
-    }
-    try:
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path} ({error.strerror}); free some space and go on with "
-            "--resume"
-        ) from error
+class _Files:
+    """What stands beside the output file."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self.checkpoint = output.with_name(output.name + ".checkpoint")
+        self._log = output.with_name(output.name + ".jsonl")
+
+    def snapshot(self, share: float) -> Path:
+        percent = f"{100 * share:g}"
+        return self._output.with_stem(f"{self._output.stem}_at_{percent}")
+
+    def cut_log(self, n_steps: int) -> None:
+        """Keep the lines up to a step; those behind it will come again."""
+        if not self._log.exists():
+            return
+        lines = self._log.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["step"] <= n_steps]
+        write_whole(self._log, "".join(kept).encode())
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        try:
+            with self._log.open("a") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {self._log} ({error.strerror}); free some space and go "
+                "on with --resume"
+            ) from error
 
 
 def _quartiles(values: Iterable[float]) -> list[float]:
-    return [
-        round(float(v), 4) for v in np.quantile(list(values), (0, 0.25, 0.5, 0.75, 1))
-    ]
+    return _rounded(np.quantile(list(values), (0, 0.25, 0.5, 0.75, 1)).tolist())
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

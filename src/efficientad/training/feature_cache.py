@@ -10,10 +10,10 @@ one fixed order, and grows image by image: a stopped build goes on where it was.
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,11 +22,10 @@ from torch import Tensor
 
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.storage import write_whole
-from efficientad.training.source_networks import SourceFeatures
 
-GRID_SIZE = 64
 _FILE = "features.f16"
 _INDEX = "features.json"
+_REPORT_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,13 @@ class FeatureCache:
     n_channels: int
     fingerprint: str
     """Names source network, reduction and images; another one is refused."""
+    grid_size: int
+    """Rows and columns of one image's features."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Of the whole file."""
-        return (len(self.numbers), GRID_SIZE, GRID_SIZE, self.n_channels)
+        return (len(self.numbers), self.grid_size, self.grid_size, self.n_channels)
 
     def open(self) -> NDArray[np.float16]:
         """Open the finished file for reading."""
@@ -75,21 +76,23 @@ class FeatureCache:
 
     def build(
         self,
-        features: SourceFeatures,
-        prepared: Callable[[int], Tensor],
-        on_progress: Callable[[int], None],
-        batch_size: int = 2,
+        features_of: Callable[[Sequence[int]], Tensor],
+        report: Callable[[str], None],
+        batch_size: int,
     ) -> None:
         """Compute what is missing.
 
         Args:
-            features: The source network with its reduction.
-            prepared: Gives the input of the source network for an image number,
-                (3, 512, 512), normalized.
-            on_progress: Called with the number of finished images.
-            batch_size: Images that go through the source network together.
+            features_of: Gives the features of some image numbers, (n, channels, rows,
+                columns).
+            report: Gets a line now and then.
+            batch_size: Images at once.
+
+        Raises:
+            ModelFileError: If the folder holds features of something else.
+            StorageError: If the features cannot be written.
         """
-        n_done = self.n_done()
+        n_before, started = self.n_done(), time.monotonic()
         try:
             self._reserve()
             file = np.memmap(
@@ -100,14 +103,19 @@ class FeatureCache:
                 f"cannot write {self.folder / _FILE} ({error.strerror or error}); "
                 "choose a folder with more space"
             ) from error
-        for start in range(n_done, len(self.numbers), batch_size):
-            numbers = self.numbers[start : start + batch_size]
-            images = torch.stack([prepared(number) for number in numbers])
-            images = images.contiguous(memory_format=torch.channels_last)
-            grid = features(images).permute(0, 2, 3, 1)
-            file[start : start + len(numbers)] = grid.half().numpy()
-            self._note(start + len(numbers))
-            on_progress(start + len(numbers))
+        n_done = n_before
+        while n_done < len(self.numbers):
+            numbers = self.numbers[n_done : n_done + batch_size]
+            grid = features_of(numbers).permute(0, 2, 3, 1)
+            file[n_done : n_done + len(numbers)] = grid.half().cpu().numpy()
+            n_done += len(numbers)
+            self._note(n_done)
+            if n_done % _REPORT_EVERY < len(numbers):
+                rate = (n_done - n_before) / (time.monotonic() - started)
+                report(
+                    f"source features {n_done} of {len(self.numbers)}, {rate:.1f} "
+                    f"images/s, {(len(self.numbers) - n_done) / rate / 60:.0f} min left"
+                )
         file.flush()
 
     def _reserve(self) -> None:
@@ -125,34 +133,29 @@ class FeatureCache:
         write_whole(self.folder / _INDEX, text.encode())
 
 
-@runtime_checkable
-class FeatureRows(Protocol):
-    """Features of many images, (n, rows, columns, channels), or what computes them."""
+class FeatureMoments:
+    """Mean and standard deviation of each channel, in double precision.
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Ends with the number of channels."""
-        ...
-
-    def __getitem__(self, row: int, /) -> NDArray[Any]: ...
-
-
-def channel_statistics(
-    file: FeatureRows, rows: Sequence[int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of each channel over the given images, in float64.
-
-    Each image is centred before its deviations are squared (Welford), so nothing
+    Each batch is centred before its deviations are squared (Welford), so nothing
     cancels.
     """
-    n = 0
-    mean = np.zeros(file.shape[-1])
-    scatter = np.zeros(file.shape[-1])
-    for row in rows:
-        vectors = file[row].reshape(-1, file.shape[-1]).astype(np.float64)
-        own = vectors.mean(0)
-        step, share = own - mean, len(vectors) / (n + len(vectors))
-        scatter += ((vectors - own) ** 2).sum(0) + step**2 * n * share
-        mean += step * share
-        n += len(vectors)
-    return mean.astype(np.float32), np.sqrt(scatter / n).astype(np.float32)
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._mean = self._scatter = torch.zeros((), dtype=torch.float64)
+
+    def add(self, vectors: Tensor) -> None:
+        """Take in feature vectors, (n, channels), on any device."""
+        n_new, exact = len(vectors), vectors.double()
+        own = exact.mean(0)
+        own_scatter = (exact - own).square().sum(0)
+        step = own.cpu() - self._mean
+        share = n_new / (self._n + n_new)
+        scatter = own_scatter.cpu() + step.square() * self._n * share
+        self._scatter = self._scatter + scatter
+        self._mean = self._mean + step * share
+        self._n += n_new
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Give both, (channels,), in single precision."""
+        return self._mean.float(), (self._scatter / self._n).sqrt().float()

@@ -16,6 +16,7 @@ from efficientad.method.networks import (
     ModelSize,
     PatchDescriptionNetwork,
 )
+from efficientad.storage import write_whole
 from efficientad.training import tensor_file
 
 
@@ -107,19 +108,24 @@ def shipped_teacher_path(size: ModelSize) -> Path:
     return path
 
 
-def ship_teacher(path: Path) -> Path:
+def ship_teacher(path: Path, provenance: Mapping[str, Any] | None = None) -> Path:
     """Make a teacher file the shipped one of its size, in this source tree.
 
+    Args:
+        path: A file `distill` made.
+        provenance: More facts for the file, such as licences and hardware.
+
     Raises:
-        ModelFileError: If it is no teacher file.
+        ModelFileError: If it is no usable teacher file.
+        StorageError: If it cannot be written.
     """
     _, content = tensor_file.read(path, "teacher")
+    teacher = open_teacher(content["size"], path)
     target = _weights_folder() / f"teacher_{content['size']}.safetensors"
-    data = path.read_bytes()
-    target.write_bytes(data)
-    hashes = {**_shipped_hashes(), target.name: hashlib.sha256(data).hexdigest()}
-    text = json.dumps(hashes, indent=2, sort_keys=True) + "\n"
-    (_weights_folder() / "hashes.json").write_text(text)
+    save_teacher(teacher.network, {**teacher.provenance, **(provenance or {})}, target)
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    text = json.dumps({**_shipped_hashes(), target.name: digest}, indent=2)
+    write_whole(_weights_folder() / "hashes.json", f"{text}\n".encode())
     return target
 
 

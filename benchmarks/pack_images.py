@@ -1,0 +1,87 @@
+"""Pack natural images into shards that are easy to move: uncompressed tars of JPEGs.
+
+    python benchmarks/pack_images.py ../shared/data/natural_images --output out/shards
+
+Each picture is reduced to 256 x 256, which is what a teacher sees of it. A shard is at
+most 40 MiB; `efficientad distill` reads the folder of shards as it is.
+"""
+
+import argparse
+import io
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from efficientad.errors import EfficientADError
+from efficientad.images import INPUT_SIZE, resize_image
+from efficientad.storage import whole_file
+from efficientad.training.pretraining_images import (
+    PretrainingImages,
+    open_pretraining_images,
+)
+
+_BLOCK = 512  # of a tar; a member is a header and whole blocks
+_END = 20 * _BLOCK  # a tar is filled up to a record
+
+
+def encoded(images: PretrainingImages, quality: int) -> Iterator[tuple[str, bytes]]:
+    """Name and JPEG of each image."""
+    for index in range(len(images)):
+        pixels = resize_image(images.read(index), INPUT_SIZE, INPUT_SIZE)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "JPEG", quality=quality)
+        yield f"{index:07}.jpg", content.getvalue()
+
+
+def shards(
+    members: Iterator[tuple[str, bytes]], n_bytes: int
+) -> Iterator[list[tuple[str, bytes]]]:
+    """Cut the members into lists whose tars have at most so many bytes."""
+    shard: list[tuple[str, bytes]] = []
+    size = _END
+    for name, content in members:
+        added = _BLOCK + -(-len(content) // _BLOCK) * _BLOCK
+        if shard and size + added > n_bytes:
+            yield shard
+            shard, size = [], _END
+        shard.append((name, content))
+        size += added
+    if shard:
+        yield shard
+
+
+def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    """Write one tar; the same members give the same bytes."""
+    with whole_file(path) as partial, tarfile.open(partial, "w") as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack and name what was written."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("images", type=Path, nargs="+", help="folders and tars")
+    parser.add_argument("--output", type=Path, required=True, help="folder of shards")
+    parser.add_argument("--mib", type=float, default=40, help="largest shard")
+    parser.add_argument("--quality", type=int, default=90, help="of the JPEGs")
+    options = parser.parse_args(arguments)
+    try:
+        images = open_pretraining_images(options.images)
+        members = encoded(images, options.quality)
+        for number, shard in enumerate(shards(members, int(options.mib * 2**20))):
+            path = options.output / f"shard-{number:03}.tar"
+            write_shard(path, shard)
+            print(f"{path}: {len(shard)} images, {path.stat().st_size} bytes")
+    except EfficientADError as error:
+        print(f"pack_images: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Make a teacher file the shipped one: weights, hash, documents, log, changelog.
+
+    make ship-teacher TEACHER=teacher.safetensors
+    python benchmarks/ship_teacher.py teacher.safetensors --source "ResNet-50, MIT"
+
+What is not given about source, images and hardware stays as it was said of the shipped
+teacher, as long as source network and images are the same. Nothing is committed.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metrics_speed import commit
+
+from efficientad.errors import EfficientADError, ModelFileError
+from efficientad.training.teachers import open_teacher, ship_teacher
+from efficientad.training.tensor_file import read
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# What a fact belongs to: it is kept while this stays the same.
+_KEPT_WITH = {
+    "source": "source_hash",
+    "image_sources": "images",
+    "hardware": "hours",
+}
+
+
+def region(size: str, facts: Mapping[str, Any]) -> str:
+    """The table about one teacher in docs/teachers.md."""
+    settings = facts["settings"]
+    grid = settings["window_cells"]
+    seen = f"windows of {grid} x {grid} descriptors" if grid else "whole images, padded"
+    spread = ", ".join(
+        f"{value:.2f}" for value in facts.get("explained_variance_quartiles", [])
+    )
+    spread = f"; over the channels, least, quartiles and most: {spread}" * bool(spread)
+    kinds = f": {facts['image_sources']}" if "image_sources" in facts else ""
+    rows = {
+        "source network": facts.get("source", settings["source"]),
+        "channels": f"reduction `{settings['reduction']}` to 384",
+        "images": f"{facts['n_images']} of {facts['images']}{kinds}; "
+        f"{settings['n_held_out']} of them held out",
+        "training": f"preset `{settings['preset']}`: {settings['steps']} steps of "
+        f"{settings['batch_size']} ({seen}), rate {settings['learning_rate']:g}, "
+        f"schedule `{settings['rate_schedule']}`, seed {settings['seed']}",
+        "hardware": f"{facts.get('hardware', 'not recorded')}; "
+        f"{facts['hours']:.2f} hours",
+        "held-out explained variance": f"{facts['explained_variance']:.3f}{spread}; "
+        f"over the training in [the log](../benchmarks/teachers/teacher_{size}.jsonl)",
+        "weights": "half precision",
+        "commit": f"`{facts.get('commit', 'not recorded')[:9]}`",
+    }
+    if "note" in facts:
+        rows["note"] = facts["note"]
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def with_region(text: str, size: str, facts: Mapping[str, Any]) -> str:
+    """The document with what stands between the marks of a size written anew."""
+    pattern = rf"(<!-- teacher: {size} -->\n).*?(<!-- end of teacher -->)"
+    table = f"\n{region(size, facts)}\n\n"
+    new, n = re.subn(
+        pattern, lambda m: f"{m[1]}{table}{m[2]}", text, count=1, flags=re.DOTALL
+    )
+    assert n == 1, f"no place for the {size} teacher in docs/teachers.md"
+    return new
+
+
+def with_changelog_line(text: str, size: str, facts: Mapping[str, Any]) -> str:
+    """The changelog with one line about this teacher among what is unreleased."""
+    start = f"- The shipped {size} teacher "
+    line = (
+        f"{start}is distilled from {facts['settings']['source']} in "
+        f"{facts['settings']['steps']} steps of {facts['settings']['batch_size']}; "
+        f"held-out explained variance {facts['explained_variance']:.3f}.\n"
+    )
+    head, rest = text.split("## Unreleased\n", 1)
+    section, *released = re.split(r"(?m)^(?=## )", rest, maxsplit=1)
+    old = re.escape(start) + r".*\n"
+    if re.search(old, section):
+        section = re.sub(old, lambda _: line, section)
+    elif "### Changed\n" in section:
+        section = section.replace("### Changed\n\n", f"### Changed\n\n{line}", 1)
+    else:
+        section = f"{section.rstrip()}\n\n### Changed\n\n{line}" + "\n" * bool(released)
+    return "".join([head, "## Unreleased\n", section, *released])
+
+
+def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:
+    """Put a teacher in place of the shipped one; everything that tells of it too."""
+    _, content = read(path, "teacher")
+    size, facts = content["size"], open_teacher(content["size"], path).provenance
+    try:
+        before: Mapping[str, Any] = open_teacher(size).provenance
+    except ModelFileError:  # none is shipped yet
+        before = {}
+    kept = {
+        name: before[name]
+        for name, with_what in _KEPT_WITH.items()
+        if name in before and before.get(with_what) == facts.get(with_what)
+    }
+    facts = {**kept, "commit": commit(), **facts, **given}
+    target = ship_teacher(path, facts)
+    log = path.with_name(f"{path.name}.jsonl")
+    if log.is_file():
+        shutil.copy(
+            log, repository / "benchmarks" / "teachers" / f"teacher_{size}.jsonl"
+        )
+    for name, rewritten in (
+        ("docs/teachers.md", with_region),
+        ("CHANGELOG.md", with_changelog_line),
+    ):
+        document = repository / name
+        text = rewritten(document.read_text(encoding="utf-8"), size, facts)
+        document.write_text(text, encoding="utf-8")
+    return target
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Ship the teacher that is named."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("--source", help="source network, its origin and its licence")
+    parser.add_argument("--image-sources", help="what the images are, their licences")
+    parser.add_argument("--hardware", help="what it was distilled on")
+    parser.add_argument("--note", help="anything else")
+    given = vars(parser.parse_args(arguments))
+    path = given.pop("teacher")
+    try:
+        facts = {k: v for k, v in given.items() if v is not None}
+        target = ship(path, facts, REPOSITORY)
+    except EfficientADError as error:
+        print(f"ship_teacher: {error}", file=sys.stderr)
+        return 2
+    print(f"shipped {target}; see git diff, run the tests, then commit")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

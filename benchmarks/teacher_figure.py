@@ -1,0 +1,168 @@
+"""What one descriptor looks at, and what the grids look like (paper, Figure 3).
+
+For each image: where the gradient of the central descriptor lies, in the teacher and in
+the source network, and the channel mean of both grids. The teacher's gradient ends
+after 33 x 33 pixels, the source network's does not; no grid shows a border.
+
+    python benchmarks/teacher_figure.py --images ../shared/data/natural_images \
+        --source ../shared/data/source_networks/resnet50.safetensors \
+        --output docs/teacher_figure.png
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from records import RESULTS, write_run
+from torch import Tensor
+from torch.nn import functional
+
+from efficientad.errors import EfficientADError
+from efficientad.heatmaps import heatmap
+from efficientad.images import RGBImage, resize_image
+from efficientad.method.inputs import normalize_images
+from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
+from efficientad.storage import whole_file
+from efficientad.training.pretraining_images import open_pretraining_images
+from efficientad.training.source_networks import SourceFeatures, open_source_network
+from efficientad.training.teachers import open_teacher
+
+_TILE, _GAP, _HEAD = 160, 6, 18
+_COLUMNS = (
+    "image",
+    "teacher: gradient",
+    "source: gradient",
+    "teacher: mean",
+    "source: mean",
+)
+Map = NDArray[np.float32]
+Network = Callable[[Tensor], Tensor]
+
+
+def gradient_map(network: Network, images: Tensor) -> Map:
+    """How much each pixel moves the central descriptor: summed over the colours."""
+    pixels = images.clone().requires_grad_()
+    grid = network(pixels)
+    row, column = (n // 2 for n in grid.shape[-2:])
+    # A random direction: in a plain sum the channels would cancel one another.
+    direction = torch.randn(grid.shape[1], generator=torch.Generator().manual_seed(0))
+    direction = direction.to(grid)
+    (grid[0, :, row, column] @ direction).backward()  # type: ignore[no-untyped-call]
+    assert pixels.grad is not None
+    gradient: Map = pixels.grad[0].abs().sum(0).numpy()
+    return gradient
+
+
+def box_of(gradient: Map) -> tuple[int, int]:
+    """Height and width of the smallest box around what is not zero."""
+    rows, columns = np.nonzero(gradient)
+    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+
+
+def share_outside(gradient: Map, side: int) -> float:
+    """Share of the gradient's sum outside the central square."""
+    top, left = ((n - side) // 2 for n in gradient.shape)
+    inside = gradient[top : top + side, left : left + side].sum()
+    return float(1 - inside / gradient.sum())
+
+
+def rows_of(
+    teacher: PatchDescriptionNetwork, source: Network, picture: RGBImage
+) -> tuple[list[RGBImage], dict[str, float]]:
+    """The five tiles of one image, and what is measured on them."""
+    small = normalize_images(torch.from_numpy(picture[None]))
+    large = functional.interpolate(small, scale_factor=2, mode="bilinear")
+    # In double precision, where the plain convolution is used: exact zeros stay zeros.
+    of_teacher = gradient_map(teacher.double(), small.double())
+    of_source = gradient_map(source, large)
+    teacher.float()
+    with torch.inference_mode():
+        means = [
+            network(x)[0].mean(0).numpy()
+            for network, x in ((teacher, small), (source, large))
+        ]
+    height, width = box_of(of_teacher)
+    measured = {
+        "teacher_gradient_height": height,
+        "teacher_gradient_width": width,
+        "source_gradient_outside_patch": share_outside(of_source, 2 * PATCH_SIZE),
+    }
+    # The root shows what is weak, too.
+    gradients = [np.sqrt(g / g.max()) for g in (of_teacher, of_source)]
+    tiles = [picture, *(_colored(m) for m in (*gradients, *means))]
+    return tiles, measured
+
+
+def _colored(values: Map) -> RGBImage:
+    low, high = float(values.min()), float(values.max())
+    return heatmap(values.astype(np.float32), low=low, high=high)
+
+
+def figure(rows: Sequence[Sequence[RGBImage]]) -> Image.Image:
+    """One picture of all tiles, with a heading over each column."""
+    step = _TILE + _GAP
+    size = (len(_COLUMNS) * step - _GAP, _HEAD + len(rows) * step - _GAP)
+    page = Image.new("RGB", size, "white")
+    canvas = ImageDraw.Draw(page)
+    for j, title in enumerate(_COLUMNS):
+        canvas.text((j * step + 2, 3), title, fill="black")
+        for i, row in enumerate(rows):
+            tile = Image.fromarray(row[j]).resize((_TILE, _TILE), Image.Resampling.BOX)
+            page.paste(tile, (j * step, _HEAD + i * step))
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the figure and record what it shows."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=Path, nargs="+", required=True)
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--teacher", type=Path, help="default: the shipped small one")
+    parser.add_argument("--numbers", type=int, nargs="+", default=(5, 2300, 4700))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    try:
+        images = open_pretraining_images(options.images)
+        opened = open_teacher("small", options.teacher)
+        features = SourceFeatures(open_source_network(options.source).eval())
+        # Without the `no_grad` that distillation wants.
+        forward: Any = inspect.unwrap(SourceFeatures.forward)
+        rows, measured = [], []
+        for number in options.numbers:
+            picture = resize_image(images.read(number), 256, 256)
+            tiles, values = rows_of(
+                opened.network.eval(), lambda x: forward(features, x), picture
+            )
+            rows.append(tiles)
+            measured.append(values)
+    except EfficientADError as error:
+        print(f"teacher_figure: {error}", file=sys.stderr)
+        return 2
+    with whole_file(options.output) as partial:
+        figure(rows).quantize(128).save(partial, "PNG", optimize=True)
+    run = {
+        "experiment": "teacher_figure",
+        "category": "natural_images",
+        "variant": "small",
+        "seed": 0,
+        "settings": {
+            "numbers": list(options.numbers),
+            "source": Path(options.source).name,
+        },
+        "teacher": {"hash": opened.file_hash},
+        "metrics": {k: float(np.mean([m[k] for m in measured])) for k in measured[0]},
+    }
+    print(write_run(run, options.results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

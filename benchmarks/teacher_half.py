@@ -1,0 +1,105 @@
+r"""Are a teacher's maps the same in half precision?
+
+A shipped teacher's weights are stored in half precision. Here one detector judges
+normal and defective test images twice: with the teacher as distilled (out of the
+checkpoint, single precision) and as stored. The difference stands beside the spread of
+the maps and of the image scores. The checkpoint must be that of the shipped teacher.
+
+    python benchmarks/teacher_half.py --checkpoint teacher.safetensors.checkpoint \
+        --category ../shared/data/mvtec_ad/bottle
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from records import RESULTS, write_run
+
+import efficientad
+from efficientad.datasets import open_category
+from efficientad.errors import EfficientADError
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.training import tensor_file
+
+Grids = NDArray[np.float32]
+_PREFIX = "network."
+
+
+def exact_teacher(checkpoint: Path) -> PatchDescriptionNetwork:
+    """The teacher of a checkpoint, folded, in single precision."""
+    tensors, content = tensor_file.read(checkpoint, "checkpoint")
+    settings = content["settings"]
+    network = PatchDescriptionNetwork(
+        settings["size"], has_batch_norm=settings["has_batch_norm"]
+    )
+    network.load_state_dict(
+        {k.removeprefix(_PREFIX): v for k, v in tensors.items() if _PREFIX in k}
+    )
+    network.eval().requires_grad_(requires_grad=False)
+    return network.folded() if settings["has_batch_norm"] else network
+
+
+def halved(network: PatchDescriptionNetwork) -> PatchDescriptionNetwork:
+    """The same as a file stores it."""
+    stored = PatchDescriptionNetwork(network.size)
+    stored.load_state_dict({k: v.half() for k, v in network.state_dict().items()})
+    return stored.eval().requires_grad_(requires_grad=False)
+
+
+def combined(detector: efficientad.Detector, images: Sequence[Path]) -> Grids:
+    """Combined maps on the descriptor grid."""
+    detector.prefers_native = False
+    predictions = [detector.predict(path) for path in images]
+    return np.stack([(p.local_grid + p.global_grid) / 2 for p in predictions])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, judge twice, compare, record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--category", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--n-images", type=int, default=20)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    try:
+        exact = exact_teacher(options.checkpoint)
+        category = open_category(options.category)
+        every = max(1, len(category.test) // options.n_images)
+        images = [sample.path for sample in category.test[::every]]
+        config = efficientad.TrainConfig(
+            size=exact.size, preset="quick", steps=options.steps, device="cpu"
+        )
+        detector = efficientad.train(options.category, config)
+        detector.teacher = halved(exact)
+        stored = combined(detector, images)
+        detector.teacher = exact
+        as_distilled = combined(detector, images)
+    except EfficientADError as error:
+        print(f"teacher_half: {error}", file=sys.stderr)
+        return 2
+    gap = np.abs(stored - as_distilled)
+    scores = [maps.max((1, 2)) for maps in (stored, as_distilled)]
+    run = {
+        "experiment": "teacher_half",
+        "category": category.name,
+        "variant": f"{exact.size}, half against single precision",
+        "seed": 0,
+        "settings": {"steps": options.steps, "n_images": len(images)},
+        "metrics": {
+            "largest_map_difference": float(gap.max()),
+            "mean_map_difference": float(gap.mean()),
+            "map_deviation": float(as_distilled.std()),
+            "largest_score_difference": float(np.abs(scores[0] - scores[1]).max()),
+            "score_deviation": float(scores[1].std()),
+        },
+    }
+    print(write_run(run, options.results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

