@@ -36,7 +36,7 @@ from efficientad.storage import require_writable
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector
 
-TOLERANCE = 5e-3
+TOLERANCE = 1e-3
 """Largest difference of any grid value from PyTorch's, relative to the largest value of
 that map, or to 0.1 (where the high quantile of normal pixels lies) if that is more."""
 
