@@ -15,6 +15,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Runtime = Literal["auto", "native", "pytorch"]
 Reduction = Literal["mean", "random", "pca"]
 RateSchedule = Literal["drop", "cosine", "constant"]
+OptimizerName = Literal["adam", "adamw", "muon"]
 StudentStart = Literal["random", "teacher_hidden", "teacher"]
 """All at random; the teacher's hidden layers; also its last one for the first half."""
 
@@ -87,7 +88,9 @@ class Recipe:
     learning_rate: float
     """Of student and autoencoder; the highest value where it changes."""
     rate_schedule: RateSchedule
-    """`drop`: Adam, a tenth for the last 5 %. `cosine`: AdamW, warm-up, down to 0."""
+    """`drop`: a tenth for the last 5 %. `cosine`: warm-up, then down to 0."""
+    optimizer: OptimizerName
+    """The paper's `adam`, or `muon`."""
     weight_decay: float
     """Of the optimizer."""
     hard_share: float
@@ -120,6 +123,7 @@ PAPER: Final = Recipe(
     batch_size=1,
     learning_rate=1e-4,
     rate_schedule="drop",
+    optimizer="adam",
     weight_decay=1e-5,
     hard_share=0.001,
 )
@@ -128,6 +132,7 @@ QUICK: Final = Recipe(
     batch_size=2,
     learning_rate=1e-3,
     rate_schedule="cosine",
+    optimizer="adamw",
     weight_decay=1e-5,
     hard_share=0.01,
     quick=QuickRecipe(
@@ -159,7 +164,7 @@ class DistillConfig:
 
     preset: DistillPreset = "paper"
     """`paper`: 60 000 steps of 16 whole images, padded, Adam at a constant 1e-4.
-    `quick`: windows of 8 images a step, batch normalization while distilling, AdamW
+    `quick`: windows of 8 images a step, batch normalization while distilling, Muon
     with warm-up and cosine, kept source features; for hours on a CPU."""
 
     steps: int | None = None
@@ -173,6 +178,9 @@ class DistillConfig:
 
     rate_schedule: RateSchedule | None = None
     """`constant`, `drop` to a tenth for the last 5 %, or `cosine` with warm-up."""
+
+    optimizer: OptimizerName | None = None
+    """`adam` as in the paper, `adamw`, or `muon`."""
 
     reduction: Reduction = "mean"
     """How source features become 384 channels: the paper's mean over neighbouring
@@ -247,6 +255,7 @@ class DistillRecipe:
     batch_size: int
     learning_rate: float
     rate_schedule: RateSchedule
+    optimizer: OptimizerName
     weight_decay: float
     has_batch_norm: bool
     window_cells: int | None
@@ -259,15 +268,17 @@ DISTILL_RECIPES: Final[dict[DistillPreset, DistillRecipe]] = {
         batch_size=16,
         learning_rate=1e-4,
         rate_schedule="constant",
+        optimizer="adam",
         weight_decay=1e-5,
         has_batch_norm=False,
         window_cells=None,
     ),
     "quick": DistillRecipe(
-        steps=5_000,
+        steps=2_500,
         batch_size=8,
-        learning_rate=3e-3,
+        learning_rate=0.02,
         rate_schedule="cosine",
+        optimizer="muon",
         weight_decay=1e-5,
         has_batch_norm=True,
         window_cells=24,

@@ -37,12 +37,20 @@ from efficientad.training.config import DISTILL_RECIPES, DistillConfig, DistillR
 from efficientad.training.devices import choose_device
 from efficientad.training.distillation_material import Material, Prepared
 from efficientad.training.interruption import held_back_interrupt
+from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.progress import Progress
 from efficientad.training.schedule import learning_rate
 from efficientad.training.teachers import save_teacher
 
 _HELD_OUT_WINDOW_CELLS = 24
+_RECIPE_SETTINGS = (
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "rate_schedule",
+    "optimizer",
+)
 # What a checkpoint need not agree on.
 _FREE_SETTINGS = ("resume", "device", "checkpoint_every", "feature_cache", "snapshots")
 
@@ -62,7 +70,7 @@ def recipe_of(config: DistillConfig) -> DistillRecipe:
     """Give the preset's numbers, with what the config sets itself."""
     given = {
         name: getattr(config, name)
-        for name in ("steps", "batch_size", "learning_rate", "rate_schedule")
+        for name in _RECIPE_SETTINGS
         if getattr(config, name) is not None
     }
     return replace(DISTILL_RECIPES[config.preset], **given)
@@ -81,11 +89,10 @@ class _Distillation:
         ).to(material.device)
         if material.device.type == "cuda":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        maker = (
-            torch.optim.AdamW if recipe.rate_schedule == "cosine" else torch.optim.Adam
-        )
-        self.optimizer = maker(
-            self.network.parameters(), weight_decay=recipe.weight_decay, fused=True
+        self.optimizer = make_optimizer(
+            recipe.optimizer,
+            self.network.parameters(),
+            weight_decay=recipe.weight_decay,
         )
         self.window_cells = recipe.window_cells and min(
             recipe.window_cells, material.n_inner_cells
@@ -161,8 +168,7 @@ class _Distillation:
         inputs, targets = self.material.finished(prepared, self.window_cells)
         progress = self.n_steps_done / recipe.steps
         rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         self.network.train()
         if inputs.is_cuda:

@@ -42,6 +42,7 @@ from efficientad.training.config import (
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.normal_images import NormalImages, training_and_validation
+from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.pretraining_images import (
     PretrainingImages,
     open_pretraining_images,
@@ -146,19 +147,13 @@ class _Training:
         network = teacher.network.to(device).eval().requires_grad_(requires_grad=False)
         self.detector = self._untrained(network, device)
         self.step = self._step()
-        maker = (
-            torch.optim.AdamW
-            if self.recipe.rate_schedule == "cosine"
-            else torch.optim.Adam
-        )
-        self.optimizer = maker(
+        self.optimizer = make_optimizer(
+            self.recipe.optimizer,
             [
                 *self.detector.student.parameters(),
                 *self.detector.autoencoder.parameters(),
             ],
-            lr=self.recipe.learning_rate,
             weight_decay=self.recipe.weight_decay,
-            fused=True,
         )
 
     @property
@@ -244,8 +239,7 @@ class _Training:
         progress = number / self.n_steps
         recipe = self.recipe
         rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.step.losses(rng, progress).total()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,102 @@
+"""Muon: orthogonal steps for matrices, Adam's for vectors."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from efficientad.training import tensor_file
+from efficientad.training.optimizers import (
+    Muon,
+    make_optimizer,
+    orthogonalized,
+    set_rate,
+)
+
+
+def test_singular_values_come_near_one_and_directions_stay() -> None:
+    torch.manual_seed(0)
+    left = torch.linalg.qr(torch.randn(24, 24)).Q
+    right = torch.linalg.qr(torch.randn(80, 24)).Q
+    matrix = left @ torch.diag(torch.logspace(0, -1.5, 24)) @ right.T
+
+    result = orthogonalized(matrix)
+
+    in_its_directions = left.T @ result @ right
+    singular = in_its_directions.diagonal()
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+    off_diagonal = in_its_directions - torch.diag(singular)
+    assert off_diagonal.abs().max() < 1e-4
+
+
+def test_small_matrix_iteration_equals_newton_and_schulz_as_written() -> None:
+    torch.manual_seed(1)
+    matrix = torch.randn(16, 100)
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+
+    torch.testing.assert_close(orthogonalized(matrix).double(), x, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (64, 2, 2, 2)])
+def test_a_step_changes_a_kernel_by_its_rate(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    kernel = nn.Parameter(torch.randn(shape))
+    before = kernel.detach().clone()
+    optimizer = Muon([kernel])
+    set_rate(optimizer, 0.1)
+    kernel.grad = 1000 * torch.randn(shape)
+
+    optimizer.step()
+
+    change = (kernel.detach() - before).flatten(1)
+    tall = max(1.0, change.shape[0] / change.shape[1]) ** 0.5
+    singular = torch.linalg.svdvals(change) / tall
+    assert singular.min() > 0.06
+    assert singular.max() < 0.13
+
+
+def test_vectors_take_the_steps_of_adam() -> None:
+    ours = nn.Parameter(torch.linspace(-1, 1, 5))
+    theirs = nn.Parameter(ours.detach().clone())
+    muon = Muon([ours], vector_share=0.5)
+    adam = torch.optim.Adam([theirs], lr=0.05)
+    set_rate(muon, 0.1)
+    for step in range(4):
+        for parameter, optimizer in ((ours, muon), (theirs, adam)):
+            parameter.grad = torch.sin(parameter.detach() * (step + 1))
+            optimizer.step()
+
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_a_restored_optimizer_goes_on_to_the_bit(name: str) -> None:
+    def run(n_steps: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for step in range(n_steps):
+            rng = np.random.default_rng(step)
+            inputs = torch.from_numpy(rng.normal(size=(2, 3, 6, 6))).float()
+            set_rate(optimizer, 0.01)
+            optimizer.zero_grad()
+            network(inputs).square().mean().backward()
+            optimizer.step()
+
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        network = nn.Conv2d(3, 4, 3)
+        return network, make_optimizer(name, network.parameters(), weight_decay=1e-3)  # type: ignore[arg-type]
+
+    network, optimizer = made()
+    run(3, network, optimizer)
+    resumed, other = made()
+    resumed.load_state_dict(network.state_dict())
+    kept = tensor_file.optimizer_tensors(optimizer)
+    tensor_file.restore_optimizer(other, {k: v.clone() for k, v in kept.items()})
+    run(2, network, optimizer)
+    run(2, resumed, other)
+
+    for a, b in zip(network.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
