@@ -50,7 +50,7 @@ def config(resnet18):
         image_size=64,
         steps=N_STEPS,
         batch_size=4,
-        learning_rate=2e-3,
+        learning_rate=0.02,
         n_held_out=N_HELD_OUT,
         checkpoint_every=10,
         snapshots=(0.3,),

@@ -106,7 +106,8 @@ def _of_matrix(grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Te
     update = orthogonalized(ahead.T if is_tall else ahead)
     scale: float = max(1.0, n_out / n_in) ** 0.5
     update = update.T if is_tall else update
-    return update.reshape(grad.shape).mul_(scale)
+    changed: Tensor = update.reshape(grad.shape).mul_(scale)
+    return changed
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
@@ -127,7 +128,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
         polynomial = a * identity + b * gram + c * (gram @ gram)
         product = polynomial @ product
         gram = polynomial @ gram @ polynomial
-    return product @ x
+    result: Tensor = product @ x
+    return result
 
 
 def _of_vector(grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
@@ -141,4 +143,5 @@ def _of_vector(grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Te
     square: Tensor = state["square"].lerp_(grad.square(), 1 - second)
     n = float(state["step"])
     deviation = (square / (1 - second**n)).sqrt().add_(1e-8)
-    return (mean / (1 - first**n)).div_(deviation)
+    update: Tensor = (mean / (1 - first**n)).div_(deviation)
+    return update
