@@ -47,7 +47,8 @@ def region(size: str, facts: Mapping[str, Any]) -> str:
         "images": f"{facts['n_images']} of {facts['images']}{kinds}; "
         f"{settings['n_held_out']} of them held out",
         "training": f"preset `{settings['preset']}`: {settings['steps']} steps of "
-        f"{settings['batch_size']} ({seen}), rate {settings['learning_rate']:g}, "
+        f"{settings['batch_size']} ({seen}), optimizer `{settings['optimizer']}`, "
+        f"rate {settings['learning_rate']:g}, "
         f"schedule `{settings['rate_schedule']}`, seed {settings['seed']}",
         "hardware": f"{facts.get('hardware', 'not recorded')}; "
         f"{facts['hours']:.2f} hours",

@@ -59,6 +59,20 @@ def test_a_step_changes_a_kernel_by_its_rate(shape: tuple[int, ...]) -> None:
     assert singular.max() < 0.13
 
 
+def test_a_wide_layer_changes_like_two_layers_side_by_side() -> None:
+    torch.manual_seed(0)
+    whole = nn.Parameter(torch.zeros(768, 6))
+    halves = [nn.Parameter(torch.zeros(384, 6)) for _ in range(2)]
+    whole.grad = torch.randn(768, 6) * torch.linspace(1, 100, 768)[:, None]
+    for half, grad in zip(halves, whole.grad.split(384), strict=True):
+        half.grad = grad.clone()
+
+    Muon([whole]).step()
+    Muon(halves).step()
+
+    assert torch.equal(whole.detach(), torch.cat([h.detach() for h in halves]))
+
+
 def test_vectors_take_the_steps_of_adam() -> None:
     ours = nn.Parameter(torch.linspace(-1, 1, 5))
     theirs = nn.Parameter(ours.detach().clone())

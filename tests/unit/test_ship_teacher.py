@@ -18,6 +18,7 @@ FACTS = {
         "batch_size": 8,
         "learning_rate": 0.003,
         "rate_schedule": "cosine",
+        "optimizer": "muon",
         "reduction": "mean",
         "window_cells": 24,
         "n_held_out": 100,

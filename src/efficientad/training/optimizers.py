@@ -13,6 +13,9 @@ from efficientad.training.config import OptimizerName
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _N_ROUNDS = 5
 _TINY = 1e-7
+# Wider layers are several matrices: a student's last one is two of a teacher's, with
+# nothing in common but their input. Also, the iteration costs the cube of the rows.
+_MAX_ROWS = 384
 
 
 def make_optimizer(
@@ -101,13 +104,16 @@ def _of_matrix(grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Te
     momentum: Tensor = state["momentum"].lerp_(grad, 1 - group["momentum"])
     # Nesterov: look one step ahead.
     ahead = grad.lerp(momentum, group["momentum"]).flatten(1)
-    n_out, n_in = ahead.shape
-    is_tall = n_out > n_in
-    update = orthogonalized(ahead.T if is_tall else ahead)
-    scale: float = max(1.0, n_out / n_in) ** 0.5
-    update = update.T if is_tall else update
-    changed: Tensor = update.reshape(grad.shape).mul_(scale)
-    return changed
+    blocks = [_orthogonal_block(block) for block in torch.split(ahead, _MAX_ROWS)]
+    return torch.cat(blocks).reshape(grad.shape)
+
+
+def _orthogonal_block(matrix: Tensor) -> Tensor:
+    n_rows, n_columns = matrix.shape
+    if n_rows <= n_columns:
+        return orthogonalized(matrix)
+    scale: float = (n_rows / n_columns) ** 0.5
+    return orthogonalized(matrix.T).T.mul(scale)
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
@@ -119,17 +125,22 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     Args:
         matrix: (rows, columns), rows <= columns.
     """
-    a, b, c = _QUINTIC
     x = matrix / (matrix.norm() + _TINY)
     gram = x @ x.T
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    product = identity
-    for _ in range(_N_ROUNDS):
-        polynomial = a * identity + b * gram + c * (gram @ gram)
-        product = polynomial @ product
+    polynomial = product = _quintic_over_x(gram)
+    for _ in range(_N_ROUNDS - 1):
         gram = polynomial @ gram @ polynomial
+        polynomial = _quintic_over_x(gram)
+        product = polynomial @ product
     result: Tensor = product @ x
     return result
+
+
+def _quintic_over_x(gram: Tensor) -> Tensor:
+    a, b, c = _QUINTIC
+    polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    polynomial.diagonal().add_(a)
+    return polynomial
 
 
 def _of_vector(grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:

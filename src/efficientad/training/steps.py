@@ -20,7 +20,7 @@ from efficientad.method.losses import (
     pretraining_penalty,
     student_autoencoder_loss,
 )
-from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE, Images
+from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.training.calibration import Pixels
 from efficientad.training.config import QuickRecipe, Recipe
 from efficientad.training.pretraining_images import PretrainingImages
@@ -168,7 +168,10 @@ class QuickStep:
         chosen = rng.choice(len(self._pixels), n, replace=len(self._pixels) < n)
         n_windows = self._teacher_cache.shape[1] // quick.window_cells
         corners = quick.window_cells * rng.integers(0, n_windows, (n, 2))
-        student = split_student(detector.student(self._windows(chosen, corners)))
+        # One pass for both: a pass has to transform the weights, whatever its size.
+        windows = torch.cat([self._windows(chosen, corners), self._natural(rng)])
+        output = detector.student(normalize_images(windows.to(detector.device)))
+        student = split_student(output[:n])
         teacher = torch.stack(
             [
                 self._teacher(int(i))[self._cells(c)]
@@ -187,7 +190,7 @@ class QuickStep:
         )
         return Losses(
             hard,
-            self._penalty(rng) if self._pretraining_images else hard.new_zeros(()),
+            self._penalty(output[n:]),
             autoencoder_loss(targets, autoencoder),
             student_autoencoder_loss(
                 blurred, student.for_autoencoder[: quick.n_whole_images]
@@ -198,24 +201,29 @@ class QuickStep:
         hard = hard_feature_loss(teacher, student, self._recipe.hard_share)
         return hard + self._quick.mean_share * (teacher - student).square().mean()
 
-    def _penalty(self, rng: np.random.Generator) -> Loss:
-        assert self._pretraining_images is not None
+    def _penalty(self, output: Tensor) -> Loss:
+        if not len(output):
+            return output.new_zeros(())
+        penalty = pretraining_penalty(split_student(output).for_teacher)
+        return self._quick.penalty_weight * penalty
+
+    def _natural(self, rng: np.random.Generator) -> Tensor:
+        if self._pretraining_images is None:
+            return self._pixels.new_empty((0, self._side, self._side, 3))
         drawn = []
         for _ in range(self._quick.n_penalty_images):
             top, left = rng.integers(0, INPUT_SIZE - self._side + 1, 2)
             image = self._pretraining_images.draw(rng)
             drawn.append(image[top : top + self._side, left : left + self._side])
-        windows = torch.from_numpy(np.stack(drawn)).to(self._detector.device)
-        output = split_student(self._detector.student(normalize_images(windows)))
-        penalty = pretraining_penalty(output.for_teacher)
-        return self._quick.penalty_weight * penalty
+        return torch.from_numpy(np.stack(drawn))
 
-    def _windows(self, chosen: NDArray[np.int64], corners: NDArray[np.int64]) -> Images:
-        windows = [
-            self._pixels[i, top : top + self._side, left : left + self._side]
-            for i, (top, left) in zip(chosen, corners * PATCH_STRIDE, strict=True)
-        ]
-        return normalize_images(torch.stack(windows).to(self._detector.device))
+    def _windows(self, chosen: NDArray[np.int64], corners: NDArray[np.int64]) -> Tensor:
+        return torch.stack(
+            [
+                self._pixels[i, top : top + self._side, left : left + self._side]
+                for i, (top, left) in zip(chosen, corners * PATCH_STRIDE, strict=True)
+            ]
+        )
 
     def _cells(self, corner: NDArray[np.int64]) -> tuple[slice, slice, slice]:
         top, left = (int(c) for c in corner)
