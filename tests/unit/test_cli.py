@@ -1,5 +1,8 @@
 """The command line itself; what its verbs do is tested where they are made."""
 
+import runpy
+import sys
+
 import pytest
 
 from efficientad import cli
@@ -13,6 +16,16 @@ def test_the_help_names_every_verb_with_its_sentence(capsys):
     for name, verb in cli._VERBS.items():
         sentence = str(verb.__doc__).partition("\n")[0]
         assert f"  {name:10} {sentence}" in lines
+
+
+def test_python_runs_the_package_as_the_command_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["efficientad", "--help"])
+
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("efficientad", run_name="__main__")
+
+    assert stopped.value.code == 0
+    assert "  train " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", cli._VERBS)
