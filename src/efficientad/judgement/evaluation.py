@@ -20,14 +20,10 @@ from efficientad.datasets import (
     open_category,
     read_defect_mask,
 )
-from efficientad.errors import UndefinedMetricError
-from efficientad.images import read_image
-from efficientad.judgement.metrics import (
-    PixelMetrics,
-    au_roc,
-    average_precision,
-    f1_max,
-)
+from efficientad.errors import DatasetError, UndefinedMetricError
+from efficientad.images import image_hash, read_image
+from efficientad.judgement.metrics import au_roc, average_precision, f1_max
+from efficientad.judgement.pixel_results import MetricValues, PixelResults
 from efficientad.judgement.report import Case, Report, ScoredImage, write_report
 from efficientad.method.decision import Prediction
 from efficientad.method.predictor import Predictor
@@ -37,8 +33,6 @@ _N_CASES = 6
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
 _SECONDS = "training seconds"
 
-MetricValues = dict[str, float]
-
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -47,7 +41,8 @@ class Evaluation:
     category: str
     metrics: MetricValues
     """Over all test images: image_au_roc, image_average_precision, image_f1_max,
-    pixel_au_roc, au_pro; a pixel metric is missing where no defect is annotated."""
+    pixel_au_roc, au_pro; for MVTec LOCO au_spro, au_spro_0.1, au_spro_0.3 and au_spro_1
+    instead of the last. A pixel metric is missing where no defect is annotated."""
 
     metrics_by_defect_type: Mapping[str, MetricValues]
     """The same for each defect type against all normal test images."""
@@ -104,13 +99,14 @@ def evaluate(
 
     Args:
         predictor: A detector, or any other predictor.
-        category: The category, or its folder in MVTec AD's layout.
+        category: The category, or its folder or list as `open_category` takes it.
         output: Folder for metrics.json and report.html. None: nothing is written.
         is_dated: Whether the report tells when it was made and how long the training
             took. Without, the same detector and images give the same bytes.
 
     Raises:
-        DatasetError: If the category cannot be used.
+        DatasetError: If the category cannot be used, or if the predictor was trained on
+            test images of it.
         UndefinedMetricError: If it has no normal or no defective test images.
         StorageError: If a result cannot be written.
     """
@@ -136,20 +132,22 @@ class _Collected:
 
     def __init__(self, category: Category, predictor: Predictor) -> None:
         self._category = category
-        self._pixels: dict[str, PixelMetrics] = {}
+        self._pixels = PixelResults(category)
         self._samples: dict[str, Sample] = {}
         self._predictions: dict[str, Prediction] = {}
         self.scores: list[ScoredImage] = []
         self.seconds = 0.0
+        self._trained_on = _trained_on(predictor, category)
         for sample in category.test:
             self._add(sample, predictor)
 
     def _add(self, sample: Sample, predictor: Predictor) -> None:
         image = read_image(sample.path)
+        self._refuse_trained(image_hash(image), sample)
         start = time.perf_counter()
         prediction = predictor.predict(image)
         self.seconds += time.perf_counter() - start
-        name = str(sample.path.relative_to(self._category.root))
+        name = self._category.name_of(sample)
         self._samples[name] = sample
         self.scores.append(
             ScoredImage(
@@ -162,11 +160,17 @@ class _Collected:
         )
         # Grids only: maps at the image's own size are made again where they are needed.
         self._predictions[name] = replace(prediction)
-        if sample.is_defect and sample.mask_path is None:
-            return
-        mask = read_defect_mask(sample, *image.shape[:2])
-        metrics = self._pixels.setdefault(sample.defect_type, PixelMetrics())
-        metrics.add(prediction.anomaly_map, mask)
+        if not sample.is_defect or sample.mask_path is not None:
+            self._pixels.add(sample, prediction.anomaly_map)
+
+    def _refuse_trained(self, digest: str, sample: Sample) -> None:
+        if digest in self._trained_on:
+            raise DatasetError(
+                "evaluation needs images that were not trained on, "
+                f"{sample.path} was, as {self._trained_on[digest]}; train on "
+                f"{self._category.root} itself, which keeps its test images apart, or "
+                "take others"
+            )
 
     def evaluation(self) -> Evaluation:
         defect_types = sorted({s.defect_type for s in self.scores} - {NORMAL})
@@ -184,23 +188,11 @@ class _Collected:
         chosen = [s for s in self.scores if s.defect_type in wanted]
         scores = np.array([s.image_score for s in chosen])
         is_defect = np.array([s.defect_type != NORMAL for s in chosen])
-        metrics = {
+        return {
             "image_au_roc": au_roc(scores, is_defect),
             "image_average_precision": average_precision(scores, is_defect),
             "image_f1_max": f1_max(scores, is_defect),
-        }
-        pixels = PixelMetrics.joined(
-            metrics for kind, metrics in self._pixels.items() if kind in wanted
-        )
-        try:
-            metrics |= {
-                "pixel_au_roc": pixels.pixel_au_roc(),
-                "au_pro": pixels.au_pro(),
-            }
-        except UndefinedMetricError:
-            # No annotated pixel: the image metrics stand alone.
-            return metrics
-        return metrics
+        } | self._pixels.metrics(wanted)
 
     def report(self, evaluation: Evaluation, predictor: Predictor) -> Report:
         ordered = sorted(self.scores, key=lambda s: s.image_score)
@@ -238,9 +230,22 @@ def _require_both_kinds(category: Category) -> None:
     if n_defects in {0, len(category.test)}:
         missing = "defective" if n_defects == 0 else "normal"
         raise UndefinedMetricError(
-            "evaluation needs normal and defective test images, "
-            f"{category.root / 'test'} has no {missing} ones; add some, or use predict"
+            "evaluation needs normal and defective test images, the test of "
+            f"{category.root} has no {missing} ones; add some, or use predict"
         )
+
+
+def _trained_on(predictor: Predictor, category: Category) -> dict[str, str]:
+    """Give the names of the images a predictor was trained on, by their hash.
+
+    The published collections are judged as they are, with the twins they may have.
+    """
+    if category.collection != "plain":
+        return {}
+    provenance: Mapping[str, Any] = getattr(predictor, "provenance", {})
+    return {
+        digest: name for name, digest in provenance.get("training_images", {}).items()
+    }
 
 
 def _facts(predictor: Predictor) -> dict[str, str]:

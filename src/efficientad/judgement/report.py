@@ -46,8 +46,12 @@ _METRIC_NAMES: Final = {
     "image_f1_max": "image F1,\nbest threshold",
     "pixel_au_roc": "pixel\nAU-ROC",
     "au_pro": "AU-PRO",
+    "au_spro": "AU-sPRO,\nlimit 0.05",
+    "au_spro_0.1": "AU-sPRO,\nlimit 0.1",
+    "au_spro_0.3": "AU-sPRO,\nlimit 0.3",
+    "au_spro_1": "AU-sPRO,\nlimit 1",
 }
-_HEADLINES: Final = ("image_au_roc", "pixel_au_roc", "au_pro")
+_HEADLINES: Final = ("image_au_roc", "pixel_au_roc", "au_pro", "au_spro")
 _CALIBRATION: Final = "calibration"
 _ABSENT: Final = "\N{EN DASH}"
 

@@ -1,0 +1,195 @@
+"""MVTec LOCO's annotation in an evaluation, against the metric called by hand."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientad.datasets import open_category
+from efficientad.errors import DatasetError
+from efficientad.images import as_rgb, image_hash, read_image
+from efficientad.judgement.evaluation import evaluate
+from efficientad.judgement.metrics import SaturationArea, au_pro, au_spro
+from efficientad.method.decision import Prediction
+
+SIDE = 32
+AREAS = {
+    254: SaturationArea(40, is_relative=False),
+    227: SaturationArea(0.5, is_relative=True),
+}
+
+
+class BrightnessPredictor:
+    """Bright is anomalous, a cell of the grid being a pixel."""
+
+    def __init__(self, training_images=()):
+        self.provenance = {"training_images": dict(training_images)}
+
+    def predict(self, image):
+        grid = as_rgb(image)[..., 0] / np.float32(255)
+        height, width = grid.shape
+        return Prediction(float(grid.max()), 0.5, 0.5, height, width, grid, grid)
+
+    def predict_batch(self, images):
+        return [self.predict(image) for image in images]
+
+
+def noise(seed):
+    return np.random.default_rng(seed).integers(0, 200, (SIDE, SIDE), np.uint8)
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def channel(rows, columns, value):
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[rows, columns] = value
+    return labels
+
+
+CHANNELS = {
+    "logical_anomalies": [
+        [channel(np.s_[2:12], np.s_[2:12], 254)],
+        [
+            channel(np.s_[0:9], np.s_[0:9], 254),
+            channel(np.s_[5:20], np.s_[5:9], 254),
+        ],
+    ],
+    "structural_anomalies": [[channel(np.s_[20:30], np.s_[10:24], 227)]],
+}
+
+
+@pytest.fixture
+def category(tmp_path):
+    root = tmp_path / "juice_bottle"
+    for i in range(3):
+        save(root / f"test/good/{i:03}.png", noise(i))
+    for kind, images in CHANNELS.items():
+        for i, channels in enumerate(images):
+            pixels = noise(10 + i)
+            for k, labels in enumerate(channels):
+                pixels[labels > 0] += 30
+                save(root / f"ground_truth/{kind}/{i:03}/{k:03}.png", labels)
+            save(root / f"test/{kind}/{i:03}.png", pixels)
+    write_config(
+        root, [entry(254, 40, is_relative=False), entry(227, 0.5, is_relative=True)]
+    )
+    return root
+
+
+def entry(value, threshold, *, is_relative):
+    return {
+        "defect_name": "a defect",
+        "pixel_value": value,
+        "saturation_threshold": threshold,
+        "relative_saturation": is_relative,
+    }
+
+
+def write_config(root, content):
+    (root / "defects_config.json").write_text(json.dumps(content))
+
+
+def expected(root, kinds, limit):
+    maps, channels = [], []
+    for sample in open_category(root).test:
+        if sample.defect_type in {"good", *kinds}:
+            predicted = BrightnessPredictor().predict(sample.path)
+            maps.append(predicted.anomaly_map)
+            of_kind = CHANNELS.get(sample.defect_type)
+            channels.append(of_kind[int(sample.path.stem)] if of_kind else [])
+    return au_spro(maps, channels, AREAS, limit)
+
+
+def test_mvtec_loco_is_measured_by_au_spro(category, tmp_path):
+    evaluation = evaluate(BrightnessPredictor(), category, output=tmp_path / "out")
+
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for name, limit in (
+        ("au_spro", 0.05),
+        ("au_spro_0.1", 0.1),
+        ("au_spro_0.3", 0.3),
+        ("au_spro_1", 1.0),
+    ):
+        assert written[name] == expected(category, CHANNELS, limit)
+        for kind, metrics in evaluation.metrics_by_defect_type.items():
+            assert metrics[name] == expected(category, [kind], limit)
+    assert "au_pro" not in written
+    assert "AU-sPRO" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_without_saturation_areas_it_is_au_pro(category):
+    (category / "defects_config.json").unlink()
+
+    metrics = evaluate(BrightnessPredictor(), category).metrics
+
+    masks, maps = [], []
+    for sample in open_category(category).test:
+        maps.append(BrightnessPredictor().predict(sample.path).anomaly_map)
+        of_kind = CHANNELS.get(sample.defect_type)
+        joined = np.zeros((SIDE, SIDE), np.uint8)
+        for labels in of_kind[int(sample.path.stem)] if of_kind else []:
+            joined |= labels
+        masks.append(joined > 0)
+    assert metrics["au_pro"] == au_pro(maps, masks)
+    assert not any(name.startswith("au_spro") for name in metrics)
+
+
+def test_a_value_without_saturation_area_names_the_masks(category):
+    write_config(category, [entry(254, 40, is_relative=False)])
+
+    with pytest.raises(
+        DatasetError, match=r"structural_anomalies/000 do not fit: .*the value 227, but"
+    ):
+        evaluate(BrightnessPredictor(), category)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", r"config\.json cannot be used \(Expecting value"),
+        ("{}", r"config\.json cannot be used \(no list of objects\); take the"),
+        ("[3]", r"config\.json cannot be used \(no list of objects\)"),
+        ('[{"pixel_value": 254}]', r"needs 'saturation_threshold', entry 0 has pixel"),
+        (
+            json.dumps([entry(254, 3, is_relative=True)]),
+            r"relative saturation area must be in \(0, 1\], got 3",
+        ),
+        (json.dumps([entry(254, None, is_relative=True)]), "NoneType"),
+    ],
+)
+def test_a_wrong_defects_config_is_named(category, text, message):
+    (category / "defects_config.json").write_text(text)
+
+    with pytest.raises(DatasetError, match=message):
+        evaluate(BrightnessPredictor(), category)
+
+
+def test_test_images_that_were_trained_on_are_refused(category):
+    (category / "defects_config.json").unlink()
+    first = open_category(category).test[0].path
+    predictor = BrightnessPredictor({"one.png": image_hash(read_image(first))})
+
+    with pytest.raises(DatasetError, match=r"000\.png was, as one\.png; train on"):
+        evaluate(predictor, category)
+
+
+def test_a_published_collection_is_judged_with_its_twins(category):
+    first = open_category(category).test[0].path
+    predictor = BrightnessPredictor({"one.png": image_hash(read_image(first))})
+
+    assert "au_spro" in evaluate(predictor, category).metrics
+
+
+def test_a_category_without_annotation_has_image_metrics_only(category):
+    shutil.rmtree(category / "ground_truth")
+
+    assert set(evaluate(BrightnessPredictor(), category).metrics) == {
+        "image_au_roc",
+        "image_average_precision",
+        "image_f1_max",
+    }
