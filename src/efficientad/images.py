@@ -47,6 +47,9 @@ RGBImage: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
 """(height, width)."""
 
+Labels: TypeAlias = NDArray[np.int32]
+"""(height, width)."""
+
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
 """A file, a picture opened with Pillow, or an array as `as_rgb` takes it."""
 
@@ -82,6 +85,7 @@ _COLOR_MODES: Final = frozenset(
     {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 )
 _DEEP_GRAY_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+_LABEL_MODES: Final = (_DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}
 
 _ARRAY_CHANNELS: Final = (1, 3, 4)
 
@@ -164,6 +168,38 @@ def read_mask(path: Path) -> Mask:
         for rows, strip in _strips_of(picture, name):
             stored[rows] = _mask_of(strip)
     return mask
+
+
+def read_labels(path: Path) -> Labels:
+    """Read a mask whose values tell defect types apart, as they are stored.
+
+    Raises:
+        ImageError: If there is no such file, it holds no image that can be used, or
+            that is in color.
+    """
+    name = str(path)
+    with _opened_file(path) as file:
+        picture = _open_picture(file, name)
+        if picture.mode not in _LABEL_MODES:
+            raise ImageError(
+                f"a mask with a value for each defect type must be gray, {name} has "
+                f"the mode {picture.mode}; export it with one channel"
+            )
+        _check_and_load(picture, name)
+        labels, stored = _empty_upright(picture, (), np.int32)
+        for rows, strip in _strips_of(picture, name):
+            stored[rows] = np.asarray(strip)
+    return labels
+
+
+def stored_mode(path: Path) -> str:
+    """Tell how an image file stores its pixels, in Pillow's words such as L or RGB.
+
+    Raises:
+        ImageError: If there is no such file, or it holds no image.
+    """
+    with _opened_file(path) as file:
+        return _open_picture(file, str(path)).mode
 
 
 def as_rgb(image: ImageLike, name: str = "the given image") -> RGBImage:
