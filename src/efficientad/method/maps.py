@@ -93,9 +93,7 @@ def map_mean_and_deviation(grids: Grids) -> MapQuantiles:
     """
     pixels = _placed_pixels(grids).astype(np.float64)
     mean, deviation = float(pixels.mean()), float(pixels.std())
-    return MapQuantiles(
-        mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation
-    )
+    return MapQuantiles(mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation)
 
 
 def _placed_pixels(grids: Grids) -> NDArray[np.float32]:

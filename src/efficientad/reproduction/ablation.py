@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from efficientad.datasets import Category
 from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.reproduction.config import PaperTable, StudyConfig
 from efficientad.reproduction.jobs import (
@@ -23,7 +24,7 @@ from efficientad.reproduction.jobs import (
     Normalization,
 )
 from efficientad.reproduction.records import read_runs
-from efficientad.reproduction.scenarios import Scenario, find_scenarios
+from efficientad.reproduction.scenarios import find_scenarios
 from efficientad.reproduction.study import OnDone, do_all, usable_sizes, variant_of
 from efficientad.reproduction.table_files import write_tables
 from efficientad.reproduction.tables import AblationRow, ablation_table, failures_table
@@ -42,7 +43,8 @@ class Deviation:
 
     has_pretraining_penalty: bool = True
     p_hard: float | None = None
-    """Quantile of the hard feature loss, in [0, 1); 0 is without it. None: the preset's."""
+    """Quantile of the hard feature loss, in [0, 1); 0 is without it. None: the
+    preset's."""
     normalization: Normalization = QUANTILES
 
     def recipe(self, full: Recipe) -> Recipe:
@@ -132,7 +134,9 @@ PAPER_TABLES: Final[dict[PaperTable, tuple[Entry, ...]]] = {
         ),
         Entry("without hard feature loss", Deviation(p_hard=0.0), 94.7),
         Entry(
-            "without pretraining penalty", Deviation(has_pretraining_penalty=False), 95.0
+            "without pretraining penalty",
+            Deviation(has_pretraining_penalty=False),
+            95.0,
         ),
     ),
     5: (
@@ -155,7 +159,11 @@ PAPER_TABLES: Final[dict[PaperTable, tuple[Entry, ...]]] = {
 }
 """Tables 3 and 4 are of the small size, 5 of the medium one."""
 
-_SIZE_OF_TABLE: Final[dict[PaperTable, ModelSize]] = {3: "small", 4: "small", 5: "medium"}
+_SIZE_OF_TABLE: Final[dict[PaperTable, ModelSize]] = {
+    3: "small",
+    4: "small",
+    5: "medium",
+}
 
 
 def ablate(
@@ -203,18 +211,20 @@ def planned(
         DatasetError, ModelFileError: As `reproduce`.
     """
     scenarios, sizes = find_scenarios(roots), usable_sizes(config)
-    deviations = [entry.deviation for n in sorted(set(tables)) for entry in PAPER_TABLES[n]]
+    deviations = [
+        entry.deviation for n in sorted(set(tables)) for entry in PAPER_TABLES[n]
+    ]
     return [
         job
         for seed in config.seeds
         for size in sizes
-        for scenario in scenarios
-        for job in _jobs(scenario, config, (size, seed), deviations)
+        for category in scenarios
+        for job in _jobs(category, config, (size, seed), deviations)
     ]
 
 
 def _jobs(
-    scenario: Scenario,
+    category: Category,
     config: StudyConfig,
     which: tuple[ModelSize, int],
     deviations: Iterable[Deviation],
@@ -231,20 +241,17 @@ def _jobs(
     return [
         Job(
             experiment=EXPERIMENT,
-            scenario=scenario,
+            category=category,
             config=replace(
                 full_config, has_pretraining_penalty=training.has_pretraining_penalty
             ),
             recipe=training.recipe(full),
-            judgings=_main_first(judgings.values()),
+            variant=_variant(training, full_config, full),
+            judgings=tuple(judgings.values()),
         )
         for training, judgings in groups.items()
         if judgings
     ]
-
-
-def _main_first(judgings: Iterable[Judging]) -> tuple[Judging, ...]:
-    return tuple(sorted(judgings, key=lambda each: each.normalization != QUANTILES))
 
 
 def _variant(deviation: Deviation, config: TrainConfig, full: Recipe) -> str:

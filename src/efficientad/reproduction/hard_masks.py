@@ -71,7 +71,9 @@ class HardMaskRecorder:
         self, category: Category, config: TrainConfig, recipe: Recipe, folder: Path
     ) -> None:
         n_steps = math.ceil(recipe.steps / recipe.batch_size)
-        self._moment_of_step = {round(share * n_steps): share for share in MOMENTS}
+        self._moment_of_step = {
+            round(share * n_steps): share for share in reversed(MOMENTS)
+        }
         self._hard_share = recipe.hard_share
         self._folder = folder
         self._paths = _drawn(category, config)

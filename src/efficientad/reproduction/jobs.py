@@ -1,8 +1,8 @@
-"""One training and all that is judged of it, recorded; the part that every study shares.
+"""One training and all that is judged of it, recorded: what every study shares.
 
-A job is finished when each of its judgings is a recorded run. A killed one goes on: from
-its checkpoint, or from its detector where only judging is left. A failed one is recorded
-with its reason, and tried again the next time.
+A job is finished when each of its judgings is a recorded run. A killed one goes on,
+from its checkpoint, or from its detector where only judging is left. A failed one is
+recorded with its reason, and tried again the next time.
 """
 
 import json
@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, ResultError, UndefinedMetricError
 from efficientad.judgement.evaluation import Evaluation, evaluate
 from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.method.detector import Detector
 from efficientad.method.maps import map_mean_and_deviation, map_quantiles
 from efficientad.reproduction.hard_masks import HardMaskRecorder
+from efficientad.reproduction.judged_samples import write_samples
 from efficientad.reproduction.records import (
     FAILURE,
     Run,
@@ -29,7 +31,6 @@ from efficientad.reproduction.records import (
     run_name,
     write_run,
 )
-from efficientad.reproduction.scenarios import Scenario
 from efficientad.reproduction.surroundings import surroundings
 from efficientad.storage import require_writable
 from efficientad.training import model_file
@@ -73,18 +74,21 @@ class Job:
     """One training and all that is judged of it."""
 
     experiment: str
-    scenario: Scenario
+    category: Category
     config: TrainConfig
     recipe: Recipe
+    variant: str
+    """What the training is called."""
+
     judgings: tuple[Judging, ...]
-    """At least one; the first one's variant names the training."""
+    """At least one."""
 
     def identity(self, judging: Judging) -> Run:
         """Give what names the run of a judging."""
         return {
             "experiment": self.experiment,
-            "collection": self.scenario.collection,
-            "category": self.scenario.name,
+            "collection": self.category.collection,
+            "category": self.category.name,
             "variant": judging.variant,
             "seed": self.config.seed,
         }
@@ -103,7 +107,7 @@ class Job:
     @property
     def name(self) -> str:
         """Of the folder of the training."""
-        return run_name(self.identity(self.judgings[0]))
+        return run_name(self.identity(Judging(variant=self.variant)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,22 +189,21 @@ def do(job: Job, place: Place) -> Exception | None:
 
 
 def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
-    """Give the detector of a job: trained now, or by a process that was killed later."""
-    _require_judgeable(job.scenario)
+    """Give the detector of a job, trained now or by a process that was killed."""
+    _require_judgeable(job.category)
     path = folder / MODEL_FILE
+    write_samples(job.category.test, folder)
     kept = _kept_detector(job, path)
     if kept is not None:
         return kept, {"train": kept.provenance["training_seconds"]}
     started = time.monotonic()
     config = replace(job.config, resume=True)
     detector = train(
-        job.scenario.category,
+        job.category,
         config,
         output=path,
         recipe=job.recipe,
-        on_step=HardMaskRecorder(
-            job.scenario.category, config, job.recipe, folder
-        ),
+        on_step=HardMaskRecorder(job.category, config, job.recipe, folder),
     )
     # The steps' time goes on where a resumed training left off.
     seconds = {
@@ -222,15 +225,13 @@ def _kept_detector(job: Job, path: Path) -> Detector | None:
         or _lasting_config(made["config"]) != _lasting_config(asdict(job.config))
     ):
         raise ModelFileError(
-            f"{path} is a detector of other settings; remove it, or give another "
-            "output"
+            f"{path} is a detector of other settings; remove it, or give another output"
         )
     return detector
 
 
-def _require_judgeable(scenario: Scenario) -> None:
+def _require_judgeable(category: Category) -> None:
     """Find out before a training what would be an error after it."""
-    category = scenario.category
     n_defects = sum(sample.is_defect for sample in category.test)
     if n_defects in {0, len(category.test)}:
         missing = "defective" if n_defects == 0 else "normal"
@@ -248,7 +249,7 @@ def _judged(
     if not is_main:
         _normalize(job, judging.normalization, detector)
     started = time.monotonic()
-    category = job.scenario.category
+    category = job.category
     evaluation = evaluate(detector, category, output=folder if is_main else None)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MIB_PER_KIB
     teacher = detector.provenance["teacher"]["hash"]
@@ -257,7 +258,7 @@ def _judged(
         **_measured(evaluation),
         "seconds": {"evaluate": round(time.monotonic() - started, 1)},
         "peak_memory_mib": {"process": round(memory)},
-        "files": {"category": str(category.root), "folder": str(folder)},
+        "training": job.name,
     }
 
 
@@ -265,7 +266,7 @@ def _normalize(job: Job, normalization: Normalization, detector: Detector) -> No
     """Calibrate anew on the images that were held out from the training."""
     config = job.config
     _, held_out = training_and_validation(
-        job.scenario.category,
+        job.category,
         validation=config.validation,
         validation_share=config.validation_share,
         seed=config.seed,
@@ -317,4 +318,3 @@ def _lasting(settings: Run) -> Run:
 
 def _lasting_config(config: Mapping[str, Any]) -> dict[str, str]:
     return {k: str(v) for k, v in config.items() if k not in {"resume", "device"}}
-

@@ -1,4 +1,4 @@
-"""All scenarios found, by sizes and seeds: the paper's Tables 1 and 2, beside its own."""
+"""All scenarios found, by sizes and seeds: the paper's Tables 1 and 2."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ from efficientad.reproduction.jobs import Job, Judging
 from efficientad.reproduction.records import read_runs
 from efficientad.reproduction.scenarios import find_scenarios
 from efficientad.reproduction.study import OnDone, do_all, usable_sizes, variant_of
-from efficientad.reproduction.tables import reproduction_tables
 from efficientad.reproduction.table_files import write_tables
+from efficientad.reproduction.tables import reproduction_tables
 from efficientad.training.devices import choose_device
 from efficientad.training.student import recipe_of
 
@@ -83,15 +83,16 @@ def planned(roots: Sequence[Path], config: StudyConfig) -> list[Job]:
         for size in sizes:
             training = config.training(size, seed)
             recipe = recipe_of(training, device)
-            judging = Judging(variant=variant_of(training, recipe))
+            variant = variant_of(training, recipe)
             jobs += [
                 Job(
                     experiment=EXPERIMENT,
-                    scenario=scenario,
+                    category=category,
                     config=training,
                     recipe=recipe,
-                    judgings=(judging,),
+                    variant=variant,
+                    judgings=(Judging(variant=variant),),
                 )
-                for scenario in scenarios
+                for category in scenarios
             ]
     return jobs

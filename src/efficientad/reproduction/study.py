@@ -27,7 +27,8 @@ def usable_sizes(config: StudyConfig) -> list[ModelSize]:
         return list(config.sizes)
     usable: list[ModelSize] = []
     reason: ModelFileError | None = None
-    for size in get_args(ModelSize):
+    sizes: tuple[ModelSize, ...] = get_args(ModelSize)
+    for size in sizes:
         try:
             open_teacher(size, config.teacher)
         except ModelFileError as error:
@@ -42,7 +43,7 @@ def usable_sizes(config: StudyConfig) -> list[ModelSize]:
 def variant_of(config: TrainConfig, recipe: Recipe) -> str:
     """Name a training by what the user chose."""
     preset: Preset = "paper" if recipe.quick is None else "quick"
-    parts = [config.size, preset]
+    parts: list[str] = [config.size, preset]
     if config.steps is not None:
         parts.append(f"{config.steps} steps")
     if config.batch_size is not None:
