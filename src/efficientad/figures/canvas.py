@@ -55,6 +55,7 @@ def new_axes(width: float, height: float) -> "tuple[Figure, Axes]":
     figure = new_figure(width, height)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=_FONT_SIZE)
     return figure, axes
 
 
@@ -76,9 +77,8 @@ def picture_table(
     places = figure.subplots(n_rows, n_columns, squeeze=False)
     for row, (name, pictures) in zip(places, rows, strict=True):
         for axes, picture in zip(row, pictures, strict=True):
-            axes.imshow(picture, interpolation="none", aspect="auto")
+            axes.imshow(picture, interpolation="none")
             axes.set(xticks=[], yticks=[])
-            axes.set_box_aspect(1)
             axes.spines[:].set_visible(False)
         row[0].set_ylabel(name, fontsize=_FONT_SIZE)
     for axes, title in zip(places[0], head, strict=True):
@@ -105,10 +105,8 @@ def save(figure: "Figure", path: Path) -> list[Path]:
     written = []
     for suffix, metadata in nothing.items():
         target = path.with_name(f"{path.name}.{suffix}")
-        with (
-            whole_file(target) as partial,
-            rc_context({"pdf.fonttype": 42}),
-        ):  # text stays text
+        # Type 42: text stays text.
+        with whole_file(target) as partial, rc_context({"pdf.fonttype": 42}):
             figure.savefig(partial, format=suffix, dpi=_DPI, metadata=metadata)
         written.append(target)
     return written

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LATENCIES = ("latency_ms", "milliseconds")
+_SMALL = 7  # points
 
 
 class Point(NamedTuple):
@@ -61,7 +62,8 @@ def accuracy_against_latency(material: Material) -> "Figure":
     axes.set_xscale("log")
     axes.set_xlabel("latency, ms an image (logarithmic)")
     axes.set_ylabel("mean image AU-ROC, %")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=_SMALL)
+    axes.margins(x=0.15)
     return figure
 
 
@@ -102,11 +104,12 @@ def latency_by_device(material: Material) -> "Figure":
     drawn = axes.barh(
         [bar.name for bar in bars], [bar.latency_ms for bar in bars], color=colors
     )
-    labels = [f"{bar.latency_ms:.3g}" for bar in bars]
-    axes.bar_label(drawn, labels, padding=2, fontsize=7)
+    labels = [f"{bar.latency_ms:.4g}" for bar in bars]
+    axes.bar_label(drawn, labels, padding=2, fontsize=_SMALL)
+    axes.margins(x=0.2)
     axes.set_xscale("log")
     axes.set_xlabel("latency, ms an image (logarithmic)")
-    axes.tick_params(axis="y", labelsize=7)
+    axes.tick_params(axis="y", labelsize=_SMALL)
     return figure
 
 
@@ -124,12 +127,13 @@ def own_bars(runs: list[Run]) -> list[Bar]:
 def _scatter(axes: "Axes", points: list[Point], color: str, label: str) -> None:
     x, y = [p.latency_ms for p in points], [p.au_roc for p in points]
     axes.scatter(x, y, s=22, color=color, label=label)
-    for point in points:
+    # Neighbours have their names above and below in turn.
+    for k, point in enumerate(sorted(points, key=lambda point: point.latency_ms)):
         axes.annotate(
             point.name,
             (point.latency_ms, point.au_roc),
-            xytext=(4, 3),
+            xytext=(3, 4 if k % 2 == 0 else -9),
             textcoords="offset points",
-            fontsize=7,
+            fontsize=_SMALL,
             color=color,
         )

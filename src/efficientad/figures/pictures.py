@@ -67,20 +67,24 @@ def hard_loss_masks(material: Material) -> "Figure":
     Raises:
         ResultError: If the masks of a run are missing.
     """
-    rows = []
-    for run in material.of_scenarios():
+    moments, runs = list(MOMENTS), material.of_scenarios()
+    for run in runs:
         folder = material.folder(run)
-        moments = [m for m in MOMENTS if mask_file(folder, m).exists()]
+        # In a training of a few steps, some moments are the same.
+        moments = [m for m in moments if mask_file(folder, m).exists()]
         if MOMENTS[-1] not in moments:
             raise ResultError(
                 f"needs the hard-loss masks of {run['category']}, {run['variant']}, "
                 f"seed {run['seed']}, which are not in {folder}; remove that run's "
                 "record and make it again, or name the folder by --work"
             )
-        kept = [read_masks(mask_file(folder, moment)) for moment in MOMENTS]
+    rows = []
+    for run in runs:
+        files = [mask_file(material.folder(run), moment) for moment in moments]
+        kept = [read_masks(path) for path in files]
         masks = [_brightness(each.masks[0]) for each in kept]
         rows.append((str(run["category"]), [kept[0].pixels[0], *masks]))
-    head = [f"after {100 * moment:.0f} %" for moment in MOMENTS]
+    head = [f"after {100 * moment:.0f} %" for moment in moments]
     return picture_table(["image", *head], rows)
 
 
