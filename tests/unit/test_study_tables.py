@@ -1,5 +1,7 @@
 """What recorded runs say together, and the tables beside the paper's numbers."""
 
+from study_fakes import loco_run, run_of
+
 from efficientad.reproduction.records import FAILURE
 from efficientad.reproduction.summary import (
     detection,
@@ -13,34 +15,6 @@ from efficientad.reproduction.tables import (
     ablation_table,
     reproduction_tables,
 )
-
-
-def run_of(category, au_roc, *, collection="mvtec_ad", seed=0, **changes):
-    return {
-        "experiment": "reproduce",
-        "collection": collection,
-        "category": category,
-        "variant": "small, quick",
-        "seed": seed,
-        "settings": {"config": {"size": "small"}},
-        "metrics": {"image_au_roc": au_roc, "au_pro": 0.9},
-        "seconds": {"train": 600.0},
-        "latency_ms": 100.0,
-        "machine": "2 cores",
-        "versions": {"torch": "2.13.0"},
-        "commit": "0123456789abcdef",
-        **changes,
-    }
-
-
-def loco_run(logical, structural, **changes):
-    kinds = {
-        "logical_anomalies": {"image_au_roc": logical, "au_spro_0.3": 0.6},
-        "structural_anomalies": {"image_au_roc": structural, "au_spro_0.3": 0.8},
-    }
-    metrics = {"image_au_roc": 0.1, "au_pro": 0.1, "defect_types": kinds}
-    changes = {"collection": "mvtec_loco", "metrics": metrics} | changes
-    return run_of("juice_bottle", 0.0, **changes)
 
 
 def table_named(title, runs):
