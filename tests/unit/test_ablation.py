@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from study_fakes import CONFIG, FakeTraining
+from tests.study_fakes import CONFIG, FakeTraining
 
 from efficientad import cli
 from efficientad.errors import ConfigError

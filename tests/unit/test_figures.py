@@ -1,5 +1,6 @@
 """Figures from recorded runs, and what is said where a run is missing."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -7,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from study_fakes import FakeDetector, loco_run, run_of
+from tests.study_fakes import FakeDetector, loco_run, run_of
 
 from efficientad import cli
 from efficientad.datasets import Category, Sample
 from efficientad.errors import ConfigError, MissingDependencyError, ResultError
 from efficientad.figures import runs as figure_runs
 from efficientad.figures.canvas import picture_table, save
-from efficientad.figures.charts import own_bars, own_points
+from efficientad.figures.charts import own_bars, own_points, read_benchmarks
 from efficientad.figures.config import FigureConfig
 from efficientad.figures.drawing import draw
+from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.reproduction.hard_masks import (
     MOMENTS,
     HardMaskRecorder,
@@ -35,10 +37,19 @@ class RandomDescriptors(FakeDetector):
 
     device = torch.device("cpu")
 
+    def __init__(self, provenance):
+        super().__init__(provenance)
+        self.student = RandomGrid()
+
     def describe(self, images):
         return torch.randn(len(images), 384, 56, 56)
 
-    def student(self, images):
+
+class RandomGrid(PatchDescriptionNetwork):
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def forward(self, images):
         return torch.randn(len(images), 768, 56, 56)
 
 
@@ -243,6 +254,34 @@ def test_a_bar_is_the_fastest_run_of_a_machine_and_variant():
         "2 cores: small, small, quick": 5.0,
         "other: small, small, quick": 9.0,
     }
+
+
+def test_a_report_of_the_benchmark_has_a_bar_for_each_runtime(tmp_path):
+    measured = [
+        {"runtime": name, "precision": "fp32", "latency_ms": {"p50": value}}
+        for name, value in (("native", 140.0), ("pytorch", 530.0))
+    ]
+    report = {"machine": "2 cores", "model": "part.ead", "runtimes": measured}
+    (tmp_path / "speed.json").write_text(json.dumps(report))
+    write_run(run_of("small", 0.9, metrics={"milliseconds": 7.0}), tmp_path)
+
+    bars = {bar.name: bar.latency_ms for bar in own_bars(read_benchmarks([tmp_path]))}
+
+    assert bars == {
+        "2 cores: part.ead, native, fp32": 140.0,
+        "2 cores: part.ead, pytorch, fp32": 530.0,
+        "2 cores: small, small, quick": 7.0,
+    }
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"runtimes": [1]}'])
+def test_a_file_that_is_no_benchmark_is_named(tmp_path, text):
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+
+    with pytest.raises(ResultError) as raised:
+        read_benchmarks([path])
+    assert str(path) in str(raised.value)
 
 
 def test_pictures_of_any_shape_stand_in_one_table(tmp_path):

@@ -5,10 +5,11 @@ Trainings are faked by a detector of random weights, so that only the machinery 
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import main_job
 import pytest
-from study_fakes import CONFIG, FakeDetector, FakeTraining
+from tests.study_fakes import CONFIG, FakeDetector, FakeTraining
 
 from efficientad import cli
 from efficientad.datasets import open_category
@@ -266,9 +267,10 @@ def test_the_main_job_knows_the_names_of_a_recipe(collection, capsys):
 def test_training_takes_an_opened_category(collection):
     from efficientad.training.normal_images import training_and_validation
 
-    settings = {"validation": None, "validation_share": 0.1, "seed": 0}
-    by_folder = training_and_validation(collection / "axle", **settings)
-    opened = open_category(collection / "axle")
-    by_category = training_and_validation(opened, **settings)
+    split = partial(
+        training_and_validation, validation=None, validation_share=0.1, seed=0
+    )
+    by_folder = split(collection / "axle")
+    by_category = split(open_category(collection / "axle"))
 
     assert [part.hashes for part in by_category] == [part.hashes for part in by_folder]

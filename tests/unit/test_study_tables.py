@@ -1,6 +1,6 @@
 """What recorded runs say together, and the tables beside the paper's numbers."""
 
-from study_fakes import loco_run, run_of
+from tests.study_fakes import loco_run, run_of
 
 from efficientad.reproduction.records import FAILURE
 from efficientad.reproduction.summary import (

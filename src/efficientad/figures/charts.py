@@ -1,12 +1,15 @@
 """Accuracy against latency, and latency by device (paper, Figures 1 and 6)."""
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from efficientad.errors import ResultError
 from efficientad.figures.canvas import OWN_COLOR, PAPER_COLOR, new_axes
 from efficientad.figures.runs import Material
 from efficientad.reproduction import paper
-from efficientad.reproduction.records import Run, is_finished, read_runs
+from efficientad.reproduction.records import Run, is_finished, read_run, read_runs
 from efficientad.reproduction.summary import (
     detection,
     groups,
@@ -85,13 +88,13 @@ def latency_by_device(material: Material) -> "Figure":
     Raises:
         ResultError: If no benchmark is recorded.
     """
-    folders = dict.fromkeys((material.results, *material.config.benchmarks))
-    own = own_bars([run for folder in folders for run in read_runs(folder)])
+    paths = material.config.benchmarks
+    own = own_bars([*read_runs(material.results), *read_benchmarks(paths)])
     if not own:
-        names = ", ".join(map(str, folders))
+        names = ", ".join(map(str, (material.results, *paths)))
         raise ResultError(
             f"needs recorded benchmarks with a latency, there are none in {names}; "
-            "name the folder that holds some by --benchmarks"
+            "name the file or folder that holds some by --benchmarks"
         )
     theirs = [
         Bar(f"{device}, {size}, paper", milliseconds, is_own=False)
@@ -111,6 +114,46 @@ def latency_by_device(material: Material) -> "Figure":
     axes.set_xlabel("latency, ms an image (logarithmic)")
     axes.tick_params(axis="y", labelsize=_SMALL)
     return figure
+
+
+def read_benchmarks(paths: Iterable[Path]) -> list[Run]:
+    """Read recorded runs, and the reports of `efficientad benchmark` as runs.
+
+    Args:
+        paths: JSON files, and folders of such.
+
+    Raises:
+        ResultError: If a file is neither; the message names it.
+    """
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])
+    ]
+    return [run for file in files for run in _runs_in(file)]
+
+
+def _runs_in(file: Path) -> list[Run]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "runtimes" not in content:
+            return [read_run(file)]
+        return [
+            {
+                "machine": content["machine"],
+                "category": str(content["model"]),
+                "variant": f"{measured['runtime']}, {measured['precision']}",
+                "metrics": {"latency_ms": float(measured["latency_ms"]["p50"])},
+            }
+            for measured in content["runtimes"]
+        ]
+    except ResultError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultError(
+            f"needed a recorded benchmark, {file} cannot be read as one "
+            f"({type(error).__name__}: {error}); leave it out"
+        ) from error
 
 
 def own_bars(runs: list[Run]) -> list[Bar]:

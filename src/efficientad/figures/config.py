@@ -29,7 +29,7 @@ class FigureConfig:
     """Folder of detectors and hard-loss masks. None: `work` in the results."""
 
     benchmarks: tuple[Path, ...] = ()
-    """Folders of recorded benchmarks for figure 6, besides the results."""
+    """Files and folders of recorded benchmarks for figure 6, besides the results."""
 
     images: Path | None = None
     """Folder or tar of natural images for figure 3. None: the embedded ones."""
