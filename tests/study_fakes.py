@@ -26,7 +26,8 @@ class FakeDetector(Detector):
         rgb = as_rgb(image)
         score = float(rgb.mean() / 255)
         grid = np.full((56, 56), score, np.float32)
-        return Prediction(score, 0.5, 0.5, *rgb.shape[:2], grid, grid)
+        height, width = rgb.shape[:2]
+        return Prediction(score, 0.5, 0.5, height, width, grid, grid)
 
     def predict_batch(self, images):
         return [self.predict(image) for image in images]

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.study_fakes import FakeDetector, loco_run, run_of
 from efficientad import cli
 from efficientad.datasets import Category, Sample
 from efficientad.errors import ConfigError, MissingDependencyError, ResultError
+from efficientad.figures import pictures
 from efficientad.figures import runs as figure_runs
 from efficientad.figures.canvas import picture_table, save
 from efficientad.figures.charts import own_bars, own_points, read_benchmarks
@@ -49,7 +51,8 @@ class RandomGrid(PatchDescriptionNetwork):
     def __init__(self):
         torch.nn.Module.__init__(self)
 
-    def forward(self, images):
+    def forward(self, images, *, padded=False):
+        assert not padded
         return torch.randn(len(images), 768, 56, 56)
 
 
@@ -123,12 +126,16 @@ def test_missing_samples_are_named(tmp_path):
         read_samples(tmp_path)
 
 
-def test_all_figures_of_own_runs_are_drawn_as_pdf_and_png(results):
+def test_all_figures_of_own_runs_are_drawn_as_pdf_and_png(results, monkeypatch):
+    # Figure 3 by a network as small as can be; that of real ones is tested with them.
+    light = SimpleNamespace(network=torch.nn.Conv2d(3, 4, 33, 4))
+    monkeypatch.setattr(pictures, "open_teacher", lambda *_: light)
+    monkeypatch.setattr(pictures, "open_source", lambda _: torch.nn.Conv2d(3, 4, 64, 8))
     write_run(
         run_of("small", 0.9, experiment="speed", metrics={"latency_ms": 3.0}), results
     )
 
-    drawn, missing = draw(results, FigureConfig(n_images=1))
+    drawn, missing = draw(results, FigureConfig(n_images=1, source="resnet50"))
 
     assert missing == []
     assert [path.name.rpartition("_")[0][:8] for path in drawn[::2]] == [

@@ -14,6 +14,7 @@ from tests.study_fakes import CONFIG, FakeDetector, FakeTraining
 from efficientad import cli
 from efficientad.datasets import open_category
 from efficientad.errors import DatasetError, ImageError, ResultError
+from efficientad.judgement.evaluation import evaluate
 from efficientad.reproduction import jobs
 from efficientad.reproduction.records import read_runs
 from efficientad.reproduction.reproduce import reproduce
@@ -150,8 +151,8 @@ def test_two_scenarios_of_one_name_are_refused(collection, tmp_path):
 
 
 @pytest.fixture
-def real_files(training, make_detector):
-    """Trainings that leave a real detector file, of random weights."""
+def real_files(training, make_detector, monkeypatch):
+    """Trainings that leave a real detector file; judged is a fake in its place."""
 
     def make(provenance, output):
         detector = make_detector()
@@ -159,6 +160,10 @@ def real_files(training, make_detector):
         model_file.save(detector, output)
         return detector
 
+    def evaluate_fake(_detector, category, output):
+        return evaluate(FakeDetector({}), category, output=output)
+
+    monkeypatch.setattr(jobs, "evaluate", evaluate_fake)
     training.make = make
     return training
 
