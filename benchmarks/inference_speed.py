@@ -23,7 +23,6 @@ from typing import Any, NamedTuple, get_args
 import torch
 from baseline import baseline, raw_maps
 from inference_steps import steps
-from metrics_speed import commit, processor, versions
 from torch import Tensor
 
 from efficientad.method.detector import ChannelStatistics, Detector
@@ -33,6 +32,7 @@ from efficientad.method.networks import (
     ModelSize,
     PatchDescriptionNetwork,
 )
+from efficientad.reproduction.surroundings import commit, processor, versions
 from efficientad.storage import write_whole
 
 Maps = tuple[Tensor, Tensor]

@@ -15,18 +15,23 @@ is ever typed.
 """
 
 import argparse
-import json
 import re
-import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from efficientad.reproduction.records import (
+    Run,
+    is_finished,
+    mean_and_deviation,
+    read_runs,
+    where_recorded,
+)
+from efficientad.reproduction.table_files import Table, markdown_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-
-Run = dict[str, Any]
 
 _REGION = re.compile(
     r"(?P<open><!-- table: (?P<experiment>[a-z0-9_]+) -->\n)"
@@ -86,17 +91,9 @@ COLUMNS = (
 )
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """All recorded runs, sorted by experiment, category, variant and seed."""
-    runs = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-    ]
-    return sorted(runs, key=lambda run: (run["experiment"], *_row_of(run), run["seed"]))
-
-
 def table(runs: Sequence[Run]) -> str:
     """One Markdown table, a row for each category and variant."""
+    runs = [run for run in runs if is_finished(run)]
     if not runs:
         return "No run is recorded yet.\n"
     columns = [
@@ -104,16 +101,14 @@ def table(runs: Sequence[Run]) -> str:
         for column in COLUMNS
         if any(column.value(run) is not None for run in runs)
     ]
-    rows = list(dict.fromkeys(_row_of(run) for run in runs))
-    lines = [
-        _line(["category", "variant", *(column.heading for column in columns), "runs"]),
-        _line(["---", "---", *("---:" for _ in columns), "---:"]),
-    ]
-    for row in rows:
+    rows = []
+    for row in dict.fromkeys(_row_of(run) for run in runs):
         members = [run for run in runs if _row_of(run) == row]
         cells = [_cell(column, members) for column in columns]
-        lines.append(_line([*row, *cells, str(len(members))]))
-    return "\n".join([*lines, "", _where(runs), ""])
+        rows.append((*row, *cells, str(len(members))))
+    head = ("category", "variant", *(column.heading for column in columns), "runs")
+    made = Table("", where_recorded(runs), head, tuple(rows), n_word_columns=2)
+    return f"{markdown_table(made)}\n\n{made.note}\n"
 
 
 def with_tables(text: str, runs: Sequence[Run]) -> str:
@@ -157,26 +152,9 @@ def _row_of(run: Run) -> tuple[str, str]:
     return (run["category"], run["variant"])
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _cell(column: Column, runs: Sequence[Run]) -> str:
     values = [value for run in runs if (value := column.value(run)) is not None]
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):.{column.digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{column.digits}f}"
-
-
-def _where(runs: Sequence[Run]) -> str:
-    """On which machines, with which versions, from which commits."""
-    machines = "; ".join(sorted({run["machine"] for run in runs}))
-    torch = ", ".join(sorted({run["versions"]["torch"] for run in runs}))
-    commits = ", ".join(sorted({f"`{run['commit'][:9]}`" for run in runs}))
-    return f"Recorded on {machines}; torch {torch}; commit {commits}."
+    return mean_and_deviation(values, column.digits) if values else ""
 
 
 if __name__ == "__main__":

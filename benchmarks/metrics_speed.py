@@ -12,24 +12,20 @@ something else meanwhile makes it slower: the load is recorded, and processor ti
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import efficientad
 from efficientad.judgement.metrics import PixelMetrics
 from efficientad.method.placement import place_map
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from efficientad.reproduction.surroundings import commit, processor, versions
 
 NORMAL_EVERY = 3  # as in a test set of MVTec AD, about a third is normal
 SMOOTH_CELLS = 56
@@ -122,40 +118,6 @@ def run(n_images: int, size: int, seed: int, folder: Path | None) -> dict[str, A
         "versions": versions(),
         "commit": commit(),
     }
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Of what computes here, and of torch, which does not."""
-    found = {
-        "python": platform.python_version(),
-        "efficientad": efficientad.__version__,
-    }
-    for package in ("numpy", "scipy", "torch"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def commit() -> str:
-    """What is checked out; `-dirty` if files differ from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607 - the git on the path
-        cwd=REPOSITORY,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    return described.stdout.strip() if described.returncode == 0 else "none"
 
 
 def main() -> None:

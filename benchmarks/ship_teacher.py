@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metrics_speed import commit
-
 from efficientad.errors import EfficientADError, ModelFileError
+from efficientad.reproduction.surroundings import commit
 from efficientad.training.teachers import open_teacher, ship_teacher
 from efficientad.training.tensor_file import read
 

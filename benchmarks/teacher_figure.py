@@ -10,28 +10,30 @@ after 33 x 33 pixels, the source network's does not; no grid shows a border.
 """
 
 import argparse
-import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from records import RESULTS, write_run
-from torch import Tensor
-from torch.nn import functional
 
 from efficientad.errors import EfficientADError
+from efficientad.figures.gradients import (
+    Map,
+    Network,
+    box_of,
+    enlarged,
+    gradient_map,
+    open_source,
+)
 from efficientad.heatmaps import heatmap
 from efficientad.images import RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
 from efficientad.storage import whole_file
 from efficientad.training.pretraining_images import open_pretraining_images
-from efficientad.training.source_networks import SourceFeatures, open_source_network
 from efficientad.training.teachers import open_teacher
 
 _TILE, _GAP, _HEAD = 160, 6, 18
@@ -42,28 +44,6 @@ _COLUMNS = (
     "teacher: mean",
     "source: mean",
 )
-Map = NDArray[np.float32]
-Network = Callable[[Tensor], Tensor]
-
-
-def gradient_map(network: Network, images: Tensor) -> Map:
-    """How much each pixel moves the central descriptor: summed over the colours."""
-    pixels = images.clone().requires_grad_()
-    grid = network(pixels)
-    row, column = (n // 2 for n in grid.shape[-2:])
-    # A random direction: in a plain sum the channels would cancel one another.
-    direction = torch.randn(grid.shape[1], generator=torch.Generator().manual_seed(0))
-    direction = direction.to(grid)
-    (grid[0, :, row, column] @ direction).backward()  # type: ignore[no-untyped-call]
-    assert pixels.grad is not None
-    gradient: Map = pixels.grad[0].abs().sum(0).numpy()
-    return gradient
-
-
-def box_of(gradient: Map) -> tuple[int, int]:
-    """Height and width of the smallest box around what is not zero."""
-    rows, columns = np.nonzero(gradient)
-    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
 
 
 def share_outside(gradient: Map, side: int) -> float:
@@ -78,7 +58,7 @@ def rows_of(
 ) -> tuple[list[RGBImage], dict[str, float]]:
     """The five tiles of one image, and what is measured on them."""
     small = normalize_images(torch.from_numpy(picture[None]))
-    large = functional.interpolate(small, scale_factor=2, mode="bilinear")
+    large = enlarged(small)
     # In double precision, where the plain convolution is used: exact zeros stay zeros.
     of_teacher = gradient_map(teacher.double(), small.double())
     of_source = gradient_map(source, large)
@@ -132,15 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         images = open_pretraining_images(options.images)
         opened = open_teacher("small", options.teacher)
-        features = SourceFeatures(open_source_network(options.source).eval())
-        # Without the `no_grad` that distillation wants.
-        forward: Any = inspect.unwrap(SourceFeatures.forward)
+        source = open_source(options.source)
         rows, measured = [], []
         for number in options.numbers:
             picture = resize_image(images.read(number), 256, 256)
-            tiles, values = rows_of(
-                opened.network.eval(), lambda x: forward(features, x), picture
-            )
+            tiles, values = rows_of(opened.network.eval(), source, picture)
             rows.append(tiles)
             measured.append(values)
     except EfficientADError as error:

@@ -1,7 +1,7 @@
 """The command line: one verb a library function.
 
     efficientad demo | train | calibrate | predict | evaluate | export |
-                distill | doctor
+                reproduce | ablate | figures | distill | doctor
 
 Errors raised on purpose become one line on stderr and exit code 2; other errors keep
 their traceback. Heavy packages are imported by the verb that needs them; tyro, which
@@ -9,12 +9,17 @@ makes options of the functions' parameters, when there are options to read.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from efficientad.errors import EfficientADError
+from efficientad.figures.config import FigureConfig
+from efficientad.reproduction.config import PaperTable, StudyConfig
 from efficientad.training.config import Device, DistillConfig, Runtime, TrainConfig
+
+if TYPE_CHECKING:
+    from efficientad.reproduction.jobs import Job
 
 _OK, _SOME_FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
@@ -182,6 +187,91 @@ def demo(
     return _OK
 
 
+def reproduce(roots: tuple[Path, ...], /, *, output: Path, config: StudyConfig) -> int:
+    """Train and judge all scenarios by sizes and seeds: the paper's Tables 1 and 2.
+
+    Finished runs are skipped and a killed one goes on: give the same command again.
+    Exit code 1 if a run failed, 2 if by bad input; the others are done all the same.
+
+    Args:
+        roots: Category folders, collections of them, or folders of collections.
+        output: Folder for a JSON file a run, reproduce.md and reproduce.html.
+        config: Settings.
+    """
+    from efficientad.reproduction.reproduce import EXPERIMENT
+    from efficientad.reproduction.reproduce import reproduce as reproduce_scenarios
+
+    print(f"settings: {config}", file=sys.stderr)
+    failures = reproduce_scenarios(roots, output, config, on_done=_tell_done)
+    print(f"see {output / EXPERIMENT}.html")
+    return _code_of(failures)
+
+
+def ablate(
+    roots: tuple[Path, ...],
+    /,
+    *,
+    output: Path,
+    tables: tuple[PaperTable, ...] = (3, 4, 5),
+    config: StudyConfig,
+) -> int:
+    """Measure what each part of the method is worth: the paper's Tables 3, 4 and 5.
+
+    Finished runs are skipped and a killed one goes on: give the same command again.
+    Exit code 1 if a run failed, 2 if by bad input; the others are done all the same.
+
+    Args:
+        roots: Category folders, collections of them, or folders of collections.
+        output: Folder for a JSON file a run, ablation.md and ablation.html.
+        tables: Numbers of the paper's tables.
+        config: Settings.
+    """
+    from efficientad.reproduction.ablation import EXPERIMENT
+    from efficientad.reproduction.ablation import ablate as ablate_scenarios
+
+    print(f"settings: {config}", file=sys.stderr)
+    failures = ablate_scenarios(
+        roots, output, config, tables=tables, on_done=_tell_done
+    )
+    print(f"see {output / EXPERIMENT}.html")
+    return _code_of(failures)
+
+
+def figures(results: Path, /, *, config: FigureConfig) -> int:
+    """Draw the paper's figures from one's own runs, as PDF and PNG.
+
+    Exit code 1 if a figure lacks its runs; the others are drawn all the same.
+
+    Args:
+        results: Folder of recorded runs, as reproduce writes it.
+        config: Settings.
+    """
+    from efficientad.figures.drawing import draw
+
+    drawn, missing = draw(results, config)
+    for path in drawn:
+        print(f"wrote {path}")
+    for reason in missing:
+        print(f"efficientad: {reason}", file=sys.stderr)
+    return _SOME_FAILED if missing else _OK
+
+
+def _tell_done(job: "Job", error: Exception | None) -> None:
+    """Print how a job ended."""
+    name = f"{job.category.name}, {job.variant}, seed {job.config.seed}"
+    if error is None:
+        print(f"{name}: recorded", flush=True)
+    else:
+        reason = f"{type(error).__name__}: {error}"
+        print(f"efficientad: {name} failed: {reason}", file=sys.stderr, flush=True)
+
+
+def _code_of(failures: Sequence[Exception]) -> int:
+    if any(isinstance(error, EfficientADError) for error in failures):
+        return _BAD_INPUT
+    return _SOME_FAILED if failures else _OK
+
+
 def distill(
     images: tuple[Path, ...],
     /,
@@ -221,12 +311,18 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "predict": predict,
     "evaluate": evaluate,
     "export": export,
+    "reproduce": reproduce,
+    "ablate": ablate,
+    "figures": figures,
     "distill": distill,
     "doctor": doctor,
 }
 
 
-_RESUMABLE: Final = {"train", "distill"}
+_REMEDIES: Final = {
+    **dict.fromkeys(("train", "distill"), "; --resume goes on"),
+    **dict.fromkeys(("reproduce", "ablate"), "; the same command goes on"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -257,7 +353,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"efficientad: {error}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
-        remedy = "; --resume goes on" if verb in _RESUMABLE else ""
+        remedy = _REMEDIES.get(verb, "")
         print(f"efficientad: interrupted{remedy}", file=sys.stderr)
         return _INTERRUPTED
 

@@ -8,6 +8,7 @@
       + NotCalibratedError     maps asked from a detector without calibration
       + TrainingError          a training that cannot go on
       + UndefinedMetricError   a metric without a defined value for this data
+      + ResultError            recorded runs that cannot be used, or that are missing
       + StorageError           a result that could not be written
       + MissingDependencyError a package of an extra that is not installed
 
@@ -46,6 +47,10 @@ class TrainingError(EfficientADError, RuntimeError):
 
 class UndefinedMetricError(EfficientADError, ValueError):
     """A metric has no defined value for this data."""
+
+
+class ResultError(EfficientADError, ValueError):
+    """A recorded run cannot be used, or one that is needed is missing."""
 
 
 class StorageError(EfficientADError, OSError):

@@ -288,7 +288,7 @@ def prediction_panel(
     tiles = [Tile(f"score {prediction.image_score:.3g}: {verdict}", small)]
     if defect_mask is not None:
         _require_same_size("the mask", defect_mask, image)
-        mask = _resize_mask(defect_mask, *small.shape[:2])
+        mask = resize_mask(defect_mask, *small.shape[:2])
         tiles.append(Tile("annotated defect", outline(small, mask)))
     tiles.append(Tile("local", heatmap(drawn.local_map, low=low, high=high)))
     tiles.append(Tile("global", heatmap(drawn.global_map, low=low, high=high)))
@@ -297,6 +297,14 @@ def prediction_panel(
     tiles.append(Tile("combined", outline(covered, is_above, THRESHOLD_COLOR)))
     tiles.append(Tile("", color_bar(height, low=low, high=high)))
     return panel(tiles, height=height)
+
+
+def resize_mask(mask: Mask, height: int, width: int) -> Mask:
+    """Resize a mask; every region stays visible, however small it becomes."""
+    picture = Image.fromarray(mask.astype(np.float32))
+    share = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    resized: Mask = share > 0
+    return resized
 
 
 def _levels(anomaly_map: AnomalyMap, low: float, high: float) -> NDArray[np.uint8]:
@@ -343,14 +351,6 @@ def _fitted(image: RGBImage, height: int) -> RGBImage:
     if (rows, columns) == image.shape[:2]:
         return image
     return resize_image(image, rows, columns)
-
-
-def _resize_mask(mask: Mask, height: int, width: int) -> Mask:
-    """Keep every region visible, however small it becomes."""
-    picture = Image.fromarray(mask.astype(np.float32))
-    share = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    resized: Mask = share > 0
-    return resized
 
 
 def _length(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

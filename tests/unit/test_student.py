@@ -81,6 +81,34 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     assert resumed.calibration == detector.calibration
 
 
+def test_watching_a_training_changes_nothing(trained, normal_images):
+    """Also where the recipe is given as a whole, as ablations do."""
+    detector, _ = trained
+    seen = []
+
+    watched = student.train(
+        normal_images,
+        CONFIG,
+        recipe=student.recipe_of(CONFIG, torch.device("cpu")),
+        on_step=lambda n_steps, given: seen.append((n_steps, type(given))),
+    )
+
+    assert seen == [(n_steps, Detector) for n_steps in range(3)]
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, watched.state_dict()[name]), name
+
+
+def test_a_recipe_reaches_the_training(normal_images):
+    recipe = replace(
+        student.recipe_of(CONFIG, torch.device("cpu")), hard_share=0.5, steps=4
+    )
+
+    detector = student.train(normal_images, CONFIG, recipe=recipe)
+
+    assert detector.provenance["recipe"]["hard_share"] == 0.5
+    assert detector.provenance["recipe"]["steps"] == 4
+
+
 def test_a_checkpoint_of_other_settings_is_refused(normal_images, interrupted):
     other = replace(CONFIG, seed=1, resume=True)
 

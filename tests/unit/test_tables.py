@@ -5,6 +5,8 @@ import json
 import make_tables
 import pytest
 
+from efficientad.reproduction.records import read_runs
+
 
 def recorded_run(**changes):
     return {
@@ -26,7 +28,7 @@ def recorded_run(**changes):
 )
 def test_a_document_shows_what_the_recorded_runs_say(document):
     text = document.read_text(encoding="utf-8")
-    runs = make_tables.read_runs(make_tables.RESULTS)
+    runs = read_runs(make_tables.RESULTS)
 
     assert make_tables.with_tables(text, runs) == text
 

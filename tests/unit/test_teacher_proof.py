@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import efficientad
+from efficientad.figures.gradients import box_of, gradient_map
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.synthetic_parts import write_category
 from efficientad.training.teachers import save_teacher
@@ -107,16 +108,14 @@ def test_the_gradient_of_one_descriptor_ends_after_33_pixels(teacher):
     network = efficientad.load_teacher("small", teacher).double()
     images = torch.randn(1, 3, 97, 97, dtype=torch.float64)
 
-    gradient = teacher_figure.gradient_map(network, images)
+    gradient = gradient_map(network, images)
 
-    assert teacher_figure.box_of(gradient) == (33, 33)
+    assert box_of(gradient) == (33, 33)
     assert teacher_figure.share_outside(gradient, 33) == pytest.approx(0, abs=1e-6)
     assert teacher_figure.share_outside(gradient, 17) > 0.1
     wide = torch.nn.functional.avg_pool2d
-    spread = teacher_figure.gradient_map(
-        lambda x: wide(x, 5, 4).repeat(1, 128, 1, 1), images
-    )
-    assert teacher_figure.box_of(spread) == (5, 5)
+    spread = gradient_map(lambda x: wide(x, 5, 4).repeat(1, 128, 1, 1), images)
+    assert box_of(spread) == (5, 5)
 
 
 def test_the_figure_has_a_row_for_each_image():

@@ -6,7 +6,7 @@ All take (batch, channels, rows, columns) and give one number: the mean over the
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Descriptors = Float[Tensor, "batch channels rows columns"]
@@ -31,10 +31,30 @@ def hard_feature_loss(
         hard_share: Share of distances that counts, in (0, 1]: the paper's 1 - p_hard.
     """
     distances = (teacher - student).square().flatten(1)
-    threshold = _upper_quantile(distances.detach(), hard_share)
-    is_hard = distances >= threshold[:, None]
+    is_hard = _is_hard(distances, hard_share)
     per_image = (distances * is_hard).sum(1) / is_hard.sum(1)
     return per_image.mean()
+
+
+def hard_feature_mask(
+    teacher: Descriptors, student: Descriptors, hard_share: float = 0.001
+) -> Float[Tensor, "batch rows columns"]:
+    """Say where the hard feature loss looks: the share of channels it averages there.
+
+    Args:
+        teacher: As `hard_feature_loss` takes it.
+        student: Likewise.
+        hard_share: Likewise.
+    """
+    distances = (teacher - student).square()
+    is_hard = _is_hard(distances.flatten(1), hard_share)
+    return is_hard.view(distances.shape).float().mean(1)
+
+
+def _is_hard(
+    distances: Float[Tensor, "batch elements"], hard_share: float
+) -> Bool[Tensor, "batch elements"]:
+    return distances >= _upper_quantile(distances.detach(), hard_share)[:, None]
 
 
 def _upper_quantile(values: Tensor, share: float) -> Tensor:

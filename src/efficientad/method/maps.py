@@ -28,6 +28,7 @@ from efficientad.method.placement import place_map
 
 AnomalyMap = Float[Tensor, "batch rows columns"]
 ImageScores = Float[Tensor, " batch"]
+Grids = Sequence[NDArray[np.float32]]
 
 
 class RawMaps(NamedTuple):
@@ -67,14 +68,35 @@ def image_scores(combined_map: AnomalyMap) -> ImageScores:
     return combined_map.amax((-2, -1))
 
 
-def map_quantiles(grids: Sequence[NDArray[np.float32]]) -> MapQuantiles:
+def map_quantiles(
+    grids: Grids, *, low: float = LOW_QUANTILE, high: float = HIGH_QUANTILE
+) -> MapQuantiles:
     """Measure the quantiles of placed maps over all their 256 x 256 pixels.
 
     Args:
         grids: Raw maps of normal images on the descriptor grid, at least one.
+        low: The paper's a, in [0, 1]: the quantile that normalization sends to 0.
+        high: The paper's b, in [0, 1], above `low`: sent to 0.1.
     """
-    pixels = np.concatenate(
+    values = np.quantile(_placed_pixels(grids), (low, high))
+    return MapQuantiles(float(values[0]), float(values[1]))
+
+
+def map_mean_and_deviation(grids: Grids) -> MapQuantiles:
+    """Measure what sends the mean of a map's pixels to 0 and their deviation to 1.
+
+    The paper's ablations compare quantiles with it. One affine step is like another: as
+    quantiles, these are the values that go to 0 and to 0.1.
+
+    Args:
+        grids: Raw maps of normal images on the descriptor grid, at least one.
+    """
+    pixels = _placed_pixels(grids).astype(np.float64)
+    mean, deviation = float(pixels.mean()), float(pixels.std())
+    return MapQuantiles(mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation)
+
+
+def _placed_pixels(grids: Grids) -> NDArray[np.float32]:
+    return np.concatenate(
         [place_map(grid, INPUT_SIZE, INPUT_SIZE).ravel() for grid in grids]
     )
-    low, high = np.quantile(pixels, (LOW_QUANTILE, HIGH_QUANTILE))
-    return MapQuantiles(float(low), float(high))

@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.errors import DatasetError
-from efficientad.method.decision import Calibration
+from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.inputs import normalize_images
-from efficientad.method.maps import RawMaps, image_scores, map_quantiles, normalize_maps
+from efficientad.method.maps import (
+    Grids,
+    RawMaps,
+    image_scores,
+    map_quantiles,
+    normalize_maps,
+)
 from efficientad.method.networks import PatchDescriptionNetwork
 
 _BATCH_SIZE = 4
@@ -74,7 +80,11 @@ def channel_statistics(
 
 @torch.inference_mode()
 def calibrate(
-    detector: Detector, pixels: Pixels, *, false_alarm_budget: float = 0.01
+    detector: Detector,
+    pixels: Pixels,
+    *,
+    false_alarm_budget: float = 0.01,
+    fit: Callable[[Grids], MapQuantiles] = map_quantiles,
 ) -> Calibration:
     """Measure how far maps and scores reach on normal images.
 
@@ -82,6 +92,8 @@ def calibrate(
         detector: Trained networks. Its own calibration, if any, is ignored.
         pixels: Normal images outside the training set, (n, 256, 256, 3), RGB.
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
+        fit: What normalizes a map type, from its raw maps. Default: the paper's
+            quantiles.
 
     Raises:
         DatasetError: If there are no images.
@@ -95,8 +107,8 @@ def calibrate(
     local_maps = torch.cat([maps.local_map for maps in raw]).float().cpu()
     global_maps = torch.cat([maps.global_map for maps in raw]).float().cpu()
     without_scores = Calibration(
-        map_quantiles(list(local_maps.numpy())),
-        map_quantiles(list(global_maps.numpy())),
+        fit(list(local_maps.numpy())),
+        fit(list(global_maps.numpy())),
         normal_scores=(0.0,),
         false_alarm_budget=false_alarm_budget,
     )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from efficientad.datasets import (
     MIN_NORMAL_IMAGES,
+    Category,
     normal_image_paths,
     require_disjoint,
     split_validation,
@@ -63,7 +64,7 @@ def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
 
 
 def training_and_validation(
-    images: Path | str | Sequence[ImageLike],
+    images: Path | str | Category | Sequence[ImageLike],
     *,
     validation: Path | None,
     validation_share: float,
@@ -74,7 +75,8 @@ def training_and_validation(
     Identical pictures count once, so none can be on both sides of a split.
 
     Args:
-        images: Folder of normal images, category folder, or the images themselves.
+        images: Folder of normal images, category folder, opened category, or the
+            images themselves.
         validation: Folder of other normal images. None: `validation/good` of a
             category, otherwise a share of the training images.
         validation_share: That share, in (0, 1).
@@ -86,7 +88,10 @@ def training_and_validation(
         ImageError: If an image cannot be used.
     """
     held_out: Sequence[ImageLike] = []
-    if isinstance(images, (str, Path)):
+    if isinstance(images, Category):
+        held_out = [sample.path for sample in images.validation]
+        images = [sample.path for sample in images.train]
+    elif isinstance(images, (str, Path)):
         images, held_out = normal_image_paths(Path(images))
     if validation is not None:
         held_out, _ = normal_image_paths(validation, min_images=1)

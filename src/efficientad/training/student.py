@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from efficientad import __version__
+from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, TrainingError
 from efficientad.images import ImageLike
 from efficientad.kernels.native import keep_freed_memory
@@ -54,6 +55,9 @@ from efficientad.training.teachers import Teacher, open_teacher
 
 _CHECKPOINT_SECONDS = 30.0
 
+OnStep = Callable[[int, Detector], None]
+"""Gets the number of optimizer steps taken and the detector as it is then."""
+
 
 def recipe_of(config: TrainConfig, device: torch.device) -> Recipe:
     """Give the numbers of the preset, with what the config sets itself."""
@@ -67,19 +71,26 @@ def recipe_of(config: TrainConfig, device: torch.device) -> Recipe:
 
 
 def train(
-    images: Path | str | Sequence[ImageLike],
+    images: Path | str | Category | Sequence[ImageLike],
     config: TrainConfig | None = None,
     *,
     output: Path | str | None = None,
+    recipe: Recipe | None = None,
+    on_step: OnStep | None = None,
 ) -> Detector:
     """Train and calibrate a detector on normal images.
 
     Args:
         images: Folder of normal images, category folder in MVTec AD's layout (then
-            `train/good`, and `validation/good` where it exists), or the images.
+            `train/good`, and `validation/good` where it exists), an opened category, or
+            the images.
         config: Settings. None: the defaults.
         output: Where to write the detector (`part.ead`). While training, a checkpoint
             stands beside it; `config.resume` goes on from there.
+        recipe: Numbers that no setting reaches, for ablations. None: those of the
+            preset, with what the config sets itself.
+        on_step: Called before the first step and after each one. It must leave the
+            networks and the random numbers of PyTorch as they are.
 
     Returns:
         The calibrated detector, ready to predict.
@@ -108,11 +119,12 @@ def train(
         if config.has_pretraining_penalty
         else None
     )
-    run = _Training(config, device, teacher, training, pretraining_images)
+    recipe = recipe or recipe_of(config, device)
+    run = _Training(config, recipe, device, teacher, training, pretraining_images)
     checkpoint = target and target.with_name(target.name + ".checkpoint")
     if config.resume and checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
-    run.to_the_end(checkpoint)
+    run.to_the_end(checkpoint, on_step)
     detector = run.finished_detector()
     detector.calibration = calibrate(
         detector, validation.pixels, false_alarm_budget=config.false_alarm_budget
@@ -131,13 +143,14 @@ class _Training:
     def __init__(
         self,
         config: TrainConfig,
+        recipe: Recipe,
         device: torch.device,
         teacher: Teacher,
         training: NormalImages,
         pretraining_images: PretrainingImages | None,
     ) -> None:
         self.config = config
-        self.recipe = recipe_of(config, device)
+        self.recipe = recipe
         self.training = training
         self.teacher_hash = teacher.file_hash
         self.teacher_provenance = teacher.provenance
@@ -205,13 +218,15 @@ class _Training:
             self.recipe.quick,
         )
 
-    def to_the_end(self, checkpoint: Path | None) -> None:
+    def to_the_end(self, checkpoint: Path | None, on_step: OnStep | None) -> None:
         """Take all remaining steps, with a checkpoint every half minute.
 
         Ctrl-C ends the step at work, writes a checkpoint, and counts only then.
         """
         progress = Progress(self.recipe.steps, "image")
         started, last_saved = time.monotonic() - self.seconds, time.monotonic()
+        if on_step is not None:
+            on_step(self.n_steps_done, self.detector)
         with held_back_interrupt() as was_interrupted, closing(progress):
             while self.n_steps_done < self.n_steps:
                 loss = self.take_step()
@@ -222,6 +237,8 @@ class _Training:
                     )
                 n_images = self.n_steps_done * self.recipe.batch_size
                 progress.update(min(n_images, self.recipe.steps), loss=loss)
+                if on_step is not None:
+                    on_step(self.n_steps_done, self.detector)
                 self.seconds = time.monotonic() - started
                 is_due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
                 if is_due or was_interrupted():

@@ -1,0 +1,57 @@
+"""Settings of the figures. Neither torch nor matplotlib here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from efficientad.errors import ConfigError
+from efficientad.training.config import ModelSize
+
+FigureNumber = Literal[1, 3, 4, 5, 6, 7]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FigureConfig:
+    """What is drawn, and what it needs besides the runs."""
+
+    output: Path | None = None
+    """Folder for the figures. None: `figures` in the results."""
+
+    figures: tuple[FigureNumber, ...] = (1, 3, 4, 5, 6, 7)
+    """Numbers of the paper's figures: 1 accuracy against latency, 3 receptive fields, 4
+    masks of the hard feature loss, 5 local and global maps, 6 latency by device, 7
+    defects with mask and map."""
+
+    size: ModelSize = "small"
+    """Whose detectors and teacher are shown."""
+
+    work: Path | None = None
+    """Folder of detectors and hard-loss masks. None: `work` in the results."""
+
+    benchmarks: tuple[Path, ...] = ()
+    """Files and folders of recorded benchmarks for figure 6, besides the results."""
+
+    images: Path | None = None
+    """Folder or tar of natural images for figure 3. None: the embedded ones."""
+
+    source: str | None = None
+    """Source network for figure 3: a weights file, or a name such as `mobilenet-v2`.
+    None: the teacher alone is shown."""
+
+    teacher: Path | None = None
+    """Teacher for figure 3. None: the shipped one."""
+
+    n_images: int = 3
+    """Images a scenario in figure 7, and in figure 3, at least 1."""
+
+    seed: int = 0
+    """Seed of what is drawn by chance, at least 0."""
+
+    def __post_init__(self) -> None:
+        """Reject settings outside their documented range."""
+        if not self.figures:
+            raise ConfigError("figures must be at least one, got none")
+        if self.n_images < 1:
+            raise ConfigError(f"n_images must be at least 1, got {self.n_images}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}")

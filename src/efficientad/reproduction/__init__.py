@@ -1,0 +1,1 @@
+"""The paper's experiments: all scenarios, sizes and seeds, and its ablations."""

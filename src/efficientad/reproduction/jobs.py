@@ -1,0 +1,320 @@
+"""One training and all that is judged of it, recorded: what every study shares.
+
+A job is finished when each of its judgings is a recorded run. A killed one goes on,
+from its checkpoint, or from its detector where only judging is left. A failed one is
+recorded with its reason, and tried again the next time.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from efficientad.datasets import Category
+from efficientad.errors import ModelFileError, ResultError, UndefinedMetricError
+from efficientad.judgement.evaluation import Evaluation, evaluate
+from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
+from efficientad.method.detector import Detector
+from efficientad.method.maps import map_mean_and_deviation, map_quantiles
+from efficientad.reproduction.hard_masks import HardMaskRecorder
+from efficientad.reproduction.judged_samples import write_samples
+from efficientad.reproduction.records import (
+    FAILURE,
+    Run,
+    file_name,
+    is_finished,
+    read_run,
+    run_name,
+    write_run,
+)
+from efficientad.reproduction.surroundings import surroundings
+from efficientad.storage import require_writable
+from efficientad.training import model_file
+from efficientad.training.calibration import calibrate
+from efficientad.training.config import Recipe, TrainConfig
+from efficientad.training.normal_images import training_and_validation
+from efficientad.training.student import train
+from efficientad.training.teachers import open_teacher
+
+MODEL_FILE: Final = "part.ead"
+_MIB_PER_KIB: Final = 1 / 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Normalization:
+    """How the raw maps are put on one scale."""
+
+    low: float | None = LOW_QUANTILE
+    """The paper's a, in [0, 1). None, with `high`: by mean and standard deviation."""
+
+    high: float | None = HIGH_QUANTILE
+    """The paper's b, above a, at most 1."""
+
+
+QUANTILES: Final = Normalization()
+MEAN_AND_DEVIATION: Final = Normalization(low=None, high=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judging:
+    """One evaluation of a trained detector."""
+
+    variant: str
+    """What the recorded run is called."""
+
+    normalization: Normalization = QUANTILES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One training and all that is judged of it."""
+
+    experiment: str
+    category: Category
+    config: TrainConfig
+    recipe: Recipe
+    variant: str
+    """What the training is called."""
+
+    judgings: tuple[Judging, ...]
+    """At least one."""
+
+    def identity(self, judging: Judging) -> Run:
+        """Give what names the run of a judging."""
+        return {
+            "experiment": self.experiment,
+            "collection": self.category.collection,
+            "category": self.category.name,
+            "variant": judging.variant,
+            "seed": self.config.seed,
+        }
+
+    def settings(self, judging: Judging) -> dict[str, Any]:
+        """Give all that the result depends on, besides the images, as JSON knows it."""
+        config = {name: str(value) for name, value in asdict(self.config).items()}
+        settings = {
+            "config": config,
+            "recipe": asdict(self.recipe),
+            "normalization": asdict(judging.normalization),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
+
+    @property
+    def name(self) -> str:
+        """Of the folder of the training."""
+        return run_name(self.identity(Judging(variant=self.variant)))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a study lies."""
+
+    results: Path
+    """Folder of the recorded runs."""
+
+    work: Path
+    """Folder of checkpoints, detectors and reports, one folder a training."""
+
+    keeps_detectors: bool = True
+    """Whether detectors stay when everything of them is recorded."""
+
+
+def pending(job: Job, place: Place) -> list[Judging]:
+    """List what is not recorded yet, or was recorded as failed.
+
+    Raises:
+        ResultError: If a run is recorded under this name that cannot be read, or that
+            had other settings.
+    """
+    left = []
+    for judging in job.judgings:
+        path = place.results / file_name(job.identity(judging))
+        if not path.exists():
+            left.append(judging)
+            continue
+        run = read_run(path)
+        if not is_finished(run):
+            left.append(judging)
+        elif _lasting(run.get("settings", {})) != _lasting(job.settings(judging)):
+            raise ResultError(
+                f"{path} was recorded with other settings than those asked for; give "
+                "another output, or the same settings"
+            )
+    return left
+
+
+def do(job: Job, place: Place) -> Exception | None:
+    """Train, judge and record what is not recorded yet.
+
+    Whatever goes wrong with this job is recorded and returned, so that the others can
+    go on; only results that cannot be written end everything.
+
+    Args:
+        job: What to do.
+        place: Where.
+
+    Returns:
+        Why it failed, or None.
+
+    Raises:
+        ResultError: As `pending`.
+        StorageError: If a result cannot be written.
+    """
+    left = pending(job, place)
+    if not left:
+        return None
+    require_writable(place.results / file_name(job.identity(left[0])))
+    folder = place.work / job.name
+    try:
+        detector, timings = _trained(job, folder)
+        calibration = detector.calibration
+        while left:
+            detector.calibration = calibration
+            measured = _judged(job, left[0], detector, folder)
+            measured["seconds"] = timings | measured["seconds"]
+            _record(job, left.pop(0), measured, place)
+    except Exception as error:  # noqa: BLE001 - recorded, and reported by the caller
+        failure = {FAILURE: f"{type(error).__name__}: {error}", "metrics": {}}
+        for judging in left:
+            _record(job, judging, failure, place)
+        return error
+    if not place.keeps_detectors:
+        (folder / MODEL_FILE).unlink(missing_ok=True)
+    return None
+
+
+def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
+    """Give the detector of a job, trained now or by a process that was killed."""
+    _require_judgeable(job.category)
+    path = folder / MODEL_FILE
+    write_samples(job.category.test, folder)
+    kept = _kept_detector(job, path)
+    if kept is not None:
+        return kept, {"train": kept.provenance["training_seconds"]}
+    started = time.monotonic()
+    config = replace(job.config, resume=True)
+    detector = train(
+        job.category,
+        config,
+        output=path,
+        recipe=job.recipe,
+        on_step=HardMaskRecorder(job.category, config, job.recipe, folder),
+    )
+    # The steps' time goes on where a resumed training left off.
+    seconds = {
+        "train": detector.provenance["training_seconds"],
+        "this_process": round(time.monotonic() - started, 1),
+    }
+    return detector, seconds
+
+
+def _kept_detector(job: Job, path: Path) -> Detector | None:
+    if not path.exists():
+        return None
+    detector = model_file.load(path, device=job.config.device)
+    made = detector.provenance
+    teacher = open_teacher(job.config.size, job.config.teacher).file_hash
+    if (
+        made["recipe"] != asdict(job.recipe)
+        or made["teacher"]["hash"] != teacher
+        or _lasting_config(made["config"]) != _lasting_config(asdict(job.config))
+    ):
+        raise ModelFileError(
+            f"{path} is a detector of other settings; remove it, or give another output"
+        )
+    return detector
+
+
+def _require_judgeable(category: Category) -> None:
+    """Find out before a training what would be an error after it."""
+    n_defects = sum(sample.is_defect for sample in category.test)
+    if n_defects in {0, len(category.test)}:
+        missing = "defective" if n_defects == 0 else "normal"
+        raise UndefinedMetricError(
+            "a scenario needs normal and defective test images, "
+            f"{category.root} has no {missing} ones; add some, or leave it out"
+        )
+
+
+def _judged(
+    job: Job, judging: Judging, detector: Detector, folder: Path
+) -> dict[str, Any]:
+    """Evaluate once; the main judging of a job also writes its report."""
+    is_main = judging.normalization == QUANTILES
+    if not is_main:
+        _normalize(job, judging.normalization, detector)
+    started = time.monotonic()
+    category = job.category
+    evaluation = evaluate(detector, category, output=folder if is_main else None)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MIB_PER_KIB
+    teacher = detector.provenance["teacher"]["hash"]
+    return {
+        "settings": job.settings(judging) | {"teacher": teacher},
+        **_measured(evaluation),
+        "seconds": {"evaluate": round(time.monotonic() - started, 1)},
+        "peak_memory_mib": {"process": round(memory)},
+        "training": job.name,
+    }
+
+
+def _normalize(job: Job, normalization: Normalization, detector: Detector) -> None:
+    """Calibrate anew on the images that were held out from the training."""
+    config = job.config
+    _, held_out = training_and_validation(
+        job.category,
+        validation=config.validation,
+        validation_share=config.validation_share,
+        seed=config.seed,
+    )
+    low, high = normalization.low, normalization.high
+    fit = map_mean_and_deviation
+    if low is not None and high is not None:
+        fit = partial(map_quantiles, low=low, high=high)
+    detector.calibration = calibrate(
+        detector,
+        held_out.pixels,
+        false_alarm_budget=config.false_alarm_budget,
+        fit=fit,
+    )
+
+
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
+    n_images = len(evaluation.scores)
+    return {
+        "metrics": {
+            **evaluation.metrics,
+            "defect_types": {
+                kind: dict(metrics)
+                for kind, metrics in evaluation.metrics_by_defect_type.items()
+            },
+        },
+        "threshold": evaluation.threshold,
+        "n_normal_flagged": evaluation.n_normal_flagged,
+        "n_defects_found": evaluation.n_defects_found,
+        "n_test_images": n_images,
+        "latency_ms": round(1000 * evaluation.seconds / n_images, 2),
+    }
+
+
+def _record(job: Job, judging: Judging, measured: Run, place: Place) -> None:
+    settings = {"settings": job.settings(judging)}
+    run = {**job.identity(judging), **settings, **measured, **surroundings()}
+    write_run(run, place.results)
+
+
+def _lasting(settings: Run) -> Run:
+    """Give the settings without those that do not change the result."""
+    return {
+        "config": _lasting_config(settings.get("config", {})),
+        "recipe": settings.get("recipe"),
+        "normalization": settings.get("normalization", asdict(QUANTILES)),
+    }
+
+
+def _lasting_config(config: Mapping[str, Any]) -> dict[str, str]:
+    return {k: str(v) for k, v in config.items() if k not in {"resume", "device"}}

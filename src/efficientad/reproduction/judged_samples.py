@@ -1,0 +1,52 @@
+"""Which images a detector was judged on, kept beside it for the figures. No torch."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from efficientad.datasets import Sample
+from efficientad.errors import ResultError
+from efficientad.storage import write_whole
+
+_FILE: Final = "test_images.json"
+
+
+def write_samples(samples: Sequence[Sample], folder: Path) -> None:
+    """Keep the test images of a category in the folder of a training.
+
+    Raises:
+        StorageError: If they cannot be written.
+    """
+    kept = [
+        {
+            "path": str(sample.path.resolve()),
+            "defect_type": sample.defect_type,
+            "mask_path": sample.mask_path and str(sample.mask_path.resolve()),
+        }
+        for sample in samples
+    ]
+    write_whole(folder / _FILE, json.dumps(kept, indent=1).encode())
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """Give the test images that `write_samples` kept.
+
+    Raises:
+        ResultError: If there are none, or they cannot be read.
+    """
+    path = folder / _FILE
+    try:
+        return [
+            Sample(
+                Path(kept["path"]),
+                kept["defect_type"],
+                kept["mask_path"] and Path(kept["mask_path"]),
+            )
+            for kept in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultError(
+            f"needed the list of test images, {path} cannot be read ({error}); give "
+            "the folder that efficientad reproduce worked in"
+        ) from error

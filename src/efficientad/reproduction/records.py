@@ -1,0 +1,115 @@
+"""Recorded runs: one JSON file each, whole or not there.
+
+A run names its experiment, category, variant and seed, which together are the name of
+its file. It holds what was measured, and where and with what (`surroundings`); or, if
+it failed, the reason, and then it is tried again. No torch here.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from efficientad.errors import ResultError
+from efficientad.storage import write_whole
+
+Run = dict[str, Any]
+
+FORMAT_VERSION: Final = 1
+"""Of a run's fields. A file that tells none is of the first version."""
+
+_FORMAT, FAILURE = "format", "failure"
+_REQUIRED: Final = {"experiment": str, "category": str, "variant": str, "seed": int}
+
+
+def file_name(run: Run) -> str:
+    """Give the name of a run's file, as benchmarks/README.md says."""
+    return f"{run_name(run)}.json"
+
+
+def run_name(run: Run) -> str:
+    """Name a run: experiment, category, variant and seed; lower case, no spaces."""
+    variant = "_".join(run["variant"].replace(",", " ").split())
+    parts = (run["experiment"], run["category"], variant, f"seed{run['seed']}")
+    kept = (c if c.isalnum() or c in "._-" else "-" for c in "_".join(parts).lower())
+    return "".join(kept)
+
+
+def write_run(run: Run, folder: Path) -> Path:
+    """Write a run to its file.
+
+    Args:
+        run: Everything about it, surroundings included.
+        folder: Of all runs; made if it is not there.
+
+    Raises:
+        StorageError: If it cannot be written; what stood there stays.
+    """
+    path = folder / file_name(run)
+    full = {**run, _FORMAT: FORMAT_VERSION}
+    write_whole(path, f"{json.dumps(full, indent=1, allow_nan=False)}\n".encode())
+    return path
+
+
+def read_run(path: Path) -> Run:
+    """Read one recorded run.
+
+    Raises:
+        ResultError: If it is no JSON, no run, or of another version.
+    """
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultError(
+            f"needed a recorded run, {path} cannot be read as JSON ({error}); remove "
+            "it, and the run is made again"
+        ) from error
+    if not isinstance(run, dict) or any(
+        not isinstance(run.get(name), kind) for name, kind in _REQUIRED.items()
+    ):
+        raise ResultError(
+            f"needed a recorded run with {', '.join(_REQUIRED)}, {path} is something "
+            "else; move it away"
+        )
+    version = run.get(_FORMAT, 1)
+    if version != FORMAT_VERSION:
+        raise ResultError(
+            f"{path} is a run of format {version}, this efficientad reads "
+            f"{FORMAT_VERSION}; use the efficientad that wrote it, or another folder"
+        )
+    return run
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Read all recorded runs, by experiment, category, variant and seed.
+
+    Raises:
+        ResultError: If one cannot be used; the message names its file.
+    """
+    runs = [read_run(path) for path in sorted(folder.glob("*.json"))]
+    return sorted(
+        runs, key=lambda r: (r["experiment"], r["category"], r["variant"], r["seed"])
+    )
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run has been measured to its end."""
+    return FAILURE not in run
+
+
+def mean_and_deviation(values: Sequence[float], n_digits: int) -> str:
+    """Write the mean of some runs, and the standard deviation if there are several."""
+    mean = f"{statistics.fmean(values):.{n_digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{n_digits}f}"
+
+
+def where_recorded(runs: Iterable[Run]) -> str:
+    """Say on which machines, with which versions, from which commits, in a sentence."""
+    runs = list(runs)
+    machines = "; ".join(sorted({run["machine"] for run in runs}))
+    torch = ", ".join(sorted({run["versions"]["torch"] for run in runs}))
+    commits = ", ".join(sorted({f"`{run['commit'][:9]}`" for run in runs}))
+    return f"Recorded on {machines}; torch {torch}; commit {commits}."

@@ -1,0 +1,86 @@
+"""What stands for trainings in the tests of reproduction, ablation and figures."""
+
+from dataclasses import asdict
+
+import numpy as np
+from torch import nn
+
+from efficientad.images import as_rgb
+from efficientad.method.decision import Prediction
+from efficientad.method.detector import Detector
+from efficientad.reproduction.config import StudyConfig
+from efficientad.training.teachers import open_teacher
+
+CONFIG = StudyConfig(sizes=("small",), seeds=(0, 1), steps=4, preset="quick")
+
+
+class FakeDetector(Detector):
+    """Its score is the brightness, so that each image has one; it has no networks."""
+
+    def __init__(self, provenance):
+        nn.Module.__init__(self)
+        self.calibration = None
+        self.provenance = provenance
+
+    def predict(self, image):
+        rgb = as_rgb(image)
+        score = float(rgb.mean() / 255)
+        grid = np.full((56, 56), score, np.float32)
+        height, width = rgb.shape[:2]
+        return Prediction(score, 0.5, 0.5, height, width, grid, grid)
+
+    def predict_batch(self, images):
+        return [self.predict(image) for image in images]
+
+
+class FakeTraining:
+    """Stands for `train`: notes what it is asked for, and fails where told."""
+
+    def __init__(self, make):
+        self.make = make
+        self.trained = []
+        self.fails_for = {}
+
+    def __call__(self, category, config, *, output, recipe, on_step):
+        assert callable(on_step)
+        self.trained.append((category.name, config.size, config.seed))
+        if category.name in self.fails_for:
+            raise self.fails_for[category.name]
+        provenance = {
+            "config": asdict(config),
+            "recipe": asdict(recipe),
+            "seed": config.seed,
+            "teacher": {"hash": open_teacher(config.size).file_hash},
+            "training_seconds": 60.0,
+        }
+        return self.make(provenance, output)
+
+
+def run_of(category, au_roc, *, collection="mvtec_ad", seed=0, **changes):
+    """Give a recorded run with an image AU-ROC."""
+    return {
+        "experiment": "reproduce",
+        "collection": collection,
+        "category": category,
+        "variant": "small, quick",
+        "seed": seed,
+        "settings": {"config": {"size": "small"}},
+        "metrics": {"image_au_roc": au_roc, "au_pro": 0.9},
+        "seconds": {"train": 600.0},
+        "latency_ms": 100.0,
+        "machine": "2 cores",
+        "versions": {"torch": "2.13.0"},
+        "commit": "0123456789abcdef",
+        **changes,
+    }
+
+
+def loco_run(logical, structural, **changes):
+    """Give a recorded run on a scenario of MVTec LOCO."""
+    kinds = {
+        "logical_anomalies": {"image_au_roc": logical, "au_spro_0.3": 0.6},
+        "structural_anomalies": {"image_au_roc": structural, "au_spro_0.3": 0.8},
+    }
+    metrics = {"image_au_roc": 0.1, "au_pro": 0.1, "defect_types": kinds}
+    changes = {"collection": "mvtec_loco", "metrics": metrics} | changes
+    return run_of("juice_bottle", 0.0, **changes)
