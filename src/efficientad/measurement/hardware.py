@@ -1,0 +1,162 @@
+"""The machine's own limit: how fast it multiplies matrices, per precision.
+
+No network is faster than that, unless it does fewer multiplications than are counted,
+as the native layers do. A lower precision can always be computed in a higher one, so
+its limit is the higher of both; this matters where a processor has no instructions for
+it. What an engine cannot multiply is left out.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from efficientad.measurement.clock import Timing
+from efficientad.measurement.costs import Peak, Precision
+
+_SMALLEST = {"cpu": 256, "cuda": 2048}
+_LARGEST = {"cpu": 2048, "cuda": 8192}
+# A product takes so long that starting it does not count.
+_LONG_ENOUGH_MS = 10.0
+
+_TORCH_TYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+}
+
+
+class MatrixProduct(NamedTuple):
+    """A product of two square matrices that can be timed."""
+
+    precision: Precision
+    engine: str
+    n: int
+    run: Callable[[], object]
+
+    @property
+    def name(self) -> str:
+        """Tells it apart from the others."""
+        return f"matrix product, {self.precision}, {self.engine}"
+
+
+def wait_for(device: torch.device) -> Callable[[], None]:
+    """Give a function that waits until the device has done everything."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return wait
+
+
+def matrix_products(device: torch.device) -> list[MatrixProduct]:
+    """Give products to time, each as large as it takes some milliseconds."""
+    products = []
+    for precision in _TORCH_TYPES:
+        products.append(
+            _large_enough(
+                device, precision, "PyTorch", lambda n, p=precision: _torch(p, n, device)
+            )
+        )
+    if device.type == "cpu" and _has_onnx():
+        products.append(_large_enough(device, "int8", "ONNX Runtime", _onnx_int8))
+    return products
+
+
+def peaks(
+    products: Sequence[MatrixProduct], timings: dict[str, Timing]
+) -> dict[Precision, Peak]:
+    """Give the limit of each precision.
+
+    Args:
+        products: What was timed.
+        timings: By the products' names.
+    """
+    found = [Peak(p.precision, p.engine, p.n, timings[p.name]) for p in products]
+    of_fp32 = [peak for peak in found if peak.precision == "fp32"]
+    return {
+        precision: max(
+            of_fp32 + [peak for peak in found if peak.precision == precision],
+            key=lambda peak: peak.flops_per_second,
+        )
+        for precision in _TORCH_TYPES
+    }
+
+
+@contextmanager
+def shared_threads(n_streams: int) -> Iterator[None]:
+    """Let each of several streams compute with its share of PyTorch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // n_streams))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _large_enough(
+    device: torch.device,
+    precision: Precision,
+    engine: str,
+    make: Callable[[int], Callable[[], object]],
+) -> MatrixProduct:
+    n, wait = _SMALLEST[device.type], wait_for(device)
+    while True:
+        run = make(n)
+        run()
+        wait()
+        start = time.perf_counter()
+        run()
+        wait()
+        is_long = 1000 * (time.perf_counter() - start) >= _LONG_ENOUGH_MS
+        if is_long or n == _LARGEST[device.type]:
+            return MatrixProduct(precision, engine, n, run)
+        n *= 2
+
+
+def _torch(precision: Precision, n: int, device: torch.device) -> Callable[[], object]:
+    if precision == "int8":
+        numbers = torch.randint(-127, 128, (n, n), dtype=torch.int8, device=device)
+        return lambda: torch._int_mm(numbers, numbers)  # noqa: SLF001 - it has no other name
+    matrix = torch.randn(n, n, device=device).to(_TORCH_TYPES[precision])
+    return lambda: matrix @ matrix
+
+
+def _has_onnx() -> bool:
+    try:
+        import onnx  # noqa: F401, PLC0415
+        import onnxruntime  # noqa: F401, PLC0415
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def _onnx_int8(n: int) -> Callable[[], object]:
+    """As a quantized graph has it: activations uint8, weights int8 and constant."""
+    import onnxruntime  # noqa: PLC0415 - measured where it is installed
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-127, 128, (n, n), dtype=np.int8)
+    left = rng.integers(0, 256, (n, n), dtype=np.uint8)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["left", "weights"], ["product"])],
+        "product",
+        [helper.make_tensor_value_info("left", TensorProto.UINT8, [n, n])],
+        [helper.make_tensor_value_info("product", TensorProto.INT32, [n, n])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda: session.run(None, {"left": left})

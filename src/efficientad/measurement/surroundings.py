@@ -1,0 +1,70 @@
+"""Where and with what something was measured."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import efficientad
+
+_CHECKOUT: Final = Path(efficientad.__file__).resolve().parents[2]
+_PACKAGES: Final = ("numpy", "scipy", "torch")
+
+
+def surroundings() -> dict[str, Any]:
+    """Name machine, its load, versions and commit, as a recorded run tells them."""
+    return {
+        "machine": machine(),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def machine() -> str:
+    """Processor, cores this process uses, and the accelerator where there is one."""
+    import torch  # noqa: PLC0415 - the other functions serve without it
+
+    name = f"{processor()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        name += f", {torch.cuda.get_device_name()}"
+    return name
+
+
+def processor() -> str:
+    """Give the processor's name, where the system tells it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and what computes."""
+    found = {
+        "python": platform.python_version(),
+        "efficientad": efficientad.__version__,
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """Give what is checked out; `-dirty` if files differ, `none` if installed."""
+    # An installed package may lie within the checkout of something else.
+    if not (_CHECKOUT / ".git").exists():
+        return "none"
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(  # noqa: S603 - the git on the path
+            command, cwd=_CHECKOUT, check=False, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return "none"
+    return described.stdout.strip() if described.returncode == 0 else "none"
