@@ -6,7 +6,7 @@ weights are a detector's own, so that baseline and package compute the same maps
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from efficientad.method.networks import (
 
 _DECODER_SIZES = (3, 8, 15, 32, 63, 127)
 _GRID = 56
+_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Baseline(NamedTuple):
@@ -40,8 +41,13 @@ class Baseline(NamedTuple):
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> "Baseline":
         """Give them on a device and in a precision, half being the paper's on a GPU."""
-        networks = (network.to(device, dtype) for network in self[:3])
-        return Baseline(*networks, *(v.to(device, dtype) for v in self[3:]))
+        return Baseline(
+            teacher=self.teacher.to(device, dtype),
+            student=self.student.to(device, dtype),
+            autoencoder=self.autoencoder.to(device, dtype),
+            mean=self.mean.to(device, dtype),
+            std=self.std.to(device, dtype),
+        )
 
 
 def pdn(size: ModelSize, n_channels: int) -> nn.Sequential:
@@ -115,20 +121,24 @@ class BaselinePredictor:
     """Judges images by the plain networks; all around them is as in the package.
 
     Args:
-        detector: Calibrated.
-        dtype: Of the networks, on the detector's device.
+        detector: Calibrated; the networks are copied, and stay on its device.
+        precision: Of the networks.
 
     Raises:
         NotCalibratedError: If the detector has no calibration.
     """
 
-    def __init__(self, detector: Detector, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, detector: Detector, precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    ) -> None:
         if detector.calibration is None:
             raise NotCalibratedError(
                 "the baseline needs a calibrated detector: call calibrate first"
             )
         self.calibration = detector.calibration
-        self._networks = baseline(detector).moved(detector.device, dtype)
+        self.precision = precision
+        dtype = _TYPES[precision]
+        self.networks = baseline(detector).moved(detector.device, dtype)
 
     def predict(self, image: ImageLike) -> Prediction:
         """Judge one image of any size."""
@@ -141,7 +151,7 @@ class BaselinePredictor:
             return []
         arrays = [as_rgb(image) for image in images]
         pixels = np.stack([resize_image(a, INPUT_SIZE, INPUT_SIZE) for a in arrays])
-        raw = raw_maps(self._networks, torch.from_numpy(pixels))
+        raw = raw_maps(self.networks, torch.from_numpy(pixels))
         maps = normalize_maps(RawMaps(*(m.float() for m in raw)), self.calibration)
         scores = image_scores(maps.combined_map).tolist()
         grids = (m.cpu().numpy() for m in (maps.local_map, maps.global_map))

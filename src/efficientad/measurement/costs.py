@@ -49,3 +49,24 @@ class Peak:
             "flops_per_second": self.flops_per_second,
             "n_timed": len(self.timing.milliseconds),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkCost:
+    """What all networks of a size cost together."""
+
+    size: str
+    """`small` or `medium`."""
+    layers: tuple[LayerCost, ...]
+    timings: tuple[Timing, ...] | None = None
+    """Of each layer of the plain networks. None: not measured."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Of teacher, student and autoencoder."""
+        return sum(layer.n_parameters for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Of one image."""
+        return sum(layer.flops for layer in self.layers)

@@ -7,22 +7,26 @@ it. What an engine cannot multiply is left out.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from efficientad.measurement.clock import Timing
 from efficientad.measurement.costs import Peak, Precision
 
-_SMALLEST = {"cpu": 256, "cuda": 2048}
-_LARGEST = {"cpu": 2048, "cuda": 8192}
-# A product takes so long that starting it does not count.
-_LONG_ENOUGH_MS = 10.0
+DeviceType = Literal["cpu", "cuda"]
 
-_TORCH_TYPES: dict[Precision, torch.dtype] = {
+_SMALLEST: Final = {"cpu": 256, "cuda": 2048}
+_LARGEST: Final = {"cpu": 2048, "cuda": 8192}
+# A product takes so long that starting it does not count.
+_LONG_ENOUGH_MS: Final = 10.0
+
+_TORCH_TYPES: Final[dict[Precision, torch.dtype]] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
@@ -44,32 +48,29 @@ class MatrixProduct(NamedTuple):
         return f"matrix product, {self.precision}, {self.engine}"
 
 
-def wait_for(device: torch.device) -> Callable[[], None]:
+def wait_for(device: DeviceType) -> Callable[[], None]:
     """Give a function that waits until the device has done everything."""
 
     def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return wait
 
 
-def matrix_products(device: torch.device) -> list[MatrixProduct]:
-    """Give products to time, each as large as it takes some milliseconds."""
-    products = []
-    for precision in _TORCH_TYPES:
-        products.append(
-            _large_enough(
-                device, precision, "PyTorch", lambda n, p=precision: _torch(p, n, device)
-            )
-        )
-    if device.type == "cpu" and _has_onnx():
+def matrix_products(device: DeviceType) -> list[MatrixProduct]:
+    """Give products to time, each so large that it takes some milliseconds."""
+    products = [
+        _large_enough(device, precision, "PyTorch", partial(_torch, precision, device))
+        for precision in _TORCH_TYPES
+    ]
+    if device == "cpu" and _has_onnx():
         products.append(_large_enough(device, "int8", "ONNX Runtime", _onnx_int8))
     return products
 
 
 def peaks(
-    products: Sequence[MatrixProduct], timings: dict[str, Timing]
+    products: Sequence[MatrixProduct], timings: Mapping[str, Timing]
 ) -> dict[Precision, Peak]:
     """Give the limit of each precision.
 
@@ -100,12 +101,12 @@ def shared_threads(n_streams: int) -> Iterator[None]:
 
 
 def _large_enough(
-    device: torch.device,
+    device: DeviceType,
     precision: Precision,
     engine: str,
     make: Callable[[int], Callable[[], object]],
 ) -> MatrixProduct:
-    n, wait = _SMALLEST[device.type], wait_for(device)
+    n, wait = _SMALLEST[device], wait_for(device)
     while True:
         run = make(n)
         run()
@@ -114,17 +115,31 @@ def _large_enough(
         run()
         wait()
         is_long = 1000 * (time.perf_counter() - start) >= _LONG_ENOUGH_MS
-        if is_long or n == _LARGEST[device.type]:
+        if is_long or n == _LARGEST[device]:
             return MatrixProduct(precision, engine, n, run)
         n *= 2
 
 
-def _torch(precision: Precision, n: int, device: torch.device) -> Callable[[], object]:
+def _torch(precision: Precision, device: DeviceType, n: int) -> Callable[[], object]:
     if precision == "int8":
         numbers = torch.randint(-127, 128, (n, n), dtype=torch.int8, device=device)
         return lambda: torch._int_mm(numbers, numbers)  # noqa: SLF001 - it has no other name
     matrix = torch.randn(n, n, device=device).to(_TORCH_TYPES[precision])
-    return lambda: matrix @ matrix
+
+    def product() -> Tensor:
+        # A GPU's convolutions may round single precision before they multiply: what
+        # limits them is a product that may do so too.
+        settings = torch.backends.cuda.matmul
+        before, settings.allow_tf32 = (
+            settings.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+        )
+        try:
+            return matrix @ matrix
+        finally:
+            settings.allow_tf32 = before
+
+    return product
 
 
 def _has_onnx() -> bool:
