@@ -100,6 +100,8 @@ def in_streams(
 ) -> Callable[[], None]:
     """Give a function that makes calls in several threads at once.
 
+    The threads stay, as what they keep for themselves does.
+
     Args:
         function: May be called from several threads at once.
         n_streams: Threads.
@@ -110,10 +112,11 @@ def in_streams(
         for _ in range(n_calls):
             function()
 
+    pool = ThreadPoolExecutor(n_streams)
+
     def call() -> None:
-        with ThreadPoolExecutor(n_streams) as pool:
-            for done in [pool.submit(stream) for _ in range(n_streams)]:
-                done.result()
+        for done in [pool.submit(stream) for _ in range(n_streams)]:
+            done.result()
 
     return call
 

@@ -6,7 +6,6 @@ its limit is the higher of both; this matters where a processor has no instructi
 it. What an engine cannot multiply is left out.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficientad.measurement.clock import Timing
+from efficientad.measurement.clock import Timing, consecutive
 from efficientad.measurement.costs import Peak, Precision
 
 DeviceType = Literal["cpu", "cuda"]
@@ -25,6 +24,7 @@ _SMALLEST: Final = {"cpu": 256, "cuda": 2048}
 _LARGEST: Final = {"cpu": 2048, "cuda": 8192}
 # A product takes so long that starting it does not count.
 _LONG_ENOUGH_MS: Final = 10.0
+_TRIES: Final = 2
 
 _TORCH_TYPES: Final[dict[Precision, torch.dtype]] = {
     "fp32": torch.float32,
@@ -106,16 +106,11 @@ def _large_enough(
     engine: str,
     make: Callable[[int], Callable[[], object]],
 ) -> MatrixProduct:
-    n, wait = _SMALLEST[device], wait_for(device)
+    n = _SMALLEST[device]
     while True:
         run = make(n)
-        run()
-        wait()
-        start = time.perf_counter()
-        run()
-        wait()
-        is_long = 1000 * (time.perf_counter() - start) >= _LONG_ENOUGH_MS
-        if is_long or n == _LARGEST[device]:
+        tried = consecutive(run, _TRIES, n_warm_up=1, wait=wait_for(device))
+        if tried.fastest >= _LONG_ENOUGH_MS or n == _LARGEST[device]:
             return MatrixProduct(precision, engine, n, run)
         n *= 2
 
