@@ -15,6 +15,7 @@
 #include <exception>
 #include <fstream>
 #include <iostream>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -39,6 +40,15 @@ struct Decision {
         return (n_above + 1) / (static_cast<double>(normal_scores.size()) + 1);
     }
 };
+
+std::shared_ptr<ov::Model> read_model(ov::Core& core, const std::string& path) {
+    try {
+        return core.read_model(path);
+    } catch (const ov::Exception&) {  // whose message is several lines for developers
+        throw std::runtime_error(path + " is missing or no model OpenVINO can read; make "
+                                        "one with `efficientad export`");
+    }
+}
 
 // What the export says about itself: in ONNX an entry of the metadata, which OpenVINO
 // puts under "framework"; in OpenVINO's own format an entry of its own.
@@ -104,7 +114,7 @@ int judge(const std::vector<std::string>& arguments) {
     const std::string &model_path = arguments[0], &image_path = arguments[1];
     Image image = read_png(image_path);
     ov::Core core;
-    const auto model = core.read_model(model_path);
+    const auto model = read_model(core, model_path);
     const Decision decision = read_decision(*model, model_path);
     // A processor with bfloat16 would otherwise use it for everything.
     auto request = core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32))
