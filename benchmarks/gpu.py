@@ -20,12 +20,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from baseline import Baseline, baseline
+from baseline import Baseline, baseline, raw_maps
 from gpu_checks import checked, is_correct
 from gpu_networks import DeviceMaps, DeviceTraining
 from records import RESULTS, write_run
@@ -34,6 +35,7 @@ from torch import Tensor
 import efficientad
 from efficientad.errors import EfficientADError
 from efficientad.images import INPUT_SIZE
+from efficientad.measurement.clock import consecutive
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import (
@@ -61,16 +63,9 @@ def seconds_each(
     function: Callable[[], object], n_runs: int, device: torch.device
 ) -> list[float]:
     """Time each run from its start until the device is done; a tenth to warm up."""
-    for _ in range(n_runs // 10):
-        function()
-    times = []
-    for _ in range(n_runs):
-        synchronize(device)
-        start = time.perf_counter()
-        function()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return times
+    wait = partial(synchronize, device)
+    timing = consecutive(function, n_runs, n_warm_up=n_runs // 10, wait=wait)
+    return [milliseconds / 1000 for milliseconds in timing.milliseconds]
 
 
 def baseline_runner(
@@ -78,19 +73,11 @@ def baseline_runner(
 ) -> Callable[[], Tensor]:
     """The plain networks as the paper times them: eager, half precision on a GPU."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    plain = baseline(detector)
-    networks = [network.to(device, dtype) for network in plain[:3]]
-    mean, std = (v.to(device, dtype).view(_SHAPE) for v in plain[3:])
+    plain = baseline(detector).moved(device, dtype)
 
     @torch.no_grad()
     def run() -> Tensor:
-        images = normalize_images(maps.host_pixels.to(device)).to(dtype)
-        teacher, student, blurred = (network(images) for network in networks)
-        half = DESCRIPTOR_CHANNELS
-        teacher = (teacher - mean) / std
-        local_map = (teacher - student[:, :half]).square().mean(1, keepdim=True)
-        global_map = (blurred - student[:, half:]).square().mean(1, keepdim=True)
-        both = torch.cat([local_map, global_map], 1).float()
+        both = torch.stack(raw_maps(plain, maps.host_pixels), 1).float()
         size = (INPUT_SIZE, INPUT_SIZE)
         placed = torch.nn.functional.interpolate(both, size, mode="bilinear")
         return placed.mean(1).cpu()

@@ -14,7 +14,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,8 @@ from baseline import baseline, raw_maps
 from inference_steps import steps
 from torch import Tensor
 
+from efficientad.measurement.clock import interleaved
+from efficientad.measurement.surroundings import commit, processor, versions
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
@@ -32,7 +33,6 @@ from efficientad.method.networks import (
     ModelSize,
     PatchDescriptionNetwork,
 )
-from efficientad.reproduction.surroundings import commit, processor, versions
 from efficientad.storage import write_whole
 
 Maps = tuple[Tensor, Tensor]
@@ -78,13 +78,7 @@ def medians(
     functions: Mapping[str, Callable[[], object]], repeats: int
 ) -> dict[str, float]:
     """Median milliseconds of each, called in turn; the first turn does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            taken[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}
+    return {k: t.median for k, t in interleaved(functions, repeats).items()}
 
 
 def measure(size: ModelSize, threads: int, batch: int, repeats: int) -> list[Row]:

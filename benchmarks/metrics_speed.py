@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.judgement.metrics import PixelMetrics
+from efficientad.measurement.surroundings import commit, processor, versions
 from efficientad.method.placement import place_map
-from efficientad.reproduction.surroundings import commit, processor, versions
 
 NORMAL_EVERY = 3  # as in a test set of MVTec AD, about a third is normal
 SMOOTH_CELLS = 56

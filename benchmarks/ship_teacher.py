@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientad.errors import EfficientADError, ModelFileError
-from efficientad.reproduction.surroundings import commit
+from efficientad.measurement.surroundings import commit
 from efficientad.training.teachers import open_teacher, ship_teacher
 from efficientad.training.tensor_file import read
 

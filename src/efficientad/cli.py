@@ -1,6 +1,6 @@
 """The command line: one verb a library function.
 
-    efficientad demo | train | calibrate | predict | evaluate | export |
+    efficientad demo | train | calibrate | predict | evaluate | export | benchmark |
                 reproduce | ablate | figures | distill | doctor
 
 Errors raised on purpose become one line on stderr and exit code 2; other errors keep
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from efficientad.errors import EfficientADError
 from efficientad.figures.config import FigureConfig
+from efficientad.measurement.config import BenchmarkConfig
 from efficientad.reproduction.config import PaperTable, StudyConfig
 from efficientad.training.config import Device, DistillConfig, Runtime, TrainConfig
 
@@ -168,6 +169,36 @@ def export(model: Path, /, *, output: Path, images: Path | None = None) -> int:
     return _OK
 
 
+def benchmark(
+    model: Path,
+    exports: tuple[Path, ...] = (),
+    /,
+    *,
+    output: Path | None = None,
+    config: BenchmarkConfig,
+) -> int:
+    """Measure speed, memory and cost with every engine, beside the plain networks.
+
+    Args:
+        model: The detector file, or an exported one.
+        exports: Exported files to measure beside it.
+        output: The JSON file to write. None: only the tables are printed.
+        config: Settings.
+    """
+    from efficientad.deployment.benchmark import benchmark as measure
+    from efficientad.storage import require_writable
+
+    if output is not None:
+        require_writable(output)
+    report = measure(
+        model, exports, config, on_stage=lambda stage: print(stage, file=sys.stderr)
+    )
+    if output is not None:
+        report.write(output)
+    print(report.text())
+    return _OK
+
+
 def demo(
     *, output: Path = Path("demo"), steps: int | None = None, seed: int = 0
 ) -> int:
@@ -314,6 +345,7 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "reproduce": reproduce,
     "ablate": ablate,
     "figures": figures,
+    "benchmark": benchmark,
     "distill": distill,
     "doctor": doctor,
 }

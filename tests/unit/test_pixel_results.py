@@ -28,7 +28,7 @@ class BrightnessPredictor:
         self.provenance = {"training_images": dict(training_images)}
 
     def predict(self, image):
-        grid = as_rgb(image)[..., 0] / np.float32(255)
+        grid = (as_rgb(image)[..., 0] / 255).astype(np.float32)
         height, width = grid.shape
         return Prediction(float(grid.max()), 0.5, 0.5, height, width, grid, grid)
 

@@ -113,6 +113,8 @@ def metadata_of(detector: "Detector") -> dict[str, Any]:
         "format": FORMAT_VERSION,
         "size": detector.size,
         "input_size": INPUT_SIZE,
+        # For who runs the graph without this package; here it follows from the rest.
+        "threshold": detector.calibration.threshold,
         "calibration": asdict(detector.calibration),
         "provenance": detector.provenance,
     }

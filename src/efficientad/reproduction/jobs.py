@@ -17,6 +17,7 @@ from typing import Any, Final
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, ResultError, UndefinedMetricError
 from efficientad.judgement.evaluation import Evaluation, evaluate
+from efficientad.measurement.surroundings import surroundings
 from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.method.detector import Detector
 from efficientad.method.maps import map_mean_and_deviation, map_quantiles
@@ -31,7 +32,6 @@ from efficientad.reproduction.records import (
     run_name,
     write_run,
 )
-from efficientad.reproduction.surroundings import surroundings
 from efficientad.storage import require_writable
 from efficientad.training import model_file
 from efficientad.training.calibration import calibrate

@@ -10,7 +10,7 @@ from typing import Any, Final
 import efficientad
 
 _CHECKOUT: Final = Path(efficientad.__file__).resolve().parents[2]
-_PACKAGES: Final = ("numpy", "scipy", "torch")
+_PACKAGES: Final = ("numpy", "scipy", "torch", "onnxruntime", "openvino")
 
 
 def surroundings() -> dict[str, Any]:
@@ -24,9 +24,11 @@ def surroundings() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Processor, cores this process uses, and the accelerator where there is one."""
-    import torch  # noqa: PLC0415 - the other functions serve without it
-
+    """Name processor, cores PyTorch uses, and the accelerator where there is one."""
+    try:
+        import torch  # noqa: PLC0415 - all else serves without it
+    except ModuleNotFoundError:
+        return f"{processor()}, {os.cpu_count()} cores"
     name = f"{processor()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
     if torch.cuda.is_available():
         name += f", {torch.cuda.get_device_name()}"

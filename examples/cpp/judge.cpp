@@ -1,0 +1,153 @@
+// Judges one image with an exported detector: score, p-value, decision, heatmap.
+//
+//     judge MODEL IMAGE.png HEATMAP.png [MAP.f32]
+//
+// MODEL is what `efficientad export` wrote. All arithmetic, from the resizing of the
+// pixels to the map at the image's own size, is in the graph; here it is only run. The
+// last file gets the combined map: float32, row by row, in this machine's byte order.
+//
+// Exit code 0 for normal, 1 for anomalous, 2 for an error (one line on stderr).
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include <openvino/openvino.hpp>
+
+#include "png_image.h"
+
+namespace {
+
+constexpr int normal = 0, anomalous = 1, failed = 2;
+
+struct Decision {
+    double threshold;
+    std::vector<double> normal_scores;  // of held-out normal images, ascending
+
+    // Share of normal images that score as high, as `Calibration.p_value` has it.
+    double p_value(double score) const {
+        const auto below = std::lower_bound(normal_scores.begin(), normal_scores.end(), score);
+        const auto n_above = static_cast<double>(normal_scores.end() - below);
+        return (n_above + 1) / (static_cast<double>(normal_scores.size()) + 1);
+    }
+};
+
+std::shared_ptr<ov::Model> read_model(ov::Core& core, const std::string& path) {
+    try {
+        return core.read_model(path);
+    } catch (const ov::Exception&) {  // whose message is several lines for developers
+        throw std::runtime_error(path + " is missing or no model OpenVINO can read; make "
+                                        "one with `efficientad export`");
+    }
+}
+
+// What the export says about itself: in ONNX an entry of the metadata, which OpenVINO
+// puts under "framework"; in OpenVINO's own format an entry of its own.
+Decision read_decision(const ov::Model& model, const std::string& path) {
+    for (const auto& place : {std::vector<std::string>{"framework", "efficientad"},
+                              std::vector<std::string>{"efficientad"}}) {
+        if (!model.has_rt_info(place)) {
+            continue;
+        }
+        const auto content = nlohmann::json::parse(model.get_rt_info<std::string>(place));
+        return {content.at("threshold").get<double>(),
+                content.at("calibration").at("normal_scores").get<std::vector<double>>()};
+    }
+    throw std::runtime_error(path + " is not an export of efficientad; make one with "
+                                    "`efficientad export`");
+}
+
+// Eleven equidistant colors of "inferno", by S. van der Walt and N. Smith (CC0).
+constexpr std::array<std::array<double, 3>, 11> inferno{{{0, 0, 4},
+                                                         {22, 11, 57},
+                                                         {66, 10, 104},
+                                                         {106, 23, 110},
+                                                         {147, 38, 103},
+                                                         {188, 55, 84},
+                                                         {221, 81, 58},
+                                                         {243, 120, 25},
+                                                         {252, 165, 10},
+                                                         {246, 215, 70},
+                                                         {252, 255, 164}}};
+
+// The scale depends on the detector alone: 0 is black, the threshold half way.
+Image heatmap(const float* map, std::size_t height, std::size_t width, double threshold) {
+    constexpr double least_high = 0.1;
+    const double high = threshold > least_high / 2 ? 2 * threshold : least_high;
+    Image picture{height, width, {}};
+    picture.pixels.reserve(3 * height * width);
+    for (std::size_t index = 0; index < height * width; ++index) {
+        const double share = std::clamp(static_cast<double>(map[index]) / high, 0.0, 1.0);
+        const double level = std::nearbyint(255 * share) / 255 * (inferno.size() - 1);
+        const auto left = std::min(static_cast<std::size_t>(level), inferno.size() - 2);
+        const double between = level - static_cast<double>(left);
+        for (std::size_t channel = 0; channel < 3; ++channel) {
+            const double color = (1 - between) * inferno[left][channel] +
+                                 between * inferno[left + 1][channel];
+            picture.pixels.push_back(static_cast<std::uint8_t>(std::nearbyint(color)));
+        }
+    }
+    return picture;
+}
+
+void write_map(const std::string& path, const float* map, std::size_t n) {
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(map),
+               static_cast<std::streamsize>(n * sizeof(float)));
+    file.close();
+    if (!file) {
+        std::remove(path.c_str());
+        throw std::runtime_error("cannot write " + path + "; check folder and free space");
+    }
+}
+
+int judge(const std::vector<std::string>& arguments) {
+    const std::string &model_path = arguments[0], &image_path = arguments[1];
+    Image image = read_png(image_path);
+    ov::Core core;
+    const auto model = read_model(core, model_path);
+    const Decision decision = read_decision(*model, model_path);
+    // A processor with bfloat16 would otherwise use it for everything.
+    auto request = core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32))
+                       .create_infer_request();
+    request.set_tensor(
+        "images", ov::Tensor(ov::element::u8, {1, image.height, image.width, 3},
+                             image.pixels.data()));
+    request.infer();
+    const double score = request.get_tensor("image_score").data<const float>()[0];
+    const ov::Tensor map = request.get_tensor("combined_map");
+    const bool is_anomalous = score > decision.threshold;
+    write_png(arguments[2],
+              heatmap(map.data<const float>(), image.height, image.width, decision.threshold));
+    if (arguments.size() > 3) {
+        write_map(arguments[3], map.data<const float>(), map.get_size());
+    }
+    std::printf("score %.9g\np_value %.9g\nthreshold %.9g\n%s\n", score,
+                decision.p_value(score), decision.threshold,
+                is_anomalous ? "anomalous" : "normal");
+    return is_anomalous ? anomalous : normal;
+}
+
+}  // namespace
+
+int main(int n_arguments, char** arguments) {
+    if (n_arguments < 4 || n_arguments > 5) {
+        std::cerr << "usage: judge MODEL IMAGE.png HEATMAP.png [MAP.f32]\n";
+        return failed;
+    }
+    try {
+        return judge({arguments + 1, arguments + n_arguments});
+    } catch (const std::exception& error) {
+        std::cerr << "judge: " << error.what() << "\n";
+        return failed;
+    }
+}

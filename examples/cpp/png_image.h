@@ -1,0 +1,20 @@
+// PNG files as the Python package reads them: RGB, 8 bits, nothing scaled or blended.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+struct Image {
+    std::size_t height = 0;
+    std::size_t width = 0;
+    std::vector<std::uint8_t> pixels;  // height x width x 3
+};
+
+// Gray and palette become RGB, an alpha channel is dropped, of 16 bits the upper 8 stay.
+// Throws std::runtime_error for what is missing, damaged or no PNG.
+Image read_png(const std::string& path);
+
+// Throws std::runtime_error if the file cannot be written; then there is none.
+void write_png(const std::string& path, const Image& image);

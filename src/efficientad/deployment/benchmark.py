@@ -1,0 +1,244 @@
+"""Latency, throughput, memory and cost of any predictors, side by side.
+
+The clock runs from the pixels of an image of 256 x 256 in memory to its combined map in
+memory. On a CPU the predictors are called in turn in one process, so that a slower
+moment of the machine meets all of them; on a GPU one after the other as in the paper's
+appendix on timing, 1000 calls to warm up and 1000 that count. The machine's own limit,
+matrix products, is measured in between. Peak memory is that of a process of its own.
+
+Pixels are noise: what they show does not change the time.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+import numpy as np
+
+from efficientad.deployment.benchmark_report import BenchmarkReport, RuntimeReport
+from efficientad.deployment.contenders import Contender, contenders
+from efficientad.deployment.memory import peak_memory_mib
+from efficientad.errors import ConfigError
+from efficientad.images import INPUT_SIZE, RGBImage
+from efficientad.measurement.clock import Timing, consecutive, in_streams, interleaved
+from efficientad.measurement.config import BenchmarkConfig
+from efficientad.measurement.costs import NetworkCost, Peak, Precision
+from efficientad.measurement.surroundings import surroundings
+from efficientad.method.predictor import Predictor
+
+if TYPE_CHECKING:
+    from efficientad.measurement.baseline import BaselinePredictor
+
+_CPU_REPEATS: Final = 50
+_PAPER_REPEATS: Final = 1000
+_MAX_STREAMS: Final = 8
+_N_COMPARED: Final = 2
+# As the export's tolerance: where the high quantile of normal pixels lies.
+_LEAST_SCALE: Final = 0.1
+_LAYER_REPEATS: Final = 10
+_GPU_PRODUCTS: Final = 20
+
+Work = Mapping[str, Callable[[], object]]
+
+
+def benchmark(
+    model: Path,
+    exports: Sequence[Path] = (),
+    config: BenchmarkConfig | None = None,
+    *,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> BenchmarkReport:
+    """Measure how fast a detector is with every engine, and what it costs.
+
+    Args:
+        model: A .ead file: the baseline and each runtime asked for are measured. Or an
+            exported one.
+        exports: Exported files to measure beside it.
+        config: Settings.
+        on_stage: Is told what is measured next.
+
+    Raises:
+        ConfigError: If a runtime is asked for that this machine does not have, or a
+            file is given twice.
+        ModelFileError: If a file cannot be used.
+        MissingDependencyError: If a package of a runtime is not installed.
+    """
+    config = config or BenchmarkConfig()
+    with TemporaryDirectory() as folder:
+        on_stage("opening the models")
+        found = contenders(model, exports, config, Path(folder))
+        names = [contender.name for contender in found]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                "a benchmark compares files of different names, got "
+                f"{', '.join(names)}; give each one once, or rename one"
+            )
+        return _Measurement(model, found, config, on_stage).report()
+
+
+class _Measurement:
+    """One comparison, from opened predictors to the report."""
+
+    def __init__(
+        self,
+        model: Path,
+        found: Sequence[Contender],
+        config: BenchmarkConfig,
+        on_stage: Callable[[str], None],
+    ) -> None:
+        self.model, self.found, self.config = model, found, config
+        self.on_stage = on_stage
+        self.opened = {contender.name: contender.open() for contender in found}
+        self.has_torch = find_spec("torch") is not None
+        kinds = {
+            getattr(getattr(p, "device", None), "type", "cpu")
+            for p in self.opened.values()
+        }
+        self.device: Literal["cpu", "cuda"] = "cuda" if "cuda" in kinds else "cpu"
+        default = _PAPER_REPEATS if self.device == "cuda" else _CPU_REPEATS
+        self.repeats = config.repeats or default
+        self.n_streams = config.streams or min(_MAX_STREAMS, _n_cores())
+        self.n_calls = math.ceil(config.batch_size / self.n_streams)
+        rng = np.random.default_rng(0)
+        shape = (config.batch_size, INPUT_SIZE, INPUT_SIZE, 3)
+        self.images = list(rng.integers(0, 256, shape, np.uint8))
+
+    def report(self) -> BenchmarkReport:
+        before = surroundings()
+        differences = self._differences()
+        latencies, limits = self._latencies()
+        batches, streams = self._batches(), self._streams()
+        cost = self._cost()
+        memory = {contender.name: self._memory(contender) for contender in self.found}
+        return BenchmarkReport(
+            model=self.model.name,
+            settings=asdict(self.config)
+            | {"repeats": self.repeats, "streams": self.n_streams},
+            is_on_gpu=self.device == "cuda",
+            n_images_of_streams=self.n_streams * self.n_calls,
+            results=tuple(
+                RuntimeReport(
+                    name=name,
+                    precision=getattr(predictor, "precision", "fp32"),
+                    latency=latencies[name],
+                    batch=batches[name],
+                    streams=streams[name],
+                    peak_memory_mib=memory[name],
+                    largest_difference=differences[name],
+                )
+                for name, predictor in self.opened.items()
+            ),
+            limits=limits,
+            cost=cost,
+            surroundings=before,
+        )
+
+    def _differences(self) -> dict[str, float]:
+        """Largest difference from the first one's maps, as the export measures it."""
+        images = self.images[:_N_COMPARED]
+        grids = {
+            name: np.stack([p.combined_grid for p in predictor.predict_batch(images)])
+            for name, predictor in self.opened.items()
+        }
+        expected = next(iter(grids.values()))
+        scale = max(float(np.abs(expected).max()), _LEAST_SCALE)
+        return {k: float(np.abs(v - expected).max()) / scale for k, v in grids.items()}
+
+    def _latencies(self) -> tuple[dict[str, Timing], dict[Precision, Peak]]:
+        self.on_stage(f"latency: {', '.join(self.opened)}, each {self.repeats} times")
+        work = self._work(self.images[:1])
+        if not self.has_torch:
+            return self._timed(work, self.repeats), {}
+        from efficientad.measurement import hardware  # noqa: PLC0415 - needs torch
+
+        products = hardware.matrix_products(self.device)
+        multiply: Work = {product.name: product.run for product in products}
+        if self.device == "cpu":
+            timings = interleaved({**work, **multiply}, self.repeats)
+        else:
+            wait = hardware.wait_for(self.device)
+            timings = self._timed(work, self.repeats) | {
+                name: consecutive(run, _GPU_PRODUCTS, n_warm_up=1, wait=wait)
+                for name, run in multiply.items()
+            }
+        return timings, hardware.peaks(products, timings)
+
+    def _batches(self) -> dict[str, Timing]:
+        self.on_stage(f"throughput: {self.config.batch_size} images a call")
+        return self._timed(self._work(self.images), self._fewer_repeats())
+
+    def _streams(self) -> dict[str, Timing]:
+        self.on_stage(f"throughput: {self.n_streams} streams")
+        work = {
+            name: in_streams(judge, self.n_streams, self.n_calls)
+            for name, judge in self._work(self.images[:1]).items()
+        }
+        if not self.has_torch:
+            return self._timed(work, self._fewer_repeats())
+        from efficientad.measurement import hardware  # noqa: PLC0415 - needs torch
+
+        with hardware.shared_threads(self.n_streams):
+            return self._timed(work, self._fewer_repeats())
+
+    def _cost(self) -> NetworkCost | None:
+        sizes = [getattr(p, "size", None) for p in self.opened.values()]
+        size = next((size for size in sizes if size is not None), None)
+        if size is None or not self.has_torch:
+            return None
+        from efficientad.measurement import (  # noqa: PLC0415 - needs torch
+            hardware,
+            layer_costs,
+        )
+
+        layers, timings = tuple(layer_costs.layer_costs(size)), None
+        plain = [p for p in self.opened.values() if hasattr(p, "networks")]
+        if self.config.layers and plain:
+            self.on_stage("time of every layer of the plain networks")
+            networks = cast("BaselinePredictor", plain[0]).networks
+            repeats = min(self.repeats, _LAYER_REPEATS)
+            wait = hardware.wait_for(self.device)
+            found = layer_costs.layer_timings(networks, repeats, wait=wait)
+            timings = tuple(found)
+        return NetworkCost(size, layers, timings)
+
+    def _memory(self, contender: Contender) -> dict[str, float] | None:
+        if not self.config.memory:
+            return None
+        self.on_stage(f"peak memory: {contender.name}")
+        return peak_memory_mib(contender, self.config.batch_size)
+
+    def _work(self, images: Sequence[RGBImage]) -> Work:
+        return {
+            name: partial(_judge, predictor, images)
+            for name, predictor in self.opened.items()
+        }
+
+    def _timed(self, work: Work, repeats: int) -> dict[str, Timing]:
+        if self.device == "cpu":
+            return interleaved(work, repeats)
+        return {k: consecutive(f, repeats, n_warm_up=repeats) for k, f in work.items()}
+
+    def _fewer_repeats(self) -> int:
+        """Give about as many images as for the latency; on a GPU as the paper does."""
+        if self.device == "cuda":
+            return self.repeats
+        return math.ceil(self.repeats / self.config.batch_size)
+
+
+def _judge(predictor: Predictor, images: Sequence[RGBImage]) -> None:
+    """Judge until the combined maps are drawn, which a prediction leaves for later."""
+    for prediction in predictor.predict_batch(images):
+        _ = prediction.anomaly_map
+
+
+def _n_cores() -> int:
+    """Give the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

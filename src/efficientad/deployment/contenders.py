@@ -1,0 +1,113 @@
+"""What a benchmark compares: model files, each with what runs it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from efficientad.deployment.runtimes import DETECTOR_SUFFIX, load_predictor
+from efficientad.errors import ConfigError
+from efficientad.measurement.config import BenchmarkConfig, BenchmarkRuntime
+from efficientad.method.predictor import Predictor
+from efficientad.training.config import Device, Runtime
+
+if TYPE_CHECKING:
+    from efficientad.method.detector import Detector
+
+BASELINE: Final = "baseline"
+
+_NEEDS_OF_EXPORT: Final = ("onnx", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model file and what runs it; not open yet, so that any process can do it."""
+
+    name: str
+    """In tables: a runtime, or a file."""
+    path: Path
+    device: Device = "auto"
+    runtime: Runtime = "auto"
+    plain: Literal["fp32", "fp16"] | None = None
+    """Run the plain networks instead, in this precision."""
+
+    def open(self) -> Predictor:
+        """Load it.
+
+        Raises:
+            ModelFileError: If the file cannot be used.
+            MissingDependencyError: If the engine is not installed.
+        """
+        predictor = load_predictor(self.path, device=self.device, runtime=self.runtime)
+        if self.plain is None:
+            return predictor
+        from efficientad.measurement.baseline import (  # noqa: PLC0415 - needs torch
+            BaselinePredictor,
+        )
+
+        return BaselinePredictor(cast("Detector", predictor), self.plain)
+
+
+def contenders(
+    model: Path, exports: Sequence[Path], config: BenchmarkConfig, folder: Path
+) -> list[Contender]:
+    """Name what is compared, the baseline first.
+
+    Args:
+        model: A .ead file, which brings the baseline and every runtime asked for; or an
+            exported one, which the others are then compared with.
+        exports: Exported files.
+        config: Settings.
+        folder: Where an export for the occasion is written.
+
+    Raises:
+        ConfigError: If a runtime is asked for that this machine does not have.
+        ModelFileError: If `model` cannot be used.
+        MissingDependencyError: If a package of a runtime is not installed.
+    """
+    found = [Contender(path.name, path) for path in exports]
+    if model.suffix == DETECTOR_SUFFIX:
+        return [*_of_detector(model, config, folder), *found]
+    if config.runtimes is not None:
+        raise ConfigError(
+            f"{model} runs on the engine it was made for, runtimes "
+            f"{', '.join(config.runtimes)} were asked for; give the "
+            f"{DETECTOR_SUFFIX} file, or leave --runtimes out"
+        )
+    return [Contender(model.name, model), *found]
+
+
+def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Contender]:
+    device = config.device
+    detector = cast("Detector", load_predictor(model, device=device))
+    is_on_gpu = detector.device.type == "cuda"
+    found = [Contender(BASELINE, model, device, "pytorch", "fp32")]
+    if is_on_gpu:
+        # Half precision is what the paper times.
+        found.append(Contender(f"{BASELINE}, fp16", model, device, "pytorch", "fp16"))
+    for runtime in config.runtimes or _available(detector):
+        if runtime == "onnx":
+            from efficientad.deployment.export import export  # noqa: PLC0415
+
+            path = folder / "exported.onnx"
+            export(detector, path)
+            found.append(Contender(runtime, path))
+            continue
+        if runtime == "native" and not is_on_gpu and not detector.is_native:
+            raise ConfigError(
+                "runtime native needs a C++ compiler, or a detector it can compute; "
+                "see `efficientad doctor`, or leave native out of --runtimes"
+            )
+        found.append(Contender(runtime, model, device, runtime))
+    return found
+
+
+def _available(detector: "Detector") -> list[BenchmarkRuntime]:
+    found: list[BenchmarkRuntime] = ["pytorch"]
+    if detector.is_native:
+        found.insert(0, "native")
+    has_export = all(find_spec(name) is not None for name in _NEEDS_OF_EXPORT)
+    if has_export and detector.device.type == "cpu":
+        found.append("onnx")
+    return found
