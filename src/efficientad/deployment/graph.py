@@ -1,7 +1,9 @@
 """The detector as a list of ONNX operators, written out one by one.
 
 Nothing is traced, so the graph is what stands here. The names of the steps are those of
-the method.
+the method. Exact savings: the normalization of the input is folded into the first
+convolutions, the teacher's channel statistics into its last one, and teacher minus
+student is one convolution over the hidden features of both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.images import INPUT_SIZE
+from efficientad.deployment.graph_nodes import Nodes, placement, resized
 from efficientad.method.decision import HIGH_TARGET, LOW_TARGET, MapQuantiles
-from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE, GRID_CELLS
+from efficientad.method.placement import GRID_CELLS
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 OPSET = 18
 IR_VERSION = 10
 INPUT = "images"
+PIXELS = "pixels"
+"""The resized image inside the graph: whole numbers from 0 to 255."""
 MAP_OUTPUTS = ("combined_map", "local_map", "global_map")
 """(batch, height, width), at the images' own size."""
 GRID_OUTPUTS = ("local_grid", "global_grid")
@@ -29,32 +33,8 @@ GRID_OUTPUTS = ("local_grid", "global_grid")
 SCORE_OUTPUT = "image_score"
 """(batch,)."""
 
-# Element types as the format numbers them.
-_FLOAT, _DOUBLE = 1, 11
-# Pillow's weights are multiples of one over this.
-_FIXED_POINT = 2**22
-
-Weights = Mapping[str, NDArray[np.float32]]
-
-
-class _Graph:
-    """Collects nodes and constants; each call gives the name of its result."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: dict[str, NDArray[Any]] = {}
-
-    def op(self, kind: str, *inputs: str, name: str | None = None, **how: Any) -> str:
-        from onnx import helper  # noqa: PLC0415 - only an export needs it
-
-        result = name or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [result], **how))
-        return result
-
-    def constant(self, value: Any, dtype: type = np.float32) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants[name] = np.asarray(value, dtype)
-        return name
+Array = NDArray[np.float32]
+Weights = Mapping[str, Array]
 
 
 def detector_graph(detector: "Detector") -> "onnx.ModelProto":
@@ -63,17 +43,12 @@ def detector_graph(detector: "Detector") -> "onnx.ModelProto":
     Args:
         detector: Calibrated.
     """
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
-
-    graph = _Graph()
+    graph = Nodes()
     assert detector.calibration is not None
-    weights = {k: v.cpu().numpy() for k, v in detector.state_dict().items()}
     size = graph.op("Shape", INPUT)
-    height, width = (
-        graph.op("Gather", size, graph.constant(axis, np.int64)) for axis in (1, 2)
-    )
-    pixels = _resized(graph, height, width)
-    local_raw, global_raw = _raw_maps(graph, weights, detector, pixels)
+    height, width = (graph.op("Gather", size, graph.integer(axis)) for axis in (1, 2))
+    pixels = graph.op("Identity", resized(graph, INPUT, height, width), name=PIXELS)
+    local_raw, global_raw = _raw_maps(graph, detector, pixels)
     calibration = detector.calibration
     local_grid = _normalized(
         graph, local_raw, calibration.local_quantiles, "local_grid"
@@ -84,14 +59,20 @@ def detector_graph(detector: "Detector") -> "onnx.ModelProto":
     combined = graph.op(
         "Mul", graph.op("Add", local_grid, global_grid), graph.constant(0.5)
     )
-    axes = graph.constant([1, 2], np.int64)
-    graph.op("ReduceMax", combined, axes, keepdims=0, name=SCORE_OUTPUT)
-    rows, columns = (_placement(graph, length) for length in (height, width))
+    graph.op(
+        "ReduceMax", combined, graph.integer([1, 2]), keepdims=0, name=SCORE_OUTPUT
+    )
+    rows, columns = (placement(graph, length) for length in (height, width))
     columns = graph.op("Transpose", columns, perm=[1, 0])
     for grid, name in zip(
         (combined, local_grid, global_grid), MAP_OUTPUTS, strict=True
     ):
         graph.op("MatMul", graph.op("MatMul", rows, grid), columns, name=name)
+    return _model(graph)
+
+
+def _model(graph: Nodes) -> "onnx.ModelProto":
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
 
     def value(name: str, shape: Sequence[str | int], kind: int = 1) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
@@ -116,120 +97,64 @@ def detector_graph(detector: "Detector") -> "onnx.ModelProto":
     )
 
 
-def _resized(graph: _Graph, height: str, width: str) -> str:
-    """Resize to 256 x 256 as Pillow mostly does: columns first, each pass rounded.
-
-    In double precision, where every sum of Pillow's fixed-point weights is exact: ties
-    are then rounded as it rounds them. Gives (batch, 3, 256, 256), whole numbers from 0
-    to 255, float32.
-    """
-    image = graph.op("Cast", INPUT, to=_DOUBLE)
-    image = graph.op("Transpose", image, perm=[0, 3, 1, 2])
-    columns = graph.op("Transpose", _averaging(graph, width), perm=[1, 0])
-    image = _rounded(graph, graph.op("MatMul", image, columns))
-    image = _rounded(graph, graph.op("MatMul", _averaging(graph, height), image))
-    return graph.op("Cast", image, to=_FLOAT)
-
-
-def _rounded(graph: _Graph, value: str) -> str:
-    return graph.op("Floor", graph.op("Add", value, graph.constant(0.5, np.float64)))
-
-
-def _averaging(graph: _Graph, length: str) -> str:
-    """Weights (256, length) of the bilinear filter, widened when it shrinks.
-
-    In multiples of Pillow's fixed-point unit, double precision.
-    """
-    size = graph.op("Cast", length, to=_DOUBLE)
-    one = graph.constant(1, np.float64)
-    scale = graph.op("Div", size, graph.constant(INPUT_SIZE, np.float64))
-    support = graph.op("Max", scale, one)
-    ours = graph.constant(np.arange(INPUT_SIZE)[:, None] + 0.5, np.float64)
-    theirs = graph.op("Range", graph.constant(0, np.float64), size, one)
-    # In Pillow's order of operations, so that both round alike.
-    distance = graph.op("Sub", theirs, graph.op("Mul", ours, scale))
-    distance = graph.op("Add", distance, graph.constant(0.5, np.float64))
-    share = graph.op("Mul", graph.op("Abs", distance), graph.op("Div", one, support))
-    weights = _hat(graph, share)
-    total = graph.op("ReduceSum", weights, graph.constant([1], np.int64))
-    unit = graph.constant(_FIXED_POINT, np.float64)
-    weights = graph.op("Mul", graph.op("Div", weights, total), unit)
-    return graph.op("Div", _rounded(graph, weights), unit)
-
-
-def _hat(graph: _Graph, distance: str) -> str:
-    """Give max(0, 1 - distance), double precision."""
-    weights = graph.op("Sub", graph.constant(1, np.float64), distance)
-    return graph.op("Max", weights, graph.constant(0, np.float64))
-
-
-def _placement(graph: _Graph, length: str) -> str:
-    """Give `placement_matrix` for a length known at run time: (length, 56)."""
-    size = graph.op("Cast", length, to=_DOUBLE)
-    one, half = (graph.constant(v, np.float64) for v in (1, 0.5))
-    pixels = graph.op("Range", graph.constant(0, np.float64), size, one)
-    scale = graph.op("Div", graph.constant(INPUT_SIZE, np.float64), size)
-    in_input = graph.op("Mul", graph.op("Add", pixels, half), scale)
-    from_first = graph.op(
-        "Sub", in_input, graph.constant(FIRST_CENTRE + 0.5, np.float64)
-    )
-    cell = graph.op("Div", from_first, graph.constant(CELL_STRIDE, np.float64))
-    cell = graph.op("Max", cell, graph.constant(0, np.float64))
-    cell = graph.op("Min", cell, graph.constant(GRID_CELLS - 1, np.float64))
-    column = graph.op("Unsqueeze", cell, graph.constant([1], np.int64))
-    cells = graph.constant(np.arange(GRID_CELLS)[None], np.float64)
-    distance = graph.op("Abs", graph.op("Sub", column, cells))
-    return graph.op("Cast", _hat(graph, distance), to=_FLOAT)
-
-
-def _normalized(graph: _Graph, raw: str, quantiles: MapQuantiles, name: str) -> str:
+def _normalized(graph: Nodes, raw: str, quantiles: MapQuantiles, name: str) -> str:
     scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low)
     centred = graph.op("Sub", raw, graph.constant(quantiles.low))
     return graph.op("Mul", centred, graph.constant(scale), name=name)
 
 
-def _raw_maps(
-    graph: _Graph, weights: Weights, detector: "Detector", pixels: str
-) -> tuple[str, str]:
+def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> tuple[str, str]:
     from efficientad.method.inputs import (  # noqa: PLC0415 - needs torch
         IMAGENET_MEAN,
         IMAGENET_STD,
     )
 
-    mean = np.array(IMAGENET_MEAN, np.float32).reshape(1, 3, 1, 1) * 255
-    std = np.array(IMAGENET_STD, np.float32).reshape(1, 3, 1, 1) * 255
-    images = graph.op("Sub", pixels, graph.constant(mean))
-    images = graph.op("Div", images, graph.constant(std))
-    teacher = _description(graph, weights, detector, "teacher", images)
-    student = _description(graph, weights, detector, "student", images)
-    autoencoder = _autoencoder(graph, weights, images)
-    n = len(weights["teacher_mean"])
-    first, last = (
-        graph.op(
-            "Slice",
-            student,
-            *(graph.constant([v], np.int64) for v in (start, start + n, 1)),
-        )
-        for start in (0, n)
+    weights = {k: v.cpu().double().numpy() for k, v in detector.state_dict().items()}
+    shape = (1, 3, 1, 1)
+    mean = np.array(IMAGENET_MEAN).reshape(shape) * 255
+    for first in (
+        "teacher.convolutions.0",
+        "student.convolutions.0",
+        "autoencoder.encoder.0",
+    ):
+        weights[f"{first}.weight"] /= np.array(IMAGENET_STD).reshape(shape) * 255
+        # The autoencoder pads its input: zeros there are the mean, which must stay.
+        if not first.startswith("autoencoder"):
+            darker = (weights[f"{first}.weight"] * mean).sum((1, 2, 3))
+            weights[f"{first}.bias"] = weights[f"{first}.bias"] - darker
+    teacher, *_ = _hidden(graph, weights, detector, "teacher", pixels)
+    student, last = _hidden(graph, weights, detector, "student", pixels)
+    std = weights["teacher_std"]
+    n = len(std)
+    for_teacher = weights[f"teacher.{last}.weight"] / std.reshape(-1, 1, 1, 1)
+    bias = (weights[f"teacher.{last}.bias"] - weights["teacher_mean"]) / std
+    weight_s, bias_s = (
+        weights[f"student.{last}.weight"],
+        weights[f"student.{last}.bias"],
     )
-    return (
-        _squared_distance(graph, teacher, first),
-        _squared_distance(graph, autoencoder, last),
+    local = _convolution(
+        graph,
+        graph.op("Concat", teacher, student, axis=1),
+        np.concatenate([for_teacher, -weight_s[:n]], axis=1),
+        bias - bias_s[:n],
     )
+    centred = graph.op("Sub", pixels, graph.constant(mean))
+    autoencoder = _autoencoder(graph, weights, centred)
+    student_for_autoencoder = _convolution(graph, student, weight_s[n:], bias_s[n:])
+    difference = graph.op("Sub", autoencoder, student_for_autoencoder)
+    return _mean_of_squares(graph, local), _mean_of_squares(graph, difference)
 
 
-def _squared_distance(graph: _Graph, a: str, b: str) -> str:
-    difference = graph.op("Sub", a, b)
+def _mean_of_squares(graph: Nodes, difference: str) -> str:
     square = graph.op("Mul", difference, difference)
-    axis = graph.constant([1], np.int64)
-    return graph.op("ReduceMean", square, axis, keepdims=0)
+    return graph.op("ReduceMean", square, graph.integer([1]), keepdims=0)
 
 
 def _convolution(
-    graph: _Graph,
+    graph: Nodes,
     x: str,
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
+    weight: Array,
+    bias: Array,
     *,
     stride: int = 1,
     padding: int = 0,
@@ -247,33 +172,34 @@ def _convolution(
     return graph.op("Relu", x) if relu else x
 
 
-def _description(
-    graph: _Graph, weights: Weights, detector: "Detector", network: str, x: str
-) -> str:
-    """Write out a patch description network; a teacher's statistics are folded in."""
+def _hidden(
+    graph: Nodes, weights: Weights, detector: "Detector", network: str, x: str
+) -> tuple[str, str]:
+    """Write out a patch description network but for its last convolution.
+
+    Returns:
+        Its hidden features, and the name of the last convolution in a network.
+    """
     from efficientad.method.networks import LAYERS  # noqa: PLC0415 - needs torch
 
-    layers = LAYERS[detector.size]
-    for index, (_, _, _, after) in enumerate(layers):
-        weight = weights[f"{network}.convolutions.{index}.weight"]
-        bias = weights[f"{network}.convolutions.{index}.bias"]
-        if network == "teacher" and index == len(layers) - 1:
-            std = weights["teacher_std"]
-            weight = weight / std.reshape(-1, 1, 1, 1)
-            bias = (bias - weights["teacher_mean"]) / std
-        x = _convolution(graph, x, weight, bias, relu=after != "none")
+    *hidden, _ = LAYERS[detector.size]
+    for index, (_, _, _, after) in enumerate(hidden):
+        layer = f"{network}.convolutions.{index}"
+        x = _convolution(
+            graph, x, weights[f"{layer}.weight"], weights[f"{layer}.bias"], relu=True
+        )
         if after == "pool":
             x = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-    return x
+    return x, f"convolutions.{len(hidden)}"
 
 
-def _autoencoder(graph: _Graph, weights: Weights, x: str) -> str:
+def _autoencoder(graph: Nodes, weights: Weights, x: str) -> str:
     from efficientad.method.networks import (  # noqa: PLC0415 - needs torch
         DECODER_SIZES,
         ENCODER_CHANNELS,
     )
 
-    def of(name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def of(name: str) -> tuple[Array, Array]:
         layer = f"autoencoder.{name}"
         return weights[f"{layer}.weight"], weights[f"{layer}.bias"]
 
@@ -290,7 +216,7 @@ def _autoencoder(graph: _Graph, weights: Weights, x: str) -> str:
     return _convolution(graph, x, *of("describe"), padding=1)
 
 
-def _upsampled(graph: _Graph, x: str, size: int) -> str:
+def _upsampled(graph: Nodes, x: str, size: int) -> str:
     shape = graph.op("Shape", x, end=2)
     sizes = graph.op("Concat", shape, graph.constant([size, size], np.int64), axis=0)
     return graph.op(
