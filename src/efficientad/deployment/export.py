@@ -1,29 +1,35 @@
-"""One ONNX graph from pixels to maps and score, refused unless it equals PyTorch.
+"""One graph from pixels to maps and score, refused unless it equals PyTorch.
 
 The graph takes RGB images of any size, uint8, (batch, height, width, 3), and does what
 the detector does: resizing as Pillow does it (the filter that averages when it shrinks,
 both passes rounded), input normalization, networks, map normalization, placement.
-Threshold and held-out normal scores travel as metadata.
+Threshold and held-out normal scores travel as metadata. It is written for ONNX Runtime
+(`.onnx`) or for OpenVINO (`.xml` with `.bin`), from the same list of operators.
 
-For most sizes the resized pixels are Pillow's to the bit. For some it resizes rows
-before columns, the graph never: rounding between them then moves pixels by 1 of 255.
+What is compared are both normalized maps on the grid of descriptors; everything behind
+them is linear interpolation and a maximum.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from efficientad.deployment import metadata
+from efficientad.deployment.engines import require_bf16
+from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.graph import detector_graph
-from efficientad.deployment.onnx_runtime import (
-    FORMAT_VERSION,
-    METADATA_KEY,
-    OnnxPredictor,
+from efficientad.deployment.metadata import (
+    ONNX_SUFFIX,
+    OPENVINO_SUFFIX,
+    Metadata,
+    Precision,
 )
-from efficientad.deployment.runtimes import ONNX_SUFFIX
+from efficientad.deployment.precisions import with_16_bit_weights
+from efficientad.deployment.quantization import QuantizationReport, quantized
 from efficientad.errors import (
     ConfigError,
     MissingDependencyError,
@@ -34,97 +40,206 @@ from efficientad.images import INPUT_SIZE, RGBImage, as_rgb, find_images
 from efficientad.storage import require_writable
 
 if TYPE_CHECKING:
+    import onnx
+
     from efficientad.method.detector import Detector
 
-TOLERANCE = 1e-3
-"""Largest difference of any grid value from PyTorch's, relative to the largest value of
-that map, or to 0.1 (where the high quantile of normal pixels lies) if that is more."""
+Format = Literal["onnx", "openvino"]
+SUFFIX_OF: Final[dict[Format, str]] = {
+    "onnx": ONNX_SUFFIX,
+    "openvino": OPENVINO_SUFFIX,
+}
 
-_N_IMAGES = 8
+TOLERANCE: Final[dict[Precision, float]] = {
+    "fp32": 1e-4,
+    "fp16": 1e-2,
+    "bf16": 0.1,
+    "int8": 0.2,
+}
+"""Largest difference of any grid value from PyTorch's on real images, relative to the
+largest value of that map, or to 0.1 (where the high quantile of normal pixels lies) if
+that is more."""
+
+ARTIFICIAL_TOLERANCE: Final[dict[Precision, float]] = {
+    "fp32": 1e-4,
+    "fp16": 1e-2,
+    "bf16": 0.1,
+    "int8": 0.9,
+}
+"""The same on constant, extreme and noise images. These drive activations far beyond
+what normal images reach; in 8 bits they are cut off there, still far above normal."""
+
+DEFAULT_MAX_LOSS: Final = 0.2
+"""Points of image AU-ROC and of AU-PRO."""
+
+_N_CALIBRATION, _N_COMPARED = 32, 8
+_LOSSES = ("image_au_roc", "au_pro")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
     """What an export was compared on, and how far it is from PyTorch."""
 
     n_images: int
+    """Artificial and real ones."""
     largest_difference: float
-    """As `TOLERANCE` measures it."""
+    """On real images where there are some, else on artificial ones; as `TOLERANCE`
+    measures it."""
+    largest_artificial_difference: float
+    """As `ARTIFICIAL_TOLERANCE` measures it."""
+    quantization: QuantizationReport | None
+    """For precision int8."""
+    losses: Mapping[str, float]
+    """Points lost of image_au_roc and au_pro on a labelled category, where given;
+    negative where the export is better."""
 
 
 def export(
-    detector: "Detector", output: Path | str, *, images: Path | None = None
+    detector: "Detector",
+    output: Path | str,
+    *,
+    precision: Precision = "fp32",
+    images: Path | None = None,
+    verify: Path | None = None,
+    max_loss: float = DEFAULT_MAX_LOSS,
 ) -> ExportReport:
-    """Write a detector as one ONNX file, after comparing it with PyTorch.
+    """Write a detector as one graph, after comparing it with PyTorch.
 
     Args:
         detector: Calibrated.
-        output: The file to write, `part.onnx`.
-        images: Folder of real images to compare on, beside constant, extreme and noise
-            images; the first eight are taken.
+        output: The file to write: `part.onnx`, or `part.xml` for OpenVINO, which comes
+            with `part.bin`.
+        precision: fp16 stores weights in 16 bits; bf16 also computes so, by OpenVINO
+            on processors that can; int8 computes convolutions in 8 bits.
+        images: Folder of normal images, not used for training if possible: compared
+            on, and in int8 the ranges of values are measured on them.
+        verify: Labelled category folder; the loss of accuracy is measured on its test
+            images.
+        max_loss: Largest loss of image AU-ROC and of AU-PRO there, in points.
 
     Raises:
         NotCalibratedError: If the detector has no calibration.
-        ConfigError: If the name does not end in .onnx, or if the file would give other
-            maps than PyTorch; then nothing is written.
-        MissingDependencyError: If onnx or onnxruntime is not installed.
+        ConfigError: If the name has no known ending, the precision cannot be had, or
+            the file would give other maps than PyTorch; then nothing is written.
+        MissingDependencyError: If a package of the extra `export` is not installed.
         StorageError: If the file cannot be written; what stood there stays.
     """
     target = Path(output)
-    if target.suffix != ONNX_SUFFIX:
+    _require_possible(detector, target, precision, images)
+    require_writable(target)
+    normal = _normal_images(images)
+    model = detector_graph(detector)
+    quantization = None
+    if precision == "int8":
+        model, quantization = quantized(model, normal)
+    elif precision != "fp32":
+        model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
+    try:
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=".export-"
+        ) as folder:
+            staged = Path(folder) / target.name
+            _write(model, staged)
+            metadata.write(staged, _metadata_of(detector, precision))
+            exported = ExportedPredictor(staged)
+            differences = _compared(detector, exported, normal, precision)
+            losses = _losses(detector, exported, verify, max_loss)
+            if target.suffix == OPENVINO_SUFFIX:
+                metadata.weights_of(staged).replace(metadata.weights_of(target))
+            staged.replace(target)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"cannot write {target}: {error}") from error
+    return ExportReport(
+        n_images=len(_artificial_images()) + len(normal[:_N_COMPARED]),
+        largest_difference=differences[-1],
+        largest_artificial_difference=differences[0],
+        quantization=quantization,
+        losses=losses,
+    )
+
+
+def _require_possible(
+    detector: "Detector", target: Path, precision: Precision, images: Path | None
+) -> None:
+    if target.suffix not in SUFFIX_OF.values():
         raise ConfigError(
-            f"an export is written as ONNX, got {target.name}; name it "
-            f"{target.stem}{ONNX_SUFFIX}"
+            f"an export is written as ONNX or for OpenVINO, got {target.name}; name it "
+            f"{target.stem}{ONNX_SUFFIX} or {target.stem}{OPENVINO_SUFFIX}"
         )
     if detector.calibration is None:
         raise NotCalibratedError(
             "only a calibrated detector can be exported: call calibrate first"
         )
-    require_writable(target)
+    if precision == "int8" and images is None:
+        raise ConfigError(
+            "precision int8 needs normal images to measure ranges of values on, got "
+            "none; give --images FOLDER"
+        )
     try:
-        import onnx  # noqa: PLC0415 - only an export needs it
+        import onnx  # noqa: F401, PLC0415 - only an export needs it
         import onnxruntime  # noqa: F401, PLC0415
+
+        if target.suffix == OPENVINO_SUFFIX:
+            import openvino  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"an export needs {error.name}, which is not installed; "
             "run: pip install 'efficientad[export]'"
         ) from error
-    model = detector_graph(detector)
-    onnx.helper.set_model_props(
-        model, {METADATA_KEY: json.dumps(metadata_of(detector), sort_keys=True)}
-    )
+    if precision == "bf16":
+        if target.suffix == ONNX_SUFFIX:
+            raise ConfigError(
+                "ONNX Runtime has no bf16 convolutions on a CPU; use --format openvino, "
+                "or precision fp16"
+            )
+        core = openvino.Core()
+        require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _write(model: "onnx.ModelProto", path: Path) -> None:
+    import onnx  # noqa: PLC0415 - only an export needs it
+
     onnx.checker.check_model(model, full_check=True)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        partial.write_bytes(model.SerializeToString())
-        report = _compared(detector, partial, _test_images(images))
-        partial.replace(target)
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return report
+    content = model.SerializeToString()
+    if path.suffix == ONNX_SUFFIX:
+        path.write_bytes(content)
+        return
+    import openvino  # noqa: PLC0415
+
+    converted = openvino.Core().read_model(content)
+    # A place for the metadata.
+    converted.set_rt_info("", metadata.KEY)
+    openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def metadata_of(detector: "Detector") -> dict[str, Any]:
-    """Give what a runtime needs beside the graph, as JSON knows it."""
+def _metadata_of(detector: "Detector", precision: Precision) -> Metadata:
     assert detector.calibration is not None
-    return {
-        "format": FORMAT_VERSION,
-        "size": detector.size,
-        "input_size": INPUT_SIZE,
-        # For who runs the graph without this package; here it follows from the rest.
-        "threshold": detector.calibration.threshold,
-        "calibration": asdict(detector.calibration),
-        "provenance": detector.provenance,
-    }
+    return Metadata(
+        size=detector.size,
+        precision=precision,
+        calibration=detector.calibration,
+        provenance=detector.provenance,
+    )
 
 
-def _test_images(folder: Path | None) -> list[RGBImage]:
-    """Constant, extreme and noise images of several shapes, and real ones."""
+def _normal_images(folder: Path | None) -> list[RGBImage]:
+    """Images spread evenly over a folder."""
+    if folder is None:
+        return []
+    found = find_images(folder, recursive=True)
+    if not found:
+        raise ConfigError(f"normal images were needed, {folder} has none")
+    n = min(len(found), _N_CALIBRATION)
+    return [as_rgb(found[index * len(found) // n]) for index in range(n)]
+
+
+def _artificial_images() -> list[RGBImage]:
+    """Constant, extreme and noise images of several shapes."""
     rng = np.random.default_rng(0)
     full, small = (INPUT_SIZE, INPUT_SIZE, 3), (33, 57, 3)
-    images = [
+    return [
         np.zeros(full, np.uint8),
         np.full((300, 200, 3), 255, np.uint8),
         np.full(small, 128, np.uint8),
@@ -133,31 +248,69 @@ def _test_images(folder: Path | None) -> list[RGBImage]:
         .astype(np.uint8)[..., None]
         .repeat(3, 2),
     ]
-    found = find_images(folder, recursive=True) if folder is not None else []
-    return images + [as_rgb(path) for path in found[:_N_IMAGES]]
 
 
 def _compared(
-    detector: "Detector", path: Path, images: Sequence[RGBImage]
-) -> ExportReport:
-    exported = OnnxPredictor(path)
+    detector: "Detector",
+    exported: ExportedPredictor,
+    normal: Sequence[RGBImage],
+    precision: Precision,
+) -> list[float]:
+    """The largest differences on artificial and, where given, on real images."""
+    kinds = [("artificial", _artificial_images(), ARTIFICIAL_TOLERANCE[precision])]
+    if normal:
+        kinds.append(("given", normal[:_N_COMPARED], TOLERANCE[precision]))
     preferred, detector.prefers_native = detector.prefers_native, False
-    largest = 0.0
+    found = []
     try:
-        for image in images:
-            expected, found = detector.predict(image), exported.predict(image)
-            for name in ("local_grid", "global_grid"):
-                value, other = getattr(expected, name), getattr(found, name)
-                scale = max(float(np.abs(value).max()), 0.1)
-                difference = float(np.abs(value - other).max()) / scale
-                # Not a number must be refused too.
-                if not difference <= TOLERANCE:
-                    raise ConfigError(
-                        f"an export must give PyTorch's maps within {TOLERANCE:g}, "
-                        f"its {name} differs by {difference:.3g}; predict with the "
-                        ".ead file"
-                    )
-                largest = max(largest, difference)
+        for kind, images, tolerance in kinds:
+            largest = max(_difference(detector, exported, image) for image in images)
+            # Not a number must be refused too.
+            if not largest <= tolerance:
+                raise ConfigError(
+                    f"an export in {precision} must give PyTorch's maps within "
+                    f"{tolerance:g} of their largest value, on {kind} images it "
+                    f"differs by {largest:.3g}; use a higher precision, or the .ead "
+                    "file"
+                )
+            found.append(largest)
     finally:
         detector.prefers_native = preferred
-    return ExportReport(len(images), largest)
+    return found
+
+
+def _difference(
+    detector: "Detector", exported: ExportedPredictor, image: RGBImage
+) -> float:
+    expected, found = detector.predict(image), exported.predict(image)
+    differences = []
+    for name in ("local_grid", "global_grid"):
+        value, other = getattr(expected, name), getattr(found, name)
+        scale = max(float(np.abs(value).max()), 0.1)
+        differences.append(float(np.abs(value - other).max()) / scale)
+    return float(np.max(differences))
+
+
+def _losses(
+    detector: "Detector",
+    exported: ExportedPredictor,
+    category: Path | None,
+    max_loss: float,
+) -> dict[str, float]:
+    if category is None:
+        return {}
+    from efficientad.judgement.evaluation import evaluate  # noqa: PLC0415 - heavy
+
+    before = evaluate(detector, category).metrics
+    after = evaluate(exported, category).metrics
+    losses = {
+        name: 100 * (before[name] - after[name]) for name in _LOSSES if name in before
+    }
+    for name, loss in losses.items():
+        if not loss <= max_loss:
+            raise ConfigError(
+                f"an export may lose {max_loss:g} points of {name} on {category}, it "
+                f"loses {loss:.3g}; use a higher precision, give more --images, or "
+                "raise --max-loss"
+            )
+    return losses

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, SCORE_OUTPUT
 from efficientad.deployment.graph_nodes import Nodes, placement, resized
 from efficientad.method.decision import HIGH_TARGET, LOW_TARGET, MapQuantiles
 from efficientad.method.placement import GRID_CELLS
@@ -23,15 +24,10 @@ if TYPE_CHECKING:
 
 OPSET = 18
 IR_VERSION = 10
-INPUT = "images"
 PIXELS = "pixels"
 """The resized image inside the graph: whole numbers from 0 to 255."""
 MAP_OUTPUTS = ("combined_map", "local_map", "global_map")
 """(batch, height, width), at the images' own size."""
-GRID_OUTPUTS = ("local_grid", "global_grid")
-"""(batch, 56, 56), normalized, one value per descriptor."""
-SCORE_OUTPUT = "image_score"
-"""(batch,)."""
 
 Array = NDArray[np.float32]
 Weights = Mapping[str, Array]
@@ -137,10 +133,13 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> tuple[str, str
         graph.op("Concat", teacher, student, axis=1),
         np.concatenate([for_teacher, -weight_s[:n]], axis=1),
         bias - bias_s[:n],
+        name="teacher_minus_student",
     )
     centred = graph.op("Sub", pixels, graph.constant(mean))
     autoencoder = _autoencoder(graph, weights, centred)
-    student_for_autoencoder = _convolution(graph, student, weight_s[n:], bias_s[n:])
+    student_for_autoencoder = _convolution(
+        graph, student, weight_s[n:], bias_s[n:], name="student_for_autoencoder"
+    )
     difference = graph.op("Sub", autoencoder, student_for_autoencoder)
     return _mean_of_squares(graph, local), _mean_of_squares(graph, difference)
 
@@ -159,6 +158,7 @@ def _convolution(
     stride: int = 1,
     padding: int = 0,
     relu: bool = False,
+    name: str,
 ) -> str:
     x = graph.op(
         "Conv",
@@ -168,6 +168,7 @@ def _convolution(
         kernel_shape=list(weight.shape[2:]),
         strides=[stride, stride],
         pads=[padding] * 4,
+        name=name,
     )
     return graph.op("Relu", x) if relu else x
 
@@ -186,7 +187,12 @@ def _hidden(
     for index, (_, _, _, after) in enumerate(hidden):
         layer = f"{network}.convolutions.{index}"
         x = _convolution(
-            graph, x, weights[f"{layer}.weight"], weights[f"{layer}.bias"], relu=True
+            graph,
+            x,
+            weights[f"{layer}.weight"],
+            weights[f"{layer}.bias"],
+            relu=True,
+            name=f"{network}_{index}",
         )
         if after == "pool":
             x = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
@@ -199,21 +205,19 @@ def _autoencoder(graph: Nodes, weights: Weights, x: str) -> str:
         ENCODER_CHANNELS,
     )
 
-    def of(name: str) -> tuple[Array, Array]:
+    def convolved(x: str, name: str, *, relu: bool = True, **how: int) -> str:
         layer = f"autoencoder.{name}"
-        return weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+        weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+        name = layer.replace(".", "_")
+        return _convolution(graph, x, weight, bias, relu=relu, name=name, **how)
 
     for index in range(len(ENCODER_CHANNELS)):
-        x = _convolution(
-            graph, x, *of(f"encoder.{index}"), stride=2, padding=1, relu=True
-        )
-    x = _convolution(graph, x, *of("bottleneck"))
+        x = convolved(x, f"encoder.{index}", stride=2, padding=1)
+    x = convolved(x, "bottleneck", relu=False)
     for index, size in enumerate(DECODER_SIZES):
-        x = _upsampled(graph, x, size)
-        x = _convolution(graph, x, *of(f"decoder.{index}"), padding=2, relu=True)
-    x = _upsampled(graph, x, GRID_CELLS)
-    x = _convolution(graph, x, *of("refine"), padding=1, relu=True)
-    return _convolution(graph, x, *of("describe"), padding=1)
+        x = convolved(_upsampled(graph, x, size), f"decoder.{index}", padding=2)
+    x = convolved(_upsampled(graph, x, GRID_CELLS), "refine", padding=1)
+    return convolved(x, "describe", padding=1, relu=False)
 
 
 def _upsampled(graph: Nodes, x: str, size: int) -> str:

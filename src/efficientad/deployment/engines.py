@@ -1,0 +1,156 @@
+"""ONNX Runtime and OpenVINO, asked for score and grids of a batch of images.
+
+Both may be called from several threads at once. No torch.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientad.deployment.metadata import Precision
+from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+
+EngineName = Literal["onnxruntime", "openvino"]
+
+INPUT: Final = "images"
+SCORE_OUTPUT: Final = "image_score"
+GRID_OUTPUTS: Final = ("local_grid", "global_grid")
+
+
+class Judged(NamedTuple):
+    """What the graph says about a batch."""
+
+    scores: NDArray[np.float32]
+    """(batch,)."""
+    local_grids: NDArray[np.float32]
+    """(batch, 56, 56), normalized."""
+    global_grids: NDArray[np.float32]
+    """(batch, 56, 56), normalized."""
+
+
+class Engine(Protocol):
+    """Runs an exported graph."""
+
+    def run(self, images: NDArray[np.uint8]) -> Judged:
+        """Judge images of one size, (batch, height, width, 3)."""
+        ...
+
+
+class OnnxRuntimeEngine:
+    """ONNX Runtime on the CPU.
+
+    Args:
+        path: An .onnx file.
+        n_threads: Of one run. None: as many as there are cores.
+
+    Raises:
+        ModelFileError: If the engine cannot read the file.
+        MissingDependencyError: If onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path, *, n_threads: int | None = None) -> None:
+        try:
+            import onnxruntime  # noqa: PLC0415 - only this engine needs it
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"{path} needs onnxruntime, which is not installed; "
+                "run: pip install 'efficientad[onnx]'"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads or 0
+        # Messages of the engine itself: errors only.
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            # The engine's own exceptions share no base but this one.
+            raise ModelFileError(
+                f"{path} is not an ONNX file that can be read; export it again"
+            ) from error
+
+    def run(self, images: NDArray[np.uint8]) -> Judged:
+        """Judge images of one size, (batch, height, width, 3)."""
+        outputs = [SCORE_OUTPUT, *GRID_OUTPUTS]
+        return Judged(*self._session.run(outputs, {INPUT: images}))
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU.
+
+    Args:
+        path: An .xml file with its .bin, or an .onnx file.
+        precision: bf16 lets the processor compute in bfloat16; all else in float32 and,
+            where the graph says so, in 8 bits.
+        n_threads: Of all runs together. None: as OpenVINO finds best.
+        n_streams: Runs at the same time.
+
+    Raises:
+        ModelFileError: If the engine cannot read the file.
+        ConfigError: If the processor has not what the precision needs.
+        MissingDependencyError: If openvino is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        precision: Precision = "fp32",
+        n_threads: int | None = None,
+        n_streams: int = 1,
+    ) -> None:
+        try:
+            import openvino  # noqa: PLC0415 - only this engine needs it
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"{path} needs openvino, which is not installed; "
+                "run: pip install 'efficientad[openvino]'"
+            ) from error
+        core = openvino.Core()
+        if precision == "bf16":
+            require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        settings: dict[str, Any] = {
+            # Else a processor with bfloat16 would take that for everything.
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "NUM_STREAMS": str(n_streams),
+        }
+        if n_threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = n_threads
+        try:
+            model = core.read_model(path)
+            outputs = [model.output(n) for n in (SCORE_OUTPUT, *GRID_OUTPUTS)]
+            judged = openvino.Model(outputs, model.get_parameters(), "judged")
+            self._compiled = core.compile_model(judged, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"{path} is not a model OpenVINO can read; export it again"
+            ) from error
+        self._requests = threading.local()
+
+    def run(self, images: NDArray[np.uint8]) -> Judged:
+        """Judge images of one size, (batch, height, width, 3)."""
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        found = self._requests.own.infer({INPUT: images})
+        # The request writes its next outputs to the same place.
+        return Judged(*(np.array(found[index]) for index in range(3)))
+
+
+def require_bf16(capabilities: list[str]) -> None:
+    """Refuse a processor without bfloat16.
+
+    Args:
+        capabilities: What OpenVINO says it is good at.
+
+    Raises:
+        ConfigError: If bfloat16 is not among them.
+    """
+    if "BF16" not in capabilities:
+        raise ConfigError(
+            "precision bf16 needs a processor with AVX512_BF16 or AMX, this one has "
+            f"{', '.join(capabilities)}; use fp32, fp16 or int8"
+        )
