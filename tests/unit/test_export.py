@@ -17,7 +17,7 @@ from efficientad.cli import main
 from efficientad.deployment import export as export_module
 from efficientad.deployment import graph
 from efficientad.deployment.graph import INPUT, MAP_OUTPUTS, SCORE_OUTPUT
-from efficientad.deployment.onnx_runtime import OnnxPredictor
+from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.runtimes import load_predictor
 from efficientad.errors import (
     ConfigError,
@@ -59,7 +59,7 @@ def test_an_export_judges_any_size_as_pytorch_does(detector, exported, height, w
     image = photograph(height, width)
     detector.prefers_native = False
 
-    expected, actual = detector.predict(image), OnnxPredictor(exported).predict(image)
+    expected, actual = detector.predict(image), ExportedPredictor(exported).predict(image)
 
     scale = max(float(np.abs(expected.anomaly_map).max()), 0.1)
     np.testing.assert_allclose(
@@ -81,7 +81,7 @@ def test_the_graph_itself_gives_maps_at_the_images_size(exported):
         [*MAP_OUTPUTS, SCORE_OUTPUT], {INPUT: images}
     )
 
-    predictor = OnnxPredictor(exported)
+    predictor = ExportedPredictor(exported)
     for index, image in enumerate(images):
         expected = predictor.predict(image)
         scale = 1e-4 * max(float(np.abs(expected.anomaly_map).max()), 0.1)
@@ -146,7 +146,7 @@ def test_the_threshold_is_metadata(exported, tmp_path):
     content["calibration"]["given_threshold"] = 123.0
     path = with_metadata(exported, tmp_path / "b.onnx", json.dumps(content))
 
-    assert OnnxPredictor(path).predict(photograph(50, 50)).threshold == 123.0
+    assert ExportedPredictor(path).predict(photograph(50, 50)).threshold == 123.0
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_foreign_export_gets_a_sentence(exported, tmp_path, metadata, message)
     path = with_metadata(exported, tmp_path / "b.onnx", metadata)
 
     with pytest.raises(ModelFileError, match=message):
-        OnnxPredictor(path)
+        ExportedPredictor(path)
 
 
 def test_a_truncated_export_gets_a_sentence(exported, tmp_path):
@@ -228,7 +228,7 @@ def test_an_export_is_judged_without_torch(exported):
 
     assert finished.returncode == 0, finished.stderr
     assert float(finished.stdout) == pytest.approx(
-        OnnxPredictor(exported).predict(np.zeros((40, 50, 3), np.uint8)).image_score
+        ExportedPredictor(exported).predict(np.zeros((40, 50, 3), np.uint8)).image_score
     )
 
 

@@ -5,7 +5,7 @@ Both may be called from several threads at once. No torch.
 
 import threading
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from efficientad.deployment.metadata import Precision
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
 
-EngineName = Literal["onnxruntime", "openvino"]
+EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
 
 INPUT: Final = "images"
 SCORE_OUTPUT: Final = "image_score"
@@ -31,6 +31,7 @@ class Judged(NamedTuple):
     """(batch, 56, 56), normalized."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs an exported graph."""
 

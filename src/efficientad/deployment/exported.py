@@ -15,6 +15,7 @@ from efficientad.deployment.engines import (
     OpenVinoEngine,
 )
 from efficientad.deployment.graph_nodes import MAX_SIDE
+from efficientad.deployment.metadata import Precision
 from efficientad.errors import ImageError
 from efficientad.images import ImageLike, RGBImage, as_rgb
 from efficientad.method.decision import Prediction
@@ -53,17 +54,7 @@ class ExportedPredictor:
         found = metadata.read(path)
         self.size, self.precision = found.size, found.precision
         self.calibration, self.provenance = found.calibration, found.provenance
-        is_onnx = path.suffix == metadata.ONNX_SUFFIX
-        self._engine: Engine
-        if engine == "openvino" or not is_onnx:
-            self._engine = OpenVinoEngine(
-                path,
-                precision=self.precision,
-                n_threads=n_threads,
-                n_streams=n_streams,
-            )
-        else:
-            self._engine = OnnxRuntimeEngine(path, n_threads=n_threads)
+        self._engine = _opened(path, engine, found.precision, n_threads, n_streams)
 
     def predict(self, image: ImageLike) -> Prediction:
         """Judge one image of any size.
@@ -101,6 +92,22 @@ class ExportedPredictor:
             )
             for score, local_grid, global_grid in zip(*judged, strict=True)
         ]
+
+
+def _opened(
+    path: Path,
+    name: EngineName | None,
+    precision: Precision,
+    n_threads: int | None,
+    n_streams: int,
+) -> Engine:
+    if name is None:
+        name = "onnxruntime" if path.suffix == metadata.ONNX_SUFFIX else "openvino"
+    if name == "onnxruntime":
+        return OnnxRuntimeEngine(path, n_threads=n_threads)
+    return OpenVinoEngine(
+        path, precision=precision, n_threads=n_threads, n_streams=n_streams
+    )
 
 
 def _fitting(image: RGBImage) -> RGBImage:

@@ -29,7 +29,7 @@ PIXELS = "pixels"
 MAP_OUTPUTS = ("combined_map", "local_map", "global_map")
 """(batch, height, width), at the images' own size."""
 
-Array = NDArray[np.float32]
+Array = NDArray[np.float64]
 Weights = Mapping[str, Array]
 
 

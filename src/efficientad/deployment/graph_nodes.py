@@ -16,7 +16,7 @@ from efficientad.images import INPUT_SIZE
 from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE, GRID_CELLS
 
 # Element types as the format numbers them.
-FLOAT, INT64, DOUBLE = 1, 7, 11
+FLOAT, INT64 = 1, 7
 # Pillow's weights are multiples of one over 2^22; each is split into two halves of 11
 # bits, whose products with pixels single precision holds exactly. A half is divided out
 # in two steps, so that no numerator exceeds the 31 bits some engines have.
@@ -82,15 +82,20 @@ def placement(graph: Nodes, length: str) -> str:
     first = graph.op("Mul", length, graph.integer(2 * FIRST_CENTRE + 1))
     cell = graph.op("Sub", graph.op("Mul", doubled, graph.integer(INPUT_SIZE)), first)
     whole = graph.op("Mul", length, graph.integer(2 * CELL_STRIDE))
-    cell = graph.op("Div", _as(graph, cell, DOUBLE), _as(graph, whole, DOUBLE))
-    cell = graph.op("Max", cell, graph.constant(0, np.float64))
-    cell = graph.op("Min", cell, graph.constant(GRID_CELLS - 1, np.float64))
-    column = graph.op("Unsqueeze", cell, graph.integer([1]))
-    cells = graph.constant(np.arange(GRID_CELLS)[None], np.float64)
-    distance = graph.op("Abs", graph.op("Sub", column, cells))
-    weights = graph.op("Sub", graph.constant(1, np.float64), distance)
-    weights = graph.op("Max", weights, graph.constant(0, np.float64))
-    return _as(graph, weights, FLOAT)
+    cell = graph.op("Max", cell, graph.integer(0))
+    last = graph.op("Mul", whole, graph.integer(GRID_CELLS - 1))
+    left, behind = _divided(graph, graph.op("Min", cell, last), whole)
+    # Whole cells exactly, and only what is left as a fraction: no engine needs doubles.
+    share = graph.op("Div", _as(graph, behind, FLOAT), _as(graph, whole, FLOAT))
+    cells = graph.integer(np.arange(GRID_CELLS)[None])
+    steps = graph.op("Sub", graph.op("Unsqueeze", left, graph.integer([1])), cells)
+    distance = graph.op(
+        "Add",
+        _as(graph, steps, FLOAT),
+        graph.op("Unsqueeze", share, graph.integer([1])),
+    )
+    weights = graph.op("Sub", graph.constant(1), graph.op("Abs", distance))
+    return graph.op("Max", weights, graph.constant(0))
 
 
 def _averaging(graph: Nodes, length: str) -> str:

@@ -1,12 +1,16 @@
 """Opens a model file with the engine it is made for."""
 
 from pathlib import Path
+from typing import get_args
 
+from efficientad.deployment.engines import EngineName
+from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
 from efficientad.method.predictor import Predictor
 from efficientad.training.config import Device, Runtime
 
-DETECTOR_SUFFIX, ONNX_SUFFIX = ".ead", ".onnx"
+DETECTOR_SUFFIX = ".ead"
+EXPORT_SUFFIXES = (ONNX_SUFFIX, OPENVINO_SUFFIX)
 
 
 def load_predictor(
@@ -15,17 +19,35 @@ def load_predictor(
     """Open a model file with the engine it is made for.
 
     Args:
-        path: The model file.
-        device: Where the networks run.
-        runtime: What computes them. `native`: this package's layers, on the CPU; where
-            they cannot be built PyTorch stands in, and a line says so. `auto`: native
-            on the CPU, PyTorch elsewhere.
+        path: The model file: .ead, or an exported .onnx or .xml.
+        device: Where the networks run. `cuda` runs an exported .onnx file by TensorRT.
+        runtime: What computes them. For a .ead file: `native`, this package's layers,
+            on the CPU; where they cannot be built PyTorch stands in, and a line says
+            so; or `pytorch`. For an export: `onnxruntime`, `openvino` or `tensorrt`.
+            `auto`: native on the CPU, PyTorch elsewhere; an export by the engine it is
+            made for.
 
     Raises:
-        ConfigError: If device and runtime exclude each other.
+        ConfigError: If device, runtime and file exclude each other.
         ModelFileError: If the file cannot be used.
         MissingDependencyError: If the engine is not installed.
     """
+    if not path.is_file():
+        raise ModelFileError(
+            f"no model file at {path}: give a {DETECTOR_SUFFIX} file made by "
+            "`efficientad train`, or one made by `efficientad export`"
+        )
+    if path.suffix in EXPORT_SUFFIXES:
+        return _exported(path, device, runtime)
+    if runtime in get_args(EngineName):
+        raise ConfigError(
+            f"runtime {runtime} runs exported files, got {path}; make one with "
+            "`efficientad export`, or use runtime auto, native or pytorch"
+        )
+    return _detector(path, device, runtime)
+
+
+def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
     if runtime == "native":
         if device == "cuda":
             raise ConfigError(
@@ -33,13 +55,6 @@ def load_predictor(
                 "use --device cpu, or --runtime pytorch"
             )
         device = "cpu"
-    if not path.is_file():
-        raise ModelFileError(
-            f"no model file at {path}: give a {DETECTOR_SUFFIX} file made by "
-            "`efficientad train`, or one made by `efficientad export`"
-        )
-    if path.suffix == ONNX_SUFFIX:
-        return _exported(path, device, runtime)
     try:
         from efficientad.training import model_file  # noqa: PLC0415 - needs torch
     except ModuleNotFoundError as error:
@@ -53,11 +68,39 @@ def load_predictor(
 
 
 def _exported(path: Path, device: Device, runtime: Runtime) -> Predictor:
-    if device == "cuda" or runtime != "auto":
-        raise ConfigError(
-            f"{path} runs on ONNX Runtime and the CPU, device {device} and runtime "
-            f"{runtime} were asked for; leave both at auto, or give the .ead file"
-        )
-    from efficientad.deployment.onnx_runtime import OnnxPredictor  # noqa: PLC0415
+    from efficientad.deployment.exported import ExportedPredictor  # noqa: PLC0415
 
-    return OnnxPredictor(path)
+    return ExportedPredictor(path, engine=_engine(path, device, runtime))
+
+
+def _engine(path: Path, device: Device, runtime: Runtime) -> EngineName:
+    """Choose what runs an export.
+
+    Raises:
+        ConfigError: If device, runtime and file exclude each other.
+    """
+    if runtime == "native" or runtime == "pytorch":
+        raise ConfigError(
+            f"runtime {runtime} runs {DETECTOR_SUFFIX} files, got {path}; use runtime "
+            "auto, onnxruntime, openvino or tensorrt"
+        )
+    is_onnx = path.suffix == ONNX_SUFFIX
+    engine: EngineName
+    if runtime != "auto":
+        engine = runtime
+    elif device == "cuda":
+        engine = "tensorrt"
+    else:
+        engine = "onnxruntime" if is_onnx else "openvino"
+    if not is_onnx and engine != "openvino":
+        raise ConfigError(
+            f"{path} can be run by OpenVINO on the CPU, {engine} was asked for; export "
+            f"an {ONNX_SUFFIX} file"
+        )
+    runs_on = "cuda" if engine == "tensorrt" else "cpu"
+    if device not in {"auto", runs_on}:
+        raise ConfigError(
+            f"runtime {engine} runs on {runs_on}, device {device} was asked for; leave "
+            "one of both at auto"
+        )
+    return engine
