@@ -1,7 +1,7 @@
 """The command line: one verb a library function.
 
-    efficientad demo | train | calibrate | predict | evaluate | export | benchmark |
-                reproduce | ablate | figures | distill | doctor
+    efficientad demo | train | calibrate | predict | evaluate | export | threshold |
+                benchmark | reproduce | ablate | figures | distill | doctor
 
 Errors raised on purpose become one line on stderr and exit code 2; other errors keep
 their traceback. Heavy packages are imported by the verb that needs them; tyro, which
@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from efficientad.cli_deployment import benchmark, evaluate, export, predict, threshold
 from efficientad.errors import EfficientADError
 from efficientad.figures.config import FigureConfig
-from efficientad.measurement.config import BenchmarkConfig
 from efficientad.reproduction.config import PaperTable, StudyConfig
-from efficientad.training.config import Device, DistillConfig, Runtime, TrainConfig
+from efficientad.training.config import Device, DistillConfig, TrainConfig
 
 if TYPE_CHECKING:
     from efficientad.reproduction.jobs import Job
@@ -76,126 +76,6 @@ def calibrate(
     print(f"wrote {output}")
     print(f"threshold {detector.calibration.threshold:.4g}")
     print(detector.calibration.statement())
-    return _OK
-
-
-def predict(
-    model: Path,
-    paths: tuple[Path, ...],
-    /,
-    *,
-    output: Path,
-    heatmaps: bool = True,
-    maps: bool = False,
-    device: Device = "auto",
-    runtime: Runtime = "auto",
-) -> int:
-    """Judge images: score, p-value, decision, heatmap.
-
-    Exit code 1 if a file could not be judged; the others are done all the same.
-
-    Args:
-        model: The detector file.
-        paths: Images, and folders of images.
-        output: Folder for predictions.csv, predictions.jsonl and heatmaps.
-        heatmaps: Write a picture of each image with its maps.
-        maps: Write each combined map as a float32 TIFF at the image's own size.
-        device: Where the networks run.
-        runtime: What computes them. auto: native layers on the CPU, else PyTorch.
-    """
-    from efficientad.deployment.prediction import predict_files
-    from efficientad.deployment.runtimes import load_predictor
-
-    predictor = load_predictor(model, device=device, runtime=runtime)
-    summary = predict_files(
-        predictor, paths, output, has_heatmaps=heatmaps, has_maps=maps
-    )
-    print(
-        f"{summary.n_images} images judged, {summary.n_anomalous} anomalous, "
-        f"{summary.n_failed} failed; see {output / 'predictions.csv'}"
-    )
-    return _SOME_FAILED if summary.n_failed else _OK
-
-
-def evaluate(
-    model: Path,
-    category: Path,
-    /,
-    *,
-    output: Path,
-    device: Device = "auto",
-    runtime: Runtime = "auto",
-) -> int:
-    """Measure a detector on labelled test images: metrics.json and report.html.
-
-    Args:
-        model: The detector file.
-        category: Category folder in MVTec AD's layout, with test and ground_truth.
-        output: Folder for the results.
-        device: Where the networks run.
-        runtime: What computes them. auto: native layers on the CPU, else PyTorch.
-    """
-    from efficientad.deployment.runtimes import load_predictor
-    from efficientad.judgement.evaluation import evaluate as evaluate_category
-
-    evaluation = evaluate_category(
-        load_predictor(model, device=device, runtime=runtime), category, output=output
-    )
-    for name, value in evaluation.metrics.items():
-        print(f"{name:24} {value:.4f}")
-    print(f"see {output / 'report.html'}")
-    return _OK
-
-
-def export(model: Path, /, *, output: Path, images: Path | None = None) -> int:
-    """Write a detector as one ONNX file that needs no PyTorch.
-
-    The file is compared with PyTorch and refused where it differs.
-
-    Args:
-        model: The detector file.
-        output: The file to write, for example part.onnx.
-        images: Folder of real images to compare on, beside artificial ones.
-    """
-    from efficientad.deployment.export import export as export_detector
-    from efficientad.training.model_file import load
-
-    report = export_detector(load(model, device="cpu"), output, images=images)
-    print(f"wrote {output}")
-    print(
-        f"largest difference from PyTorch {report.largest_difference:.2g} "
-        f"on {report.n_images} images"
-    )
-    return _OK
-
-
-def benchmark(
-    model: Path,
-    exports: tuple[Path, ...] = (),
-    /,
-    *,
-    output: Path | None = None,
-    config: BenchmarkConfig,
-) -> int:
-    """Measure speed, memory and cost with every engine, beside the plain networks.
-
-    Args:
-        model: The detector file, or an exported one.
-        exports: Exported files to measure beside it.
-        output: The JSON file to write. None: only the tables are printed.
-        config: Settings.
-    """
-    from efficientad.deployment.benchmark import benchmark as measure
-    from efficientad.storage import require_writable
-
-    if output is not None:
-        require_writable(output)
-    report = measure(
-        model, exports, config, on_stage=lambda stage: print(stage, file=sys.stderr)
-    )
-    if output is not None:
-        report.write(output)
-    print(report.text())
     return _OK
 
 
@@ -342,6 +222,7 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "predict": predict,
     "evaluate": evaluate,
     "export": export,
+    "threshold": threshold,
     "reproduce": reproduce,
     "ablate": ablate,
     "figures": figures,

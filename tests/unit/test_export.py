@@ -16,8 +16,8 @@ import efficientad
 from efficientad.cli import main
 from efficientad.deployment import export as export_module
 from efficientad.deployment import graph
-from efficientad.deployment.graph import INPUT, MAP_OUTPUTS, SCORE_OUTPUT
 from efficientad.deployment.exported import ExportedPredictor
+from efficientad.deployment.graph import INPUT, MAP_OUTPUTS, SCORE_OUTPUT
 from efficientad.deployment.runtimes import load_predictor
 from efficientad.errors import (
     ConfigError,
@@ -59,7 +59,10 @@ def test_an_export_judges_any_size_as_pytorch_does(detector, exported, height, w
     image = photograph(height, width)
     detector.prefers_native = False
 
-    expected, actual = detector.predict(image), ExportedPredictor(exported).predict(image)
+    expected, actual = (
+        detector.predict(image),
+        ExportedPredictor(exported).predict(image),
+    )
 
     scale = max(float(np.abs(expected.anomaly_map).max()), 0.1)
     np.testing.assert_allclose(

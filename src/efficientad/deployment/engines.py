@@ -62,6 +62,8 @@ class OnnxRuntimeEngine:
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads or 0
+        # Threads that wait leave the cores to others.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Messages of the engine itself: errors only.
         options.log_severity_level = 3
         try:

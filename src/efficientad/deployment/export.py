@@ -93,6 +93,15 @@ class ExportReport:
     """Points lost of image_au_roc and au_pro on a labelled category, where given;
     negative where the export is better."""
 
+    def lines(self) -> list[str]:
+        """Say it for a person, a sentence a line."""
+        difference = f"{self.largest_difference:.2g} on {self.n_images} images"
+        found = [f"largest difference from PyTorch {difference}"]
+        if self.quantization is not None:
+            found.append(str(self.quantization))
+        found += [f"{name} loses {v:.3f} points" for name, v in self.losses.items()]
+        return found
+
 
 def export(
     detector: "Detector",
@@ -160,6 +169,19 @@ def export(
     )
 
 
+def require_format(output: Path, wanted: Format | None) -> None:
+    """Refuse a name whose ending says another format.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    if wanted is not None and output.suffix != SUFFIX_OF[wanted]:
+        raise ConfigError(
+            f"format {wanted} is written with the ending {SUFFIX_OF[wanted]}, got "
+            f"{output.name}; name it {output.stem}{SUFFIX_OF[wanted]}"
+        )
+
+
 def _require_possible(
     detector: "Detector", target: Path, precision: Precision, images: Path | None
 ) -> None:
@@ -191,8 +213,8 @@ def _require_possible(
     if precision == "bf16":
         if target.suffix == ONNX_SUFFIX:
             raise ConfigError(
-                "ONNX Runtime has no bf16 convolutions on a CPU; use --format openvino, "
-                "or precision fp16"
+                "precision bf16 needs OpenVINO, ONNX Runtime has none such on a CPU; "
+                f"name the output {target.stem}{OPENVINO_SUFFIX}, or use fp16"
             )
         core = openvino.Core()
         require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
@@ -257,7 +279,9 @@ def _compared(
     precision: Precision,
 ) -> list[float]:
     """The largest differences on artificial and, where given, on real images."""
-    kinds = [("artificial", _artificial_images(), ARTIFICIAL_TOLERANCE[precision])]
+    kinds: list[tuple[str, Sequence[RGBImage], float]] = [
+        ("artificial", _artificial_images(), ARTIFICIAL_TOLERANCE[precision])
+    ]
     if normal:
         kinds.append(("given", normal[:_N_COMPARED], TOLERANCE[precision]))
     preferred, detector.prefers_native = detector.prefers_native, False

@@ -1,5 +1,6 @@
 """Exported detectors: the same answers without torch and without training code."""
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +17,7 @@ from efficientad.deployment.engines import (
 )
 from efficientad.deployment.graph_nodes import MAX_SIDE
 from efficientad.deployment.metadata import Precision
+from efficientad.deployment.tensorrt_engine import TensorRtEngine
 from efficientad.errors import ImageError
 from efficientad.images import ImageLike, RGBImage, as_rgb
 from efficientad.method.decision import Prediction
@@ -103,7 +105,11 @@ def _opened(
 ) -> Engine:
     if name is None:
         name = "onnxruntime" if path.suffix == metadata.ONNX_SUFFIX else "openvino"
+    if name == "tensorrt":
+        return TensorRtEngine(path, precision=precision)
     if name == "onnxruntime":
+        if n_threads is None and n_streams > 1:
+            n_threads = max(1, (os.cpu_count() or 1) // n_streams)
         return OnnxRuntimeEngine(path, n_threads=n_threads)
     return OpenVinoEngine(
         path, precision=precision, n_threads=n_threads, n_streams=n_streams

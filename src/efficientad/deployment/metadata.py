@@ -127,11 +127,9 @@ def _metadata(path: Path, content: dict[str, Any]) -> Metadata:
         for name in ("local_quantiles", "global_quantiles"):
             given[name] = MapQuantiles(**given[name])
         given["normal_scores"] = tuple(given["normal_scores"])
-        if content["precision"] not in get_args(Precision):
-            raise ConfigError(f"precision {content['precision']}")
         return Metadata(
             size=content["size"],
-            precision=content["precision"],
+            precision=_precision(content["precision"]),
             calibration=Calibration(**given),
             provenance=content["provenance"],
         )
@@ -140,6 +138,13 @@ def _metadata(path: Path, content: dict[str, Any]) -> Metadata:
             f"{path} does not hold a complete calibration (bad entry: {error}); "
             "export it again"
         ) from error
+
+
+def _precision(name: Any) -> Precision:
+    if name not in get_args(Precision):
+        raise ConfigError(f"precision {name!r}")
+    precision: Precision = name
+    return precision
 
 
 def _read(path: Path) -> bytes:

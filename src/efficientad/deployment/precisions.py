@@ -1,14 +1,21 @@
-"""Weights in 16 bits: half the file, computed with in single precision."""
+"""Networks in 16 bits: stored so, or also computed so.
 
-from typing import TYPE_CHECKING
+The first halves the file, and every CPU can do it. The second is for engines whose
+types are what the graph says. Resizing and everything behind the networks stay in
+single precision either way.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     import onnx
 
-_KERNEL_AXES = 4
-_FLOAT = 1
+_FLOAT, _FLOAT16, _BFLOAT16 = 1, 10, 16
+# They take the type of their first input along.
+_FOLLOWING: Final = {"Relu", "AveragePool", "Resize"}
 
 
 def with_16_bit_weights(
@@ -23,29 +30,116 @@ def with_16_bit_weights(
         has_bfloat16: Eight bits of precision and the range of single precision, in
             place of eleven bits and a range to 65504.
     """
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+    import onnx  # noqa: PLC0415 - only an export needs it
 
-    found = type(model).FromString(model.SerializeToString())
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
     casts = []
+    kernels = {node.input[1] for node in found.graph.node if node.op_type == "Conv"}
     for tensor in found.graph.initializer:
-        if len(tensor.dims) != _KERNEL_AXES or tensor.data_type != _FLOAT:
+        if tensor.name not in kernels:
             continue
-        values = numpy_helper.to_array(tensor)
-        if values.shape[0] == 1 and values.shape[2:] == (1, 1):
-            continue  # the mean of the pixels
         name = tensor.name
-        if has_bfloat16:
-            bits = values.view(np.uint32)
-            # To the nearest, ties to even.
-            rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-            raw = rounded.astype(np.uint16).tobytes()
-            kind = TensorProto.BFLOAT16
-        else:
-            raw, kind = values.astype(np.float16).tobytes(), TensorProto.FLOAT16
-        stored = helper.make_tensor(f"{name}_stored", kind, values.shape, raw, raw=True)
-        tensor.CopyFrom(stored)
-        casts.append(helper.make_node("Cast", [stored.name], [name], to=_FLOAT))
+        stored = f"{name}_stored"
+        tensor.CopyFrom(_in_16_bits(tensor, stored, has_bfloat16=has_bfloat16))
+        casts.append(onnx.helper.make_node("Cast", [stored], [name], to=_FLOAT))
     nodes = [*casts, *found.graph.node]
     del found.graph.node[:]
     found.graph.node.extend(nodes)
     return found
+
+
+def with_16_bit_networks(
+    model: "onnx.ModelProto", *, has_bfloat16: bool
+) -> "onnx.ModelProto":
+    """Let convolutions, and what stands between them, compute in 16 bits.
+
+    Args:
+        model: As `with_16_bit_weights` gives it.
+        has_bfloat16: As there.
+    """
+    import onnx  # noqa: PLC0415 - only engines with such networks need it
+
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    nodes = list(_Halving(found, has_bfloat16=has_bfloat16).nodes())
+    del found.graph.node[:]
+    found.graph.node.extend(nodes)
+    return found
+
+
+class _Halving:
+    """Goes through a graph once and keeps account of what is in 16 bits."""
+
+    def __init__(self, model: "onnx.ModelProto", *, has_bfloat16: bool) -> None:
+        self._graph = model.graph
+        self._has_bfloat16 = has_bfloat16
+        self._kind = _BFLOAT16 if has_bfloat16 else _FLOAT16
+        self._constants = {t.name: t for t in model.graph.initializer}
+        self._half = {
+            tensor.name
+            for tensor in model.graph.initializer
+            if tensor.data_type == self._kind
+        }
+        self._stored: dict[str, str] = {}
+        self._cast: dict[tuple[str, int], str] = {}
+
+    def nodes(self) -> "Iterator[onnx.NodeProto]":
+        """Give the nodes of the changed graph, in order."""
+        for node in list(self._graph.node):
+            if node.op_type == "Cast" and node.input[0] in self._half:
+                self._stored[node.output[0]] = node.input[0]
+                continue
+            if self._becomes_half(node):
+                last = len(node.input) if node.op_type in {"Conv", "Concat"} else 1
+                for index in range(last):
+                    yield from self._take(node, index, self._kind)
+                self._half.add(node.output[0])
+            else:
+                for index, name in enumerate(node.input):
+                    if name in self._half:
+                        yield from self._take(node, index, _FLOAT)
+            yield node
+
+    def _becomes_half(self, node: "onnx.NodeProto") -> bool:
+        if node.op_type == "Concat":
+            return all(name in self._half for name in node.input)
+        is_following = node.op_type in _FOLLOWING and node.input[0] in self._half
+        return node.op_type == "Conv" or is_following
+
+    def _take(
+        self, node: "onnx.NodeProto", index: int, kind: int
+    ) -> "Iterator[onnx.NodeProto]":
+        """Let a node read an input in a type; where that is new, cast it before."""
+        from onnx import helper  # noqa: PLC0415
+
+        name = self._stored.get(node.input[index], node.input[index])
+        if kind == _FLOAT or name not in self._half:
+            cast = self._cast.get((name, kind))
+            if cast is None:
+                cast = self._cast[name, kind] = f"{name}_as_{kind}"
+                constant = self._constants.get(name)
+                if constant is None:
+                    yield helper.make_node("Cast", [name], [cast], to=kind)
+                else:
+                    halved = _in_16_bits(
+                        constant, cast, has_bfloat16=self._has_bfloat16
+                    )
+                    self._graph.initializer.append(halved)
+            name = cast
+        node.input[index] = name
+
+
+def _in_16_bits(tensor: Any, name: str, *, has_bfloat16: bool) -> Any:
+    """Give a constant in 16 bits, under another name."""
+    from onnx import helper, numpy_helper  # noqa: PLC0415
+
+    values = numpy_helper.to_array(tensor)
+    if not has_bfloat16:
+        raw = values.astype(np.float16).tobytes()
+        return helper.make_tensor(name, _FLOAT16, values.shape, raw, raw=True)
+    bits = values.view(np.uint32)
+    # To the nearest, ties to even.
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    raw = rounded.astype(np.uint16).tobytes()
+    return helper.make_tensor(name, _BFLOAT16, values.shape, raw, raw=True)

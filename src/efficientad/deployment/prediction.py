@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +24,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from efficientad.deployment.streams import in_order, require_concurrent
 from efficientad.errors import DatasetError, ImageError
 from efficientad.heatmaps import prediction_panel
 from efficientad.images import RGBImage, find_images, read_image
@@ -60,6 +62,7 @@ def predict_files(
     *,
     has_heatmaps: bool = True,
     has_maps: bool = False,
+    n_streams: int = 1,
 ) -> PredictionSummary:
     """Judge image files and folders of them.
 
@@ -69,19 +72,27 @@ def predict_files(
         output: Folder for the results; made if it is not there.
         has_heatmaps: Write a picture of each image with its maps.
         has_maps: Write each combined map as a float32 TIFF.
+        n_streams: Images judged at the same time; their order stays. More than one
+            needs a predictor that may be called so, as exported ones may.
 
     Raises:
+        ConfigError: If the predictor takes one call at a time and more were asked for.
         DatasetError: If a path does not exist, or if there is no image at all.
         StorageError: If a result cannot be written.
     """
     if not paths:
         raise DatasetError("needed images or folders of images to judge, got none")
+    require_concurrent(predictor, n_streams)
     files = _named_files([Path(path) for path in paths])
     output = Path(output)
     n_anomalous = n_failed = 0
     with _lists(output) as add_row:
-        for path, name in files:
-            row, prediction, image = _judged(predictor, path)
+        found = in_order(
+            partial(_judged, predictor),
+            (path for path, _ in files),
+            n_streams=n_streams,
+        )
+        for (_, name), (row, prediction, image) in zip(files, found, strict=True):
             add_row(row)
             if prediction is None or image is None:
                 n_failed += 1

@@ -47,6 +47,13 @@ class QuantizationReport:
     error: float
     """As `LIMIT` measures it."""
 
+    def __str__(self) -> str:
+        kept = ", ".join(self.in_single_precision) or "none"
+        return (
+            f"{self.n_convolutions} convolutions in 8 bits but for {kept}; error of "
+            f"the maps {self.error:.2g} of the distance between the quantiles"
+        )
+
 
 class _Reader:
     """Gives calibration images one by one, as ONNX Runtime asks for them."""

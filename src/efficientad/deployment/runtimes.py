@@ -14,7 +14,11 @@ EXPORT_SUFFIXES = (ONNX_SUFFIX, OPENVINO_SUFFIX)
 
 
 def load_predictor(
-    path: Path, *, device: Device = "auto", runtime: Runtime = "auto"
+    path: Path,
+    *,
+    device: Device = "auto",
+    runtime: Runtime = "auto",
+    n_streams: int = 1,
 ) -> Predictor:
     """Open a model file with the engine it is made for.
 
@@ -26,6 +30,8 @@ def load_predictor(
             so; or `pytorch`. For an export: `onnxruntime`, `openvino` or `tensorrt`.
             `auto`: native on the CPU, PyTorch elsewhere; an export by the engine it is
             made for.
+        n_streams: Predictions at the same time that an exported file's engine shall
+            be ready for.
 
     Raises:
         ConfigError: If device, runtime and file exclude each other.
@@ -38,7 +44,7 @@ def load_predictor(
             "`efficientad train`, or one made by `efficientad export`"
         )
     if path.suffix in EXPORT_SUFFIXES:
-        return _exported(path, device, runtime)
+        return _exported(path, device, runtime, n_streams)
     if runtime in get_args(EngineName):
         raise ConfigError(
             f"runtime {runtime} runs exported files, got {path}; make one with "
@@ -67,10 +73,14 @@ def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
     return detector
 
 
-def _exported(path: Path, device: Device, runtime: Runtime) -> Predictor:
+def _exported(
+    path: Path, device: Device, runtime: Runtime, n_streams: int
+) -> Predictor:
     from efficientad.deployment.exported import ExportedPredictor  # noqa: PLC0415
 
-    return ExportedPredictor(path, engine=_engine(path, device, runtime))
+    return ExportedPredictor(
+        path, engine=_engine(path, device, runtime), n_streams=n_streams
+    )
 
 
 def _engine(path: Path, device: Device, runtime: Runtime) -> EngineName:
@@ -79,7 +89,7 @@ def _engine(path: Path, device: Device, runtime: Runtime) -> EngineName:
     Raises:
         ConfigError: If device, runtime and file exclude each other.
     """
-    if runtime == "native" or runtime == "pytorch":
+    if runtime == "native" or runtime == "pytorch":  # noqa: PLR1714 - narrows the type
         raise ConfigError(
             f"runtime {runtime} runs {DETECTOR_SUFFIX} files, got {path}; use runtime "
             "auto, onnxruntime, openvino or tensorrt"

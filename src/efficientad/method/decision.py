@@ -77,6 +77,9 @@ class Calibration:
             raise ConfigError(
                 f"false_alarm_budget must be in (0, 1), got {self.false_alarm_budget}"
             )
+        given = self.given_threshold
+        if given is not None and not math.isfinite(given):
+            raise ConfigError(f"a threshold must be a finite number, got {given}")
 
     @property
     def threshold(self) -> float:

@@ -1,0 +1,137 @@
+"""Changes how a model file decides; its networks, maps and scores stay as they are.
+
+What can change is the threshold, the false-alarm budget it follows from, and the table
+of held-out normal scores behind p-values. In an exported file these are metadata, so
+the graph stays to the byte and no PyTorch is needed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from efficientad.datasets import normal_image_paths, require_disjoint
+from efficientad.deployment import metadata
+from efficientad.deployment.runtimes import EXPORT_SUFFIXES, load_predictor
+from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.images import as_rgb, image_hash
+from efficientad.method.decision import Calibration
+from efficientad.method.predictor import Predictor
+
+
+def read_decision(model: Path) -> Calibration:
+    """Read how a model file decides.
+
+    Raises:
+        ModelFileError: If the file cannot be used.
+        MissingDependencyError: If it needs PyTorch, which is not installed.
+    """
+    if model.suffix in EXPORT_SUFFIXES:
+        return metadata.read(model).calibration
+    calibration: Calibration = _load_detector(model).calibration
+    return calibration
+
+
+def change_decision(
+    model: Path,
+    output: Path | None = None,
+    *,
+    threshold: float | None = None,
+    false_alarm_budget: float | None = None,
+    images: Path | None = None,
+) -> Calibration:
+    """Give a model file another threshold, budget or table of normal scores.
+
+    Args:
+        model: A .ead file or an exported one.
+        output: The file to write, with the same ending. None: the same file.
+        threshold: Set by hand. None: derived from the normal scores and the budget,
+            unless nothing else changes.
+        false_alarm_budget: Share of normal images that may be flagged, in (0, 1). None:
+            as it was.
+        images: Folder of normal images that were not trained on; their scores by this
+            very file replace the table. None: the table stays.
+
+    Returns:
+        What the file holds now.
+
+    Raises:
+        ConfigError: If nothing is to change, a number is outside its range, or the
+            ending is another.
+        DatasetError: If there are no images, or if some were trained on.
+        ModelFileError: If the file cannot be used.
+        StorageError: If it cannot be written; what stood there stays.
+    """
+    if threshold is None and false_alarm_budget is None and images is None:
+        raise ConfigError(
+            "needed a threshold, a false alarm budget or images, got none of them; "
+            "say what shall change"
+        )
+    output = output or model
+    if output.suffix != model.suffix:
+        raise ConfigError(
+            f"the changed file needs the ending {model.suffix} of {model.name}, got "
+            f"{output.name}; name it {output.stem}{model.suffix}"
+        )
+    if model.suffix in EXPORT_SUFFIXES:
+        return _change_export(model, output, threshold, false_alarm_budget, images)
+    from efficientad.training import model_file  # noqa: PLC0415 - needs torch
+
+    detector = _load_detector(model)
+    changed = _changed(detector.calibration, threshold, false_alarm_budget)
+    if images is not None:
+        changed = _with_scores_of(images, changed, detector, detector.provenance)
+    detector.calibration = changed
+    model_file.save(detector, output)
+    return changed
+
+
+def _change_export(
+    model: Path,
+    output: Path,
+    threshold: float | None,
+    false_alarm_budget: float | None,
+    images: Path | None,
+) -> Calibration:
+    found = metadata.read(model)
+    changed = _changed(found.calibration, threshold, false_alarm_budget)
+    if images is not None:
+        predictor = load_predictor(model)
+        changed = _with_scores_of(images, changed, predictor, found.provenance)
+    metadata.write(model, replace(found, calibration=changed), output=output)
+    return changed
+
+
+def _changed(
+    calibration: Calibration, threshold: float | None, budget: float | None
+) -> Calibration:
+    if budget is None:
+        budget = calibration.false_alarm_budget
+    return replace(calibration, given_threshold=threshold, false_alarm_budget=budget)
+
+
+def _with_scores_of(
+    folder: Path,
+    calibration: Calibration,
+    predictor: Predictor,
+    provenance: Mapping[str, Any],
+) -> Calibration:
+    paths, _ = normal_image_paths(folder, min_images=1)
+    scores, hashes = [], {}
+    for path in paths:
+        image = as_rgb(path)
+        hashes[str(path)] = image_hash(image)
+        scores.append(predictor.predict(image).image_score)
+    require_disjoint(hashes, provenance.get("training_images", {}))
+    return replace(calibration, normal_scores=tuple(sorted(scores)))
+
+
+def _load_detector(model: Path) -> Any:
+    try:
+        from efficientad.training import model_file  # noqa: PLC0415 - needs torch
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{model} needs PyTorch, which is not installed; "
+            "run: pip install 'efficientad[train]'"
+        ) from error
+    return model_file.load(model)

@@ -1,0 +1,188 @@
+"""TensorRT, asked for score and grids of a batch of images. No torch.
+
+Written against the documented API of TensorRT 10 and 11, whose networks are strongly
+typed: what a file says is what is computed. Hence a file in fp16 or bf16 has its
+networks cast to half precision before TensorRT reads it, and one in int8 brings its
+own scales.
+
+An engine is built for one size of images, the first that comes, and takes up to
+`MAX_BATCH` of them; building takes up to a minute. For images of another size another
+one is built and kept.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, SCORE_OUTPUT, Judged
+from efficientad.deployment.metadata import Precision
+from efficientad.deployment.precisions import with_16_bit_networks
+from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+from efficientad.method.placement import GRID_CELLS
+
+MAX_BATCH: Final = 16
+
+_Size = tuple[int, int]
+
+
+class TensorRtEngine:
+    """TensorRT on the first CUDA device.
+
+    Args:
+        path: An .onnx file.
+        precision: Of the file.
+
+    Raises:
+        ModelFileError: If the engine cannot read the file.
+        ConfigError: If there is no CUDA device.
+        MissingDependencyError: If a package of the extra `tensorrt` is not installed.
+    """
+
+    def __init__(self, path: Path, *, precision: Precision = "fp32") -> None:
+        try:
+            import onnx  # noqa: PLC0415 - only this engine needs them
+            import tensorrt  # noqa: PLC0415
+            from cuda.bindings import runtime as cuda  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"{path} on a GPU needs {error.name}, which is not installed; "
+                "run: pip install 'efficientad[tensorrt]'"
+            ) from error
+        self._tensorrt, self._cuda, self._path = tensorrt, cuda, path
+        status, n_devices = cuda.cudaGetDeviceCount()
+        if status != cuda.cudaError_t.cudaSuccess or n_devices == 0:
+            raise ConfigError(
+                "TensorRT needs a CUDA device, found none; leave --device and "
+                "--runtime at auto"
+            )
+        model = onnx.load(path)
+        if precision in {"fp16", "bf16"}:
+            model = with_16_bit_networks(model, has_bfloat16=precision == "bf16")
+        self._content: bytes = model.SerializeToString()
+        self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+        self._sessions: dict[_Size, _Session] = {}
+        # A session has one set of buffers; predictions take turns.
+        self._lock = threading.Lock()
+
+    def run(self, images: NDArray[np.uint8]) -> Judged:
+        """Judge images of one size, (batch, height, width, 3).
+
+        Raises:
+            ModelFileError: If TensorRT cannot build an engine of the file.
+            ConfigError: If the device has too little memory.
+        """
+        size = images.shape[1:3]
+        with self._lock:
+            if size not in self._sessions:
+                self._sessions[size] = _Session(self._cuda, self._built(size), size)
+            parts = [
+                self._sessions[size].run(images[start : start + MAX_BATCH])
+                for start in range(0, len(images), MAX_BATCH)
+            ]
+        return Judged(*(np.concatenate(same) for same in zip(*parts, strict=True)))
+
+    def _built(self, size: _Size) -> Any:
+        trt = self._tensorrt
+        builder = trt.Builder(self._logger)
+        network = builder.create_network(_flags(trt))
+        parser = trt.OnnxParser(network, self._logger)
+        if not parser.parse(self._content):
+            raise ModelFileError(
+                f"{self._path} is not a model TensorRT can read "
+                f"({parser.get_error(0)}); export it again"
+            )
+        judged = {SCORE_OUTPUT, *GRID_OUTPUTS}
+        outputs = [network.get_output(i) for i in range(network.num_outputs)]
+        for tensor in outputs:
+            if tensor.name not in judged:
+                network.unmark_output(tensor)
+        config = builder.create_builder_config()
+        # Products in single precision, not in TensorFloat-32's ten bits.
+        config.clear_flag(trt.BuilderFlag.TF32)
+        profile = builder.create_optimization_profile()
+        one, most = ((n, *size, 3) for n in (1, MAX_BATCH))
+        profile.set_shape(INPUT, one, one, most)
+        config.add_optimization_profile(profile)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise ModelFileError(
+                f"TensorRT cannot build {self._path} for images of {size[1]} x "
+                f"{size[0]} (see its message); export another precision"
+            )
+        return trt.Runtime(self._logger).deserialize_cuda_engine(plan)
+
+
+class _Session:
+    """An engine for images of one size, with its buffers on the device."""
+
+    def __init__(self, cuda: Any, engine: Any, size: _Size) -> None:
+        self._cuda, self._engine = cuda, engine
+        self._context = engine.create_execution_context()
+        self._stream = self._checked(cuda.cudaStreamCreate())
+        self._outputs = {
+            SCORE_OUTPUT: np.empty((MAX_BATCH,), np.float32),
+            **{
+                name: np.empty((MAX_BATCH, GRID_CELLS, GRID_CELLS), np.float32)
+                for name in GRID_OUTPUTS
+            },
+        }
+        sizes = {INPUT: MAX_BATCH * size[0] * size[1] * 3}
+        sizes |= {name: array.nbytes for name, array in self._outputs.items()}
+        self._addresses = {
+            name: self._checked(cuda.cudaMalloc(n_bytes))
+            for name, n_bytes in sizes.items()
+        }
+        for name, address in self._addresses.items():
+            self._context.set_tensor_address(name, address)
+
+    def run(self, images: NDArray[np.uint8]) -> Judged:
+        """Judge up to `MAX_BATCH` images."""
+        cuda, n = self._cuda, len(images)
+        images = np.ascontiguousarray(images)
+        self._context.set_input_shape(INPUT, images.shape)
+        kind = cuda.cudaMemcpyKind
+        to_device, to_host = kind.cudaMemcpyHostToDevice, kind.cudaMemcpyDeviceToHost
+        self._copy(self._addresses[INPUT], images.ctypes.data, images.nbytes, to_device)
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise ModelFileError(
+                "TensorRT could not run the model (see its message); run it with "
+                "--device cpu"
+            )
+        found = {name: array[:n].copy() for name, array in self._outputs.items()}
+        for name, array in found.items():
+            host = array.ctypes.data
+            self._copy(host, self._addresses[name], array.nbytes, to_host)
+        self._checked(cuda.cudaStreamSynchronize(self._stream))
+        return Judged(*(found[name] for name in (SCORE_OUTPUT, *GRID_OUTPUTS)))
+
+    def __del__(self) -> None:
+        for address in getattr(self, "_addresses", {}).values():
+            self._cuda.cudaFree(address)
+        if hasattr(self, "_stream"):
+            self._cuda.cudaStreamDestroy(self._stream)
+
+    def _copy(self, to: int, source: int, n_bytes: int, kind: Any) -> None:
+        self._checked(
+            self._cuda.cudaMemcpyAsync(to, source, n_bytes, kind, self._stream)
+        )
+
+    def _checked(self, answer: tuple[Any, ...]) -> Any:
+        """Give what a call of CUDA returned beside its status."""
+        status, *values = answer
+        if status != self._cuda.cudaError_t.cudaSuccess:
+            raise ConfigError(
+                f"CUDA could not do what TensorRT needs ({status.name}); use smaller "
+                "images, or --device cpu"
+            )
+        return values[0] if values else None
+
+
+def _flags(tensorrt: Any) -> int:
+    """Ask TensorRT 10 for what 11 always does."""
+    flags = tensorrt.NetworkDefinitionCreationFlag
+    strongly = getattr(flags, "STRONGLY_TYPED", None)
+    is_optional = int(tensorrt.__version__.partition(".")[0]) < 11  # noqa: PLR2004
+    return 1 << int(strongly) if is_optional and strongly is not None else 0
