@@ -21,8 +21,14 @@ settings.register_profile("exploring", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked gpu on a machine without one."""
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Skip the tests marked gpu on a machine without one, and unasked fresh ones."""
+    if "fresh" not in config.getoption("markexpr"):
+        for item in items:
+            if item.get_closest_marker("fresh"):
+                item.add_marker(pytest.mark.skip(reason="run by `make fresh`"))
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return
@@ -69,6 +75,55 @@ def make_detector():
         return detector.eval().requires_grad_(requires_grad=False)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def photograph():
+    """Draw images with smooth and noisy parts, as in a photograph."""
+    from PIL import Image
+
+    def drawn(height, width, seed=0):
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((width, height)), np.int16)
+        noise = rng.integers(-20, 21, smooth.shape)
+        return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def judging_detector(make_detector, photograph):
+    """An untrained detector whose maps are scaled as a trained one's."""
+    import torch
+
+    from efficientad.images import INPUT_SIZE
+    from efficientad.method.decision import Calibration, MapQuantiles
+
+    detector = make_detector()
+    detector.prefers_native = False
+    pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]
+    raw = detector.judged_maps(torch.from_numpy(pixels))
+    quantiles = [
+        MapQuantiles(*np.quantile(m.numpy(), (0.5, 0.95)).tolist()) for m in raw
+    ]
+    detector.calibration = Calibration(*quantiles, (0.1, 0.15, 0.2), 0.3)
+    return detector
+
+
+@pytest.fixture(scope="session")
+def exports(judging_detector, tmp_path_factory):
+    """That detector in both formats, by engine."""
+    import efficientad
+
+    folder = tmp_path_factory.mktemp("exports")
+    found = {
+        "onnxruntime": folder / "part.onnx",
+        "openvino": folder / "part.xml",
+    }
+    for path in found.values():
+        efficientad.export(judging_detector, path)
+    return found
 
 
 @pytest.fixture(scope="session")

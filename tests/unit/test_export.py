@@ -1,117 +1,49 @@
-"""Exported detectors: the same answers without PyTorch."""
+"""Making exports: what is written, what is refused, and that nothing half is left."""
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
+import openvino
 import pytest
-from PIL import Image
 
 import efficientad
-from efficientad.cli import main
 from efficientad.deployment import export as export_module
-from efficientad.deployment import graph
+from efficientad.deployment import metadata
+from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, require_bf16
 from efficientad.deployment.exported import ExportedPredictor
-from efficientad.deployment.graph import INPUT, MAP_OUTPUTS, SCORE_OUTPUT
-from efficientad.deployment.runtimes import load_predictor
+from efficientad.deployment.graph import detector_graph
+from efficientad.deployment.precisions import with_16_bit_weights, with_fp16_networks
 from efficientad.errors import (
     ConfigError,
     MissingDependencyError,
-    ModelFileError,
     NotCalibratedError,
+    StorageError,
 )
-from efficientad.method.predictor import Predictor
-from efficientad.training import model_file
-
-# Of the largest value; 1 of 255 in some pixels of a tall image makes a thousandth.
-TOLERANCE = 5e-3
-SIZES = [(256, 256), (33, 33), (40, 2000), (1200, 70), (301, 517)]
 
 
 @pytest.fixture(scope="module")
-def detector(make_detector):
-    return make_detector()
+def model(judging_detector):
+    return detector_graph(judging_detector)
 
 
-@pytest.fixture(scope="module")
-def exported(detector, tmp_path_factory):
-    path = tmp_path_factory.mktemp("export") / "part.onnx"
-    efficientad.export(detector, path)
-    return path
-
-
-def photograph(height, width, seed=0):
-    """Smooth and noisy parts, as in a photograph."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)
-    smooth = np.asarray(Image.fromarray(coarse).resize((width, height)), np.int16)
-    noise = rng.integers(-20, 21, smooth.shape)
-    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
-
-
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_an_export_judges_any_size_as_pytorch_does(detector, exported, height, width):
-    image = photograph(height, width)
-    detector.prefers_native = False
-
-    expected, actual = (
-        detector.predict(image),
-        ExportedPredictor(exported).predict(image),
+def grids(model, image):
+    """What OpenVINO makes of a graph, all in single precision."""
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(
+        core.read_model(model.SerializeToString()), "CPU", settings
     )
-
-    scale = max(float(np.abs(expected.anomaly_map).max()), 0.1)
-    np.testing.assert_allclose(
-        actual.anomaly_map, expected.anomaly_map, atol=TOLERANCE * scale
-    )
-    assert actual.image_score == pytest.approx(
-        expected.image_score, abs=TOLERANCE * scale
-    )
-    assert actual.p_value == expected.p_value
-    assert actual.threshold == expected.threshold
-    assert actual.anomaly_map.shape == (height, width)
+    found = compiled({INPUT: image[np.newaxis]})
+    return np.stack([found[name][0] for name in GRID_OUTPUTS])
 
 
-def test_the_graph_itself_gives_maps_at_the_images_size(exported):
-    images = np.stack([photograph(120, 90, seed) for seed in range(2)])
-    session = onnxruntime.InferenceSession(exported)
-
-    combined, local, global_, scores = session.run(
-        [*MAP_OUTPUTS, SCORE_OUTPUT], {INPUT: images}
-    )
-
-    predictor = ExportedPredictor(exported)
-    for index, image in enumerate(images):
-        expected = predictor.predict(image)
-        scale = 1e-4 * max(float(np.abs(expected.anomaly_map).max()), 0.1)
-        np.testing.assert_allclose(combined[index], expected.anomaly_map, atol=scale)
-        np.testing.assert_allclose(local[index], expected.local_map, atol=scale)
-        np.testing.assert_allclose(global_[index], expected.global_map, atol=2 * scale)
-        assert scores[index] == pytest.approx(expected.image_score, abs=scale)
-
-
-def test_a_gray_image_and_a_path_are_judged_too(exported, tmp_path):
-    gray = photograph(64, 64)[..., 0]
-    Image.fromarray(gray).save(tmp_path / "gray.png")
-
-    predictor = load_predictor(exported)
-    from_file, from_array = predictor.predict_batch([tmp_path / "gray.png", gray])
-
-    assert isinstance(predictor, Predictor)
-    assert from_file.image_score == from_array.image_score
-
-
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_an_export_that_differs_is_refused_and_nothing_is_left(
-    detector, tmp_path, monkeypatch
+    judging_detector, tmp_path, monkeypatch, suffix
 ):
-    build = graph.detector_graph
-
     def wrong(given):
-        model = build(given)
+        model = detector_graph(given)
         for tensor in model.graph.initializer:
             if list(tensor.dims) == [384, 256, 4, 4]:
                 value = onnx.numpy_helper.to_array(tensor) * 1.01
@@ -119,14 +51,100 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(
         return model
 
     monkeypatch.setattr(export_module, "detector_graph", wrong)
-    target = tmp_path / "part.onnx"
+    target = tmp_path / f"part{suffix}"
     target.write_bytes(b"an earlier export")
 
-    with pytest.raises(ConfigError, match=r"within 0\.001, its local_grid differs"):
-        efficientad.export(detector, target)
+    with pytest.raises(ConfigError, match=r"on artificial images it differs by 0\.\d"):
+        efficientad.export(judging_detector, target)
 
     assert target.read_bytes() == b"an earlier export"
-    assert [path.name for path in tmp_path.iterdir()] == ["part.onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_an_export_is_two_files_for_openvino_and_one_else(exports):
+    names = {path.name for path in exports["onnxruntime"].parent.iterdir()}
+
+    assert names == {"part.onnx", "part.xml", "part.bin"}
+
+
+def test_16_bits_halve_the_file_and_hardly_change_the_maps(
+    judging_detector, exports, photograph, tmp_path
+):
+    path = tmp_path / "part.onnx"
+
+    report = efficientad.export(judging_detector, path, precision="fp16")
+
+    assert path.stat().st_size < 0.52 * exports["onnxruntime"].stat().st_size
+    assert 0 < report.largest_difference < 1e-2
+    assert metadata.read(path).precision == "fp16"
+    image = photograph(80, 90)
+    exact, found = (
+        ExportedPredictor(p).predict(image) for p in (exports["onnxruntime"], path)
+    )
+    assert found.image_score == pytest.approx(exact.image_score, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["bf16 weights", "fp16 networks"])
+def test_16_bits_leave_the_graph_valid_and_its_maps_near(model, photograph, kind):
+    changed = with_16_bit_weights(model, has_bfloat16=kind == "bf16 weights")
+    if kind == "fp16 networks":
+        changed = with_fp16_networks(changed)
+    onnx.checker.check_model(changed, full_check=True)
+    image = photograph(256, 256)
+
+    exact, found = grids(model, image), grids(changed, image)
+
+    difference = np.abs(exact - found).max() / np.abs(exact).max()
+    assert 0 < difference < (0.05 if kind == "bf16 weights" else 0.01)
+
+
+def test_networks_in_half_precision_have_no_other_convolutions(model):
+    halved = with_fp16_networks(with_16_bit_weights(model, has_bfloat16=False))
+
+    inferred = onnx.shape_inference.infer_shapes(halved)
+    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    convolutions = [n for n in halved.graph.node if n.op_type == "Conv"]
+    assert len(convolutions) == 22
+    assert {kinds[n.output[0]] for n in convolutions} == {onnx.TensorProto.FLOAT16}
+
+
+def test_bf16_is_refused_where_the_processor_has_none():
+    require_bf16(["FP32", "BF16"])
+    with pytest.raises(ConfigError, match="this one has FP32, INT8; use fp32"):
+        require_bf16(["FP32", "INT8"])
+
+
+def test_bf16_is_exported_where_the_processor_can(judging_detector, tmp_path):
+    found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in found:
+        pytest.skip("needs a processor with AVX512_BF16 or AMX")
+
+    report = efficientad.export(judging_detector, tmp_path / "a.xml", precision="bf16")
+
+    assert report.largest_difference > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "message"),
+    [
+        ("part.engine", "fp32", r"name it part\.onnx or part\.xml"),
+        ("part.onnx", "bf16", r"name the output part\.xml"),
+        ("part.onnx", "int8", "give --images FOLDER"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(
+    judging_detector, tmp_path, name, precision, message
+):
+    with pytest.raises(ConfigError, match=message):
+        efficientad.export(judging_detector, tmp_path / name, precision=precision)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_format_and_another_ending_exclude_each_other(tmp_path):
+    export_module.require_format(tmp_path / "part.xml", "openvino")
+    with pytest.raises(ConfigError, match=r"name it part\.xml"):
+        export_module.require_format(tmp_path / "part.onnx", "openvino")
 
 
 def test_an_uncalibrated_detector_is_not_exported(make_detector, tmp_path):
@@ -137,103 +155,59 @@ def test_an_uncalibrated_detector_is_not_exported(make_detector, tmp_path):
         efficientad.export(detector, tmp_path / "part.onnx")
 
 
-def with_metadata(path, target, metadata):
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"efficientad": metadata})
-    onnx.save(model, target)
-    return target
+@pytest.mark.parametrize("package", ["onnx", "openvino"])
+def test_a_missing_package_is_named(judging_detector, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+
+    with pytest.raises(MissingDependencyError, match=rf"{package}.*\[export\]"):
+        efficientad.export(judging_detector, tmp_path / "part.xml")
 
 
-def test_the_threshold_is_metadata(exported, tmp_path):
-    content = json.loads(onnx.load(exported).metadata_props[0].value)
-    content["calibration"]["given_threshold"] = 123.0
-    path = with_metadata(exported, tmp_path / "b.onnx", json.dumps(content))
+def test_a_place_that_cannot_be_written_is_found_out_first(judging_detector, tmp_path):
+    (tmp_path / "file").write_text("in the way")
 
-    assert ExportedPredictor(path).predict(photograph(50, 50)).threshold == 123.0
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ("no JSON", "not an export of this package"),
-        ('{"format": 99}', "export format 99, this version reads 1"),
-        ('{"format": 1, "calibration": {}}', "not hold a complete calibration"),
-    ],
-)
-def test_a_foreign_export_gets_a_sentence(exported, tmp_path, metadata, message):
-    path = with_metadata(exported, tmp_path / "b.onnx", metadata)
-
-    with pytest.raises(ModelFileError, match=message):
-        ExportedPredictor(path)
+    with pytest.raises(StorageError, match="choose another output"):
+        efficientad.export(judging_detector, tmp_path / "file" / "part.onnx")
 
 
-def test_a_truncated_export_gets_a_sentence(exported, tmp_path):
-    path = tmp_path / "b.onnx"
-    path.write_bytes(exported.read_bytes()[:5000])
+@pytest.fixture
+def evaluations(monkeypatch):
+    """An evaluation whose exports are a given number of points worse."""
+    from efficientad.judgement import evaluation
 
-    with pytest.raises(ModelFileError, match="not an ONNX file that can be read"):
-        load_predictor(path)
+    class Faked:
+        def __init__(self, loss):
+            self.metrics = {"image_au_roc": 0.99, "au_pro": 0.93 - loss / 100}
 
+    def lose(points):
+        def evaluate(predictor, category):
+            is_export = isinstance(predictor, ExportedPredictor)
+            return Faked(points if is_export else 0.0)
 
-def test_an_export_runs_on_its_own_engine_only(exported):
-    with pytest.raises(ConfigError, match="leave both at auto"):
-        load_predictor(exported, runtime="native")
+        monkeypatch.setattr(evaluation, "evaluate", evaluate)
+        # The comparison with PyTorch has tests of its own.
+        monkeypatch.setattr(export_module, "_artificial_images", lambda: [BLACK])
 
-
-def test_a_missing_engine_is_named(exported, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-
-    with pytest.raises(MissingDependencyError, match=r"efficientad\[onnx\]"):
-        load_predictor(exported)
-
-
-def test_the_command_line_exports_and_predicts(detector, tmp_path, capsys):
-    model_file.save(detector, tmp_path / "part.ead")
-    Image.fromarray(photograph(80, 60)).save(tmp_path / "a.png")
-    model, target = str(tmp_path / "part.ead"), str(tmp_path / "part.onnx")
-
-    assert main(["export", model, "--output", str(tmp_path / "part.xyz")]) == 2
-    assert "name it part.onnx" in capsys.readouterr().err
-    assert main(["export", model, "--output", target]) == 0
-    assert "largest difference from PyTorch" in capsys.readouterr().out
-    judged = ["predict", target, str(tmp_path / "a.png"), "--output", str(tmp_path)]
-    assert main(judged) == 0
-    assert (tmp_path / "heatmaps" / "a.png").is_file()
+    return lose
 
 
-PROGRAM = """
-import sys
-for name in {blocked}:
-    sys.modules[name] = None
-from efficientad import load_predictor
-from pathlib import Path
-import numpy as np
-image = np.zeros((40, 50, 3), np.uint8)
-print(load_predictor(Path({path!r})).predict(image).image_score)
-"""
+BLACK = np.zeros((256, 256, 3), np.uint8)
 
 
-def run_without(blocked, path):
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(blocked=blocked, path=str(path))],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(efficientad.__file__).parents[1]),
-        },
-    )
+def test_an_export_that_loses_accuracy_is_refused(
+    judging_detector, tmp_path, evaluations
+):
+    evaluations(0.3)
+    with pytest.raises(ConfigError, match=r"lose 0\.2 points of au_pro .* loses 0\.3;"):
+        efficientad.export(judging_detector, tmp_path / "a.onnx", verify=tmp_path)
+
+    assert not list(tmp_path.iterdir())
 
 
-def test_an_export_is_judged_without_torch(exported):
-    finished = run_without(["torch", "jaxtyping", "scipy", "onnx"], exported)
+def test_the_accuracy_lost_is_told(judging_detector, tmp_path, evaluations):
+    evaluations(0.15)
 
-    assert finished.returncode == 0, finished.stderr
-    assert float(finished.stdout) == pytest.approx(
-        ExportedPredictor(exported).predict(np.zeros((40, 50, 3), np.uint8)).image_score
-    )
+    report = efficientad.export(judging_detector, tmp_path / "a.onnx", verify=tmp_path)
 
-
-def test_blocking_a_package_is_noticed(exported):
-    assert "onnxruntime" in run_without(["onnxruntime"], exported).stderr
+    assert report.losses["au_pro"] == pytest.approx(0.15)
+    assert "au_pro loses 0.150 points" in report.lines()

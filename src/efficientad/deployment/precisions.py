@@ -49,37 +49,35 @@ def with_16_bit_weights(
     return found
 
 
-def with_16_bit_networks(
-    model: "onnx.ModelProto", *, has_bfloat16: bool
-) -> "onnx.ModelProto":
-    """Let convolutions, and what stands between them, compute in 16 bits.
+def with_fp16_networks(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Let convolutions, and what stands between them, compute in half precision.
 
     Args:
-        model: As `with_16_bit_weights` gives it.
-        has_bfloat16: As there.
+        model: As `with_16_bit_weights` gives it, without bfloat16.
     """
     import onnx  # noqa: PLC0415 - only engines with such networks need it
 
     found = onnx.ModelProto()
     found.CopyFrom(model)
-    nodes = list(_Halving(found, has_bfloat16=has_bfloat16).nodes())
+    nodes = list(_Halving(found).nodes())
     del found.graph.node[:]
     found.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    for tensor in [t for t in found.graph.initializer if t.name not in used]:
+        found.graph.initializer.remove(tensor)
     return found
 
 
 class _Halving:
     """Goes through a graph once and keeps account of what is in 16 bits."""
 
-    def __init__(self, model: "onnx.ModelProto", *, has_bfloat16: bool) -> None:
+    def __init__(self, model: "onnx.ModelProto") -> None:
         self._graph = model.graph
-        self._has_bfloat16 = has_bfloat16
-        self._kind = _BFLOAT16 if has_bfloat16 else _FLOAT16
         self._constants = {t.name: t for t in model.graph.initializer}
         self._half = {
             tensor.name
             for tensor in model.graph.initializer
-            if tensor.data_type == self._kind
+            if tensor.data_type == _FLOAT16
         }
         self._stored: dict[str, str] = {}
         self._cast: dict[tuple[str, int], str] = {}
@@ -93,7 +91,7 @@ class _Halving:
             if self._becomes_half(node):
                 last = len(node.input) if node.op_type in {"Conv", "Concat"} else 1
                 for index in range(last):
-                    yield from self._take(node, index, self._kind)
+                    yield from self._take(node, index, _FLOAT16)
                 self._half.add(node.output[0])
             else:
                 for index, name in enumerate(node.input):
@@ -122,9 +120,7 @@ class _Halving:
                 if constant is None:
                     yield helper.make_node("Cast", [name], [cast], to=kind)
                 else:
-                    halved = _in_16_bits(
-                        constant, cast, has_bfloat16=self._has_bfloat16
-                    )
+                    halved = _in_16_bits(constant, cast, has_bfloat16=False)
                     self._graph.initializer.append(halved)
             name = cast
         node.input[index] = name

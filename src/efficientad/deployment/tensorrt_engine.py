@@ -1,9 +1,9 @@
 """TensorRT, asked for score and grids of a batch of images. No torch.
 
 Written against the documented API of TensorRT 10 and 11, whose networks are strongly
-typed: what a file says is what is computed. Hence a file in fp16 or bf16 has its
-networks cast to half precision before TensorRT reads it, and one in int8 brings its
-own scales.
+typed: what a file says is what is computed. Hence a file in fp16 has its networks cast
+to half precision before TensorRT reads it. Files in int8 have unsigned 8 bits as CPUs
+want them, and are refused.
 
 An engine is built for one size of images, the first that comes, and takes up to
 `MAX_BATCH` of them; building takes up to a minute. For images of another size another
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, SCORE_OUTPUT, Judged
 from efficientad.deployment.metadata import Precision
-from efficientad.deployment.precisions import with_16_bit_networks
+from efficientad.deployment.precisions import with_fp16_networks
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
 from efficientad.method.placement import GRID_CELLS
 
@@ -37,11 +37,16 @@ class TensorRtEngine:
 
     Raises:
         ModelFileError: If the engine cannot read the file.
-        ConfigError: If there is no CUDA device.
+        ConfigError: If there is no CUDA device, or the file is in int8.
         MissingDependencyError: If a package of the extra `tensorrt` is not installed.
     """
 
     def __init__(self, path: Path, *, precision: Precision = "fp32") -> None:
+        if precision == "int8":
+            raise ConfigError(
+                f"{path} is in int8 as CPUs have it, TensorRT needs other scales; "
+                "export fp16 for a GPU"
+            )
         try:
             import onnx  # noqa: PLC0415 - only this engine needs them
             import tensorrt  # noqa: PLC0415
@@ -59,8 +64,8 @@ class TensorRtEngine:
                 "--runtime at auto"
             )
         model = onnx.load(path)
-        if precision in {"fp16", "bf16"}:
-            model = with_16_bit_networks(model, has_bfloat16=precision == "bf16")
+        if precision == "fp16":
+            model = with_fp16_networks(model)
         self._content: bytes = model.SerializeToString()
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         self._sessions: dict[_Size, _Session] = {}

@@ -1,0 +1,271 @@
+"""Exported detectors: on every engine and any size the same answers as PyTorch's."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+import efficientad
+from efficientad.cli import main
+from efficientad.deployment import metadata
+from efficientad.deployment.engines import INPUT, SCORE_OUTPUT
+from efficientad.deployment.exported import ExportedPredictor
+from efficientad.deployment.graph import MAP_OUTPUTS
+from efficientad.deployment.graph_nodes import MAX_SIDE
+from efficientad.deployment.runtimes import load_predictor
+from efficientad.deployment.tensorrt_engine import TensorRtEngine
+from efficientad.errors import ConfigError, ImageError, MissingDependencyError
+from efficientad.method.predictor import Predictor
+from efficientad.training import model_file
+
+# Of the largest value of a map, or of 0.1 if that is more.
+TOLERANCE = 1e-4
+ENGINES = ["onnxruntime", "openvino"]
+SIZES = [(33, 33), (256, 256), (40, 2000), (1200, 70), (301, 517), (1, 5000)]
+
+
+@pytest.fixture(scope="module")
+def predictors(exports):
+    return {name: ExportedPredictor(path) for name, path in exports.items()}
+
+
+def assert_alike(found, expected):
+    for name in ("local_grid", "global_grid"):
+        value = getattr(expected, name)
+        scale = TOLERANCE * max(float(np.abs(value).max()), 0.1)
+        np.testing.assert_allclose(getattr(found, name), value, atol=scale, rtol=0)
+    scale = TOLERANCE * max(abs(expected.image_score), 0.1)
+    assert found.image_score == pytest.approx(expected.image_score, abs=scale)
+    assert (found.height, found.width) == (expected.height, expected.width)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_an_export_judges_any_size_as_pytorch_does(
+    judging_detector, predictors, photograph, height, width
+):
+    image = photograph(height, width)
+    expected = judging_detector.predict(image)
+
+    for predictor in predictors.values():
+        found = predictor.predict(image)
+        assert_alike(found, expected)
+        assert found.anomaly_map.shape == (height, width)
+        assert found.p_value == expected.p_value
+        assert found.threshold == expected.threshold
+
+
+def test_another_map_is_noticed(judging_detector, predictors, photograph):
+    """The positive control: a slightly other image is told apart."""
+    image = photograph(256, 256)
+    expected = judging_detector.predict(image)
+    image[100:110, 100:110] ^= 1
+
+    with pytest.raises(AssertionError):
+        assert_alike(predictors["onnxruntime"].predict(image), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_image_of_48_megapixels_is_judged_as_pytorch_does(
+    judging_detector, predictors, photograph, engine
+):
+    image = np.tile(photograph(600, 800), (10, 10, 1))
+
+    found = predictors[engine].predict(image)
+
+    assert_alike(found, judging_detector.predict(image))
+    assert found.anomaly_map.shape == (6000, 8000)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_images_judged_together_are_judged_as_alone(predictors, photograph, engine):
+    sizes = [(60, 50), (60, 50), (50, 60), (60, 50)]
+    images = [photograph(*size, seed) for seed, size in enumerate(sizes)]
+
+    together = predictors[engine].predict_batch(images)
+
+    assert len(together) == len(images)
+    for image, found in zip(images, together, strict=True):
+        assert_alike(found, predictors[engine].predict(image))
+    assert predictors[engine].predict_batch([]) == []
+
+
+def test_the_graph_itself_gives_maps_at_the_images_size(
+    exports, predictors, photograph
+):
+    images = np.stack([photograph(120, 90, seed) for seed in range(2)])
+    session = onnxruntime.InferenceSession(exports["onnxruntime"])
+
+    combined, local, global_, scores = session.run(
+        [*MAP_OUTPUTS, SCORE_OUTPUT], {INPUT: images}
+    )
+
+    for index, image in enumerate(images):
+        expected = predictors["onnxruntime"].predict(image)
+        scale = 1e-5 * max(float(np.abs(expected.anomaly_map).max()), 0.1)
+        np.testing.assert_allclose(combined[index], expected.anomaly_map, atol=scale)
+        np.testing.assert_allclose(local[index], expected.local_map, atol=2 * scale)
+        np.testing.assert_allclose(global_[index], expected.global_map, atol=2 * scale)
+        assert scores[index] == pytest.approx(expected.image_score, abs=scale)
+
+
+def test_a_gray_image_and_a_path_are_judged_too(exports, photograph, tmp_path):
+    gray = photograph(64, 64)[..., 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+
+    predictor = load_predictor(exports["openvino"])
+    from_file, from_array = predictor.predict_batch([tmp_path / "gray.png", gray])
+
+    assert isinstance(predictor, Predictor)
+    assert from_file.image_score == from_array.image_score
+
+
+def test_an_image_of_more_pixels_than_the_graph_counts_is_refused(predictors):
+    with pytest.raises(ImageError, match="cut it into tiles"):
+        predictors["openvino"].predict(np.zeros((1, MAX_SIDE + 1, 3), np.uint8))
+
+
+def test_openvino_runs_an_onnx_file_too(exports, predictors, photograph):
+    image = photograph(64, 70)
+
+    found = load_predictor(exports["onnxruntime"], runtime="openvino").predict(image)
+
+    assert_alike(found, predictors["onnxruntime"].predict(image))
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "message"),
+    [
+        ("onnxruntime", {"runtime": "native"}, r"native runs \.ead files"),
+        ("openvino", {"runtime": "onnxruntime"}, r"export an \.onnx file"),
+        ("openvino", {"device": "cuda"}, r"export an \.onnx file"),
+        ("onnxruntime", {"runtime": "openvino", "device": "cuda"}, "runs on cpu"),
+        ("onnxruntime", {"runtime": "tensorrt", "device": "cpu"}, "runs on cuda"),
+    ],
+)
+def test_file_runtime_and_device_must_fit(exports, engine, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_predictor(exports[engine], **settings)
+
+
+def test_a_detector_file_is_not_run_by_another_engine(tmp_path):
+    (tmp_path / "part.ead").touch()
+
+    with pytest.raises(ConfigError, match="runtime openvino runs exported files"):
+        load_predictor(tmp_path / "part.ead", runtime="openvino")
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "package", "extra"),
+    [
+        ("onnxruntime", {}, "onnxruntime", "onnx"),
+        ("openvino", {}, "openvino", "openvino"),
+        ("onnxruntime", {"device": "cuda"}, "tensorrt", "tensorrt"),
+    ],
+)
+def test_a_missing_engine_is_named(  # noqa: PLR0913 - a case has four parts
+    exports, monkeypatch, engine, settings, package, extra
+):
+    monkeypatch.setitem(sys.modules, package, None)
+
+    with pytest.raises(MissingDependencyError, match=rf"{package}.*\[{extra}\]"):
+        load_predictor(exports[engine], **settings)
+
+
+def test_tensorrt_refuses_scales_made_for_cpus(tmp_path):
+    with pytest.raises(ConfigError, match="export fp16 for a GPU"):
+        TensorRtEngine(tmp_path / "part.onnx", precision="int8")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 2e-2)])
+def test_tensorrt_judges_as_pytorch_does(
+    judging_detector, photograph, tmp_path, precision, tolerance
+):
+    pytest.importorskip("tensorrt")
+    path = tmp_path / "part.onnx"
+    efficientad.export(judging_detector, path, precision=precision)
+    predictor = load_predictor(path, device="cuda")
+    images = [photograph(256, 256), photograph(256, 256, 1), photograph(90, 120)]
+
+    for image, found in zip(images, predictor.predict_batch(images), strict=True):
+        expected = judging_detector.predict(image)
+        for name in ("local_grid", "global_grid"):
+            value = getattr(expected, name)
+            scale = tolerance * max(float(np.abs(value).max()), 0.1)
+            np.testing.assert_allclose(getattr(found, name), value, atol=scale)
+
+
+def test_the_command_line_exports_and_predicts(
+    judging_detector, photograph, tmp_path, capsys
+):
+    model_file.save(judging_detector, tmp_path / "part.ead")
+    images = [tmp_path / f"{name}.png" for name in "abc"]
+    for seed, path in enumerate(images):
+        Image.fromarray(photograph(80, 60, seed)).save(path)
+    model, target = str(tmp_path / "part.ead"), str(tmp_path / "part.xml")
+
+    assert main(["export", model, "--output", target, "--format", "onnx"]) == 2
+    assert "name it part.onnx" in capsys.readouterr().err
+    assert main(["export", model, "--output", target, "--format", "tflite"]) == 2
+    capsys.readouterr()
+    assert main(["export", model, "--output", target, "--format", "openvino"]) == 0
+    assert "largest difference from PyTorch" in capsys.readouterr().out
+    named = [str(path) for path in images]
+    options = ["--output", str(tmp_path / "found"), "--streams", "2"]
+    assert main(["predict", target, *named, *options]) == 0
+    rows = (tmp_path / "found" / "predictions.csv").read_text().splitlines()[1:]
+    assert [row.partition(",")[0] for row in rows] == named
+    assert main(["predict", model, *named, *options]) == 2
+    assert "use 1 stream, or an exported file" in capsys.readouterr().err
+
+
+PROGRAM = """
+import sys
+for name in {blocked}:
+    sys.modules[name] = None
+from efficientad import load_predictor
+from pathlib import Path
+import numpy as np
+image = np.zeros((40, 50, 3), np.uint8)
+print(load_predictor(Path({path!r})).predict(image).image_score)
+"""
+
+
+def run_without(blocked, path):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(blocked=blocked, path=str(path))],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(efficientad.__file__).parents[1]),
+        },
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_export_is_judged_without_torch(exports, predictors, engine):
+    blocked = ["torch", "jaxtyping", "scipy", "onnx"]
+
+    finished = run_without(blocked, exports[engine])
+
+    assert finished.returncode == 0, finished.stderr
+    expected = predictors[engine].predict(np.zeros((40, 50, 3), np.uint8))
+    assert float(finished.stdout) == pytest.approx(expected.image_score)
+
+
+def test_blocking_a_package_is_noticed(exports):
+    assert "onnxruntime" in run_without(["onnxruntime"], exports["onnxruntime"]).stderr
+
+
+def test_size_and_precision_are_told(predictors, exports):
+    for name, predictor in predictors.items():
+        assert (predictor.size, predictor.precision) == ("small", "fp32")
+        assert predictor.calibration == metadata.read(exports[name]).calibration
