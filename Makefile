@@ -8,7 +8,7 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 	--disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint contracts types tables tables-check \
+.PHONY: help demo test fresh check format lint contracts types tables tables-check \
 	ship-teacher coverage clean
 
 help: ## this list
@@ -19,6 +19,9 @@ demo: $(VENV)/train.stamp ## train, calibrate and judge on parts drawn by code
 
 test: $(VENV)/dev.stamp ## all tests, the README's examples included
 	"$(BIN)/python" -m pytest
+
+fresh: $(VENV)/dev.stamp ## a deployment install in new environments; asks the package registry
+	"$(BIN)/python" -m pytest -m fresh
 
 check: format lint contracts types tables-check test ## everything, fast parts first
 

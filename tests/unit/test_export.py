@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+from PIL import Image
 
 import efficientad
 from efficientad.deployment import export as export_module
@@ -181,6 +182,7 @@ def evaluations(monkeypatch):
 
     def lose(points):
         def evaluate(predictor, category):
+            assert (category / "train" / "good").is_dir()
             is_export = isinstance(predictor, ExportedPredictor)
             return Faked(points if is_export else 0.0)
 
@@ -194,20 +196,29 @@ def evaluations(monkeypatch):
 BLACK = np.zeros((256, 256, 3), np.uint8)
 
 
+@pytest.fixture
+def category(tmp_path, photograph):
+    folder = tmp_path / "category" / "train" / "good"
+    folder.mkdir(parents=True)
+    Image.fromarray(photograph(50, 60)).save(folder / "a.png")
+    return tmp_path / "category"
+
+
 def test_an_export_that_loses_accuracy_is_refused(
-    judging_detector, tmp_path, evaluations
+    judging_detector, tmp_path, evaluations, category
 ):
     evaluations(0.3)
     with pytest.raises(ConfigError, match=r"lose 0\.2 points of au_pro .* loses 0\.3;"):
-        efficientad.export(judging_detector, tmp_path / "a.onnx", verify=tmp_path)
+        efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
 
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [category]
 
 
-def test_the_accuracy_lost_is_told(judging_detector, tmp_path, evaluations):
+def test_the_accuracy_lost_is_told(judging_detector, tmp_path, evaluations, category):
     evaluations(0.15)
 
-    report = efficientad.export(judging_detector, tmp_path / "a.onnx", verify=tmp_path)
+    report = efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
 
+    assert report.n_images == 2
     assert report.losses["au_pro"] == pytest.approx(0.15)
     assert "au_pro loses 0.150 points" in report.lines()

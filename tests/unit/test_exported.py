@@ -168,7 +168,7 @@ def test_a_detector_file_is_not_run_by_another_engine(tmp_path):
         ("onnxruntime", {"device": "cuda"}, "tensorrt", "tensorrt"),
     ],
 )
-def test_a_missing_engine_is_named(  # noqa: PLR0913 - a case has four parts
+def test_a_missing_engine_is_named(
     exports, monkeypatch, engine, settings, package, extra
 ):
     monkeypatch.setitem(sys.modules, package, None)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from efficientad.datasets import normal_image_paths
 from efficientad.deployment import metadata
 from efficientad.deployment.engines import require_bf16
 from efficientad.deployment.exported import ExportedPredictor
@@ -36,7 +37,7 @@ from efficientad.errors import (
     NotCalibratedError,
     StorageError,
 )
-from efficientad.images import INPUT_SIZE, RGBImage, as_rgb, find_images
+from efficientad.images import INPUT_SIZE, RGBImage, as_rgb
 from efficientad.storage import require_writable
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def export(
         precision: fp16 stores weights in 16 bits; bf16 also computes so, by OpenVINO
             on processors that can; int8 computes convolutions in 8 bits.
         images: Folder of normal images, not used for training if possible: compared
-            on, and in int8 the ranges of values are measured on them.
+            on, and in int8 the ranges of values are measured on them. None: those of
+            `verify`.
         verify: Labelled category folder; the loss of accuracy is measured on its test
             images.
         max_loss: Largest loss of image AU-ROC and of AU-PRO there, in points.
@@ -129,14 +131,16 @@ def export(
     Raises:
         NotCalibratedError: If the detector has no calibration.
         ConfigError: If the name has no known ending, the precision cannot be had, or
-            the file would give other maps than PyTorch; then nothing is written.
+            the file would give other maps than PyTorch, or lose more than `max_loss`;
+            then nothing is written.
+        DatasetError: If `images` has none, or only test images.
         MissingDependencyError: If a package of the extra `export` is not installed.
         StorageError: If the file cannot be written; what stood there stays.
     """
     target = Path(output)
-    _require_possible(detector, target, precision, images)
+    _require_possible(detector, target, precision, images or verify)
     require_writable(target)
-    normal = _normal_images(images)
+    normal = _normal_images(images or verify)
     model = detector_graph(detector)
     quantization = None
     if precision == "int8":
@@ -197,7 +201,7 @@ def _require_possible(
     if precision == "int8" and images is None:
         raise ConfigError(
             "precision int8 needs normal images to measure ranges of values on, got "
-            "none; give --images FOLDER"
+            "none; give --images FOLDER, or --verify CATEGORY_FOLDER"
         )
     try:
         import onnx  # noqa: F401, PLC0415 - only an export needs it
@@ -247,12 +251,11 @@ def _metadata_of(detector: "Detector", precision: Precision) -> Metadata:
 
 
 def _normal_images(folder: Path | None) -> list[RGBImage]:
-    """Images spread evenly over a folder."""
+    """Images spread evenly over a folder or a category, never test images."""
     if folder is None:
         return []
-    found = find_images(folder, recursive=True)
-    if not found:
-        raise ConfigError(f"normal images were needed, {folder} has none")
+    training, held_out = normal_image_paths(folder, min_images=1)
+    found = held_out or training
     n = min(len(found), _N_CALIBRATION)
     return [as_rgb(found[index * len(found) // n]) for index in range(n)]
 

@@ -1,0 +1,198 @@
+"""Every engine and precision of one trained detector, recorded: speed beside accuracy.
+
+    python benchmarks/deployment.py part.ead ../shared/data/mvtec_ad/bottle --work DIR
+
+Exports the detector in each format and precision that this machine can have, measures
+image AU-ROC and AU-PRO of each on the category, then calls all of them in turn in one
+process, beside the plain baseline, so that a slower moment of the machine meets all.
+What is timed is a prediction of one image of 256 x 256, pixels in, maps out.
+
+DIR keeps the exports, and in `deployment.json` all that was measured so far: the same
+command goes on after an interruption. When all is done each row becomes a recorded run
+(`records.py`); `make tables` puts them into docs/deployment.md.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from records import RESULTS, write_run
+
+from efficientad.deployment import metadata
+from efficientad.deployment.export import SUFFIX_OF, export
+from efficientad.deployment.exported import ExportedPredictor
+from efficientad.deployment.metadata import Precision
+from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.images import INPUT_SIZE
+from efficientad.judgement.evaluation import evaluate
+from efficientad.measurement.baseline import BaselinePredictor
+from efficientad.measurement.clock import Timing, interleaved
+from efficientad.method.predictor import Predictor
+from efficientad.storage import write_whole
+from efficientad.training import model_file
+
+BASELINE: Final = "baseline"
+METRICS: Final = ("image_au_roc", "au_pro")
+_ROUNDS: Final = 5  # between two writes of what was measured
+
+Openers = Mapping[str, Callable[[], Predictor]]
+State = dict[str, dict[str, Any]]
+
+
+class Way(NamedTuple):
+    """An engine and a precision of an export."""
+
+    format: str
+    suffix: str
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        engine = "OpenVINO" if self.format == "openvino" else "ONNX Runtime"
+        return f"{engine} {self.precision}"
+
+
+WAYS: Final = tuple(
+    Way(name, suffix, precision)
+    for name, suffix in SUFFIX_OF.items()
+    for precision in ("fp32", "fp16", "bf16", "int8")
+)
+
+
+def of_detector(model: Path, runtime: str) -> Predictor:
+    """Open the detector with this package's layers, PyTorch's, or as the baseline."""
+    detector = model_file.load(model, device="cpu")
+    if runtime == BASELINE:
+        return BaselinePredictor(detector)
+    detector.prefers_native = runtime == "native"
+    if runtime == "native" and not detector.is_native:
+        raise ConfigError("native layers need a C++ compiler; see `efficientad doctor`")
+    return detector
+
+
+def exported(model: Path, category: Path, work: Path, way: Way) -> Predictor:
+    """Export the detector, unless that was done before, and open the file."""
+    path = work / f"{way.precision}{way.suffix}"
+    detector = model_file.load(model, device="cpu")
+    if not path.is_file() or metadata.read(path).provenance != detector.provenance:
+        report = export(detector, path, precision=way.precision, images=category)
+        print(way.name, *report.lines(), sep="\n  ", flush=True)
+    return ExportedPredictor(path)
+
+
+def opened(openers: Openers) -> dict[str, Predictor]:
+    """Open what this machine can have, and say what it cannot."""
+    found = {}
+    for name, opener in openers.items():
+        try:
+            found[name] = opener()
+        except (ConfigError, MissingDependencyError) as error:
+            print(f"{name}: left out, {error}", flush=True)
+    return found
+
+
+def measure(
+    predictors: Mapping[str, Predictor],
+    accuracy: Callable[[Predictor], Mapping[str, float]],
+    state_file: Path,
+    repeats: int,
+) -> State:
+    """Measure accuracy, then speed in turn; go on where the file says.
+
+    Args:
+        predictors: By name.
+        accuracy: Gives the metrics of one.
+        state_file: What was measured so far; written again and again.
+        repeats: Timed predictions of each.
+    """
+    state: State = {}
+    if state_file.is_file():
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+    for name, predictor in predictors.items():
+        row = state.setdefault(name, {"metrics": {}, "milliseconds": []})
+        if not row["metrics"]:
+            row["metrics"] = dict(accuracy(predictor))
+            write_whole(state_file, json.dumps(state).encode())
+            print(name, row["metrics"], flush=True)
+    # Times of another round met another moment of the machine: all have as many.
+    n_done = min(len(state[name]["milliseconds"]) for name in predictors)
+    for name in predictors:
+        del state[name]["milliseconds"][n_done:]
+    shape = (INPUT_SIZE, INPUT_SIZE, 3)
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    calls = {name: partial(_judge, p, image) for name, p in predictors.items()}
+    while n_done < repeats:
+        n = min(_ROUNDS, repeats - n_done)
+        for name, timing in interleaved(calls, n).items():
+            state[name]["milliseconds"] += timing.milliseconds
+        n_done += n
+        write_whole(state_file, json.dumps(state).encode())
+    return state
+
+
+def runs(state: State, category: str, size: str) -> list[dict[str, Any]]:
+    """Give a run for each row, with its ratio to the baseline."""
+    baseline = Timing(tuple(state[BASELINE]["milliseconds"]))
+    found = []
+    for name, row in state.items():
+        timing = Timing(tuple(row["milliseconds"]))
+        metrics = {k: row["metrics"][k] for k in METRICS if k in row["metrics"]}
+        metrics["milliseconds"] = timing.median
+        metrics["speedup"] = baseline.median / timing.median
+        found.append(
+            {
+                "experiment": "deployment",
+                "category": category,
+                "variant": f"{size}, {name}",
+                "seed": 0,
+                "settings": {"size": size, "niceness": os.nice(0)},
+                "metrics": metrics,
+                "latency": timing.summary(),
+            }
+        )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("category", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    given = parser.parse_args(arguments)
+    given.work.mkdir(parents=True, exist_ok=True)
+    openers: dict[str, Callable[[], Predictor]] = {
+        runtime: partial(of_detector, given.model, runtime)
+        for runtime in (BASELINE, "pytorch", "native")
+    }
+    for way in WAYS:
+        openers[way.name] = partial(
+            exported, given.model, given.category, given.work, way
+        )
+    state = measure(
+        opened(openers),
+        lambda predictor: evaluate(predictor, given.category).metrics,
+        given.work / "deployment.json",
+        given.repeats,
+    )
+    size = model_file.load(given.model, device="cpu").size
+    for run in runs(state, given.category.resolve().name, size):
+        print(write_run(run, given.output))
+    return 0
+
+
+def _judge(predictor: Predictor, image: Any) -> object:
+    return predictor.predict(image).anomaly_map
+
+
+if __name__ == "__main__":
+    sys.exit(main())

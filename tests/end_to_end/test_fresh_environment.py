@@ -1,0 +1,55 @@
+"""A deployment install in an environment of its own: no torch, the same answer.
+
+Installs from the package registry, so `make fresh` runs it and `make test` does not,
+which reads what the extras pull in (`test_requirements.py`).
+"""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from efficientad.deployment.runtimes import load_predictor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+def run(*command):
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.fresh
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ENGINE_OF)
+def test_a_deployment_install_has_no_torch_and_judges(
+    exports, photograph, tmp_path, extra
+):
+    venv.create(tmp_path / "env", with_pip=False)
+    binaries = tmp_path / "env" / "bin"
+    python = str(binaries / "python")
+    installed = run(
+        *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet"),
+        *("--constraint", str(REPOSITORY / "constraints.txt")),
+        f"{REPOSITORY}[{extra}]",
+    )
+    assert installed.returncode == 0, installed.stderr
+    image, found = tmp_path / "a.png", tmp_path / "found"
+    Image.fromarray(photograph(90, 70)).save(image)
+    exported = exports[ENGINE_OF[extra]]
+
+    judged = run(
+        str(binaries / "efficientad"), "predict", exported, image, "--output", found
+    )
+
+    assert judged.returncode == 0, judged.stderr
+    row = json.loads((found / "predictions.jsonl").read_text(encoding="utf-8"))
+    expected = load_predictor(exported).predict(image)
+    assert row["image_score"] == pytest.approx(expected.image_score, rel=1e-4)
+    assert row["is_anomalous"] == expected.is_anomalous
+    assert run(python, "-c", "import numpy").returncode == 0
+    assert "No module named 'torch'" in run(python, "-c", "import torch").stderr

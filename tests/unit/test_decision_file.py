@@ -1,0 +1,116 @@
+"""Another decision for a finished file, exported or not."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from efficientad.cli import main
+from efficientad.deployment.decision_file import change_decision, read_decision
+from efficientad.deployment.runtimes import load_predictor
+from efficientad.errors import ConfigError, DatasetError
+from efficientad.images import image_hash
+from efficientad.training import model_file
+
+
+@pytest.fixture(params=[".onnx", ".xml", ".ead"])
+def model(request, exports, judging_detector, tmp_path):
+    path = tmp_path / f"part{request.param}"
+    if request.param == ".ead":
+        model_file.save(judging_detector, path)
+        return path
+    for source in exports["onnxruntime"].parent.glob("part.*"):
+        shutil.copy(source, tmp_path)
+    return path
+
+
+def test_a_threshold_set_by_hand_decides(model, photograph):
+    before = read_decision(model)
+
+    change_decision(model, threshold=123.0)
+
+    changed = read_decision(model)
+    assert changed.threshold == 123.0
+    assert changed.normal_scores == before.normal_scores
+    assert load_predictor(model).predict(photograph(50, 50)).threshold == 123.0
+
+
+def test_a_budget_moves_the_threshold_along_the_normal_scores(model):
+    before = read_decision(model)
+
+    change_decision(model, false_alarm_budget=0.6)
+
+    assert before.threshold == before.normal_scores[2]
+    assert read_decision(model).threshold == before.normal_scores[1]
+
+
+def test_other_normal_images_give_another_table(model, photograph, tmp_path):
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    for seed in range(2):
+        Image.fromarray(photograph(60, 60, seed)).save(folder / f"{seed}.png")
+    predictor = load_predictor(model)
+    scores = sorted(predictor.predict(p).image_score for p in folder.iterdir())
+
+    changed = change_decision(model, images=folder)
+
+    assert list(changed.normal_scores) == pytest.approx(scores)
+    assert read_decision(model) == changed
+    assert load_predictor(model).predict(photograph(60, 60)).p_value < 1
+
+
+def test_the_command_line_shows_and_changes(model, capsys):
+    other = model.with_name(f"other{model.suffix}")
+
+    assert main(["threshold", str(model)]) == 0
+    assert capsys.readouterr().out.startswith("threshold 0.15\n3 held-out")
+    given = ["threshold", str(model), "--at", "0.5", "--output", str(other)]
+    assert main(given) == 0
+    assert "threshold 0.5\n" in capsys.readouterr().out
+    assert read_decision(model).threshold != 0.5
+    assert read_decision(other).threshold == 0.5
+
+
+@pytest.fixture
+def exported(exports, tmp_path):
+    path = tmp_path / "part.onnx"
+    shutil.copy(exports["onnxruntime"], path)
+    return path
+
+
+def test_images_that_were_trained_on_are_refused(exported, photograph, tmp_path):
+    from dataclasses import replace
+
+    from efficientad.deployment import metadata
+
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    image = photograph(60, 60)
+    Image.fromarray(image).save(folder / "a.png")
+    trained = {"training_images": {"b.png": image_hash(image)}}
+    metadata.write(exported, replace(metadata.read(exported), provenance=trained))
+
+    with pytest.raises(DatasetError, match=r"the same picture as b\.png"):
+        change_decision(exported, images=folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "say what shall change"),
+        ({"threshold": float("nan")}, "must be a finite number, got nan"),
+        ({"false_alarm_budget": 1.5}, r"must be in \(0, 1\), got 1\.5"),
+    ],
+)
+def test_a_senseless_change_is_refused_and_the_file_stays(exported, given, message):
+    before = exported.read_bytes()
+
+    with pytest.raises(ConfigError, match=message):
+        change_decision(exported, **given)
+
+    assert exported.read_bytes() == before
+
+
+def test_another_ending_is_refused(exported, tmp_path):
+    with pytest.raises(ConfigError, match=r"name it b\.onnx"):
+        change_decision(exported, tmp_path / "b.xml", threshold=0.5)

@@ -1,0 +1,94 @@
+"""The script that records speed beside accuracy, by predictors that compute nothing."""
+
+import json
+
+import deployment
+import numpy as np
+import pytest
+from deployment import BASELINE, measure, opened, runs
+
+from efficientad.errors import ConfigError
+from efficientad.method.decision import Prediction
+
+
+class Still:
+    """Says the same of every image, and counts them."""
+
+    def __init__(self):
+        self.n = 0
+
+    def predict(self, image):
+        self.n += 1
+        grid = np.zeros((56, 56), np.float32)
+        return Prediction(0.0, 1.0, 0.1, *image.shape[:2], grid, grid)
+
+    def predict_batch(self, images):
+        return [self.predict(image) for image in images]
+
+
+@pytest.fixture
+def predictors():
+    return {BASELINE: Still(), "OpenVINO int8": Still()}
+
+
+def metrics(predictor):
+    return {"image_au_roc": 0.9, "au_pro": 0.8, "other": 0.7}
+
+
+def test_all_are_called_equally_often_and_everything_is_kept(predictors, tmp_path):
+    path = tmp_path / "deployment.json"
+
+    state = measure(predictors, metrics, path, repeats=7)
+
+    assert json.loads(path.read_text()) == state
+    assert {len(row["milliseconds"]) for row in state.values()} == {7}
+    # Each of the two sittings begins with a turn that does not count.
+    assert [p.n for p in predictors.values()] == [9, 9]
+
+
+def test_what_was_measured_is_not_measured_again(predictors, tmp_path):
+    path = tmp_path / "deployment.json"
+    before = measure(predictors, metrics, path, repeats=5)
+
+    def never(predictor):
+        raise AssertionError
+
+    after = measure(predictors, never, path, repeats=6)
+
+    for name, row in after.items():
+        assert row["milliseconds"][:5] == before[name]["milliseconds"]
+
+
+def test_a_row_tells_its_ratio_to_the_baseline():
+    row = {"metrics": metrics(None), "milliseconds": [1.0, 2.0, 9.0]}
+    slow = row | {"milliseconds": [10.0, 12.0, 11.0]}
+
+    first, second = runs({BASELINE: slow, "fast": row}, "bottle", "small")
+
+    assert first["metrics"]["speedup"] == 1
+    assert second["metrics"] == {
+        "image_au_roc": 0.9,
+        "au_pro": 0.8,
+        "milliseconds": 2.0,
+        "speedup": 5.5,
+    }
+    assert second["variant"] == "small, fast"
+    assert second["latency"]["n"] == 3
+
+
+def test_what_the_machine_cannot_have_is_left_out_and_said(capsys):
+    def refused():
+        raise ConfigError("precision bf16 needs another processor")
+
+    found = opened({"a": Still, "b": refused})
+
+    assert list(found) == ["a"]
+    assert "b: left out, precision bf16 needs another" in capsys.readouterr().out
+
+
+def test_every_format_has_every_precision():
+    names = [way.name for way in deployment.WAYS]
+
+    assert len(set(names)) == len(names) == 8
+    assert "ONNX Runtime int8" in names
+    assert "OpenVINO bf16" in names

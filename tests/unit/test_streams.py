@@ -1,0 +1,138 @@
+"""Several streams: the order stays, the queue is bounded, all of them work."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from efficientad.deployment.streams import in_order, predictions
+from efficientad.errors import ConfigError, ImageError
+
+PATIENCE = 30  # seconds until a thread that waits for another one gives up
+
+
+def test_later_pieces_that_are_done_first_come_out_later():
+    """The first piece waits for the second, so it is done after it."""
+    second_is_done = threading.Event()
+
+    def work(piece):
+        if piece == 0:
+            assert second_is_done.wait(PATIENCE)
+        if piece == 1:
+            second_is_done.set()
+        return piece
+
+    assert list(in_order(work, range(5), n_streams=2)) == [0, 1, 2, 3, 4]
+
+
+def test_all_streams_work_at_the_same_time():
+    """Three pieces meet: with fewer threads none would pass the barrier."""
+    meeting = threading.Barrier(3)
+
+    def work(piece):
+        meeting.wait(PATIENCE)
+        return piece
+
+    assert list(in_order(work, range(6), n_streams=3)) == list(range(6))
+
+
+def test_one_stream_does_one_piece_at_a_time():
+    """The positive control: the same meeting fails."""
+    meeting = threading.Barrier(2)
+
+    def work(piece):
+        meeting.wait(0.05)
+        return piece
+
+    with pytest.raises(threading.BrokenBarrierError):
+        list(in_order(work, range(2), n_streams=1))
+
+
+def test_no_more_is_taken_than_there_are_places():
+    taken = []
+
+    def source():
+        for piece in range(100):
+            taken.append(piece)
+            yield piece
+
+    found = in_order(lambda piece: piece, source(), n_streams=2, n_waiting=3)
+
+    assert taken == []
+    assert [next(found) for _ in range(4)] == [0, 1, 2, 3]
+    assert len(taken) <= 4 + 2 + 3
+    found.close()
+
+
+def test_what_came_before_an_error_is_given():
+    def work(piece):
+        if piece == 2:
+            raise ImageError("an image was needed")
+        return piece
+
+    found = in_order(work, range(5), n_streams=2)
+
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ImageError):
+        next(found)
+
+
+class Sizes:
+    """A predictor whose predictions are the widths of images."""
+
+    def __init__(self, *, is_concurrent):
+        self.is_concurrent = is_concurrent
+        self.batches = []
+
+    def predict_batch(self, images):
+        self.batches.append(len(images))
+        return [image.shape[1] for image in images]
+
+    def predict(self, image):
+        return self.predict_batch([image])[0]
+
+
+def images(n):
+    return (np.zeros((1, width, 3), np.uint8) for width in range(1, n + 1))
+
+
+@pytest.mark.parametrize("n_streams", [1, 3])
+def test_images_are_judged_in_batches_and_in_order(n_streams):
+    predictor = Sizes(is_concurrent=True)
+
+    found = list(predictions(predictor, images(7), n_streams=n_streams, batch_size=3))
+
+    assert found == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(predictor.batches) == [1, 3, 3]
+
+
+def test_a_predictor_of_one_call_at_a_time_gets_one_stream():
+    predictor = Sizes(is_concurrent=False)
+
+    assert list(predictions(predictor, images(2))) == [1, 2]
+    with pytest.raises(ConfigError, match="use 1 stream, or an exported file"):
+        predictions(predictor, images(2), n_streams=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_streams": 0}, "at least 1 stream"),
+        ({"n_waiting": -1}, "at least 0 waiting"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_senseless_numbers_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        predictions(Sizes(is_concurrent=True), images(2), **settings)
+
+
+def test_an_export_judges_alike_in_one_stream_and_in_two(exports, photograph):
+    from efficientad.deployment.exported import ExportedPredictor
+
+    given = [photograph(40, 50, seed) for seed in range(4)]
+    for path in exports.values():
+        predictor = ExportedPredictor(path, n_streams=2)
+        alone = [predictor.predict(image).image_score for image in given]
+        found = predictions(predictor, given, n_streams=2)
+        assert [p.image_score for p in found] == pytest.approx(alone, rel=1e-4)
