@@ -150,7 +150,11 @@ def judge(tmp_path_factory):
 
 def run(judge, *arguments):
     return subprocess.run(
-        [judge, *arguments], check=False, capture_output=True, text=True
+        [judge, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
 
 
@@ -195,6 +199,8 @@ def test_cpp_says_what_is_wrong(judge, exported, tmp_path):
     for message, arguments in cases.items():
         finished = run(judge, *arguments)
         assert finished.returncode == 2
-        assert message in finished.stderr
-        assert len(finished.stderr.splitlines()) == 1
+        # Where a file is no model at all, OpenVINO's reader speaks before.
+        *others, last = finished.stderr.splitlines()
+        assert message in last
+        assert not others or "OpenVINO" in message
     assert not heatmap_path.exists()
