@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from efficientad.deployment.export import export
     from efficientad.deployment.prediction import predict_files
     from efficientad.deployment.runtimes import load_predictor
+    from efficientad.judgement.data_check import check_data
     from efficientad.judgement.demo import run_demo
     from efficientad.judgement.evaluation import Evaluation, evaluate
     from efficientad.measurement.config import BenchmarkConfig
@@ -67,6 +68,7 @@ __all__ = [
     "TrainingError",
     "UndefinedMetricError",
     "benchmark",
+    "check_data",
     "distill",
     "evaluate",
     "export",
@@ -90,6 +92,7 @@ _HOME_OF = {
     "Predictor": "method.predictor",
     "TrainConfig": "training.config",
     "benchmark": "deployment.benchmark",
+    "check_data": "judgement.data_check",
     "distill": "training.distillation",
     "evaluate": "judgement.evaluation",
     "export": "deployment.export",
