@@ -130,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", help="source network, its origin and its licence")
     parser.add_argument("--image-sources", help="what the images are, their licences")
     parser.add_argument("--hardware", help="what it was distilled on")
+    parser.add_argument("--commit", help="what it was distilled with; default: HEAD")
     parser.add_argument("--note", help="anything else")
     given = vars(parser.parse_args(arguments))
     path = given.pop("teacher")

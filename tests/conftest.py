@@ -104,10 +104,10 @@ def judging_detector(make_detector, photograph):
     detector.prefers_native = False
     pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]
     raw = detector.judged_maps(torch.from_numpy(pixels))
-    quantiles = [
+    local, glob = (
         MapQuantiles(*np.quantile(m.numpy(), (0.5, 0.95)).tolist()) for m in raw
-    ]
-    detector.calibration = Calibration(*quantiles, (0.1, 0.15, 0.2), 0.3)
+    )
+    detector.calibration = Calibration(local, glob, (0.1, 0.15, 0.2), 0.3)
     return detector
 
 

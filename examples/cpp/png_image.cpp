@@ -19,6 +19,10 @@ File opened(const std::string& path, const char* mode) {
     return file;
 }
 
+// What is wrong is told once, by whoever asked for the image.
+[[noreturn]] void leave(png_structp png, png_const_charp) { png_longjmp(png, 1); }
+void ignore(png_structp, png_const_charp) {}
+
 // libpng leaves by longjmp, which runs no destructor: this frame has none.
 bool decoded(png_structp png, png_infop info, std::FILE* file) {
     if (setjmp(png_jmpbuf(png))) {
@@ -36,7 +40,7 @@ bool decoded(png_structp png, png_infop info, std::FILE* file) {
 
 Image read_png(const std::string& path) {
     const File file = opened(path, "rb");
-    png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
+    png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, nullptr, leave, ignore);
     png_infop info = png != nullptr ? png_create_info_struct(png) : nullptr;
     if (info == nullptr || !decoded(png, info, file.get())) {
         png_destroy_read_struct(&png, &info, nullptr);

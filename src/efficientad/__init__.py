@@ -28,11 +28,14 @@ from efficientad.errors import (
 )
 
 if TYPE_CHECKING:
+    from efficientad.deployment.benchmark import benchmark
     from efficientad.deployment.export import export
     from efficientad.deployment.prediction import predict_files
     from efficientad.deployment.runtimes import load_predictor
+    from efficientad.judgement.data_check import check_data
     from efficientad.judgement.demo import run_demo
     from efficientad.judgement.evaluation import Evaluation, evaluate
+    from efficientad.measurement.config import BenchmarkConfig
     from efficientad.method.decision import Calibration, Prediction
     from efficientad.method.detector import Detector
     from efficientad.method.predictor import Predictor
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchmarkConfig",
     "Calibration",
     "ConfigError",
     "DatasetError",
@@ -63,6 +67,8 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "UndefinedMetricError",
+    "benchmark",
+    "check_data",
     "distill",
     "evaluate",
     "export",
@@ -77,6 +83,7 @@ __all__ = [
 ]
 
 _HOME_OF = {
+    "BenchmarkConfig": "measurement.config",
     "Calibration": "method.decision",
     "Detector": "method.detector",
     "DistillConfig": "training.config",
@@ -84,6 +91,8 @@ _HOME_OF = {
     "Prediction": "method.decision",
     "Predictor": "method.predictor",
     "TrainConfig": "training.config",
+    "benchmark": "deployment.benchmark",
+    "check_data": "judgement.data_check",
     "distill": "training.distillation",
     "evaluate": "judgement.evaluation",
     "export": "deployment.export",

@@ -1,7 +1,7 @@
 """The command line: one verb a library function.
 
-    efficientad demo | train | calibrate | predict | evaluate | export | threshold |
-                benchmark | reproduce | ablate | figures | distill | doctor
+    efficientad demo | train | calibrate | predict | evaluate | check | export |
+                threshold | benchmark | reproduce | ablate | figures | distill | doctor
 
 Errors raised on purpose become one line on stderr and exit code 2; other errors keep
 their traceback. Heavy packages are imported by the verb that needs them; tyro, which
@@ -77,6 +77,30 @@ def calibrate(
     print(f"threshold {detector.calibration.threshold:.4g}")
     print(detector.calibration.statement())
     return _OK
+
+
+def check(
+    data: Path, /, *, model: Path | None = None, output: Path | None = None
+) -> int:
+    """List what is wrong with a data set before hours are spent on it.
+
+    Exit code 1 if something would make results meaningless or end a training.
+
+    Args:
+        data: A category folder, a folder of categories, a folder of normal images, or a
+            CSV or JSON list.
+        model: Detector file, to find normal images that are unlike all others, too.
+        output: JSON file to write with all findings. None: they are only printed.
+    """
+    from efficientad.judgement.data_check import check_data
+
+    checks = check_data(data, model=model, output=output)
+    for checked in checks:
+        numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
+        print(f"{checked.name}: {numbers} images, {len(checked.findings)} findings")
+        for finding in checked.findings:
+            print(f"  {finding.severity}: {finding.message}")
+    return _SOME_FAILED if any(checked.has_errors for checked in checks) else _OK
 
 
 def demo(
@@ -221,6 +245,7 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "calibrate": calibrate,
     "predict": predict,
     "evaluate": evaluate,
+    "check": check,
     "export": export,
     "threshold": threshold,
     "reproduce": reproduce,

@@ -17,7 +17,7 @@ def run(monkeypatch, name, *arguments):
 
 def test_nearest_neighbours_find_what_is_new(tmp_path, monkeypatch, capsys):
     parts = tmp_path / "parts"
-    write_category(parts, n_train=4, n_test_good=2, n_per_defect=1, seed=0, size=256)
+    write_category(parts, n_train=8, n_test_good=2, n_per_defect=1, seed=0, size=256)
 
     run(monkeypatch, "nearest_neighbour.py", parts)
 

@@ -33,10 +33,10 @@ STEP = 8
 """Every so many rows and columns of a map are kept."""
 
 
-def uniform(seed: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def uniform(seed: int, shape: tuple[int, ...]) -> NDArray[np.floating]:
     """Numbers from -1 to 1, the same for ever."""
     raw = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
-    numbers: NDArray[np.float64] = (raw >> np.uint64(11)) * 2.0**-52 - 1
+    numbers: NDArray[np.floating] = (raw >> np.uint64(11)) * 2.0**-52 - 1
     return numbers.reshape(shape)
 
 

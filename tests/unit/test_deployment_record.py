@@ -20,7 +20,8 @@ class Still:
     def predict(self, image):
         self.n += 1
         grid = np.zeros((56, 56), np.float32)
-        return Prediction(0.0, 1.0, 0.1, *image.shape[:2], grid, grid)
+        height, width, _ = image.shape
+        return Prediction(0.0, 1.0, 0.1, height, width, grid, grid)
 
     def predict_batch(self, images):
         return [self.predict(image) for image in images]
@@ -31,7 +32,7 @@ def predictors():
     return {BASELINE: Still(), "OpenVINO int8": Still()}
 
 
-def metrics(predictor):
+def metrics(_predictor):
     return {"image_au_roc": 0.9, "au_pro": 0.8, "other": 0.7}
 
 
@@ -50,7 +51,7 @@ def test_what_was_measured_is_not_measured_again(predictors, tmp_path):
     path = tmp_path / "deployment.json"
     before = measure(predictors, metrics, path, repeats=5)
 
-    def never(predictor):
+    def never(_predictor):
         raise AssertionError
 
     after = measure(predictors, never, path, repeats=6)

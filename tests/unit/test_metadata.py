@@ -24,6 +24,7 @@ def copied(exports, tmp_path):
 def with_text(path, change):
     """Change the text as an editor of the file would, the rest of it not."""
     text, rest = metadata._split(path)
+    assert text is not None
     content = json.loads(text)
     change(content)
     path.write_bytes(metadata._joined(path, json.dumps(content), rest))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from efficientad.errors import ResultError
-from efficientad.reproduction import surroundings
+from efficientad.measurement import surroundings
 from efficientad.reproduction.records import (
     FORMAT_VERSION,
     file_name,

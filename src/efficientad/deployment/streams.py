@@ -5,7 +5,7 @@ needs constant memory.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -62,7 +62,7 @@ def in_order(
     *,
     n_streams: int,
     n_waiting: int | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Apply a function to pieces of work in several threads.
 
     Args:
@@ -105,7 +105,7 @@ def _in_order(
     pieces: Iterable[Piece],
     n_streams: int,
     n_places: int,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     source = iter(pieces)
     under_way: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(n_streams)

@@ -11,7 +11,7 @@ from efficientad.training.student import train
 
 # So many that the threshold rests on a few, and the demo stays within five minutes.
 _N_TRAIN, _N_TEST_GOOD, _N_PER_DEFECT = 60, 20, 6
-_STEPS = 500
+_STEPS = 300
 
 
 def run_demo(

@@ -129,7 +129,7 @@ PAPER: Final = Recipe(
     hard_share=0.001,
 )
 QUICK: Final = Recipe(
-    steps=1_600,
+    steps=1_200,
     batch_size=2,
     learning_rate=0.02,
     rate_schedule="cosine",
