@@ -29,9 +29,13 @@ from efficientad.errors import (
 
 if TYPE_CHECKING:
     from efficientad.deployment.benchmark import benchmark
+    from efficientad.deployment.decision_file import change_decision, read_decision
     from efficientad.deployment.export import export
     from efficientad.deployment.prediction import predict_files
     from efficientad.deployment.runtimes import load_predictor
+    from efficientad.deployment.streams import predictions
+    from efficientad.figures.config import FigureConfig
+    from efficientad.figures.drawing import draw_figures
     from efficientad.judgement.data_check import check_data
     from efficientad.judgement.demo import run_demo
     from efficientad.judgement.evaluation import Evaluation, evaluate
@@ -39,6 +43,9 @@ if TYPE_CHECKING:
     from efficientad.method.decision import Calibration, Prediction
     from efficientad.method.detector import Detector
     from efficientad.method.predictor import Predictor
+    from efficientad.reproduction.ablation import ablate
+    from efficientad.reproduction.config import StudyConfig
+    from efficientad.reproduction.reproduce import reproduce
     from efficientad.training.config import DistillConfig, TrainConfig
     from efficientad.training.distillation import distill
     from efficientad.training.model_file import load, recalibrate, save
@@ -56,6 +63,7 @@ __all__ = [
     "DistillConfig",
     "EfficientADError",
     "Evaluation",
+    "FigureConfig",
     "ImageError",
     "MissingDependencyError",
     "ModelFileError",
@@ -64,19 +72,26 @@ __all__ = [
     "Predictor",
     "ResultError",
     "StorageError",
+    "StudyConfig",
     "TrainConfig",
     "TrainingError",
     "UndefinedMetricError",
+    "ablate",
     "benchmark",
+    "change_decision",
     "check_data",
     "distill",
+    "draw_figures",
     "evaluate",
     "export",
     "load",
     "load_predictor",
     "load_teacher",
     "predict_files",
+    "predictions",
+    "read_decision",
     "recalibrate",
+    "reproduce",
     "run_demo",
     "save",
     "train",
@@ -88,19 +103,27 @@ _HOME_OF = {
     "Detector": "method.detector",
     "DistillConfig": "training.config",
     "Evaluation": "judgement.evaluation",
+    "FigureConfig": "figures.config",
     "Prediction": "method.decision",
     "Predictor": "method.predictor",
+    "StudyConfig": "reproduction.config",
     "TrainConfig": "training.config",
+    "ablate": "reproduction.ablation",
     "benchmark": "deployment.benchmark",
+    "change_decision": "deployment.decision_file",
     "check_data": "judgement.data_check",
     "distill": "training.distillation",
+    "draw_figures": "figures.drawing",
     "evaluate": "judgement.evaluation",
     "export": "deployment.export",
     "load": "training.model_file",
     "load_predictor": "deployment.runtimes",
     "load_teacher": "training.teachers",
     "predict_files": "deployment.prediction",
+    "predictions": "deployment.streams",
+    "read_decision": "deployment.decision_file",
     "recalibrate": "training.model_file",
+    "reproduce": "reproduction.reproduce",
     "run_demo": "judgement.demo",
     "save": "training.model_file",
     "train": "training.student",

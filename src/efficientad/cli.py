@@ -181,9 +181,9 @@ def figures(results: Path, /, *, config: FigureConfig) -> int:
         results: Folder of recorded runs, as reproduce writes it.
         config: Settings.
     """
-    from efficientad.figures.drawing import draw
+    from efficientad.figures.drawing import draw_figures
 
-    drawn, missing = draw(results, config)
+    drawn, missing = draw_figures(results, config)
     for path in drawn:
         print(f"wrote {path}")
     for reason in missing:

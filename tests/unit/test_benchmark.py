@@ -355,6 +355,17 @@ def test_an_exported_file_has_one_engine(tmp_path):
         contenders(Path("part.onnx"), [], config, tmp_path)
 
 
+def test_exports_for_the_occasion_are_made(judging_detector, tmp_path):
+    model_file.save(judging_detector, tmp_path / "part.ead")
+    config = BenchmarkConfig(runtimes=("onnx", "openvino"))
+
+    found = contenders(tmp_path / "part.ead", [], config, tmp_path)
+
+    assert [c.name for c in found] == ["baseline", "onnx", "openvino"]
+    assert [c.path.suffix for c in found] == [".ead", ".onnx", ".xml"]
+    assert all(c.path.is_file() for c in found)
+
+
 def test_a_runtime_that_is_not_there_is_refused(saved, tmp_path, monkeypatch):
     monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: False)
     config = BenchmarkConfig(runtimes=("native",))
@@ -366,7 +377,8 @@ def test_a_runtime_that_is_not_there_is_refused(saved, tmp_path, monkeypatch):
 def test_without_a_choice_all_that_works_is_measured(make_detector, monkeypatch):
     detector = make_detector()
     monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: True)
-    assert contenders_module._available(detector) == ["native", "pytorch", "onnx"]
+    found = contenders_module._available(detector)
+    assert found == ["native", "pytorch", "onnx", "openvino"]
 
     monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: False)
     monkeypatch.setattr(contenders_module, "find_spec", lambda _: None)

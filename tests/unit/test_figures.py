@@ -19,7 +19,7 @@ from efficientad.figures import runs as figure_runs
 from efficientad.figures.canvas import picture_table, save
 from efficientad.figures.charts import own_bars, own_points, read_benchmarks
 from efficientad.figures.config import FigureConfig
-from efficientad.figures.drawing import draw
+from efficientad.figures.drawing import draw_figures
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.reproduction.hard_masks import (
     MOMENTS,
@@ -135,7 +135,7 @@ def test_all_figures_of_own_runs_are_drawn_as_pdf_and_png(results, monkeypatch):
         run_of("small", 0.9, experiment="speed", metrics={"latency_ms": 3.0}), results
     )
 
-    drawn, missing = draw(results, FigureConfig(n_images=1, source="resnet50"))
+    drawn, missing = draw_figures(results, FigureConfig(n_images=1, source="resnet50"))
 
     assert missing == []
     assert [path.name.rpartition("_")[0][:8] for path in drawn[::2]] == [
@@ -150,7 +150,9 @@ def test_the_same_runs_give_the_same_bytes(results, tmp_path):
     contents = []
     for name in ("first", "second"):
         config = FigureConfig(figures=(7,), n_images=1, output=tmp_path / name)
-        contents.append([path.read_bytes() for path in draw(results, config).paths])
+        contents.append(
+            [path.read_bytes() for path in draw_figures(results, config).paths]
+        )
 
     assert contents[0] == contents[1]
 
@@ -161,7 +163,7 @@ def test_the_seed_chooses_what_is_shown(results, tmp_path):
         config = FigureConfig(
             figures=(7,), seed=seed, n_images=1, output=tmp_path / str(seed)
         )
-        contents.add(draw(results, config).paths[1].read_bytes())
+        contents.add(draw_figures(results, config).paths[1].read_bytes())
 
     assert len(contents) > 1
 
@@ -177,7 +179,7 @@ def test_what_a_run_has_lost_is_named(results, number, lost, words):
     (results / "work" / "training_of_bottle" / lost).unlink()
 
     with pytest.raises(ResultError, match=words):
-        draw(results, FigureConfig(figures=(number,)))
+        draw_figures(results, FigureConfig(figures=(number,)))
 
 
 @pytest.mark.parametrize(
@@ -192,21 +194,21 @@ def test_what_a_run_has_lost_is_named(results, number, lost, words):
 )
 def test_a_figure_without_runs_says_which_are_missing(tmp_path, number, words):
     with pytest.raises(ResultError, match=words):
-        draw(tmp_path, FigureConfig(figures=(number,)))
+        draw_figures(tmp_path, FigureConfig(figures=(number,)))
 
 
 def test_a_figure_of_maps_needs_a_scenario_with_both_kinds(results):
     (results / "reproduce_juice_bottle_small_quick_seed0.json").unlink()
 
     with pytest.raises(ResultError, match="needs a run on a scenario of MVTec LOCO"):
-        draw(results, FigureConfig(figures=(5,)))
+        draw_figures(results, FigureConfig(figures=(5,)))
 
 
 def test_runs_of_another_size_are_not_shown(results):
     config = FigureConfig(figures=(7,), size="medium")
 
     with pytest.raises(ResultError, match="needs runs of size medium"):
-        draw(results, config)
+        draw_figures(results, config)
 
 
 def test_the_command_line_draws_what_it_can(results, capsys):
@@ -230,7 +232,7 @@ def test_without_matplotlib_the_extra_is_named(results, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
     with pytest.raises(MissingDependencyError, match=r"efficientad\[figures\]"):
-        draw(results, FigureConfig(figures=(1,)))
+        draw_figures(results, FigureConfig(figures=(1,)))
 
 
 def test_a_point_is_the_mean_over_scenarios_and_seeds():

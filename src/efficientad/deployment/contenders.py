@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
 from efficientad.deployment.runtimes import DETECTOR_SUFFIX, load_predictor
 from efficientad.errors import ConfigError
 from efficientad.measurement.config import BenchmarkConfig, BenchmarkRuntime
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 BASELINE: Final = "baseline"
 
-_NEEDS_OF_EXPORT: Final = ("onnx", "onnxruntime")
+# What an export for the occasion is called, and which packages it takes.
+_EXPORTS: Final[dict[BenchmarkRuntime, tuple[str, tuple[str, ...]]]] = {
+    "onnx": (ONNX_SUFFIX, ("onnx", "onnxruntime")),
+    "openvino": (OPENVINO_SUFFIX, ("onnx", "onnxruntime", "openvino")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,10 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Con
         # Half precision is what the paper times.
         found.append(Contender(f"{BASELINE}, fp16", model, device, "pytorch", "fp16"))
     for runtime in config.runtimes or _available(detector):
-        if runtime == "onnx":
+        if runtime == "onnx" or runtime == "openvino":  # noqa: PLR1714 - narrows the type
             from efficientad.deployment.export import export  # noqa: PLC0415
 
-            path = folder / "exported.onnx"
+            path = folder / f"exported{_EXPORTS[runtime][0]}"
             export(detector, path)
             found.append(Contender(runtime, path))
             continue
@@ -107,7 +112,10 @@ def _available(detector: "Detector") -> list[BenchmarkRuntime]:
     found: list[BenchmarkRuntime] = ["pytorch"]
     if detector.is_native:
         found.insert(0, "native")
-    has_export = all(find_spec(name) is not None for name in _NEEDS_OF_EXPORT)
-    if has_export and detector.device.type == "cpu":
-        found.append("onnx")
+    if detector.device.type == "cpu":
+        found += [
+            runtime
+            for runtime, (_, packages) in _EXPORTS.items()
+            if all(find_spec(name) is not None for name in packages)
+        ]
     return found

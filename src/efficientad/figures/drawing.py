@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
     """For each figure without its runs a sentence that says which are missing."""
 
 
-def draw(results: Path, config: FigureConfig | None = None) -> Drawn:
+def draw_figures(results: Path, config: FigureConfig | None = None) -> Drawn:
     """Draw figures as PDF and PNG.
 
     Args:

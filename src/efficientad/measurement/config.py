@@ -6,8 +6,8 @@ from typing import Literal
 from efficientad.errors import ConfigError
 from efficientad.training.config import Device
 
-BenchmarkRuntime = Literal["native", "pytorch", "onnx"]
-"""What a `.ead` file can be run by; `onnx` is an export made for the occasion."""
+BenchmarkRuntime = Literal["native", "pytorch", "onnx", "openvino"]
+"""What a `.ead` file can be run by; the last two are exports made for the occasion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
