@@ -9,7 +9,7 @@ Where student and autoencoder differ, the arrangement is: the global map.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class ChannelStatistics(NamedTuple):
     std: Channels
 
 
+FOR_TEACHER: Final = slice(DESCRIPTOR_CHANNELS)
+FOR_AUTOENCODER: Final = slice(DESCRIPTOR_CHANNELS, 2 * DESCRIPTOR_CHANNELS)
+"""The halves of the student's channels."""
+
+
 class StudentDescriptors(NamedTuple):
     """The two halves of the student's output."""
 
@@ -58,8 +63,7 @@ def split_student(
     output: Float[Tensor, "batch 768 rows columns"],
 ) -> StudentDescriptors:
     """Split the student's output: the half for the teacher comes first."""
-    for_teacher, for_autoencoder = torch.split(output, DESCRIPTOR_CHANNELS, dim=1)
-    return StudentDescriptors(for_teacher, for_autoencoder)
+    return StudentDescriptors(output[:, FOR_TEACHER], output[:, FOR_AUTOENCODER])
 
 
 _Fingerprint = tuple[tuple[int, int], ...]

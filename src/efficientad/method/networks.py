@@ -96,13 +96,43 @@ class PatchDescriptionNetwork(nn.Module):
         Returns:
             One descriptor every 4 pixels; (i, j) unpadded looks at rows 4i to 4i + 32.
         """
+        return self.head(self.hidden(images, padded=padded), padded=padded)
+
+    def hidden(self, images: Images, *, padded: bool = False) -> Tensor:
+        """Give what the last convolution reads.
+
+        Args:
+            images: As for a whole pass.
+            padded: As for a whole pass.
+        """
         x = images
         norms = iter(self.norms)
         for convolution, layer in zip(
-            self.convolutions, LAYERS[self.size], strict=True
+            list(self.convolutions)[:-1], LAYERS[self.size][:-1], strict=True
         ):
             x = self._layer(x, convolution, norms, layer, padded=padded)
         return x
+
+    def head(
+        self,
+        hidden: Tensor,
+        channels: slice = slice(None),
+        *,
+        padded: bool = False,
+    ) -> Descriptors:
+        """Give some channels of the descriptors; the others cost nothing.
+
+        Args:
+            hidden: What `hidden` gave.
+            channels: Of the descriptors.
+            padded: As for `hidden`.
+        """
+        last = self.convolutions[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        _, _, padding, _ = LAYERS[self.size][-1]
+        weight, bias = last.weight[channels], last.bias[channels]
+        return conv2d(hidden, weight, bias, padding=padding if padded else 0)
 
     def _layer(
         self,

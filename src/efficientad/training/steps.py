@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.images import INPUT_SIZE
-from efficientad.method.detector import Detector, split_student
+from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.losses import (
     autoencoder_loss,
@@ -98,23 +98,25 @@ class PaperStep:
         augmented = normalize_images(vary_color(pixels, rng).to(device))
         images = normalize_images(pixels.to(device))
         with torch.no_grad():
-            teacher = detector.describe(images)
-            teacher_of_augmented = detector.describe(augmented)
-        student = split_student(detector.student(images)).for_teacher
-        hard = hard_feature_loss(teacher, student, self._recipe.hard_share)
-        penalty = hard.new_zeros(())
+            both = detector.describe(torch.cat([images, augmented]))
+        teacher, teacher_of_augmented = both.chunk(2)
+        # One pass of the student for all images, and of its output only what is used.
+        seen = [augmented, images]
         if self._pretraining_images is not None:
             drawn = [self._pretraining_images.draw(rng) for _ in chosen]
-            natural = normalize_images(torch.from_numpy(np.stack(drawn)).to(device))
-            output = split_student(detector.student(natural))
-            penalty = pretraining_penalty(output.for_teacher)
+            seen.append(normalize_images(torch.from_numpy(np.stack(drawn)).to(device)))
+        n = len(chosen)
+        hidden = detector.student.hidden(torch.cat(seen))
+        for_autoencoder = detector.student.head(hidden[:n], FOR_AUTOENCODER)
+        for_teacher = detector.student.head(hidden[n:], FOR_TEACHER)
+        hard = hard_feature_loss(teacher, for_teacher[:n], self._recipe.hard_share)
+        natural = for_teacher[n:]
         autoencoder = detector.autoencoder(augmented)
-        imitation = split_student(detector.student(augmented)).for_autoencoder
         return Losses(
             hard,
-            penalty,
+            pretraining_penalty(natural) if len(natural) else hard.new_zeros(()),
             autoencoder_loss(teacher_of_augmented, autoencoder),
-            student_autoencoder_loss(autoencoder, imitation),
+            student_autoencoder_loss(autoencoder, for_autoencoder),
         )
 
 
@@ -170,15 +172,17 @@ class QuickStep:
         corners = quick.window_cells * rng.integers(0, n_windows, (n, 2))
         # One pass for both: a pass has to transform the weights, whatever its size.
         windows = torch.cat([self._windows(chosen, corners), self._natural(rng)])
-        output = detector.student(normalize_images(windows.to(detector.device)))
-        student = split_student(output[:n])
+        network = detector.student
+        hidden = network.hidden(normalize_images(windows.to(detector.device)))
+        for_teacher = network.head(hidden, FOR_TEACHER)
+        for_autoencoder = network.head(hidden[: quick.n_whole_images], FOR_AUTOENCODER)
         teacher = torch.stack(
             [
                 self._teacher(int(i))[self._cells(c)]
                 for i, c in zip(chosen, corners, strict=True)
             ]
         )
-        hard = self._imitation_loss(teacher, student.for_teacher)
+        hard = self._imitation_loss(teacher, for_teacher[:n])
         whole = chosen[: quick.n_whole_images]
         augmented = vary_color(self._pixels[torch.from_numpy(whole)], rng)
         autoencoder = detector.autoencoder(
@@ -190,22 +194,19 @@ class QuickStep:
         )
         return Losses(
             hard,
-            self._penalty(output[n:]),
+            self._penalty(for_teacher[n:]),
             autoencoder_loss(targets, autoencoder),
-            student_autoencoder_loss(
-                blurred, student.for_autoencoder[: quick.n_whole_images]
-            ),
+            student_autoencoder_loss(blurred, for_autoencoder),
         )
 
     def _imitation_loss(self, teacher: Tensor, student: Tensor) -> Loss:
         hard = hard_feature_loss(teacher, student, self._recipe.hard_share)
         return hard + self._quick.mean_share * (teacher - student).square().mean()
 
-    def _penalty(self, output: Tensor) -> Loss:
-        if not len(output):
-            return output.new_zeros(())
-        penalty = pretraining_penalty(split_student(output).for_teacher)
-        return self._quick.penalty_weight * penalty
+    def _penalty(self, natural: Tensor) -> Loss:
+        if not len(natural):
+            return natural.new_zeros(())
+        return self._quick.penalty_weight * pretraining_penalty(natural)
 
     def _natural(self, rng: np.random.Generator) -> Tensor:
         if self._pretraining_images is None:
