@@ -63,7 +63,7 @@ def test_the_command_line_shows_and_changes(model, capsys):
     other = model.with_name(f"other{model.suffix}")
 
     assert main(["threshold", str(model)]) == 0
-    assert capsys.readouterr().out.startswith("threshold 0.15\n3 held-out")
+    assert capsys.readouterr().out.startswith("threshold 0.2\n3 held-out")
     given = ["threshold", str(model), "--at", "0.5", "--output", str(other)]
     assert main(given) == 0
     assert "threshold 0.5\n" in capsys.readouterr().out
