@@ -12,8 +12,8 @@ from efficientad.training.config import PAPER
 from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.steps import PaperStep, vary_color
 
-# Of a gradient's norm. Of an untrained autoencoder hardly any passes the bottleneck, and
-# what does is mostly rounding.
+# Of a gradient's norm. In an untrained autoencoder hardly any of it passes the
+# bottleneck, and what does is mostly rounding.
 GRADIENT_TOLERANCES = {"student": 1e-3, "autoencoder": 0.2}
 
 
