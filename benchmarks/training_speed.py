@@ -32,7 +32,9 @@ from efficientad.measurement.baseline import Baseline, autoencoder, pdn
 from efficientad.measurement.clock import Timing, interleaved
 from efficientad.method.detector import Detector
 from efficientad.method.networks import DESCRIPTOR_CHANNELS, ModelSize
+from efficientad.method.placement import GRID_CELLS
 from efficientad.training.config import PAPER, QUICK, QuickRecipe, Recipe
+from efficientad.training.kept_descriptors import KeptDescriptors
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.pretraining_images import (
     PretrainingImages,
@@ -41,7 +43,7 @@ from efficientad.training.pretraining_images import (
 from efficientad.training.steps import PaperStep, QuickStep
 
 REFERENCE: Final = "reference"
-_N_IMAGES, _SIDE, _GRID = 8, 256, 56
+_N_IMAGES, _SIDE = 8, 256
 _HARD_QUANTILE: Final = 0.999
 
 Step = Callable[[], object]
@@ -141,9 +143,8 @@ def _step_of(
     pixels = rng.integers(0, 256, (_N_IMAGES, _SIDE, _SIDE, 3), np.uint8)
     if recipe.quick is None:
         return PaperStep(detector, pixels, natural, recipe)
-    shape = (_N_IMAGES, _GRID, _GRID, DESCRIPTOR_CHANNELS)
-    cache = rng.standard_normal(shape, np.float32).astype(np.float16)
-    return QuickStep(detector, pixels, cache, natural, recipe, recipe.quick)
+    kept = KeptDescriptors(detector.teacher, pixels, detector.device)
+    return QuickStep(detector, pixels, kept, natural, recipe, recipe.quick)
 
 
 def _without_fast_convolutions() -> AbstractContextManager[object]:
@@ -155,7 +156,7 @@ def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
     quick = QUICK.quick
     assert isinstance(quick, QuickRecipe)
     natural = open_pretraining_images(None)
-    whole = replace(QUICK, quick=replace(quick, window_cells=_GRID))
+    whole = replace(QUICK, quick=replace(quick, window_cells=GRID_CELLS))
     adam = replace(QUICK, optimizer="adamw")
     n = QUICK.batch_size
     plain = _without_fast_convolutions

@@ -21,8 +21,10 @@ from efficientad.method.losses import (
     student_autoencoder_loss,
 )
 from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
+from efficientad.method.placement import GRID_CELLS
 from efficientad.training.calibration import Pixels
 from efficientad.training.config import QuickRecipe, Recipe
+from efficientad.training.kept_descriptors import KeptDescriptors
 from efficientad.training.pretraining_images import PretrainingImages
 
 Loss = Float[Tensor, ""]
@@ -31,8 +33,6 @@ Loss = Float[Tensor, ""]
 _COLOR_FACTORS = (0.8, 1.2)
 # Weights of red, green and blue in gray, ITU-R BT.601, as Pillow and torchvision.
 _GRAY_WEIGHTS = (0.299, 0.587, 0.114)
-
-TeacherCache = NDArray[np.float16]
 
 
 class Losses(NamedTuple):
@@ -133,7 +133,7 @@ class QuickStep:
     Args:
         detector: The networks.
         pixels: Training images, (n, 256, 256, 3).
-        teacher_cache: Normalized teacher descriptors of them, (n, 56, 56, 384).
+        kept: Teacher descriptors of them.
         pretraining_images: For the penalty, or None.
         recipe: With its quick part.
         quick: That part.
@@ -143,14 +143,14 @@ class QuickStep:
         self,
         detector: Detector,
         pixels: Pixels,
-        teacher_cache: TeacherCache,
+        kept: KeptDescriptors,
         pretraining_images: PretrainingImages | None,
         recipe: Recipe,
         quick: QuickRecipe,
     ) -> None:
         self._detector = detector
         self._pixels = torch.from_numpy(pixels)
-        self._teacher_cache = teacher_cache
+        self._kept = kept
         self._pretraining_images = pretraining_images
         self._recipe = recipe
         self._quick = quick
@@ -168,7 +168,7 @@ class QuickStep:
         detector.train()
         n = self._recipe.batch_size
         chosen = rng.choice(len(self._pixels), n, replace=len(self._pixels) < n)
-        n_windows = self._teacher_cache.shape[1] // quick.window_cells
+        n_windows = GRID_CELLS // quick.window_cells
         corners = quick.window_cells * rng.integers(0, n_windows, (n, 2))
         # One pass for both: a pass has to transform the weights, whatever its size.
         windows = torch.cat([self._windows(chosen, corners), self._natural(rng)])
@@ -178,7 +178,7 @@ class QuickStep:
         for_autoencoder = network.head(hidden[: quick.n_whole_images], FOR_AUTOENCODER)
         teacher = torch.stack(
             [
-                self._teacher(int(i))[self._cells(c)]
+                self._kept.of(int(i))[self._cells(c)]
                 for i, c in zip(chosen, corners, strict=True)
             ]
         )
@@ -188,7 +188,7 @@ class QuickStep:
         autoencoder = detector.autoencoder(
             normalize_images(augmented.to(detector.device))
         )
-        targets = torch.stack([self._teacher(int(i)) for i in whole])
+        targets = torch.stack([self._kept.of(int(i)) for i in whole])
         blurred = torch.stack(
             [a[self._cells(c)] for a, c in zip(autoencoder, corners, strict=False)]
         )
@@ -230,7 +230,3 @@ class QuickStep:
         top, left = (int(c) for c in corner)
         n = self._quick.window_cells
         return slice(None), slice(top, top + n), slice(left, left + n)
-
-    def _teacher(self, index: int) -> Tensor:
-        grid = torch.from_numpy(self._teacher_cache[index]).to(self._detector.device)
-        return grid.permute(2, 0, 1).float()

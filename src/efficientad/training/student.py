@@ -30,7 +30,6 @@ from efficientad.method.networks import (
     Autoencoder,
     PatchDescriptionNetwork,
 )
-from efficientad.method.placement import GRID_CELLS
 from efficientad.storage import require_writable
 from efficientad.training import model_file, tensor_file
 from efficientad.training.calibration import calibrate, channel_statistics
@@ -42,6 +41,7 @@ from efficientad.training.config import (
 )
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import held_back_interrupt
+from efficientad.training.kept_descriptors import KeptDescriptors
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.pretraining_images import (
@@ -50,7 +50,7 @@ from efficientad.training.pretraining_images import (
 )
 from efficientad.training.progress import Progress
 from efficientad.training.schedule import learning_rate
-from efficientad.training.steps import PaperStep, QuickStep, TeacherCache
+from efficientad.training.steps import PaperStep, QuickStep
 from efficientad.training.teachers import Teacher, open_teacher
 
 _CHECKPOINT_SECONDS = 30.0
@@ -191,19 +191,8 @@ class _Training:
         pixels = self.training.pixels
         if self.recipe.quick is None:
             return channel_statistics(teacher, pixels, device)
-        grid = (len(pixels), GRID_CELLS, GRID_CELLS, DESCRIPTOR_CHANNELS)
-        cache: TeacherCache = np.empty(grid, np.float16)
-
-        def keep(first: int, descriptors: torch.Tensor) -> None:
-            nhwc = descriptors.permute(0, 2, 3, 1).half().cpu().numpy()
-            cache[first : first + len(nhwc)] = nhwc
-
-        statistics = channel_statistics(teacher, pixels, device, keep)
-        mean, std = (v.cpu().numpy() for v in statistics)
-        for row in cache:
-            row[:] = (row.astype(np.float32) - mean) / std
-        self._teacher_cache = cache
-        return statistics
+        self._kept = KeptDescriptors(teacher, pixels, device)
+        return self._kept.statistics
 
     def _step(self) -> PaperStep | QuickStep:
         pixels, natural = self.training.pixels, self.pretraining_images
@@ -212,7 +201,7 @@ class _Training:
         return QuickStep(
             self.detector,
             pixels,
-            self._teacher_cache,
+            self._kept,
             natural,
             self.recipe,
             self.recipe.quick,

@@ -1,0 +1,56 @@
+"""What the teacher says about training images, kept or computed again."""
+
+import numpy as np
+import pytest
+import torch
+
+from efficientad.method.inputs import normalize_images
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.training import kept_descriptors
+from efficientad.training.kept_descriptors import KeptDescriptors
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    return PatchDescriptionNetwork("small").eval().requires_grad_(requires_grad=False)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (5, 256, 256, 3), np.uint8)
+
+
+def expected(teacher, pixels, statistics):
+    raw = teacher(normalize_images(torch.from_numpy(pixels)))
+    mean, std = (v.view(1, -1, 1, 1) for v in statistics)
+    return (raw - mean) / std
+
+
+def test_all_of_a_few_images_are_kept(teacher, pixels):
+    kept = KeptDescriptors(teacher, pixels, CPU)
+
+    wanted = expected(teacher, pixels, kept.statistics)
+    found = torch.stack([kept.of(index) for index in range(len(kept))])
+    torch.testing.assert_close(found, wanted, atol=0.01, rtol=0.01)  # half precision
+    torch.testing.assert_close(
+        wanted.mean((0, 2, 3)), torch.zeros(384), atol=1e-3, rtol=0
+    )
+    assert kept._kept.shape == (5, 56, 56, 384)
+
+
+def test_of_many_images_some_are_kept_and_the_others_computed(
+    teacher, pixels, monkeypatch
+):
+    monkeypatch.setattr(kept_descriptors, "MAX_KEPT", 2)
+
+    kept = KeptDescriptors(teacher, pixels, CPU)
+
+    assert kept._kept.shape == (2, 56, 56, 384)
+    wanted = expected(teacher, pixels, kept.statistics)
+    measured = wanted[[0, 2]].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(measured.mean(1), torch.zeros(384), atol=1e-3, rtol=0)
+    for index in range(len(kept)):
+        torch.testing.assert_close(kept.of(index), wanted[index], atol=0.01, rtol=0.01)
