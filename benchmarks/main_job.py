@@ -17,11 +17,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 from records import RESULTS
 
 from efficientad.datasets import open_category
 from efficientad.errors import ConfigError, EfficientADError
+from efficientad.method.networks import ModelSize
 from efficientad.reproduction.jobs import Job, Judging, Place, do
 from efficientad.training.config import RECIPES, QuickRecipe, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
@@ -53,6 +55,7 @@ def jobs(given: argparse.Namespace) -> Iterator[Job]:
     """One job a seed."""
     for seed in given.seeds:
         config = TrainConfig(
+            size=given.size,
             preset=given.preset,
             steps=given.steps,
             teacher=given.teacher,
@@ -77,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("category", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", choices=get_args(ModelSize), default="small")
     parser.add_argument("--preset", choices=list(RECIPES), default="quick")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--teacher", type=Path)
