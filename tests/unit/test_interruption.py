@@ -30,6 +30,16 @@ def test_afterwards_an_interrupt_counts_as_before():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_ignored_interrupt_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    with held_back_interrupt() as was_interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert not was_interrupted()
+
+    signal.signal(signal.SIGINT, before)
+
+
 def test_another_thread_changes_nothing():
     seen = []
 

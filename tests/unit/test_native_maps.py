@@ -152,5 +152,7 @@ def test_a_runtime_can_be_chosen(detector, tmp_path, runtime):
 
 
 def test_native_layers_need_the_cpu(tmp_path):
+    (tmp_path / "part.ead").touch()
+
     with pytest.raises(ConfigError, match="use --device cpu, or --runtime pytorch"):
         runtimes.load_predictor(tmp_path / "part.ead", device="cuda", runtime="native")

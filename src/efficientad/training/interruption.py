@@ -15,13 +15,16 @@ from types import FrameType
 def held_back_interrupt() -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C; a second one ends the program as usual.
 
-    Outside the main thread, where Python gets no signals, nothing changes.
+    Outside the main thread, where Python gets no signals, nothing changes; nor where
+    Ctrl-C is ignored, as in jobs that a shell runs in the background.
 
     Returns:
         Says whether there was one.
     """
     was_interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is signal.SIG_IGN:
         yield was_interrupted.is_set
         return
 
@@ -29,7 +32,6 @@ def held_back_interrupt() -> Iterator[Callable[[], bool]]:
         was_interrupted.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, note)
     try:
         yield was_interrupted.is_set
