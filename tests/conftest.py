@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(
 
 @pytest.fixture(autouse=True, scope="session")
 def handled_interrupt():
-    """As in a terminal: a shell has Ctrl-C ignored by what it runs in the background."""
+    """As in a terminal; what a shell runs in the background ignores Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
