@@ -84,6 +84,7 @@ COLUMNS = (
     Column("AU-PRO, %", _metric("au_pro"), 1),
     Column("training, min", _minutes("train"), 1),
     Column("ms an image", _plain("milliseconds"), 1),
+    Column("peak MiB", _plain("peak_memory_mib"), 0),
     Column("before, ms", _plain("before"), 2),
     Column("after, ms", _plain("after"), 2),
     Column("times faster", _plain("speedup"), 2),
