@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from efficientad.errors import StorageError
 from efficientad.storage import require_writable, whole_file, write_whole
+from efficientad.training import tensor_file
 
 FULL_DISK = Path("/dev/full")
 
@@ -84,3 +86,12 @@ def test_a_place_is_tried_before_it_is_needed(target, tmp_path):
         require_writable(target.parent)
     with pytest.raises(StorageError, match="choose another output"):
         require_writable(target / "result.txt")
+
+
+def test_a_file_of_tensors_may_be_read_by_whom_other_files_may(tmp_path):
+    (tmp_path / "usual").touch()
+
+    tensor_file.write(tmp_path / "part.ead", "detector", {"x": torch.zeros(3)}, {})
+
+    usual = (tmp_path / "usual").stat().st_mode
+    assert (tmp_path / "part.ead").stat().st_mode == usual

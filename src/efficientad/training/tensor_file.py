@@ -43,10 +43,13 @@ def write(
     }
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with whole_file(path) as partial:
+        partial.touch()
+        usual_mode = partial.stat().st_mode
         try:
             save_file(plain, partial, metadata)
         except SafetensorError as error:  # its only reason is the disk
             raise OSError(str(error)) from error
+        partial.chmod(usual_mode)  # safetensors' files are for their owner alone
 
 
 def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
