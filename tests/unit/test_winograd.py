@@ -85,6 +85,41 @@ def test_output_and_gradients_equal_the_direct_convolution(
 
 
 @needs_compiler
+@pytest.mark.parametrize("size", winograd.KERNEL_SIZES)
+def test_gradients_equal_finite_differences(size):
+    """The layer is linear in image, weight and bias: wide differences are exact."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    arguments = [normal(1, 64, 13, 14), normal(64, 64, size, size), normal(64)]
+    leaves = [argument.clone().requires_grad_() for argument in arguments]
+    output = _layer(*leaves)
+    cotangent = normal(*output.shape)
+    gradients = torch.autograd.grad(output, leaves, cotangent)
+
+    for index, gradient in enumerate(gradients):
+        # Partly random, partly along the gradient, so that the change is large.
+        direction = normal(*gradient.shape) + gradient / gradient.std()
+        ahead, behind = list(arguments), list(arguments)
+        ahead[index] = arguments[index] + direction
+        behind[index] = arguments[index] - direction
+        difference = (_layer(*ahead) - _layer(*behind)) / 2
+        expected = (cotangent.double() * difference).sum()
+        change = (gradient.double() * direction).sum()
+        scale = difference.norm() * cotangent.norm()
+
+        assert abs(change - expected) < 1e-4 * scale
+        assert abs(expected) > 1e-2 * scale  # so one part in a hundred is noticed
+
+
+def _layer(image, weight, bias):
+    padding, relu = 1, False
+    return winograd._WinogradConv2d.apply(image, weight, bias, padding, relu)
+
+
+@needs_compiler
 def test_a_wrong_kernel_would_be_noticed():
     """Positive control of the comparison."""
     image = torch.randn(1, 64, 20, 20, generator=torch.Generator().manual_seed(0))

@@ -1,6 +1,6 @@
 """Builds the package's C++ sources on first use; a cache folder keeps the result.
 
-The cache key holds the source, the compiler's version and the processor, so a cached
+The cache key holds the sources, the compiler's version and the processor, so a cached
 binary from another machine is never loaded. Where no compiler works, or the folder
 cannot be written, `load` gives None, says so once on stderr, and callers use PyTorch
 instead.
@@ -108,7 +108,11 @@ def _built(name: str, headers: Mapping[str, str]) -> Path:
     version = subprocess.run(  # noqa: S603 - the compiler found on PATH
         [compiler, "--version"], check=True, capture_output=True, text=True, timeout=30
     ).stdout
-    parts = (source.read_text(), *headers.values(), version, processor(), *_FLAGS)
+    own = (file.read_text() for file in sorted(source.parent.glob("*.h")))
+    parts = (
+        *(source.read_text(), *own, *headers.values()),
+        *(version, processor(), *_FLAGS),
+    )
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)

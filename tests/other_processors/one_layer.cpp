@@ -1,0 +1,50 @@
+// Computes one layer from a file, so that it can be run under an emulator.
+//
+// The file holds int64: kernel, stride, padding, relu, finish, tile (0: patches), n,
+// height, width, in, out height, out width, out; then floats: packed weights, bias,
+// input. The output is written behind each other to the second file.
+
+#include <cstdio>
+#include <vector>
+
+#include "layers.cpp"
+
+static std::vector<float> read(FILE* file, size_t n) {
+  std::vector<float> values(n);
+  if (std::fread(values.data(), sizeof(float), n, file) != n) std::abort();
+  return values;
+}
+
+static Grid dense(std::vector<float>& data, int64_t n, int64_t height, int64_t width,
+                  int64_t channels) {
+  return Grid{data.data(),      n, height, width, channels, width * channels,
+              height * width * channels};
+}
+
+int main(int, char** paths) {
+  FILE* from = std::fopen(paths[1], "rb");
+  int64_t v[13];
+  if (!from || std::fread(v, sizeof(v), 1, from) != 1) return 1;
+  const int64_t kernel = v[0], tile = v[5], n = v[6], in = v[9], out = v[12];
+  const int64_t side = tile ? tile + kernel - 1 : kernel;
+  std::vector<float> weights = read(from, side * side * in * out);
+  std::vector<float> bias = read(from, out);
+  std::vector<float> input = read(from, n * v[7] * v[8] * in);
+  const int64_t channels = v[4] == kMeanSquare ? 1 : out;
+  std::vector<float> output(n * v[10] * v[11] * channels);
+  const Layer layer{dense(input, n, v[7], v[8], in),
+                    dense(output, n, v[10], v[11], channels),
+                    weights.data(),
+                    bias.data(),
+                    nullptr,
+                    in, out, kernel, v[1], v[2], v[3], v[4]};
+  if (tile == 0)
+    patches(&layer, 1, 2, 12);
+  else if (tile == 7)
+    winograd_7_4(&layer, 1, 2, 12);
+  else
+    (kernel == 3 ? winograd_6_3 : winograd_6_4)(&layer, 1, 2, 12);
+  FILE* to = std::fopen(paths[2], "wb");
+  const size_t written = std::fwrite(output.data(), sizeof(float), output.size(), to);
+  return std::fclose(to) != 0 || written != output.size();
+}
