@@ -5,6 +5,7 @@ too good, and every later map would look anomalous.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from efficientad.method.maps import (
     normalize_maps,
 )
 from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.training.progress import Progress
 
 _BATCH_SIZE = 4
 
@@ -61,19 +63,21 @@ def channel_statistics(
     """
     n, n_images = 0, 0
     mean = scatter = torch.zeros((), dtype=torch.float64, device=device)
-    for images in batches(pixels, device):
-        descriptors = teacher(images)
-        if on_descriptors is not None:
-            on_descriptors(n_images, descriptors)
-        n_images += len(images)
-        vectors = descriptors.transpose(0, 1).flatten(1).double()
-        count = vectors.shape[1]
-        own = vectors.mean(1)
-        step, share = own - mean, count / (n + count)
-        own_scatter = (vectors - own[:, None]).square().sum(1)
-        scatter = scatter + own_scatter + step.square() * n * share
-        mean = mean + step * share
-        n += count
+    with closing(Progress(len(pixels), "image", task="teacher")) as progress:
+        for images in batches(pixels, device):
+            descriptors = teacher(images)
+            if on_descriptors is not None:
+                on_descriptors(n_images, descriptors)
+            n_images += len(images)
+            vectors = descriptors.transpose(0, 1).flatten(1).double()
+            count = vectors.shape[1]
+            own = vectors.mean(1)
+            step, share = own - mean, count / (n + count)
+            own_scatter = (vectors - own[:, None]).square().sum(1)
+            scatter = scatter + own_scatter + step.square() * n * share
+            mean = mean + step * share
+            n += count
+            progress.update(n_images)
     std = (scatter / n).sqrt().clamp(min=torch.finfo(torch.float32).eps)
     return ChannelStatistics(mean.float(), std.float())
 
@@ -100,10 +104,12 @@ def calibrate(
     """
     if len(pixels) == 0:
         raise DatasetError("calibration needs normal images outside the training set")
-    raw = [
-        detector.judged_maps(torch.from_numpy(pixels[start : start + _BATCH_SIZE]))
-        for start in range(0, len(pixels), _BATCH_SIZE)
-    ]
+    raw = []
+    with closing(Progress(len(pixels), "image", task="calibration")) as progress:
+        for start in range(0, len(pixels), _BATCH_SIZE):
+            batch = torch.from_numpy(pixels[start : start + _BATCH_SIZE])
+            raw.append(detector.judged_maps(batch))
+            progress.update(start + len(batch))
     local_maps = torch.cat([maps.local_map for maps in raw]).float().cpu()
     global_maps = torch.cat([maps.global_map for maps in raw]).float().cpu()
     without_scores = Calibration(

@@ -1,6 +1,7 @@
 """The normal images of a training: read, checked, split, and where they came from."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from efficientad.datasets import (
 )
 from efficientad.errors import DatasetError
 from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, image_hash, resize_image
+from efficientad.training.progress import Progress
 
 Pixels = NDArray[np.uint8]
 
@@ -54,12 +56,14 @@ def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
     """
     pixels = np.empty((len(images), INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     hashes, names = [], []
-    for index, image in enumerate(images):
-        is_file = isinstance(image, (str, Path))
-        names.append(str(image) if is_file else f"image {index}")
-        rgb = as_rgb(image, names[-1])
-        hashes.append(image_hash(rgb))
-        pixels[index] = resize_image(rgb, INPUT_SIZE, INPUT_SIZE)
+    with closing(Progress(len(images), "image", task="reading")) as progress:
+        for index, image in enumerate(images):
+            is_file = isinstance(image, (str, Path))
+            names.append(str(image) if is_file else f"image {index}")
+            rgb = as_rgb(image, names[-1])
+            hashes.append(image_hash(rgb))
+            pixels[index] = resize_image(rgb, INPUT_SIZE, INPUT_SIZE)
+            progress.update(index + 1)
     return NormalImages(pixels, tuple(hashes), tuple(names))
 
 

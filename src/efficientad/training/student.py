@@ -174,6 +174,11 @@ class _Training:
         """Optimizer steps: the recipe counts images."""
         return math.ceil(self.recipe.steps / self.recipe.batch_size)
 
+    @property
+    def n_images_done(self) -> int:
+        """Images trained on so far; the last step may have taken some too many."""
+        return min(self.n_steps_done * self.recipe.batch_size, self.recipe.steps)
+
     def _untrained(
         self, teacher: PatchDescriptionNetwork, device: torch.device
     ) -> Detector:
@@ -212,7 +217,9 @@ class _Training:
 
         Ctrl-C ends the step at work, writes a checkpoint, and counts only then.
         """
-        progress = Progress(self.recipe.steps, "image")
+        progress = Progress(
+            self.recipe.steps, "image", n_done=self.n_images_done, task="training"
+        )
         started, last_saved = time.monotonic() - self.seconds, time.monotonic()
         if on_step is not None:
             on_step(self.n_steps_done, self.detector)
@@ -224,8 +231,7 @@ class _Training:
                         f"the loss is not finite at step {self.n_steps_done}; look for "
                         "broken images, or try another seed"
                     )
-                n_images = self.n_steps_done * self.recipe.batch_size
-                progress.update(min(n_images, self.recipe.steps), loss=loss)
+                progress.update(self.n_images_done, loss=loss)
                 if on_step is not None:
                     on_step(self.n_steps_done, self.detector)
                 self.seconds = time.monotonic() - started
