@@ -83,6 +83,7 @@ COLUMNS = (
     Column("pixel AU-ROC, %", _metric("pixel_au_roc"), 1),
     Column("AU-PRO, %", _metric("au_pro"), 1),
     Column("training, min", _minutes("train"), 1),
+    Column("seconds", _plain("command_seconds"), 2),
     Column("ms an image", _plain("milliseconds"), 1),
     Column("peak MiB", _plain("peak_memory_mib"), 0),
     Column("before, ms", _plain("before"), 2),
