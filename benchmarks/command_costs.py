@@ -29,6 +29,7 @@ from efficientad.reproduction.records import Run
 from efficientad.training.model_file import save
 
 EXPERIMENT: Final = "command_costs"
+_COMMANDS: Final = ("help", "predict", "train")
 _N_STARTS: Final = 9
 _LARGE: Final = (8000, 6000)
 _N_LARGE, _N_SMALL, _SMALL = 3, 200, (512, 512)
@@ -148,11 +149,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="with mvtec_ad/screw, for training")
     parser.add_argument("--sizes", nargs="+", default=["small"])
     parser.add_argument("--output", type=Path, help=f"for example {RESULTS}")
+    parser.add_argument("--only", nargs="+", choices=_COMMANDS, default=_COMMANDS)
     asked = parser.parse_args(arguments)
+    runs = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = [start_run(_N_STARTS), *predict_runs(folder)]
-        if asked.data is not None:
+        if "help" in asked.only:
+            runs.append(start_run(_N_STARTS))
+        if "predict" in asked.only:
+            runs += predict_runs(folder)
+        if "train" in asked.only and asked.data is not None:
             runs += [train_run(folder, asked.data, size) for size in asked.sizes]
     for run in runs:
         print(run["category"], run["variant"], run["metrics"], flush=True)

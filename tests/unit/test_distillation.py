@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -64,10 +65,10 @@ def distilled(images, config, tmp_path_factory):
     return distillation.distill(images, config, output=output), output
 
 
-@pytest.fixture
-def interrupted(images, config, tmp_path, monkeypatch):
-    """Where a distillation was stopped by Ctrl-C in the middle of its seventh step."""
-    output = tmp_path / "teacher.safetensors"
+@pytest.fixture(scope="module")
+def stopped(images, config, tmp_path_factory):
+    """What a distillation leaves that Ctrl-C stopped in the middle of a step."""
+    folder = tmp_path_factory.mktemp("stopped")
     finished = distillation._Distillation.step
 
     def step(self, prepared):
@@ -76,11 +77,18 @@ def interrupted(images, config, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return loss
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation._Distillation, "step", step)
         with pytest.raises(KeyboardInterrupt):
-            distillation.distill(images, config, output=output)
-    return output
+            distillation.distill(images, config, output=folder / "teacher.safetensors")
+    return folder
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path):
+    """A copy of it, to go on from."""
+    folder = shutil.copytree(stopped, tmp_path / "interrupted")
+    return folder / "teacher.safetensors"
 
 
 def lines_of(output):
@@ -147,7 +155,7 @@ def test_a_teacher_file_says_how_it_came_to_be(distilled, resnet18):
     assert facts["settings"]["source"] == resnet18.name
     assert facts["n_steps"] == N_STEPS
     snapshot = open_teacher("small", output.with_stem("teacher_at_30"))
-    assert snapshot.provenance["n_steps"] == 8
+    assert snapshot.provenance["n_steps"] == LOGGED[0]
     early, late = (t.network.state_dict() for t in (snapshot, teacher))
     name = "convolutions.0.weight"
     assert not torch.equal(early[name], late[name])

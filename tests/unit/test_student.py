@@ -1,11 +1,17 @@
 """Training, calibration and the model file, at two steps."""
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from efficientad.errors import (
     ConfigError,
@@ -36,10 +42,10 @@ def trained(normal_images, tmp_path_factory):
     return student.train(normal_images, CONFIG, output=output), output
 
 
-@pytest.fixture
-def interrupted(normal_images, tmp_path, monkeypatch):
-    """Where a training was stopped by Ctrl-C in the middle of its first step."""
-    output = tmp_path / "part.ead"
+@pytest.fixture(scope="module")
+def stopped(normal_images, tmp_path_factory):
+    """What a training leaves that Ctrl-C stopped in the middle of its first step."""
+    folder = tmp_path_factory.mktemp("stopped")
     losses = QuickStep.losses
 
     def interrupted_losses(self, *arguments):
@@ -47,11 +53,17 @@ def interrupted(normal_images, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         return result
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QuickStep, "losses", interrupted_losses)
         with pytest.raises(KeyboardInterrupt):
-            student.train(normal_images, CONFIG, output=output)
-    return output
+            student.train(normal_images, CONFIG, output=folder / "part.ead")
+    return folder
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path):
+    """A copy of it, to go on from."""
+    return shutil.copytree(stopped, tmp_path / "interrupted") / "part.ead"
 
 
 def test_a_saved_detector_answers_as_before(trained, normal_images):
@@ -75,6 +87,46 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     resumed = student.train(
         normal_images, replace(CONFIG, resume=True), output=interrupted
     )
+
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert resumed.calibration == detector.calibration
+
+
+KILLED_AT_ITS_SECOND_STEP = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from efficientad.training import student
+from efficientad.training.config import TrainConfig
+
+student._CHECKPOINT_SECONDS = 0
+def kill(n_steps, detector):
+    if n_steps == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+config = TrainConfig(preset="quick", steps=8, batch_size=4, device="cpu")
+student.train(list(np.load(sys.argv[1])), config, output=sys.argv[2], on_step=kill)
+"""
+
+
+def test_a_killed_training_resumes_to_the_same_bits(trained, normal_images, tmp_path):
+    """By `kill -9`, after a checkpoint and a step that is lost."""
+    detector, _ = trained
+    images, output = tmp_path / "images.npy", tmp_path / "part.ead"
+    np.save(images, np.stack(normal_images))
+    source = Path(student.__file__).resolve().parents[2]
+
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_ITS_SECOND_STEP, images, output],
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(source)},
+        stderr=subprocess.PIPE,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not output.exists()
+    checkpoint = output.with_name("part.ead.checkpoint")
+    assert tensor_file.read(checkpoint, "checkpoint")[1]["steps"] == 1
+    resumed = student.train(normal_images, replace(CONFIG, resume=True), output=output)
 
     for name, value in detector.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -130,8 +182,6 @@ def test_too_few_different_images_are_refused(normal_images):
 
 
 def test_a_validation_folder_that_shares_images_is_refused(normal_images, tmp_path):
-    from PIL import Image
-
     Image.fromarray(normal_images[3]).save(tmp_path / "copy.png")
     config = TrainConfig(preset="quick", steps=8, validation=tmp_path, device="cpu")
 

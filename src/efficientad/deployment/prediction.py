@@ -104,6 +104,7 @@ def predict_files(
                 _save_heatmap(output / "heatmaps" / f"{name}.png", picture)
             if has_maps:
                 _save_map(output / "maps" / f"{name}.tiff", prediction.anomaly_map)
+            del prediction, image  # else they stay while the next one is decoded
     return PredictionSummary(len(files) - n_failed, n_anomalous, n_failed)
 
 
@@ -190,4 +191,4 @@ def _save_heatmap(path: Path, picture: RGBImage) -> None:
 
 def _save_map(path: Path, anomaly_map: np.ndarray) -> None:
     with whole_file(path) as partial:
-        tifffile.imwrite(partial, anomaly_map.astype(np.float32), compression=None)
+        tifffile.imwrite(partial, anomaly_map.astype(np.float32, copy=False))
