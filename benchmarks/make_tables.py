@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from efficientad.reproduction.records import (
+    FAILURE,
     Run,
     is_finished,
     mean_and_deviation,
@@ -85,6 +86,8 @@ COLUMNS = (
     Column("training, min", _minutes("train"), 1),
     Column("seconds", _plain("command_seconds"), 2),
     Column("ms an image", _plain("milliseconds"), 1),
+    Column("images a second", _plain("images_per_second"), 1),
+    Column("parameters, M", _plain("millions_of_numbers"), 1),
     Column("peak MiB", _plain("peak_memory_mib"), 0),
     Column("before, ms", _plain("before"), 2),
     Column("after, ms", _plain("after"), 2),
@@ -95,8 +98,9 @@ COLUMNS = (
 
 def table(runs: Sequence[Run]) -> str:
     """One Markdown table, a row for each category and variant."""
+    failed = [run for run in runs if not is_finished(run)]
     runs = [run for run in runs if is_finished(run)]
-    if not runs:
+    if not runs and not failed:
         return "No run is recorded yet.\n"
     columns = [
         column
@@ -109,8 +113,21 @@ def table(runs: Sequence[Run]) -> str:
         cells = [_cell(column, members) for column in columns]
         rows.append((*row, *cells, str(len(members))))
     head = ("category", "variant", *(column.heading for column in columns), "runs")
-    made = Table("", where_recorded(runs), head, tuple(rows), n_word_columns=2)
-    return f"{markdown_table(made)}\n\n{made.note}\n"
+    made = Table("", where_recorded(runs + failed), head, tuple(rows), n_word_columns=2)
+    said = "".join(f"\n- {line}" for line in _remarks(runs, failed))
+    remarks = f"\n{said}\n" if said else ""
+    return f"{markdown_table(made)}\n\n{made.note}\n{remarks}"
+
+
+def _remarks(runs: Sequence[Run], failed: Sequence[Run]) -> list[str]:
+    """What a row's numbers do not say: how it was run, or why it was not."""
+    remarks = [f"{run['variant']}: {run['remark']}" for run in runs if "remark" in run]
+    reasons = [
+        f"{run['category']}, {run['variant']}, seed {run['seed']}: failed: "
+        f"{run[FAILURE]}"
+        for run in failed
+    ]
+    return [*dict.fromkeys(remarks), *reasons]
 
 
 def with_tables(text: str, runs: Sequence[Run]) -> str:

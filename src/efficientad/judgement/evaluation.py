@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efficientad.datasets import (
     NORMAL,
@@ -127,6 +128,19 @@ def evaluate(
     return evaluation
 
 
+def image_metrics(scores: NDArray[Any], is_defect: NDArray[Any]) -> MetricValues:
+    """Measure how well scores of whole images tell defects from normal images.
+
+    Raises:
+        UndefinedMetricError: If there are no defects or no normal images.
+    """
+    return {
+        "image_au_roc": au_roc(scores, is_defect),
+        "image_average_precision": average_precision(scores, is_defect),
+        "image_f1_max": f1_max(scores, is_defect),
+    }
+
+
 class _Collected:
     """What one pass over the test images gives; memory grows by scores only."""
 
@@ -188,11 +202,7 @@ class _Collected:
         chosen = [s for s in self.scores if s.defect_type in wanted]
         scores = np.array([s.image_score for s in chosen])
         is_defect = np.array([s.defect_type != NORMAL for s in chosen])
-        return {
-            "image_au_roc": au_roc(scores, is_defect),
-            "image_average_precision": average_precision(scores, is_defect),
-            "image_f1_max": f1_max(scores, is_defect),
-        } | self._pixels.metrics(wanted)
+        return image_metrics(scores, is_defect) | self._pixels.metrics(wanted)
 
     def report(self, evaluation: Evaluation, predictor: Predictor) -> Report:
         ordered = sorted(self.scores, key=lambda s: s.image_score)
