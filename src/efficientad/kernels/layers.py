@@ -191,7 +191,7 @@ def convolution(
 
 
 def _packed(weight: Tensor, tile: int | None) -> Tensor:
-    """Give (planes, panels, rows, columns of a panel), float32, on huge pages."""
+    """Give (panels, planes, rows, columns of a panel), float32, on huge pages."""
     panel = _loaded().panel()
     n_out, n_in, kernel, _ = weight.shape
     taps = weight.permute(2, 3, 1, 0)
@@ -203,12 +203,12 @@ def _packed(weight: Tensor, tile: int | None) -> Tensor:
         combine = torch.kron(matrix, matrix)
         taps = taps.reshape(kernel**2, n_in, n_out)
     n_rows = taps.shape[1]
-    packed = _huge((len(combine), n_out // panel, n_rows, panel))
+    packed = _huge((n_out // panel, len(combine), n_rows, panel))
     for start in range(0, n_rows, _PACKED_ROWS):
         rows = slice(start, start + _PACKED_ROWS)
         mixed = combine @ taps[:, rows].flatten(1)
         mixed = mixed.view(len(combine), -1, n_out // panel, panel)
-        packed[:, :, rows] = mixed.transpose(1, 2)
+        packed[:, :, rows] = mixed.permute(2, 0, 1, 3)
     return packed
 
 

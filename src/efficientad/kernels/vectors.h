@@ -36,12 +36,17 @@ inline float sum_of(Lanes v) {
 
 constexpr int64_t kSteps = 8;  // of a product between two fetches
 
-// c (ROWS x panel) = a (ROWS x k) b (k x panel). Meanwhile memory that is needed next is
-// fetched line by line.
-template <int ROWS>
+// Memory that is needed next, fetched line by line while a product goes on.
+struct Next {
+  const char* a;
+  const char* b;
+};
+
+// c (ROWS x panel) = a (ROWS x k) b (k x panel). Of what is next, LINES_A and LINES_B
+// lines are fetched at each turn of the loop.
+template <int ROWS, int LINES_A, int LINES_B>
 inline void multiply(const float* __restrict a, int64_t lda, const float* __restrict b,
-                     int64_t k, float* __restrict c, int64_t ldc, const char* next_a,
-                     const char* next_b) {
+                     int64_t k, float* __restrict c, int64_t ldc, Next next) {
   Lanes sum[ROWS][2];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) sum[r][0] = sum[r][1] = Lanes{};
@@ -57,10 +62,14 @@ inline void multiply(const float* __restrict a, int64_t lda, const float* __rest
   };
   int64_t i = 0;
   for (; i + kSteps <= k; i += kSteps) {
-    __builtin_prefetch(next_a, 0, 2);
-    __builtin_prefetch(next_b, 0, 2);
-    next_a += kLine;
-    next_b += kLine;
+#pragma GCC unroll 16
+    for (int line = 0; line < LINES_A; ++line)
+      __builtin_prefetch(next.a + line * kLine, 0, 2);
+#pragma GCC unroll 16
+    for (int line = 0; line < LINES_B; ++line)
+      __builtin_prefetch(next.b + line * kLine, 0, 2);
+    next.a += LINES_A * kLine;
+    next.b += LINES_B * kLine;
 #pragma GCC unroll 8
     for (int64_t s = 0; s < kSteps; ++s) step(i + s);
   }
@@ -72,31 +81,39 @@ inline void multiply(const float* __restrict a, int64_t lda, const float* __rest
   }
 }
 
-template <int ROWS, class... More>
-void multiply_rest(int64_t rows, More... more) {
+template <int ROWS, int LINES_A, int LINES_B, class... More>
+inline void multiply_rest(int64_t rows, More... more) {
   if (rows == ROWS)
-    multiply<ROWS>(more...);
+    multiply<ROWS, LINES_A, LINES_B>(more...);
   else if constexpr (ROWS > 1)
-    multiply_rest<ROWS - 1>(rows, more...);
+    multiply_rest<ROWS - 1, LINES_A, LINES_B>(rows, more...);
+}
+
+// c (rows x panel) = a (rows x k) b (k x panel).
+template <int LINES_A, int LINES_B>
+void panel_product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t k,
+                   float* c, int64_t ldc, Next next) {
+  const int64_t turns = k / kSteps * kLine;
+  for (int64_t i = 0; i < rows; i += kRows) {
+    if (rows - i >= kRows)
+      multiply<kRows, LINES_A, LINES_B>(a + i * lda, lda, b, k, c + i * ldc, ldc, next);
+    else
+      multiply_rest<kRows - 1, LINES_A, LINES_B>(rows - i, a + i * lda, lda, b, k,
+                                                 c + i * ldc, ldc, next);
+    next.a += LINES_A * turns;
+    next.b += LINES_B * turns;
+  }
 }
 
 // c (rows x n) = a (rows x k) b, b packed in panels of kPanel columns. What lies behind
 // a and b, the operands of the next product, is fetched meanwhile.
 void product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t k,
              int64_t n, float* c, int64_t ldc) {
-  const int64_t fetched = k / kSteps * kLine;
-  const char* next_a = reinterpret_cast<const char*>(a + rows * lda);
+  Next next{reinterpret_cast<const char*>(a + rows * lda), nullptr};
   for (int64_t j = 0; j < n; j += kPanel, b += k * kPanel) {
-    const char* next_b = reinterpret_cast<const char*>(b + k * kPanel);
-    for (int64_t i = 0; i < rows; i += kRows) {
-      if (rows - i >= kRows)
-        multiply<kRows>(a + i * lda, lda, b, k, c + i * ldc + j, ldc, next_a, next_b);
-      else
-        multiply_rest<kRows - 1>(rows - i, a + i * lda, lda, b, k, c + i * ldc + j, ldc,
-                                 next_a, next_b);
-      next_a += fetched;
-      next_b += fetched;
-    }
+    next.b = reinterpret_cast<const char*>(b + k * kPanel);
+    panel_product<1, 1>(a, lda, rows, b, k, c + j, ldc, next);
+    next.a += (rows + kRows - 1) / kRows * (k / kSteps) * kLine;
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "grids.h"
 #include "layers_matrices.h"
@@ -105,9 +106,14 @@ void transform_in(const Layer& l, const Tiles& tiles, int64_t tile, float* plane
   }
 }
 
+// What the squares of a tile's outputs add up to, a vector for each of them.
+template <class F>
+using Squares = Lanes[F::M][F::M];
+
+// The channels of one panel, from `first` on, of one tile.
 template <class F>
 void transform_out(const Layer& l, const Tiles& tiles, int64_t tile, const float* planes,
-                   int64_t plane) {
+                   int64_t first, Squares<F>* squares) {
   constexpr int T = F::T, M = F::M;
   const Grid& out = l.output;
   const int64_t n = tile / (tiles.y * tiles.x), rest = tile % (tiles.y * tiles.x);
@@ -116,21 +122,17 @@ void transform_out(const Layer& l, const Tiles& tiles, int64_t tile, const float
   const int64_t rows = std::min<int64_t>(M, out.height * scale - top);
   const int64_t columns = std::min<int64_t>(M, out.width * scale - left);
   float* const to = out.at(n, top / scale, left / scale);
-  Lanes squares[M][M] = {};
-  for (int64_t c = 0; c < l.out_channels; c += kLanes) {
+  for (int64_t c = 0; c < kPanel; c += kLanes) {
     Lanes half[M][T], y[M][M];
     for (int64_t j = 0; j < T; ++j) {
       Lanes column[T], part[M];
 #pragma GCC unroll 16
-      for (int i = 0; i < T; ++i) {
-        column[i] = load(planes + (i * T + j) * plane + c);
-        __builtin_prefetch(planes + (i * T + j) * plane + c + 2 * kLanes, 0, 3);
-      }
+      for (int i = 0; i < T; ++i) column[i] = load(planes + (i * T + j) * kPanel + c);
       F::output(column, part);
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) half[i][j] = part[i];
     }
-    const Lanes bias = load(l.bias + c);
+    const Lanes bias = load(l.bias + first + c);
     for (int64_t i = 0; i < M; ++i) {
       F::output(half[i], y[i]);
       for (int j = 0; j < M; ++j) {
@@ -138,47 +140,64 @@ void transform_out(const Layer& l, const Tiles& tiles, int64_t tile, const float
         if (l.relu) y[i][j] = relu(y[i][j]);
       }
     }
+    float* const at = to + first + c;
     if (l.finish == kMeanSquare) {
       for (int64_t i = 0; i < M; ++i)
-        for (int j = 0; j < M; ++j) squares[i][j] += y[i][j] * y[i][j];
+        for (int j = 0; j < M; ++j) (*squares)[i][j] += y[i][j] * y[i][j];
     } else if (l.finish == kPool) {
       if constexpr (M % 2 == 0)
         for (int64_t i = 0; i + 1 < rows; i += 2)
           for (int64_t j = 0; j + 1 < columns; j += 2)
-            store(to + i / 2 * out.row + j / 2 * out.pixel + c,
+            store(at + i / 2 * out.row + j / 2 * out.pixel,
                   0.25f * ((y[i][j] + y[i][j + 1]) + (y[i + 1][j] + y[i + 1][j + 1])));
     } else {
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < columns; ++j)
-          store(to + i * out.row + j * out.pixel + c, y[i][j]);
+          store(at + i * out.row + j * out.pixel, y[i][j]);
     }
   }
-  if (l.finish == kMeanSquare)
+  if (l.finish == kMeanSquare && first + kPanel == l.out_channels)
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < columns; ++j)
-        to[i * out.row + j * out.pixel] = sum_of(squares[i][j]) / l.out_channels;
+        to[i * out.row + j * out.pixel] = sum_of((*squares)[i][j]) / l.out_channels;
 }
 
 template <class F>
 struct Winograd {
   static int64_t units(const Layer& l) { return Tiles(l, F::M).n; }
   static constexpr int64_t kGrain = kRows;
+  // A row of tiles is followed by that of the next plane and by a share of the next
+  // weights, which fit to some four rows of tiles.
+  static constexpr int kLinesOfTiles = kRows / 2, kLinesOfWeights = kPanel / 8;
 
+  // Panel after panel of output channels, so that what the products give is still near
+  // when it is transformed back.
   static void block(const Layer& l, int64_t first, int64_t count) {
     const Tiles tiles(l, F::M);
     constexpr int64_t kFrequencies = F::T * F::T;
-    const int64_t in_plane = count * l.in_channels + kPlanePadding;
-    const int64_t out_plane = count * l.out_channels + kPlanePadding;
-    float* in = scratch().need(kFrequencies * (in_plane + out_plane));
-    float* out = in + kFrequencies * in_plane;
+    constexpr int64_t kTile = kFrequencies * kPanel + kPlanePadding;
+    const int64_t plane = count * l.in_channels + kPlanePadding;
+    const int64_t n_squares = l.finish == kMeanSquare ? count * F::M * F::M * kLanes : 0;
+    float* out = scratch().need(kFrequencies * plane + count * kTile + n_squares);
+    auto* squares = reinterpret_cast<Squares<F>*>(out + count * kTile);
+    float* in = out + count * kTile + n_squares;
+    std::memset(squares, 0, 4 * n_squares);
     for (int64_t t = 0; t < count; ++t)
-      transform_in<F>(l, tiles, first + t, in + t * l.in_channels, in_plane);
-    for (int64_t f = 0; f < kFrequencies; ++f)
-      product(in + f * in_plane, l.in_channels, count,
-              l.weights + f * l.in_channels * l.out_channels, l.in_channels,
-              l.out_channels, out + f * out_plane, l.out_channels);
-    for (int64_t t = 0; t < count; ++t)
-      transform_out<F>(l, tiles, first + t, out + t * l.out_channels, out_plane);
+      transform_in<F>(l, tiles, first + t, in + t * l.in_channels, plane);
+    const float* weights = l.weights;
+    for (int64_t c = 0; c < l.out_channels; c += kPanel) {
+      for (int64_t f = 0; f < kFrequencies; ++f) {
+        const float* a = in + f * plane;
+        const float* b = weights;
+        weights += l.in_channels * kPanel;
+        panel_product<kLinesOfTiles, kLinesOfWeights>(
+            a, l.in_channels, count, b, l.in_channels, out + f * kPanel, kTile,
+            {reinterpret_cast<const char*>(a + plane),
+             reinterpret_cast<const char*>(weights)});
+      }
+      for (int64_t t = 0; t < count; ++t)
+        transform_out<F>(l, tiles, first + t, out + t * kTile, c, squares + t);
+    }
   }
 };
 
