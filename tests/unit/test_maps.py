@@ -8,8 +8,10 @@ from efficientad.method.maps import (
     RawMaps,
     image_scores,
     map_quantiles,
+    map_unsteadiness,
     normalize_map,
     normalize_maps,
+    weighted,
 )
 from efficientad.method.placement import GRID_CELLS, place_map
 
@@ -60,3 +62,22 @@ def test_the_combined_map_is_the_mean_of_both(grids):
 def test_constant_maps_give_no_scale():
     with pytest.raises(ConfigError, match="give other normal images"):
         map_quantiles([np.ones((GRID_CELLS, GRID_CELLS), np.float32)])
+
+
+def test_a_weighted_map_reaches_that_share_of_its_height():
+    raw, quantiles = torch.tensor([[[2.0, 3.5, 8.0]]]), MapQuantiles(2.0, 5.0)
+
+    halved = normalize_map(raw, weighted(quantiles, 0.5))
+
+    torch.testing.assert_close(halved, 0.5 * normalize_map(raw, quantiles))
+    assert weighted(quantiles, 1.0) == quantiles
+
+
+def test_unsteadiness_is_that_of_the_images_levels_and_knows_no_scale(grids):
+    levels = [1.0, 2.0, 3.0]
+    lifted = [g - g.mean() + v for g, v in zip(grids, levels, strict=True)]
+
+    found = map_unsteadiness([10 * grid for grid in lifted])
+
+    assert found == pytest.approx(np.std(levels) / 2.0, rel=1e-5)
+    assert map_unsteadiness(grids[:1]) == 0

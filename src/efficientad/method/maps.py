@@ -96,6 +96,30 @@ def map_mean_and_deviation(grids: Grids) -> MapQuantiles:
     return MapQuantiles(mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation)
 
 
+def map_unsteadiness(grids: Grids) -> float:
+    """Tell how much the level of a map changes from one normal image to the next.
+
+    Args:
+        grids: Raw maps of normal images on the descriptor grid, at least one.
+
+    Returns:
+        Standard deviation of the images' means, relative to the mean of all.
+    """
+    levels = np.array([grid.mean(dtype=np.float64) for grid in grids])
+    return float(levels.std() / levels.mean())
+
+
+def weighted(quantiles: MapQuantiles, weight: float) -> MapQuantiles:
+    """Let a map reach only a share of what it would reach by its quantiles.
+
+    Args:
+        quantiles: Of the map. What goes to 0 stays.
+        weight: In (0, 1].
+    """
+    reach = quantiles.high - quantiles.low
+    return MapQuantiles(quantiles.low, quantiles.low + reach / weight)
+
+
 def _placed_pixels(grids: Grids) -> NDArray[np.float32]:
     return np.concatenate(
         [place_map(grid, INPUT_SIZE, INPUT_SIZE).ravel() for grid in grids]

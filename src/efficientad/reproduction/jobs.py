@@ -280,6 +280,7 @@ def _normalize(job: Job, normalization: Normalization, detector: Detector) -> No
         held_out.pixels,
         false_alarm_budget=config.false_alarm_budget,
         fit=fit,
+        weighs_maps=job.recipe.quick is not None and job.recipe.quick.weighs_maps,
     )
 
 

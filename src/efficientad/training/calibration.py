@@ -21,12 +21,16 @@ from efficientad.method.maps import (
     RawMaps,
     image_scores,
     map_quantiles,
+    map_unsteadiness,
     normalize_maps,
+    weighted,
 )
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training.progress import Progress
 
 _BATCH_SIZE = 4
+# However unsteady: a missing part may show in no other map.
+_LEAST_WEIGHT = 0.1
 
 Pixels = NDArray[np.uint8]
 
@@ -89,6 +93,7 @@ def calibrate(
     *,
     false_alarm_budget: float = 0.01,
     fit: Callable[[Grids], MapQuantiles] = map_quantiles,
+    weighs_maps: bool = False,
 ) -> Calibration:
     """Measure how far maps and scores reach on normal images.
 
@@ -98,6 +103,9 @@ def calibrate(
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
         fit: What normalizes a map type, from its raw maps. Default: the paper's
             quantiles.
+        weighs_maps: Let the global map count less where its level is less steady than
+            the local one's (`global_weight`); otherwise, as in the paper, they count
+            the same.
 
     Raises:
         DatasetError: If there are no images.
@@ -112,9 +120,11 @@ def calibrate(
             progress.update(start + len(batch))
     local_maps = torch.cat([maps.local_map for maps in raw]).float().cpu()
     global_maps = torch.cat([maps.global_map for maps in raw]).float().cpu()
+    local_grids, global_grids = list(local_maps.numpy()), list(global_maps.numpy())
+    weight = global_weight(local_grids, global_grids) if weighs_maps else 1.0
     without_scores = Calibration(
-        fit(list(local_maps.numpy())),
-        fit(list(global_maps.numpy())),
+        fit(local_grids),
+        weighted(fit(global_grids), weight),
         normal_scores=(0.0,),
         false_alarm_budget=false_alarm_budget,
     )
@@ -125,3 +135,22 @@ def calibrate(
         tuple(sorted(image_scores(maps.combined_map).tolist())),
         false_alarm_budget,
     )
+
+
+def global_weight(local_grids: Grids, global_grids: Grids) -> float:
+    """Tell how much the global map counts, in (0, 1], where the local one counts 1.
+
+    Normalization brings the pixels of both maps to one scale, but an image's score is
+    its highest pixel, and false alarms come from images that lie higher as a whole:
+    after a short training the autoencoder is still wrong about some normal ones. The
+    global map counts less by as much as its level changes more from image to image.
+
+    Args:
+        local_grids: Raw local maps of normal images, at least one.
+        global_grids: Raw global maps of the same images.
+    """
+    # Deviation: in the paper both maps count the same.
+    of_local, of_global = map_unsteadiness(local_grids), map_unsteadiness(global_grids)
+    if of_global <= of_local:
+        return 1.0
+    return max(_LEAST_WEIGHT, of_local / of_global)

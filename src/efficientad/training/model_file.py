@@ -105,8 +105,12 @@ def recalibrate(
     normal = read_normal_images(images)
     trained_on = detector.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
+    quick = detector.provenance.get("recipe", {}).get("quick") or {}
     calibration = calibrate(
-        detector, normal.pixels, false_alarm_budget=false_alarm_budget
+        detector,
+        normal.pixels,
+        false_alarm_budget=false_alarm_budget,
+        weighs_maps=quick.get("weighs_maps", False),
     )
     detector.calibration = replace(calibration, given_threshold=threshold)
     used = {"validation_images": normal.hash_of_name}

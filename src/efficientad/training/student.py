@@ -127,7 +127,10 @@ def train(
     run.to_the_end(checkpoint, on_step)
     detector = run.finished_detector()
     detector.calibration = calibrate(
-        detector, validation.pixels, false_alarm_budget=config.false_alarm_budget
+        detector,
+        validation.pixels,
+        false_alarm_budget=config.false_alarm_budget,
+        weighs_maps=recipe.quick is not None and recipe.quick.weighs_maps,
     )
     detector.provenance = run.provenance(validation)
     if target is not None:
