@@ -5,6 +5,13 @@ own, one pass that reads them image by image and gives pixel AU-ROC and AU-PRO.
 
     python benchmarks/metrics_speed.py --output benchmarks/results/metrics_speed.json
 
+With `--peer`, anomalib's AU-PRO judges the same maps in the environment of
+`make peers`. It holds all of them, and indices of their pixels, in memory: 100 maps
+take some 10 GiB there.
+
+    python benchmarks/metrics_speed.py --images 100 --peer .venv-peers/bin/python \
+        --output benchmarks/results/metrics_speed_peer.json
+
 The default, 500 maps of 1024 x 1024, needs 2.5 GiB of disk. A machine that does
 something else meanwhile makes it slower: the load is recorded, and processor time.
 """
@@ -29,6 +36,7 @@ from efficientad.method.placement import place_map
 
 NORMAL_EVERY = 3  # as in a test set of MVTec AD, about a third is normal
 SMOOTH_CELLS = 56
+PEER = Path(__file__).resolve().parent / "peers" / "anomalib_au_pro.py"
 
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -95,8 +103,11 @@ def measure(folder: Path, n_images: int, size: int) -> dict[str, Any]:
     }
 
 
-def run(n_images: int, size: int, seed: int, folder: Path | None) -> dict[str, Any]:
+def run(
+    n_images: int, size: int, seed: int, folder: Path | None, peer: Path | None
+) -> dict[str, Any]:
     """Write the images, measure in a fresh process, and describe the run."""
+    compared: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=folder) as name:
         images = Path(name)
         write_images(images, n_images, size, seed)
@@ -106,6 +117,12 @@ def run(n_images: int, size: int, seed: int, folder: Path | None) -> dict[str, A
         measured = subprocess.run(  # noqa: S603 - this script itself
             command, check=True, capture_output=True, text=True
         )
+        if peer is not None:
+            command = [str(peer), str(PEER), name, str(n_images), str(size)]
+            judged = subprocess.run(  # noqa: S603 - a script of this folder
+                command, check=True, capture_output=True, text=True
+            )
+            compared = {"anomalib": json.loads(judged.stdout.splitlines()[-1])}
     return {
         "experiment": "metrics_speed",
         "category": "synthetic",
@@ -113,6 +130,7 @@ def run(n_images: int, size: int, seed: int, folder: Path | None) -> dict[str, A
         "seed": seed,
         "settings": {"n_images": n_images, "size": size, "niceness": os.nice(0)},
         **json.loads(measured.stdout),
+        **compared,
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "load_before": round(load, 2),
         "versions": versions(),
@@ -127,13 +145,22 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="height and width")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the temporary files go")
+    parser.add_argument(
+        "--peer", type=Path, help="python of an environment of anomalib"
+    )
     parser.add_argument("--output", type=Path, help="the JSON file to write")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure is not None:
         print(json.dumps(measure(arguments.measure, arguments.images, arguments.size)))
         return
-    result = run(arguments.images, arguments.size, arguments.seed, arguments.folder)
+    result = run(
+        arguments.images,
+        arguments.size,
+        arguments.seed,
+        arguments.folder,
+        arguments.peer,
+    )
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")
     if arguments.output is not None:

@@ -1,8 +1,10 @@
 """Anomalib's AU-PRO on maps of `metrics_speed.py`; runs in the peers' environment."""
 
 import json
+import resource
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,15 @@ def main() -> None:
     for anomaly_map, mask in zip(maps, masks, strict=True):
         metric.update(anomaly_map[None], mask[None].int())
     value = float(metric.compute())
-    seconds = time.perf_counter() - start
-    print(json.dumps({"au_pro": value, "seconds": seconds}))
+    measured = {
+        "au_pro": value,
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_memory_mib": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        ),
+        "version": metadata.version("anomalib"),
+    }
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":
