@@ -1,17 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import hmean
 
 from efficientad.errors import ConfigError
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.maps import (
     RawMaps,
+    divided_by_level,
     image_scores,
+    map_levels,
     map_quantiles,
-    map_unsteadiness,
     normalize_map,
     normalize_maps,
-    weighted,
 )
 from efficientad.method.placement import GRID_CELLS, place_map
 
@@ -64,20 +65,43 @@ def test_constant_maps_give_no_scale():
         map_quantiles([np.ones((GRID_CELLS, GRID_CELLS), np.float32)])
 
 
-def test_a_weighted_map_reaches_that_share_of_its_height():
-    raw, quantiles = torch.tensor([[[2.0, 3.5, 8.0]]]), MapQuantiles(2.0, 5.0)
+def test_a_level_is_the_harmonic_mean_of_a_map(grids):
+    raw = torch.from_numpy(np.stack(grids)) + 0.1
+    expected = [hmean(grid, axis=None) for grid in raw.double().numpy()]
 
-    halved = normalize_map(raw, weighted(quantiles, 0.5))
-
-    torch.testing.assert_close(halved, 0.5 * normalize_map(raw, quantiles))
-    assert weighted(quantiles, 1.0) == quantiles
+    np.testing.assert_allclose(map_levels(raw).numpy(), expected, rtol=1e-5)
 
 
-def test_unsteadiness_is_that_of_the_images_levels_and_knows_no_scale(grids):
-    levels = [1.0, 2.0, 3.0]
-    lifted = [g - g.mean() + v for g, v in zip(grids, levels, strict=True)]
+def test_a_defect_of_half_the_image_hardly_moves_the_level(grids):
+    raw = torch.from_numpy(grids[0])[None] + 0.5
+    defective = raw.clone()
+    defective[:, : GRID_CELLS // 2] *= 100
 
-    found = map_unsteadiness([10 * grid for grid in lifted])
+    assert float(map_levels(defective) / map_levels(raw)) < 2.1
+    assert float(defective.mean() / raw.mean()) > 50
 
-    assert found == pytest.approx(np.std(levels) / 2.0, rel=1e-5)
-    assert map_unsteadiness(grids[:1]) == 0
+
+def test_zero_distances_give_a_level_that_divides(grids):
+    raw = torch.from_numpy(grids[0])[None]
+    raw[0, 0, 0] = 0
+
+    assert torch.isfinite(divided_by_level(raw, 1e-9, 1.0)).all()
+
+
+def test_images_at_other_levels_within_the_normal_range_score_the_same(grids):
+    quantiles = MapQuantiles(1.0, 2.0, least_level=0.01, greatest_level=100.0)
+    raw = torch.from_numpy(grids[0])[None] + 0.1
+
+    torch.testing.assert_close(
+        normalize_map(3 * raw, quantiles), normalize_map(raw, quantiles)
+    )
+
+
+def test_an_image_that_is_strange_all_over_stays_strange(grids):
+    raw = torch.from_numpy(grids[0])[None] + 0.1
+    level = float(map_levels(raw))
+    quantiles = MapQuantiles(1.0, 2.0, least_level=level, greatest_level=level)
+
+    strange = normalize_map(10 * raw, quantiles)
+
+    torch.testing.assert_close(strange, ((10 * raw / level) - 1.0) * 0.1)

@@ -94,9 +94,26 @@ def _model(graph: Nodes) -> "onnx.ModelProto":
 
 
 def _normalized(graph: Nodes, raw: str, quantiles: MapQuantiles, name: str) -> str:
+    least, greatest = quantiles.least_level, quantiles.greatest_level
+    if least is not None and greatest is not None:
+        raw = _divided_by_level(graph, raw, least, greatest)
     scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low)
     centred = graph.op("Sub", raw, graph.constant(quantiles.low))
     return graph.op("Mul", centred, graph.constant(scale), name=name)
+
+
+def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> str:
+    """Write out `maps.divided_by_level`."""
+    from efficientad.method.maps import SMALLEST_DISTANCE  # noqa: PLC0415 - needs torch
+
+    bounded = graph.op("Max", raw, graph.constant(SMALLEST_DISTANCE))
+    mean = graph.op(
+        "ReduceMean", graph.op("Reciprocal", bounded), graph.integer([1, 2]), keepdims=1
+    )
+    level = graph.op("Reciprocal", mean)
+    level = graph.op("Max", level, graph.constant(least))
+    level = graph.op("Min", level, graph.constant(greatest))
+    return graph.op("Div", raw, level)
 
 
 def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> tuple[str, str]:

@@ -34,6 +34,11 @@ class MapQuantiles:
 
     low: float
     high: float
+    least_level: float | None = None
+    """With `greatest_level`: a map is divided by the image's own level within these
+    limits, the range of normal images, and the quantiles are of such maps. None: raw
+    maps as they are, as in the paper."""
+    greatest_level: float | None = None
 
     def __post_init__(self) -> None:
         """Reject quantiles that give no scale."""
@@ -45,6 +50,14 @@ class MapQuantiles:
             raise ConfigError(
                 f"map quantiles must differ, got {self.low} and {self.high}: the "
                 "calibration images give constant maps; give other normal images"
+            )
+        limits = (self.least_level, self.greatest_level)
+        if limits != (None, None) and (
+            None in limits or not 0 < limits[0] <= limits[1] < math.inf
+        ):
+            raise ConfigError(
+                "the levels of a map need two limits, positive and in order, got "
+                f"{limits[0]} and {limits[1]}"
             )
 
 

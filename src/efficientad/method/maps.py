@@ -5,6 +5,9 @@ Normalization is one affine step per map type, fitted so that 0.9 and 0.995 quan
 normal pixels go to 0 and 0.1; it commutes with the linear placement on the image. The
 maximum of a linearly interpolated map is one of its grid values, so the image score is
 taken on the grid.
+
+Where a calibration asks for it, each raw map is first divided by its own level, within
+the range of levels that normal images have.
 """
 
 from collections.abc import Sequence
@@ -30,6 +33,9 @@ AnomalyMap = Float[Tensor, "batch rows columns"]
 ImageScores = Float[Tensor, " batch"]
 Grids = Sequence[NDArray[np.float32]]
 
+SMALLEST_DISTANCE = 1e-6
+"""What a raw map counts as at least in its level, so that a zero does no harm."""
+
 
 class RawMaps(NamedTuple):
     """The maps before normalization, on the descriptor grid."""
@@ -50,8 +56,32 @@ class AnomalyMaps(NamedTuple):
     combined_map: AnomalyMap
 
 
+def map_levels(raw_map: AnomalyMap) -> Float[Tensor, " batch"]:
+    """Give the level of each image's map: its harmonic mean.
+
+    What is high, a defect even of half the image, hardly moves it.
+    """
+    distances = raw_map.float().clamp(min=SMALLEST_DISTANCE)
+    return distances.reciprocal().mean((-2, -1)).reciprocal()
+
+
+def divided_by_level(raw_map: AnomalyMap, least: float, greatest: float) -> AnomalyMap:
+    """Divide each image's map by its level.
+
+    Args:
+        raw_map: Of any images.
+        least: Lowest level to divide by, above 0.
+        greatest: Highest one: an image that is strange all over stays strange.
+    """
+    levels = map_levels(raw_map).clamp(least, greatest)
+    return raw_map / levels[:, None, None]
+
+
 def normalize_map(raw_map: AnomalyMap, quantiles: MapQuantiles) -> AnomalyMap:
     """Send the low quantile to 0 and the high one to 0.1."""
+    least, greatest = quantiles.least_level, quantiles.greatest_level
+    if least is not None and greatest is not None:
+        raw_map = divided_by_level(raw_map, least, greatest)
     scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low)
     return (raw_map - quantiles.low) * scale + LOW_TARGET
 
@@ -94,30 +124,6 @@ def map_mean_and_deviation(grids: Grids) -> MapQuantiles:
     pixels = _placed_pixels(grids).astype(np.float64)
     mean, deviation = float(pixels.mean()), float(pixels.std())
     return MapQuantiles(mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation)
-
-
-def map_unsteadiness(grids: Grids) -> float:
-    """Tell how much the level of a map changes from one normal image to the next.
-
-    Args:
-        grids: Raw maps of normal images on the descriptor grid, at least one.
-
-    Returns:
-        Standard deviation of the images' means, relative to the mean of all.
-    """
-    levels = np.array([grid.mean(dtype=np.float64) for grid in grids])
-    return float(levels.std() / levels.mean())
-
-
-def weighted(quantiles: MapQuantiles, weight: float) -> MapQuantiles:
-    """Let a map reach only a share of what it would reach by its quantiles.
-
-    Args:
-        quantiles: Of the map. What goes to 0 stays.
-        weight: In (0, 1].
-    """
-    reach = quantiles.high - quantiles.low
-    return MapQuantiles(quantiles.low, quantiles.low + reach / weight)
 
 
 def _placed_pixels(grids: Grids) -> NDArray[np.float32]:

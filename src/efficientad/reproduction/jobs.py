@@ -280,7 +280,8 @@ def _normalize(job: Job, normalization: Normalization, detector: Detector) -> No
         held_out.pixels,
         false_alarm_budget=config.false_alarm_budget,
         fit=fit,
-        weighs_maps=job.recipe.quick is not None and job.recipe.quick.weighs_maps,
+        divides_by_level=job.recipe.quick is not None
+        and job.recipe.quick.divides_by_level,
     )
 
 

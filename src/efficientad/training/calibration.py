@@ -6,6 +6,8 @@ too good, and every later map would look anomalous.
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,20 +19,19 @@ from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.maps import (
+    AnomalyMap,
     Grids,
     RawMaps,
+    divided_by_level,
     image_scores,
+    map_levels,
     map_quantiles,
-    map_unsteadiness,
     normalize_maps,
-    weighted,
 )
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training.progress import Progress
 
 _BATCH_SIZE = 4
-# However unsteady: a missing part may show in no other map.
-_LEAST_WEIGHT = 0.1
 
 Pixels = NDArray[np.uint8]
 
@@ -93,7 +94,7 @@ def calibrate(
     *,
     false_alarm_budget: float = 0.01,
     fit: Callable[[Grids], MapQuantiles] = map_quantiles,
-    weighs_maps: bool = False,
+    divides_by_level: bool = False,
 ) -> Calibration:
     """Measure how far maps and scores reach on normal images.
 
@@ -103,9 +104,7 @@ def calibrate(
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
         fit: What normalizes a map type, from its raw maps. Default: the paper's
             quantiles.
-        weighs_maps: Let the global map count less where its level is less steady than
-            the local one's (`global_weight`); otherwise, as in the paper, they count
-            the same.
+        divides_by_level: Divide each raw map by the image's own level first.
 
     Raises:
         DatasetError: If there are no images.
@@ -120,11 +119,10 @@ def calibrate(
             progress.update(start + len(batch))
     local_maps = torch.cat([maps.local_map for maps in raw]).float().cpu()
     global_maps = torch.cat([maps.global_map for maps in raw]).float().cpu()
-    local_grids, global_grids = list(local_maps.numpy()), list(global_maps.numpy())
-    weight = global_weight(local_grids, global_grids) if weighs_maps else 1.0
+    scale = partial(_scale, fit=fit, divides_by_level=divides_by_level)
     without_scores = Calibration(
-        fit(local_grids),
-        weighted(fit(global_grids), weight),
+        scale(local_maps),
+        scale(global_maps),
         normal_scores=(0.0,),
         false_alarm_budget=false_alarm_budget,
     )
@@ -137,20 +135,18 @@ def calibrate(
     )
 
 
-def global_weight(local_grids: Grids, global_grids: Grids) -> float:
-    """Tell how much the global map counts, in (0, 1], where the local one counts 1.
-
-    Normalization brings the pixels of both maps to one scale, but an image's score is
-    its highest pixel, and false alarms come from images that lie higher as a whole:
-    after a short training the autoencoder is still wrong about some normal ones. The
-    global map counts less by as much as its level changes more from image to image.
-
-    Args:
-        local_grids: Raw local maps of normal images, at least one.
-        global_grids: Raw global maps of the same images.
-    """
-    # Deviation: in the paper both maps count the same.
-    of_local, of_global = map_unsteadiness(local_grids), map_unsteadiness(global_grids)
-    if of_global <= of_local:
-        return 1.0
-    return max(_LEAST_WEIGHT, of_local / of_global)
+def _scale(
+    raw_maps: AnomalyMap,
+    *,
+    fit: Callable[[Grids], MapQuantiles],
+    divides_by_level: bool,
+) -> MapQuantiles:
+    if not divides_by_level:
+        return fit(list(raw_maps.numpy()))
+    # Deviation: the paper compares images whose maps lie at different levels as they
+    # are. An image's score is its highest pixel, so one that is harder to predict as a
+    # whole, by its texture, light or angle, looks anomalous.
+    levels = map_levels(raw_maps)
+    least, greatest = float(levels.min()), float(levels.max())
+    quantiles = fit(list(divided_by_level(raw_maps, least, greatest).numpy()))
+    return replace(quantiles, least_level=least, greatest_level=greatest)

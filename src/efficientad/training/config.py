@@ -117,9 +117,8 @@ class QuickRecipe:
     """Whole images a step for the autoencoder."""
     mean_share: float
     """Weight of the mean over all squared distances beside the hard feature loss."""
-    weighs_maps: bool
-    """Whether the global map counts less where its level is less steady over held-out
-    normal images than the local one's."""
+    divides_by_level: bool
+    """Whether a raw map is divided by the image's own level before normalization."""
 
 
 PAPER: Final = Recipe(
@@ -146,7 +145,7 @@ QUICK: Final = Recipe(
         penalty_weight=0.3,
         n_whole_images=1,
         mean_share=1.0,
-        weighs_maps=True,
+        divides_by_level=True,
     ),
 )
 RECIPES: Final[dict[Preset, Recipe]] = {"paper": PAPER, "quick": QUICK}

@@ -110,7 +110,7 @@ def recalibrate(
         detector,
         normal.pixels,
         false_alarm_budget=false_alarm_budget,
-        weighs_maps=quick.get("weighs_maps", False),
+        divides_by_level=quick.get("divides_by_level", False),
     )
     detector.calibration = replace(calibration, given_threshold=threshold)
     used = {"validation_images": normal.hash_of_name}

@@ -130,7 +130,7 @@ def train(
         detector,
         validation.pixels,
         false_alarm_budget=config.false_alarm_budget,
-        weighs_maps=recipe.quick is not None and recipe.quick.weighs_maps,
+        divides_by_level=recipe.quick is not None and recipe.quick.divides_by_level,
     )
     detector.provenance = run.provenance(validation)
     if target is not None:
