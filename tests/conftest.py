@@ -108,13 +108,20 @@ def judging_detector(make_detector, photograph):
 
     from efficientad.images import INPUT_SIZE
     from efficientad.method.decision import Calibration, MapQuantiles
+    from efficientad.method.maps import map_levels
 
     detector = make_detector()
     detector.prefers_native = False
     pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]
     raw = detector.judged_maps(torch.from_numpy(pixels))
     local, glob = (
-        MapQuantiles(*np.quantile(m.numpy(), (0.5, 0.95)).tolist()) for m in raw
+        MapQuantiles(
+            *np.quantile((m / map_levels(m)).numpy(), (0.5, 0.95)).tolist(),
+            # Other images of the tests lie within these limits and beyond them.
+            least_level=0.9 * float(map_levels(m)),
+            greatest_level=1.1 * float(map_levels(m)),
+        )
+        for m in raw
     )
     detector.calibration = Calibration(local, glob, (0.1, 0.15, 0.2), 0.3)
     return detector
