@@ -16,7 +16,6 @@ import torch
 from efficientad import cli, cli_deployment
 from efficientad.deployment import benchmark as benchmark_module
 from efficientad.deployment import contenders as contenders_module
-from efficientad.deployment import memory
 from efficientad.deployment.benchmark import benchmark
 from efficientad.deployment.benchmark_report import BenchmarkReport, RuntimeReport
 from efficientad.deployment.contenders import Contender, contenders
@@ -27,7 +26,7 @@ from efficientad.errors import (
     NotCalibratedError,
     StorageError,
 )
-from efficientad.measurement import clock, hardware, layer_costs
+from efficientad.measurement import clock, hardware, layer_costs, memory
 from efficientad.measurement.baseline import BaselinePredictor
 from efficientad.measurement.clock import Timing
 from efficientad.measurement.config import BenchmarkConfig
@@ -416,10 +415,10 @@ def test_the_peak_is_what_the_system_says(tmp_path, monkeypatch):
     status = tmp_path / "status"
     status.write_text("VmRSS:\t  10 kB\nVmHWM:\t  2048 kB\n")
     monkeypatch.setattr(memory, "_STATUS", status)
-    assert memory._peak_mib() == 2
+    assert memory.own_peak_mib() == 2
 
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "nothing")
-    assert memory._peak_mib() > 10  # an interpreter with NumPy
+    assert memory.own_peak_mib() > 10  # an interpreter with NumPy
 
 
 def test_a_failing_process_is_told(tmp_path):

@@ -117,14 +117,14 @@ def test_explained_variance_equals_its_definition(distilled, images, config):
     """On all held-out windows at once, by the textbook."""
     explained, output = distilled
     material = Material(open_pretraining_images(images), config, torch.device("cpu"))
-    material.get_ready(lambda _: None)
+    material.get_ready()
     run = distillation._Distillation(config, distillation.recipe_of(config), material)
     windows = run._held_out_windows()
     inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
     checkpoint, _ = tensor_file.read(
         output.with_name(f"{output.name}.checkpoint"), "checkpoint"
     )
-    run.network.load_state_dict(distillation._with_prefix(checkpoint, "network."))
+    run.network.load_state_dict(tensor_file.with_prefix(checkpoint, "network."))
     with torch.no_grad():
         error = (run.network.eval()(inputs) - targets).double().square()
     spread = (

@@ -7,9 +7,7 @@ too good, and every later map would look anomalous.
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.errors import DatasetError
@@ -26,13 +24,12 @@ from efficientad.method.maps import (
     weighted,
 )
 from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.training.normal_images import Pixels
 from efficientad.training.progress import Progress
 
 _BATCH_SIZE = 4
 # However unsteady: a missing part may show in no other map.
 _LEAST_WEIGHT = 0.1
-
-Pixels = NDArray[np.uint8]
 
 
 def batches(pixels: Pixels, device: torch.device) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -256,7 +256,7 @@ class _Training:
         rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.step.losses(rng, progress).total()
+        loss = self.step.losses(rng).total()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.n_steps_done += 1
@@ -309,7 +309,7 @@ class _Training:
                 "it was made with, or start without --resume"
             )
         for name in ("student", "autoencoder"):
-            state = _with_prefix(tensors, name + ".")
+            state = tensor_file.with_prefix(tensors, name + ".")
             getattr(self.detector, name).load_state_dict(state)
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done, self.seconds = content["steps"], content["seconds"]
@@ -377,13 +377,3 @@ def start_student(
         own.weight[:n_out] = 0
         own.weight[:n_out, :n_in] = weight
         own.bias[:n_out] = bias
-
-
-def _with_prefix(
-    tensors: Mapping[str, torch.Tensor], prefix: str
-) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
