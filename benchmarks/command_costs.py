@@ -36,12 +36,12 @@ _N_LARGE, _N_SMALL, _SMALL = 3, 200, (512, 512)
 _STEPS: Final = 8
 
 
-# `ru_maxrss` of a child begins with its parent's; this is of the process alone.
 _MEASURED: Final = """
 import sys
 from efficientad.cli import main
 code = main()
-print(open("/proc/self/status").read(), file=sys.stderr)
+from efficientad.measurement.memory import own_peak_mib
+print("peak", own_peak_mib(), file=sys.stderr)
 sys.exit(code)
 """
 
@@ -67,10 +67,10 @@ def cost_of(arguments: Sequence[str]) -> Cost:
         text=True,
     )
     seconds = time.perf_counter() - start
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", done.stderr, re.MULTILINE)
+    found = re.search(r"^peak (\S+)$", done.stderr, re.MULTILINE)
     if done.returncode or found is None:
         raise ResultError(f"efficientad {' '.join(arguments)} failed: {done.stderr}")
-    return Cost(seconds, int(found[1]) / 1024)
+    return Cost(seconds, float(found[1]))
 
 
 def write_images(folder: Path, n: int, size: tuple[int, int]) -> Path:

@@ -19,7 +19,6 @@ something else meanwhile makes it slower: the load is recorded, and processor ti
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.judgement.metrics import PixelMetrics
+from efficientad.measurement.memory import own_peak_mib
 from efficientad.measurement.surroundings import commit, processor, versions
 from efficientad.method.placement import place_map
 
@@ -88,8 +88,7 @@ def measure(folder: Path, n_images: int, size: int) -> dict[str, Any]:
     au_pro_done = time.perf_counter()
     pixel_au_roc = metrics.pixel_au_roc()
     end = time.perf_counter()
-    # In KiB on Linux.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = own_peak_mib()
     return {
         "metrics": {"au_pro": au_pro, "pixel_au_roc": pixel_au_roc},
         "seconds": {

@@ -10,7 +10,6 @@ of its images is seen: reading, the teacher's descriptors, memory.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from records import RESULTS, file_name, write_run
 
 from efficientad.kernels.native import keep_freed_memory
 from efficientad.measurement.clock import consecutive
+from efficientad.measurement.memory import own_peak_mib
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import Detector
 from efficientad.reproduction.records import Run, read_runs
@@ -101,8 +101,7 @@ def alone(growing: str, value: int) -> dict[str, float]:
     """What a point costs, measured in this process."""
     keep_freed_memory()
     milliseconds = _MEASURES[growing](value)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"milliseconds": milliseconds, "peak_memory_mib": peak}
+    return {"milliseconds": milliseconds, "peak_memory_mib": own_peak_mib()}
 
 
 def measured(growing: str, value: int) -> dict[str, float]:

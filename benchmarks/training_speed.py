@@ -129,7 +129,7 @@ class PackageStep:
         """Take one."""
         with self._switched():
             self._optimizer.zero_grad(set_to_none=True)
-            loss = self._step.losses(self._rng, 0.0).total()
+            loss = self._step.losses(self._rng).total()
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
 

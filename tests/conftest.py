@@ -48,6 +48,17 @@ def handled_interrupt():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For work so small that threads mostly wait; on a busy machine they do so long."""
+    import torch
+
+    n_before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_before)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """The same random numbers in every run of a test."""

@@ -16,6 +16,7 @@ import torch
 
 import efficientad
 from efficientad.images import read_image
+from efficientad.measurement.memory import own_peak_mib
 from efficientad.method.placement import place_map
 
 SIDE = 256
@@ -60,7 +61,7 @@ def main() -> None:
         "milliseconds": 1000 * statistics.median(seconds),
         "images_per_second": statistics.median(batches),
         "millions_of_numbers": n_numbers / 1e6,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": own_peak_mib(),
         "versions": {"torch": metadata.version("torch")},
     }
     np.save(folder / "maps.npy", np.stack(maps))

@@ -38,7 +38,7 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
     print(f"settings: {config}", file=sys.stderr)
     detector = train_detector(images, config, output=output)
     assert detector.calibration is not None
-    print(f"wrote {output}")
+    print(f"detector {output}")
     print(f"threshold {detector.calibration.threshold:.4g}")
     print(detector.calibration.statement())
     return _OK

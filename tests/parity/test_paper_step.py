@@ -50,7 +50,7 @@ def test_losses_and_gradients_are_those_of_the_loop_body(detector, networks):
 
     torch.manual_seed(5)
     step = PaperStep(detector, pixels, natural, PAPER)
-    loss = step.losses(np.random.default_rng(7), 0.0).total()
+    loss = step.losses(np.random.default_rng(7)).total()
     loss.backward()
 
     rng = np.random.default_rng(7)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import torch
 from efficientad import cli, cli_deployment
 from efficientad.deployment import benchmark as benchmark_module
 from efficientad.deployment import contenders as contenders_module
-from efficientad.deployment import memory
+from efficientad.deployment import export as export_module
 from efficientad.deployment.benchmark import benchmark
 from efficientad.deployment.benchmark_report import BenchmarkReport, RuntimeReport
 from efficientad.deployment.contenders import Contender, contenders
@@ -27,12 +28,13 @@ from efficientad.errors import (
     NotCalibratedError,
     StorageError,
 )
-from efficientad.measurement import clock, hardware, layer_costs
+from efficientad.measurement import clock, hardware, layer_costs, memory
 from efficientad.measurement.baseline import BaselinePredictor
 from efficientad.measurement.clock import Timing
 from efficientad.measurement.config import BenchmarkConfig
 from efficientad.measurement.costs import NetworkCost, Peak
 from efficientad.method.decision import Prediction
+from efficientad.method.detector import Detector
 from efficientad.method.predictor import Predictor
 from efficientad.training import model_file
 
@@ -355,11 +357,18 @@ def test_an_exported_file_has_one_engine(tmp_path):
         contenders(Path("part.onnx"), [], config, tmp_path)
 
 
-def test_exports_for_the_occasion_are_made(judging_detector, tmp_path):
-    model_file.save(judging_detector, tmp_path / "part.ead")
+def test_exports_for_the_occasion_are_made(saved, exports, tmp_path, monkeypatch):
+    """Copies of those that were made for all tests: exporting has its own."""
+    finished = {path.suffix: path for path in exports.values()}
+
+    def copy(detector, path):
+        assert isinstance(detector, Detector)
+        shutil.copy(finished[path.suffix], path)
+
+    monkeypatch.setattr(export_module, "export", copy)
     config = BenchmarkConfig(runtimes=("onnx", "openvino"))
 
-    found = contenders(tmp_path / "part.ead", [], config, tmp_path)
+    found = contenders(saved, [], config, tmp_path)
 
     assert [c.name for c in found] == ["baseline", "onnx", "openvino"]
     assert [c.path.suffix for c in found] == [".ead", ".onnx", ".xml"]
@@ -416,10 +425,10 @@ def test_the_peak_is_what_the_system_says(tmp_path, monkeypatch):
     status = tmp_path / "status"
     status.write_text("VmRSS:\t  10 kB\nVmHWM:\t  2048 kB\n")
     monkeypatch.setattr(memory, "_STATUS", status)
-    assert memory._peak_mib() == 2
+    assert memory.own_peak_mib() == 2
 
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "nothing")
-    assert memory._peak_mib() > 10  # an interpreter with NumPy
+    assert memory.own_peak_mib() > 10  # an interpreter with NumPy
 
 
 def test_a_failing_process_is_told(tmp_path):

@@ -25,6 +25,8 @@ from efficientad.training.feature_cache import FeatureMoments
 from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.teachers import load_teacher, open_teacher
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 N_STEPS, N_IMAGES, N_HELD_OUT = 26, 14, 4
 LOGGED = [8, 10, 20, 26]
 
@@ -66,21 +68,27 @@ def distilled(images, config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stopped(images, config, tmp_path_factory):
+def short(config):
+    """For what does not ask whether the teacher learns."""
+    return replace(config, steps=4, checkpoint_every=3, snapshots=())
+
+
+@pytest.fixture(scope="module")
+def stopped(images, short, tmp_path_factory):
     """What a distillation leaves that Ctrl-C stopped in the middle of a step."""
     folder = tmp_path_factory.mktemp("stopped")
     finished = distillation._Distillation.step
 
     def step(self, prepared):
         loss = finished(self, prepared)
-        if self.n_steps_done == 7:
+        if self.n_steps_done == 2:
             signal.raise_signal(signal.SIGINT)
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation._Distillation, "step", step)
         with pytest.raises(KeyboardInterrupt):
-            distillation.distill(images, config, output=folder / "teacher.safetensors")
+            distillation.distill(images, short, output=folder / "teacher.safetensors")
     return folder
 
 
@@ -117,14 +125,14 @@ def test_explained_variance_equals_its_definition(distilled, images, config):
     """On all held-out windows at once, by the textbook."""
     explained, output = distilled
     material = Material(open_pretraining_images(images), config, torch.device("cpu"))
-    material.get_ready(lambda _: None)
+    material.get_ready()
     run = distillation._Distillation(config, distillation.recipe_of(config), material)
     windows = run._held_out_windows()
     inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
     checkpoint, _ = tensor_file.read(
         output.with_name(f"{output.name}.checkpoint"), "checkpoint"
     )
-    run.network.load_state_dict(distillation._with_prefix(checkpoint, "network."))
+    run.network.load_state_dict(tensor_file.with_prefix(checkpoint, "network."))
     with torch.no_grad():
         error = (run.network.eval()(inputs) - targets).double().square()
     spread = (
@@ -171,44 +179,45 @@ def test_a_teacher_maps_pictures_to_descriptors(distilled):
 
 
 def test_an_interrupted_distillation_resumes_to_the_same_bits(
-    distilled, images, config, interrupted
+    images, short, interrupted, tmp_path
 ):
-    explained, output = distilled
+    output = tmp_path / "whole.safetensors"
+    explained = distillation.distill(images, short, output=output)
 
     resumed = distillation.distill(
-        images, replace(config, resume=True), output=interrupted
+        images, replace(short, resume=True), output=interrupted
     )
 
     assert resumed == explained
     tensors = load_file(output)
     for name, value in load_file(interrupted).items():
         assert torch.equal(value, tensors[name]), name
-    assert [line["step"] for line in lines_of(interrupted)] == LOGGED
+    assert [line["step"] for line in lines_of(interrupted)] == [3, 4]
 
 
-def test_a_checkpoint_of_other_settings_is_refused(images, config, interrupted):
+def test_a_checkpoint_of_other_settings_is_refused(images, short, interrupted):
     checkpoint = interrupted.with_name(f"{interrupted.name}.checkpoint")
     before = checkpoint.read_bytes()
-    other = replace(config, seed=1, resume=True)
+    other = replace(short, seed=1, resume=True)
 
     with pytest.raises(ModelFileError, match=r"teacher\.\S+ is a checkpoint of other"):
         distillation.distill(images, other, output=interrupted)
     assert checkpoint.read_bytes() == before
 
 
-def test_a_checkpoint_of_other_images_is_refused(images, config, interrupted, tmp_path):
+def test_a_checkpoint_of_other_images_is_refused(images, short, interrupted, tmp_path):
     others = tmp_path / "others"
     others.mkdir()
     for path in sorted(images.iterdir())[1:]:
         (others / path.name).write_bytes(path.read_bytes())
 
     with pytest.raises(ModelFileError, match="other settings, source network or"):
-        distillation.distill(others, replace(config, resume=True), output=interrupted)
+        distillation.distill(others, replace(short, resume=True), output=interrupted)
 
 
 def test_kept_features_teach_as_computed_ones_do(images, config, tmp_path):
     """But for their half precision; in colour, where both draw alike."""
-    few = replace(config, steps=3, batch_size=2, snapshots=(), grayscale_share=0.0)
+    few = replace(config, steps=2, batch_size=2, snapshots=(), grayscale_share=0.0)
     kept = replace(few, feature_cache=tmp_path / "features")
 
     computed = distillation.distill(images, few, output=tmp_path / "a.safetensors")
@@ -267,16 +276,16 @@ def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkey
 
     def step(self, prepared):
         loss = finished(self, prepared)
-        return float("nan") if self.n_steps_done == 6 else loss
+        return float("nan") if self.n_steps_done == 3 else loss
 
     monkeypatch.setattr(distillation._Distillation, "step", step)
-    few = replace(config, batch_size=1, checkpoint_every=5, snapshots=())
-    with pytest.raises(TrainingError, match="not finite at step 6; lower --learning"):
+    few = replace(config, batch_size=1, checkpoint_every=2, snapshots=())
+    with pytest.raises(TrainingError, match="not finite at step 3; lower --learning"):
         distillation.distill(images, few, output=output)
     _, content = tensor_file.read(
         output.with_name(f"{output.name}.checkpoint"), "checkpoint"
     )
-    assert content["steps"] == 5
+    assert content["steps"] == 2
     assert not output.exists()
 
 

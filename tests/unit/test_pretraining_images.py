@@ -20,7 +20,6 @@ from efficientad.training.embedded_pictures import (
 from efficientad.training.pretraining_images import (
     EmbeddedImages,
     PretrainingImages,
-    load_image_array,
     open_pretraining_images,
 )
 from efficientad.training.procedural_textures import draw_texture
@@ -274,22 +273,6 @@ def test_textures_differ_and_are_deterministic():
     assert len({texture.tobytes() for texture in first}) == 40
     assert {(t.shape, t.dtype.name) for t in first} == {((256, 256, 3), "uint8")}
     assert np.mean([texture.std() > 5 for texture in first]) > 0.9
-
-
-def test_an_image_array_holds_the_resized_images(tmp_path):
-    folder = write_folder(tmp_path, {"0.png": 0})
-    array = load_image_array([folder / "0.png", random_pixels(1)], 64)
-    expected = [resize_image(random_pixels(i), 64, 64) for i in (0, 1)]
-    np.testing.assert_array_equal(array, expected)
-    assert array.dtype == np.uint8
-    assert load_image_array([folder / "0.png"]).shape == (1, 256, 256, 3)
-
-
-def test_an_image_array_names_what_cannot_be_read(tmp_path):
-    path = tmp_path / "broken.png"
-    path.write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"broken\.png"):
-        load_image_array([path])
 
 
 def test_the_real_natural_images_open(shared_data, rng):

@@ -31,6 +31,8 @@ from efficientad.training.source_networks import (
 )
 from efficientad.training.weights_reader import Weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Names = tuple[str, str]  # of a convolution and of its batch normalization
 BlockNames = Callable[[int, int], list[Names]]
 Table = list[tuple[int, int, int, int, int]]
@@ -110,10 +112,24 @@ class RandomWeights(dict[str, Tensor]):
         )
 
 
+class EqualWeights(RandomWeights):
+    """All ones, which take no memory: for tests of names and shapes."""
+
+    def add(self, names: Names, n_in: int, n_out: int, kernel: int) -> None:
+        convolution, norm = names
+        one = torch.ones(())
+        self[f"{convolution}.weight"] = one.expand(n_out, n_in, kernel, kernel)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            self[f"{norm}.{part}"] = one.expand(n_out)
+
+
 def resnet_weights(
-    kind: str, n_blocks: tuple[int, ...], width: int = 64
+    kind: str,
+    n_blocks: tuple[int, ...],
+    width: int = 64,
+    make: type[RandomWeights] = RandomWeights,
 ) -> RandomWeights:
-    weights = RandomWeights()
+    weights = make()
     weights.add(("conv1", "bn1"), 3, 64, 7)
     n_in = 64
     for layer, n in enumerate(n_blocks, start=1):
@@ -293,7 +309,7 @@ def test_resnet_stages_equal_their_definition(name, kind, n_blocks, width):
     ],
 )
 def test_the_other_resnets_are_told_by_their_weights(name, kind, n_blocks, width):
-    weights = resnet_weights(kind, n_blocks, width)
+    weights = resnet_weights(kind, n_blocks, width, EqualWeights)
     network = ResNet(
         Weights(Path("file.pth"), weights, {}), stride_in_first_convolution=False
     )

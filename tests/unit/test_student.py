@@ -93,6 +93,58 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     assert resumed.calibration == detector.calibration
 
 
+def test_a_finished_training_is_not_repeated(trained, normal_images, capsys):
+    detector, output = trained
+    before = output.read_bytes()
+
+    again = student.train(
+        normal_images,
+        replace(CONFIG, resume=True, preset=None),
+        output=output,
+        on_step=lambda *_: pytest.fail("trained again"),
+    )
+
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{output} is finished")
+    assert output.read_bytes() == before
+    assert again.provenance == detector.provenance
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("other", "n_images"),
+    [
+        ({"seed": 1}, 12),
+        ({"steps": 12}, 12),
+        ({"false_alarm_budget": 0.1}, 12),
+        ({}, 11),
+    ],
+)
+def test_a_finished_training_of_something_else_is_done_anew(
+    trained, normal_images, tmp_path, other, n_images
+):
+    class TrainedError(Exception):
+        pass
+
+    def stop(*_):
+        raise TrainedError
+
+    output = Path(shutil.copy(trained[1], tmp_path))
+    config = replace(CONFIG, resume=True, **other)
+
+    with pytest.raises(TrainedError):
+        student.train(normal_images[:n_images], config, output=output, on_step=stop)
+
+
+def test_a_damaged_detector_is_not_taken_for_a_finished_one(normal_images, tmp_path):
+    (tmp_path / "part.ead").write_text("something else")
+
+    with pytest.raises(ModelFileError, match="not a readable detector"):
+        student.train(
+            normal_images, replace(CONFIG, resume=True), output=tmp_path / "part.ead"
+        )
+
+
 KILLED_AT_ITS_SECOND_STEP = """
 import os, signal, sys
 from pathlib import Path

@@ -8,12 +8,10 @@ PyTorch reserved there, as the paper has it.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -21,9 +19,7 @@ import efficientad
 from efficientad.deployment.contenders import Contender
 from efficientad.errors import ModelFileError
 from efficientad.images import INPUT_SIZE
-
-_KIB_PER_MIB: Final = 1024
-_STATUS: Final = Path("/proc/self/status")
+from efficientad.measurement.memory import own_peak_mib
 
 
 def peak_memory_mib(contender: Contender, batch_size: int) -> dict[str, float]:
@@ -65,29 +61,16 @@ def peak_memory_mib(contender: Contender, batch_size: int) -> dict[str, float]:
 def measured_here(contender: Contender, batch_size: int) -> dict[str, float]:
     """Open and use it in this process; give what `peak_memory_mib` does."""
     predictor = contender.open()
-    found = {"opened": _peak_mib()}
+    found = {"opened": own_peak_mib()}
     image = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     predictor.predict(image)
-    found["one_image"] = _peak_mib()
+    found["one_image"] = own_peak_mib()
     predictor.predict_batch([image] * batch_size)
-    found["batch"] = _peak_mib()
+    found["batch"] = own_peak_mib()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         found["gpu_reserved"] = torch.cuda.max_memory_reserved() / 2**20
     return found
-
-
-def _peak_mib() -> float:
-    """Give the most memory this process ever had, MiB."""
-    # Not `ru_maxrss` where there is another: a child begins with its parent's.
-    if _STATUS.is_file():
-        for line in _STATUS.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "VmHWM":
-                return int(value.split()[0]) / _KIB_PER_MIB
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # In bytes on macOS.
-    return peak / (2**20 if sys.platform == "darwin" else _KIB_PER_MIB)
 
 
 if __name__ == "__main__":

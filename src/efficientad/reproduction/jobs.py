@@ -6,7 +6,6 @@ recorded with its reason, and tried again the next time.
 """
 
 import json
-import resource
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any, Final
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, ResultError, UndefinedMetricError
 from efficientad.judgement.evaluation import Evaluation, evaluate
+from efficientad.measurement.memory import own_peak_mib
 from efficientad.measurement.surroundings import surroundings
 from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.method.detector import Detector
@@ -41,7 +41,6 @@ from efficientad.training.student import train
 from efficientad.training.teachers import open_teacher
 
 MODEL_FILE: Final = "part.ead"
-_MIB_PER_KIB: Final = 1 / 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,7 +250,7 @@ def _judged(
     started = time.monotonic()
     category = job.category
     evaluation = evaluate(detector, category, output=folder if is_main else None)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MIB_PER_KIB
+    memory = own_peak_mib()
     teacher = detector.provenance["teacher"]["hash"]
     return {
         "settings": job.settings(judging) | {"teacher": teacher},

@@ -9,9 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.errors import DatasetError
@@ -29,11 +27,10 @@ from efficientad.method.maps import (
     normalize_maps,
 )
 from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.training.normal_images import Pixels
 from efficientad.training.progress import Progress
 
 _BATCH_SIZE = 4
-
-Pixels = NDArray[np.uint8]
 
 
 def batches(pixels: Pixels, device: torch.device) -> Iterator[Tensor]:

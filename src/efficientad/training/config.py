@@ -65,7 +65,8 @@ class TrainConfig:
     """Seed of every random draw, at least 0."""
 
     resume: bool = False
-    """Go on from the checkpoint beside the output file, if there is one."""
+    """Go on from the checkpoint beside the output file, if there is one. Is the output
+    finished, of the same images and settings, it stays."""
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""

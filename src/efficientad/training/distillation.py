@@ -146,8 +146,8 @@ class _Distillation:
                 f"{path} is a checkpoint of other settings, source network or images; "
                 "use those it was made with, or start without --resume"
             )
-        self.network.load_state_dict(_with_prefix(tensors, "network."))
-        self.material.restore(_with_prefix(tensors, "material."))
+        self.network.load_state_dict(tensor_file.with_prefix(tensors, "network."))
+        self.material.restore(tensor_file.with_prefix(tensors, "material."))
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done = content["steps"]
         self.seconds = content["seconds"]
@@ -269,8 +269,8 @@ def distill(
     files = _Files(output)
     if config.resume and files.checkpoint.exists():
         run.restore(files.checkpoint)
+    material.get_ready()
     with closing(Progress(recipe.steps, "step", n_done=run.n_steps_done)) as progress:
-        material.get_ready(progress.note)
         files.cut_log(run.n_steps_done)
         sitting = _Sitting(run, progress, files, provenance or {})
         measured = sitting.to_the_end()
@@ -393,11 +393,3 @@ def _quartiles(values: Iterable[float]) -> list[float]:
 
 def _rounded(values: Iterable[float]) -> list[float]:
     return [round(value, 4) for value in values]
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

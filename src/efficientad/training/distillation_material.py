@@ -8,7 +8,8 @@ Reading and cutting need no network, so they are a separate half, `prepare`, tha
 run ahead in threads; `finished` does the rest on the device.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.training.config import DistillConfig
 from efficientad.training.feature_cache import FeatureCache, FeatureMoments
 from efficientad.training.pretraining_images import PretrainingImages
+from efficientad.training.progress import Progress
 from efficientad.training.source_networks import (
     SourceFeatures,
     find_source_network,
@@ -113,11 +115,8 @@ class Material:
         """Images that go through the source network together."""
         return _GPU_BATCH if self.device.type == "cuda" else _CPU_BATCH
 
-    def get_ready(self, report: Callable[[str], None]) -> None:
+    def get_ready(self) -> None:
         """Fit the reduction, keep features, measure the channels: what is missing.
-
-        Args:
-            report: Gets a line now and then.
 
         Raises:
             ImageError: If an image cannot be read.
@@ -125,13 +124,11 @@ class Material:
             StorageError: If the cache cannot be written.
         """
         if self.features.matrix is None:
-            report("fitting principal components of the source features")
-            rows = self.rows[-_PCA_IMAGES:]
-            self.features.fit(self._source_input([self._fixed(row)]) for row in rows)
+            self._fit_reduction()
         if self.config.feature_cache is not None:
-            self._cache = self._filled_cache(report)
+            self._cache = self._filled_cache()
         if self._statistics is None:
-            self._statistics = self._measured_statistics(report)
+            self._statistics = self._measured_statistics()
 
     def state(self) -> dict[str, Tensor]:
         """Give what `get_ready` found out, for a checkpoint."""
@@ -268,7 +265,7 @@ class Material:
             features: Tensor = self.features(self._source_input(pictures))
         return features.float()
 
-    def _filled_cache(self, report: Callable[[str], None]) -> NDArray[np.float16]:
+    def _filled_cache(self) -> NDArray[np.float16]:
         assert self.config.feature_cache is not None
         cache = FeatureCache(
             self.config.feature_cache,
@@ -280,7 +277,6 @@ class Material:
         row_of = {number: row for row, number in enumerate(self.numbers)}
         cache.build(
             lambda numbers: self._computed([self._fixed(row_of[i]) for i in numbers]),
-            report,
             self.batch_size,
         )
         # What only the source network needed.
@@ -299,23 +295,38 @@ class Material:
         is_usual = c.image_size == DistillConfig(source=c.source).image_size
         return fingerprint if is_usual else f"{fingerprint} {c.image_size}"
 
-    def _measured_statistics(
-        self, report: Callable[[str], None]
-    ) -> tuple[Tensor, Tensor]:
-        report("measuring the channels of the source features")
+    def _fit_reduction(self) -> None:
+        rows = self.rows[-_PCA_IMAGES:]
+        task = "fitting principal components of the source features"
+        with closing(Progress(len(rows), "image", task=task)) as progress:
+            self.features.fit(self._source_inputs(rows, progress))
+
+    def _source_inputs(
+        self, rows: Sequence[int], progress: Progress
+    ) -> Iterator[Inputs]:
+        for n_done, row in enumerate(rows, start=1):
+            yield self._source_input([self._fixed(row)])
+            progress.update(n_done)
+
+    def _measured_statistics(self) -> tuple[Tensor, Tensor]:
         moments = FeatureMoments()
         rows = self.rows[:_STATISTICS_IMAGES]
-        for start in range(0, len(rows), self.batch_size):
-            chosen = rows[start : start + self.batch_size]
-            if self._cache is not None:
-                grids = np.stack([self._cache[row] for row in chosen])
-                moments.add(torch.from_numpy(grids).flatten(0, 2))
-            else:
-                grid = self._computed([self._fixed(row) for row in chosen])
-                moments.add(grid.movedim(1, -1).flatten(0, 2))
+        task = "measuring the channels of the source features"
+        with closing(Progress(len(rows), "image", task=task)) as progress:
+            for start in range(0, len(rows), self.batch_size):
+                chosen = rows[start : start + self.batch_size]
+                moments.add(self._feature_vectors(chosen))
+                progress.update(start + len(chosen))
         shape = (1, -1, 1, 1)
         mean, std = (v.to(self.device).view(shape) for v in moments.mean_and_std())
         return mean, std.clamp(min=1e-6)
+
+    def _feature_vectors(self, rows: Sequence[int]) -> Tensor:
+        if self._cache is not None:
+            grids = np.stack([self._cache[row] for row in rows])
+            return torch.from_numpy(grids).flatten(0, 2)
+        grid = self._computed([self._fixed(row) for row in rows])
+        return grid.movedim(1, -1).flatten(0, 2)
 
 
 def _gray(image: RGBImage) -> RGBImage:

@@ -10,8 +10,8 @@ one fixed order, and grows image by image: a stopped build goes on where it was.
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.storage import write_whole
+from efficientad.training.progress import Progress
 
 _FILE = "features.f16"
 _INDEX = "features.json"
-_REPORT_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ class FeatureCache:
     def build(
         self,
         features_of: Callable[[Sequence[int]], Tensor],
-        report: Callable[[str], None],
         batch_size: int,
     ) -> None:
         """Compute what is missing.
@@ -85,14 +84,13 @@ class FeatureCache:
         Args:
             features_of: Gives the features of some image numbers, (n, channels, rows,
                 columns).
-            report: Gets a line now and then.
             batch_size: Images at once.
 
         Raises:
             ModelFileError: If the folder holds features of something else.
             StorageError: If the features cannot be written.
         """
-        n_before, started = self.n_done(), time.monotonic()
+        n_done, n = self.n_done(), len(self.numbers)
         try:
             self._reserve()
             file = np.memmap(
@@ -103,19 +101,15 @@ class FeatureCache:
                 f"cannot write {self.folder / _FILE} ({error.strerror or error}); "
                 "choose a folder with more space"
             ) from error
-        n_done = n_before
-        while n_done < len(self.numbers):
-            numbers = self.numbers[n_done : n_done + batch_size]
-            grid = features_of(numbers).permute(0, 2, 3, 1)
-            file[n_done : n_done + len(numbers)] = grid.half().cpu().numpy()
-            n_done += len(numbers)
-            self._note(n_done)
-            if n_done % _REPORT_EVERY < len(numbers):
-                rate = (n_done - n_before) / (time.monotonic() - started)
-                report(
-                    f"source features {n_done} of {len(self.numbers)}, {rate:.1f} "
-                    f"images/s, {(len(self.numbers) - n_done) / rate / 60:.0f} min left"
-                )
+        task = "keeping the source features"
+        with closing(Progress(n, "image", n_done=n_done, task=task)) as progress:
+            while n_done < n:
+                numbers = self.numbers[n_done : n_done + batch_size]
+                grid = features_of(numbers).permute(0, 2, 3, 1)
+                file[n_done : n_done + len(numbers)] = grid.half().cpu().numpy()
+                n_done += len(numbers)
+                self._note(n_done)
+                progress.update(n_done)
         file.flush()
 
     def _reserve(self) -> None:

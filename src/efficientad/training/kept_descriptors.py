@@ -15,7 +15,8 @@ from torch import Tensor
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import DESCRIPTOR_CHANNELS, PatchDescriptionNetwork
 from efficientad.method.placement import GRID_CELLS
-from efficientad.training.calibration import Pixels, channel_statistics
+from efficientad.training.calibration import channel_statistics
+from efficientad.training.normal_images import Pixels
 
 MAX_KEPT: Final = 600
 """Images whose descriptors are kept: 2.4 MB each, 1.4 GB in all."""

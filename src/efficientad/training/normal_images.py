@@ -20,6 +20,7 @@ from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, image_hash, resize
 from efficientad.training.progress import Progress
 
 Pixels = NDArray[np.uint8]
+"""Images as the networks see them, (n, 256, 256, 3), RGB."""
 
 
 @dataclass(frozen=True, eq=False)

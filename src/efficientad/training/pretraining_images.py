@@ -19,14 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Final, final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images import (
     IMAGE_SUFFIXES,
     INPUT_SIZE,
-    ImageLike,
     RGBImage,
     as_rgb,
     find_images,
@@ -312,27 +310,6 @@ def open_pretraining_images(
     if not parts:
         raise DatasetError("at least one folder or tar of images was needed, got none")
     return parts[0] if len(parts) == 1 else JoinedImages(parts)
-
-
-def load_image_array(
-    images: Sequence[ImageLike], size: int = INPUT_SIZE
-) -> NDArray[np.uint8]:
-    """Read images once and keep them as the networks take them.
-
-    Args:
-        images: Files, pictures or arrays.
-        size: Height and width that all are resized to.
-
-    Returns:
-        RGB, (images, size, size, 3).
-
-    Raises:
-        ImageError: If one cannot be read.
-    """
-    array = np.empty((len(images), size, size, 3), np.uint8)
-    for row, image in zip(array, images, strict=True):
-        row[:] = resize_image(as_rgb(image), size, size)
-    return array
 
 
 def _open_parts(path: Path) -> list[PretrainingImages]:

@@ -75,12 +75,17 @@ class Progress:
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201 - the progress itself
+            tell(text)
 
     def close(self) -> None:
         """Finish the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+def tell(text: str) -> None:
+    """Print a line where progress is shown."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the progress itself
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:

@@ -22,9 +22,9 @@ from efficientad.method.losses import (
 )
 from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.method.placement import GRID_CELLS
-from efficientad.training.calibration import Pixels
 from efficientad.training.config import QuickRecipe, Recipe
 from efficientad.training.kept_descriptors import KeptDescriptors
+from efficientad.training.normal_images import Pixels
 from efficientad.training.pretraining_images import PretrainingImages
 
 Loss = Float[Tensor, ""]
@@ -83,14 +83,12 @@ class PaperStep:
         self._pretraining_images = pretraining_images
         self._recipe = recipe
 
-    def losses(self, rng: np.random.Generator, progress: float) -> Losses:
+    def losses(self, rng: np.random.Generator) -> Losses:
         """Draw images and compare the networks on them.
 
         Args:
             rng: Source of every draw.
-            progress: Share of the training that is done; not used.
         """
-        del progress
         detector, device = self._detector, self._detector.device
         detector.train()
         chosen = rng.integers(0, len(self._pixels), self._recipe.batch_size)
@@ -156,14 +154,12 @@ class QuickStep:
         self._quick = quick
         self._side = (quick.window_cells - 1) * PATCH_STRIDE + PATCH_SIZE
 
-    def losses(self, rng: np.random.Generator, progress: float) -> Losses:
+    def losses(self, rng: np.random.Generator) -> Losses:
         """Draw windows and compare the networks on them.
 
         Args:
             rng: Source of every draw.
-            progress: Share of the training that is done; not used.
         """
-        del progress
         detector, quick = self._detector, self._quick
         detector.train()
         n = self._recipe.batch_size

@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,11 +44,12 @@ from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.kept_descriptors import KeptDescriptors
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.optimizers import make_optimizer, set_rate
+from efficientad.training.origin import finished_detector, origin
 from efficientad.training.pretraining_images import (
     PretrainingImages,
     open_pretraining_images,
 )
-from efficientad.training.progress import Progress
+from efficientad.training.progress import Progress, tell
 from efficientad.training.schedule import learning_rate
 from efficientad.training.steps import PaperStep, QuickStep
 from efficientad.training.teachers import Teacher, open_teacher
@@ -86,7 +87,8 @@ def train(
             the images.
         config: Settings. None: the defaults.
         output: Where to write the detector (`part.ead`). While training, a checkpoint
-            stands beside it; `config.resume` goes on from there.
+            stands beside it; `config.resume` goes on from there. A detector that is
+            finished, of these images and settings, it leaves as it is.
         recipe: Numbers that no setting reaches, for ablations. None: those of the
             preset, with what the config sets itself.
         on_step: Called before the first step and after each one. It must leave the
@@ -120,9 +122,16 @@ def train(
         else None
     )
     recipe = recipe or recipe_of(config, device)
-    run = _Training(config, recipe, device, teacher, training, pretraining_images)
+    made_of = origin(config, recipe, teacher, training, validation, pretraining_images)
     checkpoint = target and target.with_name(target.name + ".checkpoint")
-    if config.resume and checkpoint is not None and checkpoint.exists():
+    has_checkpoint = checkpoint is not None and checkpoint.exists()
+    if config.resume and target is not None and not has_checkpoint:
+        finished = finished_detector(target, config, made_of)
+        if finished is not None:
+            tell(f"{target} is finished: made of these images with these settings")
+            return finished
+    run = _Training(config, recipe, device, teacher, training, pretraining_images)
+    if config.resume and checkpoint is not None and has_checkpoint:
         run.restore(checkpoint)
     run.to_the_end(checkpoint, on_step)
     detector = run.finished_detector()
@@ -132,7 +141,7 @@ def train(
         false_alarm_budget=config.false_alarm_budget,
         divides_by_level=recipe.quick is not None and recipe.quick.divides_by_level,
     )
-    detector.provenance = run.provenance(validation)
+    detector.provenance = run.surroundings() | made_of
     if target is not None:
         model_file.save(detector, target)
         if checkpoint is not None:
@@ -156,7 +165,6 @@ class _Training:
         self.recipe = recipe
         self.training = training
         self.teacher_hash = teacher.file_hash
-        self.teacher_provenance = teacher.provenance
         self.pretraining_images = pretraining_images
         self.n_steps_done = 0
         self.seconds = 0.0
@@ -256,7 +264,7 @@ class _Training:
         rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.step.losses(rng, progress).total()
+        loss = self.step.losses(rng).total()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.n_steps_done += 1
@@ -309,7 +317,7 @@ class _Training:
                 "it was made with, or start without --resume"
             )
         for name in ("student", "autoencoder"):
-            state = _with_prefix(tensors, name + ".")
+            state = tensor_file.with_prefix(tensors, name + ".")
             getattr(self.detector, name).load_state_dict(state)
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done, self.seconds = content["steps"], content["seconds"]
@@ -318,27 +326,14 @@ class _Training:
         """Give the detector as it is used, without gradients."""
         return self.detector.eval().requires_grad_(requires_grad=False)
 
-    def provenance(self, validation: NormalImages) -> dict[str, Any]:
-        """Say how the detector came to be."""
-        config = {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in asdict(self.config).items()
-        }
+    def surroundings(self) -> dict[str, Any]:
+        """Say where and in what time the detector came to be."""
         return {
             "efficientad": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "device": str(self.detector.device),
-            "config": config,
-            "recipe": asdict(self.recipe),
-            "preset": "paper" if self.recipe.quick is None else "quick",
-            "seed": self.config.seed,
             "training_seconds": round(self.seconds, 1),
-            "teacher": {"hash": self.teacher_hash, **self.teacher_provenance},
-            "pretraining_images": self.pretraining_images
-            and self.pretraining_images.description(),
-            "training_images": self.training.hash_of_name,
-            "validation_images": validation.hash_of_name,
         }
 
 
@@ -377,13 +372,3 @@ def start_student(
         own.weight[:n_out] = 0
         own.weight[:n_out, :n_in] = weight
         own.bias[:n_out] = bias
-
-
-def _with_prefix(
-    tensors: Mapping[str, torch.Tensor], prefix: str
-) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

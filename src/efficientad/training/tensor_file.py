@@ -99,6 +99,15 @@ def _require_kind(path: Path, kind: Kind, metadata: Mapping[str, str]) -> None:
         )
 
 
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Give the tensors whose names begin so, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Flatten an optimizer's state to named tensors."""
     state = optimizer.state_dict()["state"]
