@@ -30,7 +30,7 @@ _FINISHES: tuple[Finish, ...] = ("store", "pool", "mean_square")
 
 # Tiles, strips, and pixels that one thread takes through a layer at once: few enough
 # for the cache, enough to use each weight often.
-_TILES, _STRIPS, _PIXELS = 48, 12, 48
+_TILES, _STRIPS, _PIXELS = 56, 12, 48
 FLAT_FORMS = ((6, 4),)
 """The (outputs, taps) of Winograd's form along x only."""
 MIN_WINOGRAD_SIZE = 14
