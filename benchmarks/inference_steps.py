@@ -33,7 +33,7 @@ def steps() -> list[Step]:
         _convolution("conv 3x3 256 to 256 at 61, ReLU", (256, 256, 3, 61), 6),
         _convolution("conv 4x4 256 to 384 at 59", (256, 384, 4, 59), 7),
         _convolution("conv 4x4 64 to 64 at 127, ReLU", (64, 64, 4, 127), 6),
-        _convolution("conv 4x4 3 to 128 at 256, ReLU, pool", (3, 128, 4, 256), None),
+        _convolution("conv 4x4 3 to 128 at 256, ReLU, pool", (3, 128, 4, 256), 6),
     ]
 
 
@@ -58,12 +58,13 @@ def _folded_normalization() -> Step:
 def _native(
     image: Tensor,
     weights: tuple[Tensor, Tensor],
-    tile: int | None,
+    tile: int,
     finish: Finish,
     *,
     relu: bool,
+    flat: bool = False,
 ) -> Callable[[], Tensor]:
-    layer = convolution(*weights, tile=tile, finish=finish, relu=relu)
+    layer = convolution(*weights, tile=tile, flat=flat, finish=finish, relu=relu)
     channels = 1 if finish == "mean_square" else layer.n_out
     output = torch.empty(1, *layer.output_size(*image.shape[1:3]), channels)
 
@@ -78,12 +79,12 @@ def _joined_first_convolutions() -> Step:
     image = _random(1, 256, 256, 3)
     one, other = _weights(3, 128, 4), _weights(3, 128, 4)
     both = torch.cat([one[0], other[0]]), torch.cat([one[1], other[1]])
-    first = _native(image, one, None, "pool", relu=True)
-    second = _native(image, other, None, "pool", relu=True)
+    first = _native(image, one, 6, "pool", relu=True, flat=True)
+    second = _native(image, other, 6, "pool", relu=True, flat=True)
     return Step(
         "first convolutions of teacher and student as one",
         lambda: (first(), second()),
-        _native(image, both, None, "pool", relu=True),
+        _native(image, both, 6, "pool", relu=True, flat=True),
     )
 
 
@@ -111,7 +112,7 @@ def _mean_of_squares() -> Step:
     )
 
 
-def _convolution(name: str, shape: tuple[int, int, int, int], tile: int | None) -> Step:
+def _convolution(name: str, shape: tuple[int, int, int, int], tile: int) -> Step:
     n_in, n_out, kernel, size = shape
     weights = _weights(n_in, n_out, kernel)
     image = _random(1, size, size, n_in)
@@ -125,4 +126,5 @@ def _convolution(name: str, shape: tuple[int, int, int, int], tile: int | None) 
         return functional.avg_pool2d(result, 2, 2) if pools else result
 
     finish: Finish = "pool" if pools else "store"
-    return Step(name, before, _native(image, weights, tile, finish, relu=has_relu))
+    after = _native(image, weights, tile, finish, relu=has_relu, flat=n_in == 3)  # noqa: PLR2004 - RGB
+    return Step(name, before, after)

@@ -1,7 +1,7 @@
 // Computes one layer from a file, so that it can be run under an emulator.
 //
-// The file holds int64: kernel, stride, padding, relu, finish, tile (0: patches), n,
-// height, width, in, out height, out width, out; then floats: packed weights, bias,
+// The file holds int64: kernel, stride, padding, relu, finish, tile (0: patches), flat,
+// n, height, width, in, out height, out width, out; then floats: packed weights, bias,
 // input. The output is written behind each other to the second file.
 
 #include <cstdio>
@@ -23,23 +23,26 @@ static Grid dense(std::vector<float>& data, int64_t n, int64_t height, int64_t w
 
 int main(int, char** paths) {
   FILE* from = std::fopen(paths[1], "rb");
-  int64_t v[13];
+  int64_t v[14];
   if (!from || std::fread(v, sizeof(v), 1, from) != 1) return 1;
-  const int64_t kernel = v[0], tile = v[5], n = v[6], in = v[9], out = v[12];
+  const int64_t kernel = v[0], tile = v[5], flat = v[6];
+  const int64_t n = v[7], in = v[10], out = v[13];
   const int64_t side = tile ? tile + kernel - 1 : kernel;
-  std::vector<float> weights = read(from, side * side * in * out);
+  std::vector<float> weights = read(from, side * (flat ? kernel : side) * in * out);
   std::vector<float> bias = read(from, out);
-  std::vector<float> input = read(from, n * v[7] * v[8] * in);
+  std::vector<float> input = read(from, n * v[8] * v[9] * in);
   const int64_t channels = v[4] == kMeanSquare ? 1 : out;
-  std::vector<float> output(n * v[10] * v[11] * channels);
-  const Layer layer{dense(input, n, v[7], v[8], in),
-                    dense(output, n, v[10], v[11], channels),
+  std::vector<float> output(n * v[11] * v[12] * channels);
+  const Layer layer{dense(input, n, v[8], v[9], in),
+                    dense(output, n, v[11], v[12], channels),
                     weights.data(),
                     bias.data(),
                     nullptr,
                     in, out, kernel, v[1], v[2], v[3], v[4]};
   if (tile == 0)
     patches(&layer, 1, 2, 12);
+  else if (flat)
+    strips_6_4(&layer, 1, 2, 12);
   else if (tile == 7)
     winograd_7_4(&layer, 1, 2, 12);
   else

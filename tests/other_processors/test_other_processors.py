@@ -27,10 +27,16 @@ RUNNABLE = {
 }
 BUILDABLE = {
     "AVX-512": ("g++", "-march=x86-64-v4"),
+    "AVX2": ("g++", "-march=x86-64-v3"),
     "aarch64": (ARM, "-march=armv8-a"),
     "aarch64 with SVE": (ARM, "-march=armv8.2-a+sve"),
 }
-FORMS = [*cook_toom.FORMS, None]
+# Outputs of a tile, taps, and whether along x only.
+FORMS = [
+    *((*form, False) for form in cook_toom.FORMS),
+    *((*form, True) for form in layers.FLAT_FORMS),
+    (None, 3, False),
+]
 
 
 def build(compiler, arguments, folder):
@@ -86,9 +92,11 @@ def programs(tmp_path_factory):
 def test_layers_give_the_same_numbers(
     processor, form, finish, programs, monkeypatch, tmp_path
 ):
-    tile, kernel = form or (None, 3)
+    tile, kernel, flat = form
     if finish == "pool" and tile == 7:
         pytest.skip("a tile of 7 does not pool")
+    if finish == "mean_square" and flat:
+        pytest.skip("a flat tile has no sums over channels")
     *_, emulator, panel = RUNNABLE[processor]
     if emulator and shutil.which(emulator[0]) is None:
         pytest.skip(f"needs the emulator {emulator[0]}")
@@ -108,7 +116,9 @@ def test_layers_give_the_same_numbers(
     actual = computed(
         [*emulator, str(program)],
         image,
-        layers.convolution(weight, bias, tile=tile, padding=1, finish=finish),
+        layers.convolution(
+            weight, bias, tile=tile, flat=flat, padding=1, finish=finish
+        ),
         tmp_path,
     )
 
@@ -127,7 +137,7 @@ def computed(command, image, layer, folder):
     size = layer.output_size(height, width)
     finish = layers._FINISHES.index(layer.finish)
     head = [layer.kernel, layer.stride, layer.padding, layer.relu, finish]
-    head += [layer.tile or 0, n, height, width, n_in, *size, layer.n_out]
+    head += [layer.tile or 0, layer.flat, n, height, width, n_in, *size, layer.n_out]
     grid = image.permute(0, 2, 3, 1).contiguous()
     with (folder / "layer").open("wb") as file:
         file.write(np.array(head, np.int64).tobytes())

@@ -16,6 +16,7 @@ needs_compiler = pytest.mark.skipif(
 # Largest error as a share of the output's standard deviation, on positive inputs, which
 # are the harder ones. Products of plain float32 are at about 1e-5.
 BOUNDS = {(6, 3): 1e-3, (6, 4): 2e-3, (7, 4): 2e-3, None: 5e-5}
+FLAT_BOUND = 1e-4
 FORMS = [*cook_toom.FORMS, None]
 
 
@@ -57,19 +58,9 @@ def dot(one, other):
     return sum(x * y for x, y in zip(one, other, strict=True))
 
 
-def computed(
-    image, weight, bias, *, tile=None, stride=1, padding=0, relu=False, finish="store"
-):
+def computed(image, weight, bias, *, finish="store", **settings_of_layer):
     """The native layer on an image in PyTorch's layout, whatever its channels."""
-    layer = layers.convolution(
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        relu=relu,
-        finish=finish,
-        tile=tile,
-    )
+    layer = layers.convolution(weight, bias, finish=finish, **settings_of_layer)
     n, n_in, height, width = image.shape
     grid = torch.zeros(n, height, width, layer.n_in)
     grid[..., :n_in] = image.permute(0, 2, 3, 1)
@@ -139,6 +130,52 @@ def test_winograd_layers_equal_the_direct_convolution(
 
 
 @needs_compiler
+@settings(max_examples=60)
+@given(
+    form=st.sampled_from(layers.FLAT_FORMS),
+    n=st.integers(1, 3),
+    size=st.tuples(st.integers(5, 41), st.integers(5, 41)),
+    channels=st.tuples(
+        st.sampled_from([1, 3, 8, 20]), st.sampled_from([1, 16, 33, 96])
+    ),
+    padding=st.integers(0, 2),
+    after=st.tuples(st.booleans(), st.sampled_from(["store", "pool"])),
+    seed=st.integers(0, 99),
+)
+def test_flat_winograd_layers_equal_the_direct_convolution(
+    form, n, size, channels, padding, after, seed
+):
+    tile, kernel = form
+    relu, finish = after
+    arguments = drawn(seed, n, channels, kernel, size)
+
+    error = error_of(
+        arguments, tile=tile, flat=True, padding=padding, relu=relu, finish=finish
+    )
+
+    assert error < FLAT_BOUND
+
+
+@needs_compiler
+def test_a_flat_layer_reads_and_writes_parts_of_grids():
+    """A window of a larger grid in, some channels of a wider one out."""
+    image, weight, bias = drawn(7, 2, (3, 32), 4, (31, 29))
+    grid = torch.full((2, 35, 33, 5), torch.nan)
+    grid[:, 2:33, 1:30, 1:4] = image.permute(0, 2, 3, 1)
+    output = torch.zeros(2, 14, 13, 96)
+    layer = layers.convolution(weight, bias, tile=6, flat=True, finish="pool")
+
+    layers.run(
+        [layers.Call(layer, grid[:, 2:33, 1:30, 1:4], part := output[..., 32:64])]
+    )
+
+    exact, deviation = expected(image, weight, bias, finish="pool")
+    assert (part.permute(0, 3, 1, 2) - exact).abs().max() < FLAT_BOUND * deviation
+    part.zero_()
+    assert torch.equal(output, torch.zeros(2, 14, 13, 96))
+
+
+@needs_compiler
 @settings(max_examples=25)
 @given(
     kernel=st.integers(1, 5),
@@ -167,8 +204,11 @@ def test_the_mean_of_squares_needs_no_output(form):
 
 
 @needs_compiler
-@pytest.mark.parametrize("form", FORMS)
-def test_the_number_of_threads_changes_nothing(form):
+@pytest.mark.parametrize(
+    ("form", "flat"),
+    [*((form, False) for form in FORMS), *((form, True) for form in layers.FLAT_FORMS)],
+)
+def test_the_number_of_threads_changes_nothing(form, flat):
     tile, kernel = form or (None, 3)
     arguments = drawn(2, 2, (64, 64), kernel, (40, 37))
     n_threads = torch.get_num_threads()
@@ -176,7 +216,7 @@ def test_the_number_of_threads_changes_nothing(form):
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            results.append(computed(*arguments, tile=tile))
+            results.append(computed(*arguments, tile=tile, flat=flat))
     finally:
         torch.set_num_threads(n_threads)
 
@@ -246,15 +286,18 @@ def test_resizing_is_pytorchs(size, other, n):
 
 
 @needs_compiler
-def test_a_wrong_tap_would_be_noticed():
+@pytest.mark.parametrize(
+    ("tile", "flat", "bound"), [(7, False, BOUNDS[7, 4]), (6, True, FLAT_BOUND)]
+)
+def test_a_wrong_tap_would_be_noticed(tile, flat, bound):
     """Positive control of the comparison."""
     image, weight, bias = drawn(6, 1, (64, 64), 4, (20, 20))
     exact, deviation = expected(image, weight, bias)
     weight[0, 0, 0, 0] += 0.1
 
-    error = (computed(image, weight, bias, tile=7) - exact).abs().max() / deviation
+    actual = computed(image, weight, bias, tile=tile, flat=flat)
 
-    assert error > BOUNDS[7, 4]
+    assert (actual - exact).abs().max() / deviation > bound
 
 
 @pytest.fixture

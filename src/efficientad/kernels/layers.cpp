@@ -6,14 +6,15 @@
 //
 //     Y = A' [ (G g G') . (B' d B) ] A
 //
-// Any other convolution goes by gathered patches and one matrix product. Both cut the
-// output into blocks of tiles or pixels. One thread takes a block through all steps
+// With few input channels that form is taken along x only. Any other convolution goes by
+// gathered patches and one matrix product. All cut the output into blocks of tiles,
+// strips or pixels. One thread takes a block through all steps
 // (transform, products, transform back, finish) before the next, so that what lies
 // between them stays in its cache and no thread waits for another. Blocks do not share
 // sums: the result does not depend on the number of threads.
 //
-// `winograd_layers.h` has the first way, this file the second and all that is called
-// from outside. The matrices come from `layers_matrices.h`, generated from exact
+// `winograd_layers.h` has the first way, `winograd_strips.h` the second, this file the
+// third and all that is called from outside. The matrices come from `layers_matrices.h`, generated from exact
 // fractions by cook_toom.py; the weights are transformed and packed in panels by
 // layers.py.
 
@@ -24,6 +25,7 @@
 #include "grids.h"
 #include "vectors.h"
 #include "winograd_layers.h"
+#include "winograd_strips.h"
 
 namespace {
 
@@ -151,6 +153,14 @@ extern "C" void patches(const Layer* l, int64_t n, int64_t threads, int64_t bloc
 WINOGRAD(6, 3)
 WINOGRAD(6, 4)
 WINOGRAD(7, 4)
+
+#define STRIPS(M, R)                                                                   \
+  extern "C" void strips_##M##_##R(const Layer* l, int64_t n, int64_t threads,         \
+                                   int64_t block) {                                    \
+    run<Strips<Form<M, R, kA_##M##_##R, kB_##M##_##R>>>(l, n, threads, block);         \
+  }
+
+STRIPS(6, 4)
 
 // RGB bytes (n, height, width, 3) to floats.
 extern "C" void to_float(const uint8_t* pixels, const Grid* to, int64_t threads) {

@@ -3,7 +3,8 @@
 A layer is a convolution with bias, then ReLU or not, then one of three finishes: store
 the result, average it over 2 x 2, or give only the channel mean of its squares.
 Stride 1 with 3 x 3 or 4 x 4 kernels goes by Winograd's form with tiles of 6 or 7
-outputs, other kernels by patches and one product; both are described in `layers.cpp`.
+outputs, in both directions or, with few input channels, along x only; other kernels
+by patches and one product. All are described in `layers.cpp`.
 Weights are transformed in double precision and packed once.
 
 Grids are float32 tensors (n, height, width, channels), spaced as their strides say, so
@@ -27,9 +28,11 @@ from efficientad.kernels.cook_toom import FORMS, Matrix, halved, transforms
 Finish = Literal["store", "pool", "mean_square"]
 _FINISHES: tuple[Finish, ...] = ("store", "pool", "mean_square")
 
-# Tiles, and pixels, that one thread takes through a layer at once: few enough for the
-# cache, enough to use each weight often.
-_TILES, _PIXELS = 48, 48
+# Tiles, strips, and pixels that one thread takes through a layer at once: few enough
+# for the cache, enough to use each weight often.
+_TILES, _STRIPS, _PIXELS = 56, 12, 48
+FLAT_FORMS = ((6, 4),)
+"""The (outputs, taps) of Winograd's form along x only."""
 MIN_WINOGRAD_SIZE = 14
 """Below this width Winograd's tiles are mostly empty; measured."""
 _HUGE_PAGE = 1 << 21
@@ -99,19 +102,23 @@ def is_available() -> bool:
     """Tell whether native layers can be built here and give the right numbers."""
     if _library() is None:
         return False
-    is_right = all(_deviation(tile, taps) < _TOLERATED for tile, taps in FORMS)
+    is_right = all(
+        _deviation(*form, flat=flat) < _TOLERATED
+        for flat, forms in ((False, FORMS), (True, FLAT_FORMS))
+        for form in forms
+    )
     if not is_right:
         native.say("they give wrong numbers here")
     return is_right
 
 
-def _deviation(tile: int, kernel: int) -> float:
+def _deviation(tile: int, kernel: int, *, flat: bool) -> float:
     """Compare one small layer with PyTorch's, relative to its standard deviation."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 32, 17, 18, generator=generator)
     weight = torch.randn(32, 32, kernel, kernel, generator=generator)
     expected = functional.conv2d(image, weight)
-    layer = convolution(weight, torch.zeros(32), tile=tile)
+    layer = convolution(weight, torch.zeros(32), tile=tile, flat=flat)
     output = torch.empty_like(expected.permute(0, 2, 3, 1).contiguous())
     run([Call(layer, image.permute(0, 2, 3, 1).contiguous(), output)])
     actual = output.permute(0, 3, 1, 2)
@@ -139,6 +146,8 @@ class Convolution:
     finish: Finish
     tile: int | None
     """Outputs of a Winograd tile in one dimension; None: patches and a product."""
+    flat: bool
+    """Whether Winograd's form is along x only."""
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Give the rows and columns of the output for those of the input."""
@@ -159,25 +168,30 @@ def convolution(
     relu: bool = False,
     finish: Finish = "store",
     tile: int | None = None,
+    flat: bool = False,
 ) -> Convolution:
     """Transform and pack the weights of a layer.
 
     Args:
         weight: (out, in, kernel, kernel), best in double precision. Channels that do
-            not fill the processor's vectors are filled up with zeros.
+            not fill the processor's vectors are filled up with zeros, where the form
+            needs it.
         bias: (out,).
         stride: Of the convolution; 1 for Winograd's form.
         padding: Zeros on each side.
         relu: Whether ReLU follows.
         finish: What is done last.
         tile: Outputs of a Winograd tile, as in `cook_toom.FORMS`; even if it pools.
+        flat: Take Winograd's form along x only, as in `FLAT_FORMS`: for few input
+            channels, and any finish but the mean of squares.
     """
     n_out, n_in, kernel, _ = weight.shape
-    more_in = -n_in % _loaded().lanes() if tile else 0
+    assert not flat or ((tile, kernel) in FLAT_FORMS and finish != "mean_square")
+    more_in = -n_in % _loaded().lanes() if tile and not flat else 0
     more_out = -n_out % _loaded().panel()
     weight = functional.pad(weight.double(), (0, 0, 0, 0, 0, more_in, 0, more_out))
     return Convolution(
-        weights=_packed(weight, tile),
+        weights=_packed(weight, tile, flat=flat),
         bias=functional.pad(bias.double(), (0, more_out)).float().contiguous(),
         n_in=n_in + more_in,
         n_out=n_out + more_out,
@@ -187,10 +201,11 @@ def convolution(
         relu=relu,
         finish=finish,
         tile=tile,
+        flat=flat,
     )
 
 
-def _packed(weight: Tensor, tile: int | None) -> Tensor:
+def _packed(weight: Tensor, tile: int | None, *, flat: bool) -> Tensor:
     """Give (panels, planes, rows, columns of a panel), float32, on huge pages."""
     panel = _loaded().panel()
     n_out, n_in, kernel, _ = weight.shape
@@ -198,6 +213,9 @@ def _packed(weight: Tensor, tile: int | None) -> Tensor:
     if tile is None:
         combine = torch.ones(1, 1, dtype=torch.float64)
         taps = taps.reshape(1, kernel**2 * n_in, n_out)
+    elif flat:
+        combine = _doubles(transforms(tile, kernel)[1])
+        taps = weight.permute(3, 1, 2, 0).reshape(kernel, n_in * kernel, n_out)
     else:
         matrix = _doubles(transforms(tile, kernel)[1])
         combine = torch.kron(matrix, matrix)
@@ -247,8 +265,8 @@ def run(calls: Sequence[Call]) -> None:
         function = _loaded().patches
         block = _PIXELS // 4 if first.finish == "pool" else _PIXELS
     else:
-        function = getattr(_loaded(), f"winograd_{first.tile}_{first.kernel}")
-        block = _TILES
+        kind, block = ("strips", _STRIPS) if first.flat else ("winograd", _TILES)
+        function = getattr(_loaded(), f"{kind}_{first.tile}_{first.kernel}")
     sizes = (len(calls), torch.get_num_threads(), block)
     function(layers, *map(ctypes.c_int64, sizes))
 

@@ -165,7 +165,8 @@ void transform_out(const Layer& l, const Tiles& tiles, int64_t tile, const float
 template <class F>
 struct Winograd {
   static int64_t units(const Layer& l) { return Tiles(l, F::M).n; }
-  static constexpr int64_t kGrain = kRows;
+  // Blocks of whole rows of products would share small layers unequally among threads.
+  static constexpr int64_t kGrain = kRows / 3;
   // A row of tiles is followed by that of the next plane and by a share of the next
   // weights, which fit to some four rows of tiles.
   static constexpr int kLinesOfTiles = kRows / 2, kLinesOfWeights = kPanel / 8;

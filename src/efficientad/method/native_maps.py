@@ -124,9 +124,7 @@ class _Small:
         student: list[Weights],
         autoencoder: "_Reconstruction",
     ) -> None:
-        self._first = _layer(
-            _stacked(_on_pixels(teacher[0]), _on_pixels(student[0])), "pool"
-        )
+        self._first = _first_layer(teacher[0], student[0])
         self._pairs = [
             [_layer(w, "pool", tile=_SMALL_TILE) for w in (teacher[1], student[1])],
             [_layer(w, "store", tile=_SMALL_TILE) for w in (teacher[2], student[2])],
@@ -190,9 +188,7 @@ class _Medium:
         student: list[Weights],
         autoencoder: "_Reconstruction",
     ) -> None:
-        self._first = _layer(
-            _stacked(_on_pixels(teacher[0]), _on_pixels(student[0])), "pool"
-        )
+        self._first = _first_layer(teacher[0], student[0])
         finishes: list[tuple[Finish, int | None]] = [
             ("pool", _SMALL_TILE),
             ("store", None),
@@ -324,6 +320,12 @@ def _difference(
     return torch.cat(parts[::-1] if subtrahend_first else parts, 1), one[1] - other[1]
 
 
+def _first_layer(teacher: Weights, student: Weights) -> Convolution:
+    """Both on pixels; with three input channels, Winograd's form pays along x only."""
+    weights = _stacked(_on_pixels(teacher), _on_pixels(student))
+    return _layer(weights, "pool", tile=_SMALL_TILE, flat=True)
+
+
 def _layer(
     weights: Weights,
     finish: Finish,
@@ -331,6 +333,7 @@ def _layer(
     stride: int = 1,
     padding: int = 0,
     tile: int | None = None,
+    flat: bool = False,
     relu: bool | None = None,
 ) -> Convolution:
     """A hidden layer has ReLU, the last one of a network has not."""
@@ -341,6 +344,7 @@ def _layer(
         relu=finish != "mean_square" if relu is None else relu,
         finish=finish,
         tile=tile,
+        flat=flat,
     )
 
 
