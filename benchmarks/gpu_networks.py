@@ -288,7 +288,7 @@ def _affine(calibration: Calibration) -> tuple[float, float, float]:
     factors, offset = [], 0.0
     for quantiles in (calibration.local_quantiles, calibration.global_quantiles):
         # Detectors measured here are the paper's; levels would be one more step.
-        assert quantiles.least_level is None
+        assert quantiles.levels is None
         scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low) / 2
         factors.append(scale)
         offset += LOW_TARGET / 2 - quantiles.low * scale

@@ -125,15 +125,15 @@ def judging_detector(make_detector, photograph):
     detector.prefers_native = False
     pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]
     raw = detector.judged_maps(torch.from_numpy(pixels))
-    local, glob = (
-        MapQuantiles(
-            *np.quantile((m / map_levels(m)).numpy(), (0.5, 0.95)).tolist(),
-            # Other images of the tests lie within these limits and beyond them.
-            least_level=0.9 * float(map_levels(m)),
-            greatest_level=1.1 * float(map_levels(m)),
-        )
-        for m in raw
-    )
+
+    def quantiles(raw_map):
+        level = float(map_levels(raw_map))
+        low, high = np.quantile(raw_map.numpy() / level, (0.5, 0.95)).tolist()
+        # Other images of the tests lie within these limits and beyond them.
+        limits = {"least_level": 0.9 * level, "greatest_level": 1.1 * level}
+        return MapQuantiles(low, high, **limits)
+
+    local, glob = map(quantiles, raw)
     detector.calibration = Calibration(local, glob, (0.1, 0.15, 0.2), 0.3)
     return detector
 

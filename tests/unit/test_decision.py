@@ -1,5 +1,7 @@
 """Thresholds and p-values from normal scores alone."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -100,3 +102,16 @@ def test_a_prediction_places_its_maps_at_the_images_own_size():
     np.testing.assert_allclose(prediction.anomaly_map, np.full((20, 30), 2), rtol=1e-6)
     np.testing.assert_allclose(prediction.local_map, np.full((20, 30), 1), rtol=1e-6)
     np.testing.assert_allclose(prediction.global_map, np.full((20, 30), 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "limits", [(0.1, None), (None, 0.1), (0.0, 1.0), (2.0, 1.0), (1.0, math.inf)]
+)
+def test_levels_need_two_limits_in_order(limits):
+    with pytest.raises(ConfigError, match="two limits, positive and in order"):
+        MapQuantiles(0.0, 1.0, *limits)
+
+
+def test_levels_are_there_or_not():
+    assert SCALE.levels is None
+    assert MapQuantiles(0.0, 1.0, 0.5, 0.5).levels == (0.5, 0.5)

@@ -94,9 +94,8 @@ def _model(graph: Nodes) -> "onnx.ModelProto":
 
 
 def _normalized(graph: Nodes, raw: str, quantiles: MapQuantiles, name: str) -> str:
-    least, greatest = quantiles.least_level, quantiles.greatest_level
-    if least is not None and greatest is not None:
-        raw = _divided_by_level(graph, raw, least, greatest)
+    if quantiles.levels is not None:
+        raw = _divided_by_level(graph, raw, *quantiles.levels)
     scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low)
     centred = graph.op("Sub", raw, graph.constant(quantiles.low))
     return graph.op("Mul", centred, graph.constant(scale), name=name)

@@ -51,14 +51,20 @@ class MapQuantiles:
                 f"map quantiles must differ, got {self.low} and {self.high}: the "
                 "calibration images give constant maps; give other normal images"
             )
-        limits = (self.least_level, self.greatest_level)
-        if limits != (None, None) and (
-            None in limits or not 0 < limits[0] <= limits[1] < math.inf
-        ):
+        is_half = (self.least_level is None) != (self.greatest_level is None)
+        levels = self.levels
+        if is_half or (levels and not 0 < levels[0] <= levels[1] < math.inf):
             raise ConfigError(
                 "the levels of a map need two limits, positive and in order, got "
-                f"{limits[0]} and {limits[1]}"
+                f"{self.least_level} and {self.greatest_level}"
             )
+
+    @property
+    def levels(self) -> tuple[float, float] | None:
+        """Limits of what a map is divided by, or None where it is not."""
+        if self.least_level is None or self.greatest_level is None:
+            return None
+        return self.least_level, self.greatest_level
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,8 @@ def divided_by_level(raw_map: AnomalyMap, least: float, greatest: float) -> Anom
 
 def normalize_map(raw_map: AnomalyMap, quantiles: MapQuantiles) -> AnomalyMap:
     """Send the low quantile to 0 and the high one to 0.1."""
-    least, greatest = quantiles.least_level, quantiles.greatest_level
-    if least is not None and greatest is not None:
-        raw_map = divided_by_level(raw_map, least, greatest)
+    if quantiles.levels is not None:
+        raw_map = divided_by_level(raw_map, *quantiles.levels)
     scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low)
     return (raw_map - quantiles.low) * scale + LOW_TARGET
 
