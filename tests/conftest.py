@@ -154,6 +154,14 @@ def exports(judging_detector, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def predictors(exports):
+    """These, opened, by engine."""
+    from efficientad.deployment.exported import ExportedPredictor
+
+    return {name: ExportedPredictor(path) for name, path in exports.items()}
+
+
+@pytest.fixture(scope="session")
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source network's file with random weights."""
     from safetensors.torch import save_file

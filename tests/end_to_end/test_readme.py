@@ -1,7 +1,7 @@
 """The README's examples, run in its order in one folder, as a reader would run them.
 
-Two things are smaller than there: every `--steps` and `steps=` becomes two, and `make`
-shows what it would do. The demo is run for real, at two steps as well.
+Three things are smaller than there: every `--steps` and `steps=` becomes two, `make`
+shows what it would do, and the demo, run for real, draws fewer parts.
 """
 
 import os
@@ -20,11 +20,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
 N_STEPS = 2
 
+MAIN = """
+from efficientad.cli import main
+from efficientad.judgement import demo
+
+demo._N_TRAIN, demo._N_TEST_GOOD, demo._N_PER_DEFECT = 12, 2, 1
+raise SystemExit(main())
+"""
 PRELUDE = f"""
 set -euo pipefail
 efficientad() {{
-    {shlex.quote(sys.executable)} -c \
-        'from efficientad.cli import main; raise SystemExit(main())' "$@"
+    {shlex.quote(sys.executable)} -c {shlex.quote(MAIN)} "$@"
 }}
 make() {{
     command make --dry-run --directory {shlex.quote(str(REPOSITORY))} "$@"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +16,6 @@ import torch
 from efficientad import cli, cli_deployment
 from efficientad.deployment import benchmark as benchmark_module
 from efficientad.deployment import contenders as contenders_module
-from efficientad.deployment import export as export_module
 from efficientad.deployment.benchmark import benchmark
 from efficientad.deployment.benchmark_report import BenchmarkReport, RuntimeReport
 from efficientad.deployment.contenders import Contender, contenders
@@ -34,7 +32,6 @@ from efficientad.measurement.clock import Timing
 from efficientad.measurement.config import BenchmarkConfig
 from efficientad.measurement.costs import NetworkCost, Peak
 from efficientad.method.decision import Prediction
-from efficientad.method.detector import Detector
 from efficientad.method.predictor import Predictor
 from efficientad.training import model_file
 
@@ -357,18 +354,11 @@ def test_an_exported_file_has_one_engine(tmp_path):
         contenders(Path("part.onnx"), [], config, tmp_path)
 
 
-def test_exports_for_the_occasion_are_made(saved, exports, tmp_path, monkeypatch):
-    """Copies of those that were made for all tests: exporting has its own."""
-    finished = {path.suffix: path for path in exports.values()}
-
-    def copy(detector, path):
-        assert isinstance(detector, Detector)
-        shutil.copy(finished[path.suffix], path)
-
-    monkeypatch.setattr(export_module, "export", copy)
+def test_exports_for_the_occasion_are_made(judging_detector, tmp_path):
+    model_file.save(judging_detector, tmp_path / "part.ead")
     config = BenchmarkConfig(runtimes=("onnx", "openvino"))
 
-    found = contenders(saved, [], config, tmp_path)
+    found = contenders(tmp_path / "part.ead", [], config, tmp_path)
 
     assert [c.name for c in found] == ["baseline", "onnx", "openvino"]
     assert [c.path.suffix for c in found] == [".ead", ".onnx", ".xml"]

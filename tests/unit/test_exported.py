@@ -14,7 +14,6 @@ import efficientad
 from efficientad.cli import main
 from efficientad.deployment import metadata
 from efficientad.deployment.engines import INPUT, SCORE_OUTPUT
-from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.graph import MAP_OUTPUTS
 from efficientad.deployment.graph_nodes import MAX_SIDE
 from efficientad.deployment.runtimes import load_predictor
@@ -27,11 +26,6 @@ from efficientad.training import model_file
 TOLERANCE = 1e-4
 ENGINES = ["onnxruntime", "openvino"]
 SIZES = [(33, 33), (256, 256), (40, 2000), (1200, 70), (301, 517), (8, 5000)]
-
-
-@pytest.fixture(scope="module")
-def predictors(exports):
-    return {name: ExportedPredictor(path) for name, path in exports.items()}
 
 
 def assert_alike(found, expected):
@@ -69,16 +63,23 @@ def test_another_map_is_noticed(judging_detector, predictors, photograph):
         assert_alike(predictors["onnxruntime"].predict(image), expected)
 
 
+@pytest.fixture(scope="module")
+def judged_48_megapixels(judging_detector, photograph):
+    """A large image, and what PyTorch says about it."""
+    image = np.tile(photograph(600, 800), (10, 10, 1))
+    return image, judging_detector.predict(image)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_image_of_48_megapixels_is_judged_as_pytorch_does(
-    judging_detector, predictors, photograph, engine
+    judged_48_megapixels, predictors, engine
 ):
-    image = np.tile(photograph(600, 800), (10, 10, 1))
+    image, expected = judged_48_megapixels
 
     found = predictors[engine].predict(image)
 
-    assert_alike(found, judging_detector.predict(image))
+    assert_alike(found, expected)
     assert found.anomaly_map.shape == (6000, 8000)
 
 
