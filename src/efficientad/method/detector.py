@@ -194,12 +194,27 @@ class Detector(nn.Module):
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
         """Judge several images, of any sizes, in one pass of the networks."""
-        calibration = self._calibrated()
+        self._calibrated()
         if not images:
             return []
         arrays = [as_rgb(image) for image in images]
         pixels = np.stack([resize_image(a, INPUT_SIZE, INPUT_SIZE) for a in arrays])
         raw = self.judged_maps(torch.from_numpy(pixels))
+        return self.decided(raw, [(a.shape[0], a.shape[1]) for a in arrays])
+
+    def decided(
+        self, raw: RawMaps, sizes: Sequence[tuple[int, int]]
+    ) -> list[Prediction]:
+        """Give the predictions that follow from raw maps by the calibration.
+
+        Args:
+            raw: Of a batch of images.
+            sizes: Height and width of each image.
+
+        Raises:
+            NotCalibratedError: If the detector has no calibration.
+        """
+        calibration = self._calibrated()
         maps = normalize_maps(raw, calibration)
         scores = image_scores(maps.combined_map).tolist()
         local_maps = maps.local_map.float().cpu().numpy()
@@ -209,13 +224,13 @@ class Detector(nn.Module):
                 image_score=score,
                 p_value=calibration.p_value(score),
                 threshold=calibration.threshold,
-                height=array.shape[0],
-                width=array.shape[1],
+                height=height,
+                width=width,
                 local_grid=local_map,
                 global_grid=global_map,
             )
-            for array, score, local_map, global_map in zip(
-                arrays, scores, local_maps, global_maps, strict=True
+            for (height, width), score, local_map, global_map in zip(
+                sizes, scores, local_maps, global_maps, strict=True
             )
         ]
 

@@ -23,6 +23,7 @@ from efficientad.method.detector import Detector
 from efficientad.method.maps import map_mean_and_deviation, map_quantiles
 from efficientad.reproduction.hard_masks import HardMaskRecorder
 from efficientad.reproduction.judged_samples import write_samples
+from efficientad.reproduction.kept_maps import KeptMaps
 from efficientad.reproduction.records import (
     FAILURE,
     Run,
@@ -171,10 +172,11 @@ def do(job: Job, place: Place) -> Exception | None:
     folder = place.work / job.name
     try:
         detector, timings = _trained(job, folder)
-        calibration = detector.calibration
+        judge = KeptMaps(detector)
+        # First with the calibration of the training, and a latency of the networks.
+        left.sort(key=lambda judging: judging.normalization != QUANTILES)
         while left:
-            detector.calibration = calibration
-            measured = _judged(job, left[0], detector, folder)
+            measured = _judged(job, left[0], judge, folder)
             measured["seconds"] = timings | measured["seconds"]
             _record(job, left.pop(0), measured, place)
     except Exception as error:  # noqa: BLE001 - recorded, and reported by the caller
@@ -241,27 +243,31 @@ def _require_judgeable(category: Category) -> None:
 
 
 def _judged(
-    job: Job, judging: Judging, detector: Detector, folder: Path
+    job: Job, judging: Judging, judge: KeptMaps, folder: Path
 ) -> dict[str, Any]:
     """Evaluate once; the main judging of a job also writes its report."""
     is_main = judging.normalization == QUANTILES
     if not is_main:
-        _normalize(job, judging.normalization, detector)
+        _normalize(job, judging.normalization, judge)
     started = time.monotonic()
     category = job.category
-    evaluation = evaluate(detector, category, output=folder if is_main else None)
+    evaluation = evaluate(judge, category, output=folder if is_main else None)
     memory = own_peak_mib()
-    teacher = detector.provenance["teacher"]["hash"]
+    teacher = judge.provenance["teacher"]["hash"]
+    measured = _measured(evaluation)
+    if not is_main:
+        # The networks may not have run.
+        del measured["latency_ms"]
     return {
         "settings": job.settings(judging) | {"teacher": teacher},
-        **_measured(evaluation),
+        **measured,
         "seconds": {"evaluate": round(time.monotonic() - started, 1)},
         "peak_memory_mib": {"process": round(memory)},
         "training": job.name,
     }
 
 
-def _normalize(job: Job, normalization: Normalization, detector: Detector) -> None:
+def _normalize(job: Job, normalization: Normalization, judge: KeptMaps) -> None:
     """Calibrate anew on the images that were held out from the training."""
     config = job.config
     _, held_out = training_and_validation(
@@ -274,8 +280,8 @@ def _normalize(job: Job, normalization: Normalization, detector: Detector) -> No
     fit = map_mean_and_deviation
     if low is not None and high is not None:
         fit = partial(map_quantiles, low=low, high=high)
-    detector.calibration = calibrate(
-        detector,
+    judge.detector.calibration = calibrate(
+        judge,
         held_out.pixels,
         false_alarm_budget=config.false_alarm_budget,
         fit=fit,

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from efficientad.errors import DatasetError
 from efficientad.method.decision import Calibration, MapQuantiles
-from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.detector import ChannelStatistics
 from efficientad.method.inputs import normalize_images
 from efficientad.method.maps import (
     AnomalyMap,
@@ -84,9 +85,18 @@ def channel_statistics(
     return ChannelStatistics(mean.float(), std.float())
 
 
+@runtime_checkable
+class JudgesPixels(Protocol):
+    """Gives raw maps, as a detector does, calibrated or not."""
+
+    def judged_maps(self, pixels: Tensor) -> RawMaps:
+        """Compare the networks on pixels, (batch, 256, 256, 3)."""
+        ...
+
+
 @torch.inference_mode()
 def calibrate(
-    detector: Detector,
+    detector: JudgesPixels,
     pixels: Pixels,
     *,
     false_alarm_budget: float = 0.01,
@@ -96,7 +106,7 @@ def calibrate(
     """Measure how far maps and scores reach on normal images.
 
     Args:
-        detector: Trained networks. Its own calibration, if any, is ignored.
+        detector: Trained. Its own calibration, if any, is ignored.
         pixels: Normal images outside the training set, (n, 256, 256, 3), RGB.
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
         fit: What normalizes a map type, from its raw maps. Default: the paper's
