@@ -1,4 +1,4 @@
-"""Time from RGB pixels to both raw maps: baseline, PyTorch, native layers.
+"""Time from RGB pixels to both raw maps: baseline, PyTorch, OpenVINO, native layers.
 
 All in one process, in turn, so that a slower moment of the machine meets all of them;
 medians. Weights and pixels are random: they do not change the time. With `--processes
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from baseline import baseline, raw_maps
 from inference_steps import steps
+from openvino_networks import openvino_ways
 from torch import Tensor
 
 from efficientad.measurement.clock import interleaved
@@ -60,8 +61,10 @@ def random_detector(size: ModelSize) -> Detector:
     ).requires_grad_(requires_grad=False)
 
 
-def ways(size: ModelSize) -> dict[str, Callable[[Tensor], Maps]]:
-    """The baseline first, then this package's ways."""
+def ways(
+    size: ModelSize, pixels: Tensor, threads: int
+) -> dict[str, Callable[[Tensor], Maps]]:
+    """The baseline first, then this package's ways and a ready engine's."""
     networks = baseline(random_detector(size))
     pytorch, native = random_detector(size), random_detector(size)
     pytorch.prefers_native = False
@@ -71,7 +74,7 @@ def ways(size: ModelSize) -> dict[str, Callable[[Tensor], Maps]]:
     }
     if native.is_native:
         found["native"] = native.judged_maps
-    return found
+    return found | openvino_ways(networks, pixels, threads)
 
 
 def medians(
@@ -87,7 +90,7 @@ def measure(size: ModelSize, threads: int, batch: int, repeats: int) -> list[Row
     generator = torch.Generator().manual_seed(0)
     shape = (batch, 256, 256, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    found = ways(size)
+    found = ways(size, pixels, threads)
     with torch.inference_mode():
         maps = {name: way(pixels) for name, way in found.items()}
         calls = {name: partial(way, pixels) for name, way in found.items()}

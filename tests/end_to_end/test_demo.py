@@ -24,3 +24,5 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
         one = (tmp_path / "one" / name).read_bytes()
         assert one == (tmp_path / "other" / name).read_bytes()
         assert not re.search(rb"\b20\d\d-\d\d-\d\d\b", one), "a date differs tomorrow"
+    # As the loop left it: the report. It says what it is of.
+    assert b"<title>Demo on parts drawn by code</title>" in one

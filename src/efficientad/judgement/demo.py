@@ -12,6 +12,7 @@ from efficientad.training.student import train
 # So many that the threshold rests on a few, and the demo stays within five minutes.
 _N_TRAIN, _N_TEST_GOOD, _N_PER_DEFECT = 60, 20, 6
 _STEPS = 300
+_TITLE = "Demo on parts drawn by code"
 
 
 def run_demo(
@@ -33,7 +34,7 @@ def run_demo(
     _draw_parts(parts, seed)
     config = TrainConfig(preset="quick", steps=steps or _STEPS, seed=seed)
     detector = train(parts, config, output=output / "part.ead")
-    return evaluate(detector, parts, output=output, is_dated=False)
+    return evaluate(detector, parts, output=output, title=_TITLE, is_dated=False)
 
 
 def _draw_parts(folder: Path, seed: int) -> None:

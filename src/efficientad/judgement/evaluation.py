@@ -94,6 +94,7 @@ def evaluate(
     category: Category | Path | str,
     *,
     output: Path | None = None,
+    title: str | None = None,
     is_dated: bool = True,
 ) -> Evaluation:
     """Judge all test images of a category and compare with what is known.
@@ -102,6 +103,7 @@ def evaluate(
         predictor: A detector, or any other predictor.
         category: The category, or its folder or list as `open_category` takes it.
         output: Folder for metrics.json and report.html. None: nothing is written.
+        title: Of the report. None: the category's name, and that it is an evaluation.
         is_dated: Whether the report tells when it was made and how long the training
             took. Without, the same detector and images give the same bytes.
 
@@ -122,6 +124,8 @@ def evaluate(
         text = json.dumps(evaluation.as_json(), indent=1, allow_nan=False)
         write_whole(output / _METRICS_FILE, text.encode())
         report = collected.report(evaluation, predictor)
+        if title is not None:
+            report = replace(report, title=title)
         if not is_dated:
             report = _undated(report)
         write_report(report, output / _REPORT_FILE)
