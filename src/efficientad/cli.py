@@ -97,7 +97,8 @@ def check(
     checks = check_data(data, model=model, output=output)
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
-        print(f"{checked.name}: {numbers} images, {len(checked.findings)} findings")
+        n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
+        print(f"{checked.name}: {numbers} images, {n} finding{plural}")
         for finding in checked.findings:
             print(f"  {finding.severity}: {finding.message}")
     return _SOME_FAILED if any(checked.has_errors for checked in checks) else _OK

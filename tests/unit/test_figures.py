@@ -250,11 +250,14 @@ def test_a_point_is_the_mean_over_scenarios_and_seeds():
 
 
 def test_a_bar_is_the_fastest_run_of_a_machine_and_variant():
+    speed = {"experiment": "inference_speed"}
     runs = [
-        run_of("small", 0.9, metrics={"milliseconds": 7.0}),
-        run_of("small", 0.9, metrics={"milliseconds": 5.0}, seed=1),
+        run_of("small", 0.9, metrics={"milliseconds": 7.0}, **speed),
+        run_of("small", 0.9, metrics={"milliseconds": 5.0}, seed=1, **speed),
         run_of("small", 0.9, metrics={"latency_ms": 9.0}, machine="other"),
         run_of("small", 0.9),
+        # Of a training: no latency.
+        run_of("s", 0, metrics={"milliseconds": 1.0}, experiment="training_speed"),
     ]
 
     bars = {bar.name: bar.latency_ms for bar in own_bars(runs)}
@@ -272,7 +275,8 @@ def test_a_report_of_the_benchmark_has_a_bar_for_each_runtime(tmp_path):
     ]
     report = {"machine": "2 cores", "model": "part.ead", "runtimes": measured}
     (tmp_path / "speed.json").write_text(json.dumps(report))
-    write_run(run_of("small", 0.9, metrics={"milliseconds": 7.0}), tmp_path)
+    run = run_of("small", 0.9, metrics={"latency_ms": 7.0}, experiment="speed")
+    write_run(run, tmp_path)
 
     bars = {bar.name: bar.latency_ms for bar in own_bars(read_benchmarks([tmp_path]))}
 

@@ -1,29 +1,31 @@
 """Accuracy against latency, and latency by device (paper, Figures 1 and 6)."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from efficientad.errors import ResultError
 from efficientad.figures.canvas import OWN_COLOR, PAPER_COLOR, new_axes
 from efficientad.figures.runs import Material
-from efficientad.reproduction import paper
+from efficientad.reproduction import paper, summary
 from efficientad.reproduction.records import Run, is_finished, read_run, read_runs
-from efficientad.reproduction.summary import (
-    detection,
-    groups,
-    latency,
-    overall,
-    variants,
-)
+from efficientad.reproduction.summary import detection, groups, overall, variants
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
-_LATENCIES = ("latency_ms", "milliseconds")
+_TIMED_INFERENCE = frozenset({"inference_speed", "deployment"})
+"""Experiments whose `milliseconds` are those of judging an image."""
+
 _SMALL = 7  # points
+_MARKER_POINTS = 5.0
+_POINTS_AN_INCH = 72
+_LABEL_SIDES = tuple((side, height) for side in (1, -1) for height in (4, -9, 12, -17))
+"""To the right or left of a point, and how high above it in points; tried in turn."""
 
 
 class Point(NamedTuple):
@@ -49,7 +51,8 @@ def accuracy_against_latency(material: Material) -> "Figure":
     Raises:
         ResultError: If no variant has finished on all its scenarios.
     """
-    own = own_points(material.reproduced())
+    runs = material.reproduced()
+    own = own_points(runs)
     if not own:
         raise ResultError(
             "needs a variant with all its scenarios finished for one seed at least, "
@@ -61,12 +64,16 @@ def accuracy_against_latency(material: Material) -> "Figure":
         for name, method in paper.METHODS.items()
     ]
     _scatter(axes, theirs, PAPER_COLOR, "paper, RTX A6000, three collections")
-    _scatter(axes, own, OWN_COLOR, "own runs, this machine")
+    n_scenarios = len({(run["collection"], run["category"]) for run in runs})
+    _scatter(axes, own, OWN_COLOR, f"own runs, scenarios: {n_scenarios}")
     axes.set_xscale("log")
     axes.set_xlabel("latency, ms an image (logarithmic)")
     axes.set_ylabel("mean image AU-ROC, %")
     axes.legend(frameon=False, fontsize=_SMALL)
     axes.margins(x=0.15)
+    figure.draw_without_rendering()  # only now is known where everything lies
+    named = [(point, OWN_COLOR) for point in own]
+    _name_points(axes, [*named, *((point, PAPER_COLOR) for point in theirs)])
     return figure
 
 
@@ -75,7 +82,7 @@ def own_points(runs: list[Run]) -> list[Point]:
     points = []
     for variant in variants(runs):
         chosen = groups(runs, variant)
-        accuracies, times = overall(chosen, detection), overall(chosen, latency)
+        accuracies, times = overall(chosen, detection), overall(chosen, summary.latency)
         if accuracies and times:
             mean = 100 * sum(accuracies) / len(accuracies)
             points.append(Point(variant, sum(times) / len(times), mean))
@@ -160,23 +167,47 @@ def own_bars(runs: list[Run]) -> list[Bar]:
     """Give a bar for each machine, category and variant with a latency: the fastest."""
     fastest: dict[str, float] = {}
     for run in filter(is_finished, runs):
-        known = [v for n in _LATENCIES if (v := run["metrics"].get(n)) is not None]
-        if known:
+        metrics, experiment = run["metrics"], run.get("experiment")
+        latency = metrics.get("latency_ms")
+        if latency is None and experiment in _TIMED_INFERENCE:
+            latency = metrics.get("milliseconds")
+        if latency is not None:
             name = f"{run['machine']}: {run['category']}, {run['variant']}"
-            fastest[name] = min(known[0], fastest.get(name, known[0]))
+            fastest[name] = min(latency, fastest.get(name, latency))
     return [Bar(name, fastest[name], is_own=True) for name in sorted(fastest)]
 
 
 def _scatter(axes: "Axes", points: list[Point], color: str, label: str) -> None:
     x, y = [p.latency_ms for p in points], [p.au_roc for p in points]
-    axes.scatter(x, y, s=22, color=color, label=label)
-    # Neighbours have their names above and below in turn.
-    for k, point in enumerate(sorted(points, key=lambda point: point.latency_ms)):
-        axes.annotate(
+    axes.scatter(x, y, s=_MARKER_POINTS**2, color=color, label=label)
+
+
+def _name_points(axes: "Axes", points: Sequence[tuple[Point, str]]) -> None:
+    """Write each name where it covers nothing, if there is such a place."""
+    taken = [_marker(axes, point) for point, _ in points]
+    for point, color in points:
+        write = partial(
+            axes.annotate,
             point.name,
             (point.latency_ms, point.au_roc),
-            xytext=(3, 4 if k % 2 == 0 else -9),
             textcoords="offset points",
             fontsize=_SMALL,
             color=color,
         )
+        for side, height in _LABEL_SIDES:
+            alignment = "left" if side > 0 else "right"
+            name = write(xytext=(3 * side, height), horizontalalignment=alignment)
+            if not name.get_window_extent().count_overlaps(taken):
+                break
+            name.remove()
+        else:
+            name = write(xytext=(3, 4))
+        taken.append(name.get_window_extent())
+
+
+def _marker(axes: "Axes", point: Point) -> "Bbox":
+    from matplotlib.transforms import Bbox  # noqa: PLC0415 - an extra
+
+    x, y = axes.transData.transform((point.latency_ms, point.au_roc))
+    half = _MARKER_POINTS / 2 * axes.figure.dpi / _POINTS_AN_INCH
+    return Bbox.from_extents(x - half, y - half, x + half, y + half)
