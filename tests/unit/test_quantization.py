@@ -3,10 +3,19 @@
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import TensorProto, helper, numpy_helper
 
 from efficientad.deployment.engines import INPUT
-from efficientad.deployment.quantization import LIMIT, _error, _grids, quantized
+from efficientad.deployment.quantization import (
+    LIMIT,
+    _error,
+    _grids,
+    quantized,
+    rounded_kernels,
+)
 
 
 def small_model(first, second):
@@ -24,8 +33,15 @@ def small_model(first, second):
         helper.make_node("Conv", ["b", "second"], ["c"], name="c"),
         *(helper.make_node("Squeeze", ["c", "axis"], [name]) for name in names),
     ]
-    constants = [numpy_helper.from_array(v, k) for k, v in weights.items()]
+    return model_of(nodes, weights)
+
+
+def model_of(nodes, weights):
+    constants = [
+        numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()
+    ]
     constants.append(numpy_helper.from_array(np.array([1]), "axis"))
+    names = ["local_grid", "global_grid"]
     shape = ["batch", "height", "width"]
     given = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [*shape, 3])
     maps = [
@@ -37,9 +53,42 @@ def small_model(first, second):
 
 
 # Of the brightness, a tenth of a map's range or so.
-HARMLESS = small_model([[1, 0, 0], [0, 1, 0]], [[1e-4, 1e-4]])
+HARMLESS = small_model([[1, 0.3, 0], [0.2, 1, 0]], [[1e-4, 0.7e-4]])
 # The difference of two values that are nearly the same needs all of their digits.
 HURT = small_model([[1, 1, 1], [1, 1, 1.001]], [[-1.0, 1.0]])
+
+
+def pooled_and_joined_model():
+    """Pixels, two convolutions with ReLU, pooled and joined, and one over both."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "first": rng.normal(size=(4, 3, 3, 3)),
+        "second": rng.normal(size=(4, 3, 3, 3)),
+        "last": rng.normal(size=(1, 8, 3, 3)) * 1e-4,
+    }
+    nodes = [
+        helper.make_node("Cast", [INPUT], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["pixels"], perm=[0, 3, 1, 2]),
+    ]
+    for name in ("first", "second"):
+        nodes += [
+            helper.make_node("Conv", ["pixels", name], [f"{name}_a"], name=f"{name}_a"),
+            helper.make_node("Relu", [f"{name}_a"], [f"{name}_b"]),
+            helper.make_node(
+                "AveragePool",
+                [f"{name}_b"],
+                [f"{name}_c"],
+                kernel_shape=[2, 2],
+                strides=[2, 2],
+            ),
+        ]
+    nodes += [
+        helper.make_node("Concat", ["first_c", "second_c"], ["joined"], axis=1),
+        helper.make_node("Conv", ["joined", "last"], ["d"], name="d"),
+        helper.make_node("Squeeze", ["d", "axis"], ["local_grid"]),
+        helper.make_node("Identity", ["local_grid"], ["global_grid"]),
+    ]
+    return model_of(nodes, weights)
 
 
 @pytest.fixture
@@ -83,3 +132,55 @@ def test_with_all_of_them_rounded_the_maps_would_be_wrong(images, monkeypatch):
 
     assert report.in_single_precision == ()
     assert report.error > 10 * LIMIT
+
+
+def test_what_is_pooled_and_joined_is_rounded_with_one_scale(images):
+    found, report = quantized(pooled_and_joined_model(), images)
+
+    onnx.checker.check_model(found, full_check=True)
+    assert report.in_single_precision == ()
+    makers = {n.output[0]: n for n in found.graph.node}
+    constants = {t.name: numpy_helper.to_array(t) for t in found.graph.initializer}
+    (join,) = (n for n in found.graph.node if n.op_type == "Concat")
+    pools = [n for n in found.graph.node if n.op_type == "AveragePool"]
+    read = [*join.input, *(n.input[0] for n in pools)]
+    assert {makers[name].op_type for name in read} == {"DequantizeLinear"}
+    (conv,) = (n for n in found.graph.node if n.name == "d")
+    scales = {
+        float(constants[makers[name].input[1]]) for name in [*join.input, conv.input[0]]
+    }
+    assert len(scales) == 1
+    # Nothing behind the last convolution is rounded.
+    (squeeze,) = (n for n in found.graph.node if n.op_type == "Squeeze")
+    assert squeeze.input[0] == "d"
+
+
+@given(
+    arrays(
+        np.float64,
+        array_shapes(min_dims=4, max_dims=4, max_side=5),
+        elements=st.floats(-3, 3, width=32),
+    )
+)
+def test_rounded_kernels_keep_their_sums(weights):
+    multiples, scales = rounded_kernels(weights)
+
+    steps = scales.astype(np.float64)[:, None, None, None]
+    found = multiples * steps
+    # Each weight goes to one of its two neighbours, the largest one to itself.
+    assert (np.abs(found - weights) <= steps * (1 + 1e-6)).all()
+    assert np.abs(multiples).max() <= 63
+    lost = np.abs((found - weights).sum((2, 3)))
+    assert (lost <= 0.5 * scales[:, None] * (1 + 1e-5) + 1e-9).all()
+
+
+def test_rounding_to_the_nearest_would_not_keep_them():
+    """The positive control: sixteen weights a little above half a step."""
+    weights = np.full((1, 1, 4, 4), 0.51)
+    weights[0, 0, 0, 0] = 63
+
+    multiples, scales = rounded_kernels(weights)
+
+    assert scales == pytest.approx(1)
+    assert np.round(weights).sum() - weights.sum() > 7
+    assert abs(multiples.sum() - weights.sum()) <= 0.5
