@@ -119,7 +119,9 @@ def measure_together(size: ModelSize, processes: int, repeats: int) -> list[Row]
         for _ in range(processes)
     ]
     outputs = [process.communicate()[0] for process in started]
-    rows = [[Row(*row) for row in json.loads(output)] for output in outputs]
+    # Whatever else a converter may print stands before.
+    lines = [output.splitlines()[-1] for output in outputs]
+    rows = [[Row(*row) for row in json.loads(line)] for line in lines]
     joined = []
     for same in zip(*rows, strict=True):
         milliseconds = statistics.fmean(row.milliseconds for row in same) / processes

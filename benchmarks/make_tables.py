@@ -93,6 +93,12 @@ COLUMNS = (
     Column("after, ms", _plain("after"), 2),
     Column("times faster", _plain("speedup"), 2),
     Column("largest difference, 10⁻⁶", _plain("largest_relative_difference", 1e6), 1),
+    Column(
+        "of the map's largest value, 10⁻⁶",
+        _plain("largest_difference_of_largest_value", 1e6),
+        1,
+    ),
+    Column("images", _plain("n_images"), 0),
 )
 
 

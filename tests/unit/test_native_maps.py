@@ -129,7 +129,8 @@ def test_without_native_layers_predictions_stay_the_same(detector, monkeypatch):
 
     plain = detector.predict(image)
 
-    assert plain.image_score == pytest.approx(native.image_score, rel=1e-4)
+    # A tenth is where the high quantile of normal pixels lies.
+    assert plain.image_score == pytest.approx(native.image_score, abs=1e-5)
     np.testing.assert_allclose(plain.local_grid, native.local_grid, atol=1e-3)
 
 

@@ -153,6 +153,7 @@ extern "C" void patches(const Layer* l, int64_t n, int64_t threads, int64_t bloc
 WINOGRAD(6, 3)
 WINOGRAD(6, 4)
 WINOGRAD(7, 4)
+WINOGRAD(8, 4)
 
 #define STRIPS(M, R)                                                                   \
   extern "C" void strips_##M##_##R(const Layer* l, int64_t n, int64_t threads,         \

@@ -42,7 +42,7 @@ from efficientad.method.networks import (
 _LARGEST_BATCH = 4
 _GRID = 56
 _BORDER = 1  # the padding of the autoencoder's first convolution
-_SMALL_TILE, _LARGE_TILE = 6, 7
+_SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
 
 Weights = tuple[Tensor, Tensor]
 """Weight and bias of a convolution, in double precision."""
@@ -126,7 +126,7 @@ class _Small:
     ) -> None:
         self._first = _first_layer(teacher[0], student[0])
         self._pairs = [
-            [_layer(w, "pool", tile=_SMALL_TILE) for w in (teacher[1], student[1])],
+            [_layer(w, "pool", tile=_POOLED_TILE) for w in (teacher[1], student[1])],
             [_layer(w, "store", tile=_SMALL_TILE) for w in (teacher[2], student[2])],
         ]
         for_teacher, for_autoencoder = _halves(student[-1])
@@ -190,7 +190,7 @@ class _Medium:
     ) -> None:
         self._first = _first_layer(teacher[0], student[0])
         finishes: list[tuple[Finish, int | None]] = [
-            ("pool", _SMALL_TILE),
+            ("pool", _POOLED_TILE),
             ("store", None),
             ("store", _SMALL_TILE),
             ("store", _LARGE_TILE),
@@ -252,7 +252,7 @@ class _Reconstruction:
                 _doubles(m),
                 "store",
                 padding=2,
-                tile=_SMALL_TILE if size >= MIN_WINOGRAD_SIZE else None,
+                tile=_cheapest_tile(size + 1) if size >= MIN_WINOGRAD_SIZE else None,
             )
             for m, size in zip(network.decoder, DECODER_SIZES, strict=True)
         ]
@@ -324,6 +324,15 @@ def _first_layer(teacher: Weights, student: Weights) -> Convolution:
     """Both on pixels; with three input channels, Winograd's form pays along x only."""
     weights = _stacked(_on_pixels(teacher), _on_pixels(student))
     return _layer(weights, "pool", tile=_SMALL_TILE, flat=True)
+
+
+def _cheapest_tile(n_outputs: int) -> int:
+    """Tell which tile covers so many outputs a side with the fewest products."""
+    products = {
+        tile: (-(-n_outputs // tile) * (tile + 3)) ** 2
+        for tile in (_SMALL_TILE, _POOLED_TILE)
+    }
+    return min(products, key=products.__getitem__)
 
 
 def _layer(
