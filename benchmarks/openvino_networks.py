@@ -51,6 +51,8 @@ def openvino_ways(
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
+        # Else several processes would bind their threads to the same core.
+        "ENABLE_CPU_PINNING": False,
     }
 
     def compiled(model: Any, precision: str) -> Callable[[Tensor], RawMaps]:
