@@ -13,6 +13,7 @@ from efficientad.deployment.quantization import (
     LIMIT,
     _error,
     _grids,
+    _session,
     quantized,
     rounded_kernels,
 )
@@ -172,6 +173,47 @@ def test_rounded_kernels_keep_their_sums(weights):
     assert np.abs(multiples).max() <= 63
     lost = np.abs((found - weights).sum((2, 3)))
     assert (lost <= 0.5 * scales[:, None] * (1 + 1e-5) + 1e-9).all()
+
+
+def test_with_a_covariance_the_outputs_hardly_vary(rng):
+    """Patches are a brightness, a slope and little else: no single weight counts."""
+    rows, columns = np.indices((4, 4)).reshape(2, 16)
+    brightness, down, across = 20 * rng.normal(size=(3, 2000, 1))
+    noise = 0.3 * rng.normal(size=(2000, 16))
+    patches = brightness + down * rows + across * columns + noise
+    weights = rng.normal(size=(8, 1, 4, 4))
+
+    def variance(multiples, scales):
+        lost = weights - multiples * scales[:, None, None, None]
+        return (patches @ lost.reshape(8, -1).T).var()
+
+    exact = np.abs(weights).max((1, 2, 3)) / 63
+    nearest = np.round(weights / exact[:, None, None, None]), exact
+    with_sums = rounded_kernels(weights)
+    with_outputs = rounded_kernels(weights, np.cov(patches.T, bias=True))
+
+    assert variance(*with_outputs) < variance(*nearest) / 4
+    assert variance(*with_outputs) < variance(*with_sums) / 4
+
+
+def test_what_the_means_change_is_in_the_bias(images):
+    """Bright pixels everywhere: rounded weights, yet the mean output is the same."""
+    model = pooled_and_joined_model()
+    bias = np.array([0.3, -0.2, 0.1, 50.0], np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
+    (node,) = (n for n in model.graph.node if n.name == "first_a")
+    node.input.append("bias")
+    model.graph.output.append(onnx.ValueInfoProto(name="first_a"))
+    bright = [np.maximum(image, 200) for image in images]
+
+    found, _ = quantized(model, bright)
+
+    def means(graph):
+        session = _session(graph)
+        values = [session.run(["first_a"], {INPUT: i[np.newaxis]})[0] for i in bright]
+        return np.mean(values, (0, 1, 3, 4))
+
+    np.testing.assert_allclose(means(found), means(model), rtol=2e-3, atol=0.3)
 
 
 def test_rounding_to_the_nearest_would_not_keep_them():

@@ -7,17 +7,17 @@ otherwise. What is pooled is rounded before, too, so that an engine writes and p
 bytes. Nothing behind the last convolutions is rounded: squared distances would be cut
 off at what normal images reach, and with them every anomaly.
 
-Weights are rounded so that the sum over each two-dimensional kernel stays as it was. An
-even patch then gives what it gave, and brightness is most of an image: of the error
-that rounding to the nearest makes in the first layer, a tenth is left.
+Weights are rounded so that outputs change little, not weights. Those of pixels make up
+for each other's rounding on the patches of normal images; in hidden layers the sum over
+each two-dimensional kernel stays as it was, so that an even patch gives what it gave.
 
 Should the error of the maps still be above a limit, each convolution alone goes back to
 single precision, which tells how much it costs; the costliest stay there.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,10 @@ _LEVELS = 2**8 - 1
 """Of what a convolution reads, above zero."""
 _WEIGHT_LEVELS = 2**6 - 1
 """Of a weight, on either side of zero."""
+_NOISE = 1 / 12
+"""Variance of a pixel by its own rounding; what is smaller cannot matter."""
+_PATCH_STEP = 3
+"""Between patches that are looked at, pixels."""
 _KEEPS_SIGN = {"AveragePool", "Concat", "Relu", "Resize"}
 
 Grids = NDArray[np.float32]
@@ -72,41 +76,45 @@ def quantized(
         model: As `detector_graph` gives it.
         images: Normal ones, at least one; ranges and errors are measured on them.
     """
-    largest = _largest_values(model, images)
+    measured = _measured(model, images)
     convolutions = [
         node.name
         for node in model.graph.node
-        if node.op_type == "Conv" and node.input[0] in largest
+        if node.op_type == "Conv" and node.input[0] in measured.largest
     ]
     judged = images[:_N_FOR_ERRORS]
     exact = _grids(model, judged)
 
     def error(kept: Collection[str]) -> float:
-        return _error(exact, _grids(_rounded(model, largest, kept), judged))
+        return _error(exact, _grids(_rounded(model, measured, kept), judged))
 
     kept: tuple[str, ...] = ()
-    measured = everything = error(kept)
-    if measured > LIMIT:
+    remaining = everything = error(kept)
+    if everything > LIMIT:
         gain = {name: everything - error((name,)) for name in convolutions}
         by_cost = sorted(convolutions, key=lambda name: -gain[name])
-        while measured > LIMIT:
+        while remaining > LIMIT:
             kept = tuple(by_cost[: len(kept) + 1])
-            measured = error(kept)
-    report = QuantizationReport(len(convolutions), kept, measured)
-    return _rounded(model, largest, kept), report
+            remaining = error(kept)
+    report = QuantizationReport(len(convolutions), kept, remaining)
+    return _rounded(model, measured, kept), report
 
 
 def rounded_kernels(
-    weights: NDArray[np.floating[Any]],
+    weights: NDArray[np.floating[Any]], covariance: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Round weights to whole multiples of a scale for each output channel.
 
-    The sum over each two-dimensional kernel changes by half a scale at most: where
-    rounding each weight to the nearest changes it by more, those that were closest to
-    the other side go there.
-
     Args:
         weights: (outputs, inputs, rows, columns).
+        covariance: Of the values a kernel lies on, in the order of its weights:
+            (weights of an output, the same). The outputs then vary by as little as
+            rounding one weight after the other can make it, where those not yet
+            rounded make up for those that are (Frantar et al., arXiv 2210.17323); what
+            their means change is left to the bias. None: the sum over each
+            two-dimensional kernel changes by half a scale at most; where rounding each
+            weight to the nearest changes it by more, those that were closest to the
+            other side go there.
 
     Returns:
         The multiples, of the same shape, and the scales, (outputs,).
@@ -114,26 +122,60 @@ def rounded_kernels(
     scales = np.abs(weights).max((1, 2, 3)) / _WEIGHT_LEVELS
     scales = np.where(scales > 0, scales, 1).astype(np.float32)
     exact = weights / scales[:, None, None, None].astype(np.float64)
-    exact = exact.reshape(*weights.shape[:2], -1)
-    nearest = np.round(exact)
-    missing = exact - nearest
-    n_up = np.round(missing.sum(2, keepdims=True))
-    rank = missing.argsort(2, kind="stable").argsort(2)
-    goes_up = rank >= exact.shape[2] - n_up
-    goes_down = rank < -n_up
-    found = np.clip(
-        nearest + goes_up - 1.0 * goes_down, -_WEIGHT_LEVELS, _WEIGHT_LEVELS
-    )
+    if covariance is None:
+        found = _with_their_sums(exact.reshape(*weights.shape[:2], -1))
+    else:
+        found = _with_their_outputs(exact.reshape(len(weights), -1), covariance)
     return found.reshape(weights.shape).astype(np.int8), scales
 
 
-def _largest_values(
-    model: "onnx.ModelProto", images: Sequence[RGBImage]
-) -> dict[str, float]:
-    """Of each value that can be rounded to unsigned bytes, the largest on images.
+def _with_their_sums(exact: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round along the last axis and keep the sums along it."""
+    nearest = np.round(exact)
+    missing = exact - nearest
+    n_up = np.round(missing.sum(-1, keepdims=True))
+    rank = missing.argsort(-1, kind="stable").argsort(-1)
+    goes_up = rank >= exact.shape[-1] - n_up
+    goes_down = rank < -n_up
+    return _within_levels(nearest + goes_up - 1.0 * goes_down)
 
-    Values that are joined have their scale in common.
-    """
+
+def _with_their_outputs(
+    exact: NDArray[np.float64], covariance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Round weight after weight; the later ones make up for the earlier ones."""
+    inverse = np.linalg.inv(covariance + _NOISE * np.eye(len(covariance)))
+    factor = np.linalg.cholesky(inverse).T
+    left, found = exact.copy(), np.zeros_like(exact)
+    for index, row in enumerate(factor):
+        found[:, index] = _within_levels(np.round(left[:, index]))
+        lost = (left[:, index] - found[:, index]) / row[index]
+        left[:, index:] -= lost[:, np.newaxis] * row[index:]
+    return found
+
+
+def _within_levels(multiples: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.clip(multiples, -_WEIGHT_LEVELS, _WEIGHT_LEVELS)
+
+
+class _Patches(NamedTuple):
+    """What is under the kernels of a convolution, in the order of their weights."""
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+
+class _Measured(NamedTuple):
+    """What values a graph has on images."""
+
+    largest: dict[str, float]
+    """Of each value that can be rounded to unsigned bytes. Values that are joined have
+    it in common."""
+    patches: dict[str, _Patches]
+    """Of convolutions that read pixels, by name."""
+
+
+def _measured(model: "onnx.ModelProto", images: Sequence[RGBImage]) -> _Measured:
     import onnx  # noqa: PLC0415 - only an export needs it
 
     largest = dict.fromkeys(_never_negative(model), 0.0)
@@ -142,17 +184,51 @@ def _largest_values(
     del found.graph.output[:]
     found.graph.output.extend(onnx.ValueInfoProto(name=name) for name in largest)
     session = _session(found)
+    sides = {
+        node.name: _side(model, node)
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[0] == PIXELS
+    }
+    patches: dict[int, list[NDArray[np.float64]]] = {s: [] for s in sides.values()}
     for image in images:
         values = session.run(list(largest), {INPUT: image[np.newaxis]})
         for name, value in zip(largest, values, strict=True):
             largest[name] = max(largest[name], float(value.max()))
+            if name == PIXELS:
+                for side, found_so_far in patches.items():
+                    found_so_far.append(_moments(value[0], side))
     for node in model.graph.node:
         if node.op_type == "Concat" and node.output[0] in largest:
             for name in node.input:
                 largest[name] = largest[node.output[0]]
     # Pixels are bytes as they are.
     largest[PIXELS] = float(_LEVELS)
-    return largest
+    by_side = {side: _patches(np.mean(each, axis=0)) for side, each in patches.items()}
+    return _Measured(largest, {name: by_side[side] for name, side in sides.items()})
+
+
+def _side(model: "onnx.ModelProto", convolution: "onnx.NodeProto") -> int:
+    (kernel,) = (t for t in model.graph.initializer if t.name == convolution.input[1])
+    return int(kernel.dims[-1])
+
+
+def _moments(pixels: NDArray[np.float32], side: int) -> NDArray[np.float64]:
+    """Mean products of the pixels of patches and, as the last of them, of one.
+
+    Args:
+        pixels: (channels, height, width).
+        side: Of a patch.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (side, side), (1, 2))
+    windows = windows[:, ::_PATCH_STEP, ::_PATCH_STEP].transpose(1, 2, 0, 3, 4)
+    patches = windows.reshape(-1, len(pixels) * side**2).astype(np.float64)
+    patches = np.concatenate([patches, np.ones((len(patches), 1))], axis=1)
+    return patches.T @ patches / len(patches)
+
+
+def _patches(moments: NDArray[np.float64]) -> _Patches:
+    mean = moments[-1, :-1]
+    return _Patches(mean, moments[:-1, :-1] - np.outer(mean, mean))
 
 
 def _never_negative(model: "onnx.ModelProto") -> list[str]:
@@ -168,16 +244,18 @@ def _never_negative(model: "onnx.ModelProto") -> list[str]:
 
 
 def _rounded(
-    model: "onnx.ModelProto", largest: Mapping[str, float], kept: Collection[str]
+    model: "onnx.ModelProto", measured: _Measured, kept: Collection[str]
 ) -> "onnx.ModelProto":
     """Let all convolutions but the kept ones read bytes."""
     import onnx  # noqa: PLC0415 - only an export needs it
 
-    rounding = _Rounding(model, largest)
+    rounding = _Rounding(model, measured)
     rounded = [
         node
         for node in model.graph.node
-        if node.op_type == "Conv" and node.input[0] in largest and node.name not in kept
+        if node.op_type == "Conv"
+        and node.input[0] in measured.largest
+        and node.name not in kept
     ]
     # What stands between a ReLU and such a convolution handles bytes, too.
     read = {node.input[0] for node in rounded}
@@ -201,9 +279,9 @@ def _rounded(
 class _Rounding:
     """Collects the operators of a graph whose convolutions are rounded."""
 
-    def __init__(self, model: "onnx.ModelProto", largest: Mapping[str, float]) -> None:
+    def __init__(self, model: "onnx.ModelProto", measured: _Measured) -> None:
         self._given = model
-        self._largest = largest
+        self._measured = measured
         self._exact = {tensor.name: tensor for tensor in model.graph.initializer}
         self._constants: dict[str, NDArray[Any]] = {}
         self._done: dict[str, str] = {}
@@ -226,11 +304,15 @@ class _Rounding:
 
         scale_of_value = float(self._constants[self._scale(node.input[0])])
         node.input[0] = self.value(node.input[0])
-        weights = numpy_helper.to_array(self._exact[node.input[1]])
-        multiples, scales = rounded_kernels(weights)
+        weights = numpy_helper.to_array(self._exact[node.input[1]]).astype(np.float64)
+        patches = self._measured.patches.get(node.name)
+        multiples, scales = rounded_kernels(weights, patches and patches.covariance)
         node.input[1] = self._stored(node.input[1], multiples, scales)
         if len(node.input) > 2:  # noqa: PLR2004 - the bias, which may be absent
-            bias = numpy_helper.to_array(self._exact[node.input[2]])
+            bias = numpy_helper.to_array(self._exact[node.input[2]]).astype(np.float64)
+            if patches is not None:
+                lost = weights - multiples * scales[:, None, None, None]
+                bias = bias + lost.reshape(len(bias), -1) @ patches.mean
             # An engine adds it to the sums of products, which have this scale.
             of_sums = scale_of_value * scales.astype(np.float64)
             limits = np.iinfo(np.int32)
@@ -258,7 +340,7 @@ class _Rounding:
         return found
 
     def _scale(self, name: str) -> str:
-        scale = self._largest[name] / _LEVELS or 1.0
+        scale = self._measured.largest[name] / _LEVELS or 1.0
         return self._constant(f"{name}_scale", np.array(scale, np.float32))
 
     def _stored(
