@@ -14,7 +14,11 @@ from efficientad.deployment import metadata
 from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, require_bf16
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.graph import detector_graph
-from efficientad.deployment.precisions import with_16_bit_weights, with_fp16_networks
+from efficientad.deployment.precisions import (
+    _in_16_bits,
+    with_16_bit_weights,
+    with_fp16_networks,
+)
 from efficientad.errors import (
     ConfigError,
     MissingDependencyError,
@@ -96,6 +100,20 @@ def test_16_bits_leave_the_graph_valid_and_its_maps_near(model, photograph, kind
 
     difference = np.abs(exact - found).max() / np.abs(exact).max()
     assert 0 < difference < (0.05 if kind == "bf16 weights" else 0.01)
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_kernels_in_16_bits_keep_their_sums(has_bfloat16, rng):
+    kernels = rng.normal(size=(8, 5, 4, 4)).astype(np.float32)
+    tensor = onnx.numpy_helper.from_array(kernels, "kernels")
+
+    stored = _in_16_bits(tensor, "stored", has_bfloat16=has_bfloat16)
+
+    found = onnx.numpy_helper.to_array(stored).astype(np.float64)
+    unit = 2.0**-8 if has_bfloat16 else 2.0**-11
+    assert np.abs(found - kernels).max() < 2 * unit * np.abs(kernels).max()
+    lost = np.abs((found - kernels.astype(np.float64)).sum((2, 3)))
+    assert (lost <= unit * np.abs(kernels).min((2, 3)) * 2 + 1e-6).all()
 
 
 def test_networks_in_half_precision_have_no_other_convolutions(model):

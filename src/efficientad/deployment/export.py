@@ -64,11 +64,12 @@ that is more."""
 ARTIFICIAL_TOLERANCE: Final[dict[Precision, float]] = {
     "fp32": 1e-4,
     "fp16": 1e-2,
-    "bf16": 0.1,
+    "bf16": 0.3,
     "int8": 0.9,
 }
 """The same on constant, extreme and noise images. These drive activations far beyond
-what normal images reach; in 8 bits they are cut off there, still far above normal."""
+what normal images reach; in 16 bits they are rounded more coarsely there, in 8 bits cut
+off, still far above normal."""
 
 DEFAULT_MAX_LOSS: Final = 0.2
 """Points of image AU-ROC and of AU-PRO."""

@@ -5,14 +5,16 @@ types are what the graph says. Resizing and everything behind the networks stay 
 single precision either way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import onnx
 
+_KERNEL_DIMENSIONS: Final = 4
 _FLOAT, _FLOAT16, _BFLOAT16 = 1, 10, 16
 # They take the type of their first input along.
 _FOLLOWING: Final = {"Relu", "AveragePool", "Resize"}
@@ -127,15 +129,48 @@ class _Halving:
 
 
 def _in_16_bits(tensor: Any, name: str, *, has_bfloat16: bool) -> Any:
-    """Give a constant in 16 bits, under another name."""
+    """Give a constant in 16 bits, under another name; of kernels the sums stay."""
     from onnx import helper, numpy_helper  # noqa: PLC0415
 
+    rounded = _bfloat16 if has_bfloat16 else _float16
     values = numpy_helper.to_array(tensor)
+    if values.ndim == _KERNEL_DIMENSIONS:
+        values = _with_their_sums(values, rounded)
     if not has_bfloat16:
         raw = values.astype(np.float16).tobytes()
         return helper.make_tensor(name, _FLOAT16, values.shape, raw, raw=True)
-    bits = values.view(np.uint32)
-    # To the nearest, ties to even.
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    raw = rounded.astype(np.uint16).tobytes()
+    raw = (_bfloat16(values).view(np.uint32) >> 16).astype(np.uint16).tobytes()
     return helper.make_tensor(name, _BFLOAT16, values.shape, raw, raw=True)
+
+
+def _with_their_sums(
+    kernels: NDArray[np.float32],
+    rounded: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """Round weights so that the sum over each two-dimensional kernel stays.
+
+    From the largest weight to the smallest, which is rounded finest, each takes what
+    the ones before it lost.
+    """
+    lines = kernels.reshape(*kernels.shape[:2], -1)
+    order = np.argsort(-np.abs(lines), axis=2)
+    given = np.take_along_axis(lines, order, 2).astype(np.float64)
+    found = np.empty_like(given, np.float32)
+    lost = np.zeros(given.shape[:2])
+    for tap in range(given.shape[2]):
+        wanted = given[:, :, tap] + lost
+        found[:, :, tap] = rounded(wanted.astype(np.float32))
+        lost = wanted - found[:, :, tap]
+    stored = np.empty_like(lines)
+    np.put_along_axis(stored, order, found, 2)
+    return stored.reshape(kernels.shape)
+
+
+def _float16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return values.astype(np.float16).astype(np.float32)
+
+
+def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To the nearest, ties to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).view(np.float32)
