@@ -45,6 +45,8 @@ int main(int, char** paths) {
     strips_6_4(&layer, 1, 2, 12);
   else if (tile == 7)
     winograd_7_4(&layer, 1, 2, 12);
+  else if (tile == 8)
+    winograd_8_4(&layer, 1, 2, 12);
   else
     (kernel == 3 ? winograd_6_3 : winograd_6_4)(&layer, 1, 2, 12);
   FILE* to = std::fopen(paths[2], "wb");
