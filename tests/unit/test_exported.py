@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -15,10 +16,10 @@ from efficientad.cli import main
 from efficientad.deployment import metadata
 from efficientad.deployment.engines import INPUT, SCORE_OUTPUT
 from efficientad.deployment.graph import MAP_OUTPUTS
-from efficientad.deployment.graph_nodes import MAX_SIDE
+from efficientad.deployment.graph_nodes import MAX_SIDE, without_resizing
 from efficientad.deployment.runtimes import load_predictor
 from efficientad.deployment.tensorrt_engine import TensorRtEngine
-from efficientad.errors import ConfigError, ImageError, MissingDependencyError
+from efficientad.errors import ConfigError, MissingDependencyError
 from efficientad.method.predictor import Predictor
 from efficientad.training import model_file
 
@@ -51,6 +52,31 @@ def test_an_export_judges_any_size_as_pytorch_does(
         assert found.anomaly_map.shape == (height, width)
         assert found.p_value == expected.p_value
         assert found.threshold == expected.threshold
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_graph_resizes_to_the_same_pixels(predictors, photograph, height, width):
+    image = photograph(height, width)
+
+    for predictor in predictors.values():
+        expected, found = predictor.predict(image), predictor.judge(image[np.newaxis])
+        assert found.scores[0] == expected.image_score
+        assert np.array_equal(found.local_grids[0], expected.local_grid)
+        assert np.array_equal(found.global_grids[0], expected.global_grid)
+
+
+def test_a_graph_without_resizing_says_the_same(exports, predictors, photograph):
+    model = onnx.load(exports["onnxruntime"])
+    image = photograph(256, 256)
+
+    plain = without_resizing(model)
+
+    onnx.checker.check_model(plain)
+    session = onnxruntime.InferenceSession(plain.SerializeToString())
+    (score,) = session.run([SCORE_OUTPUT], {INPUT: image[np.newaxis]})
+    assert score[0] == predictors["onnxruntime"].predict(image).image_score
+    assert "If" in {node.op_type for node in model.graph.node}
+    assert "If" not in {node.op_type for node in plain.graph.node}
 
 
 def test_another_map_is_noticed(judging_detector, predictors, photograph):
@@ -126,9 +152,12 @@ def test_a_gray_image_and_a_path_are_judged_too(exports, photograph, tmp_path):
     assert from_file.image_score == from_array.image_score
 
 
-def test_an_image_of_more_pixels_than_the_graph_counts_is_refused(predictors):
-    with pytest.raises(ImageError, match="cut it into tiles"):
-        predictors["openvino"].predict(np.zeros((8, MAX_SIDE + 1, 3), np.uint8))
+def test_more_pixels_than_the_graph_counts_are_judged_too(
+    judging_detector, predictors, photograph
+):
+    image = np.tile(photograph(8, 1000), (1, MAX_SIDE // 1000 + 1, 1))
+
+    assert_alike(predictors["openvino"].predict(image), judging_detector.predict(image))
 
 
 def test_openvino_runs_an_onnx_file_too(exports, predictors, photograph):

@@ -1,25 +1,24 @@
 """Exported detectors: the same answers without torch and without training code."""
 
 import os
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efficientad.deployment import metadata
 from efficientad.deployment.engines import (
     Engine,
     EngineName,
+    Judged,
     OnnxRuntimeEngine,
     OpenVinoEngine,
 )
-from efficientad.deployment.graph_nodes import MAX_SIDE
 from efficientad.deployment.metadata import Precision
 from efficientad.deployment.tensorrt_engine import TensorRtEngine
-from efficientad.errors import ImageError
-from efficientad.images import ImageLike, RGBImage, as_rgb
+from efficientad.images import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
 from efficientad.method.decision import Prediction
 
 _MAX_BATCH: Final = 16
@@ -67,32 +66,42 @@ class ExportedPredictor:
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        """Judge several images, of any sizes; neighbours of one size run together.
+        """Judge several images, of any sizes, up to 16 in one run.
 
         Raises:
             ImageError: If an image cannot be read or used.
         """
         found: list[Prediction] = []
-        arrays = (_fitting(as_rgb(image)) for image in images)
-        for _, same in groupby(arrays, key=lambda array: array.shape):
-            for batch in _batches(same):
-                found += self._judged(batch)
+        for start in range(0, len(images), _MAX_BATCH):
+            arrays = [as_rgb(image) for image in images[start : start + _MAX_BATCH]]
+            # As the graph does it, to the bit, in a fraction of the time.
+            small = [resize_image(array, INPUT_SIZE, INPUT_SIZE) for array in arrays]
+            found += self._decided(self.judge(np.stack(small)), arrays)
         return found
 
-    def _judged(self, batch: Sequence[RGBImage]) -> list[Prediction]:
-        judged = self._engine.run(np.stack(batch))
-        height, width, _ = batch[0].shape
+    def judge(self, images: NDArray[np.uint8]) -> Judged:
+        """Give what the graph says of images of one size, which it resizes itself.
+
+        Args:
+            images: RGB, (batch, height, width, 3), no side above
+                `graph_nodes.MAX_SIDE`. TensorRT's engine takes 256 x 256 only.
+        """
+        return self._engine.run(images)
+
+    def _decided(self, judged: Judged, images: Sequence[RGBImage]) -> list[Prediction]:
         return [
             Prediction(
                 image_score=float(score),
                 p_value=self.calibration.p_value(float(score)),
                 threshold=self.calibration.threshold,
-                height=height,
-                width=width,
+                height=image.shape[0],
+                width=image.shape[1],
                 local_grid=local_grid,
                 global_grid=global_grid,
             )
-            for score, local_grid, global_grid in zip(*judged, strict=True)
+            for image, score, local_grid, global_grid in zip(
+                images, *judged, strict=True
+            )
         ]
 
 
@@ -114,24 +123,3 @@ def _opened(
     return OpenVinoEngine(
         path, precision=precision, n_threads=n_threads, n_streams=n_streams
     )
-
-
-def _fitting(image: RGBImage) -> RGBImage:
-    height, width, _ = image.shape
-    if max(height, width) > MAX_SIDE:
-        raise ImageError(
-            f"an exported detector takes up to {MAX_SIDE} pixels a side, the given "
-            f"image has {width} x {height}; cut it into tiles, or use the .ead file"
-        )
-    return image
-
-
-def _batches(images: Iterator[RGBImage]) -> Iterator[list[RGBImage]]:
-    batch: list[RGBImage] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == _MAX_BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

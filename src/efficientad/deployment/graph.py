@@ -41,9 +41,7 @@ def detector_graph(detector: "Detector") -> "onnx.ModelProto":
     """
     graph = Nodes()
     assert detector.calibration is not None
-    size = graph.op("Shape", INPUT)
-    height, width = (graph.op("Gather", size, graph.integer(axis)) for axis in (1, 2))
-    pixels = graph.op("Identity", resized(graph, INPUT, height, width), name=PIXELS)
+    pixels = resized(graph, INPUT, name=PIXELS)
     local_raw, global_raw = _raw_maps(graph, detector, pixels)
     calibration = detector.calibration
     local_grid = _normalized(
@@ -58,7 +56,11 @@ def detector_graph(detector: "Detector") -> "onnx.ModelProto":
     graph.op(
         "ReduceMax", combined, graph.integer([1, 2]), keepdims=0, name=SCORE_OUTPUT
     )
-    rows, columns = (placement(graph, length) for length in (height, width))
+    size = graph.op("Shape", INPUT)
+    rows, columns = (
+        placement(graph, graph.op("Gather", size, graph.integer(axis)))
+        for axis in (1, 2)
+    )
     columns = graph.op("Transpose", columns, perm=[1, 0])
     for grid, name in zip(
         (combined, local_grid, global_grid), MAP_OUTPUTS, strict=True
@@ -68,7 +70,7 @@ def detector_graph(detector: "Detector") -> "onnx.ModelProto":
 
 
 def _model(graph: Nodes) -> "onnx.ModelProto":
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+    from onnx import TensorProto, helper  # noqa: PLC0415
 
     def value(name: str, shape: Sequence[str | int], kind: int = 1) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
@@ -85,7 +87,7 @@ def _model(graph: Nodes) -> "onnx.ModelProto":
                 *(value(name, cells) for name in GRID_OUTPUTS),
                 value(SCORE_OUTPUT, ["batch"]),
             ],
-            [numpy_helper.from_array(v, k) for k, v in graph.constants.items()],
+            graph.initializers(),
         ),
         producer_name="efficientad",
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -157,12 +159,14 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> tuple[str, str
         graph, student, weight_s[n:], bias_s[n:], name="student_for_autoencoder"
     )
     difference = graph.op("Sub", autoencoder, student_for_autoencoder)
-    return _mean_of_squares(graph, local), _mean_of_squares(graph, difference)
+    return _mean_of_squares(graph, local, n), _mean_of_squares(graph, difference, n)
 
 
-def _mean_of_squares(graph: Nodes, difference: str) -> str:
-    square = graph.op("Mul", difference, difference)
-    return graph.op("ReduceMean", square, graph.integer([1]), keepdims=0)
+def _mean_of_squares(graph: Nodes, difference: str, n_channels: int) -> str:
+    """Write it as a norm: the engines then never store the squares."""
+    norm = graph.op("ReduceL2", difference, graph.integer([1]), keepdims=0)
+    share = graph.constant(1 / n_channels)
+    return graph.op("Mul", graph.op("Mul", norm, norm), share)
 
 
 def _convolution(

@@ -7,7 +7,7 @@ Weights and products are whole numbers small enough for engines that compute in 
 precision, so all come to the same pixels.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from efficientad.images import INPUT_SIZE
 from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE, GRID_CELLS
 
+if TYPE_CHECKING:
+    import onnx
+
 # Element types as the format numbers them.
-FLOAT, INT64 = 1, 7
+FLOAT, INT64, BOOL = 1, 7, 9
 # Pillow's weights are multiples of one over 2^22; each is split into two halves of 11
 # bits, whose products with pixels single precision holds exactly. A half is divided out
 # in two steps, so that no numerator exceeds the 31 bits some engines have.
@@ -27,9 +30,14 @@ MAX_SIDE = 40_000
 
 
 class Nodes:
-    """Nodes and constants of a graph; each call gives the name of its result."""
+    """Nodes and constants of a graph; each call gives the name of its result.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: Of all names. A branch and the graph around it must not share names.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self.nodes: list[Any] = []
         self.constants: dict[str, NDArray[Any]] = {}
 
@@ -37,7 +45,7 @@ class Nodes:
         """Add one operator."""
         from onnx import helper  # noqa: PLC0415 - only an export needs it
 
-        result = name or f"{kind.lower()}_{len(self.nodes)}"
+        result = name or f"{self._prefix}{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(
             helper.make_node(kind, list(inputs), [result], name=result, **how)
         )
@@ -45,7 +53,7 @@ class Nodes:
 
     def constant(self, value: Any, dtype: type = np.float32) -> str:
         """Add one constant."""
-        name = f"constant_{len(self.constants)}"
+        name = f"{self._prefix}constant_{len(self.constants)}"
         self.constants[name] = np.asarray(value, dtype)
         return name
 
@@ -53,25 +61,83 @@ class Nodes:
         """Add one constant of whole numbers."""
         return self.constant(value, np.int64)
 
+    def initializers(self) -> list[Any]:
+        """Give the constants as the format has them."""
+        from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 
-def resized(graph: Nodes, images: str, height: str, width: str) -> str:
-    """Resize to 256 x 256.
+        return [numpy_helper.from_array(v, name) for name, v in self.constants.items()]
+
+
+def resized(graph: Nodes, images: str, *, name: str) -> str:
+    """Resize to 256 x 256; images that are so already go through as they are.
 
     Args:
         graph: Takes the nodes.
         images: (batch, height, width, 3), uint8.
-        height: Of the images, a scalar of whole numbers.
-        width: Likewise.
+        name: Of the result.
 
     Returns:
         (batch, 3, 256, 256), whole numbers from 0 to 255, float32.
     """
-    pixels = graph.op("Cast", images, to=FLOAT)
-    pixels = graph.op("Transpose", pixels, perm=[0, 3, 1, 2])
+    has_size = graph.op(
+        "Equal",
+        graph.op("Shape", images, start=1, end=3),
+        graph.integer([INPUT_SIZE, INPUT_SIZE]),
+    )
+    both = graph.op("ReduceMin", _as(graph, has_size, INT64), keepdims=0)
+    as_given, resizing = Nodes("as_given_"), Nodes("resizing_")
+    shape = as_given.integer([-1, 3, INPUT_SIZE, INPUT_SIZE])
+    as_given.op("Reshape", _channels_first(as_given, images), shape)
+    _resize(resizing, images)
+    return graph.op(
+        "If",
+        _as(graph, both, BOOL),
+        name=name,
+        then_branch=_branch(as_given),
+        else_branch=_branch(resizing),
+    )
+
+
+def without_resizing(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Give the graph for images of 256 x 256 only."""
+    import onnx  # noqa: PLC0415 - only engines that want such a graph need it
+
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    del found.graph.node[:]
+    for node in model.graph.node:
+        if node.op_type != "If":
+            found.graph.node.append(node)
+            continue
+        (branch,) = (a.g for a in node.attribute if a.name == "then_branch")
+        found.graph.initializer.extend(branch.initializer)
+        found.graph.node.extend(branch.node)
+        found.graph.node[-1].output[0] = node.output[0]
+    return found
+
+
+def _branch(graph: Nodes) -> Any:
+    """Give nodes as what a condition may choose; the last is the result."""
+    from onnx import helper  # noqa: PLC0415 - only an export needs it
+
+    last = graph.nodes[-1].output[0]
+    shape: list[str | int] = ["batch", 3, INPUT_SIZE, INPUT_SIZE]
+    result = helper.make_tensor_value_info(last, FLOAT, shape)
+    return helper.make_graph(graph.nodes, last, [], [result], graph.initializers())
+
+
+def _channels_first(graph: Nodes, images: str) -> str:
+    return graph.op("Transpose", _as(graph, images, FLOAT), perm=[0, 3, 1, 2])
+
+
+def _resize(graph: Nodes, images: str) -> None:
+    size = graph.op("Shape", images)
+    height, width = (graph.op("Gather", size, graph.integer(axis)) for axis in (1, 2))
     columns = graph.op("Transpose", _averaging(graph, width), perm=[1, 0])
-    pixels = _rounded(graph, graph.op("MatMul", pixels, columns), axis=3)
+    pixels = graph.op("MatMul", _channels_first(graph, images), columns)
+    pixels = _rounded(graph, pixels, axis=3)
     rows = _averaging(graph, height)
-    return _rounded(graph, graph.op("MatMul", rows, pixels), axis=2)
+    _rounded(graph, graph.op("MatMul", rows, pixels), axis=2)
 
 
 def placement(graph: Nodes, length: str) -> str:

@@ -5,11 +5,11 @@ typed: what a file says is what is computed. Hence a file in fp16 has its networ
 to half precision before TensorRT reads it. Files in int8 have unsigned 8 bits as CPUs
 want them, and are refused.
 
-An engine is built for one size of images, the first that comes, and takes up to
-`MAX_BATCH` of them; building takes up to a minute. For images of another size another
-one is built and kept.
+An engine takes up to `MAX_BATCH` images of 256 x 256, so the graph's own resizing is
+left out; it is built for the first that come, which takes up to a minute.
 """
 
+import math
 import threading
 from pathlib import Path
 from typing import Any, Final
@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, SCORE_OUTPUT, Judged
+from efficientad.deployment.graph_nodes import without_resizing
 from efficientad.deployment.metadata import Precision
 from efficientad.deployment.precisions import with_fp16_networks
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+from efficientad.images import INPUT_SIZE
 from efficientad.method.placement import GRID_CELLS
 
 MAX_BATCH: Final = 16
-
-_Size = tuple[int, int]
+_IMAGE: Final = (INPUT_SIZE, INPUT_SIZE, 3)
 
 
 class TensorRtEngine:
@@ -63,33 +64,33 @@ class TensorRtEngine:
                 "TensorRT needs a CUDA device, found none; leave --device and "
                 "--runtime at auto"
             )
-        model = onnx.load(path)
+        model = without_resizing(onnx.load(path))
         if precision == "fp16":
             model = with_fp16_networks(model)
         self._content: bytes = model.SerializeToString()
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
-        self._sessions: dict[_Size, _Session] = {}
+        self._session: _Session | None = None
         # A session has one set of buffers; predictions take turns.
         self._lock = threading.Lock()
 
     def run(self, images: NDArray[np.uint8]) -> Judged:
-        """Judge images of one size, (batch, height, width, 3).
+        """Judge images, (batch, 256, 256, 3).
 
         Raises:
             ModelFileError: If TensorRT cannot build an engine of the file.
             ConfigError: If the device has too little memory.
         """
-        size = images.shape[1:3]
+        assert images.shape[1:] == _IMAGE
         with self._lock:
-            if size not in self._sessions:
-                self._sessions[size] = _Session(self._cuda, self._built(size), size)
+            if self._session is None:
+                self._session = _Session(self._cuda, self._built())
             parts = [
-                self._sessions[size].run(images[start : start + MAX_BATCH])
+                self._session.run(images[start : start + MAX_BATCH])
                 for start in range(0, len(images), MAX_BATCH)
             ]
         return Judged(*(np.concatenate(same) for same in zip(*parts, strict=True)))
 
-    def _built(self, size: _Size) -> Any:
+    def _built(self) -> Any:
         trt = self._tensorrt
         builder = trt.Builder(self._logger)
         network = builder.create_network(_flags(trt))
@@ -108,22 +109,22 @@ class TensorRtEngine:
         # Products in single precision, not in TensorFloat-32's ten bits.
         config.clear_flag(trt.BuilderFlag.TF32)
         profile = builder.create_optimization_profile()
-        one, most = ((n, *size, 3) for n in (1, MAX_BATCH))
+        one, most = ((n, *_IMAGE) for n in (1, MAX_BATCH))
         profile.set_shape(INPUT, one, one, most)
         config.add_optimization_profile(profile)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise ModelFileError(
-                f"TensorRT cannot build {self._path} for images of {size[1]} x "
-                f"{size[0]} (see its message); export another precision"
+                f"TensorRT cannot build {self._path} (see its message); export "
+                "another precision"
             )
         return trt.Runtime(self._logger).deserialize_cuda_engine(plan)
 
 
 class _Session:
-    """An engine for images of one size, with its buffers on the device."""
+    """An engine with its buffers on the device."""
 
-    def __init__(self, cuda: Any, engine: Any, size: _Size) -> None:
+    def __init__(self, cuda: Any, engine: Any) -> None:
         self._cuda, self._engine = cuda, engine
         self._context = engine.create_execution_context()
         self._stream = self._checked(cuda.cudaStreamCreate())
@@ -134,7 +135,7 @@ class _Session:
                 for name in GRID_OUTPUTS
             },
         }
-        sizes = {INPUT: MAX_BATCH * size[0] * size[1] * 3}
+        sizes = {INPUT: MAX_BATCH * math.prod(_IMAGE)}
         sizes |= {name: array.nbytes for name, array in self._outputs.items()}
         self._addresses = {
             name: self._checked(cuda.cudaMalloc(n_bytes))
@@ -179,8 +180,8 @@ class _Session:
         status, *values = answer
         if status != self._cuda.cudaError_t.cudaSuccess:
             raise ConfigError(
-                f"CUDA could not do what TensorRT needs ({status.name}); use smaller "
-                "images, or --device cpu"
+                f"CUDA could not do what TensorRT needs ({status.name}); free memory "
+                "on the device, or use --device cpu"
             )
         return values[0] if values else None
 

@@ -13,6 +13,10 @@ from typing import Any
 
 import numpy as np
 
+# The threads of an OpenMP engine go on turning for some milliseconds after a call, and
+# would take the cores from whatever is called next.
+_SETTLING_SECONDS = 0.01
+
 
 def _nothing_to_wait_for() -> None:
     pass
@@ -61,6 +65,8 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Time functions that are called in turn, again and again.
 
+    A short pause before each call keeps what the one before left behind out of it.
+
     Args:
         functions: By name.
         repeats: Timed turns, at least 1.
@@ -69,6 +75,7 @@ def interleaved(
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(n_warm_up + repeats):
         for name, function in functions.items():
+            time.sleep(_SETTLING_SECONDS)
             milliseconds = _timed(function, _nothing_to_wait_for)
             if turn >= n_warm_up:
                 taken[name].append(milliseconds)
