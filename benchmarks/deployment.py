@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 from records import RESULTS, write_run
@@ -33,7 +33,7 @@ from efficientad.images import INPUT_SIZE
 from efficientad.judgement.evaluation import evaluate
 from efficientad.measurement.baseline import BaselinePredictor
 from efficientad.measurement.clock import Timing, interleaved
-from efficientad.method.predictor import Predictor
+from efficientad.method.predictor import DetectorRuntime, Predictor
 from efficientad.storage import write_whole
 from efficientad.training import model_file
 
@@ -66,14 +66,14 @@ WAYS: Final = tuple(
 )
 
 
-def of_detector(model: Path, runtime: str) -> Predictor:
+def of_detector(model: Path, runtime: DetectorRuntime | None) -> Predictor:
     """Open the detector with this package's layers, PyTorch's, or as the baseline."""
     detector = model_file.load(model, device="cpu")
-    if runtime == BASELINE:
+    if runtime is None:
         return BaselinePredictor(detector)
-    detector.prefers_native = runtime == "native"
-    if runtime == "native" and not detector.is_native:
-        raise ConfigError("native layers need a C++ compiler; see `efficientad doctor`")
+    if runtime not in detector.runtimes:
+        raise ConfigError(f"{runtime} does not work here; see `efficientad doctor`")
+    detector.runtime = runtime
     return detector
 
 
@@ -171,9 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
     openers: dict[str, Callable[[], Predictor]] = {
-        runtime: partial(of_detector, given.model, runtime)
-        for runtime in (BASELINE, "pytorch", "native")
+        BASELINE: partial(of_detector, given.model, None)
     }
+    for runtime in get_args(DetectorRuntime):
+        openers[runtime] = partial(of_detector, given.model, runtime)
     for way in WAYS:
         openers[way.name] = partial(
             exported, given.model, given.category, given.work, way

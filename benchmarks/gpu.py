@@ -211,7 +211,7 @@ def measure_training(
     plain = baseline_step(training, baseline(detector))
     of_baseline = seconds_each(plain, n_baseline, device)
     detector = detector.eval().requires_grad_(requires_grad=False)
-    detector.prefers_native = False
+    detector.runtime = "pytorch"
     detector.calibration = calibrate(detector, material.validation)
     metrics = {
         "loss": loss,

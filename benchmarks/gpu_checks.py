@@ -44,7 +44,7 @@ def calibrated(detector: Detector) -> Detector:
     """Give it a calibration that changes no time."""
     quantiles = MapQuantiles(0.5, 2.0)
     detector.calibration = Calibration(quantiles, quantiles, (0.0,), 0.01)
-    detector.prefers_native = False
+    detector.runtime = "pytorch"
     return detector
 
 

@@ -66,14 +66,13 @@ def ways(
 ) -> dict[str, Callable[[Tensor], Maps]]:
     """The baseline first, then this package's ways and a ready engine's."""
     networks = baseline(random_detector(size))
-    pytorch, native = random_detector(size), random_detector(size)
-    pytorch.prefers_native = False
     found: dict[str, Callable[[Tensor], Maps]] = {
-        "baseline": lambda pixels: raw_maps(networks, pixels),
-        "pytorch": pytorch.judged_maps,
+        "baseline": lambda pixels: raw_maps(networks, pixels)
     }
-    if native.is_native:
-        found["native"] = native.judged_maps
+    for runtime in random_detector(size).runtimes:
+        detector = random_detector(size)
+        detector.runtime = runtime
+        found[runtime] = detector.judged_maps
     return found | openvino_ways(networks, pixels, threads)
 
 

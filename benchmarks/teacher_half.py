@@ -51,7 +51,7 @@ def halved(network: PatchDescriptionNetwork) -> PatchDescriptionNetwork:
 
 def combined(detector: efficientad.Detector, images: Sequence[Path]) -> Grids:
     """Combined maps on the descriptor grid."""
-    detector.prefers_native = False
+    detector.runtime = "pytorch"
     predictions = [detector.predict(path) for path in images]
     return np.stack([(p.local_grid + p.global_grid) / 2 for p in predictions])
 

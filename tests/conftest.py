@@ -122,7 +122,7 @@ def judging_detector(make_detector, photograph):
     from efficientad.method.maps import map_levels
 
     detector = make_detector()
-    detector.prefers_native = False
+    detector.runtime = "pytorch"
     pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]
     raw = detector.judged_maps(torch.from_numpy(pixels))
 

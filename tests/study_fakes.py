@@ -21,7 +21,7 @@ class FakeDetector(Detector):
         as_they_are = MapQuantiles(0.0, 0.1)
         self.calibration = Calibration(as_they_are, as_they_are, normal_scores=(0.5,))
         self.provenance = provenance
-        self.prefers_native = False
+        self.runtime = "pytorch"
 
     def judged_maps(self, pixels):
         brightness = pixels.float().mean((1, 2, 3)) / 255

@@ -35,7 +35,8 @@ def predict(
         maps: Write each combined map as a float32 TIFF at the image's own size.
         device: Where the networks run.
         runtime: What computes them. auto: native layers on the CPU, else PyTorch; for
-            an exported file the engine it is made for.
+            an exported file the engine it is made for. native_bf16: sooner for the
+            medium size, rounded.
         streams: Images judged at the same time; more than one for exported files only.
     """
     from efficientad.deployment.prediction import predict_files
@@ -74,7 +75,8 @@ def evaluate(
         output: Folder for the results.
         device: Where the networks run.
         runtime: What computes them. auto: native layers on the CPU, else PyTorch; for
-            an exported file the engine it is made for.
+            an exported file the engine it is made for. native_bf16: sooner for the
+            medium size, rounded.
     """
     from efficientad.deployment.runtimes import load_predictor
     from efficientad.judgement.evaluation import evaluate as evaluate_category

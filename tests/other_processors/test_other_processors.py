@@ -27,6 +27,7 @@ RUNNABLE = {
 }
 BUILDABLE = {
     "AVX-512": ("g++", "-march=x86-64-v4"),
+    "AVX-512 with bf16": ("g++", "-march=cooperlake"),
     "AVX2": ("g++", "-march=x86-64-v3"),
     "aarch64": (ARM, "-march=armv8-a"),
     "aarch64 with SVE": (ARM, "-march=armv8.2-a+sve"),

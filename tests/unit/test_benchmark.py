@@ -188,7 +188,7 @@ def test_streams_share_the_threads_and_give_them_back():
 
 def test_the_baseline_predicts_what_the_detector_does(make_detector, rng):
     detector = make_detector()
-    detector.prefers_native = False
+    detector.runtime = "pytorch"
     image = rng.integers(0, 256, (50, 70, 3), np.uint8)
 
     plain = BaselinePredictor(detector)

@@ -17,6 +17,8 @@ needs_compiler = pytest.mark.skipif(
 # are the harder ones. Products of plain float32 are at about 1e-5.
 BOUNDS = {(6, 3): 1e-3, (6, 4): 2e-3, (7, 4): 2e-3, (8, 4): 8e-3, None: 5e-5}
 FLAT_BOUND = 1e-4
+# Each factor is rounded to 8 bits: the errors of a sum of many add up slowly.
+BF16_BOUND = 3e-2
 FORMS = [*cook_toom.FORMS, None]
 
 
@@ -283,6 +285,48 @@ def test_resizing_is_pytorchs(size, other, n):
 
     reference = functional.interpolate(image, (other, other + 2), mode="bilinear")
     torch.testing.assert_close(output.permute(0, 3, 1, 2), reference)
+
+
+needs_bf16 = pytest.mark.skipif(
+    not layers.is_available() or not layers.has_bf16(),
+    reason="needs a processor with products in bf16",
+)
+
+
+@needs_bf16
+@settings(max_examples=40)
+@given(
+    n=st.integers(1, 2),
+    n_in=st.integers(1, 70).map(lambda half: 2 * half),
+    n_out=st.integers(1, 70),
+    kernel=st.integers(1, 3),
+    size=st.tuples(st.integers(5, 30), st.integers(5, 30)),
+    after=st.tuples(st.booleans(), st.sampled_from(["store", "pool"])),
+    seed=st.integers(0, 99),
+)
+def test_bf16_rounds_what_is_multiplied_and_nothing_else(
+    n, n_in, n_out, kernel, size, after, seed
+):
+    relu, finish = after
+    image, weight, bias = drawn(seed, n, (n_in, n_out), kernel, size)
+
+    weight = weight.bfloat16()
+
+    actual = computed(image, weight, bias, relu=relu, finish=finish)
+
+    image = image.bfloat16()
+    exact, deviation = expected(image, weight, bias, relu=relu, finish=finish)
+    assert (actual - exact).abs().max() / deviation < BOUNDS[None]
+
+
+@needs_bf16
+def test_bf16_stays_near_the_exact_product():
+    image, weight, bias = drawn(4, 1, (512, 64), 1, (20, 20))
+
+    actual = computed(image, weight.bfloat16(), bias)
+
+    exact, deviation = expected(image, weight, bias)
+    assert (actual - exact).abs().max() / deviation < BF16_BOUND
 
 
 @needs_compiler

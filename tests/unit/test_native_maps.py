@@ -10,15 +10,20 @@ from baseline import baseline, raw_maps
 
 from efficientad.deployment import runtimes
 from efficientad.errors import ConfigError
-from efficientad.kernels import layers
+from efficientad.kernels import layers, native
 from efficientad.method.detector import Detector
 from efficientad.training import model_file
 
 needs_compiler = pytest.mark.skipif(
     not layers.is_available(), reason="needs a C++ compiler for the native layers"
 )
+needs_bf16 = pytest.mark.skipif(
+    not layers.is_available() or not layers.has_bf16(),
+    reason="needs a processor with products in bf16",
+)
 # The largest difference of a map as a share of the value there.
 TOLERANCE = 1e-4
+BF16_TOLERANCE = 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,49 @@ def test_medium_maps_are_those_of_the_plain_networks(make_detector):
     assert_same(detector.judged_maps(pixels), raw_maps(baseline(detector), pixels))
 
 
+@needs_bf16
+def test_medium_maps_in_bf16_are_near(make_detector):
+    detector = make_detector("medium")
+    pixels = torch.cat([noise(1), extreme_images()])
+    exact = detector.judged_maps(pixels)
+    detector.runtime = "native_bf16"
+
+    rounded = detector.judged_maps(pixels)
+
+    assert not torch.equal(rounded.local_map, exact.local_map)
+    assert_same(rounded, exact, BF16_TOLERANCE)
+
+
+@needs_compiler
+def test_where_bf16_does_not_work_single_precision_stands_in(
+    make_detector, monkeypatch, capsys
+):
+    detector = make_detector("medium")
+    pixels = noise(1)
+    exact = detector.judged_maps(pixels)
+    monkeypatch.setattr(layers, "has_bf16", lambda: False)
+    native.say.cache_clear()
+    detector.runtime = "native_bf16"
+
+    for _ in range(2):
+        assert_same(detector.judged_maps(pixels), exact, tolerance=0)
+
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "products in bf16 unavailable, using single precision" in error
+    assert detector.runtimes == ("native", "pytorch")
+
+
+@needs_compiler
+def test_the_small_networks_have_nothing_to_round(detector):
+    pixels = noise(1)
+    rounded = copy.deepcopy(detector)
+    rounded.runtime = "native_bf16"
+
+    assert_same(rounded.judged_maps(pixels), detector.judged_maps(pixels), tolerance=0)
+    assert "native_bf16" not in detector.runtimes
+
+
 @needs_compiler
 def test_a_small_change_of_a_weight_would_be_noticed(detector):
     """Positive control of the comparison."""
@@ -86,7 +134,7 @@ def test_weights_that_change_are_taken_up(detector):
     after = changed.judged_maps(pixels)
 
     assert not torch.allclose(after.local_map, before.local_map)
-    changed.prefers_native = False
+    changed.runtime = "pytorch"
     assert_same(after, changed.judged_maps(pixels))
 
 
@@ -141,7 +189,7 @@ def test_other_devices_and_numbers_go_by_pytorch(make_detector):
     assert not detector.to("meta").is_native
 
 
-@pytest.mark.parametrize("runtime", ["auto", "native", "pytorch"])
+@pytest.mark.parametrize("runtime", ["auto", "native", "native_bf16", "pytorch"])
 def test_a_runtime_can_be_chosen(detector, tmp_path, runtime):
     path = tmp_path / "part.ead"
     model_file.save(detector, path)

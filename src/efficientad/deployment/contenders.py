@@ -99,19 +99,18 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Con
             export(detector, path)
             found.append(Contender(runtime, path))
             continue
-        if runtime == "native" and not is_on_gpu and not detector.is_native:
+        if runtime != "pytorch" and not is_on_gpu and not detector.is_native:
             raise ConfigError(
-                "runtime native needs a C++ compiler, or a detector it can compute; "
-                "see `efficientad doctor`, or leave native out of --runtimes"
+                f"runtime {runtime} needs a C++ compiler, or a detector it can "
+                f"compute; see `efficientad doctor`, or leave {runtime} out of "
+                "--runtimes"
             )
         found.append(Contender(runtime, model, device, runtime))
     return found
 
 
 def _available(detector: "Detector") -> list[BenchmarkRuntime]:
-    found: list[BenchmarkRuntime] = ["pytorch"]
-    if detector.is_native:
-        found.insert(0, "native")
+    found: list[BenchmarkRuntime] = [*detector.runtimes]
     if detector.device.type == "cpu":
         found += [
             runtime

@@ -1,16 +1,23 @@
 """Opens a model file with the engine it is made for."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Final
 
 from efficientad.deployment.engines import EngineName
 from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
-from efficientad.method.predictor import Predictor
+from efficientad.method.predictor import DetectorRuntime, Predictor
 from efficientad.training.config import Device, Runtime
 
 DETECTOR_SUFFIX = ".ead"
 EXPORT_SUFFIXES = (ONNX_SUFFIX, OPENVINO_SUFFIX)
+
+_OF_DETECTORS: Final[dict[Runtime, DetectorRuntime]] = {
+    "auto": "native",
+    "native": "native",
+    "native_bf16": "native_bf16",
+    "pytorch": "pytorch",
+}
 
 
 def load_predictor(
@@ -27,9 +34,10 @@ def load_predictor(
         device: Where the networks run. `cuda` runs an exported .onnx file by TensorRT.
         runtime: What computes them. For a .ead file: `native`, this package's layers,
             on the CPU; where they cannot be built PyTorch stands in, and a line says
-            so; or `pytorch`. For an export: `onnxruntime`, `openvino` or `tensorrt`.
-            `auto`: native on the CPU, PyTorch elsewhere; an export by the engine it is
-            made for.
+            so; `native_bf16`, these with the 1 x 1 convolutions of the medium size in
+            bf16, where the processor has such products; or `pytorch`. For an export:
+            `onnxruntime`, `openvino` or `tensorrt`. `auto`: native on the CPU, PyTorch
+            elsewhere; an export by the engine it is made for.
         n_streams: Predictions at the same time that an exported file's engine shall
             be ready for.
 
@@ -45,7 +53,7 @@ def load_predictor(
         )
     if path.suffix in EXPORT_SUFFIXES:
         return _exported(path, device, runtime, n_streams)
-    if runtime in get_args(EngineName):
+    if runtime not in _OF_DETECTORS:
         raise ConfigError(
             f"runtime {runtime} runs exported files, got {path}; make one with "
             "`efficientad export`, or use runtime auto, native or pytorch"
@@ -54,10 +62,10 @@ def load_predictor(
 
 
 def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
-    if runtime == "native":
+    if runtime in {"native", "native_bf16"}:
         if device == "cuda":
             raise ConfigError(
-                "runtime native runs on the CPU, device cuda was asked for; "
+                f"runtime {runtime} runs on the CPU, device cuda was asked for; "
                 "use --device cpu, or --runtime pytorch"
             )
         device = "cpu"
@@ -69,7 +77,7 @@ def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
             "run: pip install 'efficientad[train]'"
         ) from error
     detector = model_file.load(path, device=device)
-    detector.prefers_native = runtime != "pytorch"
+    detector.runtime = _OF_DETECTORS[runtime]
     return detector
 
 
@@ -89,7 +97,7 @@ def _engine(path: Path, device: Device, runtime: Runtime) -> EngineName:
     Raises:
         ConfigError: If device, runtime and file exclude each other.
     """
-    if runtime == "native" or runtime == "pytorch":  # noqa: PLR1714 - narrows the type
+    if runtime == "native" or runtime == "native_bf16" or runtime == "pytorch":  # noqa: PLR1714 - narrows the type
         raise ConfigError(
             f"runtime {runtime} runs {DETECTOR_SUFFIX} files, got {path}; use runtime "
             "auto, onnxruntime, openvino or tensorrt"

@@ -30,6 +30,7 @@
 namespace {
 
 // Any kernel and stride: gathered patches times weights. A unit is an output pixel.
+template <bool IS_ROUNDED>
 struct Patches {
   static int64_t units(const Layer& l) {
     return l.output.n * l.output.height * l.output.width;
@@ -75,6 +76,20 @@ struct Patches {
     if (l.finish == kMeanSquare) *to = sum_of(squares) / n;
   }
 
+  // The patches may be overwritten.
+  static void multiply(const Layer& l, float* patches, int64_t k, int64_t rows,
+                       float* sums) {
+#if defined(__AVX512BF16__)
+    if constexpr (IS_ROUNDED) {
+      Pair* pairs = reinterpret_cast<Pair*>(patches);
+      round_to_pairs(patches, rows * k / 2, pairs);
+      return product(pairs, rows, reinterpret_cast<const Pair*>(l.weights), k / 2,
+                     l.out_channels, sums);
+    }
+#endif
+    product(patches, k, rows, l.weights, k, l.out_channels, sums, l.out_channels);
+  }
+
   static void block(const Layer& l, int64_t first, int64_t count) {
     const bool pools = l.finish == kPool;
     const int64_t k = l.kernel * l.kernel * l.in_channels, parts = pools ? 4 : 1;
@@ -88,8 +103,7 @@ struct Patches {
         gather(l, n, pools ? 2 * y + part / 2 : y, pools ? 2 * x + part % 2 : x,
                patches + (u * parts + part) * k);
     }
-    product(patches, k, count * parts, l.weights, k, l.out_channels, sums,
-            l.out_channels);
+    multiply(l, patches, k, count * parts, sums);
     for (int64_t u = 0; u < count; ++u) {
       const int64_t x = (first + u) % width, y = (first + u) / width % height;
       finish(l, first + u, sums + u * parts * l.out_channels,
@@ -141,8 +155,14 @@ extern "C" void advise_huge(void* data, int64_t bytes) {
 }
 
 extern "C" void patches(const Layer* l, int64_t n, int64_t threads, int64_t block) {
-  run<Patches>(l, n, threads, block);
+  run<Patches<false>>(l, n, threads, block);
 }
+
+// With products in bf16; only where the processor has them.
+extern "C" void patches_bf16(const Layer* l, int64_t n, int64_t threads, int64_t block) {
+  run<Patches<true>>(l, n, threads, block);
+}
+extern "C" int64_t has_bf16() { return kHasPairs; }
 
 #define WINOGRAD(M, R)                                                                 \
   extern "C" void winograd_##M##_##R(const Layer* l, int64_t n, int64_t threads,       \

@@ -4,7 +4,8 @@ A layer is a convolution with bias, then ReLU or not, then one of three finishes
 the result, average it over 2 x 2, or give only the channel mean of its squares.
 Stride 1 with 3 x 3 or 4 x 4 kernels goes by Winograd's form with tiles of 6 or 7
 outputs, in both directions or, with few input channels, along x only; other kernels
-by patches and one product. All are described in `layers.cpp`.
+by patches and one product, in bf16 if that is asked for and the processor has such
+products. All are described in `layers.cpp`.
 Weights are transformed in double precision and packed once.
 
 Grids are float32 tensors (n, height, width, channels), spaced as their strides say, so
@@ -92,7 +93,7 @@ def matrices_header() -> str:
 def _library() -> ctypes.CDLL | None:
     library = native.load("layers", {"layers_matrices.h": matrices_header()})
     if library is not None:
-        for name in ("lanes", "panel"):
+        for name in ("lanes", "panel", "has_bf16"):
             getattr(library, name).restype = ctypes.c_int64
     return library
 
@@ -112,12 +113,25 @@ def is_available() -> bool:
     return is_right
 
 
-def _deviation(tile: int, kernel: int, *, flat: bool) -> float:
+@functools.cache
+def has_bf16() -> bool:
+    """Tell whether products in bf16 can be computed here, and rightly.
+
+    Needs `is_available()`.
+    """
+    return bool(_loaded().has_bf16()) and _deviation(None, 1, bf16=True) < _TOLERATED
+
+
+def _deviation(
+    tile: int | None, kernel: int, *, flat: bool = False, bf16: bool = False
+) -> float:
     """Compare one small layer with PyTorch's, relative to its standard deviation."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 32, 17, 18, generator=generator)
     weight = torch.randn(32, 32, kernel, kernel, generator=generator)
-    expected = functional.conv2d(image, weight)
+    if bf16:
+        image, weight = image.bfloat16().float(), weight.bfloat16()
+    expected = functional.conv2d(image, weight.float())
     layer = convolution(weight, torch.zeros(32), tile=tile, flat=flat)
     output = torch.empty_like(expected.permute(0, 2, 3, 1).contiguous())
     run([Call(layer, image.permute(0, 2, 3, 1).contiguous(), output)])
@@ -148,6 +162,8 @@ class Convolution:
     """Outputs of a Winograd tile in one dimension; None: patches and a product."""
     flat: bool
     """Whether Winograd's form is along x only."""
+    bf16: bool
+    """Whether what is multiplied is rounded to bf16; the sums are not."""
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Give the rows and columns of the output for those of the input."""
@@ -173,9 +189,10 @@ def convolution(
     """Transform and pack the weights of a layer.
 
     Args:
-        weight: (out, in, kernel, kernel), best in double precision. Channels that do
-            not fill the processor's vectors are filled up with zeros, where the form
-            needs it.
+        weight: (out, in, kernel, kernel), best in double precision. In bfloat16 what is
+            multiplied is rounded so, which takes half the time where `has_bf16()`: for
+            an even number of products a sum, without a tile. Channels that do not fill
+            the processor's vectors are filled up with zeros, where the form needs it.
         bias: (out,).
         stride: Of the convolution; 1 for Winograd's form.
         padding: Zeros on each side.
@@ -186,12 +203,14 @@ def convolution(
             channels, and any finish but the mean of squares.
     """
     n_out, n_in, kernel, _ = weight.shape
+    bf16 = weight.dtype == torch.bfloat16
+    assert not bf16 or (tile is None and kernel**2 * n_in % 2 == 0)
     assert not flat or ((tile, kernel) in FLAT_FORMS and finish != "mean_square")
     more_in = -n_in % _loaded().lanes() if tile and not flat else 0
     more_out = -n_out % _loaded().panel()
     weight = functional.pad(weight.double(), (0, 0, 0, 0, 0, more_in, 0, more_out))
     return Convolution(
-        weights=_packed(weight, tile, flat=flat),
+        weights=_packed_pairs(weight) if bf16 else _packed(weight, tile, flat=flat),
         bias=functional.pad(bias.double(), (0, more_out)).float().contiguous(),
         n_in=n_in + more_in,
         n_out=n_out + more_out,
@@ -202,7 +221,17 @@ def convolution(
         finish=finish,
         tile=tile,
         flat=flat,
+        bf16=bf16,
     )
+
+
+def _packed_pairs(weight: Tensor) -> Tensor:
+    """Give (panels, pairs of rows, columns of a panel, 2), bfloat16, on huge pages."""
+    panel = _loaded().panel()
+    n_out, n_in, kernel, _ = weight.shape
+    pairs = weight.permute(2, 3, 1, 0).reshape(-1, 2, n_out // panel, panel)
+    packed = _huge((n_out // panel, kernel**2 * n_in // 2, panel, 2), torch.bfloat16)
+    return packed.copy_(pairs.permute(2, 0, 3, 1))
 
 
 def _packed(weight: Tensor, tile: int | None, *, flat: bool) -> Tensor:
@@ -234,13 +263,13 @@ def _doubles(matrix: Matrix) -> Tensor:
     return torch.tensor([[float(v) for v in row] for row in matrix]).double()
 
 
-def _huge(shape: tuple[int, ...]) -> Tensor:
+def _huge(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """Give memory that starts at a huge page and uses such where the system agrees."""
-    n = 4 * torch.Size(shape).numel()
+    n = dtype.itemsize * torch.Size(shape).numel()
     memory = torch.empty(n + _HUGE_PAGE, dtype=torch.uint8)
     start = -memory.data_ptr() % _HUGE_PAGE
     _loaded().advise_huge(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_int64(n))
-    return memory[start : start + n].view(torch.float32).view(shape)
+    return memory[start : start + n].view(dtype).view(shape)
 
 
 class Call(NamedTuple):
@@ -262,7 +291,7 @@ def run(calls: Sequence[Call]) -> None:
     layers = (_Layer * len(calls))(*(_layer(call) for call in calls))
     first = calls[0].layer
     if first.tile is None:
-        function = _loaded().patches
+        function = _loaded().patches_bf16 if first.bf16 else _loaded().patches
         block = _PIXELS // 4 if first.finish == "pool" else _PIXELS
     else:
         kind, block = ("strips", _STRIPS) if first.flat else ("winograd", _TILES)

@@ -82,10 +82,10 @@ def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
 
 
 @functools.cache
-def say(reason: str) -> None:
-    """Tell on stderr why PyTorch's kernels are used, once for each reason."""
+def say(reason: str, what: str = "native kernels", instead: str = "PyTorch's") -> None:
+    """Tell on stderr why something slower is used, once for each reason."""
     print(  # noqa: T201 - the one line that says why things are slower
-        f"efficientad: native kernels unavailable, using PyTorch's ({reason})",
+        f"efficientad: {what} unavailable, using {instead} ({reason})",
         file=sys.stderr,
     )
 

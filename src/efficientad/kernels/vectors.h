@@ -3,6 +3,10 @@
 
 #include <cstdint>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -116,5 +120,78 @@ void product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t 
     next.a += (rows + kRows - 1) / kRows * (k / kSteps) * kLine;
   }
 }
+
+// The same with operands rounded to bf16 and sums in fp32, on processors that multiply
+// two such pairs where they multiply one pair of floats.
+#if defined(__AVX512BF16__)
+constexpr bool kHasPairs = true;
+
+struct Pair {
+  uint16_t first, second;  // the upper halves of two floats
+};
+
+inline void round_to_pairs(const float* from, int64_t n_pairs, Pair* to) {
+  for (int64_t i = 0; i < n_pairs; i += kLanes) {
+    const int64_t rest = 2 * (n_pairs - i);
+    const auto mask = [](int64_t n) {
+      return static_cast<__mmask16>(n >= kLanes ? 0xffff : n <= 0 ? 0 : (1 << n) - 1);
+    };
+    const __m512 low = _mm512_maskz_loadu_ps(mask(rest), from + 2 * i);
+    const __m512 high =
+        _mm512_maskz_loadu_ps(mask(rest - kLanes), from + 2 * i + kLanes);
+    _mm512_mask_storeu_epi32(to + i, mask(n_pairs - i),
+                             (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+}
+
+template <int ROWS>
+inline void multiply_pairs(const Pair* __restrict a, int64_t lda,
+                           const Pair* __restrict b, int64_t k, float* __restrict c,
+                           int64_t ldc) {
+  __m512 sum[ROWS][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+  for (int64_t i = 0; i < k; ++i, b += kPanel) {
+    const auto left = (__m512bh)_mm512_loadu_si512(b);
+    const auto right = (__m512bh)_mm512_loadu_si512(b + kLanes);
+    __builtin_prefetch(b + 8 * kPanel, 0, 3);
+    __builtin_prefetch(b + 8 * kPanel + kLanes, 0, 3);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      int bits;
+      __builtin_memcpy(&bits, a + r * lda + i, sizeof bits);
+      const auto value = (__m512bh)_mm512_set1_epi32(bits);
+      sum[r][0] = _mm512_dpbf16_ps(sum[r][0], value, left);
+      sum[r][1] = _mm512_dpbf16_ps(sum[r][1], value, right);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+    _mm512_storeu_ps(c + r * ldc, sum[r][0]);
+    _mm512_storeu_ps(c + r * ldc + kLanes, sum[r][1]);
+  }
+}
+
+template <int ROWS>
+inline void multiply_rest_of_pairs(int64_t rows, const Pair* a, int64_t lda,
+                                   const Pair* b, int64_t k, float* c, int64_t ldc) {
+  if (rows == ROWS)
+    multiply_pairs<ROWS>(a, lda, b, k, c, ldc);
+  else if constexpr (ROWS > 1)
+    multiply_rest_of_pairs<ROWS - 1>(rows, a, lda, b, k, c, ldc);
+}
+
+// c (rows x n) = a (rows x k pairs) b, b packed in panels of kPanel columns.
+void product(const Pair* a, int64_t rows, const Pair* b, int64_t k, int64_t n, float* c) {
+  for (int64_t j = 0; j < n; j += kPanel, b += k * kPanel)
+    for (int64_t i = 0; i < rows; i += kRows)
+      if (rows - i >= kRows)
+        multiply_pairs<kRows>(a + i * k, k, b, k, c + i * n + j, n);
+      else
+        multiply_rest_of_pairs<kRows - 1>(rows - i, a + i * k, k, b, k, c + i * n + j, n);
+}
+#else
+constexpr bool kHasPairs = false;
+#endif
 
 }  // namespace

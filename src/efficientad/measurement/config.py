@@ -6,7 +6,7 @@ from typing import Literal
 from efficientad.errors import ConfigError
 from efficientad.training.config import Device
 
-BenchmarkRuntime = Literal["native", "pytorch", "onnx", "openvino"]
+BenchmarkRuntime = Literal["native", "native_bf16", "pytorch", "onnx", "openvino"]
 """What a `.ead` file can be run by; the last two are exports made for the occasion."""
 
 

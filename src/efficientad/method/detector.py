@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from efficientad.errors import NotCalibratedError
 from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.kernels import layers
+from efficientad.kernels.native import say
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.inputs import Images, Pixels, normalize_images
 from efficientad.method.losses import squared_distance_map
@@ -35,6 +36,7 @@ from efficientad.method.networks import (
     ModelSize,
     PatchDescriptionNetwork,
 )
+from efficientad.method.predictor import DetectorRuntime
 
 Descriptors = Float[Tensor, "batch 384 rows columns"]
 Channels = Float[Tensor, " channels"]
@@ -103,9 +105,9 @@ class Detector(nn.Module):
         self.calibration: Calibration | None = None
         self.provenance: dict[str, Any] = {}
         """How the detector came to be: settings, hashes, versions; JSON-like."""
-        self.prefers_native = True
-        """Whether images are judged by native layers where these work."""
-        self._native: tuple[_Fingerprint, NativeMaps] | None = None
+        self.runtime: DetectorRuntime = "native"
+        """What judges images where it works; PyTorch where it does not."""
+        self._native: tuple[DetectorRuntime, _Fingerprint, NativeMaps] | None = None
 
     @property
     def size(self) -> ModelSize:
@@ -136,16 +138,25 @@ class Detector(nn.Module):
         )
 
     @property
-    def is_native(self) -> bool:
-        """Whether images are judged by native layers."""
+    def runtimes(self) -> tuple[DetectorRuntime, ...]:
+        """What can judge images here, each with numbers or a speed of its own."""
         has_batch_norm = self.teacher.has_batch_norm or self.student.has_batch_norm
-        return (
-            self.prefers_native
-            and not has_batch_norm
+        works_native = (
+            not has_batch_norm
             and self.device.type == "cpu"
             and self.teacher_mean.dtype == torch.float32
             and layers.is_available()
         )
+        if not works_native:
+            return ("pytorch",)
+        if self.size == "medium" and layers.has_bf16():
+            return "native", "native_bf16", "pytorch"
+        return "native", "pytorch"
+
+    @property
+    def is_native(self) -> bool:
+        """Whether images are judged by native layers."""
+        return self.runtime != "pytorch" and "native" in self.runtimes
 
     @torch.no_grad()
     def judged_maps(self, pixels: Pixels) -> RawMaps:
@@ -161,12 +172,22 @@ class Detector(nn.Module):
 
     def _native_maps(self) -> NativeMaps:
         """Give the native layers of the weights as they are now."""
-        fingerprint = _fingerprint(self)
-        if self._native is None or self._native[0] != fingerprint:
-            networks = self.teacher, self.student, self.autoencoder
-            native = NativeMaps(*networks, self.teacher_mean, self.teacher_std)
-            self._native = fingerprint, native
-        return self._native[1]
+        key = self.runtime, _fingerprint(self)
+        if self._native is None or self._native[:2] != key:
+            bf16 = self.runtime == "native_bf16"
+            if bf16 and self.size == "medium" and not layers.has_bf16():
+                say("they do not work here", "products in bf16", "single precision")
+                bf16 = False
+            native_maps = NativeMaps(
+                self.teacher,
+                self.student,
+                self.autoencoder,
+                self.teacher_mean,
+                self.teacher_std,
+                bf16=bf16,
+            )
+            self._native = *key, native_maps
+        return self._native[2]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_native": None}

@@ -9,6 +9,9 @@ one grid of channels, with the autoencoder's last features next to them, and
 
 so that of 3 x 384 channels only the mean of their squares is ever written. How the
 convolutions are computed is told in `kernels.layers`.
+
+The 1 x 1 convolutions of the medium networks, which no algebra makes smaller, can be
+computed from numbers rounded to bf16.
 """
 
 import threading
@@ -45,7 +48,8 @@ _BORDER = 1  # the padding of the autoencoder's first convolution
 _SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
 
 Weights = tuple[Tensor, Tensor]
-"""Weight and bias of a convolution, in double precision."""
+"""Weight and bias of a convolution, in double precision; a weight in bfloat16 asks for
+products so."""
 
 Step = Callable[[], None]
 
@@ -54,6 +58,15 @@ class NativeMaps:
     """Computes the raw maps of RGB pixels, for one detector's weights as they are now.
 
     Needs `kernels.layers.is_available()`. Several threads may use it at once.
+
+    Args:
+        teacher: Without batch normalization, as the student.
+        student: Of the same size.
+        autoencoder: The third network.
+        mean: Of the teacher's channels, (384,).
+        std: Of the teacher's channels, (384,).
+        bf16: Round what 1 x 1 convolutions multiply to bf16; needs
+            `kernels.layers.has_bf16()`. The small networks have no such convolutions.
     """
 
     def __init__(
@@ -63,6 +76,8 @@ class NativeMaps:
         autoencoder: Autoencoder,
         mean: Tensor,
         std: Tensor,
+        *,
+        bf16: bool = False,
     ) -> None:
         assert not teacher.has_batch_norm
         assert not student.has_batch_norm
@@ -73,6 +88,11 @@ class NativeMaps:
             weight / scale.view(-1, 1, 1, 1),
             (bias - mean.double().cpu()) / scale,
         )
+        if bf16:
+            taught, learned = (
+                [_rounded(w) if _is_1x1(w) else w for w in weights]
+                for weights in (taught, learned)
+            )
         build = _Small if teacher.size == "small" else _Medium
         self._networks = build(taught, learned, _Reconstruction(autoencoder))
         self._local = threading.local()
@@ -287,6 +307,15 @@ def _doubles(module: nn.Module) -> Weights:
     assert isinstance(module, nn.Conv2d)
     assert module.bias is not None
     return module.weight.detach().cpu().double(), module.bias.detach().cpu().double()
+
+
+def _is_1x1(weights: Weights) -> bool:
+    return weights[0].shape[-1] == 1
+
+
+def _rounded(weights: Weights) -> Weights:
+    weight, bias = weights
+    return weight.bfloat16(), bias
 
 
 def _on_pixels(weights: Weights) -> Weights:

@@ -6,10 +6,14 @@ here.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from efficientad.images import ImageLike
 from efficientad.method.decision import Prediction
+
+DetectorRuntime = Literal["native", "native_bf16", "pytorch"]
+"""What computes a detector that is not exported: native layers; these with the 1 x 1
+convolutions of the medium size in bf16; PyTorch."""
 
 
 @runtime_checkable

@@ -12,8 +12,16 @@ from efficientad.errors import ConfigError
 ModelSize = Literal["small", "medium"]
 Preset = Literal["paper", "quick"]
 Device = Literal["auto", "cpu", "cuda"]
-Runtime = Literal["auto", "native", "pytorch", "onnxruntime", "openvino", "tensorrt"]
-"""The first three run `.ead` files, the last three exported ones; `auto` both."""
+Runtime = Literal[
+    "auto",
+    "native",
+    "native_bf16",
+    "pytorch",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+]
+"""The first four run `.ead` files, the last three exported ones; `auto` both."""
 Reduction = Literal["mean", "random", "pca"]
 RateSchedule = Literal["drop", "cosine", "constant"]
 OptimizerName = Literal["adam", "adamw", "muon"]

@@ -12,6 +12,12 @@ from efficientad.training.config import ModelSize
 from efficientad.training.teachers import open_teacher
 
 
+def _prediction() -> str:
+    if not layers.is_available():
+        return "PyTorch's layers"
+    return "native layers" + (", also in bf16" if layers.has_bf16() else "")
+
+
 def findings() -> dict[str, str]:
     """Name versions, devices, kernels and shipped teachers."""
     has_cuda = torch.cuda.is_available()
@@ -23,9 +29,7 @@ def findings() -> dict[str, str]:
         "CPU threads": str(torch.get_num_threads()),
         "CPU instructions": torch.backends.cpu.get_cpu_capability(),
         "CUDA": torch.cuda.get_device_name() if has_cuda else "none",
-        "prediction on CPU": "native layers"
-        if layers.is_available()
-        else "PyTorch's layers",
+        "prediction on CPU": _prediction(),
         "training on CPU": "native Winograd convolutions"
         if winograd.is_available()
         else "PyTorch's convolutions",
