@@ -1,6 +1,7 @@
 """The ideas behind the native layers, one by one: before and after.
 
-Each step computes the same numbers in two ways, on grids of the small model at batch 1.
+Each step computes the same numbers in two ways, on grids of the small model at batch 1;
+the last one, in bf16, nearly the same, on a grid of the medium model.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.kernels.layers import Call, Finish, convolution, run, to_float
+from efficientad.kernels.layers import (
+    Call,
+    Finish,
+    convolution,
+    has_bf16,
+    run,
+    to_float,
+)
 from efficientad.method.inputs import normalize_images
 
 
@@ -29,11 +37,12 @@ def steps() -> list[Step]:
         _joined_first_convolutions(),
         _one_difference(),
         _mean_of_squares(),
-        _convolution("conv 4x4 128 to 256 at 126, ReLU, pool", (128, 256, 4, 126), 6),
+        _convolution("conv 4x4 128 to 256 at 126, ReLU, pool", (128, 256, 4, 126), 8),
         _convolution("conv 3x3 256 to 256 at 61, ReLU", (256, 256, 3, 61), 6),
         _convolution("conv 4x4 256 to 384 at 59", (256, 384, 4, 59), 7),
-        _convolution("conv 4x4 64 to 64 at 127, ReLU", (64, 64, 4, 127), 6),
+        _convolution("conv 4x4 64 to 64 at 127, ReLU", (64, 64, 4, 127), 8),
         _convolution("conv 4x4 3 to 128 at 256, ReLU, pool", (3, 128, 4, 256), 6),
+        *([_in_bf16()] if has_bf16() else []),
     ]
 
 
@@ -58,7 +67,7 @@ def _folded_normalization() -> Step:
 def _native(
     image: Tensor,
     weights: tuple[Tensor, Tensor],
-    tile: int,
+    tile: int | None,
     finish: Finish,
     *,
     relu: bool,
@@ -109,6 +118,15 @@ def _mean_of_squares() -> Step:
         "channel mean of squares within the layer",
         lambda: stored().square().mean(-1),
         _native(image, weights, 7, "mean_square", relu=False),
+    )
+
+
+def _in_bf16() -> Step:
+    image, (weight, bias) = _random(1, 61, 61, 512), _weights(512, 512, 1)
+    return Step(
+        "medium: conv 1x1 512 to 512 at 61 in bf16",
+        _native(image, (weight, bias), None, "store", relu=True),
+        _native(image, (weight.bfloat16(), bias), None, "store", relu=True),
     )
 
 
