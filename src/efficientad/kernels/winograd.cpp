@@ -110,36 +110,96 @@ void scatter(const float* planes, float* image, const float* bias, int relu, Sha
 }
 
 // planes (I * I, tiles, c) -> image, overlapping tiles added up: the adjoint of gather.
-// Threads own channels, so the order of additions never depends on their number.
+// Threads own channels, a line of the cache each, so the order of additions never depends
+// on their number.
 template <int O, int I, const float (&W)[O][I]>
 void scatter_add(const float* planes, float* image, Shape s) {
-  const int64_t tiles = s.tiles(), blocks = s.channels / kLanes;
+  constexpr int64_t kOwned = 2 * kLanes;
+  const int64_t tiles = s.tiles(), blocks = (s.channels + kOwned - 1) / kOwned;
   std::memset(image, 0, sizeof(float) * s.n * s.height * s.width * s.channels);
 #pragma omp parallel for schedule(static) collapse(2)
   for (int64_t n = 0; n < s.n; ++n)
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t c = block * kLanes;
-      float* base = image + n * s.height * s.width * s.channels + c;
+      float* base = image + n * s.height * s.width * s.channels;
+      const int64_t end = std::min((block + 1) * kOwned, s.channels);
       for (int64_t a = 0; a < s.tiles_y; ++a)
-        for (int64_t b = 0; b < s.tiles_x; ++b) {
-          const int64_t tile = (n * s.tiles_y + a) * s.tiles_x + b;
-          Lanes d[I][I], out[O][O];
-          for (int i = 0; i < I; ++i)
-            for (int j = 0; j < I; ++j)
-              d[i][j] = load(planes + ((i * I + j) * tiles + tile) * s.channels + c);
-          sandwich<O, I, W>(d, out);
-          for (int o = 0; o < O; ++o)
-            for (int p = 0; p < O; ++p) {
-              const int64_t y = a * s.step - s.offset + o, x = b * s.step - s.offset + p;
-              if (y < 0 || y >= s.height || x < 0 || x >= s.width) continue;
-              float* at = base + (y * s.width + x) * s.channels;
-              store(at, load(at) + out[o][p]);
-            }
-        }
+        for (int64_t b = 0; b < s.tiles_x; ++b)
+          for (int64_t c = block * kOwned; c < end; c += kLanes) {
+            const int64_t tile = (n * s.tiles_y + a) * s.tiles_x + b;
+            Lanes d[I][I], out[O][O];
+            for (int i = 0; i < I; ++i)
+              for (int j = 0; j < I; ++j)
+                d[i][j] = load(planes + ((i * I + j) * tiles + tile) * s.channels + c);
+            sandwich<O, I, W>(d, out);
+            for (int o = 0; o < O; ++o)
+              for (int p = 0; p < O; ++p) {
+                const int64_t y = a * s.step - s.offset + o;
+                const int64_t x = b * s.step - s.offset + p;
+                if (y < 0 || y >= s.height || x < 0 || x >= s.width) continue;
+                float* at = base + (y * s.width + x) * s.channels + c;
+                store(at, load(at) + out[o][p]);
+              }
+          }
     }
 }
 
+// What a pooling over 2 x 2 reads and writes, channels last, with zeros around.
+struct Pooling {
+  int64_t n, height, width, channels, rows, columns, padding;
+};
+
 }  // namespace
+
+// ReLU, then the average over 2 x 2, in PyTorch's order of additions. Not a number stays
+// one.
+extern "C" void relu_pool(const float* image, float* pooled, const Pooling* given) {
+  const Pooling p = *given;
+#pragma omp parallel for schedule(static)
+  for (int64_t row = 0; row < p.n * p.rows; ++row) {
+    const int64_t top = row % p.rows * 2 - p.padding;
+    const float* base = image + row / p.rows * p.height * p.width * p.channels;
+    for (int64_t column = 0; column < p.columns; ++column) {
+      const int64_t left = column * 2 - p.padding;
+      float* to = pooled + (row * p.columns + column) * p.channels;
+      const float* from[4];
+      int n = 0;
+      for (int64_t y = std::max<int64_t>(top, 0); y < std::min(top + 2, p.height); ++y)
+        for (int64_t x = std::max<int64_t>(left, 0); x < std::min(left + 2, p.width); ++x)
+          from[n++] = base + (y * p.width + x) * p.channels;
+      for (int64_t c = 0; c < p.channels; c += kLanes) {
+        Lanes sum = {};
+        for (int i = 0; i < n; ++i) {
+          const Lanes v = load(from[i] + c);
+          sum += v <= 0.0f ? Lanes{} : v;
+        }
+        store(to + c, 0.25f * sum);
+      }
+    }
+  }
+}
+
+// Its adjoint at `image`: the gradient of what was read.
+extern "C" void relu_pool_adjoint(const float* pooled, const float* image, float* to,
+                                  const Pooling* given) {
+  const Pooling p = *given;
+#pragma omp parallel for schedule(static)
+  for (int64_t row = 0; row < p.n * p.height; ++row) {
+    const int64_t y = (row % p.height + p.padding) / 2;
+    const float* base = pooled + (row / p.height * p.rows + y) * p.columns * p.channels;
+    for (int64_t column = 0; column < p.width; ++column) {
+      const int64_t x = (column + p.padding) / 2;
+      const int64_t at = (row * p.width + column) * p.channels;
+      if (y >= p.rows || x >= p.columns) {
+        std::memset(to + at, 0, sizeof(float) * p.channels);
+        continue;
+      }
+      for (int64_t c = 0; c < p.channels; c += kLanes) {
+        const Lanes share = 0.25f * load(base + x * p.channels + c);
+        store(to + at + c, load(image + at + c) <= 0.0f ? Lanes{} : share);
+      }
+    }
+  }
+}
 
 // One set of entry points per kernel size R. B is T x T (B'), A is M x T (A'), and
 // B_ADJOINT, A_ADJOINT are their transposes.

@@ -5,8 +5,9 @@ F(4x4, 4x4) needs 49 multiplications per channel pair and tile where the direct 
 needs 256; F(4x4, 3x3) needs 36 instead of 144 (Lavin & Gray, arXiv 1509.09308). The
 same algebra serves both gradients, as adjoint maps.
 
-The transforms are native code (see `native.py`), the matrix products PyTorch's. Without
-a compiler, `conv2d` is PyTorch's own convolution.
+The transforms are native code (see `native.py`), the matrix products PyTorch's. So is
+the pooling between the convolutions, with the ReLU before it. Without a compiler,
+`conv2d` and `relu_pool` are PyTorch's own operations.
 """
 
 import ctypes
@@ -117,10 +118,10 @@ def _image_shape(image: Tensor, tiles: tuple[int, int], offset: int) -> _Shape:
     return _Shape(n, height, width, channels, *tiles, OUTPUT_TILE, offset)
 
 
-def _call(name: str, kernel_size: int, *arguments: object) -> None:
+def _call(name: str, *arguments: object) -> None:
     library = _library()
     assert library is not None
-    function = getattr(library, f"{name}_{kernel_size}")
+    function = getattr(library, name)
     function.restype = None
     function(
         *(
@@ -164,14 +165,13 @@ class _WinogradConv2d(torch.autograd.Function):
         tiles = (-(-out_height // OUTPUT_TILE), -(-out_width // OUTPUT_TILE))
         planes = _planes(size, n, tiles, n_in)
         shape = _image_shape(image, tiles, padding)
-        _call("input_transform", size, image, planes, ctypes.byref(shape))
+        _call(f"input_transform_{size}", image, planes, ctypes.byref(shape))
         kernel = transform_kernel(weight)
         products = torch.bmm(planes, kernel)
         output = _empty_image(n, n_out, out_height, out_width)
         shape = _image_shape(output, tiles, 0)
         _call(
-            "output_transform",
-            size,
+            f"output_transform_{size}",
             products,
             output,
             ctypes.c_void_p(0 if bias is None else bias.data_ptr()),
@@ -193,13 +193,13 @@ class _WinogradConv2d(torch.autograd.Function):
         n, n_out = grad.shape[:2]
         grad_products = _planes(size, n, tiles, n_out)
         shape = _image_shape(grad, tiles, 0)
-        _call("output_adjoint", size, grad, grad_products, ctypes.byref(shape))
+        _call(f"output_adjoint_{size}", grad, grad_products, ctypes.byref(shape))
         grad_image = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_planes = torch.bmm(grad_products, kernel.transpose(1, 2))
             grad_image = _empty_image(*image_shape)
             shape = _image_shape(grad_image, tiles, padding)
-            _call("input_adjoint", size, grad_planes, grad_image, ctypes.byref(shape))
+            _call(f"input_adjoint_{size}", grad_planes, grad_image, ctypes.byref(shape))
         if ctx.needs_input_grad[1]:
             grad_kernel = torch.bmm(planes.transpose(1, 2), grad_products)
             flat = _kernel_transform(size).T @ grad_kernel.flatten(1)
@@ -253,3 +253,56 @@ def conv2d(
         return result
     result = functional.conv2d(image, weight, bias, padding=padding)
     return functional.relu(result) if relu else result
+
+
+class _Pooling(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            *("n", "height", "width", "channels"),
+            *("rows", "columns", "padding"),
+        )
+    ]
+
+
+class _ReluPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, padding: int) -> Tensor:
+        image = image.contiguous(memory_format=torch.channels_last)
+        n, channels, height, width = image.shape
+        rows, columns = ((side + 2 * padding) // 2 for side in (height, width))
+        ctx.geometry = _Pooling(n, height, width, channels, rows, columns, padding)
+        pooled = _empty_image(n, channels, rows, columns)
+        _call("relu_pool", image, pooled, ctypes.byref(ctx.geometry))
+        ctx.save_for_backward(image)
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (image,) = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_image = torch.empty_like(image)
+        _call("relu_pool_adjoint", grad, image, grad_image, ctypes.byref(ctx.geometry))
+        return grad_image, None
+
+
+def relu_pool(image: Tensor, *, padding: int = 0) -> Tensor:
+    """Apply ReLU, then average over 2 x 2, faster if possible; the same to the bit.
+
+    Args:
+        image: (n, channels, height, width), any memory format.
+        padding: Zeros on each side that are averaged, too: 0 or 1.
+
+    Returns:
+        (n, channels, (height + 2 padding) // 2, (width + 2 padding) // 2).
+    """
+    is_native = (
+        image.device.type == "cpu"
+        and image.dtype == torch.float32
+        and image.shape[1] % _LANES == 0
+        and _library() is not None
+    )
+    if is_native:
+        result: Tensor = _ReluPool.apply(image, padding)  # type: ignore[no-untyped-call]
+        return result
+    return functional.avg_pool2d(functional.relu(image), 2, 2, padding=padding)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from efficientad.kernels.winograd import conv2d
+from efficientad.kernels.winograd import conv2d, relu_pool
 
 Images = Float[Tensor, "batch 3 height width"]
 Descriptors = Float[Tensor, "batch channels rows columns"]
@@ -145,19 +145,18 @@ class PatchDescriptionNetwork(nn.Module):
     ) -> Tensor:
         _, _, padding, after = layer
         assert isinstance(convolution, nn.Conv2d)
-        is_hidden = after != "none"
         x = conv2d(
             x,
             convolution.weight,
             convolution.bias,
             padding=padding if padded else 0,
-            relu=is_hidden and not self.has_batch_norm,
+            relu=after == "relu" and not self.has_batch_norm,
         )
-        if is_hidden and self.has_batch_norm:
-            x = functional.relu(next(norms)(x), inplace=True)
+        if self.has_batch_norm:
+            x = next(norms)(x)
         if after == "pool":
-            x = functional.avg_pool2d(x, 2, 2, padding=1 if padded else 0)
-        return x
+            return relu_pool(x, padding=1 if padded else 0)
+        return functional.relu(x, inplace=True) if self.has_batch_norm else x
 
     def folded(self) -> "PatchDescriptionNetwork":
         """Give the plain network that computes what this one does in evaluation mode.

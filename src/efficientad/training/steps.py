@@ -105,10 +105,11 @@ class PaperStep:
             seen.append(normalize_images(torch.from_numpy(np.stack(drawn)).to(device)))
         n = len(chosen)
         hidden = detector.student.hidden(torch.cat(seen))
-        for_autoencoder = detector.student.head(hidden[:n], FOR_AUTOENCODER)
-        for_teacher = detector.student.head(hidden[n:], FOR_TEACHER)
-        hard = hard_feature_loss(teacher, for_teacher[:n], self._recipe.hard_share)
-        natural = for_teacher[n:]
+        of_augmented, of_others = hidden.split([n, len(hidden) - n])
+        for_autoencoder = detector.student.head(of_augmented, FOR_AUTOENCODER)
+        for_teacher = detector.student.head(of_others, FOR_TEACHER)
+        imitated, natural = for_teacher.split([n, len(for_teacher) - n])
+        hard = hard_feature_loss(teacher, imitated, self._recipe.hard_share)
         autoencoder = detector.autoencoder(augmented)
         return Losses(
             hard,
