@@ -1,6 +1,7 @@
 """Winograd convolutions against the direct ones in double precision."""
 
 from fractions import Fraction
+from unittest import mock
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ needs_compiler = pytest.mark.skipif(
 )
 # Share of the output's standard deviation; direct float32 is at about 1e-5.
 TOLERANCE = 2e-4
+LARGE_TILE_TOLERANCE = 2e-3
 
 
-@pytest.mark.parametrize("size", winograd.KERNEL_SIZES)
-def test_the_matrices_give_the_exact_correlation(size):
-    output, kernel, inputs = winograd.cook_toom(size)
-    n = winograd.OUTPUT_TILE + size - 1
+@pytest.mark.parametrize(("tile", "size"), winograd.FORMS)
+def test_the_matrices_give_the_exact_correlation(tile, size):
+    output, kernel, inputs = winograd.transforms(tile, size)
+    n = tile + size - 1
     signal = [Fraction(3 * i * i - 7 * i + 2) for i in range(n)]
     taps = [Fraction(i * i + 1, 3) for i in range(size)]
 
@@ -33,10 +35,7 @@ def test_the_matrices_give_the_exact_correlation(size):
         sum(a * v for a, v in zip(row, transformed, strict=True)) for row in output
     ]
 
-    direct = [
-        sum(signal[i + k] * taps[k] for k in range(size))
-        for i in range(winograd.OUTPUT_TILE)
-    ]
+    direct = [sum(signal[i + k] * taps[k] for k in range(size)) for i in range(tile)]
     assert result == direct
 
 
@@ -53,12 +52,13 @@ def error_of(actual, exact):
     width=st.integers(13, 31),
     channels=st.sampled_from([(64, 64), (64, 72), (80, 64)]),
     padding=st.integers(0, 3),
-    relu=st.booleans(),
+    has=st.tuples(st.booleans(), st.booleans()),
     seed=st.integers(0, 99),
 )
 def test_output_and_gradients_equal_the_direct_convolution(
-    size, batch, height, width, channels, padding, relu, seed
+    size, batch, height, width, channels, padding, has, seed
 ):
+    relu, is_large = has
     generator = torch.Generator().manual_seed(seed)
     n_in, n_out = channels
     image = torch.randn(batch, n_in, height, width, generator=generator)
@@ -67,7 +67,10 @@ def test_output_and_gradients_equal_the_direct_convolution(
     arguments = [t.requires_grad_() for t in (image, weight, bias)]
     exact_arguments = [t.detach().double().requires_grad_() for t in arguments]
 
-    actual = winograd._WinogradConv2d.apply(*arguments, padding, relu)
+    with mock.patch.object(
+        winograd, "_TILES_FOR_WEIGHTS", -10_000 if is_large else 10_000
+    ):
+        actual = winograd._WinogradConv2d.apply(*arguments, padding, relu)
     exact_image, exact_weight, exact_bias = exact_arguments
     exact = functional.conv2d(exact_image, exact_weight, exact_bias, padding=padding)
     if relu:
@@ -79,9 +82,81 @@ def test_output_and_gradients_equal_the_direct_convolution(
     exact_gradients = torch.autograd.grad(exact, exact_arguments, grad.double())
 
     assert actual.shape == exact.shape
-    assert error_of(actual, exact) < TOLERANCE
+    tolerance = LARGE_TILE_TOLERANCE if is_large else TOLERANCE
+    assert error_of(actual, exact) < tolerance
     for one, other in zip(gradients, exact_gradients, strict=True):
-        assert error_of(one, other) < TOLERANCE
+        assert error_of(one, other) < tolerance
+
+
+@needs_compiler
+def test_tiles_are_large_where_gradients_follow_and_tiles_are_many():
+    seen = []
+    image = torch.randn(3, 64, 126, 126, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(64, 64, 4, 4, generator=torch.Generator().manual_seed(1))
+    call = winograd._call
+
+    def noted(name, *arguments):
+        seen.append(name)
+        call(name, *arguments)
+
+    with mock.patch.object(winograd, "_call", noted):
+        winograd.conv2d(image, weight, None)
+        winograd.conv2d(image, weight.requires_grad_(), None)
+        winograd.conv2d(image[:1, :, :60, :60], weight, None)
+
+    assert [name.removeprefix("input_transform_") for name in seen[::2]] == [
+        "4_4",
+        "7_4",
+        "4_4",
+    ]
+
+
+@needs_compiler
+@settings(max_examples=40)
+@given(
+    n=st.integers(1, 3),
+    channels=st.sampled_from([8, 24, 64]),
+    size=st.tuples(st.integers(2, 17), st.integers(2, 17)),
+    padding=st.integers(0, 1),
+    is_last=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_relu_and_pooling_are_pytorchs_to_the_bit(
+    n, channels, size, padding, is_last, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(n, channels, *size, generator=generator)
+    image[0, 0, 0, 0] = 0
+    if is_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    own, other = (image.clone().requires_grad_() for _ in range(2))
+
+    found = winograd.relu_pool(own, padding=padding)
+    expected = functional.avg_pool2d(functional.relu(other), 2, 2, padding=padding)
+
+    grad = torch.randn(expected.shape, generator=generator)
+    assert torch.equal(found, expected)
+    (of_own,) = torch.autograd.grad(found, own, grad)
+    (of_other,) = torch.autograd.grad(expected, other, grad)
+    assert torch.equal(of_own, of_other)
+
+
+def test_what_is_not_a_number_stays_so_through_pooling():
+    image = torch.ones(1, 8, 4, 4)
+    image[0, 3, 1, 1] = torch.nan
+
+    pooled = winograd.relu_pool(image)
+
+    assert pooled.isnan().nonzero().tolist() == [[0, 3, 0, 0]]
+
+
+def test_other_numbers_and_devices_are_pooled_by_pytorch():
+    image = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    for other in (image, image.double(), image.expand(2, 3, 6, 6)):
+        expected = functional.avg_pool2d(functional.relu(other), 2, 2)
+        assert torch.equal(winograd.relu_pool(other), expected)
+    assert winograd.relu_pool(image.to("meta")).shape == (1, 3, 3, 3)
 
 
 @needs_compiler

@@ -201,22 +201,26 @@ extern "C" void relu_pool_adjoint(const float* pooled, const float* image, float
   }
 }
 
-// One set of entry points per kernel size R. B is T x T (B'), A is M x T (A'), and
-// B_ADJOINT, A_ADJOINT are their transposes.
-#define WINOGRAD(R)                                                                      \
-  extern "C" void input_transform_##R(const float* image, float* planes, Shape* s) {     \
-    gather<kT##R, kT##R, kB##R>(image, planes, *s);                                      \
+// One set of entry points per tile M and kernel size R. B is T x T (B'), A is M x T (A'),
+// and BAdjoint, AAdjoint are their transposes.
+#define WINOGRAD(M, R)                                                                   \
+  extern "C" void input_transform_##M##_##R(const float* image, float* planes,           \
+                                            Shape* s) {                                  \
+    gather<M + R - 1, M + R - 1, kB_##M##_##R>(image, planes, *s);                       \
   }                                                                                      \
-  extern "C" void output_transform_##R(const float* planes, float* image,                \
-                                       const float* bias, int relu, Shape* s) {          \
-    scatter<kM##R, kT##R, kA##R>(planes, image, bias, relu, *s);                         \
+  extern "C" void output_transform_##M##_##R(const float* planes, float* image,          \
+                                             const float* bias, int relu, Shape* s) {    \
+    scatter<M, M + R - 1, kA_##M##_##R>(planes, image, bias, relu, *s);                  \
   }                                                                                      \
-  extern "C" void output_adjoint_##R(const float* image, float* planes, Shape* s) {      \
-    gather<kT##R, kM##R, kAAdjoint##R>(image, planes, *s);                               \
+  extern "C" void output_adjoint_##M##_##R(const float* image, float* planes,            \
+                                           Shape* s) {                                   \
+    gather<M + R - 1, M, kAAdjoint_##M##_##R>(image, planes, *s);                        \
   }                                                                                      \
-  extern "C" void input_adjoint_##R(const float* planes, float* image, Shape* s) {       \
-    scatter_add<kT##R, kT##R, kBAdjoint##R>(planes, image, *s);                          \
+  extern "C" void input_adjoint_##M##_##R(const float* planes, float* image, Shape* s) { \
+    scatter_add<M + R - 1, M + R - 1, kBAdjoint_##M##_##R>(planes, image, *s);           \
   }
 
-WINOGRAD(3)
-WINOGRAD(4)
+WINOGRAD(4, 3)
+WINOGRAD(4, 4)
+WINOGRAD(6, 3)
+WINOGRAD(7, 4)

@@ -105,10 +105,10 @@ class PaperStep:
             seen.append(normalize_images(torch.from_numpy(np.stack(drawn)).to(device)))
         n = len(chosen)
         hidden = detector.student.hidden(torch.cat(seen))
-        of_augmented, of_others = hidden.split([n, len(hidden) - n])
+        of_augmented, of_others = torch.split(hidden, [n, len(hidden) - n])
         for_autoencoder = detector.student.head(of_augmented, FOR_AUTOENCODER)
         for_teacher = detector.student.head(of_others, FOR_TEACHER)
-        imitated, natural = for_teacher.split([n, len(for_teacher) - n])
+        imitated, natural = torch.split(for_teacher, [n, len(for_teacher) - n])
         hard = hard_feature_loss(teacher, imitated, self._recipe.hard_share)
         autoencoder = detector.autoencoder(augmented)
         return Losses(
