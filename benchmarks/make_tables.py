@@ -99,6 +99,8 @@ COLUMNS = (
         1,
     ),
     Column("images", _plain("n_images"), 0),
+    Column("image AU-ROC lost, points", _plain("lost_image_au_roc"), 3),
+    Column("AU-PRO lost, points", _plain("lost_au_pro"), 3),
 )
 
 
