@@ -138,9 +138,12 @@ def plot(runs: Iterable[Run], path: Path) -> None:
         rows = (("milliseconds", "ms an image"), ("peak_memory_mib", "peak MiB"))
         for row, (metric, label) in enumerate(rows):
             place = axes[row][column]
-            place.plot(values, [run["metrics"][metric] for run in own], "o-")
-            place.set_xscale("log", base=2 if growing != "training images" else 10)
-            place.set_ylim(bottom=0)
+            heights = [run["metrics"][metric] for run in own]
+            place.plot(values, heights, "o-")
+            place.set_xscale("log")
+            place.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
+            place.minorticks_off()
+            place.set_ylim(0, 1.1 * max(heights, default=1))
             place.set_xlabel(growing)
             place.set_ylabel(label)
             place.grid(alpha=0.3)
