@@ -14,7 +14,7 @@ from PIL import Image
 import efficientad
 from efficientad.cli import main
 from efficientad.deployment import metadata
-from efficientad.deployment.engines import INPUT, SCORE_OUTPUT
+from efficientad.deployment.engines import INPUT, SCORE_OUTPUT, OpenVinoEngine
 from efficientad.deployment.graph import MAP_OUTPUTS
 from efficientad.deployment.graph_nodes import MAX_SIDE, without_resizing
 from efficientad.deployment.runtimes import load_predictor
@@ -158,6 +158,13 @@ def test_more_pixels_than_the_graph_counts_are_judged_too(
     image = np.tile(photograph(8, 1000), (1, MAX_SIDE // 1000 + 1, 1))
 
     assert_alike(predictors["openvino"].predict(image), judging_detector.predict(image))
+
+
+def test_threads_that_are_asked_for_are_not_tied_to_a_core(exports):
+    engine = OpenVinoEngine(exports["openvino"], n_threads=1)
+
+    assert not engine._compiled.get_property("ENABLE_CPU_PINNING")
+    assert engine._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_openvino_runs_an_onnx_file_too(exports, predictors, photograph):

@@ -123,6 +123,8 @@ class OpenVinoEngine:
         }
         if n_threads is not None:
             settings["INFERENCE_NUM_THREADS"] = n_threads
+            # Else two processes of one thread each might be tied to the same core.
+            settings["ENABLE_CPU_PINNING"] = False
         try:
             model = core.read_model(path)
             outputs = [model.output(n) for n in (SCORE_OUTPUT, *GRID_OUTPUTS)]
