@@ -5,6 +5,7 @@
 Every command runs in a process of its own, as a user's would; the peak is that of the
 whole process as Linux tells it. A training takes so few steps that its peak has
 been reached: it comes from the images, the teacher's kept descriptors and one step.
+`--only train --whole` is a training to the end.
 """
 
 import argparse
@@ -130,17 +131,19 @@ def predict_runs(folder: Path) -> list[Run]:
     return runs
 
 
-def train_run(folder: Path, data: Path, size: str) -> Run:
-    """The start of a training on the 320 images of the category screw."""
+def train_run(folder: Path, data: Path, size: str, *, is_whole: bool) -> Run:
+    """The start of a training on the 320 images of the category screw, or all of it."""
     images = data / "mvtec_ad" / "screw"
     cost = cost_of(
         [
             *("train", str(images), "--output", str(folder / "trained.ead")),
-            *("--steps", str(_STEPS), "--size", size, "--device", "cpu"),
+            *("--size", size, "--device", "cpu"),
+            *(() if is_whole else ("--steps", str(_STEPS))),
         ]
     )
     n = len(list((images / "train" / "good").iterdir()))
-    return run_of("train", f"{size}, quick, {n} images, {_STEPS} steps", cost)
+    length = "to the end" if is_whole else f"{_STEPS} steps"
+    return run_of("train", f"{size}, quick, {n} images, {length}", cost)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="with mvtec_ad/screw, for training")
     parser.add_argument("--sizes", nargs="+", default=["small"])
+    parser.add_argument("--whole", action="store_true", help="train to the end")
     parser.add_argument("--output", type=Path, help=f"for example {RESULTS}")
     parser.add_argument("--only", nargs="+", choices=_COMMANDS, default=_COMMANDS)
     asked = parser.parse_args(arguments)
@@ -159,7 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "predict" in asked.only:
             runs += predict_runs(folder)
         if "train" in asked.only and asked.data is not None:
-            runs += [train_run(folder, asked.data, size) for size in asked.sizes]
+            runs += [
+                train_run(folder, asked.data, size, is_whole=asked.whole)
+                for size in asked.sizes
+            ]
     for run in runs:
         print(run["category"], run["variant"], run["metrics"], flush=True)
         if asked.output is not None:

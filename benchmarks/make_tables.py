@@ -73,7 +73,8 @@ def _plain(name: str, factor: float = 1) -> Callable[[Run], float | None]:
 def _minutes(stage: str) -> Callable[[Run], float | None]:
     def value(run: Run) -> float | None:
         seconds = run.get("seconds", {}).get(stage)
-        return None if seconds is None else seconds / 60
+        is_known = seconds is not None and not run.get("interrupted", False)
+        return seconds / 60 if is_known else None
 
     return value
 

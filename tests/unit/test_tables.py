@@ -51,6 +51,15 @@ def test_a_typed_number_is_replaced():
     assert make_tables.with_tables(after, [recorded_run()]) == after
 
 
+def test_the_time_of_an_interrupted_run_is_left_out():
+    runs = [recorded_run(), recorded_run(seed=1, interrupted=True)]
+    runs[1]["seconds"] = {"train": 5400.0}
+
+    table = make_tables.table(runs)
+
+    assert "| bottle | small, quick | 99.0 ± 0.0 | 90.0 ± 0.0 | 9.0 | 2 |" in table
+
+
 def test_runs_of_one_row_are_a_mean_and_a_deviation_over_seeds():
     runs = [
         recorded_run(seed=seed, metrics={"image_au_roc": value})
