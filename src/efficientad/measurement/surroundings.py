@@ -10,7 +10,7 @@ from typing import Any, Final
 import efficientad
 
 _CHECKOUT: Final = Path(efficientad.__file__).resolve().parents[2]
-_PACKAGES: Final = ("numpy", "scipy", "torch", "onnxruntime", "openvino")
+_PACKAGES: Final = ("numpy", "scipy", "torch", "onnxruntime", "openvino", "nncf")
 
 
 def surroundings() -> dict[str, Any]:
