@@ -18,7 +18,7 @@ from efficientad.deployment.engines import (
 )
 from efficientad.deployment.metadata import Precision
 from efficientad.deployment.tensorrt_engine import TensorRtEngine
-from efficientad.images import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
+from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.method.decision import Prediction
 
 _MAX_BATCH: Final = 16
@@ -73,10 +73,13 @@ class ExportedPredictor:
         """
         found: list[Prediction] = []
         for start in range(0, len(images), _MAX_BATCH):
-            arrays = [as_rgb(image) for image in images[start : start + _MAX_BATCH]]
-            # As the graph does it, to the bit, in a fraction of the time.
-            small = [resize_image(array, INPUT_SIZE, INPUT_SIZE) for array in arrays]
-            found += self._decided(self.judge(np.stack(small)), arrays)
+            small, sizes = [], []
+            for image in images[start : start + _MAX_BATCH]:
+                array = as_rgb(image)
+                # As the graph does it, to the bit, in a fraction of the time.
+                small.append(resize_image(array, INPUT_SIZE, INPUT_SIZE))
+                sizes.append((array.shape[0], array.shape[1]))
+            found += self._decided(self.judge(np.stack(small)), sizes)
         return found
 
     def judge(self, images: NDArray[np.uint8]) -> Judged:
@@ -88,19 +91,21 @@ class ExportedPredictor:
         """
         return self._engine.run(images)
 
-    def _decided(self, judged: Judged, images: Sequence[RGBImage]) -> list[Prediction]:
+    def _decided(
+        self, judged: Judged, sizes: Sequence[tuple[int, int]]
+    ) -> list[Prediction]:
         return [
             Prediction(
                 image_score=float(score),
                 p_value=self.calibration.p_value(float(score)),
                 threshold=self.calibration.threshold,
-                height=image.shape[0],
-                width=image.shape[1],
+                height=height,
+                width=width,
                 local_grid=local_grid,
                 global_grid=global_grid,
             )
-            for image, score, local_grid, global_grid in zip(
-                images, *judged, strict=True
+            for (height, width), score, local_grid, global_grid in zip(
+                sizes, *judged, strict=True
             )
         ]
 
