@@ -26,12 +26,17 @@ import torch
 from inference_speed import random_detector
 from records import RESULTS, write_run
 from torch import Tensor, nn
+from torch.nn import functional
 
 from efficientad.kernels.native import keep_freed_memory
 from efficientad.measurement.baseline import Baseline, autoencoder, pdn
 from efficientad.measurement.clock import Timing, interleaved
 from efficientad.method.detector import Detector
-from efficientad.method.networks import DESCRIPTOR_CHANNELS, ModelSize
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    ModelSize,
+    PatchDescriptionNetwork,
+)
 from efficientad.method.placement import GRID_CELLS
 from efficientad.training.config import PAPER, QUICK, QuickRecipe, Recipe
 from efficientad.training.kept_descriptors import KeptDescriptors
@@ -151,6 +156,34 @@ def _without_fast_convolutions() -> AbstractContextManager[object]:
     return mock.patch("efficientad.kernels.winograd.is_faster", return_value=False)
 
 
+def _with_small_tiles() -> AbstractContextManager[object]:
+    return mock.patch("efficientad.kernels.winograd._TILES_FOR_WEIGHTS", 10**9)
+
+
+def _with_relu_and_pooling_apart() -> AbstractContextManager[object]:
+    def plain(image: Tensor, *, padding: int) -> Tensor:
+        return functional.avg_pool2d(functional.relu(image), 2, 2, padding=padding)
+
+    return mock.patch("efficientad.method.networks.relu_pool", plain)
+
+
+def _image_by_image() -> AbstractContextManager[object]:
+    hidden = PatchDescriptionNetwork.hidden
+
+    def apart(
+        network: PatchDescriptionNetwork, images: Tensor, *, padded: bool = False
+    ) -> Tensor:
+        each = [hidden(network, one, padded=padded) for one in torch.split(images, 1)]
+        return torch.cat(each)
+
+    return mock.patch.object(PatchDescriptionNetwork, "hidden", apart)
+
+
+def _with_the_teacher_anew() -> AbstractContextManager[object]:
+    computed = KeptDescriptors._computed  # noqa: SLF001 - what it does without a kept one
+    return mock.patch.object(KeptDescriptors, "of", computed)
+
+
 def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
     """Each step with the images it learns from; the reference first."""
     quick = QUICK.quick
@@ -164,8 +197,24 @@ def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
         REFERENCE: (reference_step(size), 1),
         "paper": (PackageStep(size, PAPER, natural), 1),
         "paper, plain convolutions": (PackageStep(size, PAPER, natural, plain), 1),
+        **{
+            f"paper, {words}": (PackageStep(size, PAPER, natural, switched), 1)
+            for words, switched in (
+                ("small tiles", _with_small_tiles),
+                ("ReLU and pooling apart", _with_relu_and_pooling_apart),
+                ("image by image", _image_by_image),
+            )
+        },
         "quick": (PackageStep(size, QUICK, natural), n),
         "quick, plain convolutions": (PackageStep(size, QUICK, natural, plain), n),
+        "quick, teacher anew": (
+            PackageStep(size, QUICK, natural, _with_the_teacher_anew),
+            n,
+        ),
+        "quick, image by image": (
+            PackageStep(size, QUICK, natural, _image_by_image),
+            n,
+        ),
         "quick, whole images": (PackageStep(size, whole, natural), n),
         "quick, without penalty": (PackageStep(size, QUICK, None), n),
         "quick, AdamW": (PackageStep(size, adam, natural), n),
