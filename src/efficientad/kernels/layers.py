@@ -2,7 +2,7 @@
 
 A layer is a convolution with bias, then ReLU or not, then one of three finishes: store
 the result, average it over 2 x 2, or give only the channel mean of its squares.
-Stride 1 with 3 x 3 or 4 x 4 kernels goes by Winograd's form with tiles of 6 or 7
+Stride 1 with 3 x 3 or 4 x 4 kernels goes by Winograd's form with tiles of 6 to 8
 outputs, in both directions or, with few input channels, along x only; other kernels
 by patches and one product, in bf16 if that is asked for and the processor has such
 products. All are described in `layers.cpp`.
