@@ -4,8 +4,7 @@ A deviation changes one part or several. Deviations that train alike share a tra
 normalization is fitted on held-out normal images afterwards.
 
 "Without the hard feature loss" and p_hard = 0 are the mean of all squared distances, as
-in the paper; preset `quick`, which adds that mean to the hard feature loss, then counts
-it once.
+in the paper.
 """
 
 from collections.abc import Iterable, Sequence
@@ -51,11 +50,7 @@ class Deviation:
         """Give the recipe of the training, from that of the method."""
         if self.p_hard is None:
             return full
-        quick = full.quick
-        if quick is not None and self.p_hard == 0:
-            quick = replace(quick, mean_share=0.0)
-        share = round(1 - self.p_hard, _N_DIGITS)
-        return replace(full, hard_share=share, quick=quick)
+        return replace(full, hard_share=round(1 - self.p_hard, _N_DIGITS))
 
     def canonical(self, full: Recipe) -> "Deviation":
         """Leave out what is as in the method."""

@@ -124,8 +124,6 @@ class QuickRecipe:
     """Weight of the pretraining penalty; the paper's is 1."""
     n_whole_images: int
     """Whole images a step for the autoencoder."""
-    mean_share: float
-    """Weight of the mean over all squared distances beside the hard feature loss."""
     divides_by_level: bool
     """Whether a raw map is divided by the image's own level before normalization."""
 
@@ -153,7 +151,6 @@ QUICK: Final = Recipe(
         n_penalty_images=1,
         penalty_weight=0.3,
         n_whole_images=1,
-        mean_share=1.0,
         divides_by_level=True,
     ),
 )

@@ -179,7 +179,7 @@ class QuickStep:
                 for i, c in zip(chosen, corners, strict=True)
             ]
         )
-        hard = self._imitation_loss(teacher, for_teacher[:n])
+        hard = hard_feature_loss(teacher, for_teacher[:n], self._recipe.hard_share)
         whole = chosen[: quick.n_whole_images]
         augmented = vary_color(self._pixels[torch.from_numpy(whole)], rng)
         autoencoder = detector.autoencoder(
@@ -195,10 +195,6 @@ class QuickStep:
             autoencoder_loss(targets, autoencoder),
             student_autoencoder_loss(blurred, for_autoencoder),
         )
-
-    def _imitation_loss(self, teacher: Tensor, student: Tensor) -> Loss:
-        hard = hard_feature_loss(teacher, student, self._recipe.hard_share)
-        return hard + self._quick.mean_share * (teacher - student).square().mean()
 
     def _penalty(self, natural: Tensor) -> Loss:
         if not len(natural):
