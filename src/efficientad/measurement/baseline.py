@@ -94,12 +94,19 @@ def autoencoder() -> nn.Sequential:
 
 def baseline(detector: Detector) -> Baseline:
     """Give the plain networks with the weights of a detector, ready to judge."""
-    networks = (
-        _filled(pdn(detector.size, DESCRIPTOR_CHANNELS), detector.teacher),
-        _filled(pdn(detector.size, 2 * DESCRIPTOR_CHANNELS), detector.student),
+    size = detector.size
+    n_own = len(detector.teacher_mean)
+    # Channels that a detector does without are zeros here: the same maps, all the work.
+    mean = detector.teacher_mean.new_zeros(DESCRIPTOR_CHANNELS)
+    std = torch.ones_like(mean)
+    mean[:n_own], std[:n_own] = detector.teacher_mean, detector.teacher_std
+    return Baseline(
+        _filled(pdn(size, DESCRIPTOR_CHANNELS), detector.teacher),
+        _filled(pdn(size, 2 * DESCRIPTOR_CHANNELS), detector.student, n_halves=2),
         _filled(autoencoder(), detector.autoencoder),
+        mean,
+        std,
     )
-    return Baseline(*networks, detector.teacher_mean, detector.teacher_std)
 
 
 @torch.no_grad()
@@ -171,12 +178,29 @@ class BaselinePredictor:
         ]
 
 
+@torch.no_grad()
 def _filled(
-    plain: nn.Sequential, network: PatchDescriptionNetwork | Autoencoder
+    plain: nn.Sequential,
+    network: PatchDescriptionNetwork | Autoencoder,
+    n_halves: Literal[1, 2] = 1,
 ) -> nn.Sequential:
     """Copy the convolutions in their order, which is the same in both."""
-    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    places = [m for m in plain if isinstance(m, nn.Conv2d)]
+    *convolutions, last = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    *places, last_place = (m for m in plain if isinstance(m, nn.Conv2d))
     for place, convolution in zip(places, convolutions, strict=True):
         place.load_state_dict(convolution.state_dict())
+    assert last.bias is not None
+    assert last_place.bias is not None
+    n_own = last.out_channels // n_halves
+    # A map is the mean over the channels: of fewer ones, each counts for more.
+    scale = (DESCRIPTOR_CHANNELS / n_own) ** 0.5
+    for filled, own in (
+        (last_place.weight, last.weight),
+        (last_place.bias, last.bias),
+    ):
+        filled.zero_()
+        for wide, narrow in zip(
+            filled.chunk(n_halves), own.chunk(n_halves), strict=True
+        ):
+            wide[:n_own] = narrow * scale
     return plain.eval().requires_grad_(requires_grad=False)

@@ -9,7 +9,7 @@ Where student and autoencoder differ, the arrangement is: the global map.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,14 +31,13 @@ from efficientad.method.maps import (
 )
 from efficientad.method.native_maps import NativeMaps
 from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
     Autoencoder,
     ModelSize,
     PatchDescriptionNetwork,
 )
 from efficientad.method.predictor import DetectorRuntime
 
-Descriptors = Float[Tensor, "batch 384 rows columns"]
+Descriptors = Float[Tensor, "batch channels rows columns"]
 Channels = Float[Tensor, " channels"]
 
 
@@ -49,11 +48,6 @@ class ChannelStatistics(NamedTuple):
     std: Channels
 
 
-FOR_TEACHER: Final = slice(DESCRIPTOR_CHANNELS)
-FOR_AUTOENCODER: Final = slice(DESCRIPTOR_CHANNELS, 2 * DESCRIPTOR_CHANNELS)
-"""The halves of the student's channels."""
-
-
 class StudentDescriptors(NamedTuple):
     """The two halves of the student's output."""
 
@@ -62,10 +56,21 @@ class StudentDescriptors(NamedTuple):
 
 
 def split_student(
-    output: Float[Tensor, "batch 768 rows columns"],
+    output: Float[Tensor, "batch both_channels rows columns"],
 ) -> StudentDescriptors:
     """Split the student's output: the half for the teacher comes first."""
-    return StudentDescriptors(output[:, FOR_TEACHER], output[:, FOR_AUTOENCODER])
+    for_teacher, for_autoencoder = halves(output.shape[1])
+    return StudentDescriptors(output[:, for_teacher], output[:, for_autoencoder])
+
+
+def halves(n_channels: int) -> tuple[slice, slice]:
+    """Say which of a student's channels are for the teacher, which for the autoencoder.
+
+    Args:
+        n_channels: Of both together.
+    """
+    n = n_channels // 2
+    return slice(n), slice(n, n_channels)
 
 
 _Fingerprint = tuple[tuple[int, int], ...]

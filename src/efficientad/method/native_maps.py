@@ -7,7 +7,7 @@ one grid of channels, with the autoencoder's last features next to them, and
     T - S   is one convolution over the features of teacher and student,
     A - S'  is one convolution over the features of student and autoencoder,
 
-so that of 3 x 384 channels only the mean of their squares is ever written. How the
+so that of all their channels only the mean of their squares is ever written. How the
 convolutions are computed is told in `kernels.layers`.
 
 The 1 x 1 convolutions of the medium networks, which no algebra makes smaller, can be
@@ -36,7 +36,6 @@ from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD, Pixels
 from efficientad.method.maps import RawMaps
 from efficientad.method.networks import (
     DECODER_SIZES,
-    DESCRIPTOR_CHANNELS,
     Autoencoder,
     PatchDescriptionNetwork,
 )
@@ -63,8 +62,8 @@ class NativeMaps:
         teacher: Without batch normalization, as the student.
         student: Of the same size.
         autoencoder: The third network.
-        mean: Of the teacher's channels, (384,).
-        std: Of the teacher's channels, (384,).
+        mean: Of each of the teacher's channels.
+        std: Likewise.
         bf16: Round what 1 x 1 convolutions multiply to bf16; needs
             `kernels.layers.has_bf16()`. The small networks have no such convolutions.
     """
@@ -245,7 +244,7 @@ class _Medium:
             steps.append(_step(*calls))
             grid = output
         features = torch.empty(n, _GRID, _GRID, self._autoencoder.n_features)
-        described = torch.empty(n, _GRID, _GRID, DESCRIPTOR_CHANNELS)
+        described = torch.empty(n, _GRID, _GRID, self._describe.n_out)
         steps += self._autoencoder.steps(bordered, features)
         return [
             *steps,
@@ -335,9 +334,7 @@ def _stacked(one: Weights, other: Weights) -> Weights:
 
 def _halves(weights: Weights) -> tuple[Weights, Weights]:
     """The student's last convolution: for the teacher, for the autoencoder."""
-    (w, for_autoencoder), (b, other_bias) = (
-        torch.split(part, DESCRIPTOR_CHANNELS) for part in weights
-    )
+    (w, for_autoencoder), (b, other_bias) = (torch.chunk(part, 2) for part in weights)
     return (w, b), (for_autoencoder, other_bias)
 
 

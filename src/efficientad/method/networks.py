@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -60,6 +61,8 @@ class PatchDescriptionNetwork(nn.Module):
     Args:
         size: The paper's EfficientAD-S or EfficientAD-M network.
         n_channels: Length of a descriptor: 384 for a teacher, 768 for a student.
+        n_hidden: Channels of the medium network's last hidden layer. None: as many as
+            a descriptor has, as in the paper.
         has_batch_norm: Normalize each hidden convolution's output over the batch. A
             means of training only: `folded` gives the same function as a plain
             network.
@@ -70,17 +73,20 @@ class PatchDescriptionNetwork(nn.Module):
         size: ModelSize,
         n_channels: int = DESCRIPTOR_CHANNELS,
         *,
+        n_hidden: int | None = None,
         has_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.size: ModelSize = size
         self.n_channels = n_channels
+        self.n_hidden = n_hidden or n_channels
         self.has_batch_norm = has_batch_norm
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
         n_in = 3
         for kernel, channels, _, after in LAYERS[size]:
-            n_out = channels or n_channels
+            own = n_channels if after == "none" else self.n_hidden
+            n_out = channels or own
             self.convolutions.append(nn.Conv2d(n_in, n_out, kernel))
             if has_batch_norm and after != "none":
                 self.norms.append(nn.BatchNorm2d(n_out))
@@ -164,7 +170,9 @@ class PatchDescriptionNetwork(nn.Module):
         Exact but for rounding: batch normalization with fixed statistics is one affine
         map per channel, taken up by the convolution before it.
         """
-        plain = PatchDescriptionNetwork(self.size, self.n_channels)
+        plain = PatchDescriptionNetwork(
+            self.size, self.n_channels, n_hidden=self.n_hidden
+        )
         state = {
             name: value
             for name, value in self.state_dict().items()
@@ -180,6 +188,31 @@ class PatchDescriptionNetwork(nn.Module):
             state[bias] = norm.bias + (state[bias] - norm.running_mean) * scale
         plain.load_state_dict(state)
         return plain.train(self.training)
+
+    @torch.no_grad()
+    def projected(
+        self,
+        matrix: Float[Tensor, "channels own_channels"],
+        mean: Float[Tensor, " own_channels"],
+    ) -> "PatchDescriptionNetwork":
+        """Give the plain network whose descriptors are `matrix @ (descriptor - mean)`.
+
+        The last convolution is linear, so it takes up both, and with fewer channels
+        costs less.
+
+        Args:
+            matrix: A row for each channel of the new descriptors.
+            mean: What is taken off the descriptors before.
+        """
+        plain = PatchDescriptionNetwork(self.size, len(matrix), n_hidden=self.n_hidden)
+        state = dict(self.folded().state_dict())
+        last = f"convolutions.{len(self.convolutions) - 1}"
+        weight, bias = (state[f"{last}.{part}"].double() for part in ("weight", "bias"))
+        rows = matrix.double()
+        state[f"{last}.weight"] = torch.einsum("ac,cihw->aihw", rows, weight)
+        state[f"{last}.bias"] = rows @ (bias - mean)
+        plain.load_state_dict(state)
+        return plain.to(weight.device).train(self.training)
 
 
 ENCODER_CHANNELS = (32, 32, 64, 64, 64)

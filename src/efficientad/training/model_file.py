@@ -19,7 +19,7 @@ from efficientad.images import ImageLike
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
+    LAYERS,
     Autoencoder,
     ModelSize,
     PatchDescriptionNetwork,
@@ -119,18 +119,29 @@ def recalibrate(
 
 
 def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
-    blank = torch.zeros(DESCRIPTOR_CHANNELS)
     size = content["size"]
     if size not in get_args(ModelSize):
         raise ConfigError(f"size {size!r}")
+    blank = torch.zeros(len(tensors["teacher_mean"]))
     detector = Detector(
-        PatchDescriptionNetwork(size),
-        PatchDescriptionNetwork(size, 2 * DESCRIPTOR_CHANNELS),
-        Autoencoder(),
+        _network(size, tensors, "teacher"),
+        _network(size, tensors, "student"),
+        Autoencoder(len(blank)),
         ChannelStatistics(blank, blank.clone()),
     )
     detector.load_state_dict(tensors)
     return detector.requires_grad_(requires_grad=False)
+
+
+def _network(
+    size: ModelSize, tensors: dict[str, Tensor], name: str
+) -> PatchDescriptionNetwork:
+    """Make a network as wide as its weights are."""
+    last = len(LAYERS[size]) - 1
+    n_hidden, n_channels = (
+        len(tensors[f"{name}.convolutions.{index}.bias"]) for index in (last - 1, last)
+    )
+    return PatchDescriptionNetwork(size, n_channels, n_hidden=n_hidden)
 
 
 def _calibration(content: dict[str, Any]) -> Calibration:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.images import INPUT_SIZE
-from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
+from efficientad.method.detector import Detector, halves
 from efficientad.method.inputs import normalize_images
 from efficientad.method.losses import (
     autoencoder_loss,
@@ -104,10 +104,12 @@ class PaperStep:
             drawn = [self._pretraining_images.draw(rng) for _ in chosen]
             seen.append(normalize_images(torch.from_numpy(np.stack(drawn)).to(device)))
         n = len(chosen)
-        hidden = detector.student.hidden(torch.cat(seen))
+        student = detector.student
+        hidden = student.hidden(torch.cat(seen))
         of_augmented, of_others = torch.split(hidden, [n, len(hidden) - n])
-        for_autoencoder = detector.student.head(of_augmented, FOR_AUTOENCODER)
-        for_teacher = detector.student.head(of_others, FOR_TEACHER)
+        first_half, second_half = halves(student.n_channels)
+        for_autoencoder = student.head(of_augmented, second_half)
+        for_teacher = student.head(of_others, first_half)
         imitated, natural = torch.split(for_teacher, [n, len(for_teacher) - n])
         hard = hard_feature_loss(teacher, imitated, self._recipe.hard_share)
         autoencoder = detector.autoencoder(augmented)
@@ -171,8 +173,9 @@ class QuickStep:
         windows = torch.cat([self._windows(chosen, corners), self._natural(rng)])
         network = detector.student
         hidden = network.hidden(normalize_images(windows.to(detector.device)))
-        for_teacher = network.head(hidden, FOR_TEACHER)
-        for_autoencoder = network.head(hidden[: quick.n_whole_images], FOR_AUTOENCODER)
+        first_half, second_half = halves(network.n_channels)
+        for_teacher = network.head(hidden, first_half)
+        for_autoencoder = network.head(hidden[: quick.n_whole_images], second_half)
         teacher = torch.stack(
             [
                 self._kept.of(int(i))[self._cells(c)]

@@ -55,6 +55,8 @@ from efficientad.training.steps import PaperStep, QuickStep
 from efficientad.training.teachers import Teacher, open_teacher
 
 _CHECKPOINT_SECONDS = 30.0
+# Beside the seed; a step's own draws have one number beside it.
+_FOR_AXES = (0, 1)
 
 OnStep = Callable[[int, Detector], None]
 """Gets the number of optimizer steps taken and the detector as it is then."""
@@ -193,22 +195,32 @@ class _Training:
     def _untrained(
         self, teacher: PatchDescriptionNetwork, device: torch.device
     ) -> Detector:
+        teacher, statistics = self._measured(teacher, device)
         torch.manual_seed(self.config.seed)
-        student = PatchDescriptionNetwork(self.config.size, 2 * DESCRIPTOR_CHANNELS)
-        statistics = self._measured_statistics(teacher, device)
+        n_channels = teacher.n_channels
+        student = PatchDescriptionNetwork(
+            self.config.size, 2 * n_channels, n_hidden=2 * DESCRIPTOR_CHANNELS
+        )
         if self.recipe.quick is not None:
             # Deviation: the paper's student starts at random and takes 70 000 steps.
             start_student(student, teacher, statistics, self.recipe.quick.student_start)
-        return Detector(teacher, student, Autoencoder(), statistics).to(device)
+        return Detector(teacher, student, Autoencoder(n_channels), statistics).to(
+            device
+        )
 
-    def _measured_statistics(
+    def _measured(
         self, teacher: PatchDescriptionNetwork, device: torch.device
-    ) -> ChannelStatistics:
-        pixels = self.training.pixels
-        if self.recipe.quick is None:
-            return channel_statistics(teacher, pixels, device)
-        self._kept = KeptDescriptors(teacher, pixels, device)
-        return self._kept.statistics
+    ) -> tuple[PatchDescriptionNetwork, ChannelStatistics]:
+        """Give the teacher as the student sees it, and statistics of its channels."""
+        pixels, quick = self.training.pixels, self.recipe.quick
+        if quick is None:
+            return teacher, channel_statistics(teacher, pixels, device)
+        self._kept = kept = KeptDescriptors(teacher, pixels, device)
+        if quick.n_axes < teacher.n_channels:
+            rng = np.random.default_rng((self.config.seed, *_FOR_AXES))
+            teacher = kept.along_axes(quick.n_axes, self.pretraining_images, rng)
+            teacher.eval().requires_grad_(requires_grad=False)
+        return teacher, kept.statistics
 
     def _step(self) -> PaperStep | QuickStep:
         pixels, natural = self.training.pixels, self.pretraining_images
