@@ -117,7 +117,8 @@ class PackageStep:
         natural: PretrainingImages | None,
         switched: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        detector = random_detector(size)
+        quick = recipe.quick
+        detector = random_detector(size, quick.n_axes if quick else DESCRIPTOR_CHANNELS)
         trained: list[nn.Module] = [detector.student, detector.autoencoder]
         for network in trained:
             network.requires_grad_(requires_grad=True)
@@ -190,6 +191,7 @@ def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
     assert isinstance(quick, QuickRecipe)
     natural = open_pretraining_images(None)
     whole = replace(QUICK, quick=replace(quick, window_cells=GRID_CELLS))
+    all_channels = replace(QUICK, quick=replace(quick, n_axes=DESCRIPTOR_CHANNELS))
     adam = replace(QUICK, optimizer="adamw")
     n = QUICK.batch_size
     plain = _without_fast_convolutions
@@ -215,6 +217,7 @@ def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
             PackageStep(size, QUICK, natural, _image_by_image),
             n,
         ),
+        "quick, all channels": (PackageStep(size, all_channels, natural), n),
         "quick, whole images": (PackageStep(size, whole, natural), n),
         "quick, without penalty": (PackageStep(size, QUICK, None), n),
         "quick, AdamW": (PackageStep(size, adam, natural), n),

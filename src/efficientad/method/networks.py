@@ -79,7 +79,7 @@ class PatchDescriptionNetwork(nn.Module):
         super().__init__()
         self.size: ModelSize = size
         self.n_channels = n_channels
-        self.n_hidden = n_hidden or n_channels
+        self.n_hidden = n_channels if n_hidden is None else n_hidden
         self.has_batch_norm = has_batch_norm
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()

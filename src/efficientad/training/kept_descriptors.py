@@ -14,7 +14,7 @@ from torch import Tensor
 
 from efficientad.method.detector import ChannelStatistics
 from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import DESCRIPTOR_CHANNELS, PatchDescriptionNetwork
+from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.placement import GRID_CELLS
 from efficientad.training.calibration import channel_statistics
 from efficientad.training.normal_images import Pixels
@@ -43,7 +43,7 @@ class KeptDescriptors:
         chosen = [row * len(pixels) // n_kept for row in range(n_kept)]
         self._row_of = {index: row for row, index in enumerate(chosen)}
         self._teacher, self._pixels, self._device = teacher, pixels, device
-        grid = (n_kept, GRID_CELLS, GRID_CELLS, DESCRIPTOR_CHANNELS)
+        grid = (n_kept, GRID_CELLS, GRID_CELLS, teacher.n_channels)
         self._kept: NDArray[np.float16] = np.empty(grid, np.float16)
 
         def keep(first: int, descriptors: Tensor) -> None:
@@ -68,6 +68,9 @@ class KeptDescriptors:
         if row is not None:
             grid = torch.from_numpy(self._kept[row]).to(self._device)
             return grid.permute(2, 0, 1).float()
+        return self._computed(index)
+
+    def _computed(self, index: int) -> Tensor:
         return self._described(self._pixels[index])
 
     def along_axes(
