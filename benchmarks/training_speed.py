@@ -238,17 +238,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=get_args(ModelSize), default="small")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", nargs="+", help="steps beside the reference")
+    parser.add_argument("--experiment", default="training_speed")
     parser.add_argument("--output", type=Path, help=f"for example {RESULTS}")
     asked = parser.parse_args(arguments)
     keep_freed_memory()
-    times = measure(ways(asked.size), asked.repeats)
+    found = ways(asked.size)
+    if asked.only is not None:
+        found = {k: way for k, way in found.items() if k in {REFERENCE, *asked.only}}
+    times = measure(found, asked.repeats)
     for name, timing in times.items():
         speedup = times[REFERENCE].median / timing.median
         print(f"{name:28} {timing.median:8.1f} ms an image {speedup:6.2f}", flush=True)
         if asked.output is None:
             continue
         run = {
-            "experiment": "training_speed",
+            "experiment": asked.experiment,
             "category": asked.size,
             "variant": name,
             "seed": 0,

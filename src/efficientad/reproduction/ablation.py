@@ -22,10 +22,10 @@ from efficientad.reproduction.jobs import (
     Judging,
     Normalization,
 )
-from efficientad.reproduction.records import read_runs
+from efficientad.reproduction.records import Run, read_runs
 from efficientad.reproduction.scenarios import find_scenarios
 from efficientad.reproduction.study import OnDone, do_all, usable_sizes, variant_of
-from efficientad.reproduction.table_files import write_tables
+from efficientad.reproduction.table_files import Table, write_tables
 from efficientad.reproduction.tables import AblationRow, ablation_table, failures_table
 from efficientad.training.config import ModelSize, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
@@ -260,23 +260,37 @@ def write(results: Path, config: StudyConfig) -> None:
         ResultError: If a recorded run cannot be used.
         StorageError: If a table cannot be written.
     """
-    runs = [run for run in read_runs(results) if run["experiment"] == EXPERIMENT]
-    tables = []
-    for number, entries in PAPER_TABLES.items():
-        for size in usable_sizes(config):
-            training = config.training(size, config.seeds[0])
-            full = recipe_of(training, choose_device(config.device))
-            rows = [
-                AblationRow(e.words, _variant(e.deviation, training, full), e.paper)
-                for e in entries
-            ]
-            tables.append(
-                ablation_table(
-                    f"Table {number} of the paper, {variant_of(training, full)}",
-                    f"The paper's numbers are of size {_SIZE_OF_TABLE[number]}.",
-                    rows,
-                    runs,
-                )
-            )
-    tables += failures_table(runs)
+    runs = read_runs(results)
+    tables = [
+        table_of(number, size, config, runs)
+        for number in PAPER_TABLES
+        for size in usable_sizes(config)
+    ]
+    own = [run for run in runs if run["experiment"] == EXPERIMENT]
+    tables += failures_table(own)
     write_tables("Ablations of EfficientAD", tables, results / EXPERIMENT)
+
+
+def table_of(
+    number: PaperTable, size: ModelSize, config: StudyConfig, runs: Iterable[Run]
+) -> Table:
+    """Make one of the paper's tables of what is recorded.
+
+    Args:
+        number: Of the table.
+        size: Of the networks.
+        config: Settings of the ablation.
+        runs: Of any experiments; those of ablations count.
+    """
+    training = config.training(size, config.seeds[0])
+    full = recipe_of(training, choose_device(config.device))
+    rows = [
+        AblationRow(e.words, _variant(e.deviation, training, full), e.paper)
+        for e in PAPER_TABLES[number]
+    ]
+    return ablation_table(
+        f"Table {number} of the paper, {variant_of(training, full)}",
+        f"The paper's numbers are of size {_SIZE_OF_TABLE[number]}.",
+        rows,
+        [run for run in runs if run["experiment"] == EXPERIMENT],
+    )
