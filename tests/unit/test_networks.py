@@ -42,6 +42,24 @@ def test_the_three_networks_cost_the_papers_operations(size, gflop):
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, abs=0.05)
 
 
+@pytest.mark.parametrize(("size", "gflop"), [("small", 55.2), ("medium", 231.4)])
+def test_networks_of_128_principal_axes_cost_less(size, gflop):
+    with torch.device("meta"):
+        networks = (
+            PatchDescriptionNetwork(size, 128, n_hidden=384),
+            PatchDescriptionNetwork(size, 256, n_hidden=768),
+            Autoencoder(128).eval(),
+        )
+        image = torch.empty(1, 3, 256, 256)
+    counter = FlopCounterMode(display=False)
+
+    with counter:
+        for network in networks:
+            network(image)
+
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, abs=0.05)
+
+
 @pytest.mark.parametrize("size", ["small", "medium"])
 def test_a_descriptor_sees_exactly_one_patch_of_33_by_33_pixels(size):
     """In double precision, where no rounding of fast convolutions reaches further."""
