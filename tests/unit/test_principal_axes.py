@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from efficientad.errors import ModelFileError
 from efficientad.measurement import baseline
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
@@ -111,10 +112,33 @@ def test_the_plain_networks_give_the_same_maps_from_all_channels(
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
-def test_a_detector_of_few_channels_is_saved_and_read(narrow_detector, tmp_path):
+def saved(detector, path):
     quantiles = MapQuantiles(0.0, 1.0)
-    narrow_detector.calibration = Calibration(quantiles, quantiles, (0.1,))
-    save(narrow_detector, tmp_path / "part.ead")
+    detector.calibration = Calibration(quantiles, quantiles, (0.1,))
+    save(detector, path)
+    return path
+
+
+def test_a_student_of_other_channels_than_its_teacher_is_refused(tmp_path):
+    detector = Detector(
+        PatchDescriptionNetwork("small", 32),
+        PatchDescriptionNetwork("small", 48),
+        Autoencoder(32),
+        ChannelStatistics(torch.zeros(32), torch.ones(32)),
+    )
+
+    with pytest.raises(ModelFileError, match="48 channels of the student"):
+        load(saved(detector, tmp_path / "part.ead"))
+
+
+def test_images_that_are_all_alike_give_axes_too():
+    axes = principal_axes([torch.zeros(8, 8).double()], 4)
+
+    assert axes.isfinite().all()
+
+
+def test_a_detector_of_few_channels_is_saved_and_read(narrow_detector, tmp_path):
+    saved(narrow_detector, tmp_path / "part.ead")
 
     found = load(tmp_path / "part.ead").state_dict()
 

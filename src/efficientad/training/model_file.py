@@ -123,9 +123,12 @@ def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
     if size not in get_args(ModelSize):
         raise ConfigError(f"size {size!r}")
     blank = torch.zeros(len(tensors["teacher_mean"]))
+    student = _network(size, tensors, "student")
+    if student.n_channels != 2 * len(blank):
+        raise ConfigError(f"{student.n_channels} channels of the student")
     detector = Detector(
         _network(size, tensors, "teacher"),
-        _network(size, tensors, "student"),
+        student,
         Autoencoder(len(blank)),
         ChannelStatistics(blank, blank.clone()),
     )

@@ -43,7 +43,8 @@ def principal_axes(covariances: Iterable[Covariance], n_axes: int) -> Axes:
         Orthogonal rows, the axis of the largest variance first, scaled such that a
         mean over the axes stands for the mean over all channels.
     """
-    both = sum(each / each.trace() for each in covariances)
+    # Images that are all alike vary nowhere.
+    both = sum(each / each.trace().clamp(min=1e-12) for each in covariances)
     assert isinstance(both, Tensor)
     _, vectors = torch.linalg.eigh(both)
     rows = vectors.flip(1).T[:n_axes]
