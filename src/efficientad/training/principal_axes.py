@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Vectors = Float[Tensor, "vectors channels"]
+Vectors = Float[Tensor, "_ channels"]
 Covariance = Float[Tensor, "channels channels"]
 Axes = Float[Tensor, "axes channels"]
 
