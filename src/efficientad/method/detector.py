@@ -89,10 +89,19 @@ class Detector(nn.Module):
     """EfficientAD: finds what no normal image showed.
 
     Made by `train`, or read from a file by `load`.
+
+    Args:
+        teacher: Of 384 channels, or of fewer along axes of these.
+        student: Of twice as many.
+        autoencoder: Of as many.
+        statistics: Of the teacher's channels.
+        axes: Orthonormal rows, one for each of the teacher's channels: where it lies
+            among the 384. None: these themselves.
     """
 
     teacher_mean: Tensor
     teacher_std: Tensor
+    axes: Tensor | None
 
     def __init__(
         self,
@@ -100,6 +109,7 @@ class Detector(nn.Module):
         student: PatchDescriptionNetwork,
         autoencoder: Autoencoder,
         statistics: ChannelStatistics,
+        axes: Float[Tensor, "axes channels"] | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -107,6 +117,7 @@ class Detector(nn.Module):
         self.autoencoder = autoencoder
         self.register_buffer("teacher_mean", statistics.mean)
         self.register_buffer("teacher_std", statistics.std)
+        self.register_buffer("axes", axes)
         self.calibration: Calibration | None = None
         self.provenance: dict[str, Any] = {}
         """How the detector came to be: settings, hashes, versions; JSON-like."""
@@ -130,6 +141,16 @@ class Detector(nn.Module):
         descriptors: Tensor = self.teacher(images)
         centred = descriptors - self.teacher_mean.view(shape)
         return centred / self.teacher_std.view(shape)
+
+    def in_channels(self, descriptors: Descriptors) -> Descriptors:
+        """Give normalized descriptors, the teacher's or imitated ones, in 384 channels.
+
+        What lies outside of the axes is missing.
+        """
+        if self.axes is None:
+            return descriptors
+        turned: Tensor = torch.einsum("ac,bahw->bchw", self.axes, descriptors)
+        return turned
 
     def raw_maps(self, images: Images) -> RawMaps:
         """Compare the networks on normalized images of 256 x 256 pixels."""

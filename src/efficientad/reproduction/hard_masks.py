@@ -97,7 +97,9 @@ class HardMaskRecorder:
     ) -> NDArray[np.float32]:
         images = normalize_images(torch.from_numpy(pixels).to(detector.device))
         student = split_student(detector.student(images)).for_teacher
-        mask = hard_feature_mask(detector.describe(images), student, self._hard_share)
+        described = (detector.describe(images), student)
+        teacher, student = map(detector.in_channels, described)
+        mask = hard_feature_mask(teacher, student, self._hard_share)
         masks: NDArray[np.float32] = mask.cpu().numpy()
         return masks
 

@@ -19,7 +19,12 @@ from efficientad.method.placement import GRID_CELLS
 from efficientad.training.calibration import channel_statistics
 from efficientad.training.normal_images import Pixels
 from efficientad.training.pretraining_images import PretrainingImages
-from efficientad.training.principal_axes import Vectors, covariance, principal_axes
+from efficientad.training.principal_axes import (
+    Axes,
+    Vectors,
+    covariance,
+    principal_axes,
+)
 
 MAX_KEPT: Final = 600
 """Images whose descriptors are kept: 2.4 MB each, 1.4 GB in all."""
@@ -78,7 +83,7 @@ class KeptDescriptors:
         n_axes: int,
         natural: PretrainingImages | None,
         rng: np.random.Generator,
-    ) -> PatchDescriptionNetwork:
+    ) -> tuple[Axes, PatchDescriptionNetwork]:
         """Keep descriptors along their principal axes only.
 
         Args:
@@ -87,14 +92,14 @@ class KeptDescriptors:
             rng: Draws from them.
 
         Returns:
-            The teacher that gives such descriptors, normalized already.
+            The axes, and the teacher that gives such descriptors, normalized already.
         """
         own = (torch.from_numpy(row).flatten(0, 1).float() for row in self._kept)
         covariances = [covariance(own)]
         if natural is not None:
             drawn = (natural.draw(rng) for _ in range(_N_NATURAL))
             covariances.append(covariance(map(self._vectors, drawn)))
-        axes = principal_axes(covariances, n_axes)
+        axes = principal_axes(covariances, n_axes).contiguous()
         projected = axes.T.numpy()
         grid = (*self._kept.shape[:3], n_axes)
         kept: NDArray[np.float16] = np.empty(grid, np.float16)
@@ -106,7 +111,7 @@ class KeptDescriptors:
         self.statistics = ChannelStatistics(
             axes.new_zeros(n_axes), axes.new_ones(n_axes)
         )
-        return self._teacher
+        return axes, self._teacher
 
     def _vectors(self, pixels: Pixels) -> Vectors:
         return self._described(pixels).flatten(1).T.cpu()

@@ -123,6 +123,7 @@ def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
     if size not in get_args(ModelSize):
         raise ConfigError(f"size {size!r}")
     blank = torch.zeros(len(tensors["teacher_mean"]))
+    axes = tensors.get("axes")
     student = _network(size, tensors, "student")
     if student.n_channels != 2 * len(blank):
         raise ConfigError(f"{student.n_channels} channels of the student")
@@ -131,6 +132,7 @@ def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
         student,
         Autoencoder(len(blank)),
         ChannelStatistics(blank, blank.clone()),
+        None if axes is None else torch.zeros_like(axes),
     )
     detector.load_state_dict(tensors)
     return detector.requires_grad_(requires_grad=False)

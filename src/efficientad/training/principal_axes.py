@@ -40,13 +40,11 @@ def principal_axes(covariances: Iterable[Covariance], n_axes: int) -> Axes:
         n_axes: Rows of the result.
 
     Returns:
-        Orthogonal rows, the axis of the largest variance first, scaled such that a
-        mean over the axes stands for the mean over all channels.
+        Orthonormal rows, the axis of the largest variance first.
     """
     # Images that are all alike vary nowhere.
     both = sum(each / each.trace().clamp(min=1e-12) for each in covariances)
     assert isinstance(both, Tensor)
     _, vectors = torch.linalg.eigh(both)
-    rows = vectors.flip(1).T[:n_axes]
-    scaled: Tensor = rows.float() * (n_axes / len(both)) ** 0.5
-    return scaled
+    axes: Tensor = vectors.flip(1).T[:n_axes].float()
+    return axes

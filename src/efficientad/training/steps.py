@@ -20,7 +20,11 @@ from efficientad.method.losses import (
     pretraining_penalty,
     student_autoencoder_loss,
 )
-from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    PATCH_SIZE,
+    PATCH_STRIDE,
+)
 from efficientad.method.placement import GRID_CELLS
 from efficientad.training.config import QuickRecipe, Recipe
 from efficientad.training.kept_descriptors import KeptDescriptors
@@ -182,7 +186,13 @@ class QuickStep:
                 for i, c in zip(chosen, corners, strict=True)
             ]
         )
-        hard = hard_feature_loss(teacher, for_teacher[:n], self._recipe.hard_share)
+        # The largest distances are looked for among the channels, not along the axes,
+        # of which the first few would have them all.
+        hard = hard_feature_loss(
+            detector.in_channels(teacher),
+            detector.in_channels(for_teacher[:n]),
+            self._recipe.hard_share,
+        )
         whole = chosen[: quick.n_whole_images]
         augmented = vary_color(self._pixels[torch.from_numpy(whole)], rng)
         autoencoder = detector.autoencoder(
@@ -192,11 +202,13 @@ class QuickStep:
         blurred = torch.stack(
             [a[self._cells(c)] for a, c in zip(autoencoder, corners, strict=False)]
         )
+        # A mean over all channels, of which those outside of the axes are zero.
+        share = teacher.shape[1] / DESCRIPTOR_CHANNELS
         return Losses(
             hard,
-            self._penalty(for_teacher[n:]),
-            autoencoder_loss(targets, autoencoder),
-            student_autoencoder_loss(blurred, for_autoencoder),
+            share * self._penalty(for_teacher[n:]),
+            share * autoencoder_loss(targets, autoencoder),
+            share * student_autoencoder_loss(blurred, for_autoencoder),
         )
 
     def _penalty(self, natural: Tensor) -> Loss:

@@ -49,6 +49,7 @@ from efficientad.training.pretraining_images import (
     PretrainingImages,
     open_pretraining_images,
 )
+from efficientad.training.principal_axes import Axes
 from efficientad.training.progress import Progress, tell
 from efficientad.training.schedule import learning_rate
 from efficientad.training.steps import PaperStep, QuickStep
@@ -195,7 +196,7 @@ class _Training:
     def _untrained(
         self, teacher: PatchDescriptionNetwork, device: torch.device
     ) -> Detector:
-        teacher, statistics = self._measured(teacher, device)
+        teacher, statistics, axes = self._measured(teacher, device)
         torch.manual_seed(self.config.seed)
         n_channels = teacher.n_channels
         student = PatchDescriptionNetwork(
@@ -204,23 +205,23 @@ class _Training:
         if self.recipe.quick is not None:
             # Deviation: the paper's student starts at random and takes 70 000 steps.
             start_student(student, teacher, statistics, self.recipe.quick.student_start)
-        return Detector(teacher, student, Autoencoder(n_channels), statistics).to(
-            device
-        )
+        autoencoder = Autoencoder(n_channels)
+        return Detector(teacher, student, autoencoder, statistics, axes).to(device)
 
     def _measured(
         self, teacher: PatchDescriptionNetwork, device: torch.device
-    ) -> tuple[PatchDescriptionNetwork, ChannelStatistics]:
-        """Give the teacher as the student sees it, and statistics of its channels."""
+    ) -> tuple[PatchDescriptionNetwork, ChannelStatistics, Axes | None]:
+        """Give the teacher as the student sees it, with its statistics and axes."""
         pixels, quick = self.training.pixels, self.recipe.quick
         if quick is None:
-            return teacher, channel_statistics(teacher, pixels, device)
+            return teacher, channel_statistics(teacher, pixels, device), None
         self._kept = kept = KeptDescriptors(teacher, pixels, device)
-        if quick.n_axes < teacher.n_channels:
-            rng = np.random.default_rng((self.config.seed, *_FOR_AXES))
-            teacher = kept.along_axes(quick.n_axes, self.pretraining_images, rng)
-            teacher.eval().requires_grad_(requires_grad=False)
-        return teacher, kept.statistics
+        if quick.n_axes >= teacher.n_channels:
+            return teacher, kept.statistics, None
+        rng = np.random.default_rng((self.config.seed, *_FOR_AXES))
+        axes, turned = kept.along_axes(quick.n_axes, self.pretraining_images, rng)
+        turned.eval().requires_grad_(requires_grad=False)
+        return turned, kept.statistics, axes
 
     def _step(self) -> PaperStep | QuickStep:
         pixels, natural = self.training.pixels, self.pretraining_images
