@@ -142,7 +142,9 @@ class Detector(nn.Module):
         centred = descriptors - self.teacher_mean.view(shape)
         return centred / self.teacher_std.view(shape)
 
-    def in_channels(self, descriptors: Descriptors) -> Descriptors:
+    def in_channels(
+        self, descriptors: Descriptors
+    ) -> Float[Tensor, "batch all_channels rows columns"]:
         """Give normalized descriptors, the teacher's or imitated ones, in 384 channels.
 
         What lies outside of the axes is missing.
