@@ -317,7 +317,7 @@ def test_the_text_has_the_tables(measured):
 
     assert "images/s by 2" in text
     assert "limit of int8" in text
-    assert "small: 8.06 M parameters, 75.9 GFLOP an image" in text
+    assert "plain networks, small: 8.06 M parameters, 75.9 GFLOP an image" in text
 
 
 def test_a_file_given_twice_is_refused(monkeypatch):

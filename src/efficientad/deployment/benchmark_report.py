@@ -86,7 +86,8 @@ class BenchmarkReport:
         parts = [where, self.table(), "\n".join(self.limit_lines())]
         if self.cost is not None:
             parts.append(
-                f"{self.cost.size}: {self.cost.n_parameters / 1e6:.2f} M parameters, "
+                f"plain networks, {self.cost.size}: "
+                f"{self.cost.n_parameters / 1e6:.2f} M parameters, "
                 f"{self.cost.flops / _GIGA:.1f} GFLOP an image"
             )
             if self.cost.timings is not None:
