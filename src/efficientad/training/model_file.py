@@ -141,11 +141,16 @@ def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
 def _network(
     size: ModelSize, tensors: dict[str, Tensor], name: str
 ) -> PatchDescriptionNetwork:
-    """Make a network as wide as its weights are."""
+    """Make a network as wide as its weights are.
+
+    Raises:
+        RuntimeError: If they are of another size, as PyTorch does.
+    """
     last = len(LAYERS[size]) - 1
-    n_hidden, n_channels = (
-        len(tensors[f"{name}.convolutions.{index}.bias"]) for index in (last - 1, last)
-    )
+    names = [f"{name}.convolutions.{index}.bias" for index in (last - 1, last)]
+    if not all(name in tensors for name in names):
+        raise RuntimeError(f"needed {' and '.join(names)}")
+    n_hidden, n_channels = (len(tensors[name]) for name in names)
     return PatchDescriptionNetwork(size, n_channels, n_hidden=n_hidden)
 
 
