@@ -79,7 +79,7 @@ def narrow_detector(request):
         PatchDescriptionNetwork(size, 32, n_hidden=384),
         PatchDescriptionNetwork(size, 64, n_hidden=768),
         Autoencoder(32),
-        ChannelStatistics(torch.zeros(32), torch.ones(32)),
+        ChannelStatistics(torch.randn(32) * 0.01, torch.rand(32) * 0.05 + 0.02),
         torch.eye(384)[:32],
     ).eval()
 

@@ -99,7 +99,8 @@ def baseline(detector: Detector) -> Baseline:
     # Channels that a detector does without are zeros here: the same maps, all the work.
     mean = detector.teacher_mean.new_zeros(DESCRIPTOR_CHANNELS)
     std = torch.ones_like(mean)
-    mean[:n_own], std[:n_own] = detector.teacher_mean, detector.teacher_std
+    mean[:n_own] = detector.teacher_mean * _scale(n_own)
+    std[:n_own] = detector.teacher_std
     return Baseline(
         _filled(pdn(size, DESCRIPTOR_CHANNELS), detector.teacher),
         _filled(pdn(size, 2 * DESCRIPTOR_CHANNELS), detector.student, n_halves=2),
@@ -178,6 +179,12 @@ class BaselinePredictor:
         ]
 
 
+def _scale(n_own: int) -> float:
+    """A map is the mean over the channels: of fewer ones, each counts for more."""
+    scale: float = (DESCRIPTOR_CHANNELS / n_own) ** 0.5
+    return scale
+
+
 @torch.no_grad()
 def _filled(
     plain: nn.Sequential,
@@ -192,8 +199,7 @@ def _filled(
     assert last.bias is not None
     assert last_place.bias is not None
     n_own = last.out_channels // n_halves
-    # A map is the mean over the channels: of fewer ones, each counts for more.
-    scale = (DESCRIPTOR_CHANNELS / n_own) ** 0.5
+    scale = _scale(n_own)
     for filled, own in (
         (last_place.weight, last.weight),
         (last_place.bias, last.bias),
