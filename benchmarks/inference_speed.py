@@ -39,7 +39,7 @@ from efficientad.storage import write_whole
 Maps = tuple[Tensor, Tensor]
 
 N_AXES = 128
-"""Channels of the detectors that preset `quick` makes."""
+"""Of the detectors with fewer channels."""
 
 
 class Row(NamedTuple):

@@ -23,7 +23,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from inference_speed import random_detector
+from inference_speed import N_AXES, random_detector
 from records import RESULTS, write_run
 from torch import Tensor, nn
 from torch.nn import functional
@@ -191,7 +191,7 @@ def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
     assert isinstance(quick, QuickRecipe)
     natural = open_pretraining_images(None)
     whole = replace(QUICK, quick=replace(quick, window_cells=GRID_CELLS))
-    all_channels = replace(QUICK, quick=replace(quick, n_axes=DESCRIPTOR_CHANNELS))
+    few_axes = replace(QUICK, quick=replace(quick, n_axes=N_AXES))
     adam = replace(QUICK, optimizer="adamw")
     n = QUICK.batch_size
     plain = _without_fast_convolutions
@@ -217,7 +217,7 @@ def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
             PackageStep(size, QUICK, natural, _image_by_image),
             n,
         ),
-        "quick, all channels": (PackageStep(size, all_channels, natural), n),
+        f"quick, {N_AXES} axes": (PackageStep(size, few_axes, natural), n),
         "quick, whole images": (PackageStep(size, whole, natural), n),
         "quick, without penalty": (PackageStep(size, QUICK, None), n),
         "quick, AdamW": (PackageStep(size, adam, natural), n),

@@ -91,6 +91,7 @@ def test_without_hard_loss_all_distances_weigh_the_same(recipe, rng):
     loss = hard_feature_loss(teacher, student, without.hard_share)
 
     torch.testing.assert_close(loss, (teacher - student).square().mean())
+    assert without.quick is None or without.quick.mean_share == 0
 
 
 def test_a_hard_mask_is_the_share_of_channels_at_or_above_the_quantile(rng):

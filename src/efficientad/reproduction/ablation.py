@@ -4,7 +4,8 @@ A deviation changes one part or several. Deviations that train alike share a tra
 normalization is fitted on held-out normal images afterwards.
 
 "Without the hard feature loss" and p_hard = 0 are the mean of all squared distances, as
-in the paper.
+in the paper; preset `quick`, which adds that mean to the hard feature loss, then counts
+it once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,7 +51,11 @@ class Deviation:
         """Give the recipe of the training, from that of the method."""
         if self.p_hard is None:
             return full
-        return replace(full, hard_share=round(1 - self.p_hard, _N_DIGITS))
+        quick = full.quick
+        if quick is not None and self.p_hard == 0:
+            quick = replace(quick, mean_share=0.0)
+        share = round(1 - self.p_hard, _N_DIGITS)
+        return replace(full, hard_share=share, quick=quick)
 
     def canonical(self, full: Recipe) -> "Deviation":
         """Leave out what is as in the method."""

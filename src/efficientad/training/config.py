@@ -124,6 +124,8 @@ class QuickRecipe:
     """Weight of the pretraining penalty; the paper's is 1."""
     n_whole_images: int
     """Whole images a step for the autoencoder."""
+    mean_share: float
+    """Weight of the mean over all squared distances beside the hard feature loss."""
     n_axes: int
     """Principal axes of the teacher's descriptors that are kept, at most 384: all."""
     divides_by_level: bool
@@ -153,7 +155,8 @@ QUICK: Final = Recipe(
         n_penalty_images=1,
         penalty_weight=0.3,
         n_whole_images=1,
-        n_axes=128,
+        mean_share=1.0,
+        n_axes=384,
         divides_by_level=True,
     ),
 )

@@ -188,10 +188,8 @@ class QuickStep:
         )
         # The largest distances are looked for among the channels, not along the axes,
         # of which the first few would have them all.
-        hard = hard_feature_loss(
-            detector.in_channels(teacher),
-            detector.in_channels(for_teacher[:n]),
-            self._recipe.hard_share,
+        hard = self._imitation_loss(
+            detector.in_channels(teacher), detector.in_channels(for_teacher[:n])
         )
         whole = chosen[: quick.n_whole_images]
         augmented = vary_color(self._pixels[torch.from_numpy(whole)], rng)
@@ -210,6 +208,10 @@ class QuickStep:
             share * autoencoder_loss(targets, autoencoder),
             share * student_autoencoder_loss(blurred, for_autoencoder),
         )
+
+    def _imitation_loss(self, teacher: Tensor, student: Tensor) -> Loss:
+        hard = hard_feature_loss(teacher, student, self._recipe.hard_share)
+        return hard + self._quick.mean_share * (teacher - student).square().mean()
 
     def _penalty(self, natural: Tensor) -> Loss:
         if not len(natural):
