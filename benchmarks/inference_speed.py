@@ -62,6 +62,7 @@ def random_detector(size: ModelSize, n_channels: int = DESCRIPTOR_CHANNELS) -> D
         PatchDescriptionNetwork(size, 2 * n_channels, n_hidden=2 * n_hidden),
         Autoencoder(n_channels),
         ChannelStatistics(torch.randn(n_channels) * 0.01, std),
+        None if n_channels == n_hidden else torch.eye(n_hidden)[:n_channels],
     ).requires_grad_(requires_grad=False)
 
 
@@ -204,14 +205,15 @@ def main() -> None:
             found = times | gain
             record(run("inference_steps", "small", step.name, found), asked.output)
         return
-    settings = [f"batch {asked.batch}, {n} threads" for n in asked.threads]
-    measured = [
-        measure(asked.size, n, asked.batch, asked.repeats, asked.only)
-        for n in asked.threads
-    ]
     if asked.processes:
         settings = [f"{asked.processes} processes of 1 thread"]
         measured = [measure_together(asked.size, asked.processes, asked.repeats)]
+    else:
+        settings = [f"batch {asked.batch}, {n} threads" for n in asked.threads]
+        measured = [
+            measure(asked.size, n, asked.batch, asked.repeats, asked.only)
+            for n in asked.threads
+        ]
     for setting, rows in zip(settings, measured, strict=True):
         for row in rows:
             metrics = {

@@ -23,7 +23,7 @@ from efficientad.errors import (
 )
 from efficientad.method.detector import Detector
 from efficientad.training import model_file, student, tensor_file
-from efficientad.training.config import TrainConfig
+from efficientad.training.config import QUICK, TrainConfig
 from efficientad.training.schedule import learning_rate
 from efficientad.training.steps import QuickStep
 
@@ -93,6 +93,34 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     assert resumed.calibration == detector.calibration
 
 
+def test_a_training_along_axes_resumes_to_the_same_bits(normal_images, tmp_path):
+    assert QUICK.quick is not None
+    quick = replace(QUICK.quick, n_axes=64)
+    recipe = replace(QUICK, steps=4, batch_size=2, quick=quick)
+
+    def trained_to(output, on_step=None):
+        config = replace(CONFIG, steps=4, batch_size=2, resume=True)
+        return student.train(
+            normal_images, config, output=output, recipe=recipe, on_step=on_step
+        )
+
+    def stop(n_steps_done, _detector):
+        if n_steps_done == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = trained_to(tmp_path / "whole.ead")
+    with pytest.raises(KeyboardInterrupt):
+        trained_to(tmp_path / "part.ead", stop)
+    resumed = trained_to(tmp_path / "part.ead")
+
+    assert whole.axes.shape == (64, 384)
+    assert (whole.teacher.n_channels, whole.student.n_channels) == (64, 128)
+    loaded = model_file.load(tmp_path / "part.ead", device="cpu")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+        assert torch.equal(value, loaded.state_dict()[name]), name
+
+
 def test_a_finished_training_is_not_repeated(trained, normal_images, capsys):
     detector, output = trained
     before = output.read_bytes()
@@ -150,7 +178,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from efficientad.training import student
-from efficientad.training.config import TrainConfig
+from efficientad.training.config import QUICK, TrainConfig
 
 student._CHECKPOINT_SECONDS = 0
 def kill(n_steps, detector):
