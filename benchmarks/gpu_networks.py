@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from efficientad.images import INPUT_SIZE
 from efficientad.method.decision import HIGH_TARGET, LOW_TARGET, Calibration
-from efficientad.method.detector import Detector, split_student
+from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD
 from efficientad.method.losses import (
     autoencoder_loss,
@@ -196,7 +196,8 @@ class DeviceTraining(nn.Module):
         shape = (1, -1, 1, 1)
         centred = described.float() - detector.teacher_mean.view(shape)
         teacher = centred / detector.teacher_std.view(shape)
-        for_teacher, for_autoencoder = split_student(student.float())
+        for_teacher = student[:, FOR_TEACHER].float()
+        for_autoencoder = student[:, FOR_AUTOENCODER].float()
         loss: Tensor = (
             hard_feature_loss(teacher[:1], for_teacher[:1], self.recipe.hard_share)
             + pretraining_penalty(for_teacher[1:2])

@@ -35,11 +35,12 @@ from efficientad.method.networks import (
     PatchDescriptionNetwork,
 )
 from efficientad.storage import write_whole
+from efficientad.training.config import QUICK
 
 Maps = tuple[Tensor, Tensor]
 
-N_AXES = 128
-"""Of the detectors with fewer channels."""
+FEW = QUICK.local_channels, QUICK.global_channels
+"""Of local and global map in a detector as preset `quick` leaves it."""
 
 
 class Row(NamedTuple):
@@ -52,17 +53,20 @@ class Row(NamedTuple):
     """The largest difference of a map from the baseline's, relative to the value."""
 
 
-def random_detector(size: ModelSize, n_channels: int = DESCRIPTOR_CHANNELS) -> Detector:
+def random_detector(
+    size: ModelSize,
+    n_local: int = DESCRIPTOR_CHANNELS,
+    n_global: int = DESCRIPTOR_CHANNELS,
+) -> Detector:
     """A detector with random weights, the same for the same seed."""
     torch.manual_seed(0)
     n_hidden = DESCRIPTOR_CHANNELS
-    std = torch.rand(n_channels) * 0.05 + 0.02
+    std = torch.rand(n_local) * 0.05 + 0.02
     return Detector(
-        PatchDescriptionNetwork(size, n_channels, n_hidden=n_hidden),
-        PatchDescriptionNetwork(size, 2 * n_channels, n_hidden=2 * n_hidden),
-        Autoencoder(n_channels),
-        ChannelStatistics(torch.randn(n_channels) * 0.01, std),
-        None if n_channels == n_hidden else torch.eye(n_hidden)[:n_channels],
+        PatchDescriptionNetwork(size, n_local, n_hidden=n_hidden),
+        PatchDescriptionNetwork(size, n_local + n_global, n_hidden=2 * n_hidden),
+        Autoencoder(n_global),
+        ChannelStatistics(torch.randn(n_local) * 0.01, std),
     ).requires_grad_(requires_grad=False)
 
 
@@ -82,9 +86,12 @@ def ways(
         detector = random_detector(size)
         detector.runtime = runtime
         found[runtime] = detector.judged_maps, exact
-    narrow = random_detector(size, N_AXES)
+    narrow = random_detector(size, *FEW)
     maps_of_narrow = raw_maps(baseline(narrow), pixels)
-    found[f"native, {N_AXES} axes"] = narrow.judged_maps, maps_of_narrow
+    found[f"native, {' and '.join(map(str, FEW))} channels"] = (
+        narrow.judged_maps,
+        maps_of_narrow,
+    )
     ready = openvino_ways(networks, pixels, threads)
     return found | {name: (way, exact) for name, way in ready.items()}
 

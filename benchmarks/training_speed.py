@@ -23,7 +23,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from inference_speed import N_AXES, random_detector
+from inference_speed import random_detector
 from records import RESULTS, write_run
 from torch import Tensor, nn
 from torch.nn import functional
@@ -117,8 +117,7 @@ class PackageStep:
         natural: PretrainingImages | None,
         switched: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        quick = recipe.quick
-        detector = random_detector(size, quick.n_axes if quick else DESCRIPTOR_CHANNELS)
+        detector = random_detector(size)
         trained: list[nn.Module] = [detector.student, detector.autoencoder]
         for network in trained:
             network.requires_grad_(requires_grad=True)
@@ -191,7 +190,6 @@ def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
     assert isinstance(quick, QuickRecipe)
     natural = open_pretraining_images(None)
     whole = replace(QUICK, quick=replace(quick, window_cells=GRID_CELLS))
-    few_axes = replace(QUICK, quick=replace(quick, n_axes=N_AXES))
     adam = replace(QUICK, optimizer="adamw")
     n = QUICK.batch_size
     plain = _without_fast_convolutions
@@ -217,7 +215,6 @@ def ways(size: ModelSize) -> dict[str, tuple[Step, int]]:
             PackageStep(size, QUICK, natural, _image_by_image),
             n,
         ),
-        f"quick, {N_AXES} axes": (PackageStep(size, few_axes, natural), n),
         "quick, whole images": (PackageStep(size, whole, natural), n),
         "quick, without penalty": (PackageStep(size, QUICK, None), n),
         "quick, AdamW": (PackageStep(size, adam, natural), n),
@@ -238,22 +235,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=get_args(ModelSize), default="small")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--only", nargs="+", help="steps beside the reference")
-    parser.add_argument("--experiment", default="training_speed")
     parser.add_argument("--output", type=Path, help=f"for example {RESULTS}")
     asked = parser.parse_args(arguments)
     keep_freed_memory()
-    found = ways(asked.size)
-    if asked.only is not None:
-        found = {k: way for k, way in found.items() if k in {REFERENCE, *asked.only}}
-    times = measure(found, asked.repeats)
+    times = measure(ways(asked.size), asked.repeats)
     for name, timing in times.items():
         speedup = times[REFERENCE].median / timing.median
         print(f"{name:28} {timing.median:8.1f} ms an image {speedup:6.2f}", flush=True)
         if asked.output is None:
             continue
         run = {
-            "experiment": asked.experiment,
+            "experiment": "training_speed",
             "category": asked.size,
             "variant": name,
             "seed": 0,

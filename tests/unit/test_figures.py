@@ -42,7 +42,6 @@ class RandomDescriptors(FakeDetector):
     def __init__(self, provenance):
         super().__init__(provenance)
         self.student = RandomGrid()
-        self.register_buffer("axes", None)
 
     def describe(self, images):
         return torch.randn(len(images), 384, 56, 56)

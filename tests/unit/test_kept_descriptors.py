@@ -8,7 +8,6 @@ from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training import kept_descriptors
 from efficientad.training.kept_descriptors import KeptDescriptors
-from efficientad.training.pretraining_images import open_pretraining_images
 
 CPU = torch.device("cpu")
 
@@ -55,24 +54,3 @@ def test_of_many_images_some_are_kept_and_the_others_computed(
     torch.testing.assert_close(measured.mean(1), torch.zeros(384), atol=1e-3, rtol=0)
     for index in range(len(kept)):
         torch.testing.assert_close(kept.of(index), wanted[index], atol=0.01, rtol=0.01)
-
-
-@pytest.mark.parametrize("has_natural", [True, False])
-def test_along_axes_kept_and_computed_descriptors_lie_among_the_channels(
-    teacher, pixels, monkeypatch, has_natural
-):
-    monkeypatch.setattr(kept_descriptors, "MAX_KEPT", 4)
-    monkeypatch.setattr(kept_descriptors, "_N_NATURAL", 1)
-    kept = KeptDescriptors(teacher, pixels, CPU)
-    wanted = expected(teacher, pixels, kept.statistics)
-    natural = open_pretraining_images(None) if has_natural else None
-
-    axes, turned = kept.along_axes(128, natural, np.random.default_rng(0))
-
-    torch.testing.assert_close(axes @ axes.T, torch.eye(128), rtol=0, atol=1e-5)
-    images = normalize_images(torch.from_numpy(pixels))
-    for index in range(len(kept)):
-        along = torch.einsum("ac,chw->ahw", axes, wanted[index])
-        torch.testing.assert_close(kept.of(index), along, atol=0.02, rtol=0.02)
-        own = turned(images[index : index + 1])[0]
-        torch.testing.assert_close(own, along, atol=0.01, rtol=0.01)

@@ -42,13 +42,13 @@ def test_the_three_networks_cost_the_papers_operations(size, gflop):
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, abs=0.05)
 
 
-@pytest.mark.parametrize(("size", "gflop"), [("small", 55.2), ("medium", 231.4)])
-def test_networks_of_128_principal_axes_cost_less(size, gflop):
+@pytest.mark.parametrize(("size", "gflop"), [("small", 53.4), ("medium", 230.9)])
+def test_networks_of_few_channels_cost_less(size, gflop):
     with torch.device("meta"):
         networks = (
             PatchDescriptionNetwork(size, 128, n_hidden=384),
-            PatchDescriptionNetwork(size, 256, n_hidden=768),
-            Autoencoder(128).eval(),
+            PatchDescriptionNetwork(size, 128 + 64, n_hidden=768),
+            Autoencoder(64).eval(),
         )
         image = torch.empty(1, 3, 256, 256)
     counter = FlopCounterMode(display=False)

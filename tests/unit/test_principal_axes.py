@@ -1,4 +1,4 @@
-"""Descriptors along their principal axes: fewer channels, the same maps."""
+"""A trained detector along its principal axes: fewer channels, the same maps."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.training.model_file import load, save
-from efficientad.training.principal_axes import covariance, principal_axes
+from efficientad.training.principal_axes import along_axes, moments, principal_axes
 
 
 @pytest.fixture
@@ -20,16 +20,19 @@ def vectors():
     return few + 0.01 * torch.randn(4000, 12)
 
 
-def test_covariance_is_the_mean_of_outer_products(vectors):
-    expected = sum(torch.outer(v, v) for v in vectors.double()) / len(vectors)
+def moments_of(vectors):
+    return moments(vectors.T[None, :, :, None])
 
-    found = covariance([vectors[:100], vectors[100:]])
 
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+def test_moments_are_the_sum_of_outer_products(vectors):
+    images = vectors.T.reshape(12, 8, 25, 20).transpose(0, 1)
+    expected = sum(torch.outer(v, v) for v in vectors.double())
+
+    torch.testing.assert_close(moments(images), expected, rtol=1e-5, atol=1e-2)
 
 
 def test_few_axes_hold_the_sum_over_all_channels(vectors):
-    axes = principal_axes([covariance([vectors])], 5)
+    axes = principal_axes([moments_of(vectors)], 5)
 
     along = vectors @ axes.T
 
@@ -40,7 +43,7 @@ def test_few_axes_hold_the_sum_over_all_channels(vectors):
 
 
 def test_all_axes_turn_the_descriptors_and_nothing_else(vectors):
-    axes = principal_axes([covariance([vectors])], 12)
+    axes = principal_axes([moments_of(vectors)], 12)
 
     torch.testing.assert_close(axes @ axes.T, torch.eye(12), rtol=0, atol=1e-5)
 
@@ -49,7 +52,7 @@ def test_each_kind_of_image_counts_the_same_whatever_its_scale(vectors):
     torch.manual_seed(1)
     others = 1000 * torch.randn(4000, 2) @ torch.randn(2, 12)
 
-    axes = principal_axes([covariance([vectors]), covariance([others])], 7)
+    axes = principal_axes([moments_of(vectors), moments_of(others)], 7)
 
     for each in (vectors, others):
         kept = (each @ axes.T).square().sum() / each.square().sum()
@@ -70,18 +73,21 @@ def test_a_projected_network_gives_the_projected_descriptors(size):
     torch.testing.assert_close(projected(image), expected, rtol=1e-3, atol=1e-4)
 
 
+def random_detector(size, n_local, n_global):
+    torch.manual_seed(0)
+    std = torch.rand(n_local) * 0.05 + 0.02
+    return Detector(
+        PatchDescriptionNetwork(size, n_local, n_hidden=384),
+        PatchDescriptionNetwork(size, n_local + n_global, n_hidden=768),
+        Autoencoder(n_global),
+        ChannelStatistics(torch.randn(n_local) * 0.01, std),
+    ).eval()
+
+
 @pytest.fixture(params=["small", "medium"])
 def narrow_detector(request):
-    """Networks of 32 channels instead of 384."""
-    torch.manual_seed(0)
-    size = request.param
-    return Detector(
-        PatchDescriptionNetwork(size, 32, n_hidden=384),
-        PatchDescriptionNetwork(size, 64, n_hidden=768),
-        Autoencoder(32),
-        ChannelStatistics(torch.randn(32) * 0.01, torch.rand(32) * 0.05 + 0.02),
-        torch.eye(384)[:32],
-    ).eval()
+    """Networks of 64 channels for the local map, and 32 for the global one."""
+    return random_detector(request.param, 64, 32)
 
 
 @pytest.fixture
@@ -89,14 +95,45 @@ def pixels(rng):
     return torch.from_numpy(rng.integers(0, 256, (1, 256, 256, 3), "uint8"))
 
 
-def test_descriptors_go_back_to_the_channels(narrow_detector):
-    descriptors = torch.randn(2, 32, 3, 3)
+@pytest.fixture
+def images():
+    torch.manual_seed(1)
+    return torch.randn(1, 3, 256, 256)
 
-    channels = narrow_detector.in_channels(descriptors)
 
-    assert channels.shape == (2, 384, 3, 3)
-    assert torch.equal(channels[:, :32], descriptors)
-    assert not channels[:, 32:].any()
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_along_all_axes_the_maps_are_the_same(size, images):
+    detector = random_detector(size, 384, 384)
+
+    turned = along_axes(detector, [[images]], 384, 384)
+
+    for one, other in zip(
+        turned.raw_maps(images), detector.raw_maps(images), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    assert not turned.training
+    assert not any(p.requires_grad for p in turned.parameters())
+
+
+def test_along_few_axes_the_maps_lose_what_lies_outside_of_them(images):
+    detector = random_detector("small", 384, 384)
+    other_images = images.flip(3) / 2
+    kinds = [[images], [other_images, -other_images]]
+
+    few, more = (along_axes(detector, kinds, n, n // 2) for n in (64, 192))
+
+    whole = detector.raw_maps(images)
+    shares = [
+        [part / all_ for part, all_ in zip(d.raw_maps(images), whole, strict=True)]
+        for d in (few, more)
+    ]
+    for little, much in zip(*shares, strict=True):
+        assert little.min() > 0
+        assert (little < much + 1e-4).all()
+        assert much.max() < 1 + 1e-4
+    local_share, global_share = (share.mean().item() for share in shares[1])
+    assert local_share > 0.9
+    assert global_share > 0.9
 
 
 def test_native_layers_compare_few_channels_as_pytorch_does(narrow_detector, pixels):
@@ -131,14 +168,10 @@ def saved(detector, path):
 
 
 def test_a_student_of_other_channels_than_its_teacher_is_refused(tmp_path):
-    detector = Detector(
-        PatchDescriptionNetwork("small", 32),
-        PatchDescriptionNetwork("small", 48),
-        Autoencoder(32),
-        ChannelStatistics(torch.zeros(32), torch.ones(32)),
-    )
+    detector = random_detector("small", 32, 32)
+    detector.autoencoder = Autoencoder(64)
 
-    with pytest.raises(ModelFileError, match="48 channels of the student"):
+    with pytest.raises(ModelFileError, match="64 channels of the student"):
         load(saved(detector, tmp_path / "part.ead"))
 
 

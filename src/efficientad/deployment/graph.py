@@ -159,7 +159,10 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> tuple[str, str
         graph, student, weight_s[n:], bias_s[n:], name="student_for_autoencoder"
     )
     difference = graph.op("Sub", autoencoder, student_for_autoencoder)
-    return _mean_of_squares(graph, local, n), _mean_of_squares(graph, difference, n)
+    return (
+        _mean_of_squares(graph, local, n),
+        _mean_of_squares(graph, difference, len(bias_s) - n),
+    )
 
 
 def _mean_of_squares(graph: Nodes, difference: str, n_channels: int) -> str:

@@ -95,16 +95,19 @@ def autoencoder() -> nn.Sequential:
 def baseline(detector: Detector) -> Baseline:
     """Give the plain networks with the weights of a detector, ready to judge."""
     size = detector.size
-    n_own = len(detector.teacher_mean)
+    n_local = len(detector.teacher_mean)
+    n_global = detector.autoencoder.describe.out_channels
     # Channels that a detector does without are zeros here: the same maps, all the work.
     mean = detector.teacher_mean.new_zeros(DESCRIPTOR_CHANNELS)
     std = torch.ones_like(mean)
-    mean[:n_own] = detector.teacher_mean * _scale(n_own)
-    std[:n_own] = detector.teacher_std
+    mean[:n_local] = detector.teacher_mean * _scale(n_local)
+    std[:n_local] = detector.teacher_std
     return Baseline(
-        _filled(pdn(size, DESCRIPTOR_CHANNELS), detector.teacher),
-        _filled(pdn(size, 2 * DESCRIPTOR_CHANNELS), detector.student, n_halves=2),
-        _filled(autoencoder(), detector.autoencoder),
+        _filled(pdn(size, DESCRIPTOR_CHANNELS), detector.teacher, [n_local]),
+        _filled(
+            pdn(size, 2 * DESCRIPTOR_CHANNELS), detector.student, [n_local, n_global]
+        ),
+        _filled(autoencoder(), detector.autoencoder, [n_global]),
         mean,
         std,
     )
@@ -189,24 +192,27 @@ def _scale(n_own: int) -> float:
 def _filled(
     plain: nn.Sequential,
     network: PatchDescriptionNetwork | Autoencoder,
-    n_halves: Literal[1, 2] = 1,
+    n_own: Sequence[int],
 ) -> nn.Sequential:
-    """Copy the convolutions in their order, which is the same in both."""
+    """Copy the convolutions in their order, which is the same in both.
+
+    Args:
+        plain: Filled in place.
+        network: Whose weights are copied.
+        n_own: Its channels, for each 384 of the plain network.
+    """
     *convolutions, last = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     *places, last_place = (m for m in plain if isinstance(m, nn.Conv2d))
     for place, convolution in zip(places, convolutions, strict=True):
         place.load_state_dict(convolution.state_dict())
     assert last.bias is not None
     assert last_place.bias is not None
-    n_own = last.out_channels // n_halves
-    scale = _scale(n_own)
     for filled, own in (
         (last_place.weight, last.weight),
         (last_place.bias, last.bias),
     ):
         filled.zero_()
-        for wide, narrow in zip(
-            filled.chunk(n_halves), own.chunk(n_halves), strict=True
-        ):
-            wide[:n_own] = narrow * scale
+        wide = filled.split(DESCRIPTOR_CHANNELS)
+        for part, narrow in zip(wide, own.split(list(n_own)), strict=True):
+            part[: len(narrow)] = narrow * _scale(len(narrow))
     return plain.eval().requires_grad_(requires_grad=False)

@@ -9,7 +9,7 @@ Where student and autoencoder differ, the arrangement is: the global map.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from efficientad.kernels import layers
 from efficientad.kernels.native import say
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.inputs import Images, Pixels, normalize_images
-from efficientad.method.losses import squared_distance_map
+from efficientad.method.losses import mean_square_map
 from efficientad.method.maps import (
     AnomalyMaps,
     RawMaps,
@@ -31,6 +31,7 @@ from efficientad.method.maps import (
 )
 from efficientad.method.native_maps import NativeMaps
 from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
     Autoencoder,
     ModelSize,
     PatchDescriptionNetwork,
@@ -48,29 +49,18 @@ class ChannelStatistics(NamedTuple):
     std: Channels
 
 
-class StudentDescriptors(NamedTuple):
-    """The two halves of the student's output."""
-
-    for_teacher: Descriptors
-    for_autoencoder: Descriptors
+FOR_TEACHER: Final = slice(DESCRIPTOR_CHANNELS)
+FOR_AUTOENCODER: Final = slice(DESCRIPTOR_CHANNELS, 2 * DESCRIPTOR_CHANNELS)
+"""The halves of a student's channels while it is trained."""
 
 
-def split_student(
-    output: Float[Tensor, "batch both_channels rows columns"],
-) -> StudentDescriptors:
-    """Split the student's output: the half for the teacher comes first."""
-    for_teacher, for_autoencoder = halves(output.shape[1])
-    return StudentDescriptors(output[:, for_teacher], output[:, for_autoencoder])
+class Differences(NamedTuple):
+    """What the maps sum up the squares of."""
 
-
-def halves(n_channels: int) -> tuple[slice, slice]:
-    """Say which of a student's channels are for the teacher, which for the autoencoder.
-
-    Args:
-        n_channels: Of both together.
-    """
-    n = n_channels // 2
-    return slice(n), slice(n, n_channels)
+    local: Descriptors
+    """Teacher minus student."""
+    global_: Descriptors
+    """Autoencoder minus student."""
 
 
 _Fingerprint = tuple[tuple[int, int], ...]
@@ -91,17 +81,14 @@ class Detector(nn.Module):
     Made by `train`, or read from a file by `load`.
 
     Args:
-        teacher: Of 384 channels, or of fewer along axes of these.
-        student: Of twice as many.
-        autoencoder: Of as many.
+        teacher: Of 384 channels, or of fewer where a trained detector was reduced.
+        student: Of those of the teacher, and those of the autoencoder behind them.
+        autoencoder: Of 384 channels, or of fewer.
         statistics: Of the teacher's channels.
-        axes: Orthonormal rows, one for each of the teacher's channels: where it lies
-            among the 384. None: these themselves.
     """
 
     teacher_mean: Tensor
     teacher_std: Tensor
-    axes: Tensor | None
 
     def __init__(
         self,
@@ -109,7 +96,6 @@ class Detector(nn.Module):
         student: PatchDescriptionNetwork,
         autoencoder: Autoencoder,
         statistics: ChannelStatistics,
-        axes: Float[Tensor, "axes channels"] | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -117,7 +103,6 @@ class Detector(nn.Module):
         self.autoencoder = autoencoder
         self.register_buffer("teacher_mean", statistics.mean)
         self.register_buffer("teacher_std", statistics.std)
-        self.register_buffer("axes", axes)
         self.calibration: Calibration | None = None
         self.provenance: dict[str, Any] = {}
         """How the detector came to be: settings, hashes, versions; JSON-like."""
@@ -142,27 +127,20 @@ class Detector(nn.Module):
         centred = descriptors - self.teacher_mean.view(shape)
         return centred / self.teacher_std.view(shape)
 
-    def in_channels(
-        self, descriptors: Descriptors
-    ) -> Float[Tensor, "batch all_channels rows columns"]:
-        """Give normalized descriptors, the teacher's or imitated ones, in 384 channels.
-
-        What lies outside of the axes is missing.
-        """
-        if self.axes is None:
-            return descriptors
-        turned: Tensor = torch.einsum("ac,bahw->bchw", self.axes, descriptors)
-        return turned
-
-    def raw_maps(self, images: Images) -> RawMaps:
+    def differences(self, images: Images) -> Differences:
         """Compare the networks on normalized images of 256 x 256 pixels."""
         teacher = self.describe(images)
-        student = split_student(self.student(images))
         rows, columns = teacher.shape[-2:]
         autoencoder = self.autoencoder(images, (rows, columns))
+        n_channels = teacher.shape[1], autoencoder.shape[1]
+        for_teacher, for_autoencoder = self.student(images).split(n_channels, dim=1)
+        return Differences(teacher - for_teacher, autoencoder - for_autoencoder)
+
+    def raw_maps(self, images: Images) -> RawMaps:
+        """Give the maps of normalized images of 256 x 256 pixels, not normalized."""
+        differences = self.differences(images)
         return RawMaps(
-            squared_distance_map(teacher, student.for_teacher),
-            squared_distance_map(autoencoder, student.for_autoencoder),
+            mean_square_map(differences.local), mean_square_map(differences.global_)
         )
 
     @property

@@ -95,10 +95,7 @@ def student_autoencoder_loss(autoencoder: Descriptors, student: Descriptors) -> 
     return (autoencoder - student).square().mean()
 
 
-def squared_distance_map(
-    a: Descriptors, b: Descriptors
-) -> Float[Tensor, "batch rows columns"]:
-    """Give the mean over the channels of the squared distance."""
-    distance = a - b
-    squared: Tensor = torch.linalg.vecdot(distance, distance, dim=1)
-    return squared / a.shape[1]
+def mean_square_map(difference: Descriptors) -> Float[Tensor, "batch rows columns"]:
+    """Give the mean over the channels of the squares."""
+    squares: Tensor = torch.linalg.vecdot(difference, difference, dim=1)
+    return squares / difference.shape[1]

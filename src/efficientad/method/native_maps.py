@@ -148,7 +148,7 @@ class _Small:
             [_layer(w, "pool", tile=_POOLED_TILE) for w in (teacher[1], student[1])],
             [_layer(w, "store", tile=_SMALL_TILE) for w in (teacher[2], student[2])],
         ]
-        for_teacher, for_autoencoder = _halves(student[-1])
+        for_teacher, for_autoencoder = _split(student[-1], len(teacher[-1][0]))
         describe = autoencoder.describe
         # A 3 x 3 kernel is a 4 x 4 one with zeros; the grids have the border it needs.
         describe = functional.pad(describe[0], (0, 1, 0, 1)), describe[1]
@@ -220,7 +220,7 @@ class _Medium:
                 finishes, teacher[1:-1], student[1:-1], strict=True
             )
         ]
-        for_teacher, for_autoencoder = _halves(student[-1])
+        for_teacher, for_autoencoder = _split(student[-1], len(teacher[-1][0]))
         self._local = _layer(_difference(teacher[-1], for_teacher), "mean_square")
         self._describe = _layer(
             autoencoder.describe, "store", tile=_SMALL_TILE, padding=1, relu=False
@@ -332,10 +332,10 @@ def _stacked(one: Weights, other: Weights) -> Weights:
     return torch.cat([one[0], other[0]]), torch.cat([one[1], other[1]])
 
 
-def _halves(weights: Weights) -> tuple[Weights, Weights]:
-    """The student's last convolution: for the teacher, for the autoencoder."""
-    (w, for_autoencoder), (b, other_bias) = (torch.chunk(part, 2) for part in weights)
-    return (w, b), (for_autoencoder, other_bias)
+def _split(weights: Weights, n_first: int) -> tuple[Weights, Weights]:
+    """One convolution as two of the same input."""
+    weight, bias = weights
+    return (weight[:n_first], bias[:n_first]), (weight[n_first:], bias[n_first:])
 
 
 def _difference(

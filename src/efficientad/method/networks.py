@@ -205,14 +205,23 @@ class PatchDescriptionNetwork(nn.Module):
             mean: What is taken off the descriptors before.
         """
         plain = PatchDescriptionNetwork(self.size, len(matrix), n_hidden=self.n_hidden)
-        state = dict(self.folded().state_dict())
         last = f"convolutions.{len(self.convolutions) - 1}"
-        weight, bias = (state[f"{last}.{part}"].double() for part in ("weight", "bias"))
-        rows = matrix.double()
-        state[f"{last}.weight"] = torch.einsum("ac,cihw->aihw", rows, weight)
-        state[f"{last}.bias"] = rows @ (bias - mean)
-        plain.load_state_dict(state)
-        return plain.to(weight.device).train(self.training)
+        state = dict(self.folded().state_dict())
+        state[f"{last}.bias"] = state[f"{last}.bias"] - mean
+        plain.load_state_dict(_projected(state, last, matrix))
+        return plain.to(matrix.device).train(self.training)
+
+
+def _projected(
+    state: dict[str, Tensor], last: str, matrix: Float[Tensor, "channels own_channels"]
+) -> dict[str, Tensor]:
+    """Multiply what a network gives, by its last convolution."""
+    weight, bias = (state[f"{last}.{part}"].double() for part in ("weight", "bias"))
+    rows = matrix.double()
+    return state | {
+        f"{last}.weight": torch.einsum("ac,cihw->aihw", rows, weight),
+        f"{last}.bias": rows @ bias,
+    }
 
 
 ENCODER_CHANNELS = (32, 32, 64, 64, 64)
@@ -268,6 +277,19 @@ class Autoencoder(nn.Module):
         x = _resized(x, grid)
         x = conv2d(x, self.refine.weight, self.refine.bias, padding=1, relu=True)
         return conv2d(x, self.describe.weight, self.describe.bias, padding=1)
+
+    @torch.no_grad()
+    def projected(
+        self, matrix: Float[Tensor, "channels own_channels"]
+    ) -> "Autoencoder":
+        """Give the autoencoder whose descriptors are `matrix @ descriptor`.
+
+        Args:
+            matrix: A row for each channel of the new descriptors.
+        """
+        other = Autoencoder(len(matrix))
+        other.load_state_dict(_projected(self.state_dict(), "describe", matrix))
+        return other.to(matrix.device).train(self.training)
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:

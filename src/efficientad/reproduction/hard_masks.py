@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from efficientad.datasets import Category, split_validation
 from efficientad.errors import ResultError
 from efficientad.images import INPUT_SIZE, read_image, resize_image
-from efficientad.method.detector import Detector, split_student
+from efficientad.method.detector import FOR_TEACHER, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.losses import hard_feature_mask
 from efficientad.storage import whole_file
@@ -96,10 +96,8 @@ class HardMaskRecorder:
         self, pixels: NDArray[np.uint8], detector: Detector
     ) -> NDArray[np.float32]:
         images = normalize_images(torch.from_numpy(pixels).to(detector.device))
-        student = split_student(detector.student(images)).for_teacher
-        described = (detector.describe(images), student)
-        teacher, student = map(detector.in_channels, described)
-        mask = hard_feature_mask(teacher, student, self._hard_share)
+        student = detector.student(images)[:, FOR_TEACHER]
+        mask = hard_feature_mask(detector.describe(images), student, self._hard_share)
         masks: NDArray[np.float32] = mask.cpu().numpy()
         return masks
 

@@ -25,6 +25,10 @@ Runtime = Literal[
 Reduction = Literal["mean", "random", "pca"]
 RateSchedule = Literal["drop", "cosine", "constant"]
 OptimizerName = Literal["adam", "adamw", "muon"]
+ALL_CHANNELS: Final = 384
+"""Of a descriptor while the networks are trained."""
+_CHANNELS: Final = range(32, ALL_CHANNELS + 1, 32)  # what native layers work on
+
 StudentStart = Literal["random", "teacher_hidden", "teacher"]
 """All at random; the teacher's hidden layers; also its last one for the first half."""
 
@@ -66,6 +70,13 @@ class TrainConfig:
     false_alarm_budget: float = 0.01
     """Share of normal images the decision threshold may flag, in (0, 1)."""
 
+    local_channels: int | None = None
+    """Channels that the local map of the trained detector sums over, a multiple of 32,
+    at most 384: all, as in the paper. Few hold nearly all of the sum."""
+
+    global_channels: int | None = None
+    """Likewise of the global map."""
+
     device: Device = "auto"
     """Where the networks run. `auto` takes CUDA where there is one."""
 
@@ -82,6 +93,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        for name in ("local_channels", "global_channels"):
+            value = getattr(self, name)
+            if value is not None and value not in _CHANNELS:
+                raise ConfigError(
+                    f"{name} must be a multiple of {_CHANNELS.step}, from "
+                    f"{_CHANNELS.start} to {ALL_CHANNELS}, got {value}"
+                )
         for name in ("validation_share", "false_alarm_budget"):
             _require_share(name, getattr(self, name))
         _require_seed(self.seed)
@@ -105,6 +123,10 @@ class Recipe:
     """Of the optimizer."""
     hard_share: float
     """Share of the squared distances that the hard feature loss averages, in (0, 1]."""
+    local_channels: int = ALL_CHANNELS
+    """Channels that the local map of a trained detector sums over."""
+    global_channels: int = ALL_CHANNELS
+    """Likewise of the global map."""
     quick: "QuickRecipe | None" = None
     """What the quick step changes. None: Algorithm 1."""
 
@@ -126,8 +148,6 @@ class QuickRecipe:
     """Whole images a step for the autoencoder."""
     mean_share: float
     """Weight of the mean over all squared distances beside the hard feature loss."""
-    n_axes: int
-    """Principal axes of the teacher's descriptors that are kept, at most 384: all."""
     divides_by_level: bool
     """Whether a raw map is divided by the image's own level before normalization."""
 
@@ -149,6 +169,8 @@ QUICK: Final = Recipe(
     optimizer="muon",
     weight_decay=1e-5,
     hard_share=0.01,
+    local_channels=128,
+    global_channels=64,
     quick=QuickRecipe(
         window_cells=28,
         student_start="teacher_hidden",
@@ -156,7 +178,6 @@ QUICK: Final = Recipe(
         penalty_weight=0.3,
         n_whole_images=1,
         mean_share=1.0,
-        n_axes=384,
         divides_by_level=True,
     ),
 )

@@ -123,16 +123,15 @@ def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
     if size not in get_args(ModelSize):
         raise ConfigError(f"size {size!r}")
     blank = torch.zeros(len(tensors["teacher_mean"]))
-    axes = tensors.get("axes")
     student = _network(size, tensors, "student")
-    if student.n_channels != 2 * len(blank):
+    n_global = len(tensors["autoencoder.describe.bias"])
+    if student.n_channels != len(blank) + n_global:
         raise ConfigError(f"{student.n_channels} channels of the student")
     detector = Detector(
         _network(size, tensors, "teacher"),
         student,
-        Autoencoder(len(blank)),
+        Autoencoder(n_global),
         ChannelStatistics(blank, blank.clone()),
-        None if axes is None else torch.zeros_like(axes),
     )
     detector.load_state_dict(tensors)
     return detector.requires_grad_(requires_grad=False)

@@ -1,8 +1,9 @@
-"""Fewer channels for the same maps: the principal axes of the teacher's descriptors.
+"""Fewer channels for the same maps: a trained detector along its principal axes.
 
-A map is a sum of squares over the channels, so turning the descriptors changes nothing.
-Along the axes of their largest variance a few channels hold nearly all of that sum; the
-others can be left out of every network. Deviation: the paper keeps all 384 channels.
+A map is a sum of squares over the channels, so turning the differences in it changes
+nothing. Along the axes of their largest squares a few channels hold nearly all of that
+sum; the others can be left out of the last layer of every network. Deviation: the paper
+keeps all 384 channels.
 """
 
 from collections.abc import Iterable
@@ -11,40 +12,87 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Vectors = Float[Tensor, "_ channels"]
-Covariance = Float[Tensor, "channels channels"]
+from efficientad.method.detector import ChannelStatistics, Descriptors, Detector
+
+Moments = Float[Tensor, "channels channels"]
 Axes = Float[Tensor, "axes channels"]
+Batch = Float[Tensor, "_ 3 256 256"]
 
 
-def covariance(parts: Iterable[Vectors]) -> Covariance:
-    """Give the mean of the outer products of vectors, in double precision.
-
-    Args:
-        parts: At least one vector in all.
-    """
-    total, n = torch.zeros(()).double(), 0
-    for vectors in parts:
-        total = total + (vectors.T @ vectors).double()
-        n += len(vectors)
-    return total / n
+def moments(descriptors: Descriptors) -> Moments:
+    """Give the sum of the outer products of vectors, in double precision."""
+    vectors = descriptors.transpose(0, 1).flatten(1)
+    return (vectors @ vectors.T).double()
 
 
-def principal_axes(covariances: Iterable[Covariance], n_axes: int) -> Axes:
-    """Give what descriptors are multiplied by to have fewer channels.
-
-    Each covariance counts the same, whatever its scale: that of the normal images for
-    what they hold, that of natural images for what else a defect may look like.
+def principal_axes(kinds: Iterable[Moments], n_axes: int) -> Axes:
+    """Give the directions along which vectors have most of their squares.
 
     Args:
-        covariances: Of normalized descriptors.
+        kinds: Of several kinds of vectors, each of which counts the same, whatever its
+            scale.
         n_axes: Rows of the result.
 
     Returns:
-        Orthonormal rows, the axis of the largest variance first.
+        Orthonormal rows, the axis of the largest squares first.
     """
-    # Images that are all alike vary nowhere.
-    both = sum(each / each.trace().clamp(min=1e-12) for each in covariances)
+    # Images that are all alike may differ nowhere.
+    both = sum(each / each.trace().clamp(min=1e-12) for each in kinds)
     assert isinstance(both, Tensor)
     _, vectors = torch.linalg.eigh(both)
     axes: Tensor = vectors.flip(1).T[:n_axes].float()
     return axes
+
+
+@torch.no_grad()
+def along_axes(
+    detector: Detector,
+    kinds: Iterable[Iterable[Batch]],
+    n_local: int,
+    n_global: int,
+) -> Detector:
+    """Give a detector of fewer channels whose raw maps are nearly the same.
+
+    Args:
+        detector: Trained, in all channels. It stays as it is.
+        kinds: Of normal and of natural images, say: what the networks differ by on the
+            latter stands for defects. Batches, normalized; each kind counts the same.
+        n_local: Channels of the local map.
+        n_global: Channels of the global map.
+
+    Returns:
+        Not calibrated, in evaluation mode, without gradients.
+    """
+    detector.eval()
+    local, global_ = [], []
+    for images in kinds:
+        local_moments, global_moments = _moments_of_both(detector, images)
+        local.append(local_moments)
+        global_.append(global_moments)
+    n = detector.teacher.n_channels
+    # A map is a mean over the channels: of fewer ones each must count for less.
+    local_axes = principal_axes(local, n_local) * (n_local / n) ** 0.5
+    global_axes = principal_axes(global_, n_global) * (n_global / n) ** 0.5
+    mean, std = detector.teacher_mean, detector.teacher_std
+    nothing = torch.zeros_like(mean)
+    reduced = Detector(
+        detector.teacher.projected(local_axes / std, mean),
+        detector.student.projected(
+            torch.block_diag(local_axes, global_axes), torch.cat([nothing, nothing])
+        ),
+        detector.autoencoder.projected(global_axes),
+        ChannelStatistics(mean.new_zeros(n_local), mean.new_ones(n_local)),
+    )
+    return reduced.eval().requires_grad_(requires_grad=False)
+
+
+def _moments_of_both(
+    detector: Detector, images: Iterable[Batch]
+) -> tuple[Moments, Moments]:
+    """Measure both differences in one pass over the images."""
+    local, global_ = torch.zeros(()).double(), torch.zeros(()).double()
+    for batch in images:
+        differences = detector.differences(batch)
+        local = local + moments(differences.local)
+        global_ = global_ + moments(differences.global_)
+    return local, global_

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.images import INPUT_SIZE
-from efficientad.method.detector import Detector, halves
+from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.losses import (
     autoencoder_loss,
@@ -20,11 +20,7 @@ from efficientad.method.losses import (
     pretraining_penalty,
     student_autoencoder_loss,
 )
-from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    PATCH_SIZE,
-    PATCH_STRIDE,
-)
+from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.method.placement import GRID_CELLS
 from efficientad.training.config import QuickRecipe, Recipe
 from efficientad.training.kept_descriptors import KeptDescriptors
@@ -108,12 +104,10 @@ class PaperStep:
             drawn = [self._pretraining_images.draw(rng) for _ in chosen]
             seen.append(normalize_images(torch.from_numpy(np.stack(drawn)).to(device)))
         n = len(chosen)
-        student = detector.student
-        hidden = student.hidden(torch.cat(seen))
+        hidden = detector.student.hidden(torch.cat(seen))
         of_augmented, of_others = torch.split(hidden, [n, len(hidden) - n])
-        first_half, second_half = halves(student.n_channels)
-        for_autoencoder = student.head(of_augmented, second_half)
-        for_teacher = student.head(of_others, first_half)
+        for_autoencoder = detector.student.head(of_augmented, FOR_AUTOENCODER)
+        for_teacher = detector.student.head(of_others, FOR_TEACHER)
         imitated, natural = torch.split(for_teacher, [n, len(for_teacher) - n])
         hard = hard_feature_loss(teacher, imitated, self._recipe.hard_share)
         autoencoder = detector.autoencoder(augmented)
@@ -177,20 +171,15 @@ class QuickStep:
         windows = torch.cat([self._windows(chosen, corners), self._natural(rng)])
         network = detector.student
         hidden = network.hidden(normalize_images(windows.to(detector.device)))
-        first_half, second_half = halves(network.n_channels)
-        for_teacher = network.head(hidden, first_half)
-        for_autoencoder = network.head(hidden[: quick.n_whole_images], second_half)
+        for_teacher = network.head(hidden, FOR_TEACHER)
+        for_autoencoder = network.head(hidden[: quick.n_whole_images], FOR_AUTOENCODER)
         teacher = torch.stack(
             [
                 self._kept.of(int(i))[self._cells(c)]
                 for i, c in zip(chosen, corners, strict=True)
             ]
         )
-        # The largest distances are looked for among the channels, not along the axes,
-        # of which the first few would have them all.
-        hard = self._imitation_loss(
-            detector.in_channels(teacher), detector.in_channels(for_teacher[:n])
-        )
+        hard = self._imitation_loss(teacher, for_teacher[:n])
         whole = chosen[: quick.n_whole_images]
         augmented = vary_color(self._pixels[torch.from_numpy(whole)], rng)
         autoencoder = detector.autoencoder(
@@ -200,13 +189,11 @@ class QuickStep:
         blurred = torch.stack(
             [a[self._cells(c)] for a, c in zip(autoencoder, corners, strict=False)]
         )
-        # A mean over all channels, of which those outside of the axes are zero.
-        share = teacher.shape[1] / DESCRIPTOR_CHANNELS
         return Losses(
             hard,
-            share * self._penalty(for_teacher[n:]),
-            share * autoencoder_loss(targets, autoencoder),
-            share * student_autoencoder_loss(blurred, for_autoencoder),
+            self._penalty(for_teacher[n:]),
+            autoencoder_loss(targets, autoencoder),
+            student_autoencoder_loss(blurred, for_autoencoder),
         )
 
     def _imitation_loss(self, teacher: Tensor, student: Tensor) -> Loss:

@@ -32,7 +32,7 @@ from efficientad.method.networks import (
 )
 from efficientad.storage import require_writable
 from efficientad.training import model_file, tensor_file
-from efficientad.training.calibration import calibrate, channel_statistics
+from efficientad.training.calibration import batches, calibrate, channel_statistics
 from efficientad.training.config import (
     RECIPES,
     Recipe,
@@ -49,7 +49,7 @@ from efficientad.training.pretraining_images import (
     PretrainingImages,
     open_pretraining_images,
 )
-from efficientad.training.principal_axes import Axes
+from efficientad.training.principal_axes import along_axes
 from efficientad.training.progress import Progress, tell
 from efficientad.training.schedule import learning_rate
 from efficientad.training.steps import PaperStep, QuickStep
@@ -58,6 +58,7 @@ from efficientad.training.teachers import Teacher, open_teacher
 _CHECKPOINT_SECONDS = 30.0
 # Beside the seed; a step's own draws have one number beside it.
 _FOR_AXES = (0, 1)
+_N_FOR_AXES = 24
 
 OnStep = Callable[[int, Detector], None]
 """Gets the number of optimizer steps taken and the detector as it is then."""
@@ -68,7 +69,7 @@ def recipe_of(config: TrainConfig, device: torch.device) -> Recipe:
     preset = config.preset or ("quick" if device.type == "cpu" else "paper")
     given = {
         name: value
-        for name in ("steps", "batch_size")
+        for name in ("steps", "batch_size", "local_channels", "global_channels")
         if (value := getattr(config, name)) is not None
     }
     return replace(RECIPES[preset], **given)
@@ -196,32 +197,22 @@ class _Training:
     def _untrained(
         self, teacher: PatchDescriptionNetwork, device: torch.device
     ) -> Detector:
-        teacher, statistics, axes = self._measured(teacher, device)
         torch.manual_seed(self.config.seed)
-        n_channels = teacher.n_channels
-        student = PatchDescriptionNetwork(
-            self.config.size, 2 * n_channels, n_hidden=2 * DESCRIPTOR_CHANNELS
-        )
+        student = PatchDescriptionNetwork(self.config.size, 2 * DESCRIPTOR_CHANNELS)
+        statistics = self._measured_statistics(teacher, device)
         if self.recipe.quick is not None:
             # Deviation: the paper's student starts at random and takes 70 000 steps.
             start_student(student, teacher, statistics, self.recipe.quick.student_start)
-        autoencoder = Autoencoder(n_channels)
-        return Detector(teacher, student, autoencoder, statistics, axes).to(device)
+        return Detector(teacher, student, Autoencoder(), statistics).to(device)
 
-    def _measured(
+    def _measured_statistics(
         self, teacher: PatchDescriptionNetwork, device: torch.device
-    ) -> tuple[PatchDescriptionNetwork, ChannelStatistics, Axes | None]:
-        """Give the teacher as the student sees it, with its statistics and axes."""
-        pixels, quick = self.training.pixels, self.recipe.quick
-        if quick is None:
-            return teacher, channel_statistics(teacher, pixels, device), None
-        self._kept = kept = KeptDescriptors(teacher, pixels, device)
-        if quick.n_axes >= teacher.n_channels:
-            return teacher, kept.statistics, None
-        rng = np.random.default_rng((self.config.seed, *_FOR_AXES))
-        axes, turned = kept.along_axes(quick.n_axes, self.pretraining_images, rng)
-        turned.eval().requires_grad_(requires_grad=False)
-        return turned, kept.statistics, axes
+    ) -> ChannelStatistics:
+        pixels = self.training.pixels
+        if self.recipe.quick is None:
+            return channel_statistics(teacher, pixels, device)
+        self._kept = KeptDescriptors(teacher, pixels, device)
+        return self._kept.statistics
 
     def _step(self) -> PaperStep | QuickStep:
         pixels, natural = self.training.pixels, self.pretraining_images
@@ -337,7 +328,17 @@ class _Training:
 
     def finished_detector(self) -> Detector:
         """Give the detector as it is used, without gradients."""
-        return self.detector.eval().requires_grad_(requires_grad=False)
+        detector = self.detector.eval().requires_grad_(requires_grad=False)
+        n_channels = self.recipe.local_channels, self.recipe.global_channels
+        if n_channels == (DESCRIPTOR_CHANNELS, DESCRIPTOR_CHANNELS):
+            return detector
+        # Deviation: the paper sums over all 384 channels.
+        rng = np.random.default_rng((self.config.seed, *_FOR_AXES))
+        natural = self.pretraining_images or open_pretraining_images(None)
+        drawn = np.stack([natural.draw(rng) for _ in range(_N_FOR_AXES)])
+        normal = self.training.pixels[:: math.ceil(len(self.training) / _N_FOR_AXES)]
+        kinds = (batches(pixels, detector.device) for pixels in (normal, drawn))
+        return along_axes(detector, kinds, *n_channels)
 
     def surroundings(self) -> dict[str, Any]:
         """Say where and in what time the detector came to be."""
