@@ -6,17 +6,49 @@ sum; the others can be left out of the last layer of every network. Deviation: t
 keeps all 384 channels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from efficientad.method.detector import ChannelStatistics, Descriptors, Detector
+from efficientad.training.calibration import batches
+from efficientad.training.normal_images import Pixels
+from efficientad.training.pretraining_images import (
+    PretrainingImages,
+    open_pretraining_images,
+)
 
 Moments = Float[Tensor, "channels channels"]
 Axes = Float[Tensor, "axes channels"]
 Batch = Float[Tensor, "_ 3 256 256"]
+
+_N_IMAGES: Final = 24  # of each kind
+_DRAW: Final = (0, 1)  # beside the seed; a step's own draws have one number there
+
+
+def images_for_axes(
+    normal: Pixels,
+    natural: PretrainingImages | None,
+    seed: int,
+    device: torch.device,
+) -> Iterator[Iterable[Batch]]:
+    """Give some images of both kinds, as `along_axes` takes them.
+
+    Args:
+        normal: Training images, (n, 256, 256, 3). Held-out ones must not be among them.
+        natural: Images that stand for anything else. None: the embedded ones.
+        seed: Of the draw from them.
+        device: Where the images are needed.
+    """
+    rng = np.random.default_rng((seed, *_DRAW))
+    natural = natural or open_pretraining_images(None)
+    drawn = np.stack([natural.draw(rng) for _ in range(_N_IMAGES)])
+    spread = normal[:: -(-len(normal) // _N_IMAGES)]
+    return (batches(pixels, device) for pixels in (spread, drawn))
 
 
 def moments(descriptors: Descriptors) -> Moments:

@@ -32,7 +32,7 @@ from efficientad.method.networks import (
 )
 from efficientad.storage import require_writable
 from efficientad.training import model_file, tensor_file
-from efficientad.training.calibration import batches, calibrate, channel_statistics
+from efficientad.training.calibration import calibrate, channel_statistics
 from efficientad.training.config import (
     RECIPES,
     Recipe,
@@ -49,16 +49,13 @@ from efficientad.training.pretraining_images import (
     PretrainingImages,
     open_pretraining_images,
 )
-from efficientad.training.principal_axes import along_axes
+from efficientad.training.principal_axes import along_axes, images_for_axes
 from efficientad.training.progress import Progress, tell
 from efficientad.training.schedule import learning_rate
 from efficientad.training.steps import PaperStep, QuickStep
 from efficientad.training.teachers import Teacher, open_teacher
 
 _CHECKPOINT_SECONDS = 30.0
-# Beside the seed; a step's own draws have one number beside it.
-_FOR_AXES = (0, 1)
-_N_FOR_AXES = 24
 
 OnStep = Callable[[int, Detector], None]
 """Gets the number of optimizer steps taken and the detector as it is then."""
@@ -333,11 +330,12 @@ class _Training:
         if n_channels == (DESCRIPTOR_CHANNELS, DESCRIPTOR_CHANNELS):
             return detector
         # Deviation: the paper sums over all 384 channels.
-        rng = np.random.default_rng((self.config.seed, *_FOR_AXES))
-        natural = self.pretraining_images or open_pretraining_images(None)
-        drawn = np.stack([natural.draw(rng) for _ in range(_N_FOR_AXES)])
-        normal = self.training.pixels[:: math.ceil(len(self.training) / _N_FOR_AXES)]
-        kinds = (batches(pixels, detector.device) for pixels in (normal, drawn))
+        kinds = images_for_axes(
+            self.training.pixels,
+            self.pretraining_images,
+            self.config.seed,
+            detector.device,
+        )
         return along_axes(detector, kinds, *n_channels)
 
     def surroundings(self) -> dict[str, Any]:
