@@ -1,8 +1,7 @@
 """What leaving channels out of one trained detector changes, recorded.
 
-    efficientad train ../shared/data/mvtec_ad/bottle --output part.ead \
-        --local-channels 384 --global-channels 384
-    python benchmarks/few_channels.py part.ead ../shared/data/mvtec_ad/bottle
+    efficientad train DATA --output part.ead --local-channels 384 --global-channels 384
+    python benchmarks/few_channels.py part.ead DATA
 
 The detector is trained in all channels. Each row keeps some of the axes, as the end of
 a training does it, is calibrated on the images that were held out, and judged on the

@@ -14,7 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -103,21 +103,13 @@ def medians(
     return {k: t.median for k, t in interleaved(functions, repeats).items()}
 
 
-def measure(
-    size: ModelSize,
-    threads: int,
-    batch: int,
-    repeats: int,
-    only: Sequence[str] | None = None,
-) -> list[Row]:
-    """Each way, or the baseline and some, per image."""
+def measure(size: ModelSize, threads: int, batch: int, repeats: int) -> list[Row]:
+    """Each way, per image."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     shape = (batch, 256, 256, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     found = ways(size, pixels, threads)
-    if only is not None:
-        found = {k: way for k, way in found.items() if k in {"baseline", *only}}
     with torch.inference_mode():
         maps = {name: way(pixels) for name, (way, _) in found.items()}
         calls = {name: partial(way, pixels) for name, (way, _) in found.items()}
@@ -196,8 +188,6 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--steps", action="store_true", help="each idea alone")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--only", nargs="+", help="ways beside the baseline")
-    parser.add_argument("--experiment", default="inference_speed")
     parser.add_argument("--output", type=Path, help="folder of the JSON files")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -218,8 +208,7 @@ def main() -> None:
     else:
         settings = [f"batch {asked.batch}, {n} threads" for n in asked.threads]
         measured = [
-            measure(asked.size, n, asked.batch, asked.repeats, asked.only)
-            for n in asked.threads
+            measure(asked.size, n, asked.batch, asked.repeats) for n in asked.threads
         ]
     for setting, rows in zip(settings, measured, strict=True):
         for row in rows:
@@ -229,7 +218,7 @@ def main() -> None:
                 "largest_relative_difference": row.difference,
             }
             variant = f"{setting}, {row.name}"
-            record(run(asked.experiment, asked.size, variant, metrics), asked.output)
+            record(run("inference_speed", asked.size, variant, metrics), asked.output)
 
 
 if __name__ == "__main__":

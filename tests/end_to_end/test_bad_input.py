@@ -689,6 +689,10 @@ def test_wrong_arguments_end_with_exit_code_2(capsys, arguments):
         (("--steps", "0"), "steps must be at least 1, got 0"),
         (("--validation-share", "1.5"), "validation_share must be in (0, 1), got 1.5"),
         (("--seed", "-1"), "seed must be at least 0, got -1"),
+        (
+            ("--local-channels", "100"),
+            "local_channels must be a multiple of 32, from 32 to 384, got 100",
+        ),
     ],
 )
 def test_settings_out_of_range_end_with_exit_code_2(

@@ -350,8 +350,27 @@ def test_the_papers_rate_falls_to_a_tenth_for_the_last_5_percent():
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5])
 
 
+def test_channels_are_those_of_the_preset_or_as_asked_for():
+    def channels(**settings):
+        recipe = student.recipe_of(TrainConfig(**settings), torch.device("cpu"))
+        return recipe.local_channels, recipe.global_channels
+
+    assert channels(preset="paper") == (384, 384)
+    assert channels(preset="quick") == (128, 64)
+    assert channels(preset="quick", local_channels=384) == (384, 64)
+    assert channels(preset="paper", local_channels=96, global_channels=32) == (96, 32)
+
+
 @pytest.mark.parametrize(
-    "setting", [{"steps": 0}, {"validation_share": 1.0}, {"seed": -1}]
+    "setting",
+    [
+        {"steps": 0},
+        {"validation_share": 1.0},
+        {"seed": -1},
+        {"local_channels": 0},
+        {"local_channels": 100},
+        {"global_channels": 416},
+    ],
 )
 def test_settings_outside_their_range_are_refused(setting):
     with pytest.raises(ConfigError):
