@@ -72,7 +72,7 @@ class TrainConfig:
 
     local_channels: int | None = None
     """Channels that the local map of the trained detector sums over, a multiple of 32,
-    at most 384: all, as in the paper. Few hold nearly all of the sum."""
+    at most 384: all, as in the paper. Few hold most of the sum."""
 
     global_channels: int | None = None
     """Likewise of the global map."""

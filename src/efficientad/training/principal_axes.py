@@ -1,8 +1,8 @@
 """Fewer channels for the same maps: a trained detector along its principal axes.
 
 A map is a sum of squares over the channels, so turning the differences in it changes
-nothing. Along the axes of their largest squares a few channels hold nearly all of that
-sum; the others can be left out of the last layer of every network. Deviation: the paper
+nothing. Along the axes of their largest squares a few channels hold most of that sum;
+the others can be left out of the last layer of every network. Deviation: the paper
 keeps all 384 channels.
 """
 
