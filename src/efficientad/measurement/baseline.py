@@ -212,7 +212,7 @@ def _filled(
         (last_place.bias, last.bias),
     ):
         filled.zero_()
-        wide = filled.split(DESCRIPTOR_CHANNELS)
-        for part, narrow in zip(wide, own.split(list(n_own)), strict=True):
+        wide = torch.split(filled, DESCRIPTOR_CHANNELS)
+        for part, narrow in zip(wide, torch.split(own, list(n_own)), strict=True):
             part[: len(narrow)] = narrow * _scale(len(narrow))
     return plain.eval().requires_grad_(requires_grad=False)

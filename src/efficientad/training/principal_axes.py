@@ -106,12 +106,10 @@ def along_axes(
     local_axes = principal_axes(local, n_local) * (n_local / n) ** 0.5
     global_axes = principal_axes(global_, n_global) * (n_global / n) ** 0.5
     mean, std = detector.teacher_mean, detector.teacher_std
-    nothing = torch.zeros_like(mean)
+    both: Tensor = torch.block_diag(local_axes, global_axes)  # type: ignore[no-untyped-call]
     reduced = Detector(
         detector.teacher.projected(local_axes / std, mean),
-        detector.student.projected(
-            torch.block_diag(local_axes, global_axes), torch.cat([nothing, nothing])
-        ),
+        detector.student.projected(both, mean.new_zeros(2 * n)),
         detector.autoencoder.projected(global_axes),
         ChannelStatistics(mean.new_zeros(n_local), mean.new_ones(n_local)),
     )
