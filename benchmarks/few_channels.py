@@ -20,9 +20,8 @@ from efficientad.datasets import Category, open_category
 from efficientad.errors import ConfigError, EfficientADError
 from efficientad.judgement.evaluation import evaluate
 from efficientad.method.detector import Detector
-from efficientad.training import model_file
-from efficientad.training.calibration import calibrate
 from efficientad.training.config import ALL_CHANNELS
+from efficientad.training.model_file import load, recalibrate
 from efficientad.training.normal_images import training_and_validation
 from efficientad.training.principal_axes import along_axes, images_for_axes
 
@@ -36,7 +35,6 @@ def rows(whole: Detector, category: Category) -> Iterator[dict[str, Any]]:
     """Judge the detector with ever fewer channels."""
     made = whole.provenance
     seed = int(made["config"]["seed"])
-    quick = made["recipe"]["quick"] or {}
     training, held_out = training_and_validation(
         category,
         validation=None,
@@ -51,11 +49,7 @@ def rows(whole: Detector, category: Category) -> Iterator[dict[str, Any]]:
             kinds = images_for_axes(training.pixels, None, seed, whole.device)
             detector = along_axes(whole, kinds, n_local, n_global)
         detector.provenance = made
-        detector.calibration = calibrate(
-            detector,
-            held_out.pixels,
-            divides_by_level=quick.get("divides_by_level", False),
-        )
+        recalibrate(detector, list(held_out.pixels))
         metrics = evaluate(detector, category).metrics
         yield {
             "experiment": EXPERIMENT,
@@ -75,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
     try:
-        whole = model_file.load(given.model, device="cpu")
+        whole = load(given.model, device="cpu")
         n_channels = whole.teacher.n_channels
         if n_channels != ALL_CHANNELS:
             raise ConfigError(

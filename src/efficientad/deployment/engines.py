@@ -55,6 +55,9 @@ class OnnxRuntimeEngine:
     def __init__(self, path: Path, *, n_threads: int | None = None) -> None:
         try:
             import onnxruntime  # noqa: PLC0415 - only this engine needs it
+            from onnxruntime.capi import (  # noqa: PLC0415 - likewise
+                onnxruntime_pybind11_state as states,
+            )
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 f"{path} needs onnxruntime, which is not installed; "
@@ -70,8 +73,15 @@ class OnnxRuntimeEngine:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:
-            # The engine's own exceptions share no base but this one.
+        except (  # The engine's own exceptions share no base of theirs.
+            states.Fail,
+            states.InvalidArgument,
+            states.InvalidGraph,
+            states.InvalidProtobuf,
+            states.NoSuchFile,
+            states.NotImplemented,
+            states.RuntimeException,
+        ) as error:
             raise ModelFileError(
                 f"{path} is not an ONNX file that can be read; export it again"
             ) from error
