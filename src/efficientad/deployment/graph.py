@@ -26,6 +26,8 @@ OPSET = 18
 IR_VERSION = 10
 PIXELS = "pixels"
 """The resized image inside the graph: whole numbers from 0 to 255."""
+RAW_GRIDS = ("local_raw_grid", "global_raw_grid")
+"""Both maps inside the graph, before map normalization: (batch, 56, 56)."""
 MAP_OUTPUTS = ("combined_map", "local_map", "global_map")
 """(batch, height, width), at the images' own size."""
 
@@ -159,17 +161,18 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> tuple[str, str
         graph, student, weight_s[n:], bias_s[n:], name="student_for_autoencoder"
     )
     difference = graph.op("Sub", autoencoder, student_for_autoencoder)
+    local_name, global_name = RAW_GRIDS
     return (
-        _mean_of_squares(graph, local, n),
-        _mean_of_squares(graph, difference, len(bias_s) - n),
+        _mean_of_squares(graph, local, n, local_name),
+        _mean_of_squares(graph, difference, len(bias_s) - n, global_name),
     )
 
 
-def _mean_of_squares(graph: Nodes, difference: str, n_channels: int) -> str:
+def _mean_of_squares(graph: Nodes, difference: str, n_channels: int, name: str) -> str:
     """Write it as a norm: the engines then never store the squares."""
     norm = graph.op("ReduceL2", difference, graph.integer([1]), keepdims=0)
     share = graph.constant(1 / n_channels)
-    return graph.op("Mul", graph.op("Mul", norm, norm), share)
+    return graph.op("Mul", graph.op("Mul", norm, norm), share, name=name)
 
 
 def _convolution(

@@ -1,0 +1,135 @@
+"""Cross-layer equalization: hidden channels that share bytes more evenly.
+
+All channels of a layer are rounded with one scale, so a quiet channel has few of the
+bytes. A positive factor for a channel goes through ReLU, pooling and joining as it is:
+the convolution before multiplies, those behind divide, and what the graph computes
+stays (Nagel et al., arXiv 1906.04721).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+
+KEEPS_FACTORS = {"AveragePool", "Concat", "Resize"}
+"""Operators whose result has the factors of what they read."""
+
+_LARGEST_FACTOR = 4.0
+_SHARE = 0.5
+"""Of the way to channels that all reach as far, as an exponent. An anomaly may drive a
+channel further than normal images do, so that the quiet ones keep room above."""
+
+Channels = NDArray[np.float64]
+
+
+def equalized(
+    model: "onnx.ModelProto", largest: Mapping[str, Channels]
+) -> tuple["onnx.ModelProto", dict[str, Channels]]:
+    """Give hidden channels factors, and take them out again behind.
+
+    Args:
+        model: Its convolutions have a kernel, and perhaps a bias, of their own.
+        largest: Of each value that is never negative, the largest of each channel on
+            normal images, (channels,).
+
+    Returns:
+        The same function with other weights, and the largest values there.
+    """
+    import onnx  # noqa: PLC0415 - only an export needs it
+    from onnx import numpy_helper  # noqa: PLC0415
+
+    factors = _factors(model, largest)
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor).astype(np.float64)
+        for tensor in model.graph.initializer
+    }
+    changed = set()
+    relu_of = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "Relu"}
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            continue
+        kernel, *bias = node.input[1:]
+        read = factors.get(node.input[0])
+        if read is not None:
+            constants[kernel] /= read[:, np.newaxis, np.newaxis]
+            changed.add(kernel)
+        written = factors.get(relu_of.get(node.output[0], ""))
+        if written is not None:
+            constants[kernel] *= written[:, np.newaxis, np.newaxis, np.newaxis]
+            changed.add(kernel)
+            for name in bias:
+                constants[name] *= written
+                changed.add(name)
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    for tensor in found.graph.initializer:
+        if tensor.name in changed:
+            value = constants[tensor.name].astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return found, {name: each * factors.get(name, 1) for name, each in largest.items()}
+
+
+def _factors(
+    model: "onnx.ModelProto", largest: Mapping[str, Channels]
+) -> dict[str, Channels]:
+    """Give the factors of each value that has them, (channels,)."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    convolved = {n.output[0] for n in model.graph.node if n.op_type == "Conv"}
+    found: dict[str, Channels] = {}
+    for node in model.graph.node:
+        name, read = node.output[0], node.input
+        if name not in largest:
+            continue
+        if node.op_type == "Relu":
+            together = _together(readers, largest, name)
+            if together and read[0] in convolved and len(readers[read[0]]) == 1:
+                limit = max(largest[each].max() for each in together)
+                found[name] = _shared(largest[name], limit)
+        elif node.op_type == "Concat":
+            parts = [found.get(part, np.ones(len(largest[part]))) for part in read]
+            found[name] = np.concatenate(parts)
+        elif read[0] in found:
+            found[name] = found[read[0]]
+    return found
+
+
+def _together(
+    readers: Mapping[str, Sequence["onnx.NodeProto"]],
+    largest: Mapping[str, Channels],
+    name: str,
+) -> list[str]:
+    """List a value and what is made of it; none where something forbids factors.
+
+    A convolution can take factors out again, and nothing else can.
+    """
+    found = [name]
+    for node in readers.get(name, ()):
+        if node.op_type in KEEPS_FACTORS and node.output[0] in largest:
+            behind = _together(readers, largest, node.output[0])
+            if not behind:
+                return []
+            found += behind
+        elif node.op_type != "Shape" and not _reads(node, name):
+            return []
+    return found
+
+
+def _reads(node: "onnx.NodeProto", name: str) -> bool:
+    """Whether a convolution reads a value, and not as its weights."""
+    return bool(node.op_type == "Conv" and node.input[0] == name)
+
+
+def _shared(largest: Channels, limit: float) -> Channels:
+    """Give factors for channels that have a scale in common, which ends at a limit."""
+    if limit <= 0:
+        return np.ones(len(largest))
+    least = limit / _LARGEST_FACTOR ** (1 / _SHARE)
+    factors: Channels = (limit / np.maximum(largest, least)) ** _SHARE
+    return factors
