@@ -9,7 +9,8 @@ What is timed is a prediction of one image of 256 x 256, pixels in, maps out.
 
 DIR keeps the exports, and in `deployment.json` all that was measured so far: the same
 command goes on after an interruption. When all is done each row becomes a recorded run
-(`records.py`); `make tables` puts them into docs/deployment.md.
+(`records.py`); `make tables` puts them into docs/deployment.md. What the machine cannot
+have is left out; an export that was refused is recorded with the reason.
 """
 
 import argparse
@@ -28,12 +29,17 @@ from efficientad.deployment import metadata
 from efficientad.deployment.export import SUFFIX_OF, export
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.metadata import Precision
-from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.errors import (
+    ConfigError,
+    ExportMismatchError,
+    MissingDependencyError,
+)
 from efficientad.images import INPUT_SIZE
 from efficientad.judgement.evaluation import evaluate
 from efficientad.measurement.baseline import BaselinePredictor
 from efficientad.measurement.clock import Timing, interleaved
 from efficientad.method.predictor import DetectorRuntime, Predictor
+from efficientad.reproduction.records import FAILURE, Run
 from efficientad.storage import write_whole
 from efficientad.training import model_file
 
@@ -87,15 +93,22 @@ def exported(model: Path, category: Path, work: Path, way: Way) -> Predictor:
     return ExportedPredictor(path)
 
 
-def opened(openers: Openers) -> dict[str, Predictor]:
-    """Open what this machine can have, and say what it cannot."""
-    found = {}
+def opened(openers: Openers) -> tuple[dict[str, Predictor], dict[str, str]]:
+    """Open what this machine can have, and say what it cannot.
+
+    Returns:
+        Predictors, and why exports were refused, by name.
+    """
+    found, refused = {}, {}
     for name, opener in openers.items():
         try:
             found[name] = opener()
+        except ExportMismatchError as error:
+            print(f"{name}: refused, {error}", flush=True)
+            refused[name] = str(error)
         except (ConfigError, MissingDependencyError) as error:
             print(f"{name}: left out, {error}", flush=True)
-    return found
+    return found, refused
 
 
 def measure(
@@ -137,27 +150,28 @@ def measure(
     return state
 
 
-def runs(state: State, category: str, size: str) -> list[dict[str, Any]]:
-    """Give a run for each row, with its ratio to the baseline."""
+def runs(state: State, refused: Mapping[str, str], common: Run) -> list[Run]:
+    """Give a run for each row, with its ratio to the baseline.
+
+    Args:
+        state: What was measured.
+        refused: Why exports were refused.
+        common: What the rows have in common; names become variants of its size.
+    """
     baseline = Timing(tuple(state[BASELINE]["milliseconds"]))
-    found = []
+    measured = {}
     for name, row in state.items():
         timing = Timing(tuple(row["milliseconds"]))
         metrics = {k: row["metrics"][k] for k in METRICS if k in row["metrics"]}
         metrics["milliseconds"] = timing.median
         metrics["speedup"] = baseline.median / timing.median
-        found.append(
-            {
-                "experiment": "deployment",
-                "category": category,
-                "variant": f"{size}, {name}",
-                "seed": 0,
-                "settings": {"size": size, "niceness": os.nice(0)},
-                "metrics": metrics,
-                "latency": timing.summary(),
-            }
-        )
-    return found
+        measured[name] = {"metrics": metrics, "latency": timing.summary()}
+    failed = {name: {"metrics": {}, FAILURE: why} for name, why in refused.items()}
+    size = common["settings"]["size"]
+    return [
+        common | {"variant": f"{size}, {name}"} | values
+        for name, values in (measured | failed).items()
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("category", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--experiment", default="deployment")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -179,14 +194,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         openers[way.name] = partial(
             exported, given.model, given.category, given.work, way
         )
+    predictors, refused = opened(openers)
     state = measure(
-        opened(openers),
+        predictors,
         lambda predictor: evaluate(predictor, given.category).metrics,
         given.work / "deployment.json",
         given.repeats,
     )
-    size = model_file.load(given.model, device="cpu").size
-    for run in runs(state, given.category.resolve().name, size):
+    detector = model_file.load(given.model, device="cpu")
+    common = {
+        "experiment": given.experiment,
+        "category": given.category.resolve().name,
+        "seed": detector.provenance["config"]["seed"],
+        "settings": {
+            "size": detector.size,
+            "steps": detector.provenance["recipe"]["steps"],
+            "niceness": os.nice(0),
+        },
+    }
+    for run in runs(state, refused, common):
         print(write_run(run, given.output))
     return 0
 

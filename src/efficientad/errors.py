@@ -5,6 +5,7 @@
       + ImageError             a picture that cannot be read or used
       + DatasetError           a folder or list of pictures that does not fit the job
       + ModelFileError         a model, teacher or checkpoint file that cannot be used
+      + ExportMismatchError    an export that does not give the detector's maps
       + NotCalibratedError     maps asked from a detector without calibration
       + TrainingError          a training that cannot go on
       + UndefinedMetricError   a metric without a defined value for this data
@@ -35,6 +36,10 @@ class DatasetError(EfficientADError, ValueError):
 
 class ModelFileError(EfficientADError, ValueError):
     """A model, teacher, source network or checkpoint file cannot be used."""
+
+
+class ExportMismatchError(EfficientADError, ValueError):
+    """An export gives other maps than PyTorch, or loses too much accuracy."""
 
 
 class NotCalibratedError(EfficientADError, RuntimeError):

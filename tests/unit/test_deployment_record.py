@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from deployment import BASELINE, measure, opened, runs
 
-from efficientad.errors import ConfigError
+from efficientad.errors import ConfigError, ExportMismatchError
 from efficientad.method.decision import Prediction
 
 
@@ -64,7 +64,10 @@ def test_a_row_tells_its_ratio_to_the_baseline():
     row = {"metrics": metrics(None), "milliseconds": [1.0, 2.0, 9.0]}
     slow = row | {"milliseconds": [10.0, 12.0, 11.0]}
 
-    first, second = runs({BASELINE: slow, "fast": row}, "bottle", "small")
+    common = {"category": "bottle", "settings": {"size": "small"}}
+    refused = {"slow": "it differs by 0.5"}
+
+    first, second, third = runs({BASELINE: slow, "fast": row}, refused, common)
 
     assert first["metrics"]["speedup"] == 1
     assert second["metrics"] == {
@@ -75,16 +78,25 @@ def test_a_row_tells_its_ratio_to_the_baseline():
     }
     assert second["variant"] == "small, fast"
     assert second["latency"]["n"] == 3
+    assert second["category"] == "bottle"
+    assert third["failure"] == "it differs by 0.5"
+    assert third["metrics"] == {}
 
 
 def test_what_the_machine_cannot_have_is_left_out_and_said(capsys):
-    def refused():
+    def left_out():
         raise ConfigError("precision bf16 needs another processor")
 
-    found = opened({"a": Still, "b": refused})
+    def refused():
+        raise ExportMismatchError("it differs by 0.5")
+
+    found, why = opened({"a": Still, "b": left_out, "c": refused})
 
     assert list(found) == ["a"]
-    assert "b: left out, precision bf16 needs another" in capsys.readouterr().out
+    assert why == {"c": "it differs by 0.5"}
+    said = capsys.readouterr().out
+    assert "b: left out, precision bf16 needs another" in said
+    assert "c: refused, it differs by 0.5" in said
 
 
 def test_every_format_has_every_precision():

@@ -21,6 +21,7 @@ from efficientad.deployment.precisions import (
 )
 from efficientad.errors import (
     ConfigError,
+    ExportMismatchError,
     MissingDependencyError,
     NotCalibratedError,
     StorageError,
@@ -59,7 +60,9 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(
     target = tmp_path / f"part{suffix}"
     target.write_bytes(b"an earlier export")
 
-    with pytest.raises(ConfigError, match=r"on artificial images it differs by 0\.\d"):
+    with pytest.raises(
+        ExportMismatchError, match=r"on artificial images it differs by 0\.\d"
+    ):
         efficientad.export(judging_detector, target)
 
     assert target.read_bytes() == b"an earlier export"
@@ -225,7 +228,9 @@ def test_an_export_that_loses_accuracy_is_refused(
     judging_detector, tmp_path, evaluations, category
 ):
     evaluations(0.3)
-    with pytest.raises(ConfigError, match=r"lose 0\.2 points of au_pro .* loses 0\.3;"):
+    with pytest.raises(
+        ExportMismatchError, match=r"lose 0\.2 points of au_pro .* loses 0\.3;"
+    ):
         efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
 
     assert list(tmp_path.iterdir()) == [category]

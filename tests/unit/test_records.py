@@ -90,6 +90,21 @@ def test_surroundings_tell_machine_versions_and_commit():
     assert {"python", "torch", "numpy", "efficientad"} <= set(told["versions"])
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model name\t: Chip\nflags\t\t: fpu avx2 avx512f\n", "Chip (AVX-512, AVX2)"),
+        ("model name\t: Chip\nflags\t\t: fpu\n", "Chip"),
+    ],
+)
+def test_a_processor_is_named_with_what_it_can(tmp_path, monkeypatch, text, name):
+    information = tmp_path / "cpuinfo"
+    information.write_text(text)
+    monkeypatch.setattr(surroundings, "Path", lambda _: information)
+
+    assert surroundings.processor() == name
+
+
 def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(surroundings, "_CHECKOUT", tmp_path)
 

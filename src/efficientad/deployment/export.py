@@ -33,6 +33,7 @@ from efficientad.deployment.precisions import with_16_bit_weights
 from efficientad.deployment.quantization import QuantizationReport, quantized
 from efficientad.errors import (
     ConfigError,
+    ExportMismatchError,
     MissingDependencyError,
     NotCalibratedError,
     StorageError,
@@ -131,9 +132,9 @@ def export(
 
     Raises:
         NotCalibratedError: If the detector has no calibration.
-        ConfigError: If the name has no known ending, the precision cannot be had, or
-            the file would give other maps than PyTorch, or lose more than `max_loss`;
-            then nothing is written.
+        ConfigError: If the name has no known ending, or the precision cannot be had.
+        ExportMismatchError: If the file would give other maps than PyTorch, or lose
+            more than `max_loss`; then nothing is written.
         DatasetError: If `images` has none, or only test images.
         MissingDependencyError: If a package of the extra `export` is not installed.
         StorageError: If the file cannot be written; what stood there stays.
@@ -295,7 +296,7 @@ def _compared(
             largest = max(_difference(detector, exported, image) for image in images)
             # Not a number must be refused too.
             if not largest <= tolerance:
-                raise ConfigError(
+                raise ExportMismatchError(
                     f"an export in {precision} must give PyTorch's maps within "
                     f"{tolerance:g} of their largest value, on {kind} images it "
                     f"differs by {largest:.3g}; use a higher precision, or the .ead "
@@ -339,7 +340,7 @@ def _losses(
     }
     for name, loss in losses.items():
         if not loss <= max_loss:
-            raise ConfigError(
+            raise ExportMismatchError(
                 f"an export may lose {max_loss:g} points of {name} on {category}, it "
                 f"loses {loss:.3g}; use a higher precision, give more --images, or "
                 "raise --max-loss"

@@ -10,6 +10,14 @@ from typing import Any, Final
 import efficientad
 
 _CHECKOUT: Final = Path(efficientad.__file__).resolve().parents[2]
+_INSTRUCTIONS: Final = {
+    "amx_tile": "AMX",
+    "avx512_bf16": "BF16",
+    "avx512_vnni": "VNNI",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
+"""By the flags of the processor; what decides how fast a precision is."""
 _PACKAGES: Final = ("numpy", "scipy", "torch", "onnxruntime", "openvino", "nncf")
 
 
@@ -36,11 +44,14 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """Give the processor's name, where the system tells it."""
+    """Give the processor's name and what it can, where the system tells it."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.machine()
+    told = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    flags = told.get("flags", "").split()
+    able = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
+    name = told.get("model name", platform.machine())
+    return f"{name} ({', '.join(able)})" if able else name
 
 
 def versions() -> dict[str, str]:
