@@ -6,9 +6,10 @@ A document asks for a table by two comments; what stands between them is written
     <!-- table: EXPERIMENT -->
     <!-- end of table -->
 
-A row is what the runs of one category and variant have in common; a cell is their mean,
-and the standard deviation over seeds where there is more than one. No number of a table
-is ever typed.
+`ablation_5_small` asks for the paper's Table 5 of size small, as `efficientad ablate`
+makes it. Else a row is what the runs of one category and variant have in common; a cell
+is their mean, and the standard deviation over seeds where there is more than one. No
+number of a table is ever typed.
 
     python benchmarks/make_tables.py            writes the tables
     python benchmarks/make_tables.py --check    fails where they would change
@@ -21,6 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from efficientad.reproduction import ablation
+from efficientad.reproduction.config import StudyConfig
 from efficientad.reproduction.records import (
     FAILURE,
     Run,
@@ -105,6 +108,16 @@ COLUMNS = (
 )
 
 
+def _table_5(runs: Sequence[Run]) -> Table:
+    config = StudyConfig(sizes=("small",), seeds=(0,), preset="quick")
+    return ablation.table_of(5, "small", config, runs)
+
+
+PAPER_TABLES: dict[str, Callable[[Sequence[Run]], Table]] = {
+    "ablation_5_small": _table_5
+}
+
+
 def table(runs: Sequence[Run]) -> str:
     """One Markdown table, a row for each category and variant."""
     failed = [run for run in runs if not is_finished(run)]
@@ -143,8 +156,13 @@ def with_tables(text: str, runs: Sequence[Run]) -> str:
     """The text with every table written anew."""
 
     def region(match: re.Match[str]) -> str:
-        chosen = [run for run in runs if run["experiment"] == match["experiment"]]
-        return f"{match['open']}\n{table(chosen)}\n{match['close']}"
+        name = match["experiment"]
+        if name in PAPER_TABLES:
+            made = PAPER_TABLES[name](runs)
+            content = f"{markdown_table(made)}\n\n{made.note}\n"
+        else:
+            content = table([run for run in runs if run["experiment"] == name])
+        return f"{match['open']}\n{content}\n{match['close']}"
 
     return _REGION.sub(region, text)
 

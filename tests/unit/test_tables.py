@@ -51,6 +51,17 @@ def test_a_typed_number_is_replaced():
     assert make_tables.with_tables(after, [recorded_run()]) == after
 
 
+def test_the_ablation_of_table_5_has_the_papers_rows():
+    text = "<!-- table: ablation_5_small -->\n<!-- end of table -->\n"
+    run = recorded_run(experiment="ablation", variant="small, quick, b 0.98")
+
+    after = make_tables.with_tables(text, [run, recorded_run()])
+
+    assert "| b = 0.98 | bottle | 99.0 | 90.0 | 95.9 | 1 |" in after
+    assert "| p_hard = 0.9999 |  | \u2013 | \u2013 | 95.8 | 0 |" in after
+    assert make_tables.with_tables(after, [run]) == after
+
+
 def test_the_time_of_an_interrupted_run_is_left_out():
     runs = [recorded_run(), recorded_run(seed=1, interrupted=True)]
     runs[1]["seconds"] = {"train": 5400.0}
