@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from efficientad.datasets import Category, open_category
-from efficientad.errors import EfficientADError
+from efficientad.errors import EfficientADError, ResultError
 from efficientad.images import INPUT_SIZE, read_image, resize_image
 from efficientad.judgement.evaluation import image_metrics
 from efficientad.judgement.pixel_results import MetricValues, PixelResults
@@ -161,7 +161,12 @@ def compare(peer: Peer, root: Path, options: argparse.Namespace) -> Path:
         "metrics": {},
     }
     path: Path = options.results / file_name(run)
-    if path.exists() and is_finished(read_run(path)):
+    if path.exists() and is_finished(before := read_run(path)):
+        if before["settings"] != run["settings"]:
+            raise ResultError(
+                f"{path} was recorded with {before['settings']}, asked for is "
+                f"{run['settings']}; remove it, or give another --results"
+            )
         return path
     if peer.can_run:
         run |= _measured(peer, category, options)

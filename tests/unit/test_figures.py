@@ -297,6 +297,20 @@ def test_a_file_that_is_no_benchmark_is_named(tmp_path, text):
     assert str(path) in str(raised.value)
 
 
+def test_a_file_that_cannot_be_used_is_no_missing_figure(tmp_path):
+    """Figure 3 needs no run, and would be drawn."""
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "results").mkdir()
+
+    with pytest.raises(ResultError, match=r"broken\.json cannot be read"):
+        draw_figures(tmp_path, FigureConfig(figures=(3,)))
+    with pytest.raises(ResultError, match=r"broken\.json cannot be read"):
+        draw_figures(
+            tmp_path / "results",
+            FigureConfig(figures=(3,), benchmarks=(tmp_path / "broken.json",)),
+        )
+
+
 def test_pictures_of_any_shape_stand_in_one_table(tmp_path):
     wide, high = np.zeros((4, 9, 3), np.uint8), np.zeros((9, 4, 3), np.uint8)
 

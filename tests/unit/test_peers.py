@@ -81,6 +81,16 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(arguments, tmp_pa
     assert not [run for run in read_runs(tmp_path / "results") if "failure" in run]
 
 
+def test_a_run_of_another_budget_is_not_taken_for_it(arguments, tmp_path, capsys):
+    arguments += ["--peers", "PatchCore"]
+    compare.main(arguments)
+
+    assert compare.main([*arguments, "--budget", "60"]) == 2
+
+    path = tmp_path / "results" / "peers_parts_patchcore_seed0.json"
+    assert f"{path} was recorded with" in capsys.readouterr().err
+
+
 def test_held_out_images_are_not_trained_on(arguments, tmp_path):
     compare.main(arguments)
     task = json.loads((tmp_path / "work" / "parts_patchcore" / "task.json").read_text())

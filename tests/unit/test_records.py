@@ -22,6 +22,9 @@ RUN = {
     "variant": "small, quick",
     "seed": 3,
     "metrics": {"image_au_roc": 0.5},
+    "machine": "2 cores",
+    "versions": {"torch": "2.13.0"},
+    "commit": "0123456789abcdef",
 }
 
 
@@ -70,6 +73,17 @@ def test_a_file_that_is_no_run_of_this_version_is_named(tmp_path, text, words):
     with pytest.raises(ResultError, match=words) as raised:
         read_runs(tmp_path)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["metrics", "machine", "versions", "commit"])
+def test_a_finished_run_that_lacks_something_is_named(tmp_path, name):
+    path = write_run(RUN | {name: None}, tmp_path)
+
+    with pytest.raises(ResultError, match=f"lacks {name}; remove it") as raised:
+        read_run(path)
+    assert str(path) in str(raised.value)
+    write_run(RUN | {name: None, "failure": "no time was left"}, tmp_path)
+    assert not is_finished(read_run(path))
 
 
 def test_a_run_with_a_failure_is_not_finished():

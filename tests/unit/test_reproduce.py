@@ -4,11 +4,13 @@ Trainings are faked by a detector of random weights, so that only the machinery 
 """
 
 import json
+import shutil
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 
 import main_job
 import pytest
+from PIL import Image
 from tests.study_fakes import CONFIG, FakeDetector, FakeTraining
 
 from efficientad import cli
@@ -127,19 +129,89 @@ def test_a_scenario_without_defects_fails_before_its_training(
     assert training.trained == []
 
 
-def test_a_run_of_other_settings_is_refused_before_anything_is_done(
+def test_a_scenario_with_too_few_normal_images_fails_before_its_training(
     collection, training, tmp_path
+):
+    only_test = tmp_path / "only_test"
+    only_test.mkdir()
+    for part in ("test", "ground_truth"):
+        (only_test / part).symlink_to(collection / "axle" / part)
+
+    (failure,) = reproduce([only_test], tmp_path / "out", replace(CONFIG, seeds=(0,)))
+
+    assert f"{only_test} has 0; add some" in str(failure)
+    assert training.trained == []
+
+
+def test_an_annotation_that_cannot_be_used_fails_before_the_training(
+    collection, training, tmp_path
+):
+    broken = tmp_path / "axle"
+    shutil.copytree(collection / "axle", broken)
+    mask = min(broken.glob("ground_truth/*/*.png"))
+    Image.new("L", (9, 8), 255).save(mask)
+    settings = replace(CONFIG, seeds=(0,))
+
+    (failure,) = reproduce([broken], tmp_path / "out", settings)
+    (broken / "defects_config.json").write_text("[")
+    (other,) = reproduce([broken], tmp_path / "another", settings)
+
+    assert f"{mask} has 9 x 8 pixels" in str(failure)
+    assert str(broken / "defects_config.json") in str(other)
+    assert training.trained == []
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (("recipe", "learning_rate"), "another recipe"),
+        (("config", "size"), "another config"),
+        (("teacher",), "another teacher"),
+        (("images",), "another images"),
+    ],
+)
+def test_a_run_of_other_settings_is_refused_before_anything_is_done(
+    collection, training, tmp_path, place, words
 ):
     reproduce([collection / "bolt"], tmp_path, CONFIG)
     path = tmp_path / "reproduce_bolt_small_quick_4_steps_seed1.json"
     run = json.loads(path.read_text())
-    run["settings"]["recipe"]["learning_rate"] = 7.0
+    *outer, name = place
+    inner = reduce(dict.__getitem__, outer, run["settings"])
+    inner[name] = "7"
     path.write_text(json.dumps(run))
     training.trained.clear()
 
-    with pytest.raises(ResultError, match="other settings") as raised:
+    with pytest.raises(ResultError, match=words) as raised:
         reproduce([collection], tmp_path, CONFIG)
     assert str(path) in str(raised.value)
+    assert training.trained == []
+
+
+@pytest.mark.usefixtures("training")
+def test_a_run_is_not_taken_for_that_of_other_images_of_the_same_name(
+    collection, tmp_path
+):
+    reproduce([collection / "bolt"], tmp_path / "out", CONFIG)
+    shutil.copytree(collection / "bolt", tmp_path / "copy" / "bolt")
+    shutil.copytree(collection / "axle", tmp_path / "other" / "bolt")
+
+    assert reproduce([tmp_path / "copy"], tmp_path / "out", CONFIG) == []
+    with pytest.raises(ResultError, match="another images"):
+        reproduce([tmp_path / "other"], tmp_path / "out", CONFIG)
+
+
+def test_an_older_record_without_teacher_and_images_counts(
+    collection, training, tmp_path
+):
+    reproduce([collection / "bolt"], tmp_path, CONFIG)
+    for path in tmp_path.glob("*.json"):
+        run = json.loads(path.read_text())
+        del run["settings"]["teacher"], run["settings"]["images"]
+        path.write_text(json.dumps(run))
+    training.trained.clear()
+
+    assert reproduce([collection / "bolt"], tmp_path, CONFIG) == []
     assert training.trained == []
 
 
@@ -205,10 +277,11 @@ def test_a_kept_detector_of_other_settings_is_not_judged(collection, tmp_path):
 @pytest.mark.parametrize(("keep", "kept"), [("first_seed", {0}), ("all", {0, 1})])
 @pytest.mark.usefixtures("real_files")
 def test_detectors_of_further_seeds_stay_where_asked(collection, tmp_path, keep, kept):
-    config = replace(CONFIG, keep_detectors=keep)
+    config = replace(CONFIG, keep_detectors=keep, seeds=(1, 0))
 
     reproduce([collection / "axle"], tmp_path, config)
 
+    # The lowest seed is the one the figures take.
     stems = [path.parent.name for path in tmp_path.glob("work/*/part.ead")]
     assert {int(stem[-1]) for stem in stems} == kept
 
@@ -229,7 +302,15 @@ def test_the_command_line_tells_what_failed(collection, training, tmp_path, caps
     assert cli.main(command) == 0
 
 
-@pytest.mark.parametrize("text", ["{", '{"experiment": 1}'])
+OF_ANOTHER_VERSION = {
+    **{"experiment": "reproduce", "category": "a", "variant": "b", "seed": 0},
+    "format": 99,
+}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"experiment": 1}', json.dumps(OF_ANOTHER_VERSION)]
+)
 def test_an_unusable_result_is_one_line_and_exit_code_2(
     collection, training, tmp_path, capsys, text
 ):
@@ -261,6 +342,19 @@ def test_the_main_job_records_what_it_did_before(collection, training, tmp_path)
     training.trained.clear()
     assert main_job.main(arguments) == 0
     assert training.trained == []
+
+
+@pytest.mark.parametrize(
+    ("options", "variant"),
+    [
+        ((), "small, quick"),
+        (("--size", "medium"), "medium, quick"),
+        (("--size", "medium", "--preset", "paper"), "medium, paper"),
+        (("--size", "medium", "--variant", "all channels"), "all channels"),
+    ],
+)
+def test_the_main_job_is_called_what_it_is(options, variant):
+    assert main_job.parsed(["axle", *options]).variant == variant
 
 
 def test_the_main_job_knows_the_names_of_a_recipe(collection, capsys):

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from efficientad.errors import ResultError
 from efficientad.figures.canvas import save
-from efficientad.figures.charts import accuracy_against_latency, latency_by_device
+from efficientad.figures.charts import (
+    accuracy_against_latency,
+    latency_by_device,
+    read_benchmarks,
+)
 from efficientad.figures.config import FigureConfig, FigureNumber
 from efficientad.figures.pictures import (
     hard_loss_masks,
@@ -15,6 +19,7 @@ from efficientad.figures.pictures import (
     receptive_fields,
 )
 from efficientad.figures.runs import Material
+from efficientad.reproduction.records import read_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +66,9 @@ def draw_figures(results: Path, config: FigureConfig | None = None) -> Drawn:
             f"needed a folder of recorded runs, {results} is none; make one with "
             f"efficientad reproduce ROOT --output {results}"
         )
+    # A file that cannot be used is no missing one.
+    read_runs(results)
+    read_benchmarks(config.benchmarks)
     material = Material(results, config)
     folder = config.output or results / "figures"
     paths: list[Path] = []

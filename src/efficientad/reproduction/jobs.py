@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from efficientad.datasets import Category
-from efficientad.errors import ModelFileError, ResultError, UndefinedMetricError
+from efficientad.errors import ModelFileError, ResultError
 from efficientad.judgement.evaluation import Evaluation, evaluate
 from efficientad.measurement.memory import own_peak_mib
 from efficientad.measurement.surroundings import surroundings
@@ -22,7 +22,8 @@ from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.method.detector import Detector
 from efficientad.method.maps import map_mean_and_deviation, map_quantiles
 from efficientad.reproduction.hard_masks import HardMaskRecorder
-from efficientad.reproduction.judged_samples import write_samples
+from efficientad.reproduction.judgeable import require_judgeable
+from efficientad.reproduction.judged_samples import fingerprint, write_samples
 from efficientad.reproduction.kept_maps import KeptMaps
 from efficientad.reproduction.records import (
     FAILURE,
@@ -39,7 +40,7 @@ from efficientad.training.calibration import calibrate
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.normal_images import training_and_validation
 from efficientad.training.student import train
-from efficientad.training.teachers import open_teacher
+from efficientad.training.teachers import teacher_hash
 
 MODEL_FILE: Final = "part.ead"
 
@@ -100,6 +101,8 @@ class Job:
             "config": config,
             "recipe": asdict(self.recipe),
             "normalization": asdict(judging.normalization),
+            "teacher": teacher_hash(self.config.size, self.config.teacher),
+            "images": fingerprint(self.category),
         }
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
@@ -129,7 +132,7 @@ def pending(job: Job, place: Place) -> list[Judging]:
 
     Raises:
         ResultError: If a run is recorded under this name that cannot be read, or that
-            had other settings.
+            had other settings, images or another teacher.
     """
     left = []
     for judging in job.judgings:
@@ -140,11 +143,13 @@ def pending(job: Job, place: Place) -> list[Judging]:
         run = read_run(path)
         if not is_finished(run):
             left.append(judging)
-        elif _lasting(run.get("settings", {})) != _lasting(job.settings(judging)):
-            raise ResultError(
-                f"{path} was recorded with other settings than those asked for; give "
-                "another output, or the same settings"
-            )
+        else:
+            others = _differing(run.get("settings", {}), job.settings(judging))
+            if others:
+                raise ResultError(
+                    f"{path} was recorded with another {' and '.join(others)} than "
+                    "asked for; give another output, or what it was recorded with"
+                )
     return left
 
 
@@ -191,7 +196,7 @@ def do(job: Job, place: Place) -> Exception | None:
 
 def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
     """Give the detector of a job, trained now or by a process that was killed."""
-    _require_judgeable(job.category)
+    require_judgeable(job.category)
     path = folder / MODEL_FILE
     write_samples(job.category.test, folder)
     kept = _kept_detector(job, path)
@@ -219,7 +224,7 @@ def _kept_detector(job: Job, path: Path) -> Detector | None:
         return None
     detector = model_file.load(path, device=job.config.device)
     made = detector.provenance
-    teacher = open_teacher(job.config.size, job.config.teacher).file_hash
+    teacher = teacher_hash(job.config.size, job.config.teacher)
     if (
         made["recipe"] != asdict(job.recipe)
         or made["teacher"]["hash"] != teacher
@@ -229,17 +234,6 @@ def _kept_detector(job: Job, path: Path) -> Detector | None:
             f"{path} is a detector of other settings; remove it, or give another output"
         )
     return detector
-
-
-def _require_judgeable(category: Category) -> None:
-    """Find out before a training what would be an error after it."""
-    n_defects = sum(sample.is_defect for sample in category.test)
-    if n_defects in {0, len(category.test)}:
-        missing = "defective" if n_defects == 0 else "normal"
-        raise UndefinedMetricError(
-            "a scenario needs normal and defective test images, "
-            f"{category.root} has no {missing} ones; add some, or leave it out"
-        )
 
 
 def _judged(
@@ -253,13 +247,12 @@ def _judged(
     category = job.category
     evaluation = evaluate(judge, category, output=folder if is_main else None)
     memory = own_peak_mib()
-    teacher = judge.provenance["teacher"]["hash"]
     measured = _measured(evaluation)
     if not is_main:
         # The networks may not have run.
         del measured["latency_ms"]
     return {
-        "settings": job.settings(judging) | {"teacher": teacher},
+        "settings": job.settings(judging),
         **measured,
         "seconds": {"evaluate": round(time.monotonic() - started, 1)},
         "peak_memory_mib": {"process": round(memory)},
@@ -314,13 +307,17 @@ def _record(job: Job, judging: Judging, measured: Run, place: Place) -> None:
     write_run(run, place.results)
 
 
-def _lasting(settings: Run) -> Run:
-    """Give the settings without those that do not change the result."""
-    return {
-        "config": _lasting_config(settings.get("config", {})),
-        "recipe": settings.get("recipe"),
-        "normalization": settings.get("normalization", asdict(QUANTILES)),
-    }
+def _differing(recorded: Run, asked: Run) -> list[str]:
+    """Name what changes the result and is another than asked for.
+
+    Older records tell neither teacher nor images.
+    """
+    plain = {"normalization": asdict(QUANTILES)}
+    before, now = plain | recorded, plain | asked
+    before["config"] = _lasting_config(before.get("config", {}))
+    now["config"] = _lasting_config(now["config"])
+    told = {"config", "recipe", "normalization"} | before.keys()
+    return [name for name in now if name in told and before.get(name) != now[name]]
 
 
 def _lasting_config(config: Mapping[str, Any]) -> dict[str, str]:

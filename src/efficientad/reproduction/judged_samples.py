@@ -1,15 +1,33 @@
-"""Which images a detector was judged on, kept beside it for the figures. No torch."""
+"""Which images a detector was trained and judged on. No torch.
 
+Those it was judged on are kept beside it for the figures.
+"""
+
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from efficientad.datasets import Sample
+from efficientad.datasets import Category, Sample
 from efficientad.errors import ResultError
 from efficientad.storage import write_whole
 
 _FILE: Final = "test_images.json"
+
+
+def fingerprint(category: Category) -> str:
+    """Give a hash of names, defect types and sizes in bytes of all its images.
+
+    It is the same for a copy elsewhere.
+    """
+    lines = [
+        f"{split} {category.name_of(sample)} {sample.defect_type} "
+        f"{sample.path.stat().st_size if sample.path.is_file() else None}"
+        for split, samples in category.splits.items()
+        for sample in samples
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> None:

@@ -21,6 +21,8 @@ FORMAT_VERSION: Final = 1
 
 _FORMAT, FAILURE = "format", "failure"
 _REQUIRED: Final = {"experiment": str, "category": str, "variant": str, "seed": int}
+_OF_FINISHED: Final = {"metrics": dict, "machine": str, "versions": dict, "commit": str}
+"""Besides, where there is no failure."""
 
 
 def file_name(run: Run) -> str:
@@ -65,9 +67,7 @@ def read_run(path: Path) -> Run:
             f"needed a recorded run, {path} cannot be read as JSON ({error}); remove "
             "it, and the run is made again"
         ) from error
-    if not isinstance(run, dict) or any(
-        not isinstance(run.get(name), kind) for name, kind in _REQUIRED.items()
-    ):
+    if not isinstance(run, dict) or _lacks(run, _REQUIRED):
         raise ResultError(
             f"needed a recorded run with {', '.join(_REQUIRED)}, {path} is something "
             "else; move it away"
@@ -78,7 +78,17 @@ def read_run(path: Path) -> Run:
             f"{path} is a run of format {version}, this efficientad reads "
             f"{FORMAT_VERSION}; use the efficientad that wrote it, or another folder"
         )
+    missing = _lacks(run, _OF_FINISHED) if is_finished(run) else []
+    if missing:
+        raise ResultError(
+            f"needed a finished run with {', '.join(_OF_FINISHED)}, {path} lacks "
+            f"{', '.join(missing)}; remove it, and the run is made again"
+        )
     return run
+
+
+def _lacks(run: Run, required: dict[str, type]) -> list[str]:
+    return [n for n, kind in required.items() if not isinstance(run.get(n), kind)]
 
 
 def read_runs(folder: Path) -> list[Run]:

@@ -83,5 +83,6 @@ def do_all(
 
 
 def _place(job: Job, results: Path, config: StudyConfig) -> Place:
-    is_kept = config.keep_detectors == "all" or job.config.seed == config.seeds[0]
+    # The figures take the lowest seed there is.
+    is_kept = config.keep_detectors == "all" or job.config.seed == min(config.seeds)
     return Place(results, config.work or results / "work", is_kept)

@@ -46,8 +46,8 @@ def markdown_table(table: Table) -> str:
 
 
 def markdown_row(cells: Iterable[str]) -> str:
-    """Give a row of a Markdown table."""
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    """Give a row of a Markdown table: no line break, no bar within a cell."""
+    return f"| {' | '.join(' '.join(c.replace('|', '/').split()) for c in cells)} |"
 
 
 def _markdown_section(table: Table) -> str:

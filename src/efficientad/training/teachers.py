@@ -65,13 +65,22 @@ def open_teacher(size: ModelSize, path: Path | None = None) -> Teacher:
         )
     network = PatchDescriptionNetwork(size)
     _load_weights(network, tensors, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = teacher_hash(size, file)
     if path is None and digest != _shipped_hashes().get(file.name):
         raise ModelFileError(
             f"the shipped teacher {file} is damaged: its hash differs from the "
             "recorded one; install efficientad again"
         )
     return Teacher(network, content.get("provenance", {}), digest)
+
+
+def teacher_hash(size: ModelSize, path: Path | None = None) -> str:
+    """Give the hash of a teacher file, as `open_teacher` does, and nothing else of it.
+
+    Raises:
+        ModelFileError: If the shipped one is missing.
+    """
+    return hashlib.sha256((path or shipped_teacher_path(size)).read_bytes()).hexdigest()
 
 
 def load_teacher(
