@@ -75,8 +75,8 @@ def jobs(given: argparse.Namespace) -> Iterator[Job]:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run every seed that is not recorded yet."""
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("category", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -88,10 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--without-penalty", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], dest="changes")
     parser.add_argument("--experiment", default="main_job")
-    parser.add_argument("--variant", default="small, quick")
+    parser.add_argument("--variant", help="default: size and preset")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
+    given.variant = given.variant or f"{given.size}, {given.preset}"
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run every seed that is not recorded yet."""
+    given = parsed(arguments)
     code = 0
     try:
         for job in jobs(given):

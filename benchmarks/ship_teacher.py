@@ -3,8 +3,9 @@
     make ship-teacher TEACHER=teacher.safetensors
     python benchmarks/ship_teacher.py teacher.safetensors --source "ResNet-50, MIT"
 
-What is not given about source, images and hardware stays as it was said of the shipped
-teacher, as long as source network and images are the same. Nothing is committed.
+What is not given about source, images and hardware is what the file says, or stays as
+it was said of the shipped teacher, as long as source network and images are the same.
+Nothing is committed.
 """
 
 import argparse
@@ -21,6 +22,11 @@ from efficientad.training.teachers import open_teacher, ship_teacher
 from efficientad.training.tensor_file import read
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BY_HAND = (
+    "the prose around the table in docs/teachers.md, and docs/teacher_figure.png with "
+    "its record (benchmarks/teacher_figure.py)"
+)
+"""What tells of a shipped teacher, too, and is not rewritten."""
 
 # What a fact belongs to: it is kept while this stays the same.
 _KEPT_WITH = {
@@ -50,7 +56,7 @@ def region(size: str, facts: Mapping[str, Any]) -> str:
         f"rate {settings['learning_rate']:g}, "
         f"schedule `{settings['rate_schedule']}`, seed {settings['seed']}",
         "hardware": f"{facts.get('hardware', 'not recorded')}; "
-        f"{facts['hours']:.2f} hours",
+        f"{facts['hours']:.2f} hours of steps",
         "held-out explained variance": f"{facts['explained_variance']:.3f}{spread}; "
         f"over the training in [the log](../benchmarks/teachers/teacher_{size}.jsonl)",
         "weights": "half precision",
@@ -130,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", help="source network, its origin and its licence")
     parser.add_argument("--image-sources", help="what the images are, their licences")
     parser.add_argument("--hardware", help="what it was distilled on")
-    parser.add_argument("--commit", help="what it was distilled with; default: HEAD")
+    parser.add_argument("--commit", help="default: as the file says, or HEAD")
     parser.add_argument("--note", help="anything else")
     given = vars(parser.parse_args(arguments))
     path = given.pop("teacher")
@@ -140,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EfficientADError as error:
         print(f"ship_teacher: {error}", file=sys.stderr)
         return 2
-    print(f"shipped {target}; see git diff, run the tests, then commit")
+    print(f"shipped {target}; left to do by hand: {BY_HAND}")
+    print("then see git diff, run the tests, and commit")
     return 0
 
 

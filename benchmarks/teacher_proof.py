@@ -16,15 +16,19 @@ channel reduction, and compares these:
         --source mobilenet-v2 --reduction mean --reduction random --reduction pca
 
 Every run is one file in benchmarks/results/. One that is there already is not done
-again, and neither is a teacher that is made already: an interrupted proof goes on.
+again, and neither is a teacher that is made already: an interrupted proof goes on. A
+run of the same name, but of other settings or another teacher, is refused.
 """
 
 import argparse
+import hashlib
+import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,10 +36,13 @@ import torch
 from records import RESULTS, file_name, write_run
 
 import efficientad
-from efficientad.errors import EfficientADError
+from efficientad.errors import EfficientADError, ResultError
 from efficientad.method.networks import ModelSize, PatchDescriptionNetwork
-from efficientad.training.config import Reduction
-from efficientad.training.teachers import open_teacher, save_teacher
+from efficientad.reproduction.records import is_finished, read_run
+from efficientad.training.config import Reduction, TrainConfig
+from efficientad.training.devices import choose_device
+from efficientad.training.student import recipe_of
+from efficientad.training.teachers import Teacher, open_teacher, save_teacher
 
 CATEGORIES = ("mvtec_ad/bottle", "mvtec_ad/screw", "magnetic_tile")
 EXPERIMENT = "teacher_proof"
@@ -61,7 +68,8 @@ def distilled(options: argparse.Namespace) -> Iterator[Candidate]:
     for source in options.source:
         for reduction in options.reduction:
             name = f"{Path(source).stem}, {reduction}, {options.distil_steps} steps"
-            path = options.distil / f"{name.replace(', ', '_')}.safetensors"
+            made_of = f"{name}, {options.size}, {options.distil_images} images"
+            path = options.distil / f"{made_of.replace(', ', '_')}.safetensors"
             if not path.exists():
                 _distil(source, reduction, path, options)
             yield Candidate(name, path)
@@ -98,10 +106,8 @@ def prove(
         "seed": seed,
     }
     path: Path = options.results / file_name(run)
-    if path.exists():
-        return path
     teacher = open_teacher(options.size, candidate.path)
-    config = efficientad.TrainConfig(
+    config = TrainConfig(
         size=options.size,
         preset="quick",
         steps=options.steps,
@@ -109,16 +115,15 @@ def prove(
         teacher=candidate.path,
         pretraining_images=options.data / "natural_images",
     )
+    run |= {"settings": _settings(config), "teacher": _facts(teacher)}
+    if _is_recorded(run, path):
+        return path
     start = time.monotonic()
     detector = efficientad.train(category, config)
     trained = time.monotonic()
     evaluation = efficientad.evaluate(detector, category)
     end = time.monotonic()
-    kept = ("explained_variance", "n_steps", "source_architecture", "settings")
-    facts = {k: teacher.provenance[k] for k in kept if k in teacher.provenance}
     run |= {
-        "settings": {"preset": "quick", "steps": options.steps, "size": options.size},
-        "teacher": {"hash": teacher.file_hash, **facts},
         "metrics": evaluation.metrics,
         "seconds": {
             "train": round(trained - start, 1),
@@ -126,6 +131,55 @@ def prove(
         },
     }
     return write_run(run, options.results)
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """What the result depends on, besides images and teacher, as JSON knows it."""
+    settings = {
+        "preset": config.preset,
+        "steps": config.steps,
+        "size": config.size,
+        "recipe": asdict(recipe_of(config, choose_device(config.device))),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _facts(teacher: Teacher) -> dict[str, Any]:
+    """What a run tells of its teacher."""
+    digest = hashlib.sha256()
+    for name, value in teacher.network.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    kept = ("explained_variance", "n_steps", "source_architecture", "settings")
+    facts = {k: teacher.provenance[k] for k in kept if k in teacher.provenance}
+    # The same weights make other files: the order of what stands before them varies.
+    hashes = {"hash": teacher.file_hash, "weights_hash": digest.hexdigest()}
+    return hashes | facts
+
+
+def _is_recorded(asked: Mapping[str, Any], path: Path) -> bool:
+    """Whether a run is measured already.
+
+    Raises:
+        ResultError: If the file cannot be read, or is of other settings or another
+            teacher.
+    """
+    if not path.exists():
+        return False
+    found = read_run(path)
+    if not is_finished(found):
+        return False
+    weights = found.get("teacher", {}).get("weights_hash")
+    if (
+        found.get("settings") != asked["settings"]
+        or weights != asked["teacher"]["weights_hash"]
+    ):
+        raise ResultError(
+            f"{path} was recorded with other settings or another teacher than those "
+            "asked for, or before runs told their recipe; give another --results "
+            "folder, or remove the old runs"
+        )
+    return True
 
 
 def candidate_of(text: str) -> Candidate:

@@ -222,10 +222,12 @@ def distill(
         output: The teacher file to write, for example teacher.safetensors.
         config: Settings.
     """
+    from efficientad.measurement.surroundings import commit, machine
     from efficientad.training.distillation import distill as distill_teacher
 
     print(f"settings: {config}", file=sys.stderr)
-    explained = distill_teacher(images, config, output=output)
+    made_with = {"commit": commit(), "hardware": machine()}
+    explained = distill_teacher(images, config, output=output, provenance=made_with)
     print(f"wrote {output}")
     print(f"held-out explained variance {explained.overall:.4f}")
     return _OK

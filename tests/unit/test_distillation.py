@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import efficientad
 from efficientad import cli
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
+from efficientad.measurement.surroundings import commit, machine
 from efficientad.training import distillation, tensor_file
 from efficientad.training.ahead import Ahead
 from efficientad.training.config import DistillConfig
 from efficientad.training.distillation_material import Material
-from efficientad.training.feature_cache import FeatureMoments
+from efficientad.training.feature_cache import FeatureCache, FeatureMoments
 from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.teachers import load_teacher, open_teacher
 
@@ -162,6 +162,8 @@ def test_a_teacher_file_says_how_it_came_to_be(distilled, resnet18):
     assert facts["source_architecture"] == "resnet18"
     assert facts["settings"]["source"] == resnet18.name
     assert facts["n_steps"] == N_STEPS
+    assert facts["hours"] > 0
+    assert facts["preparation_hours"] > 0
     snapshot = open_teacher("small", output.with_stem("teacher_at_30"))
     assert snapshot.provenance["n_steps"] == LOGGED[0]
     early, late = (t.network.state_dict() for t in (snapshot, teacher))
@@ -195,6 +197,25 @@ def test_an_interrupted_distillation_resumes_to_the_same_bits(
     assert [line["step"] for line in lines_of(interrupted)] == [3, 4]
 
 
+def test_half_a_line_of_the_log_is_dropped(images, short, interrupted):
+    """As a killed process or a full disk leaves it."""
+    log = interrupted.with_name(f"{interrupted.name}.jsonl")
+    log.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
+
+    distillation.distill(images, replace(short, resume=True), output=interrupted)
+
+    assert [line["step"] for line in lines_of(interrupted)] == [1, 3, 4]
+
+
+def test_a_line_that_lacks_only_its_end_is_kept(images, short, interrupted):
+    log = interrupted.with_name(f"{interrupted.name}.jsonl")
+    log.write_text('{"step": 1, "loss": 2.5}')
+
+    distillation.distill(images, replace(short, resume=True), output=interrupted)
+
+    assert [line["step"] for line in lines_of(interrupted)] == [1, 3, 4]
+
+
 def test_a_checkpoint_of_other_settings_is_refused(images, short, interrupted):
     checkpoint = interrupted.with_name(f"{interrupted.name}.checkpoint")
     before = checkpoint.read_bytes()
@@ -203,6 +224,22 @@ def test_a_checkpoint_of_other_settings_is_refused(images, short, interrupted):
     with pytest.raises(ModelFileError, match=r"teacher\.\S+ is a checkpoint of other"):
         distillation.distill(images, other, output=interrupted)
     assert checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_agrees_on_whether_features_are_kept(
+    images, short, interrupted, tmp_path
+):
+    """Its folder is free; whether there is one changes the grayscale draws."""
+    kept = replace(short, feature_cache=tmp_path / "features", resume=True)
+    with pytest.raises(ModelFileError, match="is a checkpoint of other settings"):
+        distillation.distill(images, kept, output=interrupted)
+
+    output = tmp_path / "kept.safetensors"
+    distillation.distill(images, kept, output=output)
+    moved = replace(kept, feature_cache=tmp_path / "elsewhere")
+    distillation.distill(images, moved, output=output)
+    with pytest.raises(ModelFileError, match="is a checkpoint of other settings"):
+        distillation.distill(images, replace(short, resume=True), output=output)
 
 
 def test_a_checkpoint_of_other_images_is_refused(images, short, interrupted, tmp_path):
@@ -238,6 +275,23 @@ def test_the_papers_preset_takes_whole_images(images, config, tmp_path):
     assert np.isfinite(explained.overall)
     network = load_teacher("small", tmp_path / "t.safetensors")
     assert not network.has_batch_norm
+
+
+def test_kept_principal_components_are_those_of_one_basis(images, config):
+    """It is fitted on the last images, so more images are another one."""
+
+    def material(reduction, n_images):
+        changed = replace(config, reduction=reduction, n_images=n_images)
+        device = torch.device("cpu")
+        return Material(open_pretraining_images(images), changed, device)
+
+    few, many = (material("pca", n)._fingerprint() for n in (8, 9))
+    assert few != many
+    assert few == material("pca", 8)._fingerprint()
+    usual = material("mean", 8)
+    assert usual._fingerprint() == material("mean", 9)._fingerprint()
+    of_images = usual.images.fingerprint()
+    assert usual._fingerprint() == f"{usual.source_hash} mean 0 0.1 {of_images} 64"
 
 
 def test_principal_components_survive_a_checkpoint(images, config, tmp_path):
@@ -280,13 +334,23 @@ def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkey
 
     monkeypatch.setattr(distillation._Distillation, "step", step)
     few = replace(config, batch_size=1, checkpoint_every=2, snapshots=())
-    with pytest.raises(TrainingError, match="not finite at step 3; lower --learning"):
+    with pytest.raises(TrainingError, match="not finite at step 3; start") as raised:
         distillation.distill(images, few, output=output)
-    _, content = tensor_file.read(
-        output.with_name(f"{output.name}.checkpoint"), "checkpoint"
-    )
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    _, content = tensor_file.read(checkpoint, "checkpoint")
     assert content["steps"] == 2
+    assert "with a lower --learning-rate, without --resume" in str(raised.value)
+    assert str(raised.value).endswith(f"; the last checkpoint, {checkpoint}, is kept")
     assert not output.exists()
+
+
+def test_a_non_finite_loss_names_no_checkpoint_that_is_not_there(
+    images, short, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(distillation._Distillation, "step", lambda *_: float("nan"))
+
+    with pytest.raises(TrainingError, match=r"without --resume$"):
+        distillation.distill(images, short, output=tmp_path / "t.safetensors")
 
 
 # The scripts that measure
@@ -412,7 +476,10 @@ def test_the_command_writes_a_teacher(images, resnet18, tmp_path, capsys):
 
     assert code == 0
     assert "held-out explained variance" in capsys.readouterr().out
-    assert efficientad.load_teacher("small", output).size == "small"
+    teacher = open_teacher("small", output)
+    assert teacher.network.size == "small"
+    assert teacher.provenance["commit"] == commit()
+    assert teacher.provenance["hardware"] == machine()
 
 
 # Parts
@@ -425,6 +492,61 @@ def test_ahead_gives_all_in_order_and_raises_what_was_raised():
     with pytest.raises(ZeroDivisionError):
         ahead.take()
     ahead.close()
+
+
+def fives(numbers):
+    """Features of nothing but five, of some images."""
+    return torch.full((len(numbers), 3, 2, 2), 5.0)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Kept features of four images."""
+    kept = FeatureCache(tmp_path / "features", (7, 3, 0, 4), 3, "of these", 2)
+    kept.build(fives, 2)
+    assert kept.n_done() == 4
+    return kept
+
+
+def test_features_of_a_deleted_file_are_computed_again(cache):
+    (cache.folder / "features.f16").unlink()
+
+    assert cache.n_done() == 0
+    cache.build(fives, 2)
+    assert (cache.open() == 5).all()
+
+
+def test_features_of_a_file_that_was_cut_are_computed_again(cache):
+    os.truncate(cache.folder / "features.f16", 80)
+
+    assert cache.n_done() == 0
+    cache.build(fives, 2)
+    assert (cache.open() == 5).all()
+
+
+def test_space_that_is_not_filled_does_not_pass_for_features(cache):
+    (cache.folder / "features.f16").unlink()
+
+    with pytest.raises(ZeroDivisionError):  # stopped before the first image is done
+        cache.build(lambda _: 1 // 0, 2)
+
+    assert cache.n_done() == 0
+    cache.build(fives, 2)
+    assert (cache.open() == 5).all()
+
+
+def test_a_stopped_build_goes_on_where_it_was(cache):
+    more = replace(cache, numbers=(*cache.numbers, 9))
+    asked = []
+
+    def features_of(numbers):
+        asked.extend(numbers)
+        return fives(numbers)
+
+    more.build(features_of, 2)
+
+    assert asked == [9]
+    assert (more.open() == 5).all()
 
 
 def test_moments_do_not_cancel():

@@ -1,5 +1,6 @@
 """The documents tell what the code does."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,12 @@ def test_the_readme_leads_to_each_page(page):
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
     assert f"(docs/{page.name})" in readme
+
+
+def test_the_figure_is_of_the_shipped_small_teacher():
+    results = REPOSITORY / "benchmarks" / "results"
+    record = results / "teacher_figure_natural_images_small_seed0.json"
+    drawn = json.loads(record.read_text(encoding="utf-8"))["teacher"]["hash"]
+    hashes = json.loads((PACKAGE / "weights" / "hashes.json").read_text())
+
+    assert drawn == hashes["teacher_small.safetensors"]

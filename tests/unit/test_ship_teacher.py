@@ -101,6 +101,30 @@ def test_what_was_said_of_another_source_is_not_kept(repository, teacher, tmp_pa
     assert "source" not in teachers.open_teacher("small").provenance
 
 
+def test_what_the_file_says_of_itself_is_kept(repository, teacher, tmp_path):
+    ship_teacher.ship(teacher, {"hardware": "two cores"}, repository)
+    other = tmp_path / "other.safetensors"
+    made_with = {"commit": "0123456789abcdef", "hardware": "one GPU"}
+    teachers.save_teacher(PatchDescriptionNetwork("small"), FACTS | made_with, other)
+    ship_teacher.ship(other, {}, repository)
+
+    facts = teachers.open_teacher("small").provenance
+    assert {name: facts[name] for name in made_with} == made_with
+    page = (repository / "docs" / "teachers.md").read_text()
+    assert "| hardware | one GPU; 2.50 hours of steps |" in page
+    assert "| commit | `012345678` |" in page
+
+
+def test_the_command_names_what_is_left_to_do(repository, teacher, capsys, monkeypatch):
+    monkeypatch.setattr(ship_teacher, "REPOSITORY", repository)
+
+    assert ship_teacher.main([str(teacher)]) == 0
+
+    told = capsys.readouterr().out
+    assert "left to do by hand: the prose around the table in docs/teachers.md" in told
+    assert "docs/teacher_figure.png with its record" in told
+
+
 def test_a_file_that_is_no_teacher_changes_nothing(repository, tmp_path, capsys):
     path = tmp_path / "no.safetensors"
     tensor_file.write(path, "teacher", {"a": torch.zeros(1)}, {"size": "small"})
@@ -111,6 +135,14 @@ def test_a_file_that_is_no_teacher_changes_nothing(repository, tmp_path, capsys)
     assert sorted(repository.rglob("*")) == before
     with pytest.raises(ModelFileError):
         teachers.open_teacher("small")
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_the_page_says_of_a_shipped_teacher_what_its_file_says(size):
+    page = (ship_teacher.REPOSITORY / "docs" / "teachers.md").read_text()
+
+    facts = teachers.open_teacher(size).provenance
+    assert ship_teacher.with_region(page, size, facts) == page
 
 
 def test_the_documents_have_a_place_for_both_sizes():

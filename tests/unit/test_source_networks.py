@@ -1,6 +1,7 @@
 import math
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -442,6 +443,22 @@ def test_a_cut_off_file_is_refused(tmp_path, resnet18_file):
     path = tmp_path / "cut.pth"
     path.write_bytes(resnet18_file.read_bytes()[:100_000])
     with pytest.raises(ModelFileError, match="get it again"):
+        open_source_network(path)
+
+
+def test_an_old_file_with_a_damaged_list_of_tensors_is_refused(tmp_path):
+    """It ends with their numbers; one that belongs to no tensor fails an assertion."""
+    path = tmp_path / "weights.pth"
+    content = {"conv1.weight": torch.zeros(1)}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    damaged = bytearray(path.read_bytes())
+    *_, listed = re.finditer(rb"X.\x00{3}(\d+)", damaged, re.DOTALL)
+    damaged[listed.start(1)] ^= 1  # another digit
+    path.write_bytes(damaged)
+    with pytest.raises(AssertionError, match="not found"):  # what it really provokes
+        torch.load(path, weights_only=True)
+
+    with pytest.raises(ModelFileError, match=r"weights\.pth .*get it again"):
         open_source_network(path)
 
 

@@ -1,6 +1,7 @@
 """The proof's scripts, on drawn parts, two steps and networks of random weights."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,16 +61,121 @@ def test_each_teacher_is_judged_once(data, teacher, tmp_path, monkeypatch, capsy
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_sources_and_reductions_get_equal_budgets(data, tmp_path, monkeypatch):
-    made = []
+@pytest.fixture
+def untrained_detectors(monkeypatch):
+    """What would be trained, without training it: the settings of each."""
+    trained = []
+    judged = SimpleNamespace(metrics={"image_au_roc": 0.5})
+    monkeypatch.setattr(efficientad, "train", lambda _, config: trained.append(config))
+    monkeypatch.setattr(efficientad, "evaluate", lambda *_: judged)
+    return trained
+
+
+@pytest.fixture
+def proof(data, teacher, tmp_path):
+    """Arguments for one run, and the folder of its record."""
+    arguments = [
+        *("--data", str(data), "--categories", "parts", "--seeds", "3"),
+        *("--steps", "2", "--results", str(tmp_path)),
+    ]
+    return [*arguments, "--teacher", f"small, 10 %={teacher}"], tmp_path
+
+
+def test_a_run_tells_the_recipe_and_the_weights_it_depends_on(
+    proof, untrained_detectors
+):
+    arguments, folder = proof
+    assert teacher_proof.main(arguments) == 0
+
+    [path] = folder.iterdir()
+    run = json.loads(path.read_text())
+    assert run["settings"]["recipe"]["steps"] == 2
+    assert run["settings"]["recipe"]["quick"]["penalty_weight"] > 0
+    assert len(run["teacher"]["weights_hash"]) == 64
+    assert len(untrained_detectors) == 1
+
+
+@pytest.mark.usefixtures("untrained_detectors")
+def test_a_run_of_other_settings_is_refused(proof, capsys):
+    arguments, folder = proof
+    assert teacher_proof.main(arguments) == 0
+    [path] = folder.iterdir()
+    before = path.read_bytes()
+
+    assert teacher_proof.main([*arguments, "--steps", "3"]) == 2
+
+    sentence = capsys.readouterr().err
+    assert f"{path} was recorded with other settings or another teacher" in sentence
+    assert "give another --results folder, or remove the old runs" in sentence
+    assert len(sentence.splitlines()) == 1
+    assert path.read_bytes() == before
+
+
+@pytest.mark.usefixtures("untrained_detectors")
+def test_a_run_of_another_teacher_is_refused(proof, tmp_path_factory, capsys):
+    arguments, _ = proof
+    assert teacher_proof.main(arguments) == 0
+    other = tmp_path_factory.mktemp("other") / "t.safetensors"
+    save_teacher(PatchDescriptionNetwork("small"), {"n_steps": 7}, other)
+
+    assert teacher_proof.main([*arguments[:-1], f"small, 10 %={other}"]) == 2
+    assert "or another teacher than those asked for" in capsys.readouterr().err
+
+
+def test_the_same_weights_in_another_file_are_the_same_teacher(
+    proof, untrained_detectors, tmp_path_factory
+):
+    arguments, folder = proof
+    assert teacher_proof.main(arguments) == 0
+    same = tmp_path_factory.mktemp("same") / "t.safetensors"
+    torch.manual_seed(1)
+    save_teacher(PatchDescriptionNetwork("small"), {"hours": 2.0}, same)
+
+    assert teacher_proof.main([*arguments[:-1], f"small, 10 %={same}"]) == 0
+    assert len(untrained_detectors) == len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("untrained_detectors")
+def test_a_run_from_before_the_recipe_was_told_is_refused(proof, capsys):
+    arguments, folder = proof
+    assert teacher_proof.main(arguments) == 0
+    [path] = folder.iterdir()
+    run = json.loads(path.read_text())
+    del run["settings"]["recipe"]
+    path.write_text(json.dumps(run))
+
+    assert teacher_proof.main(arguments) == 2
+    assert "or before runs told their recipe" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_made_again(proof, untrained_detectors):
+    arguments, folder = proof
+    assert teacher_proof.main(arguments) == 0
+    [path] = folder.iterdir()
+    run = json.loads(path.read_text())
+    path.write_text(json.dumps(run | {"failure": "out of memory", "settings": {}}))
+
+    assert teacher_proof.main(arguments) == 0
+    assert len(untrained_detectors) == 2
+    assert json.loads(path.read_text())["metrics"] == {"image_au_roc": 0.5}
+
+
+@pytest.fixture
+def made(data, monkeypatch):
+    """What would be distilled, without distilling it: the settings of each."""
+    configs = []
 
     def distil(images, config, *, output):
         assert images == data / "natural_images"
         config.feature_cache.mkdir(parents=True)
         output.touch()
-        made.append((config.source, config.reduction, config.steps, config.n_images))
+        configs.append(config)
 
     monkeypatch.setattr(efficientad, "distill", distil)
+    return configs
+
+
+def test_sources_and_reductions_get_equal_budgets(data, tmp_path, made):
     options = teacher_proof.parsed(
         [
             *("--data", str(data), "--distil", str(tmp_path)),
@@ -88,8 +194,19 @@ def test_sources_and_reductions_get_equal_budgets(data, tmp_path, monkeypatch):
     ]
     assert again == candidates
     assert len(made) == 4
-    assert {budget[2:] for budget in made} == {(400, 800)}
+    assert {(config.steps, config.n_images) for config in made} == {(400, 800)}
     assert not list(tmp_path.glob("*.features"))
+
+
+@pytest.mark.parametrize("other", [("--distil-images", "900"), ("--size", "medium")])
+def test_a_teacher_of_other_images_or_size_is_made_anew(data, tmp_path, made, other):
+    arguments = ["--data", str(data), "--distil", str(tmp_path), "--source", "a.pth"]
+    [before] = teacher_proof.distilled(teacher_proof.parsed(arguments))
+    [after] = teacher_proof.distilled(teacher_proof.parsed([*arguments, *other]))
+
+    assert after.variant == before.variant == "a, mean, 400 steps"
+    assert after.path != before.path
+    assert len(made) == len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_teacher_that_is_not_there_is_one_line(data, tmp_path, capsys):

@@ -51,7 +51,8 @@ _RECIPE_SETTINGS = (
     "rate_schedule",
     "optimizer",
 )
-# What a checkpoint need not agree on.
+# What a checkpoint need not agree on. Where features are kept is free, whether they are
+# is not: the grayscale draws are others then.
 _FREE_SETTINGS = ("resume", "device", "checkpoint_every", "feature_cache", "snapshots")
 
 
@@ -100,6 +101,7 @@ class _Distillation:
         self._held_out: list[tuple[Tensor, Tensor]] = []
         self.n_steps_done = 0
         self.seconds = 0.0
+        self.preparation_seconds = 0.0
 
     def settings(self) -> dict[str, Any]:
         """Give what a checkpoint must agree on, as JSON knows it."""
@@ -108,7 +110,10 @@ class _Distillation:
             for name, value in asdict(self.config).items()
             if name not in _FREE_SETTINGS
         }
-        settings |= asdict(self.recipe) | {"source": Path(self.config.source).name}
+        settings |= asdict(self.recipe) | {
+            "source": Path(self.config.source).name,
+            "keeps_features": self.config.feature_cache is not None,
+        }
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 
@@ -229,6 +234,7 @@ class _Distillation:
             "explained_variance": measured.overall,
             "explained_variance_quartiles": _quartiles(measured.per_channel),
             "hours": self.seconds / 3600,
+            "preparation_hours": self.preparation_seconds / 3600,
         }
 
 
@@ -269,7 +275,9 @@ def distill(
     files = _Files(output)
     if config.resume and files.checkpoint.exists():
         run.restore(files.checkpoint)
+    started = time.monotonic()
     material.get_ready()
+    run.preparation_seconds = time.monotonic() - started
     with closing(Progress(recipe.steps, "step", n_done=run.n_steps_done)) as progress:
         files.cut_log(run.n_steps_done)
         sitting = _Sitting(run, progress, files, provenance or {})
@@ -350,9 +358,11 @@ class _Sitting:
 
     def _require_finite(self, value: float) -> None:
         if not math.isfinite(value):
+            checkpoint = self.files.checkpoint
+            kept = f"; the last checkpoint, {checkpoint}, is kept" * checkpoint.exists()
             raise TrainingError(
-                f"the loss is not finite at step {self.run.n_steps_done}; lower "
-                f"--learning-rate, or go on from {self.files.checkpoint} with --resume"
+                f"the loss is not finite at step {self.run.n_steps_done}; start again "
+                f"with a lower --learning-rate, without --resume{kept}"
             )
 
 
@@ -372,8 +382,8 @@ class _Files:
         """Keep the lines up to a step; those behind it will come again."""
         if not self._log.exists():
             return
-        lines = self._log.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["step"] <= n_steps]
+        lines = self._log.read_text().splitlines()
+        kept = [f"{line}\n" for line in lines if _is_up_to(n_steps, line)]
         write_whole(self._log, "".join(kept).encode())
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -385,6 +395,15 @@ class _Files:
                 f"cannot write {self._log} ({error.strerror}); free some space and go "
                 "on with --resume"
             ) from error
+
+
+def _is_up_to(n_steps: int, line: str) -> bool:
+    """Whether a line of the log is whole, and of a step until then."""
+    try:
+        step: int = json.loads(line)["step"]
+    except ValueError:  # half a line: the process was killed, or the disk was full
+        return False
+    return step <= n_steps
 
 
 def _quartiles(values: Iterable[float]) -> list[float]:

@@ -292,11 +292,18 @@ class Material:
             f"{self.source_hash} {c.reduction} {c.seed} {c.grayscale_share} "
             f"{self.images.fingerprint()}"
         )
+        if c.reduction == "pca":
+            rows = self._basis_rows()
+            fingerprint += f" {rows.start} {rows.stop}"
         is_usual = c.image_size == DistillConfig(source=c.source).image_size
         return fingerprint if is_usual else f"{fingerprint} {c.image_size}"
 
+    def _basis_rows(self) -> range:
+        """Give what the principal components are fitted on: the last images."""
+        return self.rows[-_PCA_IMAGES:]
+
     def _fit_reduction(self) -> None:
-        rows = self.rows[-_PCA_IMAGES:]
+        rows = self._basis_rows()
         task = "fitting principal components of the source features"
         with closing(Progress(len(rows), "image", task=task)) as progress:
             self.features.fit(self._source_inputs(rows, progress))

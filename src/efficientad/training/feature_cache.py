@@ -54,6 +54,8 @@ class FeatureCache:
     def n_done(self) -> int:
         """Count the images whose features are on disk already.
 
+        None are where the file is gone, or shorter than its index says.
+
         Raises:
             ModelFileError: If the folder holds features of something else.
         """
@@ -72,7 +74,7 @@ class FeatureCache:
                 f"{self.folder} holds features of another source network, reduction or "
                 "set of images; delete the folder or choose another one"
             )
-        return n_done
+        return n_done if self._n_bytes_found() >= self._n_bytes(n_done) else 0
 
     def build(
         self,
@@ -91,6 +93,8 @@ class FeatureCache:
             StorageError: If the features cannot be written.
         """
         n_done, n = self.n_done(), len(self.numbers)
+        # First: space that is taken and not filled must not pass for features.
+        self._note(n_done)
         try:
             self._reserve()
             file = np.memmap(
@@ -115,12 +119,19 @@ class FeatureCache:
     def _reserve(self) -> None:
         """Take the whole space at once: a full disk ends a mapped write in a crash."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        n_bytes = math.prod(self.shape) * np.dtype(np.float16).itemsize
+        n_bytes = self._n_bytes(len(self.numbers))
         with (self.folder / _FILE).open("ab") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
             else:
                 file.truncate(n_bytes)
+
+    def _n_bytes(self, n_images: int) -> int:
+        return n_images * math.prod(self.shape[1:]) * np.dtype(np.float16).itemsize
+
+    def _n_bytes_found(self) -> int:
+        path = self.folder / _FILE
+        return path.stat().st_size if path.exists() else 0
 
     def _note(self, n_done: int) -> None:
         text = json.dumps({"fingerprint": self.fingerprint, "n_done": n_done})

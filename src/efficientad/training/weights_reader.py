@@ -30,6 +30,7 @@ _DAMAGE: Final = (
     LookupError,
     AttributeError,
     TypeError,
+    AssertionError,
     struct.error,
 )
 _WRAPPERS: Final = ("state_dict", "model")
