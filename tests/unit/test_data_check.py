@@ -1,12 +1,15 @@
 """The verb `check`: what is wrong with a data set is found, and nothing else is."""
 
 import json
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from efficientad import DatasetError, check_data, cli, save
+from efficientad.datasets.near_duplicates import linked
+from efficientad.training.normal_images import training_and_validation
 
 SIZE = 96
 
@@ -34,6 +37,34 @@ def category(tmp_path):
         mask[10:20, 30 + i : 50] = 255
         Image.fromarray(mask).save(root / "ground_truth" / "scratch" / f"{i}_mask.png")
     return root
+
+
+AREA = {
+    "pixel_value": 254,
+    "saturation_threshold": 10,
+    "relative_saturation": False,
+}
+
+
+@pytest.fixture
+def loco(category):
+    """The same, annotated as MVTec LOCO is."""
+    (category / "test/scratch").rename(category / "test/logical_anomalies")
+    masks = category / "ground_truth" / "logical_anomalies"
+    (category / "ground_truth/scratch").rename(masks)
+    for i in range(3):
+        (masks / f"{i}").mkdir()
+        (masks / f"{i}_mask.png").unlink()
+        draw_channel(masks / f"{i}" / "000.png", 254)
+    (category / "defects_config.json").write_text(json.dumps([AREA]))
+    return category
+
+
+def draw_channel(path, *values, mode="L"):
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    for i, value in enumerate(values):
+        labels[20 * i : 20 * i + 10, 30:50] = value
+    Image.fromarray(labels).convert(mode).save(path)
 
 
 def found(root, **options):
@@ -76,6 +107,18 @@ def test_twins_within_the_training_are_a_warning(category):
     picture(4).save(category / "train/good/again.png")
 
     assert [f[:2] for f in found(category)] == [("same picture", "warning")]
+
+
+def test_a_training_picture_in_the_validation_is_an_error_as_in_training(category):
+    (category / "validation/good").mkdir(parents=True)
+    picture(4).save(category / "validation/good/again.png")
+
+    ((kind, severity, message),) = found(category)
+
+    assert (kind, severity) == ("same picture", "error")
+    assert message.endswith("not trained on: remove them from one side")
+    with pytest.raises(DatasetError, match="images that were not trained on"):
+        training_and_validation(category, validation=None, validation_share=0.1, seed=0)
 
 
 def test_a_picture_that_is_normal_and_defective_is_an_error(category):
@@ -138,6 +181,103 @@ def test_too_few_images_are_an_error(category):
 
     assert (kind, severity) == ("too few", "error")
     assert "at least 10 normal images, there are 8" in message
+
+
+def test_twins_and_broken_images_do_not_count_as_they_do_not_in_training(category):
+    for name in ("0", "1"):
+        (category / "train" / "good" / f"{name}.png").unlink()
+    assert not found(category)
+    picture(3).save(category / "train/good/2.png")
+
+    errors = [f for f in found(category) if f[1] == "error"]
+
+    ((kind, _, message),) = errors
+    assert kind == "too few"
+    assert "there are 9 different ones in 10 files; record" in message
+    with pytest.raises(DatasetError, match="10 different normal images, got 9"):
+        training_and_validation(category, validation=None, validation_share=0.1, seed=0)
+
+
+def test_linked_indices_are_grouped_whichever_pairs_link_them():
+    chain = list(pairwise(range(400)))
+
+    assert linked(400, chain) == [list(range(400))]
+    assert linked(400, combinations(range(400), 2)) == linked(400, chain)
+    assert linked(400, reversed(chain)) == linked(400, chain)
+
+
+def test_a_long_chain_is_one_group_from_either_end():
+    n = 20_000
+
+    assert linked(n, pairwise(range(n))) == [list(range(n))]
+    assert linked(n, pairwise(reversed(range(n)))) == [list(range(n))]
+
+
+def test_groups_stay_apart_and_single_indices_are_left_out():
+    assert linked(8, [(5, 7), (1, 4), (2, 7), (4, 6)]) == [[1, 4, 6], [2, 5, 7]]
+    assert linked(3, []) == []
+
+
+# MVTec LOCO's annotation
+
+
+def test_nothing_is_found_in_a_sound_annotation_of_mvtec_loco(loco):
+    assert not found(loco)
+
+
+@pytest.mark.parametrize("text", ["[", '[{"pixel_value": 254}]'])
+def test_a_wrong_defects_config_is_an_error(loco, text):
+    (loco / "defects_config.json").write_text(text)
+
+    ((kind, severity, message),) = found(loco)
+
+    assert (kind, severity) == ("mask", "error")
+    assert "defects_config.json cannot be used" in message
+
+
+def test_a_value_without_saturation_area_is_an_error(loco):
+    draw_channel(loco / "ground_truth/logical_anomalies/1/000.png", 254, 3, 7)
+
+    ((kind, severity, message),) = found(loco)
+
+    assert (kind, severity) == ("mask", "error")
+    assert "has them for 254, 1 masks have others: " in message
+    assert "ground_truth/logical_anomalies/1/000.png (3, 7); correct" in message
+
+
+def test_a_channel_in_color_is_an_error(loco):
+    path = loco / "ground_truth/logical_anomalies/1/000.png"
+    draw_channel(path, 254, mode="RGB")
+
+    ((kind, severity, message),) = found(loco)
+
+    assert (kind, severity) == ("mask", "error")
+    assert f"{path} has the mode RGB" in message
+
+
+def test_a_broken_channel_is_named_and_the_others_are_read(loco):
+    masks = loco / "ground_truth/logical_anomalies/1"
+    (masks / "000.png").write_bytes(b"no image")
+    draw_channel(masks / "001.png", 3)
+
+    messages = [message for _, _, message in found(loco)]
+
+    assert len(messages) == 2
+    assert f"{masks / '000.png'} is no PNG" in messages[0]
+    assert "001.png (3)" in messages[1]
+
+
+def test_mvtec_loco_without_its_defects_config_is_a_warning(loco):
+    (loco / "defects_config.json").unlink()
+
+    ((kind, severity, message),) = found(loco)
+
+    assert (kind, severity) == ("mask", "warning")
+    assert f"{loco / 'defects_config.json'} was expected" in message
+    assert "test/logical_anomalies, there is none" in message
+
+
+# Suspicious images, and what is written
 
 
 def test_a_normal_image_unlike_all_others_is_suspicious(

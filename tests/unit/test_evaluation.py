@@ -5,7 +5,7 @@ import pytest
 
 from efficientad.errors import UndefinedMetricError
 from efficientad.images import as_rgb
-from efficientad.judgement.evaluation import evaluate
+from efficientad.judgement.evaluation import evaluate, image_metrics
 from efficientad.method.decision import Prediction
 from efficientad.synthetic_parts import write_category
 
@@ -34,13 +34,27 @@ def parts(tmp_path_factory):
 def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
     evaluation = evaluate(BrightnessPredictor(), parts, output=tmp_path)
 
-    names = {"image_au_roc", "image_average_precision", "pixel_au_roc", "au_pro"}
-    assert names <= set(evaluation.metrics)
+    assert set(evaluation.metrics) == {
+        "image_au_roc",
+        "image_average_precision",
+        "image_f1_max",
+        "image_recall_at_fpr_0.01",
+        "pixel_au_roc",
+        "au_pro",
+    }
     assert len(evaluation.metrics_by_defect_type) == 7
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["image_au_roc"] == evaluation.metrics["image_au_roc"]
     report = (tmp_path / "report.html").read_text()
     assert f"<title>{parts.name}: evaluation</title>" in report
+
+
+def test_image_metrics_count_defects_above_the_highest_normal_image():
+    scores = np.array([0.1, 0.5, 0.4, 0.6, 0.7])
+
+    metrics = image_metrics(scores, np.array([False, False, True, True, True]))
+
+    assert metrics["image_recall_at_fpr_0.01"] == pytest.approx(2 / 3)
 
 
 def test_a_category_without_defects_has_no_metrics(parts, tmp_path):

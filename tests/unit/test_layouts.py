@@ -409,7 +409,7 @@ def test_masks_of_a_type_without_images_are_refused(tmp_path):
     root = write_mvtec_ad(tmp_path / "bottle")
     shutil.rmtree(root / "test" / "contamination")
 
-    with pytest.raises(DatasetError, match=r"no folder test/contamination; add the"):
+    with pytest.raises(DatasetError, match=r"no images in .*test/contamination; add"):
         open_category(root)
 
 
@@ -419,6 +419,38 @@ def test_masks_of_normal_images_are_refused(tmp_path):
 
     with pytest.raises(DatasetError, match=r"normal images need no mask, .*good holds"):
         open_category(root)
+
+
+def test_masks_of_unsplit_images_are_checked_likewise(tmp_path):
+    of_good, of_nothing, of_empty = (
+        write_unsplit(tmp_path / name) for name in ("of_good", "of_nothing", "of_empty")
+    )
+    draw_mask(of_good / "ground_truth/good/000.png", 1)
+    draw_mask(of_nothing / "ground_truth/crack/000.png", 1)
+    draw_mask(of_empty / "ground_truth/crack/000.png", 1)
+    (of_empty / "crack").mkdir()
+
+    with pytest.raises(DatasetError, match=r"normal images need no mask, .*good holds"):
+        open_category(of_good)
+    for root in (of_nothing, of_empty):
+        with pytest.raises(DatasetError, match=rf"no images in {root / 'crack'}; add"):
+            open_category(root)
+
+
+def test_a_mask_of_visa_without_image_is_refused(tmp_path):
+    root = write_visa(tmp_path / "VisA")
+    draw_mask(root / "candle/Data/Masks/Anomaly/007.png", 1)
+
+    with pytest.raises(DatasetError, match=r"1 have none: Anomaly/007\.png; add the"):
+        open_category(root / "candle")
+
+
+def test_images_that_visa_s_table_leaves_out_may_have_masks(tmp_path):
+    root = write_visa(tmp_path / "VisA")
+    draw(root / "candle/Data/Images/Anomaly/007.JPG")
+    draw_mask(root / "candle/Data/Masks/Anomaly/007.png", 1)
+
+    assert counts(open_category(root / "candle"))["test"] == 7
 
 
 # Whole collections

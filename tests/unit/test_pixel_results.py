@@ -192,4 +192,24 @@ def test_a_category_without_annotation_has_image_metrics_only(category):
         "image_au_roc",
         "image_average_precision",
         "image_f1_max",
+        "image_recall_at_fpr_0.01",
     }
+
+
+def test_a_metric_without_a_value_is_missing_with_its_reason(category, tmp_path):
+    shutil.rmtree(category / "ground_truth" / "logical_anomalies")
+    names = {"pixel_au_roc", "au_spro", "au_spro_0.1", "au_spro_0.3", "au_spro_1"}
+    reason = "AU-sPRO needs at least one defect region, got none in 3 images"
+
+    evaluation = evaluate(BrightnessPredictor(), category, output=tmp_path / "out")
+
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert names <= set(written)
+    assert not names & set(written["by_defect_type"]["logical_anomalies"])
+    assert (written["undefined"], evaluation.undefined) == ({}, {})
+    by_type = written["undefined_by_defect_type"]
+    assert by_type == evaluation.undefined_by_defect_type
+    assert set(by_type) == {"logical_anomalies"}
+    assert set(by_type["logical_anomalies"]) == names
+    assert by_type["logical_anomalies"]["au_spro"].startswith(reason)
+    assert (tmp_path / "out" / "report.html").read_text().count(reason) == 1

@@ -185,6 +185,18 @@ def test_each_defect_type_has_its_metrics_and_counts(tmp_path):
     assert checked.text_of_row("dent")[:4] == ["3", "2", "0.990", "\N{EN DASH}"]
 
 
+def test_why_a_metric_is_undefined_is_said_once(tmp_path):
+    reason = "AU-PRO needs a mask"
+    undefined = {"au_pro": reason, "other": reason}
+    by_type = {"dent": undefined, "<crack>": {"au_pro": reason}}
+    page = written(report_of(undefined_by_defect_type=by_type), tmp_path)
+    texts = CheckedPage(page).texts
+
+    assert page.count(reason) == 1
+    assert texts[texts.index("dent, <crack>") + 1] == f": {reason}."
+    assert "needs a mask" not in written(report_of(), tmp_path)
+
+
 def test_a_metric_that_the_report_does_not_know_is_shown_all_the_same(tmp_path):
     metrics = {"au_pro": 0.5, "image_au_roc": 0.75, "recall_at_<1": 0.25}
     page = written(report_of(metrics=metrics), tmp_path)

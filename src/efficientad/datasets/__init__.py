@@ -8,6 +8,8 @@
 | `layouts` | which of these a folder is; all categories below a folder |
 | `splits` | holding images out, keeping sets apart |
 | `check` | what is wrong with a data set, before hours are spent on it |
+| `mask_check`, `near_duplicates` | its parts: masks, and pictures nearly the same |
+| `findings` | what it gives |
 
 No torch here.
 """

@@ -8,76 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
+from efficientad.datasets.findings import CategoryCheck, Finding, Kind
 from efficientad.datasets.layouts import MIN_NORMAL_IMAGES, list_category
-from efficientad.datasets.near_duplicates import Thumbnail, similar_pairs, thumbnail
-from efficientad.datasets.samples import (
-    Category,
-    Sample,
-    Split,
-    mask_files,
-    some,
+from efficientad.datasets.mask_check import KnownValues, MaskCheck
+from efficientad.datasets.near_duplicates import (
+    Thumbnail,
+    linked,
+    similar_pairs,
+    thumbnail,
 )
+from efficientad.datasets.samples import Category, Sample, Split, some
 from efficientad.errors import DatasetError, ImageError
-from efficientad.images import image_hash, read_image, read_mask, stored_mode
-
-Kind: TypeAlias = Literal[
-    "layout",
-    "unreadable",
-    "same picture",
-    "similar picture",
-    "sizes",
-    "modes",
-    "mask",
-    "too few",
-    "suspicious",
-]
-Severity: TypeAlias = Literal["error", "warning"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong, or may be."""
-
-    kind: Kind
-    severity: Severity
-    message: str
-    paths: tuple[Path, ...] = ()
-    """All files it is about; the message may name only some."""
-
-
-@dataclass(frozen=True, slots=True)
-class CategoryCheck:
-    """What was found in one category."""
-
-    name: str
-    root: Path
-    n_images: Mapping[Split, int]
-    findings: tuple[Finding, ...]
-    """Errors first."""
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether something makes results meaningless, or ends a training."""
-        return any(finding.severity == "error" for finding in self.findings)
-
-    def as_json(self) -> dict[str, Any]:
-        """Give everything as JSON knows it."""
-        return {
-            "category": self.name,
-            "root": str(self.root),
-            "n_images": dict(self.n_images),
-            "findings": [
-                {
-                    "kind": finding.kind,
-                    "severity": finding.severity,
-                    "message": finding.message,
-                    "paths": [str(path) for path in finding.paths],
-                }
-                for finding in self.findings
-            ],
-        }
+from efficientad.images import image_hash, read_image, stored_mode
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -100,6 +44,7 @@ MoreFindings: TypeAlias = Callable[[Category, Sequence[Sample]], Iterable[Findin
 def check_category(
     folder: Path,
     *,
+    known_values: KnownValues,
     progress: Callable[[list[tuple[Split, Sample]]], Iterable[tuple[Split, Sample]]]
     | None = None,
     more_findings: MoreFindings | None = None,
@@ -108,6 +53,8 @@ def check_category(
 
     Args:
         folder: As for `open_category`, with or without test images.
+        known_values: Reads which values masks may have out of MVTec LOCO's
+            `defects_config.json`.
         progress: Is put around the samples to show how far it is.
         more_findings: Looks for more in the normal images.
 
@@ -120,12 +67,14 @@ def check_category(
         findings.append(Finding("layout", "error", str(problem)))
 
     category = list_category(folder, note, needs_test=False)
-    pictures = _Pictures(category, findings)
+    masks = MaskCheck(category, known_values)
+    pictures = _Pictures(category, masks, findings)
     samples = [(split, s) for split, part in category.splits.items() for s in part]
     for split, sample in samples if progress is None else progress(samples):
         pictures.read(split, sample)
-    findings += _count_findings(category)
+    findings += _count_findings(category, pictures.n_different("train"))
     findings += pictures.findings()
+    findings += masks.findings()
     if more_findings is not None:
         findings += more_findings(category, pictures.normal())
     return CategoryCheck(
@@ -141,9 +90,9 @@ class _Pictures:
     """The images of a category as they are read, and what is wrong with them."""
 
     category: Category
+    masks: MaskCheck
     found: list[Finding]
     pictures: list[_Picture] = field(default_factory=list)
-    empty_masks: list[Path] = field(default_factory=list)
 
     def read(self, split: Split, sample: Sample) -> None:
         """Read an image with its masks; what cannot be read is noted."""
@@ -153,15 +102,20 @@ class _Pictures:
             image = read_image(sample.path)
             mode = stored_mode(sample.path)
         except ImageError as error:
-            self._note("unreadable", str(error), sample.path)
+            message = str(error)
+            self.found.append(Finding("unreadable", "error", message, (sample.path,)))
             return
         height, width = image.shape[:2]
         digest, small = image_hash(image), thumbnail(image)
         self.pictures.append(
             _Picture(sample, split, digest, height, width, mode, small)
         )
-        if sample.is_defect and sample.mask_path is not None:
-            self._read_masks(sample, height, width)
+        if sample.is_defect:
+            self.masks.read(sample, height, width)
+
+    def n_different(self, split: Split) -> int:
+        """Count the pictures of a split that can be read, each once."""
+        return len({p.digest for p in self.pictures if p.split == split})
 
     def normal(self) -> list[Sample]:
         """Give the normal images that can be read, each picture once."""
@@ -178,52 +132,6 @@ class _Pictures:
         )
         yield from self._same()
         yield from self._similar()
-        if self.empty_masks:
-            yield Finding(
-                "mask",
-                "warning",
-                f"{len(self.empty_masks)} masks of defects mark no pixel: "
-                f"{self._some(self.empty_masks)}; these defects take no part in pixel "
-                "metrics",
-                tuple(self.empty_masks),
-            )
-        without = [
-            p.sample.path
-            for p in self.pictures
-            if p.sample.is_defect and p.sample.mask_path is None
-        ]
-        if without:
-            yield Finding(
-                "mask",
-                "warning",
-                f"{len(without)} defective images have no mask: {self._some(without)}; "
-                "they take no part in pixel metrics",
-                tuple(without),
-            )
-
-    def _read_masks(self, sample: Sample, height: int, width: int) -> None:
-        is_marked = False
-        try:
-            for path in mask_files(sample):
-                mask = read_mask(path)
-                is_marked |= bool(mask.any())
-                if mask.shape != (height, width):
-                    self._note(
-                        "mask",
-                        f"a mask must have its image's size, {path} has "
-                        f"{mask.shape[1]} x {mask.shape[0]} pixels and {sample.path} "
-                        f"{width} x {height}",
-                        path,
-                    )
-        except (DatasetError, ImageError) as error:
-            if sample.mask_path is not None and sample.mask_path.exists():
-                self._note("mask", str(error), sample.mask_path)
-            return
-        if not is_marked and sample.mask_path is not None:
-            self.empty_masks.append(sample.mask_path)
-
-    def _note(self, kind: Kind, message: str, path: Path) -> None:
-        self.found.append(Finding(kind, "error", message, (path,)))
 
     def _differing(
         self, kind: Kind, description_of: Mapping[_Picture, str]
@@ -250,16 +158,11 @@ class _Pictures:
             by_digest.setdefault(picture.digest, []).append(picture)
         for twins in by_digest.values():
             if len(twins) > 1:
-                is_leak = _crosses_into_test(twins)
-                remedy = (
-                    "training would have seen test images: remove them from one side"
-                    if is_leak
-                    else "keep one"
-                )
+                is_wrong = _crosses_splits(twins) or _is_contradictory(twins)
                 yield Finding(
                     "same picture",
-                    "error" if is_leak or _is_contradictory(twins) else "warning",
-                    f"{self._listed(twins)} are the same picture; {remedy}",
+                    "error" if is_wrong else "warning",
+                    f"{self._listed(twins)} are the same picture; {_remedy(twins)}",
                     tuple(p.sample.path for p in twins),
                 )
 
@@ -267,7 +170,7 @@ class _Pictures:
         first = {p.digest: p for p in reversed(self.pictures)}
         single = list(first.values())[::-1]
         pairs = similar_pairs([p.thumbnail for p in single])
-        for group in _connected(len(single), pairs):
+        for group in linked(len(single), pairs):
             alike = [single[i] for i in group]
             remedy = "have a look"
             if _crosses_into_test(alike):
@@ -282,16 +185,14 @@ class _Pictures:
     def _listed(self, pictures: Sequence[_Picture]) -> str:
         return some(self.category.name_of(p.sample) for p in pictures)
 
-    def _some(self, paths: Iterable[Path]) -> str:
-        root = self.category.root
-        return some(
-            str(p.relative_to(root) if p.is_relative_to(root) else p) for p in paths
-        )
+
+def _crosses_splits(pictures: Sequence[_Picture]) -> bool:
+    return len({picture.split for picture in pictures}) > 1
 
 
 def _crosses_into_test(pictures: Sequence[_Picture]) -> bool:
-    splits = {picture.split for picture in pictures}
-    return "test" in splits and len(splits) > 1
+    is_tested = any(picture.split == "test" for picture in pictures)
+    return is_tested and _crosses_splits(pictures)
 
 
 def _is_contradictory(pictures: Sequence[_Picture]) -> bool:
@@ -299,26 +200,32 @@ def _is_contradictory(pictures: Sequence[_Picture]) -> bool:
     return len({picture.sample.is_defect for picture in pictures}) > 1
 
 
-def _connected(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Group what is linked by pairs; what is not linked is left out."""
-    group_of = list(range(n))
-    for first, second in pairs:
-        low, high = sorted((group_of[first], group_of[second]))
-        group_of = [low if group == high else group for group in group_of]
-    groups: dict[int, list[int]] = {}
-    for index, group in enumerate(group_of):
-        groups.setdefault(group, []).append(index)
-    return [group for group in groups.values() if len(group) > 1]
+def _remedy(twins: Sequence[_Picture]) -> str:
+    if _crosses_into_test(twins):
+        return "training would have seen test images: remove them from one side"
+    if _crosses_splits(twins):
+        return (
+            "calibration needs images that were not trained on: remove them from one "
+            "side"
+        )
+    return "keep one"
 
 
-def _count_findings(category: Category) -> Iterator[Finding]:
-    n_normal = len(category.train)
+def _count_findings(category: Category, n_normal: int) -> Iterator[Finding]:
+    """Compare numbers of images with those that are needed.
+
+    Args:
+        category: Its test images count as they are listed.
+        n_normal: Different pictures for the training that can be read.
+    """
     if n_normal < MIN_NORMAL_IMAGES:
+        n_listed = len(category.train)
+        listed = f" different ones in {n_listed} files" if n_listed != n_normal else ""
         yield Finding(
             "too few",
             "error",
             f"a training needs at least {MIN_NORMAL_IMAGES} normal images, there are "
-            f"{n_normal}; record more good parts",
+            f"{n_normal}{listed}; record more good parts",
         )
     n_defects = sum(sample.is_defect for sample in category.test)
     for what, n in (

@@ -48,6 +48,9 @@ MVTEC_AD: Final = frozenset(
 )
 """The scenarios of MVTec AD."""
 
+MVTEC_LOCO_DEFECTS: Final = ("logical_anomalies", "structural_anomalies")
+"""The defect types of each scenario of MVTec LOCO."""
+
 VISA: Final = frozenset(
     (
         *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1"),
@@ -101,6 +104,7 @@ def split_category(folder: Path, on_problem: OnProblem) -> Category:
 
 def unsplit_category(folder: Path, on_problem: OnProblem) -> Category:
     """List a folder with `good` and defect types; a share of `good` is for the test."""
+    _check_mask_folders(folder / MASKS, folder, on_problem)
     train, test = unsplit_normal_images(folder)
     defects = [
         sample
@@ -159,7 +163,7 @@ def _test_samples(category: Path, on_problem: OnProblem) -> Iterator[Sample]:
                 "test/DEFECT_TYPE"
             )
         )
-    _check_mask_folders(category, on_problem)
+    _check_mask_folders(category / MASKS, test, on_problem)
     # Normal ones first.
     for folder in sorted(subfolders(test), key=lambda f: (f.name != NORMAL, f.name)):
         paths = find_images(folder)
@@ -177,9 +181,14 @@ def _test_samples(category: Path, on_problem: OnProblem) -> Iterator[Sample]:
             yield from _defect_samples(paths, masks, on_problem)
 
 
-def _check_mask_folders(category: Path, on_problem: OnProblem) -> None:
-    """Find masks of normal images, and of defect types without images."""
-    masks = category / MASKS
+def _check_mask_folders(masks: Path, types: Path, on_problem: OnProblem) -> None:
+    """Find masks of normal images, and of defect types without images.
+
+    Args:
+        masks: Folder of the masks, one folder for each defect type.
+        types: Folder of the defect types.
+        on_problem: Is called with each.
+    """
     for folder in subfolders(masks) if masks.is_dir() else ():
         files = [path for path in find_images(folder, recursive=True) if is_mask(path)]
         if files and folder.name == NORMAL:
@@ -189,13 +198,18 @@ def _check_mask_folders(category: Path, on_problem: OnProblem) -> None:
                     f"{files[0]}; remove them, or move the images to a defect type"
                 )
             )
-        elif files and not (category / "test" / folder.name).is_dir():
+        elif files and not _holds_images(types / folder.name):
             on_problem(
                 DatasetError(
-                    f"each mask needs its image, {files[0]} has none, for there is no "
-                    f"folder test/{folder.name}; add the images or remove the masks"
+                    f"each mask needs its image, {files[0]} has none, for there are no "
+                    f"images in {types / folder.name}; add the images or remove the "
+                    "masks"
                 )
             )
+
+
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and bool(find_images(folder))
 
 
 def _defect_samples(

@@ -8,7 +8,7 @@ screws, some of which lie at the same angle. A picture that was shifted by some 
 or whose contrast was changed, may be missed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -35,23 +35,45 @@ def thumbnail(image: RGBImage) -> Thumbnail:
     return scaled
 
 
-def similar_pairs(thumbnails: Sequence[Thumbnail]) -> list[tuple[int, int]]:
+def similar_pairs(thumbnails: Sequence[Thumbnail]) -> Iterator[tuple[int, int]]:
     """Find the pairs that are nearly the same picture.
 
     Args:
         thumbnails: Of all images of a category, equal pictures only once: the more
             there are, the better is known what all have in common.
 
-    Returns:
-        Indices, the smaller one first, in ascending order.
+    Yields:
+        Indices, the smaller one first, in ascending order: one by one, since a static
+        camera gives millions.
     """
     if not thumbnails:
-        return []
+        return
     special = np.stack(thumbnails)
     special -= special.mean(axis=0)
     lengths = np.linalg.norm(special, axis=1, keepdims=True)
     special /= np.maximum(lengths, np.finfo(np.float32).tiny)
-    return list(_pairs(special))
+    yield from _pairs(special)
+
+
+def linked(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Group what is linked by pairs; what is not linked is left out.
+
+    Args:
+        n: Indices in the pairs are below it.
+        pairs: In any order.
+
+    Returns:
+        Indices in ascending order, groups in that of their first index.
+    """
+    # Union-find: each index points to a smaller one of its group, the first to itself.
+    parent = list(range(n))
+    for left, right in pairs:
+        first, other = _first_of_group(parent, left), _first_of_group(parent, right)
+        parent[max(first, other)] = min(first, other)
+    groups: dict[int, list[int]] = {}
+    for index in range(n):
+        groups.setdefault(_first_of_group(parent, index), []).append(index)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _pairs(special: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
@@ -59,3 +81,11 @@ def _pairs(special: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
         correlations = special[first : first + _N_ROWS] @ special[first:].T
         rows, columns = np.nonzero(np.triu(correlations, k=1) >= _MIN_CORRELATION)
         yield from zip((rows + first).tolist(), (columns + first).tolist(), strict=True)
+
+
+def _first_of_group(parent: list[int], index: int) -> int:
+    while parent[index] != index:
+        # Halves the way for the next time.
+        parent[index] = parent[parent[index]]
+        index = parent[index]
+    return index

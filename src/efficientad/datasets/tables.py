@@ -25,13 +25,22 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from efficientad.datasets.folders import OnProblem
-from efficientad.datasets.samples import NORMAL, Category, Sample, Split
+from efficientad.datasets.samples import (
+    NORMAL,
+    Category,
+    Sample,
+    Split,
+    is_mask,
+    some,
+)
 from efficientad.errors import DatasetError
+from efficientad.images import find_images
 
 LIST_SUFFIXES: Final = frozenset({".csv", ".json"})
 
 _VISA_TABLE: Final = Path("split_csv") / "1cls.csv"
 _VISA_IMAGES: Final = Path("Data") / "Images"
+_VISA_MASKS: Final = Path("Data") / "Masks"
 _VISA_COLUMNS: Final = ("object", "split", "label", "image", "mask")
 _VISA_NORMAL: Final = "normal"
 _LIST_COLUMNS: Final = ("image", "split", "defect_type")
@@ -85,7 +94,9 @@ def visa_category(folder: Path, on_problem: OnProblem) -> Category:
         for row in rows
     ]
     splits = _splits(listed, beside / _VISA_TABLE, beside, on_problem)
-    return Category(name, beside / name, *splits, collection="visa")
+    category = Category(name, beside / name, *splits, collection="visa")
+    _check_visa_masks(category, on_problem)
+    return category
 
 
 def visa_folders(root: Path) -> list[Path]:
@@ -138,6 +149,32 @@ def _splits(
         tuple(sorted(splits[name], key=_order)) for name in get_args(Split)
     )
     return train, validation, test
+
+
+def _check_visa_masks(category: Category, on_problem: OnProblem) -> None:
+    """Find masks without an image; those that the table leaves out may have theirs."""
+    masks, images = category.root / _VISA_MASKS, category.root / _VISA_IMAGES
+    if not masks.is_dir():
+        return
+    pictures = find_images(images, recursive=True)
+    with_image = {path.relative_to(images).with_suffix("") for path in pictures}
+    listed = {sample.mask_path for sample in category.test}
+    without_image = [
+        path
+        for path in find_images(masks, recursive=True)
+        if is_mask(path)
+        and path not in listed
+        and path.relative_to(masks).with_suffix("") not in with_image
+    ]
+    if without_image:
+        on_problem(
+            DatasetError(
+                f"each mask in {masks} needs its image in {images}, "
+                f"{len(without_image)} have none: "
+                f"{some(str(path.relative_to(masks)) for path in without_image)}; add "
+                "the images or remove the masks"
+            )
+        )
 
 
 def _order(sample: Sample) -> tuple[bool, str, str]:

@@ -7,15 +7,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from efficientad.datasets import Category, Sample
-from efficientad.datasets.check import (
-    CategoryCheck,
-    Finding,
-    MoreFindings,
-    check_category,
-)
+from efficientad.datasets.check import MoreFindings, check_category
+from efficientad.datasets.findings import CategoryCheck, Finding
 from efficientad.datasets.layouts import find_category_folders
 from efficientad.datasets.samples import Split, some
 from efficientad.datasets.tables import is_list
+from efficientad.judgement.pixel_results import read_defects_config
 from efficientad.storage import require_writable, write_whole
 
 
@@ -45,7 +42,12 @@ def check_data(
     more = None if model is None else _suspicious_by(Path(model))
     folders = [root] if is_list(root) else list(find_category_folders(root)) or [root]
     checks = [
-        check_category(folder, progress=_shown, more_findings=more)
+        check_category(
+            folder,
+            known_values=read_defects_config,
+            progress=_shown,
+            more_findings=more,
+        )
         for folder in folders
     ]
     if output is not None:

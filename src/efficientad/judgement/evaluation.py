@@ -23,14 +23,20 @@ from efficientad.datasets import (
 )
 from efficientad.errors import DatasetError, UndefinedMetricError
 from efficientad.images import image_hash, read_image
-from efficientad.judgement.metrics import au_roc, average_precision, f1_max
-from efficientad.judgement.pixel_results import MetricValues, PixelResults
+from efficientad.judgement.metrics import (
+    au_roc,
+    average_precision,
+    f1_max,
+    recall_at_fpr,
+)
+from efficientad.judgement.pixel_results import Measured, MetricValues, PixelResults
 from efficientad.judgement.report import Case, Report, ScoredImage, write_report
 from efficientad.method.decision import Prediction
 from efficientad.method.predictor import Predictor
 from efficientad.storage import require_writable, write_whole
 
 _N_CASES = 6
+_RECALL_FPR = 0.01  # the false alarms that a calibration allows unless told otherwise
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
 _SECONDS = "training seconds"
 
@@ -42,11 +48,18 @@ class Evaluation:
     category: str
     metrics: MetricValues
     """Over all test images: image_au_roc, image_average_precision, image_f1_max,
-    pixel_au_roc, au_pro; for MVTec LOCO au_spro, au_spro_0.1, au_spro_0.3 and au_spro_1
-    instead of the last. A pixel metric is missing where no defect is annotated."""
+    image_recall_at_fpr_0.01, pixel_au_roc, au_pro; for MVTec LOCO au_spro, au_spro_0.1,
+    au_spro_0.3 and au_spro_1 instead of the last. A pixel metric is missing where no
+    defect is annotated."""
 
     metrics_by_defect_type: Mapping[str, MetricValues]
     """The same for each defect type against all normal test images."""
+
+    undefined: Mapping[str, str]
+    """Why a metric is missing, by its name."""
+
+    undefined_by_defect_type: Mapping[str, Mapping[str, str]]
+    """The same for each defect type that misses one."""
 
     scores: Sequence[ScoredImage]
     threshold: float
@@ -70,6 +83,10 @@ class Evaluation:
             **self.metrics,
             "by_defect_type": {
                 k: dict(v) for k, v in self.metrics_by_defect_type.items()
+            },
+            "undefined": dict(self.undefined),
+            "undefined_by_defect_type": {
+                k: dict(v) for k, v in self.undefined_by_defect_type.items()
             },
             "threshold": self.threshold,
             "n_normal": sum(s.defect_type == NORMAL for s in self.scores),
@@ -142,6 +159,9 @@ def image_metrics(scores: NDArray[Any], is_defect: NDArray[Any]) -> MetricValues
         "image_au_roc": au_roc(scores, is_defect),
         "image_average_precision": average_precision(scores, is_defect),
         "image_f1_max": f1_max(scores, is_defect),
+        f"image_recall_at_fpr_{_RECALL_FPR}": recall_at_fpr(
+            scores, is_defect, _RECALL_FPR
+        ),
     }
 
 
@@ -192,21 +212,29 @@ class _Collected:
 
     def evaluation(self) -> Evaluation:
         defect_types = sorted({s.defect_type for s in self.scores} - {NORMAL})
+        over_all = self._measured(defect_types)
+        by_type = {d: self._measured([d]) for d in defect_types}
         return Evaluation(
             category=self._category.name,
-            metrics=self._metrics(defect_types),
-            metrics_by_defect_type={d: self._metrics([d]) for d in defect_types},
+            metrics=over_all.values,
+            metrics_by_defect_type={d: m.values for d, m in by_type.items()},
+            undefined=over_all.undefined,
+            undefined_by_defect_type={
+                d: m.undefined for d, m in by_type.items() if m.undefined
+            },
             scores=tuple(self.scores),
             threshold=next(iter(self._predictions.values())).threshold,
             seconds=self.seconds,
         )
 
-    def _metrics(self, defect_types: Sequence[str]) -> MetricValues:
+    def _measured(self, defect_types: Sequence[str]) -> Measured:
         wanted = {NORMAL, *defect_types}
         chosen = [s for s in self.scores if s.defect_type in wanted]
         scores = np.array([s.image_score for s in chosen])
         is_defect = np.array([s.defect_type != NORMAL for s in chosen])
-        return image_metrics(scores, is_defect) | self._pixels.metrics(wanted)
+        pixels = self._pixels.measured(wanted)
+        values = image_metrics(scores, is_defect) | pixels.values
+        return Measured(values, pixels.undefined)
 
     def report(self, evaluation: Evaluation, predictor: Predictor) -> Report:
         ordered = sorted(self.scores, key=lambda s: s.image_score)
@@ -216,6 +244,8 @@ class _Collected:
             title=f"{self._category.name}: evaluation",
             metrics=evaluation.metrics,
             metrics_by_defect_type=evaluation.metrics_by_defect_type,
+            undefined=evaluation.undefined,
+            undefined_by_defect_type=evaluation.undefined_by_defect_type,
             scores=evaluation.scores,
             threshold=evaluation.threshold,
             missed=[self._case(s) for s in defects[:_N_CASES]],

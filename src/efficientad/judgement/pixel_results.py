@@ -5,9 +5,11 @@ saturation areas (MVTec LOCO) it is AU-sPRO, at the limits its authors report.
 """
 
 import json
+from collections.abc import Callable
 from collections.abc import Collection as Names
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,13 @@ _AU_SPRO_LIMITS: Final = {
     "au_spro_0.3": 0.3,
     "au_spro_1": 1.0,
 }
+
+
+class Measured(NamedTuple):
+    """Metrics by their names: what has a value, and why the others have none."""
+
+    values: MetricValues
+    undefined: dict[str, str]
 
 
 class PixelResults:
@@ -89,23 +98,31 @@ class PixelResults:
         Returns:
             By name; empty where no pixel of them is annotated.
         """
-        try:
-            return self._metrics(defect_types)
-        except UndefinedMetricError:
-            # The metrics of whole images stand alone.
-            return {}
+        return self.measured(defect_types).values
 
-    def _metrics(self, defect_types: Names[str]) -> MetricValues:
+    def measured(self, defect_types: Names[str]) -> Measured:
+        """Measure as `metrics`, and say why a metric has no value."""
+        values, undefined = {}, {}
+        for name, metric in self._metrics(defect_types).items():
+            try:
+                values[name] = metric()
+            except UndefinedMetricError as error:
+                # The metrics of whole images stand alone.
+                undefined[name] = str(error)
+        return Measured(values, undefined)
+
+    def _metrics(self, defect_types: Names[str]) -> dict[str, Callable[[], float]]:
         if self._areas is None:
             masked = PixelMetrics.joined(
                 part for kind, part in self._masked.items() if kind in defect_types
             )
-            return {"pixel_au_roc": masked.pixel_au_roc(), "au_pro": masked.au_pro()}
+            return {"pixel_au_roc": masked.pixel_au_roc, "au_pro": masked.au_pro}
         channeled = ChannelMetrics.joined(
             part for kind, part in self._channeled.items() if kind in defect_types
         )
-        return {"pixel_au_roc": channeled.pixel_au_roc()} | {
-            name: channeled.au_spro(limit) for name, limit in _AU_SPRO_LIMITS.items()
+        return {"pixel_au_roc": channeled.pixel_au_roc} | {
+            name: partial(channeled.au_spro, limit)
+            for name, limit in _AU_SPRO_LIMITS.items()
         }
 
 

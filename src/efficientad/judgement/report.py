@@ -44,6 +44,7 @@ _METRIC_NAMES: Final = {
     "image_au_roc": "image\nAU-ROC",
     "image_average_precision": "image\naverage precision",
     "image_f1_max": "image F1,\nbest threshold",
+    "image_recall_at_fpr_0.01": "image recall,\n1 % false alarms",
     "pixel_au_roc": "pixel\nAU-ROC",
     "au_pro": "AU-PRO",
     "au_spro": "AU-sPRO,\nlimit 0.05",
@@ -97,6 +98,12 @@ class Report:
     """Of all test images, at least one."""
     threshold: float
     """Scores above it are anomalous."""
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    """Why a metric over all test images is missing, by its name."""
+    undefined_by_defect_type: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict
+    )
+    """The same for each defect type that misses one."""
     missed: Sequence[Case] = ()
     """The defects with the lowest scores, lowest first."""
     found: Sequence[Case] = ()
@@ -200,7 +207,21 @@ def _metrics_section(report: Report) -> str:
         "no pixel is annotated.",
         '<div class="wide"><table>\n<thead><tr><th scope="col">defect type</th>'
         f'<th scope="col">images</th><th scope="col">found</th>{head}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody>\n</table></div>",
+        f"<tbody>\n{rows}</tbody>\n</table></div>{_reasons(report)}",
+    )
+
+
+def _reasons(report: Report) -> str:
+    """Say why metrics are undefined, each reason once."""
+    names_of: dict[str, list[str]] = {}
+    all_undefined = {"all defects": report.undefined, **report.undefined_by_defect_type}
+    for name, undefined in all_undefined.items():
+        for reason in dict.fromkeys(undefined.values()):
+            names_of.setdefault(reason, []).append(name)
+    return "".join(
+        f'\n<p class="quiet"><bdi>{escape(", ".join(names))}</bdi>: '
+        f"{escape(reason)}.</p>"
+        for reason, names in names_of.items()
     )
 
 

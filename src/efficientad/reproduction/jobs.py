@@ -147,8 +147,8 @@ def pending(job: Job, place: Place) -> list[Judging]:
             others = _differing(run.get("settings", {}), job.settings(judging))
             if others:
                 raise ResultError(
-                    f"{path} was recorded with another {' and '.join(others)} than "
-                    "asked for; give another output, or what it was recorded with"
+                    f"{path} was recorded with other settings than those asked for "
+                    f"({', '.join(others)}); give another output, or the same settings"
                 )
     return left
 

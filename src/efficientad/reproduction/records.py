@@ -7,7 +7,7 @@ it failed, the reason, and then it is tried again. No torch here.
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +87,7 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def _lacks(run: Run, required: dict[str, type]) -> list[str]:
+def _lacks(run: Run, required: Mapping[str, type]) -> list[str]:
     return [n for n, kind in required.items() if not isinstance(run.get(n), kind)]
 
 
