@@ -29,6 +29,8 @@ namespace {
 
 constexpr int normal = 0, anomalous = 1, failed = 2;
 
+constexpr int format_version = 2;  // of exports, as `deployment/metadata.py` has it
+
 struct Decision {
     double threshold;
     std::vector<double> normal_scores;  // of held-out normal images, ascending
@@ -52,18 +54,74 @@ std::shared_ptr<ov::Model> read_model(ov::Core& core, const std::string& path) {
 
 // What the export says about itself: in ONNX an entry of the metadata, which OpenVINO
 // puts under "framework"; in OpenVINO's own format an entry of its own.
-Decision read_decision(const ov::Model& model, const std::string& path) {
+nlohmann::json read_metadata(const ov::Model& model, const std::string& path) {
+    constexpr bool throws = false;
     for (const auto& place : {std::vector<std::string>{"framework", "efficientad"},
                               std::vector<std::string>{"efficientad"}}) {
         if (!model.has_rt_info(place)) {
             continue;
         }
-        const auto content = nlohmann::json::parse(model.get_rt_info<std::string>(place));
-        return {content.at("threshold").get<double>(),
-                content.at("calibration").at("normal_scores").get<std::vector<double>>()};
+        auto content =
+            nlohmann::json::parse(model.get_rt_info<std::string>(place), nullptr, throws);
+        if (content.is_object() && content.contains("format")) {
+            return content;
+        }
     }
     throw std::runtime_error(path + " is not an export of efficientad; make one with "
                                     "`efficientad export`");
+}
+
+// Entries that are not needed here may be there or not.
+Decision read_decision(const ov::Model& model, const std::string& path) {
+    const nlohmann::json content = read_metadata(model, path);
+    if (content["format"] != format_version) {
+        throw std::runtime_error(path + " has export format " + content["format"].dump() +
+                                 ", this program reads " + std::to_string(format_version) +
+                                 "; export it again");
+    }
+    try {
+        return {content.at("threshold").get<double>(),
+                content.at("calibration").at("normal_scores").get<std::vector<double>>()};
+    } catch (const nlohmann::json::exception& error) {
+        throw std::runtime_error(path + " does not hold a complete calibration (" +
+                                 error.what() + "); export it again");
+    }
+}
+
+struct Judged {
+    ov::InferRequest request;  // whose memory the map is
+    double score;
+    const float* map;  // combined, at the image's own size
+    std::size_t n_values;
+};
+
+Judged run(ov::Core& core, const std::shared_ptr<ov::Model>& model, Image& image,
+           const std::string& path) {
+    try {
+        // A processor with bfloat16 would otherwise use it for everything.
+        auto request =
+            core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32))
+                .create_infer_request();
+        request.set_tensor(
+            "images", ov::Tensor(ov::element::u8, {1, image.height, image.width, 3},
+                                 image.pixels.data()));
+        request.infer();
+        const ov::Tensor map = request.get_tensor("combined_map");
+        return {request, request.get_tensor("image_score").data<const float>()[0],
+                map.data<const float>(), map.get_size()};
+    } catch (const ov::Exception&) {  // several lines, as above
+        throw std::runtime_error(path + " cannot be run by OpenVINO; export it again");
+    }
+}
+
+// What is not a number is not above the threshold either, and would pass for normal.
+void require_numbers(const Judged& judged, const std::string& path) {
+    const auto is_number = [](double value) { return std::isfinite(value); };
+    if (!is_number(judged.score) ||
+        !std::all_of(judged.map, judged.map + judged.n_values, is_number)) {
+        throw std::runtime_error(path + " gives a score or a map that is not a number; "
+                                        "copy or export it again");
+    }
 }
 
 // Eleven equidistant colors of "inferno", by S. van der Walt and N. Smith (CC0).
@@ -116,23 +174,16 @@ int judge(const std::vector<std::string>& arguments) {
     ov::Core core;
     const auto model = read_model(core, model_path);
     const Decision decision = read_decision(*model, model_path);
-    // A processor with bfloat16 would otherwise use it for everything.
-    auto request = core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32))
-                       .create_infer_request();
-    request.set_tensor(
-        "images", ov::Tensor(ov::element::u8, {1, image.height, image.width, 3},
-                             image.pixels.data()));
-    request.infer();
-    const double score = request.get_tensor("image_score").data<const float>()[0];
-    const ov::Tensor map = request.get_tensor("combined_map");
-    const bool is_anomalous = score > decision.threshold;
+    const Judged judged = run(core, model, image, model_path);
+    require_numbers(judged, model_path);
+    const bool is_anomalous = judged.score > decision.threshold;
     write_png(arguments[2],
-              heatmap(map.data<const float>(), image.height, image.width, decision.threshold));
+              heatmap(judged.map, image.height, image.width, decision.threshold));
     if (arguments.size() > 3) {
-        write_map(arguments[3], map.data<const float>(), map.get_size());
+        write_map(arguments[3], judged.map, judged.n_values);
     }
-    std::printf("score %.9g\np_value %.9g\nthreshold %.9g\n%s\n", score,
-                decision.p_value(score), decision.threshold,
+    std::printf("score %.9g\np_value %.9g\nthreshold %.9g\n%s\n", judged.score,
+                decision.p_value(judged.score), decision.threshold,
                 is_anomalous ? "anomalous" : "normal");
     return is_anomalous ? anomalous : normal;
 }

@@ -6,6 +6,11 @@
 #include <string>
 #include <vector>
 
+// As in the Python package, whose graphs take no longer sides.
+constexpr std::size_t min_side = 8;
+constexpr std::size_t max_side = 40'000;
+constexpr std::size_t max_pixels = 200'000'000;
+
 struct Image {
     std::size_t height = 0;
     std::size_t width = 0;
@@ -13,7 +18,7 @@ struct Image {
 };
 
 // Gray and palette become RGB, an alpha channel is dropped, of 16 bits the upper 8 stay.
-// Throws std::runtime_error for what is missing, damaged or no PNG.
+// Throws std::runtime_error for what is missing, damaged or no PNG, too small or too large.
 Image read_png(const std::string& path);
 
 // Throws std::runtime_error if the file cannot be written; then there is none.

@@ -9,13 +9,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import efficientad
+from efficientad.deployment import metadata
+from efficientad.deployment.engines import EngineName
+from efficientad.deployment.graph_nodes import MAX_SIDE
 from efficientad.deployment.runtimes import load_predictor
 from efficientad.heatmaps import color_scale, heatmap
-from efficientad.images import read_image
+from efficientad.images import MAX_PIXELS, MIN_SIDE, read_image
 from efficientad.measurement.baseline import BaselinePredictor
 from efficientad.training import model_file
 
@@ -24,6 +29,11 @@ EXAMPLE = REPOSITORY / "examples" / "cpp"
 GOLDEN = runpy.run_path(str(REPOSITORY / "tests" / "golden" / "make_deployment.py"))
 FOLDER, STEP = GOLDEN["FOLDER"], GOLDEN["STEP"]
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
+# What the Python package can run an export by on a CPU.
+RUNTIMES: dict[str, tuple[EngineName, ...]] = {
+    ".onnx": ("onnxruntime", "openvino"),
+    ".xml": ("openvino",),
+}
 # Of the largest value of a map, or of 0.1: as exports are compared. The vectors are
 # rounded to a millionth.
 TOLERANCE = 1e-3
@@ -44,9 +54,9 @@ def detector():
     return GOLDEN["golden_detector"]()
 
 
-@pytest.fixture(scope="module")
-def exported(detector, tmp_path_factory):
-    path = tmp_path_factory.mktemp("golden") / "part.onnx"
+@pytest.fixture(scope="module", params=RUNTIMES)
+def exported(request, detector, tmp_path_factory):
+    path = tmp_path_factory.mktemp("golden") / f"part{request.param}"
     efficientad.export(detector, path)
     return path
 
@@ -76,7 +86,8 @@ def test_python_meets_the_golden_vectors(engine, detector, tmp_path):
 
 
 def test_an_export_meets_the_golden_vectors(exported):
-    assert_predicts_golden(load_predictor(exported))
+    for runtime in RUNTIMES[exported.suffix]:
+        assert_predicts_golden(load_predictor(exported, runtime=runtime))
 
 
 def test_the_images_are_of_different_kinds_and_decided_differently():
@@ -101,6 +112,21 @@ def test_another_map_is_noticed(detector):
 
 
 # C++
+
+
+def test_cpp_has_the_numbers_of_the_python_package():
+    text = "".join(path.read_text() for path in sorted(EXAMPLE.glob("*.[ch]*")))
+    expected = {
+        "format_version": metadata.FORMAT_VERSION,
+        "min_side": MIN_SIDE,
+        "max_side": MAX_SIDE,
+        "max_pixels": MAX_PIXELS,
+    }
+
+    found = re.findall(r"constexpr \S+ (\w+) = ([\d']+);", text)
+
+    said = {name: int(number.replace("'", "")) for name, number in found}
+    assert {name: said.get(name) for name in expected} == expected
 
 
 def openvino_dir():
@@ -185,22 +211,121 @@ def test_cpp_meets_the_golden_vectors(judge, exported, tmp_path, name):
     assert (difference.max(axis=-1) > 0).mean() < 0.01
 
 
+def assert_fails(judge, message, *arguments):
+    """One sentence, code 2, and no heatmap."""
+    finished = run(judge, *arguments)
+    assert finished.returncode == 2
+    # Where a file is no model at all, OpenVINO's reader speaks before.
+    *others, last = finished.stderr.splitlines()
+    assert message in last
+    assert not others or "OpenVINO" in message
+    assert not any(path.is_file() for path in arguments[2:])
+
+
 @pytest.mark.slow
 def test_cpp_says_what_is_wrong(judge, exported, tmp_path):
     heatmap_path, image = tmp_path / "heatmap.png", FOLDER / "rgb.png"
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "half.png").write_bytes(image.read_bytes()[:1000])
+    for name, size in {"small": (9, 7), "long": (MAX_SIDE + 1, 8)}.items():
+        Image.new("L", size).save(tmp_path / f"{name}.png")
     cases = {
-        "no PNG file": (exported, tmp_path / "text.png", heatmap_path),
-        "cannot open": (exported, tmp_path / "nothing.png", heatmap_path),
-        "no model OpenVINO can read": (image, image, heatmap_path),
-        "usage: judge MODEL": (exported,),
-        "cannot write": (exported, image, tmp_path / "nowhere" / "heatmap.png"),
+        "text.png is damaged or no PNG": (exported, tmp_path / "text.png"),
+        "half.png is damaged or no PNG": (exported, tmp_path / "half.png"),
+        "cannot open": (exported, tmp_path / "nothing.png"),
+        "has 9 x 7 pixels, an image needs at least": (exported, tmp_path / "small.png"),
+        "no side may have more than 40000": (exported, tmp_path / "long.png"),
+        "no model OpenVINO can read": (image, image),
     }
     for message, arguments in cases.items():
-        finished = run(judge, *arguments)
-        assert finished.returncode == 2
-        # Where a file is no model at all, OpenVINO's reader speaks before.
-        *others, last = finished.stderr.splitlines()
-        assert message in last
-        assert not others or "OpenVINO" in message
-    assert not heatmap_path.exists()
+        assert_fails(judge, message, *arguments, heatmap_path)
+    assert_fails(judge, "usage: judge MODEL", exported)
+    nowhere = tmp_path / "nowhere" / "heatmap.png"
+    assert_fails(judge, "cannot write", exported, image, nowhere)
+
+
+def with_text(exported, folder, change):
+    """Copy an export; what it says about itself is changed, the graph is not."""
+    for path in exported.parent.glob("part.*"):
+        shutil.copy(path, folder)
+    path = folder / exported.name
+    text, rest = metadata._split(path)
+    path.write_bytes(metadata._joined(path, change(json.loads(str(text))), rest))
+    return path
+
+
+@pytest.mark.slow
+def test_cpp_says_what_is_wrong_with_what_an_export_says(judge, exported, tmp_path):
+    incomplete = "does not hold a complete calibration"
+    for message, entries in (
+        ("has export format 99, this program reads 2", {"format": 99}),
+        ('has export format "two"', {"format": "two"}),
+        (incomplete, {"calibration": {}}),
+        (incomplete, {"threshold": None}),
+    ):
+        path = with_text(exported, tmp_path, lambda c, e=entries: json.dumps(c | e))
+        assert_fails(judge, message, path, FOLDER / "rgb.png", tmp_path / "heatmap.png")
+    for text in ("{", "[]", "{}"):
+        path = with_text(exported, tmp_path, lambda _, t=text: t)
+        arguments = path, FOLDER / "rgb.png", tmp_path / "heatmap.png"
+        assert_fails(judge, "is not an export of efficientad", *arguments)
+
+
+@pytest.mark.slow
+def test_cpp_takes_entries_it_does_not_know(judge, exported, tmp_path):
+    path = with_text(
+        exported, tmp_path, lambda content: json.dumps(content | {"more": [{}]})
+    )
+
+    finished = run(judge, path, FOLDER / "rgb.png", tmp_path / "heatmap.png")
+
+    assert finished.returncode == EXPECTED["rgb.png"]["is_anomalous"], finished.stderr
+
+
+def graph_that_says(path, score, factor):
+    """Write a graph with this score, and the red of an image by a factor as map."""
+    shape = ["batch", "height", "width"]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["values", "red"], ["map"], axis=3),
+        helper.make_node("Mul", ["map", "factor"], ["combined_map"]),
+        helper.make_node("Identity", ["score"], ["image_score"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [*shape, 3])],
+        [
+            helper.make_tensor_value_info("combined_map", TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info("image_score", TensorProto.FLOAT, [1]),
+        ],
+        [
+            numpy_helper.from_array(np.array(0), "red"),
+            numpy_helper.from_array(np.array(factor, np.float32), "factor"),
+            numpy_helper.from_array(np.array([score], np.float32), "score"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    content = {
+        "format": metadata.FORMAT_VERSION,
+        "threshold": 1.0,
+        "calibration": {"normal_scores": [0.5, 1.0]},
+    }
+    helper.set_model_props(model, {metadata.KEY: json.dumps(content)})
+    onnx.save(model, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("score", "factor"), [(np.nan, 1.0), (np.inf, 1.0), (0.5, np.nan), (2.0, np.nan)]
+)
+def test_cpp_takes_what_is_not_a_number_for_an_error(judge, tmp_path, score, factor):
+    path = tmp_path / "part.onnx"
+    arguments = path, FOLDER / "rgb.png", tmp_path / "heatmap.png"
+    graph_that_says(path, score, factor)
+
+    assert_fails(judge, "gives a score or a map that is not a number", *arguments)
+
+    graph_that_says(path, 0.5, 1.0)
+    assert run(judge, *arguments).returncode == 0

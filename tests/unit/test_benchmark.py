@@ -238,7 +238,7 @@ def measured(monkeypatch):
     fakes = {"one": Fake(2.0), "other": Fake(2.1, "int8")}
     found = [Contender(name, Path("part.ead")) for name in fakes]
     monkeypatch.setattr(benchmark_module, "contenders", lambda *_: found)
-    monkeypatch.setattr(Contender, "open", lambda self: fakes[self.name])
+    monkeypatch.setattr(Contender, "open", lambda self, **_: fakes[self.name])
     monkeypatch.setattr(
         hardware, "matrix_products", lambda _: [product("fp32"), product("int8")]
     )
@@ -267,6 +267,43 @@ def test_the_report_tells_all_that_was_measured(measured):
     assert any("latency: one, other" in stage for stage in stages)
     # Compared on two images; then each once to warm up: latency, batch, stream.
     assert fakes["one"].n_images == [2, 1, 1, 2, 2, 1, 1, 1, 1]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What files are opened with, by predictors that compute nothing."""
+    asked = []
+
+    def load(path, **settings):
+        asked.append((path.name, settings))
+        return Fake(2.0)
+
+    monkeypatch.setattr(contenders_module, "load_predictor", load)
+    monkeypatch.setattr(hardware, "matrix_products", lambda _: [product("fp32")])
+    return asked
+
+
+@pytest.mark.parametrize(("streams", "expected"), [(3, [1, 1, 3, 3]), (1, [1, 1])])
+def test_exports_get_ready_for_the_streams_they_are_measured_with(
+    opened, streams, expected
+):
+    config = BenchmarkConfig(repeats=1, batch_size=3, streams=streams, memory=False)
+
+    benchmark(Path("part.onnx"), [Path("part.xml")], config)
+
+    assert [settings["n_streams"] for _, settings in opened] == expected
+    assert {name for name, _ in opened} == {"part.onnx", "part.xml"}
+
+
+def test_an_export_is_measured_on_the_device_that_was_asked_for(opened):
+    config = BenchmarkConfig(
+        repeats=1, batch_size=1, streams=1, memory=False, device="cuda"
+    )
+
+    report = benchmark(Path("part.onnx"), (), config)
+
+    assert [settings["device"] for _, settings in opened] == ["cuda"]
+    assert report.is_on_gpu
 
 
 def test_speeds_are_ratios_to_the_first(measured):
@@ -363,6 +400,35 @@ def test_exports_for_the_occasion_are_made(judging_detector, tmp_path):
     assert [c.name for c in found] == ["baseline", "onnx", "openvino"]
     assert [c.path.suffix for c in found] == [".ead", ".onnx", ".xml"]
     assert all(c.path.is_file() for c in found)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_export_for_the_cpu_is_not_taken_for_one_on_the_gpu(runtime, tmp_path):
+    with pytest.raises(ConfigError, match="runs on cpu, device cuda was asked for"):
+        contenders_module._exported(runtime, Path("part.ead"), "cuda", tmp_path)
+
+
+def test_openvinos_file_is_refused_where_cuda_is_asked_for(tmp_path):
+    (tmp_path / "part.xml").touch()
+    config = BenchmarkConfig(device="cuda")
+    (contender,) = contenders(tmp_path / "part.xml", [], config, tmp_path)
+
+    with pytest.raises(ConfigError, match="tensorrt was asked for"):
+        contender.open()
+
+
+def test_an_export_for_tensorrt_is_run_by_it(saved, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "efficientad.deployment.export.export", lambda *given: made.append(given)
+    )
+
+    found = contenders_module._exported("tensorrt", saved, "auto", tmp_path)
+
+    ((detector, path),) = made
+    assert detector.device.type == "cpu"
+    assert (found.path, path.suffix) == (path, ".onnx")
+    assert (found.runtime, found.is_for_tensorrt) == ("tensorrt", True)
 
 
 def test_a_runtime_that_is_not_there_is_refused(saved, tmp_path, monkeypatch):

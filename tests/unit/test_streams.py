@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from efficientad.deployment import streams
 from efficientad.deployment.streams import in_order, predictions
 from efficientad.errors import ConfigError, ImageError
 
@@ -77,6 +78,74 @@ def test_what_came_before_an_error_is_given():
         next(found)
 
 
+def test_what_came_before_an_error_of_the_source_is_given():
+    def source():
+        yield from range(3)
+        raise OSError("the camera is gone")
+
+    found = in_order(lambda piece: piece, source(), n_streams=4)
+
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="the camera is gone"):
+        next(found)
+
+
+def test_a_source_that_cannot_begin_is_an_error_not_a_wait():
+    class Unplugged:
+        def __iter__(self):
+            raise OSError("no camera")
+
+    with pytest.raises(OSError, match="no camera"):
+        next(in_order(lambda piece: piece, Unplugged(), n_streams=1))
+
+
+def test_with_one_place_a_piece_is_taken_when_the_next_result_is_asked_for():
+    taken = []
+
+    def source():
+        for piece in range(3):
+            taken.append(piece)
+            yield piece
+
+    for piece in in_order(lambda piece: piece, source(), n_streams=1, n_waiting=0):
+        assert taken == list(range(piece + 1))
+    assert taken == [0, 1, 2]
+
+
+def test_closing_early_ends_all_threads():
+    before = set(threading.enumerate())
+    found = in_order(lambda piece: piece, range(100), n_streams=3)
+    assert next(found) == 0
+    assert len(set(threading.enumerate()) - before) > 1
+
+    found.close()
+
+    assert set(threading.enumerate()) <= before
+
+
+def test_closing_does_not_wait_for_a_source_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(streams, "_SECONDS_TO_END", 0.01)
+    answers = threading.Event()
+    worked_on: list[int] = []
+    before = set(threading.enumerate())
+
+    def source():
+        yield 0
+        answers.wait(PATIENCE)
+        yield 1
+
+    found = in_order(worked_on.append, source(), n_streams=2)
+    next(found)
+    found.close()
+
+    (feeder,) = set(threading.enumerate()) - before
+    assert feeder.daemon
+    answers.set()
+    feeder.join(PATIENCE)
+    assert not feeder.is_alive()
+    assert worked_on == [0]
+
+
 class Sizes:
     """A predictor whose predictions are the widths of images."""
 
@@ -104,6 +173,64 @@ def test_images_are_judged_in_batches_and_in_order(n_streams):
 
     assert found == [1, 2, 3, 4, 5, 6, 7]
     assert sorted(predictor.batches) == [1, 3, 3]
+
+
+class Line:
+    """A camera that takes the next image when the last one has been decided."""
+
+    def __init__(self, n, patience=PATIENCE):
+        self.n, self.patience = n, patience
+        self.decided = threading.Event()
+
+    def __iter__(self):
+        for number in range(self.n):
+            assert number == 0 or self.decided.wait(self.patience), "no decision came"
+            self.decided.clear()
+            yield np.zeros((1, 1 + number, 3), np.uint8)
+
+    def answers(self, **settings):
+        for prediction in predictions(Sizes(is_concurrent=True), self, **settings):
+            yield prediction
+            self.decided.set()
+
+
+@pytest.mark.parametrize("n_waiting", [0, None])
+@pytest.mark.parametrize("n_streams", [1, 4])
+def test_a_camera_may_wait_for_the_decision(n_streams, n_waiting):
+    answers = Line(5).answers(n_streams=n_streams, n_waiting=n_waiting)
+
+    assert list(answers) == [1, 2, 3, 4, 5]
+
+
+def test_a_camera_that_waits_for_ever_is_noticed():
+    """The positive control: no batch of two gets full."""
+    answers = Line(5, patience=0.01).answers(batch_size=2)
+
+    assert next(answers) == 1
+    with pytest.raises(AssertionError, match="no decision came"):
+        next(answers)
+
+
+def test_images_of_a_batch_that_does_not_get_full_are_judged_before_the_error():
+    def source():
+        yield from images(3)
+        raise OSError("the camera is gone")
+
+    found = predictions(Sizes(is_concurrent=True), source(), batch_size=2)
+
+    assert [next(found) for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(OSError, match="the camera is gone"):
+        next(found)
+
+
+def test_predictions_may_be_closed_early():
+    before = set(threading.enumerate())
+    found = predictions(Sizes(is_concurrent=True), images(100), n_streams=4)
+    assert next(found) == 1
+
+    found.close()
+
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_predictor_of_one_call_at_a_time_gets_one_stream():

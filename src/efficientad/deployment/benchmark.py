@@ -100,6 +100,7 @@ class _Measurement:
             getattr(getattr(p, "device", None), "type", "cpu")
             for p in self.opened.values()
         }
+        kinds |= {"cuda" for contender in found if contender.is_for_tensorrt}
         self.device: Literal["cpu", "cuda"] = "cuda" if "cuda" in kinds else "cpu"
         default = _PAPER_REPEATS if self.device == "cuda" else _CPU_REPEATS
         self.repeats = config.repeats or default
@@ -152,11 +153,13 @@ class _Measurement:
 
     def _latencies(self) -> tuple[dict[str, Timing], dict[Precision, Peak]]:
         self.on_stage(f"latency: {', '.join(self.opened)}, each {self.repeats} times")
-        work = self._work(self.images[:1])
+        work = self._work(self.opened, self.images[:1])
         if not self.has_torch:
             return self._timed(work, self.repeats), {}
         from efficientad.measurement import hardware  # noqa: PLC0415 - needs torch
 
+        if not hardware.is_usable(self.device):
+            return self._timed(work, self.repeats), {}
         products = hardware.matrix_products(self.device)
         multiply: Work = {product.name: product.run for product in products}
         if self.device == "cpu":
@@ -171,13 +174,15 @@ class _Measurement:
 
     def _batches(self) -> dict[str, Timing]:
         self.on_stage(f"throughput: {self.config.batch_size} images a call")
-        return self._timed(self._work(self.images), self._fewer_repeats())
+        work = self._work(self.opened, self.images)
+        return self._timed(work, self._fewer_repeats())
 
     def _streams(self) -> dict[str, Timing]:
         self.on_stage(f"throughput: {self.n_streams} streams")
+        ready = {contender.name: self._ready(contender) for contender in self.found}
         work = {
             name: in_streams(judge, self.n_streams, self.n_calls)
-            for name, judge in self._work(self.images[:1]).items()
+            for name, judge in self._work(ready, self.images[:1]).items()
         }
         if not self.has_torch:
             return self._timed(work, self._fewer_repeats())
@@ -185,6 +190,12 @@ class _Measurement:
 
         with hardware.shared_threads(self.n_streams):
             return self._timed(work, self._fewer_repeats())
+
+    def _ready(self, contender: Contender) -> Predictor:
+        """Give it as `predict --streams` would open it."""
+        if contender.is_exported and self.n_streams > 1:
+            return contender.open(n_streams=self.n_streams)
+        return self.opened[contender.name]
 
     def _cost(self) -> NetworkCost | None:
         sizes = [getattr(p, "size", None) for p in self.opened.values()]
@@ -213,10 +224,11 @@ class _Measurement:
         self.on_stage(f"peak memory: {contender.name}")
         return peak_memory_mib(contender, self.config.batch_size)
 
-    def _work(self, images: Sequence[RGBImage]) -> Work:
+    @staticmethod
+    def _work(predictors: Mapping[str, Predictor], images: Sequence[RGBImage]) -> Work:
         return {
             name: partial(_judge, predictor, images)
-            for name, predictor in self.opened.items()
+            for name, predictor in predictors.items()
         }
 
     def _timed(self, work: Work, repeats: int) -> dict[str, Timing]:

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 
 from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
-from efficientad.deployment.runtimes import DETECTOR_SUFFIX, load_predictor
+from efficientad.deployment.runtimes import (
+    DETECTOR_SUFFIX,
+    EXPORT_SUFFIXES,
+    load_predictor,
+)
 from efficientad.errors import ConfigError
 from efficientad.measurement.config import BenchmarkConfig, BenchmarkRuntime
 from efficientad.method.predictor import Predictor
@@ -18,10 +22,25 @@ if TYPE_CHECKING:
 
 BASELINE: Final = "baseline"
 
-# What an export for the occasion is called, and which packages it takes.
-_EXPORTS: Final[dict[BenchmarkRuntime, tuple[str, tuple[str, ...]]]] = {
-    "onnx": (ONNX_SUFFIX, ("onnx", "onnxruntime")),
-    "openvino": (OPENVINO_SUFFIX, ("onnx", "onnxruntime", "openvino")),
+
+class _ForTheOccasion(NamedTuple):
+    """An export that is made to be measured."""
+
+    suffix: str
+    engine: Runtime
+    runs_on: Literal["cpu", "cuda"]
+    packages: tuple[str, ...]
+    """What making and running it takes."""
+
+
+_EXPORTS: Final[dict[BenchmarkRuntime, _ForTheOccasion]] = {
+    "onnx": _ForTheOccasion(ONNX_SUFFIX, "onnxruntime", "cpu", ("onnx", "onnxruntime")),
+    "openvino": _ForTheOccasion(
+        OPENVINO_SUFFIX, "openvino", "cpu", ("onnx", "onnxruntime", "openvino")
+    ),
+    "tensorrt": _ForTheOccasion(
+        ONNX_SUFFIX, "tensorrt", "cuda", ("onnx", "onnxruntime", "tensorrt", "cuda")
+    ),
 }
 
 
@@ -37,14 +56,33 @@ class Contender:
     plain: Literal["fp32", "fp16"] | None = None
     """Run the plain networks instead, in this precision."""
 
-    def open(self) -> Predictor:
+    @property
+    def is_exported(self) -> bool:
+        """Whether an engine runs the file, which is set up for a number of streams."""
+        return self.path.suffix in EXPORT_SUFFIXES
+
+    @property
+    def is_for_tensorrt(self) -> bool:
+        """Whether that engine is TensorRT, on CUDA."""
+        return self.is_exported and (
+            self.runtime == "tensorrt" or self.device == "cuda"
+        )
+
+    def open(self, *, n_streams: int = 1) -> Predictor:
         """Load it.
 
+        Args:
+            n_streams: Predictions at the same time that an exported file's engine shall
+                be ready for.
+
         Raises:
+            ConfigError: If device, runtime and file exclude each other.
             ModelFileError: If the file cannot be used.
             MissingDependencyError: If the engine is not installed.
         """
-        predictor = load_predictor(self.path, device=self.device, runtime=self.runtime)
+        predictor = load_predictor(
+            self.path, device=self.device, runtime=self.runtime, n_streams=n_streams
+        )
         if self.plain is None:
             return predictor
         from efficientad.measurement.baseline import (  # noqa: PLC0415 - needs torch
@@ -71,7 +109,7 @@ def contenders(
         ModelFileError: If `model` cannot be used.
         MissingDependencyError: If a package of a runtime is not installed.
     """
-    found = [Contender(path.name, path) for path in exports]
+    found = [Contender(path.name, path, config.device) for path in exports]
     if model.suffix == DETECTOR_SUFFIX:
         return [*_of_detector(model, config, folder), *found]
     if config.runtimes is not None:
@@ -80,7 +118,7 @@ def contenders(
             f"{', '.join(config.runtimes)} were asked for; give the "
             f"{DETECTOR_SUFFIX} file, or leave --runtimes out"
         )
-    return [Contender(model.name, model), *found]
+    return [Contender(model.name, model, config.device), *found]
 
 
 def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Contender]:
@@ -92,12 +130,8 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Con
         # Half precision is what the paper times.
         found.append(Contender(f"{BASELINE}, fp16", model, device, "pytorch", "fp16"))
     for runtime in config.runtimes or _available(detector):
-        if runtime == "onnx" or runtime == "openvino":  # noqa: PLR1714 - narrows the type
-            from efficientad.deployment.export import export  # noqa: PLC0415
-
-            path = folder / f"exported{_EXPORTS[runtime][0]}"
-            export(detector, path)
-            found.append(Contender(runtime, path))
+        if runtime == "onnx" or runtime == "openvino" or runtime == "tensorrt":  # noqa: PLR1714 - narrows the type
+            found.append(_exported(runtime, model, device, folder))
             continue
         if runtime != "pytorch" and not is_on_gpu and not detector.is_native:
             raise ConfigError(
@@ -109,12 +143,30 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Con
     return found
 
 
+def _exported(
+    runtime: BenchmarkRuntime, model: Path, device: Device, folder: Path
+) -> Contender:
+    from efficientad.deployment.export import export  # noqa: PLC0415 - needs torch
+
+    made = _EXPORTS[runtime]
+    if device not in {"auto", made.runs_on}:
+        raise ConfigError(
+            f"runtime {runtime} runs on {made.runs_on}, device {device} was asked for; "
+            f"leave {runtime} out of --runtimes, or --device at auto"
+        )
+    path = folder / f"{runtime}{made.suffix}"
+    # Wherever the export runs, it is made and compared on the CPU.
+    export(cast("Detector", load_predictor(model, device="cpu")), path)
+    return Contender(runtime, path, device, made.engine)
+
+
 def _available(detector: "Detector") -> list[BenchmarkRuntime]:
-    found: list[BenchmarkRuntime] = [*detector.runtimes]
-    if detector.device.type == "cpu":
-        found += [
+    return [
+        *detector.runtimes,
+        *(
             runtime
-            for runtime, (_, packages) in _EXPORTS.items()
-            if all(find_spec(name) is not None for name in packages)
-        ]
-    return found
+            for runtime, made in _EXPORTS.items()
+            if made.runs_on == detector.device.type
+            and all(find_spec(name) is not None for name in made.packages)
+        ),
+    ]

@@ -1,14 +1,17 @@
 """Many images through one predictor: several at the same time, in the given order.
 
 Images are taken from their source only as places become free, so a source of any length
-needs constant memory.
+needs constant memory. They are taken in a thread of their own, so a result never waits
+for the next image: a camera may wait for the decision before it moves on.
 """
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
-from typing import TypeVar
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
+from typing import Any, Final, TypeVar
 
 from efficientad.errors import ConfigError
 from efficientad.images import ImageLike
@@ -18,6 +21,10 @@ from efficientad.method.predictor import Predictor
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+# A source that is being read can only be waited for: it may be a camera that gives an
+# image soon, or one that waits for an answer that will not come.
+_SECONDS_TO_END: Final = 1.0
+
 
 def predictions(
     predictor: Predictor,
@@ -26,16 +33,28 @@ def predictions(
     n_streams: int = 1,
     batch_size: int = 1,
     n_waiting: int | None = None,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Judge images as they come.
+
+    Each prediction is given as soon as it and those before it are done, also while the
+    source waits. Where the source waits for answers, as a line does that moves on after
+    the decision, leave `batch_size` at 1: a batch is judged when it is full, or the
+    source at its end.
+
+    Closing the generator, or dropping it, ends its threads. A source that is being read
+    then is waited for, up to a second; what it gives is thrown away.
 
     Args:
         predictor: A detector, or any other predictor.
-        images: Of any sizes; may be endless.
+        images: Of any sizes; may be endless. Read in a thread of their own, from the
+            first prediction that is asked for.
         n_streams: Predictions at the same time; more than one needs a predictor that
             may be called from several threads at once, as exported ones may.
         batch_size: Images of one prediction.
-        n_waiting: Batches read ahead beside those being judged. None: one a stream.
+        n_waiting: Batches read ahead beside those being judged. None: one a stream. At
+            most `n_streams + n_waiting` are read whose predictions the caller is not
+            done with; with 1 and 0 an image is read when the next prediction is asked
+            for, so a live camera's is not old.
 
     Yields:
         One prediction an image, in the order of the images.
@@ -44,7 +63,8 @@ def predictions(
         ConfigError: If a number is too small, or the predictor takes one call at a
             time.
         ImageError: If an image cannot be read or used; the batches before it were
-            given.
+            given. So it is with what the source raises: all images it gave are judged
+            and given before.
     """
     require_concurrent(predictor, n_streams)
     if batch_size < 1:
@@ -53,7 +73,7 @@ def predictions(
     judged = in_order(
         predictor.predict_batch, batches, n_streams=n_streams, n_waiting=n_waiting
     )
-    return (prediction for batch in judged for prediction in batch)
+    return _each(judged)
 
 
 def in_order(
@@ -67,13 +87,14 @@ def in_order(
 
     Args:
         function: May be called from several threads at once where there are several.
-        pieces: Taken one by one, in the thread of the caller.
+        pieces: Taken one by one, in a thread of their own.
         n_streams: Threads, at least 1.
         n_waiting: Pieces taken ahead beside those being worked on, at least 0. None:
-            one a thread.
+            one a thread. A piece counts until the caller asks for the next result.
 
     Yields:
-        The results, in the order of the pieces.
+        The results, in the order of the pieces, each as soon as it is done; what the
+        source raises comes after them.
 
     Raises:
         ConfigError: If a number is too small.
@@ -106,20 +127,58 @@ def _in_order(
     n_streams: int,
     n_places: int,
 ) -> Generator[Result, None, None]:
-    source = iter(pieces)
-    under_way: deque[Future[Result]] = deque()
+    under_way: SimpleQueue[Future[Result] | None] = SimpleQueue()
+    places, is_closed = Semaphore(n_places), Event()
     pool = ThreadPoolExecutor(n_streams)
+
+    def feed() -> None:
+        try:
+            source = iter(pieces)
+            while places.acquire() and not is_closed.is_set():
+                under_way.put(pool.submit(function, next(source)))
+        except StopIteration:
+            under_way.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            under_way.put(_failed(error))
+
+    feeder = Thread(target=feed, name="feeder", daemon=True)
+    feeder.start()
     try:
-        under_way.extend(pool.submit(function, p) for p in islice(source, n_places))
-        while under_way:
-            result = under_way.popleft().result()
-            under_way.extend(pool.submit(function, p) for p in islice(source, 1))
-            yield result
+        while (oldest := under_way.get()) is not None:
+            yield oldest.result()
+            del oldest  # else its result stays while the next one is awaited
+            places.release()
     finally:
+        is_closed.set()
+        places.release()
         pool.shutdown(cancel_futures=True)
+        feeder.join(_SECONDS_TO_END)
+
+
+def _failed(error: BaseException) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
 
 
 def _batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
+    """Part images into lists; those before an exception are given before it is."""
     source = iter(images)
-    while batch := list(islice(source, size)):
-        yield batch
+    while True:
+        batch: list[ImageLike] = []
+        try:
+            for image in islice(source, size):
+                batch.append(image)  # noqa: PERF402 - keeps what came before an exception
+        finally:
+            if batch:
+                yield batch
+        if not batch:
+            return
+
+
+def _each(
+    batches: Generator[list[Prediction], None, None],
+) -> Generator[Prediction, None, None]:
+    with closing(batches):
+        for batch in batches:
+            yield from batch

@@ -6,8 +6,11 @@ from typing import Literal
 from efficientad.errors import ConfigError
 from efficientad.training.config import Device
 
-BenchmarkRuntime = Literal["native", "native_bf16", "pytorch", "onnx", "openvino"]
-"""What a `.ead` file can be run by; the last two are exports made for the occasion."""
+BenchmarkRuntime = Literal[
+    "native", "native_bf16", "pytorch", "onnx", "openvino", "tensorrt"
+]
+"""What a `.ead` file can be run by; the last three run exports made for the occasion,
+`tensorrt` on CUDA."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +21,8 @@ class BenchmarkConfig:
     """What runs a .ead file. None: all that are installed."""
 
     device: Device = "auto"
-    """Where the networks of a .ead file run. `auto` takes CUDA where there is one."""
+    """Where the networks run. For a .ead file `auto` takes CUDA where there is one; an
+    exported .onnx file is run by TensorRT where `cuda` is asked for."""
 
     repeats: int | None = None
     """Timed predictions of each runtime, at least 1. None: 50 on a CPU, in turn with

@@ -48,11 +48,16 @@ class MatrixProduct(NamedTuple):
         return f"matrix product, {self.precision}, {self.engine}"
 
 
+def is_usable(device: DeviceType) -> bool:
+    """Tell whether PyTorch can multiply there; TensorRT may where it cannot."""
+    return device == "cpu" or torch.cuda.is_available()
+
+
 def wait_for(device: DeviceType) -> Callable[[], None]:
-    """Give a function that waits until the device has done everything."""
+    """Give a function that waits until PyTorch has done everything there."""
 
     def wait() -> None:
-        if device == "cuda":
+        if device == "cuda" and torch.cuda.is_available():
             torch.cuda.synchronize()
 
     return wait
