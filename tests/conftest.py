@@ -82,13 +82,15 @@ def make_detector():
     from efficientad.method.detector import ChannelStatistics, Detector
     from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 
-    def made(size="small"):
+    def made(size="small", n_local=384, n_global=384):
         torch.manual_seed(0)
         detector = Detector(
-            PatchDescriptionNetwork(size),
-            PatchDescriptionNetwork(size, 768),
-            Autoencoder(),
-            ChannelStatistics(torch.randn(384) * 0.01, torch.rand(384) * 0.05 + 0.02),
+            PatchDescriptionNetwork(size, n_local, n_hidden=384),
+            PatchDescriptionNetwork(size, n_local + n_global, n_hidden=768),
+            Autoencoder(n_global),
+            ChannelStatistics(
+                torch.randn(n_local) * 0.01, torch.rand(n_local) * 0.05 + 0.02
+            ),
         )
         quantiles = MapQuantiles(0.5, 2.0)
         detector.calibration = Calibration(quantiles, quantiles, (0.1, 0.2), 0.01)
@@ -113,18 +115,21 @@ def photograph():
 
 
 @pytest.fixture(scope="session")
-def judging_detector(make_detector, photograph):
+def judging_detector(make_detector, calibrated):
     """An untrained detector whose maps are scaled as a trained one's."""
+    return calibrated(make_detector())
+
+
+@pytest.fixture(scope="session")
+def calibrated(photograph):
+    """Scale the maps of an untrained detector as a trained one's."""
     import torch
 
     from efficientad.images import INPUT_SIZE
     from efficientad.method.decision import Calibration, MapQuantiles
     from efficientad.method.maps import map_levels
 
-    detector = make_detector()
-    detector.runtime = "pytorch"
     pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]
-    raw = detector.judged_maps(torch.from_numpy(pixels))
 
     def quantiles(raw_map):
         level = float(map_levels(raw_map))
@@ -133,9 +138,14 @@ def judging_detector(make_detector, photograph):
         limits = {"least_level": 0.9 * level, "greatest_level": 1.1 * level}
         return MapQuantiles(low, high, **limits)
 
-    local, glob = map(quantiles, raw)
-    detector.calibration = Calibration(local, glob, (0.1, 0.15, 0.2), 0.3)
-    return detector
+    def with_calibration(detector):
+        detector.runtime = "pytorch"
+        raw = detector.judged_maps(torch.from_numpy(pixels))
+        local, glob = map(quantiles, raw)
+        detector.calibration = Calibration(local, glob, (0.1, 0.15, 0.2), 0.3)
+        return detector
+
+    return with_calibration
 
 
 @pytest.fixture(scope="session")

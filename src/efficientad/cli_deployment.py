@@ -112,9 +112,11 @@ def export(
         precision: fp16: weights in 16 bits. bf16: computed so by OpenVINO, where the
             processor can. int8: convolutions in 8 bits.
         images: Folder of normal images to compare on, beside artificial ones; int8
-            measures the ranges of values on them. None: those of --verify.
+            measures the ranges of values on them. None: those of --verify, or those the
+            detector was calibrated with, where they still are what they were.
         verify: Labelled category folder to measure the loss of accuracy on.
-        max_loss: Points of image AU-ROC and AU-PRO that may be lost there.
+        max_loss: Points of image AU-ROC, and of AU-PRO or AU-sPRO, that may be lost
+            there.
     """
     from efficientad.deployment.export import export as export_detector
     from efficientad.deployment.export import require_format

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientad.errors import ConfigError
+from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.decision import Calibration, MapQuantiles, Prediction
 
 SCALE = MapQuantiles(0.0, 1.0)
@@ -74,8 +74,16 @@ def test_the_statement_says_how_many_images_are_missing():
     )
 
 
-@pytest.mark.parametrize("scores", [(), (0.2, 0.1)])
-def test_missing_or_unordered_scores_are_refused(scores):
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_not_called_normal(score):
+    with pytest.raises(ModelFileError, match=f"gives {score}; use a higher precision"):
+        calibration_of([0.1, 0.2]).p_value(score)
+
+
+@pytest.mark.parametrize(
+    "scores", [(), (0.2, 0.1), (math.nan,), (0.1, math.nan), (0.1, math.inf)]
+)
+def test_scores_that_give_no_threshold_are_refused(scores):
     with pytest.raises(ConfigError):
         Calibration(SCALE, SCALE, scores)
 

@@ -1,6 +1,9 @@
 """Making exports: what is written, what is refused, and that nothing half is left."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,8 +12,9 @@ import pytest
 from PIL import Image
 
 import efficientad
+from efficientad.deployment import comparison, metadata
 from efficientad.deployment import export as export_module
-from efficientad.deployment import metadata
+from efficientad.deployment.calibration_images import calibration_images, spread
 from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, require_bf16
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.graph import detector_graph
@@ -26,6 +30,7 @@ from efficientad.errors import (
     NotCalibratedError,
     StorageError,
 )
+from efficientad.images import image_hash
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +167,24 @@ def test_what_cannot_be_had_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_another_precision_is_refused(tmp_path):
+    """In an interpreter of its own, where nothing checks the types."""
+    call = "import efficientad; efficientad.export(None, 'a.onnx', precision='int4')"
+
+    finished = subprocess.run(
+        [sys.executable, "-c", call],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(efficientad.__file__).parents[1])},
+    )
+
+    sentence = "an export is written in fp32, fp16, bf16 or int8, got int4; choose one"
+    assert sentence in finished.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_format_and_another_ending_exclude_each_other(tmp_path):
     export_module.require_format(tmp_path / "part.xml", "openvino")
     with pytest.raises(ConfigError, match=r"name it part\.xml"):
@@ -197,18 +220,19 @@ def evaluations(monkeypatch):
     from efficientad.judgement import evaluation
 
     class Faked:
-        def __init__(self, loss):
-            self.metrics = {"image_au_roc": 0.99, "au_pro": 0.93 - loss / 100}
+        def __init__(self, loss, pixel_metrics):
+            pixels = dict.fromkeys(pixel_metrics, 0.93 - loss / 100)
+            self.metrics = {"image_au_roc": 0.99} | pixels
 
-    def lose(points):
+    def lose(points, pixel_metrics=("au_pro",)):
         def evaluate(predictor, category):
             assert (category / "train" / "good").is_dir()
             is_export = isinstance(predictor, ExportedPredictor)
-            return Faked(points if is_export else 0.0)
+            return Faked(points if is_export else 0.0, pixel_metrics)
 
         monkeypatch.setattr(evaluation, "evaluate", evaluate)
         # The comparison with PyTorch has tests of its own.
-        monkeypatch.setattr(export_module, "_artificial_images", lambda: [BLACK])
+        monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
 
     return lose
 
@@ -224,12 +248,13 @@ def category(tmp_path, photograph):
     return tmp_path / "category"
 
 
+@pytest.mark.parametrize("metric", ["au_pro", "au_spro"])
 def test_an_export_that_loses_accuracy_is_refused(
-    judging_detector, tmp_path, evaluations, category
+    judging_detector, tmp_path, evaluations, category, metric
 ):
-    evaluations(0.3)
+    evaluations(0.3, [metric])
     with pytest.raises(
-        ExportMismatchError, match=r"lose 0\.2 points of au_pro .* loses 0\.3;"
+        ExportMismatchError, match=rf"lose 0\.2 points of {metric} .* loses 0\.3;"
     ):
         efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
 
@@ -244,3 +269,136 @@ def test_the_accuracy_lost_is_told(judging_detector, tmp_path, evaluations, cate
     assert report.n_images == 2
     assert report.losses["au_pro"] == pytest.approx(0.15)
     assert "au_pro loses 0.150 points" in report.lines()
+
+
+def test_it_is_told_that_no_pixels_were_judged(
+    judging_detector, tmp_path, evaluations, category
+):
+    evaluations(0.3, [])
+
+    report = efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
+
+    assert report.lines()[1:] == [
+        "image_au_roc loses 0.000 points",
+        "no loss of a pixel metric is known: no defect is annotated",
+    ]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_difference_that_is_no_number_is_refused_wherever_it_comes(
+    judging_detector, tmp_path, monkeypatch, place
+):
+    differences = iter([0.0, np.nan] if place else [np.nan, 0.0])
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK, BLACK])
+    monkeypatch.setattr(comparison, "_difference", lambda *_: next(differences))
+
+    with pytest.raises(ExportMismatchError, match="differs by nan"):
+        efficientad.export(judging_detector, tmp_path / "part.onnx")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_files_none_is_replaced_alone(judging_detector, tmp_path, monkeypatch):
+    target = tmp_path / "part.xml"
+    target.write_bytes(b"an earlier graph")
+    target.with_suffix(".bin").write_bytes(b"its weights")
+    moved = Path.replace
+
+    def fails_for_the_graph(path, place):
+        if place == target:
+            raise OSError(28, "No space left on device")
+        return moved(path, place)
+
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+    monkeypatch.setattr(Path, "replace", fails_for_the_graph)
+    with pytest.raises(StorageError, match="No space left"):
+        efficientad.export(judging_detector, target)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "part.xml": b"an earlier graph",
+        "part.bin": b"its weights",
+    }
+
+
+@pytest.fixture
+def own_images(judging_detector, photograph, tmp_path, monkeypatch):
+    """Images the detector remembers, by what for."""
+    made = {}
+    for seed, kind in enumerate(["training_images", "validation_images"]):
+        image = photograph(60, 50, seed)
+        path = tmp_path / f"{kind}.png"
+        Image.fromarray(image).save(path)
+        made[kind] = path, image
+    provenance = {k: {str(p): image_hash(i)} for k, (p, i) in made.items()}
+    monkeypatch.setattr(judging_detector, "provenance", provenance)
+    return made
+
+
+def test_an_export_is_compared_on_the_images_of_the_calibration(
+    judging_detector, own_images
+):
+    (validation_path, validation), (training_path, training) = (
+        own_images[kind] for kind in ("validation_images", "training_images")
+    )
+
+    def found():
+        return calibration_images(None, judging_detector.provenance, 8)
+
+    assert np.array_equal(found(), [validation])
+    validation_path.write_bytes(training_path.read_bytes())
+    assert np.array_equal(found(), [training])
+    training_path.unlink()
+    assert found() == []
+
+
+def test_without_images_those_of_the_detector_are_compared(
+    judging_detector, own_images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+    sentence = "compared on artificial images only; give --images FOLDER"
+
+    report = efficientad.export(judging_detector, tmp_path / "part.onnx")
+    assert (report.n_images, report.n_real_images) == (2, 1)
+    assert sentence not in report.lines()
+
+    for path, _ in own_images.values():
+        path.unlink()
+    report = efficientad.export(judging_detector, tmp_path / "part.onnx")
+    assert (report.n_images, report.n_real_images) == (1, 0)
+    assert sentence in report.lines()
+    with pytest.raises(ConfigError, match="give --images FOLDER"):
+        efficientad.export(judging_detector, tmp_path / "b.onnx", precision="int8")
+
+
+def test_8_bits_are_measured_on_the_images_of_the_detector(
+    judging_detector, own_images, tmp_path, monkeypatch
+):
+    measured = []
+
+    def quantized(model, images):
+        measured.extend(images)
+        return model, None
+
+    monkeypatch.setattr(export_module, "quantized", quantized)
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+    efficientad.export(judging_detector, tmp_path / "a.onnx", precision="int8")
+
+    assert np.array_equal(measured, [own_images["validation_images"][1]])
+
+
+def test_images_are_spread_over_all_there_are(judging_detector, exports, monkeypatch):
+    assert spread(range(32), 8) == [0, 4, 8, 12, 16, 20, 24, 28]
+    assert spread("abc", 8) == ["a", "b", "c"]
+    images = [np.full((8, 8, 3), value, np.uint8) for value in range(32)]
+    seen = []
+
+    def noted(*given):
+        seen.append(int(given[-1].max()))
+        return 0.0
+
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+    monkeypatch.setattr(comparison, "_difference", noted)
+    exported = ExportedPredictor(exports["onnxruntime"])
+
+    assert comparison.compared(judging_detector, exported, images).n_real == 8
+    assert seen == [0, *spread(range(32), 8)]

@@ -14,12 +14,24 @@ from PIL import Image
 import efficientad
 from efficientad.cli import main
 from efficientad.deployment import metadata
-from efficientad.deployment.engines import INPUT, SCORE_OUTPUT, OpenVinoEngine
+from efficientad.deployment.engines import (
+    INPUT,
+    SCORE_OUTPUT,
+    Judged,
+    OpenVinoEngine,
+)
+from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.graph import MAP_OUTPUTS
 from efficientad.deployment.graph_nodes import MAX_SIDE, without_resizing
+from efficientad.deployment.prediction import predict_files
 from efficientad.deployment.runtimes import load_predictor
 from efficientad.deployment.tensorrt_engine import TensorRtEngine
-from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.errors import (
+    ConfigError,
+    ImageError,
+    MissingDependencyError,
+    ModelFileError,
+)
 from efficientad.method.predictor import Predictor
 from efficientad.training import model_file
 
@@ -160,6 +172,72 @@ def test_more_pixels_than_the_graph_counts_are_judged_too(
     assert_alike(predictors["openvino"].predict(image), judging_detector.predict(image))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shape", [(8, MAX_SIDE + 1), (MAX_SIDE + 1, 8)])
+def test_the_graph_is_not_given_more_pixels_than_it_counts(predictors, engine, shape):
+    predictors[engine].judge(np.zeros((1, 8, MAX_SIDE, 3), np.uint8))
+    with pytest.raises(ImageError, match=f"up to {MAX_SIDE} pixels a side, got"):
+        predictors[engine].judge(np.zeros((1, *shape, 3), np.uint8))
+
+
+def test_one_image_without_a_batch_is_no_batch(predictors, photograph):
+    with pytest.raises(ImageError, match=r"takes images \(batch, height, width, 3\)"):
+        predictors["openvino"].judge(photograph(20, 30))
+
+
+class Broken:
+    """An engine some of whose numbers are none."""
+
+    def __init__(self, place):
+        self.judged = Judged(
+            np.zeros(1, np.float32), *np.zeros((2, 1, 56, 56), np.float32)
+        )
+        self.judged[place].flat[0] = np.nan
+
+    def run(self, _images):
+        return self.judged
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_an_image_without_a_number_is_not_called_normal(
+    exports, photograph, monkeypatch, place
+):
+    predictor = ExportedPredictor(exports["onnxruntime"])
+    monkeypatch.setattr(predictor, "_engine", Broken(place))
+
+    with pytest.raises(ModelFileError, match=r"part\.onnx .* in a higher precision"):
+        predictor.predict(photograph(20, 30))
+
+
+@pytest.mark.parametrize("n_streams", [0, -3])
+@pytest.mark.parametrize("name", ["part.onnx", "part.xml", "part.ead"])
+def test_no_streams_are_refused_before_anything_is_opened(tmp_path, name, n_streams):
+    with pytest.raises(ConfigError, match=f"at least 1 stream, got {n_streams}"):
+        load_predictor(tmp_path / name, n_streams=n_streams)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_threads_are_no_fault_of_the_file(exports, engine):
+    with pytest.raises(ConfigError, match="at least 1 thread, got -2"):
+        ExportedPredictor(exports[engine], n_threads=-2)
+
+
+def test_no_streams_are_refused_before_anything_is_written(
+    predictors, photograph, tmp_path
+):
+    Image.fromarray(photograph(20, 30)).save(tmp_path / "a.png")
+
+    with pytest.raises(ConfigError, match="at least 1 stream"):
+        predict_files(
+            predictors["openvino"],
+            [tmp_path / "a.png"],
+            tmp_path / "found",
+            n_streams=0,
+        )
+
+    assert not (tmp_path / "found").exists()
+
+
 def test_threads_that_are_asked_for_are_not_tied_to_a_core(exports):
     engine = OpenVinoEngine(exports["openvino"], n_threads=1)
 
@@ -217,6 +295,14 @@ def test_a_missing_engine_is_named(
 def test_tensorrt_refuses_scales_made_for_cpus(tmp_path):
     with pytest.raises(ConfigError, match="export fp16 for a GPU"):
         TensorRtEngine(tmp_path / "part.onnx", precision="int8")
+
+
+def test_tensorrt_says_what_size_it_takes():
+    engine = TensorRtEngine.__new__(TensorRtEngine)  # without a GPU
+    with pytest.raises(
+        ImageError, match=r"\(batch, 256, 256, 3\), got \(1, 20, 30, 3\)"
+    ):
+        engine.run(np.zeros((1, 20, 30, 3), np.uint8))
 
 
 @pytest.mark.gpu

@@ -3,13 +3,14 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import openvino
 import pytest
 
 from efficientad.deployment import metadata
-from efficientad.errors import ModelFileError
+from efficientad.errors import ModelFileError, StorageError
 
 ENGINES = ["onnxruntime", "openvino"]
 
@@ -22,11 +23,13 @@ def copied(exports, tmp_path):
 
 
 def with_text(path, change):
-    """Change the text as an editor of the file would, the rest of it not."""
+    """Change the text as another version would write it, the rest of it not."""
     text, rest = metadata._split(path)
     assert text is not None
     content = json.loads(text)
+    del content["text_hash"]
     change(content)
+    content["text_hash"] = metadata._text_hash(content)
     path.write_bytes(metadata._joined(path, json.dumps(content), rest))
 
 
@@ -66,6 +69,12 @@ def test_who_runs_the_graph_without_this_package_reads_the_same(copied):
         (lambda c: c.update(format=99), "format 99, this version reads 2; export it"),
         (lambda c: c.pop("format"), "not an export of this package"),
         (lambda c: c.pop("calibration"), "not hold a complete calibration"),
+        (lambda c: c.update(calibration="abc"), "bad entry: dictionary update"),
+        (lambda c: c.update(provenance=["abc"]), "bad entry: dictionary update .*3"),
+        (
+            lambda c: c["calibration"].update(normal_scores=[0.1, float("nan")]),
+            "bad entry: held-out normal scores must be finite numbers",
+        ),
         (lambda c: c.update(precision="fp8"), "bad entry: precision 'fp8'"),
         (lambda c: c.update(hash="0"), "is damaged"),
     ],
@@ -88,6 +97,42 @@ def test_one_wrong_byte_is_noticed(copied, name):
 
     with pytest.raises(ModelFileError, match="damaged"):
         metadata.read(opened)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("entry", ["threshold", "normal_scores"])
+def test_one_wrong_digit_of_the_decision_is_noticed(copied, engine, entry):
+    path = copied[engine]
+    content = bytearray(path.read_bytes())
+    place = content.index(b"0.", content.index(entry.encode())) + 2
+    content[place] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(ModelFileError, match="damaged"):
+        metadata.read(path)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_file_without_a_hash_of_its_text_is_read(copied, engine):
+    """As files of this format were at first."""
+    path = copied[engine]
+    expected = metadata.read(path)
+    text, rest = metadata._split(path)
+    assert text is not None
+    content = json.loads(text)
+    del content["text_hash"]
+    path.write_bytes(metadata._joined(path, json.dumps(content), rest))
+
+    assert metadata.read(path) == expected
+
+
+def test_a_number_has_ten_bytes_at_most():
+    """Else a file of such bytes alone is one number, and takes hours to read."""
+    longest = b"\xff" * 9 + b"\x01"
+
+    assert metadata._varint(longest, 0) == (2**64 - 1, 10)
+    with pytest.raises(ValueError, match="more than 70 bits"):
+        metadata._varint(b"\xff" + longest, 0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -123,3 +168,28 @@ def test_a_copy_with_other_metadata_brings_its_weights(copied, tmp_path):
 
     assert metadata.read(target) == found
     assert sorted(p.name for p in target.parent.iterdir()) == ["line2.bin", "line2.xml"]
+
+
+@pytest.mark.parametrize("has_earlier", [True, False])
+def test_of_two_files_none_is_replaced_alone(
+    copied, tmp_path, monkeypatch, has_earlier
+):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    target = folder / "line2.xml"
+    if has_earlier:
+        target.write_bytes(b"an earlier graph")
+        target.with_suffix(".bin").write_bytes(b"its weights")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    found, moved = metadata.read(copied["openvino"]), Path.replace
+
+    def fails_for_the_graph(path, place):
+        if place == target:
+            raise OSError(28, "No space left on device")
+        return moved(path, place)
+
+    monkeypatch.setattr(Path, "replace", fails_for_the_graph)
+    with pytest.raises(StorageError, match=r"No space left .* is untouched"):
+        metadata.write(copied["openvino"], found, output=target)
+
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

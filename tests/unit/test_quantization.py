@@ -9,6 +9,7 @@ from tests.small_graphs import maps_of, pooled_and_joined_model, small_model
 from efficientad.deployment.graph import RAW_GRIDS
 from efficientad.deployment.inner_values import inner_values
 from efficientad.deployment.quantization import LIMIT, _errors, _noise, quantized
+from efficientad.deployment.rounded_graph import never_negative
 
 # Of the brightness, a tenth of a map's range or so.
 HARMLESS = small_model([[1, 0.3, 0], [0.2, 1, 0]], [[1e-4, 0.7e-4]])
@@ -80,13 +81,15 @@ def test_what_is_pooled_and_joined_is_rounded_with_one_scale(images):
     assert [n.input[0] for n in squeezes] == ["d", "d"]
 
 
-def test_what_the_means_change_is_in_the_bias(images, monkeypatch):
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_what_the_means_change_is_in_the_bias(images, monkeypatch, has_bias):
     """Bright pixels everywhere: rounded weights, yet the mean output is the same."""
     model = pooled_and_joined_model()
-    bias = np.array([0.3, -0.2, 0.1, 50.0], np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
-    (node,) = (n for n in model.graph.node if n.name == "first_a")
-    node.input.append("bias")
+    if has_bias:
+        bias = np.array([0.3, -0.2, 0.1, 50.0], np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
+        (node,) = (n for n in model.graph.node if n.name == "first_a")
+        node.input.append("bias")
     bright = [np.maximum(image, 200) for image in images]
 
     monkeypatch.setattr(
@@ -112,9 +115,12 @@ def test_noise_is_what_the_quieter_half_gains(rng):
     assert found == pytest.approx(dict(zip(RAW_GRIDS, [0.25, -0.5], strict=True)))
 
 
-@pytest.mark.parametrize("amount", [3.0, 0.0])
+@pytest.mark.parametrize("amount", [0.02, 0.0])
 def test_what_rounding_adds_everywhere_is_taken_off(images, monkeypatch, amount):
-    """Maps that are raised by as much come out as they were; others are let alone."""
+    """Maps that are raised by as much come out as they were; others are let alone.
+
+    A tenth of what there was stays in any case.
+    """
     module = "efficientad.deployment.quantization"
 
     def raised(model, *_):
@@ -130,7 +136,34 @@ def test_what_rounding_adds_everywhere_is_taken_off(images, monkeypatch, amount)
 
     found, report = quantized(HARMLESS, images)
 
-    np.testing.assert_allclose(maps_of(found, images), maps_of(HARMLESS, images), 1e-4)
+    exact = maps_of(HARMLESS, images)
+    expected = np.maximum(exact, 0.1 * (exact + amount))
+    np.testing.assert_allclose(maps_of(found, images), expected, rtol=1e-4)
     assert report.error < 1e-3 < LIMIT
     is_subtracted = any(n.op_type == "Sub" for n in found.graph.node)
     assert is_subtracted == (amount > 0)
+
+
+@pytest.mark.parametrize("level", [0, 201, 255])
+def test_images_that_show_nothing_can_be_rounded_on(level):
+    """A gray card, a lens cap: nothing varies under any kernel."""
+    images = [np.full((20, 20, 3), level, np.uint8)] * 8
+    model = pooled_and_joined_model()
+
+    found, report = quantized(model, images)
+
+    assert report.in_single_precision == ()
+    exact = maps_of(model, images)
+    np.testing.assert_allclose(maps_of(found, images), exact, rtol=0.05, atol=1e-3)
+
+
+def test_what_is_joined_with_something_negative_is_not_in_bytes():
+    model = pooled_and_joined_model()
+    assert {"joined", "first_b", "first_c"} < set(never_negative(model))
+
+    for wrong in (0, 1):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        (join,) = (n for n in changed.graph.node if n.op_type == "Concat")
+        join.input[wrong] = "first_a"
+        assert "joined" not in never_negative(changed)

@@ -1,11 +1,19 @@
 """Weights in 8 bits that keep what a convolution gives."""
 
 import numpy as np
+import onnx
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from torch.nn import functional
 
-from efficientad.deployment.weight_rounding import rounded_kernels
+from efficientad.deployment.weight_rounding import (
+    _Moments,
+    _Windows,
+    rounded_kernels,
+)
 
 
 @given(
@@ -63,3 +71,44 @@ def test_it_is_the_nearest_plane_however_many_weights_are_added_up_at_once(
             )
             wanted = np.clip(np.round(left / basis[index, index]), -63, 63)
             assert multiples[output].ravel()[index] == wanted
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), (1, 2)])
+def test_patches_are_what_a_convolution_multiplies(rng, stride, padding):
+    values = rng.uniform(size=(3, 9, 11)).astype(np.float32)
+    weights = rng.normal(size=(5, 3, 4, 4))
+    node = onnx.helper.make_node(
+        "Conv", ["x", "w"], ["y"], strides=[stride] * 2, pads=[padding] * 4
+    )
+
+    patches = _Windows.of(node, weights).some(values, rng)
+
+    given, kernels = torch.from_numpy(values)[None], torch.from_numpy(weights).float()
+    expected = functional.conv2d(given, kernels, stride=stride, padding=padding)
+    found = patches @ weights.reshape(5, -1).T
+    assert found.shape == (expected[0, 0].numel(), 5)
+    # The places are drawn in any order.
+    np.testing.assert_allclose(
+        np.sort(found, axis=0),
+        np.sort(expected[0].flatten(1).T.numpy(), axis=0),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_moments_are_those_of_all_patches_however_small_they_vary(rng):
+    """Far from zero, varying in the last digits: sums about zero would cancel."""
+    parts = [1000 + 1e-2 * rng.normal(size=(500, 6)) for _ in range(4)]
+    parts = [part.astype(np.float32) for part in parts]
+    moments = _Moments()
+    for part in parts:
+        moments.add(part)
+
+    mean, covariance = moments.mean_and_covariance(noise=0.0)
+
+    every = np.concatenate(parts).astype(np.float64)
+    shrunk = 6 / (6 + 2000)
+    exact = np.cov(every.T, bias=True)
+    wanted = (1 - shrunk) * exact + shrunk * np.diag(exact).mean() * np.eye(6)
+    np.testing.assert_allclose(mean, every.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(covariance, wanted, rtol=1e-3, atol=1e-8)

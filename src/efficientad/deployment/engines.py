@@ -155,6 +155,19 @@ class OpenVinoEngine:
         return Judged(*(np.array(found[index]) for index in range(3)))
 
 
+def require_counts(*, n_threads: int | None = None, n_streams: int = 1) -> None:
+    """Refuse numbers of threads or streams that nothing could run with.
+
+    Raises:
+        ConfigError: If one is below 1.
+    """
+    for count, what in ((n_threads, "thread"), (n_streams, "stream")):
+        if count is not None and count < 1:
+            raise ConfigError(
+                f"an engine needs at least 1 {what}, got {count}; give 1 or more"
+            )
+
+
 def require_bf16(capabilities: list[str]) -> None:
     """Refuse a processor without bfloat16.
 

@@ -15,9 +15,12 @@ from efficientad.deployment.engines import (
     Judged,
     OnnxRuntimeEngine,
     OpenVinoEngine,
+    require_counts,
 )
+from efficientad.deployment.graph_nodes import MAX_SIDE
 from efficientad.deployment.metadata import Precision
 from efficientad.deployment.tensorrt_engine import TensorRtEngine
+from efficientad.errors import ImageError, ModelFileError
 from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.method.decision import Prediction
 
@@ -37,7 +40,8 @@ class ExportedPredictor:
 
     Raises:
         ModelFileError: If the file is damaged, foreign or of another version.
-        ConfigError: If the processor has not what the file's precision needs.
+        ConfigError: If the processor has not what the file's precision needs, or a
+            number is below 1.
         MissingDependencyError: If the engine is not installed.
     """
 
@@ -51,7 +55,8 @@ class ExportedPredictor:
         n_threads: int | None = None,
         n_streams: int = 1,
     ) -> None:
-        path = Path(path)
+        require_counts(n_threads=n_threads, n_streams=n_streams)
+        self._path = path = Path(path)
         found = metadata.read(path)
         self.size, self.precision = found.size, found.precision
         self.calibration, self.provenance = found.calibration, found.provenance
@@ -62,6 +67,7 @@ class ExportedPredictor:
 
         Raises:
             ImageError: If the image cannot be read or used.
+            ModelFileError: If the file gives no numbers for it.
         """
         return self.predict_batch([image])[0]
 
@@ -70,6 +76,7 @@ class ExportedPredictor:
 
         Raises:
             ImageError: If an image cannot be read or used.
+            ModelFileError: If the file gives no numbers for one.
         """
         found: list[Prediction] = []
         for start in range(0, len(images), _MAX_BATCH):
@@ -88,12 +95,27 @@ class ExportedPredictor:
         Args:
             images: RGB, (batch, height, width, 3), no side above
                 `graph_nodes.MAX_SIDE`. TensorRT's engine takes 256 x 256 only.
+
+        Raises:
+            ImageError: If they are larger, or not of that shape.
         """
+        if images.ndim != 4 or max(images.shape[1:3]) > MAX_SIDE:  # noqa: PLR2004 - axes
+            raise ImageError(
+                "a graph takes images (batch, height, width, 3) of up to "
+                f"{MAX_SIDE} pixels a side, got {images.shape}; reduce them, or call "
+                "predict, which does"
+            )
         return self._engine.run(images)
 
     def _decided(
         self, judged: Judged, sizes: Sequence[tuple[int, int]]
     ) -> list[Prediction]:
+        # Of the grids, too: an engine's maximum may pass over what is not a number.
+        if not all(np.isfinite(part).all() for part in judged):
+            raise ModelFileError(
+                f"{self._path} must give a finite score and maps for every image, for "
+                "one it does not; export it again in a higher precision"
+            )
         return [
             Prediction(
                 image_score=float(score),

@@ -6,7 +6,7 @@ and precision are one JSON text: in ONNX an entry of `metadata_props`, in OpenVI
 that no engine and no ONNX package is needed.
 
 The text also holds the SHA-256 of all the rest of the file, for OpenVINO with its
-`.bin`: a damaged file is refused, not run.
+`.bin`, and that of its own other entries: a damaged file is refused, not run.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from efficientad import __version__
+from efficientad.deployment.files_together import files_together
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images import INPUT_SIZE
 from efficientad.method.decision import Calibration, MapQuantiles
@@ -27,6 +28,7 @@ ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"
 FORMAT_VERSION: Final = 2
 KEY: Final = "efficientad"
+_TEXT_HASH: Final = "text_hash"
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -34,6 +36,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 _METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
 _VARINT, _EIGHT_BYTES, _WITH_LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _MORE, _SEVEN_BITS = 0x80, 0x7F
+_VARINT_BITS: Final = 70
+"""Ten bytes of seven bits: no number is longer."""
 
 _OPEN, _CLOSE, _RT_INFO_END = f'<{KEY} value="'.encode(), b'" />', b"</rt_info>"
 
@@ -76,7 +80,10 @@ def read(path: Path) -> Metadata:
             f"{path} has export format {version}, this version reads "
             f"{FORMAT_VERSION}; export it again"
         )
-    if content.get("hash") != _hash(path, rest):
+    # Files of the first versions of this format have no hash of the text.
+    text_hash = content.pop(_TEXT_HASH, None)
+    is_text_whole = text_hash is None or text_hash == _text_hash(content)
+    if not is_text_whole or content.get("hash") != _hash(path, rest):
         raise ModelFileError(
             f"{path} or the file of its weights is damaged (its hash is not the "
             "recorded one); copy or export it again"
@@ -110,14 +117,25 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "provenance": metadata.provenance,
         "hash": _hash(path, rest),
     }
+    content[_TEXT_HASH] = _text_hash(content)
     text = json.dumps(content, sort_keys=True, allow_nan=False)
-    if output.resolve() != path.resolve() and path.suffix == OPENVINO_SUFFIX:
-        write_whole(weights_of(output), _read(weights_of(path)))
-    write_whole(output, _joined(path, text, rest))
+    written = _joined(path, text, rest)
+    if output.resolve() == path.resolve():
+        write_whole(output, written)
+        return
+    with files_together(files_of(output)) as folder:
+        (folder / output.name).write_bytes(written)
+        if path.suffix == OPENVINO_SUFFIX:
+            weights = _read(_weights_of(path))
+            (folder / _weights_of(output).name).write_bytes(weights)
 
 
-def weights_of(path: Path) -> Path:
-    """Give the file that holds the weights of an OpenVINO model."""
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Give all files of an exported model, the one it is called by last."""
+    return (_weights_of(path), path) if path.suffix == OPENVINO_SUFFIX else (path,)
+
+
+def _weights_of(path: Path) -> Path:
     return path.with_suffix(".bin")
 
 
@@ -131,9 +149,9 @@ def _metadata(path: Path, content: dict[str, Any]) -> Metadata:
             size=content["size"],
             precision=_precision(content["precision"]),
             calibration=Calibration(**given),
-            provenance=content["provenance"],
+            provenance=dict(content["provenance"]),
         )
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path} does not hold a complete calibration (bad entry: {error}); "
             "export it again"
@@ -159,10 +177,15 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
+def _text_hash(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _hash(path: Path, rest: bytes) -> str:
     digest = hashlib.sha256(rest)
     if path.suffix == OPENVINO_SUFFIX:
-        digest.update(_read(weights_of(path)))
+        digest.update(_read(_weights_of(path)))
     return digest.hexdigest()
 
 
@@ -229,14 +252,14 @@ def _fields(content: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, _VARINT_BITS, 7):
         byte = content[position]
         position += 1
         value |= (byte & _SEVEN_BITS) << shift
-        shift += 7
         if not byte & _MORE:
             return value, position
+    raise ValueError(f"a number of more than {_VARINT_BITS} bits")
 
 
 def _with_length(number: int, value: bytes) -> bytes:

@@ -76,7 +76,8 @@ def predict_files(
             needs a predictor that may be called so, as exported ones may.
 
     Raises:
-        ConfigError: If the predictor takes one call at a time and more were asked for.
+        ConfigError: If the predictor takes one call at a time and more were asked for,
+            or none.
         DatasetError: If a path does not exist, or if there is no image at all.
         StorageError: If a result cannot be written.
     """
@@ -86,12 +87,12 @@ def predict_files(
     files = _named_files([Path(path) for path in paths])
     output = Path(output)
     n_anomalous = n_failed = 0
+    found = in_order(
+        partial(_judged, predictor),
+        (path for path, _ in files),
+        n_streams=n_streams,
+    )
     with _lists(output) as add_row:
-        found = in_order(
-            partial(_judged, predictor),
-            (path for path, _ in files),
-            n_streams=n_streams,
-        )
         for (_, name), (row, prediction, image) in zip(files, found, strict=True):
             add_row(row)
             if prediction is None or image is None:

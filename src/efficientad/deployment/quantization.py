@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.deployment.calibration_images import spread
 from efficientad.deployment.engines import GRID_OUTPUTS
 from efficientad.deployment.equalization import equalized
 from efficientad.deployment.graph import PIXELS, RAW_GRIDS
@@ -41,7 +42,7 @@ LIMIT: Final = 0.1
 distance between the quantiles of normal pixels."""
 
 _N_FOR_ERRORS: Final = 8
-"""Images on which errors and noise are measured."""
+"""Images, at most, on which errors and noise are measured."""
 
 Grids = NDArray[np.float32]
 """Both maps of each image, (images, 2, 56, 56)."""
@@ -74,7 +75,7 @@ def quantized(
         model: As `detector_graph` gives it.
         images: Normal ones, at least one; ranges and errors are measured on them.
     """
-    judged = images[:_N_FOR_ERRORS]
+    judged = spread(images, _N_FOR_ERRORS)
     exact = _maps(model, judged)
     model, rounding = _measured(model, images)
 
@@ -88,7 +89,7 @@ def quantized(
             name: everything.error - tried(name).error for name in rounding.kernels
         }
         by_cost = sorted(costs, key=lambda name: -costs[name])
-        while chosen.error > LIMIT:
+        while chosen.error > LIMIT and len(kept) < len(by_cost):
             kept = tuple(by_cost[: len(kept) + 1])
             chosen = tried(*kept)
     return chosen.model, QuantizationReport(len(rounding.kernels), kept, chosen.error)

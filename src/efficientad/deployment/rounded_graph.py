@@ -8,7 +8,7 @@ and with them every anomaly.
 """
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from efficientad.deployment.weight_rounding import RoundedKernels, byte_step
 
 if TYPE_CHECKING:
     import onnx
+
+_LEAST_SHARE: Final = 0.1
+"""Of a value, that is left when noise is subtracted."""
 
 
 class Rounding(NamedTuple):
@@ -35,11 +38,9 @@ def never_negative(model: "onnx.ModelProto") -> list[str]:
     """List the values that unsigned bytes can hold: pixels, and what ReLUs give."""
     found = {PIXELS}
     for node in model.graph.node:
-        comes_from = [name for name in node.input if name in found]
-        is_joined = node.op_type == "Concat" and len(comes_from) == len(node.input)
-        if node.op_type == "Relu" or (
-            node.op_type in KEEPS_FACTORS and (is_joined or node.input[0] in found)
-        ):
+        read = node.input[:1] if node.op_type != "Concat" else node.input
+        is_kept = node.op_type in KEEPS_FACTORS and all(name in found for name in read)
+        if node.op_type == "Relu" or is_kept:
             found.add(node.output[0])
     return sorted(found)
 
@@ -86,6 +87,9 @@ def rounded_graph(
 def without(model: "onnx.ModelProto", noise: Mapping[str, float]) -> "onnx.ModelProto":
     """Subtract a number from each of some values before anything reads them.
 
+    A share of what there was stays: a raw map is positive, and one cell of it near zero
+    would decide the level that the whole map is divided by.
+
     Args:
         model: Any graph.
         noise: The numbers, by the names of the values.
@@ -96,20 +100,27 @@ def without(model: "onnx.ModelProto", noise: Mapping[str, float]) -> "onnx.Model
     found = onnx.ModelProto()
     found.CopyFrom(model)
     del found.graph.node[:]
+
+    def op(kind: str, x: str, y: str, result: str) -> str:
+        found.graph.node.append(helper.make_node(kind, [x, y], [result], name=result))
+        return result
+
+    def constant(value: float, name: str) -> str:
+        tensor = numpy_helper.from_array(np.array(value, np.float32), name)
+        found.graph.initializer.append(tensor)
+        return name
+
     for node in model.graph.node:
         found.graph.node.append(node)
         inputs = [f"{k}_without_noise" if k in noise else k for k in node.input]
         found.graph.node[-1].input[:] = inputs
         name = node.output[0]
         if name in noise:
-            amount = numpy_helper.from_array(
-                np.array(noise[name], np.float32), f"{name}_noise"
-            )
-            found.graph.initializer.append(amount)
-            inputs, result = [name, amount.name], f"{name}_without_noise"
-            found.graph.node.append(
-                helper.make_node("Sub", inputs, [result], name=result)
-            )
+            amount = constant(noise[name], f"{name}_noise")
+            share = constant(_LEAST_SHARE, f"{name}_least_share")
+            rest = op("Sub", name, amount, f"{name}_rest")
+            least = op("Mul", name, share, f"{name}_least")
+            op("Max", rest, least, f"{name}_without_noise")
     return found
 
 
@@ -143,16 +154,17 @@ class _Writer:
         node.input[0] = self.value(node.input[0])
         multiples, scales, added = self._rounding.kernels[node.name]
         node.input[1] = self._stored(node.input[1], multiples, scales)
-        if len(node.input) > 2:  # noqa: PLR2004 - the bias, which may be absent
-            bias = numpy_helper.to_array(self._exact[node.input[2]]).astype(np.float64)
-            # An engine adds it to the sums of products, which have this scale.
-            of_sums = scale_of_value * scales.astype(np.float64)
-            limits = np.iinfo(np.int32)
-            multiples = np.round((bias + added) / of_sums)
-            multiples = np.clip(multiples, limits.min, limits.max)
-            node.input[2] = self._stored(
-                node.input[2], multiples.astype(np.int32), of_sums.astype(np.float32)
-            )
+        bias: NDArray[Any] = np.zeros(len(scales))
+        name = f"{node.name}_bias"
+        if len(node.input) > 2:  # noqa: PLR2004 - else it has none
+            name = node.input.pop()
+            bias = numpy_helper.to_array(self._exact[name]).astype(np.float64)
+        # An engine adds it to the sums of products, which have this scale.
+        of_sums = scale_of_value * scales.astype(np.float64)
+        limits = np.iinfo(np.int32)
+        multiples = np.round((bias + added) / of_sums)
+        multiples = np.clip(multiples, limits.min, limits.max).astype(np.int32)
+        node.input.append(self._stored(name, multiples, of_sums.astype(np.float32)))
 
     def model(self) -> "onnx.ModelProto":
         """Give the graph, without the constants that nothing reads any more."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from efficientad.deployment.engines import EngineName
+from efficientad.deployment.engines import EngineName, require_counts
 from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
 from efficientad.method.predictor import DetectorRuntime, Predictor
@@ -42,10 +42,12 @@ def load_predictor(
             be ready for.
 
     Raises:
-        ConfigError: If device, runtime and file exclude each other.
+        ConfigError: If device, runtime and file exclude each other, or there is no
+            stream.
         ModelFileError: If the file cannot be used.
         MissingDependencyError: If the engine is not installed.
     """
+    require_counts(n_streams=n_streams)
     if not path.is_file():
         raise ModelFileError(
             f"no model file at {path}: give a {DETECTOR_SUFFIX} file made by "

@@ -21,7 +21,12 @@ from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, SCORE_OUTPUT, Ju
 from efficientad.deployment.graph_nodes import without_resizing
 from efficientad.deployment.metadata import Precision
 from efficientad.deployment.precisions import with_fp16_networks
-from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+from efficientad.errors import (
+    ConfigError,
+    ImageError,
+    MissingDependencyError,
+    ModelFileError,
+)
 from efficientad.images import INPUT_SIZE
 from efficientad.method.placement import GRID_CELLS
 
@@ -77,10 +82,15 @@ class TensorRtEngine:
         """Judge images, (batch, 256, 256, 3).
 
         Raises:
+            ImageError: If they are of another size.
             ModelFileError: If TensorRT cannot build an engine of the file.
             ConfigError: If the device has too little memory.
         """
-        assert images.shape[1:] == _IMAGE
+        if images.shape[1:] != _IMAGE:
+            raise ImageError(
+                f"TensorRT takes images (batch, {INPUT_SIZE}, {INPUT_SIZE}, 3), got "
+                f"{images.shape}; resize them, or call predict, which does"
+            )
         with self._lock:
             if self._session is None:
                 self._session = _Session(self._cuda, self._built())

@@ -62,22 +62,23 @@ def kernels_of_bytes(
         for node in model.graph.node
         if node.op_type == "Conv" and node.input[0] in largest
     }
-    # Convolutions of the same side that read the same value see the same patches.
-    under: dict[tuple[str, int], list[str]] = {}
+    # Convolutions that go over the same value alike see the same patches.
+    under: dict[_Windows, list[str]] = {}
     for node in model.graph.node:
         if node.name in weights:
-            side = weights[node.name].shape[-1]
-            under.setdefault((node.input[0], side), []).append(node.name)
-    moments = {each: np.zeros((), np.float32) for each in under}
-    names = sorted({name for name, _ in under})
+            under.setdefault(_Windows.of(node, weights[node.name]), []).append(
+                node.name
+            )
+    moments = {windows: _Moments() for windows in under}
+    rng = np.random.default_rng(0)
+    names = sorted({windows.value for windows in under})
     for of_image in inner_values(model, names, images):
-        for name, side in under:
-            patches = _patches(of_image[name], side)
-            moments[name, side] = moments[name, side] + patches.T @ patches
+        for windows in under:
+            moments[windows].add(windows.some(of_image[windows.value], rng))
     found = {}
-    for (name, side), convolutions in under.items():
-        noise = _NOISE * byte_step(largest[name]) ** 2
-        mean, covariance = _covariance(moments.pop((name, side)), noise)
+    for windows, convolutions in under.items():
+        noise = _NOISE * byte_step(largest[windows.value]) ** 2
+        mean, covariance = moments.pop(windows).mean_and_covariance(noise)
         for convolution in convolutions:
             exact = weights[convolution]
             multiples, scales = rounded_kernels(exact, covariance)
@@ -133,41 +134,79 @@ def _within_levels(multiples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(multiples, -_WEIGHT_LEVELS, _WEIGHT_LEVELS)
 
 
-def _patches(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Give some of what kernels lie on, each as a row of values and a one behind them.
+class _Windows(NamedTuple):
+    """Where the kernels of a convolution lie on the value it reads."""
 
-    Args:
-        values: (channels, height, width).
-        side: Of a kernel.
+    value: str
+    side: int
+    stride: int
+    padding: int
+
+    @classmethod
+    def of(cls, node: "onnx.NodeProto", weights: NDArray[np.float64]) -> "_Windows":
+        """Read them off a convolution of square kernels."""
+        told = {attribute.name: attribute.ints for attribute in node.attribute}
+        (stride,) = set(told.get("strides", [1]))
+        (padding,) = set(told.get("pads", [0]))
+        return cls(node.input[0], weights.shape[-1], stride, padding)
+
+    def some(
+        self, values: NDArray[np.float32], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Draw some of what the kernels lie on, (patches, weights of an output).
+
+        Args:
+            values: Of one image, (channels, height, width).
+            rng: Draws the places.
+        """
+        edge = (self.padding, self.padding)
+        padded = np.pad(values, ((0, 0), edge, edge))
+        sides = (self.side, self.side)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, sides, (1, 2))
+        windows = windows[:, :: self.stride, :: self.stride]
+        n_rows, n_columns = windows.shape[1:3]
+        chosen = rng.permutation(n_rows * n_columns)[:_N_PATCHES]
+        rows, columns = np.unravel_index(chosen, (n_rows, n_columns))
+        return windows[:, rows, columns].swapaxes(0, 1).reshape(len(chosen), -1)
+
+
+class _Moments:
+    """Mean and covariance of patches, from sums about those of the first image.
+
+    Sums about zero would cancel where values hardly vary.
     """
-    windows = np.lib.stride_tricks.sliding_window_view(values, (side, side), (1, 2))
-    n_rows, n_columns = windows.shape[1:3]
-    chosen = np.random.default_rng(0).permutation(n_rows * n_columns)[:_N_PATCHES]
-    rows, columns = np.unravel_index(chosen, (n_rows, n_columns))
-    patches = windows[:, rows, columns].swapaxes(0, 1).reshape(len(chosen), -1)
-    ones = np.ones((len(chosen), 1), np.float32)
-    return np.concatenate([patches, ones], axis=1)
 
+    def __init__(self) -> None:
+        self._n = 0
+        self._origin = self._sum = self._products = np.zeros((), np.float32)
 
-def _covariance(
-    moments: NDArray[np.float32], noise: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give mean and covariance of patches, the latter shrunk towards independence.
+    def add(self, patches: NDArray[np.float32]) -> None:
+        """Take in the patches of an image, (patches, values)."""
+        if self._n == 0:
+            self._origin = patches.mean(0)
+        moved = patches - self._origin
+        self._n += len(patches)
+        self._sum = self._sum + moved.sum(0)
+        self._products = self._products + moved.T @ moved
 
-    Few patches say little about many values; these then hardly make up for each other.
+    def mean_and_covariance(
+        self, noise: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give both, the covariance shrunk towards independence.
 
-    Args:
-        moments: Sums of products of the values and, as the last of them, of one.
-        noise: Variance of each value by its rounding.
-    """
-    n_patches = float(moments[-1, -1])
-    mean = moments[-1, :-1].astype(np.float64) / n_patches
-    covariance = moments[:-1, :-1].astype(np.float64)
-    covariance /= n_patches
-    covariance -= np.outer(mean, mean)
-    own = np.einsum("ii->i", covariance)
-    shrunk = len(mean) / (len(mean) + n_patches)
-    typical = own.mean()
-    covariance *= 1 - shrunk
-    own += shrunk * typical + noise
-    return mean, covariance
+        Few patches say little about many values; these then hardly make up for each
+        other.
+
+        Args:
+            noise: Variance of each value by its rounding.
+        """
+        mean = self._sum.astype(np.float64) / self._n
+        covariance = self._products.astype(np.float64)
+        covariance /= self._n
+        covariance -= np.outer(mean, mean)
+        own = np.einsum("ii->i", covariance)
+        shrunk = len(mean) / (len(mean) + self._n)
+        typical = own.mean()
+        covariance *= 1 - shrunk
+        own += shrunk * typical + noise
+        return mean + self._origin, covariance

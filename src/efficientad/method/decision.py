@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.errors import ConfigError
+from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.placement import place_map
 
 Grid = NDArray[np.float32]
@@ -87,9 +87,11 @@ class Calibration:
     """A threshold set by the user. None: derived from the scores and the budget."""
 
     def __post_init__(self) -> None:
-        """Reject an empty or unordered list of scores."""
+        """Reject a list of scores that is empty, unordered or of no numbers."""
         if not self.normal_scores:
             raise ConfigError("calibration needs at least one held-out normal score")
+        if not all(map(math.isfinite, self.normal_scores)):
+            raise ConfigError("held-out normal scores must be finite numbers")
         if list(self.normal_scores) != sorted(self.normal_scores):
             raise ConfigError("held-out normal scores must be in ascending order")
         if not 0 < self.false_alarm_budget < 1:
@@ -142,7 +144,16 @@ class Calibration:
 
         Returns:
             In (0, 1]; small means anomalous, and never below 1 / (n + 1).
+
+        Raises:
+            ModelFileError: If the score is not finite: no comparison holds for what is
+                not a number, so it would pass as normal.
         """
+        if not math.isfinite(image_score):
+            raise ModelFileError(
+                "an image needs a finite score to be decided, the model gives "
+                f"{image_score}; use a higher precision, or train it again"
+            )
         n_below = bisect_left(self.normal_scores, image_score)
         n = len(self.normal_scores)
         return (n - n_below + 1) / (n + 1)

@@ -1,0 +1,167 @@
+"""How far an export is from PyTorch, and what accuracy it loses; too much is refused.
+
+What is compared are both normalized maps on the grid of descriptors; everything behind
+them is linear interpolation and a maximum.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from efficientad.deployment.calibration_images import spread
+from efficientad.deployment.exported import ExportedPredictor
+from efficientad.deployment.metadata import Precision
+from efficientad.errors import ExportMismatchError
+from efficientad.images import INPUT_SIZE, RGBImage
+
+if TYPE_CHECKING:
+    from efficientad.method.detector import Detector
+
+TOLERANCE: Final[dict[Precision, float]] = {
+    "fp32": 1e-4,
+    "fp16": 1e-2,
+    "bf16": 0.1,
+    "int8": 0.4,
+}
+"""Largest difference of any grid value from PyTorch's on real images, relative to the
+largest value of that map, or to 0.1 (where the high quantile of normal pixels lies) if
+that is more."""
+
+ARTIFICIAL_TOLERANCE: Final[dict[Precision, float]] = {
+    "fp32": 1e-4,
+    "fp16": 1e-2,
+    "bf16": 0.3,
+    "int8": 0.9,
+}
+"""The same on constant, extreme and noise images. These drive activations far beyond
+what normal images reach; in 16 bits they are rounded more coarsely there, in 8 bits cut
+off, still far above normal."""
+
+N_COMPARED: Final = 8
+"""Real images that an export is compared on."""
+
+PIXEL_METRICS: Final[tuple[str, ...]] = ("au_pro", "au_spro")
+"""A category has one of them, MVTec LOCO's the latter, where defects are annotated."""
+_METRICS: Final[tuple[str, ...]] = ("image_au_roc", *PIXEL_METRICS)
+
+
+class Differences(NamedTuple):
+    """The largest differences from PyTorch, and on how many images."""
+
+    artificial: float
+    """As `ARTIFICIAL_TOLERANCE` measures it."""
+    n_artificial: int
+    real: float | None
+    """As `TOLERANCE` measures it; None where there are no real images."""
+    n_real: int
+
+
+def artificial_images() -> list[RGBImage]:
+    """Constant, extreme and noise images of several shapes."""
+    rng = np.random.default_rng(0)
+    full, small = (INPUT_SIZE, INPUT_SIZE, 3), (33, 57, 3)
+    return [
+        np.zeros(full, np.uint8),
+        np.full((300, 200, 3), 255, np.uint8),
+        np.full(small, 128, np.uint8),
+        rng.integers(0, 256, (511, 700, 3), dtype=np.uint8),
+        (np.indices((90, 1500)).sum(0) % 2 * 255)
+        .astype(np.uint8)[..., None]
+        .repeat(3, 2),
+    ]
+
+
+def compared(
+    detector: "Detector",
+    exported: ExportedPredictor,
+    normal: Sequence[RGBImage],
+) -> Differences:
+    """Measure how far an export is from PyTorch.
+
+    Args:
+        detector: Judges by PyTorch here.
+        exported: What was made of it.
+        normal: Real images, if there are any; up to `N_COMPARED` are compared.
+
+    Raises:
+        ExportMismatchError: If a difference is above the tolerance, or not a number.
+    """
+    artificial, real = artificial_images(), spread(normal, N_COMPARED)
+    chosen, detector.runtime = detector.runtime, "pytorch"
+    try:
+        return Differences(
+            _largest(
+                detector, exported, artificial, ARTIFICIAL_TOLERANCE, "artificial"
+            ),
+            len(artificial),
+            _largest(detector, exported, real, TOLERANCE, "real") if real else None,
+            len(real),
+        )
+    finally:
+        detector.runtime = chosen
+
+
+def accuracy_losses(
+    detector: "Detector",
+    exported: ExportedPredictor,
+    category: Path | None,
+    max_loss: float,
+) -> dict[str, float]:
+    """Give the points an export loses on the test images of a category, where given.
+
+    Raises:
+        ExportMismatchError: If it loses more than `max_loss` of any.
+    """
+    if category is None:
+        return {}
+    from efficientad.judgement.evaluation import evaluate  # noqa: PLC0415 - heavy
+
+    before = evaluate(detector, category).metrics
+    after = evaluate(exported, category).metrics
+    losses = {
+        name: 100 * (before[name] - after[name]) for name in _METRICS if name in before
+    }
+    for name, loss in losses.items():
+        if not loss <= max_loss:
+            raise ExportMismatchError(
+                f"an export may lose {max_loss:g} points of {name} on {category}, it "
+                f"loses {loss:.3g}; use a higher precision, give more --images, or "
+                "raise --max-loss"
+            )
+    return losses
+
+
+def _largest(
+    detector: "Detector",
+    exported: ExportedPredictor,
+    images: Sequence[RGBImage],
+    tolerances: Mapping[Precision, float],
+    kind: str,
+) -> float:
+    precision, tolerance = exported.precision, tolerances[exported.precision]
+    # Not by `max`, which may pass over what is not a number: that is refused, too.
+    largest = float(np.max([_difference(detector, exported, i) for i in images]))
+    if not largest <= tolerance:
+        raise ExportMismatchError(
+            f"an export in {precision} must give PyTorch's maps within {tolerance:g} "
+            f"of their largest value, on {kind} images it differs by {largest:.3g}; "
+            "use a higher precision, or the .ead file"
+        )
+    return largest
+
+
+def _difference(
+    detector: "Detector", exported: ExportedPredictor, image: RGBImage
+) -> float:
+    """Compare as the graph is, which resizes images itself."""
+    expected, found = detector.predict(image), exported.judge(image[np.newaxis])
+    differences = []
+    for value, other in (
+        (expected.local_grid, found.local_grids[0]),
+        (expected.global_grid, found.global_grids[0]),
+    ):
+        scale = max(float(np.abs(value).max()), 0.1)
+        differences.append(float(np.abs(value - other).max()) / scale)
+    return float(np.max(differences))
