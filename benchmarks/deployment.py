@@ -10,7 +10,8 @@ What is timed is a prediction of one image of 256 x 256, pixels in, maps out.
 DIR keeps the exports, and in `deployment.json` all that was measured so far: the same
 command goes on after an interruption. When all is done each row becomes a recorded run
 (`records.py`); `make tables` puts them into docs/deployment.md. What the machine cannot
-have is left out; an export that was refused is recorded with the reason.
+have is left out; an export that was refused is recorded with the reason. With
+`--repeats 0` only the accuracy is measured.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
@@ -134,6 +136,8 @@ def measure(
             row["metrics"] = dict(accuracy(predictor))
             write_whole(state_file, json.dumps(state).encode())
             print(name, row["metrics"], flush=True)
+    if repeats == 0:
+        return state
     # Times of another round met another moment of the machine: all have as many.
     n_done = min(len(state[name]["milliseconds"]) for name in predictors)
     for name in predictors:
@@ -151,21 +155,26 @@ def measure(
 
 
 def runs(state: State, refused: Mapping[str, str], common: Run) -> list[Run]:
-    """Give a run for each row, with its ratio to the baseline.
+    """Give a run for each row, with what it loses, and its ratio, to the first one.
 
     Args:
-        state: What was measured.
+        state: What was measured; the baseline, where it is among them, is the first.
         refused: Why exports were refused.
         common: What the rows have in common; names become variants of its size.
     """
-    baseline = Timing(tuple(state[BASELINE]["milliseconds"]))
+    first = next(iter(state.values()))
     measured = {}
     for name, row in state.items():
-        timing = Timing(tuple(row["milliseconds"]))
         metrics = {k: row["metrics"][k] for k in METRICS if k in row["metrics"]}
-        metrics["milliseconds"] = timing.median
-        metrics["speedup"] = baseline.median / timing.median
-        measured[name] = {"metrics": metrics, "latency": timing.summary()}
+        metrics |= {
+            f"lost_{k}": 100 * (first["metrics"][k] - v) for k, v in metrics.items()
+        }
+        measured[name] = {"metrics": metrics}
+        if row["milliseconds"]:
+            timing = Timing(tuple(row["milliseconds"]))
+            metrics["milliseconds"] = timing.median
+            metrics["speedup"] = median(first["milliseconds"]) / timing.median
+            measured[name]["latency"] = timing.summary()
     failed = {name: {"metrics": {}, FAILURE: why} for name, why in refused.items()}
     size = common["settings"]["size"]
     return [
@@ -183,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--experiment", default="deployment")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--ways", nargs="+", help="those of the table; default: all")
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
     openers: dict[str, Callable[[], Predictor]] = {
@@ -194,6 +204,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         openers[way.name] = partial(
             exported, given.model, given.category, given.work, way
         )
+    if given.ways is not None:
+        unknown = set(given.ways) - openers.keys()
+        if unknown:
+            parser.error(f"ways are {', '.join(openers)}, got {', '.join(unknown)}")
+        openers = {name: openers[name] for name in openers if name in given.ways}
     predictors, refused = opened(openers)
     state = measure(
         predictors,

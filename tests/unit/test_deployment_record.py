@@ -73,6 +73,8 @@ def test_a_row_tells_its_ratio_to_the_baseline():
     assert second["metrics"] == {
         "image_au_roc": 0.9,
         "au_pro": 0.8,
+        "lost_image_au_roc": 0.0,
+        "lost_au_pro": 0.0,
         "milliseconds": 2.0,
         "speedup": 5.5,
     }
@@ -81,6 +83,21 @@ def test_a_row_tells_its_ratio_to_the_baseline():
     assert second["category"] == "bottle"
     assert third["failure"] == "it differs by 0.5"
     assert third["metrics"] == {}
+
+
+def test_accuracy_alone_is_told_in_points_lost(predictors, tmp_path):
+    def worse(predictor):
+        is_first = predictor is predictors[BASELINE]
+        return {"image_au_roc": 0.9 if is_first else 0.899}
+
+    state = measure(predictors, worse, tmp_path / "deployment.json", repeats=0)
+
+    common = {"category": "bottle", "settings": {"size": "small"}}
+    first, second = runs(state, {}, common)
+    assert first["metrics"] == {"image_au_roc": 0.9, "lost_image_au_roc": 0.0}
+    assert second["metrics"]["lost_image_au_roc"] == pytest.approx(0.1)
+    assert "milliseconds" not in second["metrics"]
+    assert [p.n for p in predictors.values()] == [0, 0]
 
 
 def test_what_the_machine_cannot_have_is_left_out_and_said(capsys):
