@@ -241,7 +241,7 @@ def test_a_value_without_saturation_area_is_an_error(loco):
     ((kind, severity, message),) = found(loco)
 
     assert (kind, severity) == ("mask", "error")
-    assert "has them for 254, 1 masks have others: " in message
+    assert "has them for 254, others are in " in message
     assert "ground_truth/logical_anomalies/1/000.png (3, 7); correct" in message
 
 

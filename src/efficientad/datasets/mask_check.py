@@ -114,8 +114,8 @@ class MaskCheck:
             "each value in a mask needs a saturation area, "
             f"{self._category.defects_config} has them for "
             f"{', '.join(map(str, sorted(self._known))) or 'no value'}, "
-            f"{len(self._unknown)} masks have others: {named}; correct them, or take "
-            "the file that comes with the category",
+            f"others are in {named}; correct them, or take the file that comes with "
+            "the category",
             tuple(self._unknown),
         )
 
