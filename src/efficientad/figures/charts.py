@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-_TIMED_INFERENCE = frozenset({"inference_speed", "deployment"})
+_TIMED_INFERENCE = frozenset({"inference_speed", "deployment", "deployment_avx2"})
 """Experiments whose `milliseconds` are those of judging an image."""
 
 _SMALL = 7  # points
