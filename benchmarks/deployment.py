@@ -21,7 +21,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
@@ -136,8 +135,6 @@ def measure(
             row["metrics"] = dict(accuracy(predictor))
             write_whole(state_file, json.dumps(state).encode())
             print(name, row["metrics"], flush=True)
-    if repeats == 0:
-        return state
     # Times of another round met another moment of the machine: all have as many.
     n_done = min(len(state[name]["milliseconds"]) for name in predictors)
     for name in predictors:
@@ -173,7 +170,8 @@ def runs(state: State, refused: Mapping[str, str], common: Run) -> list[Run]:
         if row["milliseconds"]:
             timing = Timing(tuple(row["milliseconds"]))
             metrics["milliseconds"] = timing.median
-            metrics["speedup"] = median(first["milliseconds"]) / timing.median
+            reference = Timing(tuple(first["milliseconds"]))
+            metrics["speedup"] = reference.median / timing.median
             measured[name]["latency"] = timing.summary()
     failed = {name: {"metrics": {}, FAILURE: why} for name, why in refused.items()}
     size = common["settings"]["size"]

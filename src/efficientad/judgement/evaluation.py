@@ -132,7 +132,7 @@ def evaluate(
     """
     if not isinstance(category, Category):
         category = open_category(Path(category))
-    _require_both_kinds(category)
+    require_both_kinds(category, otherwise="use predict")
     if output is not None:
         require_writable(output / _METRICS_FILE)
     collected = _Collected(category, predictor)
@@ -269,13 +269,22 @@ class _Collected:
         )
 
 
-def _require_both_kinds(category: Category) -> None:
+def require_both_kinds(category: Category, *, otherwise: str) -> None:
+    """Refuse a category whose image metrics would be undefined.
+
+    Args:
+        category: With its test images.
+        otherwise: What to do where none can be added, for the message.
+
+    Raises:
+        UndefinedMetricError: If there are no normal or no defective test images.
+    """
     n_defects = sum(sample.is_defect for sample in category.test)
     if n_defects in {0, len(category.test)}:
         missing = "defective" if n_defects == 0 else "normal"
         raise UndefinedMetricError(
             "evaluation needs normal and defective test images, the test of "
-            f"{category.root} has no {missing} ones; add some, or use predict"
+            f"{category.root} has no {missing} ones; add some, or {otherwise}"
         )
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from efficientad.datasets import MIN_NORMAL_IMAGES, Category
-from efficientad.errors import DatasetError, UndefinedMetricError
+from efficientad.errors import DatasetError
 from efficientad.images import read_image
+from efficientad.judgement.evaluation import require_both_kinds
 from efficientad.judgement.pixel_results import PixelResults
 
 
@@ -17,13 +18,7 @@ def require_judgeable(category: Category) -> None:
         ImageError: If a test image or its annotation cannot be read.
         UndefinedMetricError: If there are no normal or no defective test images.
     """
-    n_defects = sum(sample.is_defect for sample in category.test)
-    if n_defects in {0, len(category.test)}:
-        missing = "defective" if n_defects == 0 else "normal"
-        raise UndefinedMetricError(
-            "a scenario needs normal and defective test images, "
-            f"{category.root} has no {missing} ones; add some, or leave it out"
-        )
+    require_both_kinds(category, otherwise="leave it out")
     if len(category.train) < MIN_NORMAL_IMAGES:
         raise DatasetError(
             f"a scenario needs at least {MIN_NORMAL_IMAGES} normal images to train on, "

@@ -7,6 +7,7 @@ reimplementation (nelson1425), small, with a teacher distilled on ImageNet.
 
 from typing import Final, NamedTuple
 
+from efficientad.datasets.folders import MVTEC_LOCO_DEFECTS
 from efficientad.training.config import ModelSize
 
 
@@ -35,7 +36,7 @@ COLLECTION_NAMES: Final = {
     "visa": "VisA",
 }
 
-LOGICAL, STRUCTURAL = "logical_anomalies", "structural_anomalies"
+LOGICAL, STRUCTURAL = MVTEC_LOCO_DEFECTS
 """The defect types of MVTec LOCO."""
 
 OVERALL: Final[dict[ModelSize, Accuracy]] = {
