@@ -27,7 +27,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,9 +36,9 @@ import torch
 from records import RESULTS, file_name, write_run
 
 import efficientad
-from efficientad.errors import EfficientADError, ResultError
+from efficientad.errors import EfficientADError
 from efficientad.method.networks import ModelSize, PatchDescriptionNetwork
-from efficientad.reproduction.records import is_finished, read_run
+from efficientad.reproduction.records import is_recorded
 from efficientad.training.config import Reduction, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.student import recipe_of
@@ -105,7 +105,6 @@ def prove(
         "variant": candidate.variant,
         "seed": seed,
     }
-    path: Path = options.results / file_name(run)
     teacher = open_teacher(options.size, candidate.path)
     config = TrainConfig(
         size=options.size,
@@ -115,8 +114,9 @@ def prove(
         teacher=candidate.path,
         pretraining_images=options.data / "natural_images",
     )
-    run |= {"settings": _settings(config), "teacher": _facts(teacher)}
-    if _is_recorded(run, path):
+    run |= {"settings": _settings(config, teacher), "teacher": _facts(teacher)}
+    if is_recorded(run, options.results):
+        path: Path = options.results / file_name(run)
         return path
     start = time.monotonic()
     detector = efficientad.train(category, config)
@@ -133,13 +133,18 @@ def prove(
     return write_run(run, options.results)
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """What the result depends on, besides images and teacher, as JSON knows it."""
+def _settings(config: TrainConfig, teacher: Teacher) -> dict[str, Any]:
+    """What the result depends on, besides images, as JSON knows it."""
+    digest = hashlib.sha256()
+    for name, value in teacher.network.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
     settings = {
         "preset": config.preset,
         "steps": config.steps,
         "size": config.size,
         "recipe": asdict(recipe_of(config, choose_device(config.device))),
+        # The same weights make other files: the order of what stands before varies.
+        "teacher_weights": digest.hexdigest(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
@@ -147,39 +152,9 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 def _facts(teacher: Teacher) -> dict[str, Any]:
     """What a run tells of its teacher."""
-    digest = hashlib.sha256()
-    for name, value in teacher.network.state_dict().items():
-        digest.update(name.encode() + value.numpy().tobytes())
     kept = ("explained_variance", "n_steps", "source_architecture", "settings")
     facts = {k: teacher.provenance[k] for k in kept if k in teacher.provenance}
-    # The same weights make other files: the order of what stands before them varies.
-    hashes = {"hash": teacher.file_hash, "weights_hash": digest.hexdigest()}
-    return hashes | facts
-
-
-def _is_recorded(asked: Mapping[str, Any], path: Path) -> bool:
-    """Whether a run is measured already.
-
-    Raises:
-        ResultError: If the file cannot be read, or is of other settings or another
-            teacher.
-    """
-    if not path.exists():
-        return False
-    found = read_run(path)
-    if not is_finished(found):
-        return False
-    weights = found.get("teacher", {}).get("weights_hash")
-    if (
-        found.get("settings") != asked["settings"]
-        or weights != asked["teacher"]["weights_hash"]
-    ):
-        raise ResultError(
-            f"{path} was recorded with other settings or another teacher than those "
-            "asked for, or before runs told their recipe; give another --results "
-            "folder, or remove the old runs"
-        )
-    return True
+    return {"hash": teacher.file_hash} | facts
 
 
 def candidate_of(text: str) -> Candidate:

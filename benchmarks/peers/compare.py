@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from efficientad.datasets import Category, open_category
-from efficientad.errors import EfficientADError, ResultError
+from efficientad.errors import EfficientADError
 from efficientad.images import INPUT_SIZE, read_image, resize_image
 from efficientad.judgement.evaluation import image_metrics
 from efficientad.judgement.pixel_results import MetricValues, PixelResults
@@ -41,8 +41,7 @@ from efficientad.reproduction.records import (
     FAILURE,
     Run,
     file_name,
-    is_finished,
-    read_run,
+    is_recorded,
     write_run,
 )
 from efficientad.training.teachers import load_teacher, shipped_teacher_path
@@ -160,13 +159,8 @@ def compare(peer: Peer, root: Path, options: argparse.Namespace) -> Path:
         "settings": {"budget_seconds": options.budget, "coreset": options.coreset},
         "metrics": {},
     }
-    path: Path = options.results / file_name(run)
-    if path.exists() and is_finished(before := read_run(path)):
-        if before["settings"] != run["settings"]:
-            raise ResultError(
-                f"{path} was recorded with {before['settings']}, asked for is "
-                f"{run['settings']}; remove it, or give another --results"
-            )
+    if is_recorded(run, options.results):
+        path: Path = options.results / file_name(run)
         return path
     if peer.can_run:
         run |= _measured(peer, category, options)

@@ -91,7 +91,7 @@ def test_a_run_tells_the_recipe_and_the_weights_it_depends_on(
     run = json.loads(path.read_text())
     assert run["settings"]["recipe"]["steps"] == 2
     assert run["settings"]["recipe"]["quick"]["penalty_weight"] > 0
-    assert len(run["teacher"]["weights_hash"]) == 64
+    assert len(run["settings"]["teacher_weights"]) == 64
     assert len(untrained_detectors) == 1
 
 
@@ -105,8 +105,8 @@ def test_a_run_of_other_settings_is_refused(proof, capsys):
     assert teacher_proof.main([*arguments, "--steps", "3"]) == 2
 
     sentence = capsys.readouterr().err
-    assert f"{path} was recorded with other settings or another teacher" in sentence
-    assert "give another --results folder, or remove the old runs" in sentence
+    assert f"{path} was recorded with other settings than those asked for" in sentence
+    assert "(recipe, steps); remove it, or give another folder of results" in sentence
     assert len(sentence.splitlines()) == 1
     assert path.read_bytes() == before
 
@@ -119,7 +119,7 @@ def test_a_run_of_another_teacher_is_refused(proof, tmp_path_factory, capsys):
     save_teacher(PatchDescriptionNetwork("small"), {"n_steps": 7}, other)
 
     assert teacher_proof.main([*arguments[:-1], f"small, 10 %={other}"]) == 2
-    assert "or another teacher than those asked for" in capsys.readouterr().err
+    assert "(teacher_weights); remove it" in capsys.readouterr().err
 
 
 def test_the_same_weights_in_another_file_are_the_same_teacher(
@@ -145,7 +145,7 @@ def test_a_run_from_before_the_recipe_was_told_is_refused(proof, capsys):
     path.write_text(json.dumps(run))
 
     assert teacher_proof.main(arguments) == 2
-    assert "or before runs told their recipe" in capsys.readouterr().err
+    assert "asked for (recipe); remove it" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_made_again(proof, untrained_detectors):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from efficientad.datasets import Category
-from efficientad.errors import ModelFileError, ResultError
+from efficientad.errors import ModelFileError
 from efficientad.judgement.evaluation import Evaluation, evaluate
 from efficientad.measurement.memory import own_peak_mib
 from efficientad.measurement.surroundings import surroundings
@@ -28,9 +28,9 @@ from efficientad.reproduction.kept_maps import KeptMaps
 from efficientad.reproduction.records import (
     FAILURE,
     Run,
+    differing_settings,
     file_name,
-    is_finished,
-    read_run,
+    is_recorded,
     run_name,
     write_run,
 )
@@ -134,23 +134,15 @@ def pending(job: Job, place: Place) -> list[Judging]:
         ResultError: If a run is recorded under this name that cannot be read, or that
             had other settings, images or another teacher.
     """
-    left = []
-    for judging in job.judgings:
-        path = place.results / file_name(job.identity(judging))
-        if not path.exists():
-            left.append(judging)
-            continue
-        run = read_run(path)
-        if not is_finished(run):
-            left.append(judging)
-        else:
-            others = _differing(run.get("settings", {}), job.settings(judging))
-            if others:
-                raise ResultError(
-                    f"{path} was recorded with other settings than those asked for "
-                    f"({', '.join(others)}); give another output, or the same settings"
-                )
-    return left
+    return [
+        judging
+        for judging in job.judgings
+        if not is_recorded(
+            job.identity(judging) | {"settings": job.settings(judging)},
+            place.results,
+            _differing,
+        )
+    ]
 
 
 def do(job: Job, place: Place) -> Exception | None:
@@ -310,14 +302,14 @@ def _record(job: Job, judging: Judging, measured: Run, place: Place) -> None:
 def _differing(recorded: Run, asked: Run) -> list[str]:
     """Name what changes the result and is another than asked for.
 
-    Older records tell neither teacher nor images.
+    Older records tell neither teacher nor images, nor the quantiles of the preset.
     """
-    plain = {"normalization": asdict(QUANTILES)}
-    before, now = plain | recorded, plain | asked
-    before["config"] = _lasting_config(before.get("config", {}))
-    now["config"] = _lasting_config(now["config"])
-    told = {"config", "recipe", "normalization"} | before.keys()
-    return [name for name in now if name in told and before.get(name) != now[name]]
+    told, now = recorded.get("settings", {}), dict(asked["settings"])
+    untold = {name: now[name] for name in ("teacher", "images")}
+    before = untold | {"normalization": asdict(QUANTILES)} | told
+    for settings in (before, now):
+        settings["config"] = _lasting_config(settings.get("config", {}))
+    return differing_settings({"settings": before}, {"settings": now})
 
 
 def _lasting_config(config: Mapping[str, Any]) -> dict[str, str]:

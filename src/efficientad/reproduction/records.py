@@ -7,7 +7,7 @@ it failed, the reason, and then it is tried again. No torch here.
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,6 +101,44 @@ def read_runs(folder: Path) -> list[Run]:
     return sorted(
         runs, key=lambda r: (r["experiment"], r["category"], r["variant"], r["seed"])
     )
+
+
+def differing_settings(recorded: Run, asked: Run) -> list[str]:
+    """Name the settings that a recorded run has otherwise than a run asked for."""
+    before, now = recorded.get("settings", {}), asked["settings"]
+    return sorted(name for name in before | now if before.get(name) != now.get(name))
+
+
+def is_recorded(
+    asked: Run,
+    folder: Path,
+    differing: Callable[[Run, Run], list[str]] = differing_settings,
+) -> bool:
+    """Whether a run stands in a folder, finished; a failed one is to be tried again.
+
+    Args:
+        asked: The names and settings of the run.
+        folder: Of all runs.
+        differing: Names what a recorded run (first) has otherwise than the one asked
+            for, and what changes the result.
+
+    Raises:
+        ResultError: If its file cannot be read, or if anything differs: a result of
+            other settings is not the one asked for.
+    """
+    path = folder / file_name(asked)
+    if not path.exists():
+        return False
+    recorded = read_run(path)
+    if not is_finished(recorded):
+        return False
+    others = differing(recorded, asked)
+    if others:
+        raise ResultError(
+            f"{path} was recorded with other settings than those asked for "
+            f"({', '.join(others)}); remove it, or give another folder of results"
+        )
+    return True
 
 
 def is_finished(run: Run) -> bool:
