@@ -20,26 +20,26 @@ all (WebP, whose decoder keeps copies, more).
 """
 
 import hashlib
-import struct
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BufferedReader, BytesIO
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError
+from efficientad.pictures import (
+    DEEP_GRAY_MODES,
+    check_and_load,
+    check_size,
+    empty_upright,
+    open_picture,
+    opened_file,
+    strips,
+    strips_of,
+)
 
 RGBImage: TypeAlias = NDArray[np.uint8]
 """(height, width, 3)."""
@@ -59,73 +59,9 @@ IMAGE_SUFFIXES: Final = frozenset(
 INPUT_SIZE: Final = 256
 """Height and width of the networks' input, pixels; the paper's."""
 
-MIN_SIDE: Final = 8
-"""Of an image, pixels."""
-
-MAX_PIXELS: Final = 200_000_000
-"""Of an image, height times width."""
-
-# By their first bytes. The classes are called directly: `Image.open` warns about large
-# images and refuses larger ones by a limit that holds for the whole process.
-_FORMATS: Final[tuple[tuple[bytes, type[ImageFile]], ...]] = (
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    # Not as several pictures: phones store previews behind the picture itself.
-    (b"\xff\xd8\xff", JpegImageFile),
-    (b"BM", BmpImageFile),
-    (b"II*\0", TiffImageFile),
-    (b"MM\0*", TiffImageFile),
-    (b"II+\0", TiffImageFile),
-    (b"MM\0+", TiffImageFile),
-    (b"GIF8", GifImageFile),
-)
-_WEBP: Final = (b"RIFF", b"WEBP")
-_N_FIRST_BYTES: Final = 12
-
-_COLOR_MODES: Final = frozenset(
-    {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
-)
-_DEEP_GRAY_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
-_LABEL_MODES: Final = (_DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}
+_LABEL_MODES: Final = (DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}
 
 _ARRAY_CHANNELS: Final = (1, 3, 4)
-
-# What Pillow raises on damaged files; a warning is raised where the program has made
-# warnings errors.
-_PILLOW_ERRORS: Final = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    Warning,
-    struct.error,
-    zlib.error,
-)
-
-_STRIP_PIXELS: Final = 1_000_000
-
-# How an upright picture is seen in the order of its file, by EXIF orientation: whether
-# rows and columns change places, then the direction along both.
-_ORIENTATIONS: Final = {
-    1: (False, 1, 1),
-    2: (False, 1, -1),
-    3: (False, -1, -1),
-    4: (False, -1, 1),
-    5: (True, 1, 1),
-    6: (True, -1, 1),
-    7: (True, -1, -1),
-    8: (True, 1, -1),
-}
-
-_File: TypeAlias = BufferedReader | BytesIO
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def read_image(path: str | Path) -> RGBImage:
@@ -135,8 +71,8 @@ def read_image(path: str | Path) -> RGBImage:
         ImageError: If there is no such file, or it holds no image that can be used.
     """
     name = str(path)
-    with _opened_file(Path(path)) as file:
-        return _rgb_from_picture(_open_picture(file, name), name)
+    with opened_file(Path(path)) as file:
+        return _rgb_from_picture(open_picture(file, name), name)
 
 
 def decode_image(content: bytes, name: str) -> RGBImage:
@@ -149,7 +85,7 @@ def decode_image(content: bytes, name: str) -> RGBImage:
     Raises:
         ImageError: If they are no image that can be used.
     """
-    return _rgb_from_picture(_open_picture(BytesIO(content), name), name)
+    return _rgb_from_picture(open_picture(BytesIO(content), name), name)
 
 
 def read_mask(path: Path) -> Mask:
@@ -161,11 +97,11 @@ def read_mask(path: Path) -> Mask:
         ImageError: If there is no such file, or it holds no image that can be used.
     """
     name = str(path)
-    with _opened_file(path) as file:
-        picture = _open_picture(file, name)
-        _check_and_load(picture, name)
-        mask, stored = _empty_upright(picture, (), np.bool_)
-        for rows, strip in _strips_of(picture, name):
+    with opened_file(path) as file:
+        picture = open_picture(file, name)
+        check_and_load(picture, name)
+        mask, stored = empty_upright(picture, (), np.bool_)
+        for rows, strip in strips_of(picture, name):
             stored[rows] = _mask_of(strip)
     return mask
 
@@ -178,16 +114,16 @@ def read_labels(path: Path) -> Labels:
             that is in color.
     """
     name = str(path)
-    with _opened_file(path) as file:
-        picture = _open_picture(file, name)
+    with opened_file(path) as file:
+        picture = open_picture(file, name)
         if picture.mode not in _LABEL_MODES:
             raise ImageError(
                 f"a mask with a value for each defect type must be gray, {name} has "
                 f"the mode {picture.mode}; export it with one channel"
             )
-        _check_and_load(picture, name)
-        labels, stored = _empty_upright(picture, (), np.int32)
-        for rows, strip in _strips_of(picture, name):
+        check_and_load(picture, name)
+        labels, stored = empty_upright(picture, (), np.int32)
+        for rows, strip in strips_of(picture, name):
             stored[rows] = np.asarray(strip)
     return labels
 
@@ -198,8 +134,8 @@ def stored_mode(path: Path) -> str:
     Raises:
         ImageError: If there is no such file, or it holds no image.
     """
-    with _opened_file(path) as file:
-        return _open_picture(file, str(path)).mode
+    with opened_file(path) as file:
+        return open_picture(file, str(path)).mode
 
 
 def as_rgb(image: ImageLike, name: str = "the given image") -> RGBImage:
@@ -299,155 +235,16 @@ def _walk(folder: Path, *, recursive: bool) -> Iterator[Path]:
             yield from _walk(entry, recursive=True)
 
 
-@contextmanager
-def _opened_file(path: Path) -> Iterator[BufferedReader]:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise ImageError(
-            f"an image was needed, {path} does not exist; check the path"
-        ) from error
-    except IsADirectoryError as error:
-        raise ImageError(
-            f"an image was needed, {path} is a folder; give a file in it"
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise ImageError(
-            f"an image was needed, {path} cannot be opened "
-            f"({getattr(error, 'strerror', error)}); check the path and the permissions"
-        ) from error
-    with file:
-        yield file
-
-
-@contextmanager
-def _pillow_errors_translated(name: str) -> Iterator[None]:
-    try:
-        yield
-    except _PILLOW_ERRORS as error:
-        what = str(error) or type(error).__name__
-        raise ImageError(
-            f"an image was needed, {name} cannot be decoded ({what}); if it is damaged "
-            "or incomplete, copy or export it again"
-        ) from error
-
-
-def _open_picture(file: _File, name: str) -> ImageFile:
-    with _pillow_errors_translated(name):
-        first = file.read(_N_FIRST_BYTES)
-        file.seek(0)
-    if not first:
-        raise ImageError(
-            f"an image was needed, {name} is empty (0 bytes); copy or record it again"
-        )
-    image_file = _format_of(first)
-    if image_file is None:
-        raise ImageError(
-            f"an image was needed, {name} is no PNG, JPEG, BMP, TIFF, WebP or GIF by "
-            "its content; export it as PNG"
-        )
-    with _pillow_errors_translated(name):
-        return image_file(file)
-
-
-def _format_of(first_bytes: bytes) -> type[ImageFile] | None:
-    if (first_bytes[:4], first_bytes[8:]) == _WEBP:
-        return WebPImageFile
-    for prefix, image_file in _FORMATS:
-        if first_bytes.startswith(prefix):
-            return image_file
-    return None
-
-
 def _rgb_from_picture(picture: Image.Image, name: str) -> RGBImage:
-    _check_and_load(picture, name)
-    rgb, stored = _empty_upright(picture, (3,), np.uint8)
-    for rows, strip in _strips_of(picture, name):
+    check_and_load(picture, name)
+    rgb, stored = empty_upright(picture, (3,), np.uint8)
+    for rows, strip in strips_of(picture, name):
         stored[rows] = _rgb_of(strip, name)
     return rgb
 
 
-def _check_and_load(picture: Image.Image, name: str) -> None:
-    """Refuse what is no image to judge, before the cost of decoding it."""
-    _check_size(picture.height, picture.width, name)
-    _check_frames(picture, name)
-    if picture.mode not in _COLOR_MODES | _DEEP_GRAY_MODES:
-        raise ImageError(
-            f"an image must be gray or in color, {name} has the mode {picture.mode}, "
-            "which has no one way to RGB; export it as RGB"
-        )
-    with _pillow_errors_translated(name):
-        picture.load()
-
-
-def _check_size(height: int, width: int, name: str) -> None:
-    if min(height, width) < MIN_SIDE:
-        raise ImageError(
-            f"an image needs at least {MIN_SIDE} x {MIN_SIDE} pixels, {name} has "
-            f"{width} x {height}; leave it out"
-        )
-    if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"an image may have {MAX_PIXELS // 10**6} million pixels, {name} has "
-            f"{width} x {height}; cut it into tiles or reduce it"
-        )
-
-
-def _check_frames(picture: Image.Image, name: str) -> None:
-    # JPEG with previews behind the picture, when the user has opened it.
-    if picture.format == "MPO":
-        return
-    with _pillow_errors_translated(name):
-        n_frames = getattr(picture, "n_frames", 1)
-    if n_frames > 1:
-        raise ImageError(
-            f"an image must have one frame, {name} has {n_frames}; save each frame or "
-            "page that matters as a file of its own"
-        )
-
-
-def _empty_upright(
-    picture: Image.Image, channels: tuple[int, ...], dtype: type[_Scalar]
-) -> tuple[NDArray[_Scalar], NDArray[_Scalar]]:
-    """Make room for a decoded picture.
-
-    Returns:
-        An array for the upright picture, and its view in the order of the file.
-    """
-    is_transposed, down, right = _ORIENTATIONS[_orientation(picture)]
-    if not is_transposed:
-        upright = np.empty((picture.height, picture.width, *channels), dtype)
-        return upright, upright[::down, ::right]
-    upright = np.empty((picture.width, picture.height, *channels), dtype)
-    return upright, upright.swapaxes(0, 1)[::down, ::right]
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except _PILLOW_ERRORS:
-        # Damaged metadata beside sound pixels: seen as stored, like in any viewer.
-        return 1
-    if isinstance(orientation, int) and orientation in _ORIENTATIONS:
-        return orientation
-    return 1
-
-
-def _strips_of(picture: Image.Image, name: str) -> Iterator[tuple[slice, Image.Image]]:
-    for rows in _strips(picture.height, picture.width):
-        with _pillow_errors_translated(name):
-            strip = picture.crop((0, rows.start, picture.width, rows.stop))
-        yield rows, strip
-
-
-def _strips(height: int, width: int) -> Iterator[slice]:
-    n_rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, n_rows):
-        yield slice(top, min(top + n_rows, height))
-
-
 def _rgb_of(strip: Image.Image, name: str) -> NDArray[np.uint8]:
-    if strip.mode not in _DEEP_GRAY_MODES:
+    if strip.mode not in DEEP_GRAY_MODES:
         return _colors_of(strip)
     values = np.asarray(strip)
     if strip.mode == "I":
@@ -456,7 +253,7 @@ def _rgb_of(strip: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def _mask_of(strip: Image.Image) -> Mask:
-    is_deep = strip.mode in _DEEP_GRAY_MODES
+    is_deep = strip.mode in DEEP_GRAY_MODES
     labels = np.asarray(strip) if is_deep else _colors_of(strip).max(axis=2)
     mask: Mask = labels > 0
     return mask
@@ -489,10 +286,10 @@ def _rgb_from_array(array: NDArray[Any], name: str) -> RGBImage:
             "channels last"
         )
     height, width = array.shape[:2]
-    _check_size(height, width, name)
+    check_size(height, width, name)
     channels = (array if is_stack else array[..., None])[..., :3]
     rgb = np.empty((height, width, 3), np.uint8)
-    for rows in _strips(height, width):
+    for rows in strips(height, width):
         rgb[rows] = _to_8_bit(channels[rows], name)
     return rgb
 

@@ -20,8 +20,9 @@ from efficientad.deployment.engines import EngineName
 from efficientad.deployment.graph_nodes import MAX_SIDE
 from efficientad.deployment.runtimes import load_predictor
 from efficientad.heatmaps import color_scale, heatmap
-from efficientad.images import MAX_PIXELS, MIN_SIDE, read_image
+from efficientad.images import read_image
 from efficientad.measurement.baseline import BaselinePredictor
+from efficientad.pictures import MAX_PIXELS, MIN_SIDE
 from efficientad.training import model_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]

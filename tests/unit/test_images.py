@@ -16,12 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 
-from efficientad import images
+from efficientad import pictures
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images import (
     IMAGE_SUFFIXES,
-    MAX_PIXELS,
-    MIN_SIDE,
     as_rgb,
     decode_image,
     file_hash,
@@ -31,6 +29,7 @@ from efficientad.images import (
     read_mask,
     resize_image,
 )
+from efficientad.pictures import MAX_PIXELS, MIN_SIDE
 
 ORIENTATION = 0x0112
 GRADIENT_16 = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(24, 20)
@@ -407,7 +406,7 @@ def test_pillow_s_limit_for_the_whole_process_is_neither_used_nor_changed(
 ):
     content = encoded(picture, "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr(images, "_STRIP_PIXELS", 40)
+    monkeypatch.setattr(pictures, "_STRIP_PIXELS", 40)
 
     with pytest.raises(Image.DecompressionBombError):
         Image.open(BytesIO(content))
@@ -423,7 +422,7 @@ def test_strips_leave_no_trace(picture, monkeypatch, strip_pixels):
     content = encoded(picture, "PNG", exif=exif)
     whole = decode_image(content, "part")
     from_array = as_rgb(GRADIENT_16)
-    monkeypatch.setattr(images, "_STRIP_PIXELS", strip_pixels)
+    monkeypatch.setattr(pictures, "_STRIP_PIXELS", strip_pixels)
 
     np.testing.assert_array_equal(decode_image(content, "part"), whole)
     np.testing.assert_array_equal(as_rgb(GRADIENT_16), from_array)
