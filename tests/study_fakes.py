@@ -8,6 +8,7 @@ from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import Detector
 from efficientad.method.maps import RawMaps
 from efficientad.reproduction.config import StudyConfig
+from efficientad.training.normal_images import training_and_validation
 from efficientad.training.teachers import open_teacher
 
 CONFIG = StudyConfig(sizes=("small",), seeds=(0, 1), steps=4, preset="quick")
@@ -42,7 +43,15 @@ class FakeTraining:
         self.trained.append((category.name, config.size, config.seed))
         if category.name in self.fails_for:
             raise self.fails_for[category.name]
+        images, held_out = training_and_validation(
+            category,
+            validation=config.validation,
+            validation_share=config.validation_share,
+            seed=config.seed,
+        )
         provenance = {
+            "training_images": images.hash_of_name,
+            "validation_images": held_out.hash_of_name,
             "config": asdict(config),
             "recipe": asdict(recipe),
             "seed": config.seed,

@@ -1,10 +1,11 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from efficientad.errors import UndefinedMetricError
-from efficientad.images import as_rgb
+from efficientad.errors import DatasetError, UndefinedMetricError
+from efficientad.images import as_rgb, image_hash
 from efficientad.judgement.evaluation import evaluate, image_metrics
 from efficientad.method.decision import Prediction
 from efficientad.synthetic_parts import write_category
@@ -47,6 +48,24 @@ def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
     assert written["image_au_roc"] == evaluation.metrics["image_au_roc"]
     report = (tmp_path / "report.html").read_text()
     assert f"<title>{parts.name}: evaluation</title>" in report
+
+
+def test_images_to_calibrate_on_are_refused_and_told_of_the_published_ones(
+    parts, tmp_path, capsys
+):
+    predictor = BrightnessPredictor()
+    normal = min((parts / "test" / "good").iterdir())
+    digest = image_hash(as_rgb(normal))
+    predictor.provenance = {"validation_images": {"normal.png": digest}}
+    shutil.copytree(parts, tmp_path / "copy" / "screw")
+
+    with pytest.raises(DatasetError, match="neither trained nor calibrated on"):
+        evaluate(predictor, parts)
+    evaluate(predictor, tmp_path / "copy" / "screw")
+
+    told = capsys.readouterr().err
+    assert "1 of 9 test images" in told
+    assert "the results do not count" in told
 
 
 def test_image_metrics_count_defects_above_the_highest_normal_image():

@@ -17,9 +17,15 @@ from efficientad.errors import ConfigError, MissingDependencyError, ResultError
 from efficientad.figures import pictures
 from efficientad.figures import runs as figure_runs
 from efficientad.figures.canvas import picture_table, save
-from efficientad.figures.charts import own_bars, own_points, read_benchmarks
+from efficientad.figures.charts import (
+    accuracy_against_latency,
+    own_bars,
+    own_points,
+    read_benchmarks,
+)
 from efficientad.figures.config import FigureConfig
 from efficientad.figures.drawing import draw_figures
+from efficientad.figures.runs import Material
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.reproduction.hard_masks import (
     MOMENTS,
@@ -247,6 +253,14 @@ def test_a_point_is_the_mean_over_scenarios_and_seeds():
 
     assert (point.name, point.latency_ms) == ("small, quick", 150.0)
     assert abs(point.au_roc - 85.0) < 1e-9
+
+
+def test_a_scenario_that_failed_in_all_seeds_leaves_no_point(tmp_path):
+    write_run(run_of("bottle", 0.9), tmp_path)
+    write_run(run_of("screw", 0, metrics={}, failure="no memory"), tmp_path)
+
+    with pytest.raises(ResultError, match="all its scenarios finished"):
+        accuracy_against_latency(Material(tmp_path, FigureConfig()))
 
 
 def test_a_bar_is_the_fastest_run_of_a_machine_and_variant():

@@ -4,6 +4,7 @@ Trainings are faked by a detector of random weights, so that only the machinery 
 """
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial, reduce
@@ -15,7 +16,7 @@ from tests.study_fakes import CONFIG, FakeDetector, FakeTraining
 
 from efficientad import cli
 from efficientad.datasets import open_category
-from efficientad.errors import DatasetError, ImageError, ResultError
+from efficientad.errors import DatasetError, ImageError, ResultError, StorageError
 from efficientad.judgement.evaluation import evaluate
 from efficientad.reproduction import jobs
 from efficientad.reproduction.records import read_runs
@@ -272,6 +273,81 @@ def test_a_kept_detector_of_other_settings_is_not_judged(collection, tmp_path):
     (failure,) = reproduce([collection / "axle"], tmp_path, config)
 
     assert f"{path} is a detector of other settings" in str(failure)
+
+
+@pytest.mark.usefixtures("real_files")
+def test_a_kept_detector_of_other_images_is_not_judged(collection, tmp_path):
+    config = replace(CONFIG, seeds=(0,))
+    axle = tmp_path / "axle"
+    shutil.copytree(collection / "axle", axle)
+    reproduce([axle], tmp_path / "out", config)
+    (tmp_path / "out" / "reproduce_axle_small_quick_4_steps_seed0.json").unlink()
+    first = min((axle / "train" / "good").iterdir())
+    Image.new("RGB", (64, 64)).save(first)
+
+    (failure,) = reproduce([axle], tmp_path / "out", config)
+
+    assert "part.ead is a detector of other settings or images" in str(failure)
+
+
+def test_a_test_image_to_train_on_is_found_before_the_training(
+    collection, training, tmp_path
+):
+    axle = tmp_path / "axle"
+    shutil.copytree(collection / "axle", axle)
+    twin = min((axle / "train" / "good").iterdir())
+    shutil.copy(twin, axle / "test" / "good" / "again.png")
+
+    (failure,) = reproduce([axle], tmp_path / "out", replace(CONFIG, seeds=(0,)))
+
+    assert f"again.png is the same picture as {twin}" in str(failure)
+    assert training.trained == []
+
+
+def test_no_folder_is_bad_input(tmp_path, capsys):
+    assert cli.main(["reproduce", "--output", str(tmp_path)]) == 2
+    assert "needed a category or a folder of categories" in capsys.readouterr().err
+
+
+def test_names_that_would_share_a_file_are_refused(collection, tmp_path):
+    for name in ("part 1", "Part-1"):
+        shutil.copytree(collection / "axle", tmp_path / "parts" / name)
+
+    with pytest.raises(DatasetError, match="scenarios need different names"):
+        reproduce([tmp_path / "parts"], tmp_path / "out", CONFIG)
+
+
+def test_a_result_that_cannot_be_written_ends_everything(
+    collection, training, tmp_path, monkeypatch
+):
+    def full(run, _folder):
+        raise StorageError(f"no space left for {run['category']}")
+
+    monkeypatch.setattr(jobs, "write_run", full)
+
+    with pytest.raises(StorageError, match="no space left for axle"):
+        reproduce([collection], tmp_path, CONFIG)
+    assert training.trained == [("axle", "small", 0)]
+
+
+@pytest.mark.usefixtures("training")
+def test_tables_are_written_again_where_everything_is_finished(collection, tmp_path):
+    reproduce([collection / "axle"], tmp_path, CONFIG)
+    (tmp_path / "reproduce.md").unlink()
+
+    reproduce([collection / "axle"], tmp_path, CONFIG)
+
+    assert "axle" in (tmp_path / "reproduce.md").read_text()
+
+
+@pytest.mark.usefixtures("training")
+def test_names_may_be_no_utf_8(collection, tmp_path):
+    axle = tmp_path / "axle"
+    shutil.copytree(collection / "axle", axle)
+    first = min((axle / "train" / "good").iterdir())
+    first.rename(first.with_name(os.fsdecode(b"Pr\xfcfling.png")))
+
+    assert reproduce([axle], tmp_path / "out", CONFIG) == []
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("first_seed", {0}), ("all", {0, 1})])

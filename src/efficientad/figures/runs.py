@@ -28,20 +28,19 @@ class Material:
         return self.config.work or self.results / "work"
 
     def reproduced(self) -> list[Run]:
-        """Give the finished runs of `efficientad reproduce`.
+        """Give the runs of `efficientad reproduce`, failed ones included.
 
         Raises:
-            ResultError: If there are none, or one is unusable.
+            ResultError: If none is finished, or one is unusable.
         """
         runs = [r for r in read_runs(self.results) if r["experiment"] == EXPERIMENT]
-        finished = [run for run in runs if is_finished(run)]
-        if not finished:
+        if not any(map(is_finished, runs)):
             raise ResultError(
                 f"needs finished runs of efficientad reproduce, {self.results} has "
                 f"none; make some with efficientad reproduce ROOT --output "
                 f"{self.results}"
             )
-        return finished
+        return runs
 
     def of_scenarios(self) -> list[Run]:
         """Give one run of the wanted size for each scenario: that of the lowest seed.
@@ -50,7 +49,9 @@ class Material:
             ResultError: If there are none.
         """
         size = self.config.size
-        runs = [run for run in self.reproduced() if _size(run) == size]
+        runs = [
+            run for run in self.reproduced() if is_finished(run) and _size(run) == size
+        ]
         if not runs:
             raise ResultError(
                 f"needs runs of size {size}, {self.results} has none; make some with "

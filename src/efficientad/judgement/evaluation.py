@@ -22,7 +22,7 @@ from efficientad.datasets import (
     read_defect_mask,
 )
 from efficientad.errors import DatasetError, UndefinedMetricError
-from efficientad.images import image_hash, read_image
+from efficientad.images import RGBImage, image_hash, read_image
 from efficientad.judgement.metrics import (
     au_roc,
     average_precision,
@@ -34,6 +34,7 @@ from efficientad.judgement.report import Case, Report, ScoredImage, write_report
 from efficientad.method.decision import Prediction
 from efficientad.method.predictor import Predictor
 from efficientad.storage import require_writable, write_whole
+from efficientad.training.progress import tell
 
 _N_CASES = 6
 _RECALL_FPR = 0.01  # the false alarms that a calibration allows unless told otherwise
@@ -175,13 +176,20 @@ class _Collected:
         self._predictions: dict[str, Prediction] = {}
         self.scores: list[ScoredImage] = []
         self.seconds = 0.0
-        self._trained_on = _trained_on(predictor, category)
+        self._made_with = _made_with(predictor)
+        self._n_twins = 0
         for sample in category.test:
             self._add(sample, predictor)
+        if self._n_twins:
+            tell(
+                f"{self._n_twins} of {len(self.scores)} test images of {category.root} "
+                "were trained or calibrated on; if this is not the published "
+                f"{category.name} of {category.collection}, the results do not count"
+            )
 
     def _add(self, sample: Sample, predictor: Predictor) -> None:
         image = read_image(sample.path)
-        self._refuse_trained(image_hash(image), sample)
+        self._look_for_twin(image, sample)
         start = time.perf_counter()
         prediction = predictor.predict(image)
         self.seconds += time.perf_counter() - start
@@ -201,14 +209,18 @@ class _Collected:
         if not sample.is_defect or sample.mask_path is not None:
             self._pixels.add(sample, prediction.anomaly_map)
 
-    def _refuse_trained(self, digest: str, sample: Sample) -> None:
-        if digest in self._trained_on:
+    def _look_for_twin(self, image: RGBImage, sample: Sample) -> None:
+        twin = self._made_with.get(image_hash(image))
+        if twin is None:
+            return
+        # The published collections are judged as they are.
+        if self._category.collection == "plain":
             raise DatasetError(
-                "evaluation needs images that were not trained on, "
-                f"{sample.path} was, as {self._trained_on[digest]}; train on "
-                f"{self._category.root} itself, which keeps its test images apart, or "
-                "take others"
+                "evaluation needs images that were neither trained nor calibrated on, "
+                f"{sample.path} was, as {twin}; train on {self._category.root} itself, "
+                "which keeps its test images apart, or take others"
             )
+        self._n_twins += 1
 
     def evaluation(self) -> Evaluation:
         defect_types = sorted({s.defect_type for s in self.scores} - {NORMAL})
@@ -288,16 +300,13 @@ def require_both_kinds(category: Category, *, otherwise: str) -> None:
         )
 
 
-def _trained_on(predictor: Predictor, category: Category) -> dict[str, str]:
-    """Give the names of the images a predictor was trained on, by their hash.
-
-    The published collections are judged as they are, with the twins they may have.
-    """
-    if category.collection != "plain":
-        return {}
+def _made_with(predictor: Predictor) -> dict[str, str]:
+    """Name the images a predictor was trained and calibrated on, by their hash."""
     provenance: Mapping[str, Any] = getattr(predictor, "provenance", {})
     return {
-        digest: name for name, digest in provenance.get("training_images", {}).items()
+        digest: name
+        for kind in ("validation_images", "training_images")
+        for name, digest in provenance.get(kind, {}).items()
     }
 
 

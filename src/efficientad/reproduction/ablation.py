@@ -10,6 +10,7 @@ it once.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -194,12 +195,7 @@ def ablate(
     config = config or StudyConfig()
     jobs = planned(roots, config, tables)
     read_runs(results)
-
-    def done(job: Job, error: Exception | None) -> None:
-        on_done(job, error)
-        write(results, config)
-
-    return do_all(jobs, results, config, done)
+    return do_all(jobs, results, config, on_done, partial(write, results, config))
 
 
 def planned(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from efficientad.datasets import Category
-from efficientad.errors import ModelFileError
+from efficientad.errors import ModelFileError, StorageError
 from efficientad.judgement.evaluation import Evaluation, evaluate
 from efficientad.measurement.memory import own_peak_mib
 from efficientad.measurement.surroundings import surroundings
@@ -38,7 +38,7 @@ from efficientad.storage import require_writable
 from efficientad.training import model_file
 from efficientad.training.calibration import calibrate
 from efficientad.training.config import Recipe, TrainConfig
-from efficientad.training.normal_images import training_and_validation
+from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.student import train
 from efficientad.training.teachers import teacher_hash
 
@@ -175,7 +175,10 @@ def do(job: Job, place: Place) -> Exception | None:
         while left:
             measured = _judged(job, left[0], judge, folder)
             measured["seconds"] = timings | measured["seconds"]
-            _record(job, left.pop(0), measured, place)
+            _record(job, left[0], measured, place)
+            del left[0]
+    except StorageError:
+        raise
     except Exception as error:  # noqa: BLE001 - recorded, and reported by the caller
         failure = {FAILURE: f"{type(error).__name__}: {error}", "metrics": {}}
         for judging in left:
@@ -217,15 +220,34 @@ def _kept_detector(job: Job, path: Path) -> Detector | None:
     detector = model_file.load(path, device=job.config.device)
     made = detector.provenance
     teacher = teacher_hash(job.config.size, job.config.teacher)
-    if (
-        made["recipe"] != asdict(job.recipe)
-        or made["teacher"]["hash"] != teacher
-        or _lasting_config(made["config"]) != _lasting_config(asdict(job.config))
-    ):
+    is_same = (
+        made["recipe"] == asdict(job.recipe)
+        and made["teacher"]["hash"] == teacher
+        and _lasting_config(made["config"]) == _lasting_config(asdict(job.config))
+        and all(
+            sorted(made[name].values()) == sorted(images.hashes)
+            for name, images in zip(
+                ("training_images", "validation_images"), _split(job), strict=True
+            )
+        )
+    )
+    if not is_same:
         raise ModelFileError(
-            f"{path} is a detector of other settings; remove it, or give another output"
+            f"{path} is a detector of other settings or images; remove it, or give "
+            "another output"
         )
     return detector
+
+
+def _split(job: Job) -> tuple[NormalImages, NormalImages]:
+    """Give the images of a training, and those held out from it."""
+    config = job.config
+    return training_and_validation(
+        job.category,
+        validation=config.validation,
+        validation_share=config.validation_share,
+        seed=config.seed,
+    )
 
 
 def _judged(
@@ -254,13 +276,7 @@ def _judged(
 
 def _normalize(job: Job, normalization: Normalization, judge: KeptMaps) -> None:
     """Calibrate anew on the images that were held out from the training."""
-    config = job.config
-    _, held_out = training_and_validation(
-        job.category,
-        validation=config.validation,
-        validation_share=config.validation_share,
-        seed=config.seed,
-    )
+    _, held_out = _split(job)
     low, high = normalization.low, normalization.high
     fit = map_mean_and_deviation
     if low is not None and high is not None:
@@ -268,7 +284,7 @@ def _normalize(job: Job, normalization: Normalization, judge: KeptMaps) -> None:
     judge.detector.calibration = calibrate(
         judge,
         held_out.pixels,
-        false_alarm_budget=config.false_alarm_budget,
+        false_alarm_budget=job.config.false_alarm_budget,
         fit=fit,
         divides_by_level=job.recipe.quick is not None
         and job.recipe.quick.divides_by_level,

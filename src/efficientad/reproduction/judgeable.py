@@ -4,7 +4,7 @@ import numpy as np
 
 from efficientad.datasets import MIN_NORMAL_IMAGES, Category
 from efficientad.errors import DatasetError
-from efficientad.images import read_image
+from efficientad.images import image_hash, read_image
 from efficientad.judgement.evaluation import require_both_kinds
 from efficientad.judgement.pixel_results import PixelResults
 
@@ -13,8 +13,8 @@ def require_judgeable(category: Category) -> None:
     """Find out before a training what would be an error in it or after it.
 
     Raises:
-        DatasetError: If there are too few normal images, or an annotation cannot be
-            used.
+        DatasetError: If there are too few normal images, if an annotation cannot be
+            used, or if a test image is also one to train or calibrate on.
         ImageError: If a test image or its annotation cannot be read.
         UndefinedMetricError: If there are no normal or no defective test images.
     """
@@ -24,9 +24,19 @@ def require_judgeable(category: Category) -> None:
             f"a scenario needs at least {MIN_NORMAL_IMAGES} normal images to train on, "
             f"{category.root} has {len(category.train)}; add some, or leave it out"
         )
-    # What judging would refuse is refused now.
+    # What judging would refuse is refused now; the published collections are judged as
+    # they are.
+    normal = (*category.train, *category.validation)
+    is_plain = category.collection == "plain"
+    twins = {image_hash(read_image(s.path)): s.path for s in normal if is_plain}
     results = PixelResults(category)
     for sample in category.test:
+        image = read_image(sample.path)
+        twin = twins.get(image_hash(image)) if is_plain else None
+        if twin is not None:
+            raise DatasetError(
+                "a scenario needs test images that are not trained on, "
+                f"{sample.path} is the same picture as {twin}; remove one of them"
+            )
         if sample.is_defect and sample.mask_path is not None:
-            height, width = read_image(sample.path).shape[:2]
-            results.add(sample, np.zeros((height, width), np.float32))
+            results.add(sample, np.zeros(image.shape[:2], np.float32))

@@ -27,7 +27,7 @@ def fingerprint(category: Category) -> str:
         for split, samples in category.splits.items()
         for sample in samples
     ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> None:

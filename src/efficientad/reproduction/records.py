@@ -34,8 +34,12 @@ def run_name(run: Run) -> str:
     """Name a run: experiment, category, variant and seed; lower case, no spaces."""
     variant = "_".join(run["variant"].replace(",", " ").split())
     parts = (run["experiment"], run["category"], variant, f"seed{run['seed']}")
-    kept = (c if c.isalnum() or c in "._-" else "-" for c in "_".join(parts).lower())
-    return "".join(kept)
+    return name_in_files("_".join(parts))
+
+
+def name_in_files(name: str) -> str:
+    """Give what stands for a name in the names of files, on every system."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name.lower())
 
 
 def write_run(run: Run, folder: Path) -> Path:

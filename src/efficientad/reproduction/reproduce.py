@@ -1,6 +1,7 @@
 """All scenarios found, by sizes and seeds: the paper's Tables 1 and 2."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -48,12 +49,7 @@ def reproduce(
     config = config or StudyConfig()
     jobs = planned(roots, config)
     read_runs(results)  # what is unusable shall not cost hours first
-
-    def done(job: Job, error: Exception | None) -> None:
-        on_done(job, error)
-        write(results)
-
-    return do_all(jobs, results, config, done)
+    return do_all(jobs, results, config, on_done, partial(write, results))
 
 
 def write(results: Path) -> None:

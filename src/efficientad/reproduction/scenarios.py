@@ -5,6 +5,7 @@ from pathlib import Path
 
 from efficientad.datasets import Category, find_categories
 from efficientad.errors import DatasetError
+from efficientad.reproduction.records import name_in_files
 
 
 def find_scenarios(roots: Sequence[Path]) -> list[Category]:
@@ -15,16 +16,20 @@ def find_scenarios(roots: Sequence[Path]) -> list[Category]:
 
     Raises:
         DatasetError: If a folder holds none, if one cannot be used, or if two have one
-            name, which recorded runs could not tell apart.
+            name, or names whose files would be the same.
     """
+    if not roots:
+        raise DatasetError(
+            "needed a category or a folder of categories, got none; give at least one"
+        )
     scenarios = [category for root in roots for category in find_categories(root)]
     seen: dict[str, Category] = {}
     for scenario in scenarios:
-        other = seen.setdefault(scenario.name, scenario)
+        other = seen.setdefault(name_in_files(scenario.name), scenario)
         if other is not scenario:
             raise DatasetError(
                 "scenarios need different names, since results are told apart by them: "
-                f"{other.root} and {scenario.root} have the same; give one of them, or "
-                "rename a folder"
+                f"{other.root} and {scenario.root} have the same, or one that differs "
+                "in case, spaces or signs only; give one of them, or rename a folder"
             )
     return scenarios

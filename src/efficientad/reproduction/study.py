@@ -52,7 +52,11 @@ def variant_of(config: TrainConfig, recipe: Recipe) -> str:
 
 
 def do_all(
-    jobs: Sequence[Job], results: Path, config: StudyConfig, on_done: OnDone
+    jobs: Sequence[Job],
+    results: Path,
+    config: StudyConfig,
+    on_done: OnDone,
+    write: Callable[[], None],
 ) -> list[Exception]:
     """Do some jobs one after the other.
 
@@ -61,6 +65,8 @@ def do_all(
         results: Folder of the recorded runs.
         config: Says which detectors stay, and where.
         on_done: Gets each job when it is done.
+        write: Writes the tables: after each job that had something to do, and at the
+            end.
 
     Returns:
         Why some failed.
@@ -71,14 +77,17 @@ def do_all(
         StorageError: If a result cannot be written.
     """
     tasks = [(job, _place(job, results, config)) for job in jobs]
-    for job, place in tasks:
-        pending(job, place)
+    is_left = [bool(pending(job, place)) for job, place in tasks]
     failures = []
-    for job, place in tasks:
-        error = do(job, place)
+    for (job, place), has_work in zip(tasks, is_left, strict=True):
+        error = do(job, place) if has_work else None
         on_done(job, error)
+        if has_work:
+            write()
         if error is not None:
             failures.append(error)
+    if not any(is_left):
+        write()
     return failures
 
 

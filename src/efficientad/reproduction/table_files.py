@@ -34,8 +34,9 @@ def write_tables(title: str, tables: Sequence[Table], path: Path) -> None:
         StorageError: If one cannot be written; what stood there stays.
     """
     markdown = "\n".join([f"# {title}", "", *map(_markdown_section, tables)])
-    write_whole(path.with_name(f"{path.name}.md"), markdown.encode())
-    write_whole(path.with_name(f"{path.name}.html"), _page(title, tables).encode())
+    for suffix, text in (("md", markdown), ("html", _page(title, tables))):
+        content = text.encode(errors="backslashreplace")  # names may be no UTF-8
+        write_whole(path.with_name(f"{path.name}.{suffix}"), content)
 
 
 def markdown_table(table: Table) -> str:
