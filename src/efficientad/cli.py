@@ -10,6 +10,7 @@ makes options of the functions' parameters, when there are options to read.
 
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -98,7 +99,7 @@ def check(
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
         n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
-        print(f"{checked.name}: {numbers} images, {n} finding{plural}")
+        print(f"{checked.name}: {numbers or 'no'} images, {n} finding{plural}")
         for finding in checked.findings:
             print(f"  {finding.severity}: {finding.message}")
     return _SOME_FAILED if any(checked.has_errors for checked in checks) else _OK
@@ -276,6 +277,9 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0, 1 if some images could not be judged, 2 for bad input.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may be no UTF-8
     verb, *options = arguments or [""]
     if verb in {"-h", "--help"}:
         print(_overview())

@@ -93,6 +93,22 @@ def test_a_broken_image_is_an_error_and_the_others_are_read(category, capsys):
     assert "1.png" in out
 
 
+def test_a_folder_among_others_that_is_none_is_an_error_and_they_are_checked(
+    category, capsys
+):
+    alone = category.with_name("alone") / "good"
+    alone.mkdir(parents=True)
+    picture(0).save(alone / "0.png")
+    (alone.parent / "dent").mkdir()
+    picture(90).save(alone.parent / "dent" / "0.png")
+
+    assert cli.main(["check", str(category.parent)]) == 1
+
+    out = capsys.readouterr().out
+    assert "alone: no images, 1 finding\n  error: " in out
+    assert "part: 12 train" in out
+
+
 def test_a_training_picture_in_the_test_is_an_error(category):
     picture(4).save(category / "test/good/again.bmp")
 

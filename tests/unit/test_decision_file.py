@@ -68,6 +68,15 @@ def test_other_normal_images_give_another_table(model, unchanged, photograph, tm
     assert load_predictor(model).predict(strangest).p_value < 1
 
 
+def test_copies_of_a_normal_image_count_once(model, photograph, tmp_path):
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    for name, seed in (("a", 0), ("b", 1), ("again", 0)):
+        Image.fromarray(photograph(60, 60, seed)).save(folder / f"{name}.png")
+
+    assert len(change_decision(model, images=folder).normal_scores) == 2
+
+
 def test_the_command_line_shows_and_changes(model, capsys):
     other = model.with_name(f"other{model.suffix}")
 

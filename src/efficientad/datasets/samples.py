@@ -149,9 +149,19 @@ def is_mask(path: Path) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """List the visible folders in a folder."""
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(path for path in visible if path.is_dir())
+    """List the visible folders in a folder.
+
+    Raises:
+        DatasetError: If it cannot be listed.
+    """
+    try:
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return sorted(path for path in visible if path.is_dir())
+    except OSError as error:
+        raise DatasetError(
+            f"a folder of images was needed, {folder} cannot be listed "
+            f"({error.strerror}); check the path and the permissions"
+        ) from error
 
 
 def contents(folder: Path) -> str:

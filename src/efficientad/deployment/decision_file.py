@@ -50,7 +50,7 @@ def change_decision(
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1). None:
             as it was.
         images: Folder of normal images that were not trained on; their scores by this
-            very file replace the table. None: the table stays.
+            very file replace the table, copies of one counted once. None: it stays.
 
     Returns:
         What the file holds now.
@@ -117,13 +117,15 @@ def _with_scores_of(
     provenance: Mapping[str, Any],
 ) -> Calibration:
     paths, _ = normal_image_paths(folder, min_images=1)
-    scores, hashes = [], {}
+    scores: dict[str, float] = {}
+    hashes = {}
     for path in paths:
         image = as_rgb(path)
-        hashes[str(path)] = image_hash(image)
-        scores.append(predictor.predict(image).image_score)
+        digest = hashes[str(path)] = image_hash(image)
+        if digest not in scores:  # a copy says nothing more about what is normal
+            scores[digest] = predictor.predict(image).image_score
     require_disjoint(hashes, provenance.get("training_images", {}))
-    return replace(calibration, normal_scores=tuple(sorted(scores)))
+    return replace(calibration, normal_scores=tuple(sorted(scores.values())))
 
 
 def _load_detector(model: Path) -> Any:

@@ -151,7 +151,9 @@ def _lists(output: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 def _growing_file(path: Path) -> Iterator[TextIO]:
     with (
         whole_file(path, keeps_partial=True) as partial,
-        partial.open("w", encoding="utf-8", newline="") as file,
+        partial.open(
+            "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as file,
     ):
         yield file
 

@@ -1,7 +1,8 @@
 """Check data before hours are spent on it: the verb `check`."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from efficientad.datasets.findings import CategoryCheck, Finding
 from efficientad.datasets.layouts import find_category_folders
 from efficientad.datasets.samples import Split, some
 from efficientad.datasets.tables import is_list
+from efficientad.errors import DatasetError
 from efficientad.judgement.pixel_results import read_defects_config
 from efficientad.storage import require_writable, write_whole
 
@@ -41,19 +43,31 @@ def check_data(
     root = Path(data)
     more = None if model is None else _suspicious_by(Path(model))
     folders = [root] if is_list(root) else list(find_category_folders(root)) or [root]
-    checks = [
-        check_category(
-            folder,
-            known_values=read_defects_config,
-            progress=_shown,
-            more_findings=more,
-        )
-        for folder in folders
-    ]
+    check = partial(
+        check_category,
+        known_values=read_defects_config,
+        progress=_shown,
+        more_findings=more,
+    )
+    if len(folders) == 1:
+        checks = [check(folders[0])]
+    else:
+        checks = [_check_or_reason(check, folder) for folder in folders]
     if output is not None:
         text = json.dumps([check.as_json() for check in checks], indent=2)
         write_whole(output, (text + "\n").encode())
     return checks
+
+
+def _check_or_reason(
+    check: Callable[[Path], CategoryCheck], folder: Path
+) -> CategoryCheck:
+    """Check one of several categories; one that is none is a finding."""
+    try:
+        return check(folder)
+    except DatasetError as error:
+        finding = Finding("layout", "error", str(error), (folder,))
+        return CategoryCheck(folder.name, folder, {}, (finding,))
 
 
 def _shown(samples: list[tuple[Split, Sample]]) -> Iterable[tuple[Split, Sample]]:

@@ -1,6 +1,7 @@
 """The demo: parts drawn by code, and the whole way from images to a report."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from efficientad.judgement.evaluation import Evaluation, evaluate
@@ -30,9 +31,10 @@ def run_demo(
         DatasetError: If `parts` holds something else, such as parts of another seed.
         StorageError: If a result cannot be written.
     """
+    steps = _STEPS if steps is None else steps
+    config = TrainConfig(preset="quick", steps=steps, seed=seed)
     parts = output / "parts"
     _draw_parts(parts, seed)
-    config = TrainConfig(preset="quick", steps=steps or _STEPS, seed=seed)
     detector = train(parts, config, output=output / "part.ead")
     return evaluate(detector, parts, output=output, title=_TITLE, is_dated=False)
 
@@ -45,7 +47,8 @@ def _draw_parts(folder: Path, seed: int) -> None:
         "seed": seed,
     }
     record = folder / "drawn.json"
-    if record.is_file() and json.loads(record.read_text()) == drawn:
-        return
+    with suppress(OSError, ValueError):
+        if json.loads(record.read_text(encoding="utf-8")) == drawn:
+            return
     write_category(folder, **drawn)
     write_whole(record, json.dumps(drawn).encode())

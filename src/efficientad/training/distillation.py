@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ class _Distillation:
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 
+    @cached_property
     def _identity(self) -> dict[str, Any]:
         return {
             "settings": self.settings(),
@@ -137,7 +139,7 @@ class _Distillation:
         }
         tensors |= tensor_file.optimizer_tensors(self.optimizer)
         state = {"steps": self.n_steps_done, "seconds": self.seconds}
-        tensor_file.write(path, "checkpoint", tensors, self._identity() | state)
+        tensor_file.write(path, "checkpoint", tensors, self._identity | state)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -146,7 +148,7 @@ class _Distillation:
             ModelFileError: If it is unusable, or of other settings, source or images.
         """
         tensors, content = tensor_file.read(path, "checkpoint")
-        if any(content.get(k) != v for k, v in self._identity().items()):
+        if any(content.get(k) != v for k, v in self._identity.items()):
             raise ModelFileError(
                 f"{path} is a checkpoint of other settings, source network or images; "
                 "use those it was made with, or start without --resume"

@@ -28,7 +28,7 @@ from efficientad.training import tensor_file
 from efficientad.training.calibration import calibrate
 from efficientad.training.config import Device
 from efficientad.training.devices import choose_device
-from efficientad.training.normal_images import read_normal_images
+from efficientad.training.normal_images import read_normal_images, without_twins
 
 
 def save(detector: Detector, path: str | Path) -> None:
@@ -93,7 +93,8 @@ def recalibrate(
 
     Args:
         detector: Changed in place, and returned.
-        images: Folder of normal images, or images, none of them trained on.
+        images: Folder of normal images, or images, none of them trained on; copies of
+            one count once.
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
         threshold: Decision threshold to set by hand. None: derived from the images.
 
@@ -102,7 +103,7 @@ def recalibrate(
     """
     if isinstance(images, (str, Path)):
         images, _ = normal_image_paths(Path(images), min_images=1)
-    normal = read_normal_images(images)
+    normal = without_twins(read_normal_images(images))
     trained_on = detector.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
     quick = detector.provenance.get("recipe", {}).get("quick") or {}

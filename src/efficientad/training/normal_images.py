@@ -100,21 +100,22 @@ def training_and_validation(
         images, held_out = normal_image_paths(Path(images))
     if validation is not None:
         held_out, _ = normal_image_paths(validation, min_images=1)
-    training = _unique(read_normal_images(images))
+    training = without_twins(read_normal_images(images))
     if len(training) < MIN_NORMAL_IMAGES:
         raise DatasetError(
             f"needed at least {MIN_NORMAL_IMAGES} different normal images, got "
             f"{len(training)}; record more good parts"
         )
     if held_out:
-        separate = _unique(read_normal_images(held_out))
+        separate = without_twins(read_normal_images(held_out))
         require_disjoint(separate.hash_of_name, training.hash_of_name)
         return training, separate
     kept, aside = split_validation(range(len(training)), validation_share, seed)
     return training.subset(kept), training.subset(aside)
 
 
-def _unique(images: NormalImages) -> NormalImages:
+def without_twins(images: NormalImages) -> NormalImages:
+    """Keep each picture once: a copy says nothing more about what is normal."""
     first = {digest: i for i, digest in reversed(list(enumerate(images.hashes)))}
     if len(first) == len(images):
         return images

@@ -344,7 +344,7 @@ def _is_image_name(name: str) -> bool:
 
 
 def _fingerprint(labels: Sequence[str], content: Callable[[int], bytes]) -> str:
-    digest = hashlib.sha256("\n".join(labels).encode())
+    digest = hashlib.sha256("\n".join(labels).encode(errors="surrogateescape"))
     for index in range(0, len(labels), -(-len(labels) // _N_HASHED_CONTENTS)):
         digest.update(content(index))
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,7 @@ class _Training:
         self.n_steps_done += 1
         return float(loss.detach())
 
+    @cached_property
     def _settings(self) -> dict[str, Any]:
         """Give what a checkpoint must agree on, as JSON knows it."""
         settings = {
@@ -299,7 +301,7 @@ class _Training:
         }
         tensors |= tensor_file.optimizer_tensors(self.optimizer)
         content = {
-            "settings": self._settings(),
+            "settings": self._settings,
             "steps": self.n_steps_done,
             "seconds": self.seconds,
         }
@@ -312,7 +314,7 @@ class _Training:
             ModelFileError: If it is unusable, or of other settings or images.
         """
         tensors, content = tensor_file.read(path, "checkpoint")
-        if content.get("settings") != self._settings():
+        if content.get("settings") != self._settings:
             raise ModelFileError(
                 f"{path} is a checkpoint of other settings or other images; use those "
                 "it was made with, or start without --resume"
