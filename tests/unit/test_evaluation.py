@@ -14,6 +14,9 @@ from efficientad.synthetic_parts import write_category
 class BrightnessPredictor:
     """Its score is the mean brightness: no better than chance, but defined."""
 
+    def __init__(self, **provenance):
+        self.provenance = provenance
+
     def predict(self, image):
         rgb = as_rgb(image)
         score = float(rgb.mean() / 255)
@@ -53,10 +56,9 @@ def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
 def test_images_to_calibrate_on_are_refused_and_told_of_the_published_ones(
     parts, tmp_path, capsys
 ):
-    predictor = BrightnessPredictor()
     normal = min((parts / "test" / "good").iterdir())
-    digest = image_hash(as_rgb(normal))
-    predictor.provenance = {"validation_images": {"normal.png": digest}}
+    used = {"normal.png": image_hash(as_rgb(normal))}
+    predictor = BrightnessPredictor(validation_images=used)
     shutil.copytree(parts, tmp_path / "copy" / "screw")
 
     with pytest.raises(DatasetError, match="neither trained nor calibrated on"):
