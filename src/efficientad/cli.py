@@ -297,6 +297,15 @@ def main(arguments: list[str] | None = None) -> int:
     except EfficientADError as error:
         print(f"efficientad: {error}", file=sys.stderr)
         return _BAD_INPUT
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print(
+            f"efficientad: {verb} needs PyTorch, which is not installed; run: "
+            "pip install 'efficientad[train]'",
+            file=sys.stderr,
+        )
+        return _BAD_INPUT
     except KeyboardInterrupt:
         remedy = _REMEDIES.get(verb, "")
         print(f"efficientad: interrupted{remedy}", file=sys.stderr)

@@ -82,3 +82,14 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys, verb, words):
 
     assert cli.main([verb]) == 130
     assert capsys.readouterr().err == f"efficientad: {words}\n"
+
+
+def test_a_verb_that_needs_torch_says_so(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "efficientad.training.doctor", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    assert cli.main(["doctor"]) == 2
+
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("efficientad: doctor needs PyTorch, which is not inst")
+    assert "pip install 'efficientad[train]'" in sentence
