@@ -33,12 +33,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from records import RESULTS, file_name, write_run
+from records import RESULTS, write_run
 
 import efficientad
 from efficientad.errors import EfficientADError
 from efficientad.method.networks import ModelSize, PatchDescriptionNetwork
-from efficientad.reproduction.records import is_recorded
+from efficientad.reproduction.records import recorded_file
 from efficientad.training.config import Reduction, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.student import recipe_of
@@ -115,8 +115,8 @@ def prove(
         pretraining_images=options.data / "natural_images",
     )
     run |= {"settings": _settings(config, teacher), "teacher": _facts(teacher)}
-    if is_recorded(run, options.results):
-        path: Path = options.results / file_name(run)
+    path = recorded_file(run, options.results)
+    if path is not None:
         return path
     start = time.monotonic()
     detector = efficientad.train(category, config)

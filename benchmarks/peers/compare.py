@@ -40,8 +40,7 @@ from efficientad.method.inputs import normalize_images
 from efficientad.reproduction.records import (
     FAILURE,
     Run,
-    file_name,
-    is_recorded,
+    recorded_file,
     write_run,
 )
 from efficientad.training.teachers import load_teacher, shipped_teacher_path
@@ -159,8 +158,8 @@ def compare(peer: Peer, root: Path, options: argparse.Namespace) -> Path:
         "settings": {"budget_seconds": options.budget, "coreset": options.coreset},
         "metrics": {},
     }
-    if is_recorded(run, options.results):
-        path: Path = options.results / file_name(run)
+    path = recorded_file(run, options.results)
+    if path is not None:
         return path
     if peer.can_run:
         run |= _measured(peer, category, options)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from efficientad.cli_deployment import benchmark, evaluate, export, predict, threshold
-from efficientad.errors import EfficientADError
+from efficientad.errors import EfficientADError, torch_is_missing
 from efficientad.figures.config import FigureConfig
 from efficientad.reproduction.config import PaperTable, StudyConfig
 from efficientad.training.config import Device, DistillConfig, TrainConfig
@@ -300,11 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        print(
-            f"efficientad: {verb} needs PyTorch, which is not installed; run: "
-            "pip install 'efficientad[train]'",
-            file=sys.stderr,
-        )
+        print(f"efficientad: {torch_is_missing(verb)}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
         remedy = _REMEDIES.get(verb, "")

@@ -64,3 +64,11 @@ class StorageError(EfficientADError, OSError):
 
 class MissingDependencyError(EfficientADError, ImportError):
     """A package is not installed; the message names the extra that brings it."""
+
+
+def torch_is_missing(what: str) -> MissingDependencyError:
+    """Say that something needs PyTorch, and how to get it."""
+    return MissingDependencyError(
+        f"{what} needs PyTorch, which is not installed; "
+        "run: pip install 'efficientad[train]'"
+    )

@@ -21,6 +21,7 @@ all (WebP, whose decoder keeps copies, more).
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -198,6 +199,22 @@ def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
+@contextmanager
+def listing(folder: Path) -> Iterator[None]:
+    """Say in one sentence that a folder cannot be listed.
+
+    Raises:
+        DatasetError: If that is so.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"a folder of images was needed, {folder} cannot be listed "
+            f"({error.strerror}); check the path and the permissions"
+        ) from error
+
+
 def file_hash(path: str | Path) -> str:
     """Hash the bytes of a file: SHA-256, 64 hexadecimal digits.
 
@@ -221,13 +238,8 @@ def image_hash(image: RGBImage) -> str:
 
 
 def _walk(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    try:
+    with listing(folder):
         entries = [entry for entry in folder.iterdir() if entry.name[0] != "."]
-    except OSError as error:
-        raise DatasetError(
-            f"a folder of images was needed, {folder} cannot be listed "
-            f"({error.strerror}); check the path"
-        ) from error
     for entry in entries:
         if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
             yield entry

@@ -8,7 +8,14 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from efficientad.errors import DatasetError
-from efficientad.images import Labels, Mask, find_images, read_labels, read_mask
+from efficientad.images import (
+    Labels,
+    Mask,
+    find_images,
+    listing,
+    read_labels,
+    read_mask,
+)
 
 Collection: TypeAlias = Literal["mvtec_ad", "visa", "mvtec_loco", "plain"]
 """The published collection a category belongs to; `plain`: none of them."""
@@ -154,14 +161,9 @@ def subfolders(folder: Path) -> list[Path]:
     Raises:
         DatasetError: If it cannot be listed.
     """
-    try:
+    with listing(folder):
         visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
         return sorted(path for path in visible if path.is_dir())
-    except OSError as error:
-        raise DatasetError(
-            f"a folder of images was needed, {folder} cannot be listed "
-            f"({error.strerror}); check the path and the permissions"
-        ) from error
 
 
 def contents(folder: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.deployment import metadata
 from efficientad.deployment.runtimes import EXPORT_SUFFIXES, load_predictor
-from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.errors import ConfigError, torch_is_missing
 from efficientad.images import as_rgb, image_hash
 from efficientad.method.decision import Calibration
 from efficientad.method.predictor import Predictor
@@ -132,8 +132,5 @@ def _load_detector(model: Path) -> Any:
     try:
         from efficientad.training import model_file  # noqa: PLC0415 - needs torch
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{model} needs PyTorch, which is not installed; "
-            "run: pip install 'efficientad[train]'"
-        ) from error
+        raise torch_is_missing(str(model)) from error
     return model_file.load(model)

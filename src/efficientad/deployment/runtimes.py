@@ -5,7 +5,7 @@ from typing import Final
 
 from efficientad.deployment.engines import EngineName, require_counts
 from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
-from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+from efficientad.errors import ConfigError, ModelFileError, torch_is_missing
 from efficientad.method.predictor import DetectorRuntime, Predictor
 from efficientad.training.config import Device, Runtime
 
@@ -74,10 +74,7 @@ def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
     try:
         from efficientad.training import model_file  # noqa: PLC0415 - needs torch
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{path} needs PyTorch, which is not installed; "
-            "run: pip install 'efficientad[train]'"
-        ) from error
+        raise torch_is_missing(str(path)) from error
     detector = model_file.load(path, device=device)
     detector.runtime = _OF_DETECTORS[runtime]
     return detector

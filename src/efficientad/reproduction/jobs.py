@@ -30,7 +30,7 @@ from efficientad.reproduction.records import (
     Run,
     differing_settings,
     file_name,
-    is_recorded,
+    recorded_file,
     run_name,
     write_run,
 )
@@ -137,11 +137,12 @@ def pending(job: Job, place: Place) -> list[Judging]:
     return [
         judging
         for judging in job.judgings
-        if not is_recorded(
+        if recorded_file(
             job.identity(judging) | {"settings": job.settings(judging)},
             place.results,
             _differing,
         )
+        is None
     ]
 
 
@@ -160,7 +161,7 @@ def do(job: Job, place: Place) -> Exception | None:
 
     Raises:
         ResultError: As `pending`.
-        StorageError: If a result cannot be written.
+        StorageError: If a result, or what belongs to a training, cannot be written.
     """
     left = pending(job, place)
     if not left:
@@ -220,18 +221,14 @@ def _kept_detector(job: Job, path: Path) -> Detector | None:
     detector = model_file.load(path, device=job.config.device)
     made = detector.provenance
     teacher = teacher_hash(job.config.size, job.config.teacher)
-    is_same = (
-        made["recipe"] == asdict(job.recipe)
-        and made["teacher"]["hash"] == teacher
-        and _lasting_config(made["config"]) == _lasting_config(asdict(job.config))
-        and all(
-            sorted(made[name].values()) == sorted(images.hashes)
-            for name, images in zip(
-                ("training_images", "validation_images"), _split(job), strict=True
-            )
-        )
-    )
-    if not is_same:
+    training, held_out = _split(job)
+    if (
+        made["recipe"] != asdict(job.recipe)
+        or made["teacher"]["hash"] != teacher
+        or _lasting_config(made["config"]) != _lasting_config(asdict(job.config))
+        or set(made["training_images"].values()) != set(training.hashes)
+        or set(made["validation_images"].values()) != set(held_out.hashes)
+    ):
         raise ModelFileError(
             f"{path} is a detector of other settings or images; remove it, or give "
             "another output"

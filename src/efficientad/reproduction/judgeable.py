@@ -26,13 +26,13 @@ def require_judgeable(category: Category) -> None:
         )
     # What judging would refuse is refused now; the published collections are judged as
     # they are.
-    normal = (*category.train, *category.validation)
     is_plain = category.collection == "plain"
-    twins = {image_hash(read_image(s.path)): s.path for s in normal if is_plain}
+    normal = (*category.train, *category.validation) if is_plain else ()
+    twins = {image_hash(read_image(sample.path)): sample.path for sample in normal}
     results = PixelResults(category)
     for sample in category.test:
         image = read_image(sample.path)
-        twin = twins.get(image_hash(image)) if is_plain else None
+        twin = twins.get(image_hash(image))
         if twin is not None:
             raise DatasetError(
                 "a scenario needs test images that are not trained on, "

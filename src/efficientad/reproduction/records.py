@@ -113,12 +113,12 @@ def differing_settings(recorded: Run, asked: Run) -> list[str]:
     return sorted(name for name in before | now if before.get(name) != now.get(name))
 
 
-def is_recorded(
+def recorded_file(
     asked: Run,
     folder: Path,
     differing: Callable[[Run, Run], list[str]] = differing_settings,
-) -> bool:
-    """Whether a run stands in a folder, finished; a failed one is to be tried again.
+) -> Path | None:
+    """Give the file of a finished run; none of a failed one, to be tried again.
 
     Args:
         asked: The names and settings of the run.
@@ -132,17 +132,17 @@ def is_recorded(
     """
     path = folder / file_name(asked)
     if not path.exists():
-        return False
-    recorded = read_run(path)
-    if not is_finished(recorded):
-        return False
-    others = differing(recorded, asked)
+        return None
+    run = read_run(path)
+    if not is_finished(run):
+        return None
+    others = differing(run, asked)
     if others:
         raise ResultError(
             f"{path} was recorded with other settings than those asked for "
             f"({', '.join(others)}); remove it, or give another folder of results"
         )
-    return True
+    return path
 
 
 def is_finished(run: Run) -> bool:

@@ -65,8 +65,8 @@ def do_all(
         results: Folder of the recorded runs.
         config: Says which detectors stay, and where.
         on_done: Gets each job when it is done.
-        write: Writes the tables: after each job that had something to do, and at the
-            end.
+        write: Writes the tables: after each job that had something to do, or once,
+            where none had.
 
     Returns:
         Why some failed.
