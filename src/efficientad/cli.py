@@ -294,18 +294,23 @@ def main(arguments: list[str] | None = None) -> int:
         return _BAD_INPUT
     try:
         return _run(verb, options)
-    except EfficientADError as error:
-        print(f"efficientad: {error}", file=sys.stderr)
-        return _BAD_INPUT
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        print(f"efficientad: {torch_is_missing(verb)}", file=sys.stderr)
-        return _BAD_INPUT
     except KeyboardInterrupt:
         remedy = _REMEDIES.get(verb, "")
         print(f"efficientad: interrupted{remedy}", file=sys.stderr)
         return _INTERRUPTED
+    except EfficientADError as error:
+        sentence = str(error)
+    except PermissionError as error:  # of a folder on the way, anywhere
+        sentence = (
+            f"cannot enter or read {error.filename} ({error.strerror}); check its "
+            "permissions"
+        )
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        sentence = str(torch_is_missing(verb))
+    print(f"efficientad: {sentence}", file=sys.stderr)
+    return _BAD_INPUT
 
 
 def _run(verb: str, options: list[str]) -> int:

@@ -1,8 +1,12 @@
-"""Files that are whole or not there: written beside their place, then moved into it.
+"""Files and folders that are whole or not there: written aside, then moved into place.
 
-What stood there before stays until the new file is complete. No torch here.
+What stood there before stays until the new file is complete. Processes that write the
+same file do not meet: each writes beside it under a name of its own, and the last one
+to be done stays. No torch here.
 """
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,22 +27,57 @@ def whole_file(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
         StorageError: If it cannot be written, for example on a full disk; what stood
             there stays.
     """
-    partial = _partial(path)
+    partial = path.with_name(f"{path.name}.partial") if keeps_partial else _own(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except StorageError:
-        raise  # of another file, written meanwhile
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path} ({error.strerror or error}); check folder, "
-            "permissions and free space, what stood there before is untouched"
-        ) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            partial.replace(path)
     finally:
         if not keeps_partial:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, and move it to `path` when the block is done.
+
+    Args:
+        path: The folder, not there yet or empty.
+
+    Raises:
+        StorageError: If it cannot be written, or if `path` holds something.
+    """
+    path = path.resolve()  # a link stays
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as place:
+            folder = Path(place, path.name)
+            folder.mkdir()
+            yield folder
+            if path.is_dir():
+                path.rmdir()
+            folder.replace(path)
+
+
+@contextmanager
+def writing(*paths: Path) -> Iterator[None]:
+    """Say in one sentence that something cannot be written.
+
+    Raises:
+        StorageError: If that is so.
+    """
+    try:
+        yield
+    except StorageError:
+        raise  # of another file, written meanwhile
+    except OSError as error:
+        names = " and ".join(map(str, paths))
+        raise StorageError(
+            f"cannot write {names} ({error.strerror or error}); check folder, "
+            "permissions and free space, what stood there before is untouched"
+        ) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -58,7 +97,7 @@ def require_writable(path: Path) -> None:
         StorageError: If the folder of the path cannot take a file, or if the path is a
             folder itself.
     """
-    probe = _partial(path)
+    probe = _own(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -72,5 +111,6 @@ def require_writable(path: Path) -> None:
         raise StorageError(f"{path} is a folder; give the name of a file to write")
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+def _own(path: Path) -> Path:
+    """A name beside a file that no other process uses."""
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")

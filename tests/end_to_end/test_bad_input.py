@@ -6,6 +6,7 @@ nothing that was finished earlier is lost.
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -573,6 +574,20 @@ def test_an_output_in_a_file(model, parts, normal_images, tmp_path, capsys, verb
     assert "cannot write" in sentence
 
 
+def test_a_folder_that_may_not_be_entered(parts, output, capsys, monkeypatch):
+    def stat(path, **options):
+        if path.name == "good":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain_stat(path, **options)
+
+    plain_stat = Path.stat
+    monkeypatch.setattr(Path, "stat", stat)
+
+    sentence = refusal_of(capsys, "train", parts, "--output", output)
+
+    assert "good (Permission denied); check its permissions" in sentence
+
+
 def test_a_folder_for_the_file_to_write(normal_images, tmp_path, capsys):
     sentence = refusal_of(capsys, "train", normal_images, "--output", tmp_path)
 
@@ -585,7 +600,7 @@ def fill_disk(monkeypatch):
 
     def fill_disk_for(name):
         def write(tensors, path, metadata):
-            if path.name != f"{name}.partial":
+            if path.name != f"{name}.{os.getpid()}.partial":
                 return save_file(tensors, path, metadata)
             path.write_bytes(b"half of it")
             raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -614,7 +629,7 @@ def test_a_full_disk_at_the_end_costs_nothing_but_space(
 
     assert "part.ead (I/O error: No space left on device" in sentence
     assert output.read_text() == "made earlier"
-    assert not output.with_name("part.ead.partial").exists()
+    assert not list(output.parent.glob("*.partial"))
     fill_disk("nothing")
     monkeypatch.setattr(student._Training, "take_step", lambda _: pytest.fail("again"))
     assert main([*arguments, "--resume"]) == 0
@@ -633,13 +648,19 @@ def test_a_full_disk_while_calibrating_anew(model, tmp_path, capsys, fill_disk):
 
 
 @needs_full_disk
-@pytest.mark.parametrize("name", ["predictions.csv", "heatmaps/000.png"])
-def test_a_full_disk_while_predicting(model, tmp_path, capsys, name):
+@pytest.mark.parametrize(
+    ("name", "partial"),
+    [
+        ("predictions.csv", "predictions.csv.partial"),
+        ("heatmaps/000.png", f"heatmaps/000.png.{os.getpid()}.partial"),
+    ],
+)
+def test_a_full_disk_while_predicting(model, tmp_path, capsys, name, partial):
     image = save(tmp_path / "000.png", pixels_of(0))
     earlier = tmp_path / "out" / "predictions.csv"
     (earlier.parent / "heatmaps").mkdir(parents=True)
     earlier.write_text("made earlier")
-    (tmp_path / "out" / f"{name}.partial").symlink_to(FULL_DISK)
+    (tmp_path / "out" / partial).symlink_to(FULL_DISK)
 
     sentence = refusal_of(capsys, "predict", model, image, "--output", earlier.parent)
 
@@ -650,7 +671,8 @@ def test_a_full_disk_while_predicting(model, tmp_path, capsys, name):
 
 @needs_full_disk
 def test_a_full_disk_while_evaluating(model, parts, tmp_path, capsys):
-    (tmp_path / "report.html.partial").symlink_to(FULL_DISK)
+    partial = tmp_path / f"report.html.{os.getpid()}.partial"
+    partial.symlink_to(FULL_DISK)
 
     sentence = refusal_of(capsys, "evaluate", model, parts, "--output", tmp_path)
 

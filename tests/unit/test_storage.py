@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,22 @@ def test_the_part_that_was_written_can_be_kept(target):
 
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full")
 def test_a_full_disk_is_a_storage_error_that_says_so(target):
-    target.with_name("result.txt.partial").symlink_to(FULL_DISK)
+    target.with_name(f"result.txt.{os.getpid()}.partial").symlink_to(FULL_DISK)
 
     with pytest.raises(StorageError, match=r"result\.txt \(No space left on device\)"):
         write_whole(target, b"new")
     assert target.read_text() == "the old one"
+    assert names_beside(target) == ["result.txt"]
+
+
+def test_processes_that_write_the_same_file_do_not_meet(target, monkeypatch):
+    with whole_file(target) as first:
+        first.write_text("by the first")
+        monkeypatch.setattr(os, "getpid", lambda: 2**30)
+        write_whole(target, b"by the second")
+        assert target.read_text() == "by the second"
+
+    assert target.read_text() == "by the first"
     assert names_beside(target) == ["result.txt"]
 
 

@@ -11,6 +11,7 @@ from efficientad.datasets import open_category, read_defect_mask
 from efficientad.errors import ConfigError, DatasetError, StorageError
 from efficientad.images import read_image
 from efficientad.synthetic_parts import DEFECT_TYPES, draw_part, write_category
+from efficientad.synthetic_parts import category as category_module
 from efficientad.synthetic_parts.canvas import SIDE, Canvas, Pose, box, disc, hexagon
 from efficientad.synthetic_parts.defects import with_defect
 from efficientad.synthetic_parts.part import (
@@ -290,10 +291,25 @@ def test_a_folder_that_holds_something_is_refused(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
+def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        if seeds.pop() == 0:
+            raise KeyboardInterrupt
+        return draw_part(0, size=64)
+
+    seeds = [0, 1, 2]
+    monkeypatch.setattr(category_module, "draw_part", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_category(tmp_path / "parts", **COUNTS, seed=1, size=64)
+
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
 
-    with pytest.raises(StorageError, match=r"cannot write .*000"):
+    with pytest.raises(StorageError, match=r"cannot write .*file/parts"):
         write_category(tmp_path / "file" / "parts", **COUNTS, seed=1, size=64)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from efficientad.errors import StorageError
+from efficientad.storage import writing
 
 
 @contextmanager
@@ -24,19 +24,11 @@ def files_together(targets: Sequence[Path]) -> Iterator[Path]:
         StorageError: If one cannot be written or moved; what stood there stays.
     """
     place = targets[-1].parent
-    try:
+    with writing(*targets):
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place, prefix=".writing-") as folder:
             yield Path(folder)
             _move(Path(folder), targets)
-    except StorageError:
-        raise  # of another file, written meanwhile
-    except OSError as error:
-        names = " and ".join(str(target) for target in targets)
-        raise StorageError(
-            f"cannot write {names} ({error.strerror or error}); check folder, "
-            "permissions and free space, what stood there before is untouched"
-        ) from error
 
 
 def _move(folder: Path, targets: Sequence[Path]) -> None:

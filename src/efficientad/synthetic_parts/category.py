@@ -6,18 +6,20 @@
     FOLDER/ground_truth/TYPE/000_mask.png         where the defect is
 
 Every image has a seed of its own, made from the category's seed, its folder and its
-number: asking for more images leaves the others as they are.
+number: asking for more images leaves the others as they are. The folder gets its name
+when the last image is drawn.
 """
 
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images import Mask, RGBImage
-from efficientad.storage import whole_file
+from efficientad.storage import whole_folder
 from efficientad.synthetic_parts.canvas import Pose
 from efficientad.synthetic_parts.defects import (
     DEFECT_TYPES,
@@ -107,13 +109,15 @@ def write_category(
         ("test/good", None, n_test_good),
     ]
     wanted += [(f"test/{kind}", kind, n_per_defect) for kind in DEFECT_TYPES]
-    for number, (inner, defect_type, count) in enumerate(wanted):
-        for k in range(count):
-            image, mask = draw_part(_derived_seed(seed, number, k), defect_type, size)
-            _save(folder / inner / f"{k:03}.png", Image.fromarray(image))
-            if defect_type is not None:
-                path = folder / "ground_truth" / defect_type / f"{k:03}_mask.png"
-                _save(path, Image.fromarray(mask.astype(np.uint8) * 255))
+    with whole_folder(folder) as drawn:
+        for number, (inner, defect_type, count) in enumerate(wanted):
+            for k in range(count):
+                part_seed = _derived_seed(seed, number, k)
+                image, mask = draw_part(part_seed, defect_type, size)
+                _save(drawn / inner / f"{k:03}.png", image)
+                if defect_type is not None:
+                    path = drawn / "ground_truth" / defect_type / f"{k:03}_mask.png"
+                    _save(path, mask.astype(np.uint8) * 255)
 
 
 def _derived_seed(*numbers: int) -> int:
@@ -144,6 +148,6 @@ def _require_empty(folder: Path) -> None:
         )
 
 
-def _save(path: Path, picture: Image.Image) -> None:
-    with whole_file(path) as partial:
-        picture.save(partial, "PNG", compress_level=_COMPRESS_LEVEL)
+def _save(path: Path, picture: RGBImage | NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, "PNG", compress_level=_COMPRESS_LEVEL)
