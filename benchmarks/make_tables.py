@@ -133,7 +133,8 @@ def table(runs: Sequence[Run]) -> str:
     for row in dict.fromkeys(_row_of(run) for run in runs):
         members = [run for run in runs if _row_of(run) == row]
         cells = [_cell(column, members) for column in columns]
-        rows.append((*row, *cells, str(len(members))))
+        n_measured = sum(bool(run["metrics"]) for run in members)
+        rows.append((*row, *cells, str(n_measured)))
     head = ("category", "variant", *(column.heading for column in columns), "runs")
     made = Table("", where_recorded(runs + failed), head, tuple(rows), n_word_columns=2)
     said = "".join(f"\n- {line}" for line in _remarks(runs, failed))

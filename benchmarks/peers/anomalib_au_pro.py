@@ -1,7 +1,6 @@
 """Anomalib's AU-PRO on maps of `metrics_speed.py`; runs in the peers' environment."""
 
 import json
-import resource
 import sys
 import time
 from importlib import metadata
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from anomalib.metrics.aupro import _AUPRO
+from peak_memory import peak_mib
 
 
 def main() -> None:
@@ -26,9 +26,7 @@ def main() -> None:
     measured = {
         "au_pro": value,
         "seconds": round(time.perf_counter() - start, 2),
-        "peak_memory_mib": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        ),
+        "peak_memory_mib": round(peak_mib()),
         "version": metadata.version("anomalib"),
     }
     print(json.dumps(measured))

@@ -34,6 +34,7 @@ from anomalib.models import (
     Supersimplenet,
 )
 from lightning.pytorch import Callback, seed_everything
+from peak_memory import peak_mib
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -258,7 +259,7 @@ def main() -> None:
         "milliseconds": 1000 * statistics.median(seconds),
         "images_per_second": statistics.median(batches),
         "millions_of_numbers": sum(tensor.numel() for tensor in kept) / 1e6,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_mib(),
         "versions": {name: metadata.version(name) for name in ("anomalib", "torch")},
     }
     np.save(folder / "maps.npy", np.stack(maps))

@@ -17,6 +17,7 @@ next call, a finished run is skipped.
 import argparse
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -43,6 +44,7 @@ from efficientad.reproduction.records import (
     recorded_file,
     write_run,
 )
+from efficientad.storage import whole_folder
 from efficientad.training.teachers import load_teacher, shipped_teacher_path
 
 HERE = Path(__file__).resolve().parent
@@ -83,15 +85,14 @@ PEERS = (
 
 
 def prepare(category: Category, folder: Path) -> Path:
-    """Lay the training images out: trained on, and held out."""
+    """Lay the training images out as links: trained on, and held out."""
     images = folder / "images"
+    shutil.rmtree(images, ignore_errors=True)
     for index, sample in enumerate(category.train):
-        path = sample.path
         part = "held_out" if index % HELD_OUT_EVERY == 0 else "trained"
-        link = images / part / path.name
+        link = images / part / f"{index:05}{sample.path.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to(path.resolve())
+        link.symlink_to(sample.path.resolve())
     return images
 
 
@@ -100,13 +101,13 @@ def natural_images(data: Path, folder: Path) -> Path:
     target = folder / "natural" / "images"
     if target.is_dir():
         return target.parent
-    target.mkdir(parents=True)
-    with tarfile.open(min((data / "natural_images").glob("*.tar"))) as archive:
+    tar = min((data / "natural_images").glob("*.tar"))
+    with whole_folder(target) as unpacked, tarfile.open(tar) as archive:
         members = [member for member in archive if member.isfile()]
         for index, member in enumerate(members[:N_NATURAL]):
             content = archive.extractfile(member)
             packed = io.BytesIO() if content is None else io.BytesIO(content.read())
-            (target / f"{index:04}.jpg").write_bytes(packed.getvalue())
+            (unpacked / f"{index:04}.jpg").write_bytes(packed.getvalue())
     return target.parent
 
 

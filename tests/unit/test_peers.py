@@ -29,6 +29,7 @@ np.save(folder / "maps.npy", maps)
 np.save(folder / "scores.npy", scores)
 names = "train_seconds milliseconds images_per_second millions_of_numbers"
 facts = dict.fromkeys(names.split(), 1.5) | {{"peak_memory_mib": 9, "steps": 3}}
+facts["versions"] = {{"torch": "2.0", "anomalib": "1.0"}}
 (folder / "facts.json").write_text(json.dumps(facts))
 """
 
@@ -69,6 +70,8 @@ def test_a_failing_peer_is_recorded_and_stops_no_other(arguments, tmp_path, caps
     assert runs["DSR"]["metrics"] == {}
     shown = make_tables.table(list(runs.values()))
     assert "- DSR: not run: its vector-quantized autoencoder" in shown
+    assert "; anomalib 1.0, torch 2.0, torch " in shown
+    assert next(line for line in shown.splitlines() if "| DSR |" in line)[-4:] == " 0 |"
     assert "- parts, STFPM, seed 0: failed: its process ended with 1" in shown
 
 

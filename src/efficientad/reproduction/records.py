@@ -162,6 +162,12 @@ def where_recorded(runs: Iterable[Run]) -> str:
     """Say on which machines, with which versions, from which commits, in a sentence."""
     runs = list(runs)
     machines = "; ".join(sorted({run["machine"] for run in runs}))
-    torch = ", ".join(sorted({run["versions"]["torch"] for run in runs}))
+    computed_by = [
+        run.get("peer", {}).get("versions", {"torch": run["versions"]["torch"]})
+        for run in runs
+    ]
+    libraries = ", ".join(
+        sorted({f"{name} {v}" for found in computed_by for name, v in found.items()})
+    )
     commits = ", ".join(sorted({f"`{run['commit'][:9]}`" for run in runs}))
-    return f"Recorded on {machines}; torch {torch}; commit {commits}."
+    return f"Recorded on {machines}; {libraries}; commit {commits}."
