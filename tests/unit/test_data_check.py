@@ -174,6 +174,7 @@ def test_masks_that_are_empty_or_of_another_size_are_found(category):
     assert [f[:2] for f in findings] == [("mask", "error"), ("mask", "warning")]
     assert "1_mask.png has 96 x 95 pixels" in findings[0][2]
     assert "0_mask.png" in findings[1][2]
+    assert "all pixels of these images count as normal" in findings[1][2]
 
 
 def test_a_missing_mask_and_a_mask_of_a_normal_image_are_errors(category):

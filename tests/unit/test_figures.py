@@ -228,6 +228,18 @@ def test_the_command_line_draws_what_it_can(results, capsys):
     assert cli.main([*command[:-1]]) == 0
 
 
+def test_an_image_that_is_gone_costs_its_figure_alone(results, images):
+    for sample in images.test:
+        sample.path.unlink()
+
+    drawn = draw_figures(results, FigureConfig(figures=(1, 5)))
+
+    assert {path.stem for path in drawn.paths} == {"figure_1_accuracy_against_latency"}
+    (sentence,) = drawn.missing
+    assert sentence.startswith("figure 5")
+    assert "does not exist; check the path" in sentence
+
+
 def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
     assert cli.main(["figures", str(tmp_path / "nowhere")]) == 2
 
@@ -264,8 +276,11 @@ def test_a_scenario_that_failed_in_all_seeds_leaves_no_point(tmp_path):
 
 
 def test_a_bar_is_the_fastest_run_of_a_machine_and_variant():
-    speed = {"experiment": "inference_speed"}
+    speed = {"experiment": "inference_speed", "variant": "batch 1, native"}
     runs = [
+        # An image took four times as long.
+        run_of("small", 0, metrics={"milliseconds": 1.0}, **speed)
+        | {"variant": "4 processes of 1 thread, native"},
         run_of("small", 0.9, metrics={"milliseconds": 7.0}, **speed),
         run_of("small", 0.9, metrics={"milliseconds": 5.0}, seed=1, **speed),
         run_of("small", 0.9, metrics={"latency_ms": 9.0}, machine="other"),
@@ -277,7 +292,7 @@ def test_a_bar_is_the_fastest_run_of_a_machine_and_variant():
     bars = {bar.name: bar.latency_ms for bar in own_bars(runs)}
 
     assert bars == {
-        "2 cores: small, small, quick": 5.0,
+        "2 cores: small, batch 1, native": 5.0,
         "other: small, small, quick": 9.0,
     }
 

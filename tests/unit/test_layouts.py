@@ -182,6 +182,12 @@ def test_another_product_laid_out_like_mvtec_ad_is_plain(tmp_path):
     assert (category.collection, category.name) == ("plain", "bolt")
 
 
+def test_a_product_of_ones_own_may_be_called_as_one_of_mvtec_ad(tmp_path):
+    category = open_category(write_mvtec_ad(tmp_path / "bottle", ["dent"]))
+
+    assert (category.collection, category.name) == ("plain", "bottle")
+
+
 def test_mvtec_loco_is_known_by_its_defects_config(tmp_path):
     category = open_category(write_mvtec_loco(tmp_path / "juice_bottle"))
 
@@ -445,6 +451,27 @@ def test_a_mask_of_visa_without_image_is_refused(tmp_path):
         open_category(root / "candle")
 
 
+def test_a_mask_of_a_normal_image_of_visa_is_refused(tmp_path):
+    root = write_visa(tmp_path / "VisA")
+    draw_mask(root / "candle/Data/Masks/Normal/0012.png", 1)
+
+    with pytest.raises(DatasetError, match=r"normal images need no mask.*/0012\.png;"):
+        open_category(root / "candle")
+
+
+def test_a_table_with_masks_for_some_images_of_a_defect_type_is_refused(tmp_path):
+    second = LIST[-1] | {"image": "shots/011.png", "mask": ""}
+    path = write_list(tmp_path / "parts.csv", [*LIST[:11], *LIST[12:], second])
+    root = write_visa(tmp_path / "VisA")
+    table = root / VISA_TABLE
+    table.write_text(table.read_text().replace("candle/Data/Masks/Anomaly/001.png", ""))
+
+    with pytest.raises(DatasetError, match=r"image of scratch needs .* 1 of 2 .*011"):
+        open_category(path)
+    with pytest.raises(DatasetError, match=r"image of anomaly needs .* 1 of 3 .*001"):
+        open_category(root / "candle")
+
+
 def test_images_that_visa_s_table_leaves_out_may_have_masks(tmp_path):
     root = write_visa(tmp_path / "VisA")
     draw(root / "candle/Data/Images/Anomaly/007.JPG")
@@ -458,7 +485,7 @@ def test_images_that_visa_s_table_leaves_out_may_have_masks(tmp_path):
 
 def test_all_categories_below_a_folder_are_found(tmp_path):
     write_mvtec_ad(tmp_path / "mvtec_ad" / "bottle")
-    write_mvtec_ad(tmp_path / "mvtec_ad" / "screw")
+    write_mvtec_ad(tmp_path / "mvtec_ad" / "screw", ["thread_top"])
     write_visa(tmp_path / "VisA")
     write_mvtec_loco(tmp_path / "loco" / "juice_bottle")
     write_converted_visa(tmp_path / "VisA_pytorch" / "1cls" / "fryum")

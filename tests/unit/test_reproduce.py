@@ -8,8 +8,10 @@ import os
 import shutil
 from dataclasses import replace
 from functools import partial, reduce
+from pathlib import Path
 
 import main_job
+import numpy as np
 import pytest
 from PIL import Image
 from tests.study_fakes import CONFIG, FakeDetector, FakeTraining
@@ -169,6 +171,7 @@ def test_an_annotation_that_cannot_be_used_fails_before_the_training(
         (("config", "size"), r"other settings .*\(config\)"),
         (("teacher",), r"other settings .*\(teacher\)"),
         (("images",), r"other settings .*\(images\)"),
+        (("annotations",), r"other settings .*\(annotations\)"),
     ],
 )
 def test_a_run_of_other_settings_is_refused_before_anything_is_done(
@@ -198,8 +201,20 @@ def test_a_run_is_not_taken_for_that_of_other_images_of_the_same_name(
     shutil.copytree(collection / "axle", tmp_path / "other" / "bolt")
 
     assert reproduce([tmp_path / "copy"], tmp_path / "out", CONFIG) == []
-    with pytest.raises(ResultError, match=r"other settings .*\(images\)"):
+    with pytest.raises(ResultError, match=r"other settings .*\(annotations, images\)"):
         reproduce([tmp_path / "other"], tmp_path / "out", CONFIG)
+
+
+@pytest.mark.usefixtures("training")
+def test_a_run_is_not_taken_for_that_of_other_masks(collection, tmp_path):
+    own = Path(shutil.copytree(collection / "bolt", tmp_path / "bolt"))
+    reproduce([own], tmp_path / "out", CONFIG)
+    assert reproduce([own], tmp_path / "out", CONFIG) == []
+    mask = min((own / "ground_truth").glob("*/*"))
+    Image.fromarray(np.asarray(Image.open(mask))[::-1]).save(mask)
+
+    with pytest.raises(ResultError, match=r"other settings .*\(annotations\)"):
+        reproduce([own], tmp_path / "out", CONFIG)
 
 
 def test_an_older_record_without_teacher_and_images_counts(
@@ -208,7 +223,8 @@ def test_an_older_record_without_teacher_and_images_counts(
     reproduce([collection / "bolt"], tmp_path, CONFIG)
     for path in tmp_path.glob("*.json"):
         run = json.loads(path.read_text())
-        del run["settings"]["teacher"], run["settings"]["images"]
+        for name in ("teacher", "images", "annotations"):
+            del run["settings"][name]
         path.write_text(json.dumps(run))
     training.trained.clear()
 

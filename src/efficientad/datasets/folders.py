@@ -39,14 +39,33 @@ OnProblem: TypeAlias = Callable[[DatasetError], None]
 MASKS: Final = "ground_truth"
 DEFECTS_CONFIG: Final = "defects_config.json"
 
-MVTEC_AD: Final = frozenset(
-    (
-        *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather"),
-        *("metal_nut", "pill", "screw", "tile", "toothbrush", "transistor", "wood"),
-        "zipper",
-    )
-)
-"""The scenarios of MVTec AD."""
+MVTEC_AD: Final = {
+    name: frozenset(kinds.split())
+    for name, kinds in {
+        "bottle": "broken_large broken_small contamination",
+        "cable": (
+            "bent_wire cable_swap combined cut_inner_insulation cut_outer_insulation "
+            "missing_cable missing_wire poke_insulation"
+        ),
+        "capsule": "crack faulty_imprint poke scratch squeeze",
+        "carpet": "color cut hole metal_contamination thread",
+        "grid": "bent broken glue metal_contamination thread",
+        "hazelnut": "crack cut hole print",
+        "leather": "color cut fold glue poke",
+        "metal_nut": "bent color flip scratch",
+        "pill": "color combined contamination crack faulty_imprint pill_type scratch",
+        "screw": "manipulated_front scratch_head scratch_neck thread_side thread_top",
+        "tile": "crack glue_strip gray_stroke oil rough",
+        "toothbrush": "defective",
+        "transistor": "bent_lead cut_lead damaged_case misplaced",
+        "wood": "color combined hole liquid scratch",
+        "zipper": (
+            "broken_teeth combined fabric_border fabric_interior rough split_teeth "
+            "squeezed_teeth"
+        ),
+    }.items()
+}
+"""The scenarios of MVTec AD, each with its defect types."""
 
 MVTEC_LOCO_DEFECTS: Final = ("logical_anomalies", "structural_anomalies")
 """The defect types of each scenario of MVTec LOCO."""
@@ -59,7 +78,7 @@ VISA: Final = frozenset(
 )
 """The scenarios of VisA."""
 
-_VISA_DEFECTS: Final = frozenset({NORMAL, "bad"})
+_VISA_DEFECTS: Final = frozenset({"bad"})
 _RESERVED: Final = frozenset({"train", "validation", "test", MASKS})
 
 # Of normal images that nobody has split, for the test; always the same ones.
@@ -140,11 +159,15 @@ def normal_folder(category: Path, part: str) -> Path:
 
 
 def _collection(folder: Path, test: Sequence[Sample]) -> Collection:
-    """Tell the published collection: by the scenario's name, and how VisA has it."""
+    """Tell the published collection by the names of scenario and defect types.
+
+    A product of one's own may well be called screw.
+    """
     name = folder.resolve().name
-    if name in VISA and {sample.defect_type for sample in test} <= _VISA_DEFECTS:
+    kinds = {sample.defect_type for sample in test if sample.is_defect}
+    if name in VISA and kinds <= _VISA_DEFECTS:
         return "visa"
-    return "mvtec_ad" if name in MVTEC_AD else "plain"
+    return "mvtec_ad" if kinds <= MVTEC_AD.get(name, set()) else "plain"
 
 
 def _normal_samples(folder: Path) -> tuple[Sample, ...]:

@@ -64,8 +64,8 @@ class MaskCheck:
                 "mask",
                 "warning",
                 f"{len(self._empty)} masks of defects mark no pixel: "
-                f"{self._some(self._empty)}; these defects take no part in pixel "
-                "metrics",
+                f"{self._some(self._empty)}; in pixel metrics all pixels of these "
+                "images count as normal",
                 tuple(self._empty),
             )
         if self._without_mask:

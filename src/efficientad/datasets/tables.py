@@ -148,24 +148,57 @@ def _splits(
     train, validation, test = (
         tuple(sorted(splits[name], key=_order)) for name in get_args(Split)
     )
+    _check_all_masked(test, table, on_problem)
     return train, validation, test
 
 
+def _check_all_masked(
+    test: Sequence[Sample], table: Path, on_problem: OnProblem
+) -> None:
+    """Find images without a mask where others of their defect type have one."""
+    for kind in dict.fromkeys(sample.defect_type for sample in test):
+        samples = [s for s in test if s.is_defect and s.defect_type == kind]
+        missing = [sample.path.name for sample in samples if sample.mask_path is None]
+        if 0 < len(missing) < len(samples):
+            on_problem(
+                DatasetError(
+                    f"each image of {kind} needs a mask, {len(missing)} of "
+                    f"{len(samples)} have none in {table}: {some(missing)}; fill them "
+                    "in, or leave out those of the others"
+                )
+            )
+
+
 def _check_visa_masks(category: Category, on_problem: OnProblem) -> None:
-    """Find masks without an image; those that the table leaves out may have theirs."""
+    """Find masks of normal images, and masks without an image.
+
+    Images that the table leaves out may have theirs.
+    """
     masks, images = category.root / _VISA_MASKS, category.root / _VISA_IMAGES
     if not masks.is_dir():
         return
-    pictures = find_images(images, recursive=True)
-    with_image = {path.relative_to(images).with_suffix("") for path in pictures}
     listed = {sample.mask_path for sample in category.test}
-    without_image = [
-        path
+    unlisted = {
+        path.relative_to(masks).with_suffix(""): path
         for path in find_images(masks, recursive=True)
-        if is_mask(path)
-        and path not in listed
-        and path.relative_to(masks).with_suffix("") not in with_image
+        if is_mask(path) and path not in listed
+    }
+    normal = [
+        unlisted[name]
+        for samples in category.splits.values()
+        for sample in samples
+        if not sample.is_defect and (name := _name_in(images, sample.path)) in unlisted
     ]
+    if normal:
+        on_problem(
+            DatasetError(
+                f"normal images need no mask, {masks} holds {len(normal)}, such as "
+                f"{normal[0]}; remove them, or correct the table"
+            )
+        )
+    pictures = find_images(images, recursive=True)
+    with_image = {_name_in(images, path) for path in pictures}
+    without_image = [path for name, path in unlisted.items() if name not in with_image]
     if without_image:
         on_problem(
             DatasetError(
@@ -175,6 +208,11 @@ def _check_visa_masks(category: Category, on_problem: OnProblem) -> None:
                 "the images or remove the masks"
             )
         )
+
+
+def _name_in(folder: Path, path: Path) -> Path:
+    is_inside = path.is_relative_to(folder)
+    return (path.relative_to(folder) if is_inside else path).with_suffix("")
 
 
 def _order(sample: Sample) -> tuple[bool, str, str]:

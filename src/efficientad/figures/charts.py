@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-_TIMED_INFERENCE = frozenset({"inference_speed", "deployment", "deployment_avx2"})
-"""Experiments whose `milliseconds` are those of judging an image."""
+_TIMED_INFERENCE = {
+    "inference_speed": "batch 1, ",
+    "deployment": "",
+    "deployment_avx2": "",
+}
+"""Experiments whose `milliseconds` are those of judging an image alone, in the variants
+that begin so: of a batch, or of several processes, they are a share."""
 
 _SMALL = 7  # points
 _MARKER_POINTS = 5.0
@@ -170,6 +175,8 @@ def own_bars(runs: list[Run]) -> list[Bar]:
         metrics, experiment = run["metrics"], run.get("experiment")
         latency = metrics.get("latency_ms")
         if latency is None and experiment in _TIMED_INFERENCE:
+            if not run["variant"].startswith(_TIMED_INFERENCE[experiment]):
+                continue
             latency = metrics.get("milliseconds")
         if latency is not None:
             name = f"{run['machine']}: {run['category']}, {run['variant']}"

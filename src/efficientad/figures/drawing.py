@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from efficientad.errors import ResultError
+from efficientad.errors import DatasetError, ImageError, ModelFileError, ResultError
 from efficientad.figures.canvas import save
 from efficientad.figures.charts import (
     accuracy_against_latency,
@@ -23,6 +23,10 @@ from efficientad.reproduction.records import read_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+# A run, a detector or an image that a figure needs: the other figures may do without.
+_UNUSABLE: Final = (ResultError, ModelFileError, DatasetError, ImageError)
 
 
 class _Kind(NamedTuple):
@@ -77,7 +81,7 @@ def draw_figures(results: Path, config: FigureConfig | None = None) -> Drawn:
         kind = _KINDS[number]
         try:
             figure = kind.draw(material)
-        except ResultError as error:
+        except _UNUSABLE as error:
             missing.append(f"figure {number} {error}")
             continue
         paths += save(figure, folder / f"figure_{number}_{kind.name}")

@@ -23,7 +23,11 @@ from efficientad.method.detector import Detector
 from efficientad.method.maps import map_mean_and_deviation, map_quantiles
 from efficientad.reproduction.hard_masks import HardMaskRecorder
 from efficientad.reproduction.judgeable import require_judgeable
-from efficientad.reproduction.judged_samples import fingerprint, write_samples
+from efficientad.reproduction.judged_samples import (
+    annotations_fingerprint,
+    fingerprint,
+    write_samples,
+)
 from efficientad.reproduction.kept_maps import KeptMaps
 from efficientad.reproduction.records import (
     FAILURE,
@@ -95,7 +99,7 @@ class Job:
         }
 
     def settings(self, judging: Judging) -> dict[str, Any]:
-        """Give all that the result depends on, besides the images, as JSON knows it."""
+        """Give all that the result depends on, as JSON knows it."""
         config = {name: str(value) for name, value in asdict(self.config).items()}
         settings = {
             "config": config,
@@ -103,6 +107,7 @@ class Job:
             "normalization": asdict(judging.normalization),
             "teacher": teacher_hash(self.config.size, self.config.teacher),
             "images": fingerprint(self.category),
+            "annotations": annotations_fingerprint(self.category),
         }
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
@@ -315,10 +320,10 @@ def _record(job: Job, judging: Judging, measured: Run, place: Place) -> None:
 def _differing(recorded: Run, asked: Run) -> list[str]:
     """Name what changes the result and is another than asked for.
 
-    Older records tell neither teacher nor images, nor the quantiles of the preset.
+    Older records do not tell teacher, images, annotations, or the preset's quantiles.
     """
     told, now = recorded.get("settings", {}), dict(asked["settings"])
-    untold = {name: now[name] for name in ("teacher", "images")}
+    untold = {name: now[name] for name in ("teacher", "images", "annotations")}
     before = untold | {"normalization": asdict(QUANTILES)} | told
     for settings in (before, now):
         settings["config"] = _lasting_config(settings.get("config", {}))

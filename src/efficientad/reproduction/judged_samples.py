@@ -1,4 +1,4 @@
-"""Which images a detector was trained and judged on. No torch.
+"""Which images a detector was trained and judged on, by which masks. No torch.
 
 Those it was judged on are kept beside it for the figures.
 """
@@ -6,11 +6,14 @@ Those it was judged on are kept beside it for the figures.
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from efficientad.datasets import Category, Sample
-from efficientad.errors import ResultError
+from efficientad.datasets.samples import mask_files
+from efficientad.errors import DatasetError, ImageError, ResultError
+from efficientad.images import file_hash
 from efficientad.storage import write_whole
 
 _FILE: Final = "test_images.json"
@@ -27,7 +30,21 @@ def fingerprint(category: Category) -> str:
         for split, samples in category.splits.items()
         for sample in samples
     ]
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+    return _hash(lines)
+
+
+def annotations_fingerprint(category: Category) -> str:
+    """Give a hash of all masks and of what their values mean, contents included.
+
+    It is the same for a copy elsewhere. What cannot be read counts as missing.
+    """
+    lines = [
+        f"{category.name_of(sample)} {_hashes_of_masks(sample)}"
+        for sample in category.test
+        if sample.mask_path is not None
+    ]
+    config = category.defects_config
+    return _hash([*lines, f"config {config and file_hash(config)}"])
 
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> None:
@@ -68,3 +85,13 @@ def read_samples(folder: Path) -> list[Sample]:
             f"needed the list of test images, {path} cannot be read ({error}); give "
             "the folder that efficientad reproduce worked in"
         ) from error
+
+
+def _hashes_of_masks(sample: Sample) -> list[str]:
+    with suppress(DatasetError, ImageError):
+        return [file_hash(file) for file in mask_files(sample)]
+    return []
+
+
+def _hash(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

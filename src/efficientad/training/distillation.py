@@ -151,7 +151,7 @@ class _Distillation:
         if any(content.get(k) != v for k, v in self._identity.items()):
             raise ModelFileError(
                 f"{path} is a checkpoint of other settings, source network or images; "
-                "use those it was made with, or start without --resume"
+                "use those it was made with, or remove it to start anew"
             )
         self.network.load_state_dict(tensor_file.with_prefix(tensors, "network."))
         self.material.restore(tensor_file.with_prefix(tensors, "material."))

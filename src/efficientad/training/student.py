@@ -317,7 +317,7 @@ class _Training:
         if content.get("settings") != self._settings:
             raise ModelFileError(
                 f"{path} is a checkpoint of other settings or other images; use those "
-                "it was made with, or start without --resume"
+                "it was made with, or remove it to start anew"
             )
         for name in ("student", "autoencoder"):
             state = tensor_file.with_prefix(tensors, name + ".")
