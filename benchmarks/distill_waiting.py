@@ -1,7 +1,8 @@
 """Does data loading starve the distillation? Share of its time spent waiting for data.
 
 Source features are kept on disk, as in a long run on a CPU: a step is then as short as
-it gets. Pictures are decoded and features read while the steps run, nothing is warm.
+it gets. Pictures are decoded and features read while the steps run; their files have
+just been read or written, so they are in the system's memory.
 
     python benchmarks/distill_waiting.py --images ../shared/data/natural_images \
         --source ../shared/data/source_networks/resnet50.safetensors

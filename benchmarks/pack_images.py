@@ -2,8 +2,9 @@
 
     python benchmarks/pack_images.py ../shared/data/natural_images --output out/shards
 
-Each picture is reduced to 256 x 256, which is what a teacher sees of it. A shard is at
-most 40 MiB; `efficientad distill` reads the folder of shards as it is.
+A picture with a longer side than 512 is made 512 x 512, which is what a source network
+sees of it; smaller ones stay as they are. One that cannot be read is left out. A shard
+is at most 40 MiB; `efficientad distill` reads the folder of shards as it is.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from efficientad.errors import EfficientADError
-from efficientad.images import INPUT_SIZE, resize_image
+from efficientad.errors import EfficientADError, ImageError
+from efficientad.images import resize_image
 from efficientad.storage import whole_file
 from efficientad.training.pretraining_images import (
     PretrainingImages,
@@ -27,10 +28,18 @@ _BLOCK = 512  # of a tar; a member is a header and whole blocks
 _END = 20 * _BLOCK  # a tar is filled up to a record
 
 
-def encoded(images: PretrainingImages, quality: int) -> Iterator[tuple[str, bytes]]:
+def encoded(
+    images: PretrainingImages, side: int, quality: int
+) -> Iterator[tuple[str, bytes]]:
     """Name and JPEG of each image."""
     for index in range(len(images)):
-        pixels = resize_image(images.read(index), INPUT_SIZE, INPUT_SIZE)
+        try:
+            pixels = images.read(index)
+        except ImageError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        if max(pixels.shape[:2]) > side:
+            pixels = resize_image(pixels, side, side)
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, "JPEG", quality=quality)
         yield f"{index:07}.jpg", content.getvalue()
@@ -68,11 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("images", type=Path, nargs="+", help="folders and tars")
     parser.add_argument("--output", type=Path, required=True, help="folder of shards")
     parser.add_argument("--mib", type=float, default=40, help="largest shard")
+    parser.add_argument("--side", type=int, default=512, help="of pictures, at most")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs")
     options = parser.parse_args(arguments)
     try:
         images = open_pretraining_images(options.images)
-        members = encoded(images, options.quality)
+        members = encoded(images, options.side, options.quality)
         for number, shard in enumerate(shards(members, int(options.mib * 2**20))):
             path = options.output / f"shard-{number:03}.tar"
             write_shard(path, shard)

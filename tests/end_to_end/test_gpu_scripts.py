@@ -148,16 +148,21 @@ def pictures(tmp_path_factory):
 
 
 def test_shards_hold_all_images_and_are_small(pictures, tmp_path, capsys):
-    arguments = [str(pictures), "--output", str(tmp_path), "--mib", "0.1"]
-    assert pack_images.main(arguments) == 0
+    (pictures / "torn.png").write_text("no picture")
+    arguments = [str(pictures), "--output", str(tmp_path), "--mib", "0.02"]
+    assert pack_images.main([*arguments, "--side", "44"]) == 0
+    (pictures / "torn.png").unlink()
 
     tars = sorted(tmp_path.glob("*.tar"))
     assert len(tars) > 1
-    assert all(tar.stat().st_size <= 0.1 * 2**20 for tar in tars)
+    assert all(tar.stat().st_size <= 0.02 * 2**20 for tar in tars)
     packed = open_pretraining_images(tmp_path)
     assert len(packed) == 5
-    assert packed.read(0).shape == (256, 256, 3)
-    assert len(capsys.readouterr().out.splitlines()) == len(tars)
+    assert packed.read(0).shape == (44, 44, 3)
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == len(tars)
+    assert "left out: " in told.err
+    assert "torn.png" in told.err
 
 
 def distil(pictures, source, output, *options, environment=None):

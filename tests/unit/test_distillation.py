@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from efficientad import cli
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
 from efficientad.measurement.surroundings import commit, machine
-from efficientad.training import distillation, tensor_file
+from efficientad.training import distillation, pretraining_images, tensor_file
 from efficientad.training.ahead import Ahead
 from efficientad.training.config import DistillConfig
 from efficientad.training.distillation_material import Material
 from efficientad.training.feature_cache import FeatureCache, FeatureMoments
+from efficientad.training.optimizers import make_optimizer
 from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.teachers import load_teacher, open_teacher
 
@@ -339,9 +340,129 @@ def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkey
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     _, content = tensor_file.read(checkpoint, "checkpoint")
     assert content["steps"] == 2
-    assert "with a lower --learning-rate, without --resume" in str(raised.value)
+    assert "with a lower --learning-rate and another --output" in str(raised.value)
     assert str(raised.value).endswith(f"; the last checkpoint, {checkpoint}, is kept")
     assert not output.exists()
+
+
+@pytest.fixture
+def with_a_broken_one(images, tmp_path, monkeypatch):
+    """The images and among them, or held out from them, one that is damaged."""
+    monkeypatch.setattr(pretraining_images, "_MAX_UNREADABLE_SHARE", 0.1)
+
+    def write(name):
+        folder = shutil.copytree(images, tmp_path / f"with_{name}")
+        (folder / name).write_bytes((folder / "00.png").read_bytes()[:500])
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_broken_image_is_told_once_and_ends_nothing(
+    with_a_broken_one, short, tmp_path, capsys, keeps
+):
+    order = np.random.default_rng(short.seed).permutation(N_IMAGES)
+    cache = tmp_path / "features" if keeps else None
+    settings = replace(short, feature_cache=cache, batch_size=N_IMAGES - N_HELD_OUT)
+    for number in (order[0], order[-1]):  # held out, and trained on
+        folder = with_a_broken_one(f"{number:02}.png")
+        output = tmp_path / f"{number}.safetensors"
+        if cache is not None:
+            shutil.rmtree(cache, ignore_errors=True)
+
+        distillation.distill(folder, settings, output=output)
+
+        told = capsys.readouterr().err
+        assert told.count("left out: ") == 1
+        assert f"{number:02}.png cannot be decoded" in told
+        provenance = open_teacher("small", output).provenance
+        assert provenance["n_unreadable_images"] == 1
+        assert provenance["n_images"] == N_IMAGES
+
+
+def test_no_training_image_stands_for_a_broken_held_out_one(
+    with_a_broken_one, images, short
+):
+    numbers = np.random.default_rng(short.seed).permutation(N_IMAGES)
+    folder = with_a_broken_one(f"{numbers[N_HELD_OUT - 1]:02}.png")
+    material, sound = (
+        Material(open_pretraining_images(place), short, torch.device("cpu"))
+        for place in (folder, images)
+    )
+
+    stands_for_it = material._read(N_HELD_OUT - 1).pixels
+
+    np.testing.assert_array_equal(stands_for_it, sound._read(0).pixels)
+
+
+def test_an_unfinished_distillation_is_not_begun_anew_unasked(
+    interrupted, images, short, capsys
+):
+    checkpoint = interrupted.with_name(f"{interrupted.name}.checkpoint")
+    before = checkpoint.read_bytes()
+
+    with pytest.raises(ModelFileError, match="go on with --resume, or remove it"):
+        distillation.distill(images, short, output=interrupted)
+    assert checkpoint.read_bytes() == before
+
+    checkpoint.unlink()
+    distillation.distill(images, replace(short, resume=True), output=interrupted)
+    assert f"no checkpoint at {checkpoint}" in capsys.readouterr().err
+    distillation.distill(images, short, output=interrupted)  # finished: made anew
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_bfloat16_is_near_single_precision(images, short, tmp_path, preset):
+    settings = replace(
+        short, preset=preset, steps=2, checkpoint_every=2, learning_rate=None
+    )
+    explained = [
+        distillation.distill(
+            images,
+            replace(settings, mixed_precision=mixed),
+            output=tmp_path / f"{mixed}.safetensors",
+        )
+        for mixed in (False, True)
+    ]
+
+    exact, rounded = (found.overall for found in explained)
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.05, abs=0.05)
+
+
+def test_kept_features_of_another_precision_are_refused(images, short, tmp_path):
+    settings = replace(short, steps=1, feature_cache=tmp_path / "features")
+    distillation.distill(images, settings, output=tmp_path / "a.safetensors")
+
+    for changed in ({"mixed_precision": True}, {"stride_in_first_convolution": True}):
+        with pytest.raises(ModelFileError, match="holds features of another source"):
+            distillation.distill(
+                images, replace(settings, **changed), output=tmp_path / "b.safetensors"
+            )
+
+
+def test_an_optimizer_is_restored_in_the_layout_of_its_parameters():
+    """Fused steps on CUDA refuse any other."""
+    network = torch.nn.Conv2d(16, 8, 3)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer("adam", network.parameters(), weight_decay=0.0)
+    network(torch.ones(1, 16, 5, 5)).sum().backward()
+    optimizer.step()
+    kept = {
+        name: value.contiguous()
+        for name, value in tensor_file.optimizer_tensors(optimizer).items()
+    }
+
+    tensor_file.restore_optimizer(optimizer, kept)
+
+    for parameter in network.parameters():
+        for name in ("exp_avg", "exp_avg_sq"):
+            restored = optimizer.state[parameter][name]
+            assert restored.stride() == parameter.stride()
+            assert restored.abs().sum() > 0
+    again = tensor_file.optimizer_tensors(optimizer)
+    assert all(torch.equal(again[name], value) for name, value in kept.items())
 
 
 def test_a_non_finite_loss_names_no_checkpoint_that_is_not_there(
@@ -349,7 +470,7 @@ def test_a_non_finite_loss_names_no_checkpoint_that_is_not_there(
 ):
     monkeypatch.setattr(distillation._Distillation, "step", lambda *_: float("nan"))
 
-    with pytest.raises(TrainingError, match=r"without --resume$"):
+    with pytest.raises(TrainingError, match=r"another --output$"):
         distillation.distill(images, short, output=tmp_path / "t.safetensors")
 
 
@@ -367,7 +488,7 @@ def test_a_checkpoint_holds_the_teacher_that_is_stored_in_half(distilled):
     assert any(not torch.equal(v, stored[k]) for k, v in exact.state_dict().items())
 
 
-def test_waiting_is_measured_where_nothing_is_warm(images, config):
+def test_waiting_is_measured(images, config):
     few = replace(config, steps=2, batch_size=1, snapshots=(), checkpoint_every=2)
 
     measured = distill_waiting.measure([images], few)
@@ -494,16 +615,17 @@ def test_ahead_gives_all_in_order_and_raises_what_was_raised():
     ahead.close()
 
 
-def fives(numbers):
-    """Features of nothing but five, of some images."""
-    return torch.full((len(numbers), 3, 2, 2), 5.0)
+def fives(n_done, n_images=4):
+    """Features of nothing but five, two images at once."""
+    for start in range(n_done, n_images, 2):
+        yield torch.full((min(2, n_images - start), 3, 2, 2), 5.0)
 
 
 @pytest.fixture
 def cache(tmp_path):
     """Kept features of four images."""
     kept = FeatureCache(tmp_path / "features", (7, 3, 0, 4), 3, "of these", 2)
-    kept.build(fives, 2)
+    kept.build(fives)
     assert kept.n_done() == 4
     return kept
 
@@ -512,7 +634,7 @@ def test_features_of_a_deleted_file_are_computed_again(cache):
     (cache.folder / "features.f16").unlink()
 
     assert cache.n_done() == 0
-    cache.build(fives, 2)
+    cache.build(fives)
     assert (cache.open() == 5).all()
 
 
@@ -520,7 +642,7 @@ def test_features_of_a_file_that_was_cut_are_computed_again(cache):
     os.truncate(cache.folder / "features.f16", 80)
 
     assert cache.n_done() == 0
-    cache.build(fives, 2)
+    cache.build(fives)
     assert (cache.open() == 5).all()
 
 
@@ -528,10 +650,10 @@ def test_space_that_is_not_filled_does_not_pass_for_features(cache):
     (cache.folder / "features.f16").unlink()
 
     with pytest.raises(ZeroDivisionError):  # stopped before the first image is done
-        cache.build(lambda _: 1 // 0, 2)
+        cache.build(lambda _: 1 // 0)
 
     assert cache.n_done() == 0
-    cache.build(fives, 2)
+    cache.build(fives)
     assert (cache.open() == 5).all()
 
 
@@ -539,13 +661,13 @@ def test_a_stopped_build_goes_on_where_it_was(cache):
     more = replace(cache, numbers=(*cache.numbers, 9))
     asked = []
 
-    def features_of(numbers):
-        asked.extend(numbers)
-        return fives(numbers)
+    def features_from(n_done):
+        asked.append(n_done)
+        return fives(n_done, 5)
 
-    more.build(features_of, 2)
+    more.build(features_from)
 
-    assert asked == [9]
+    assert asked == [4]
     assert (more.open() == 5).all()
 
 

@@ -1,6 +1,7 @@
 """The documents tell what the code does."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,12 @@ PACKAGE = REPOSITORY / "src" / "efficientad"
 
 
 def missing_deviations(package: Path, document: str) -> list[str]:
-    """Modules with a `Deviation:` comment that the document's list does not name."""
+    """Modules that tell of a deviation which the document's list does not name."""
     listed = document.partition("## Deviations")[2]
     return [
         module
         for path in sorted(package.rglob("*.py"))
-        if "# Deviation:" in path.read_text(encoding="utf-8")
+        if re.search(r"\bDeviations?: ", path.read_text(encoding="utf-8"))
         and f"`{(module := path.relative_to(package).as_posix())}`" not in listed
     ]
 
@@ -27,7 +28,7 @@ def test_every_deviation_from_the_paper_is_listed():
 
 
 def test_an_unlisted_deviation_is_noticed(tmp_path):
-    (tmp_path / "maps.py").write_text("# Deviation: other\n")
+    (tmp_path / "maps.py").write_text('"""Maps. Deviations: others."""\n')
 
     assert missing_deviations(tmp_path, "## Deviations\n") == ["maps.py"]
     assert not missing_deviations(tmp_path, "## Deviations\n| `maps.py` | other |")

@@ -162,6 +162,63 @@ def test_an_unreadable_member_is_named_with_its_tar(tmp_path, content, rng):
             attempt()
 
 
+def test_of_a_hundred_images_one_may_be_damaged(tmp_path, capsys):
+    folder = write_folder(tmp_path / "p", {f"{i:03}.png": i for i in range(100)})
+    (folder / "050.png").write_text("no picture")
+    images = open_pretraining_images(folder)
+
+    for _ in range(2):
+        stands_for_it = images.read_or_next(range(100), 50)
+        np.testing.assert_array_equal(stands_for_it, random_pixels(51))
+    np.testing.assert_array_equal(
+        images.read_or_next((7, 50), 1), random_pixels(7), "a cycle"
+    )
+
+    assert images.unreadable == {50}
+    assert capsys.readouterr().err.count("left out: ") == 1
+    (folder / "051.png").write_text("no picture either")
+    with pytest.raises(ImageError, match=r"2 of 100 are; replace .*051\.png"):
+        images.read_or_next(range(100), 50)
+
+
+def test_a_draw_of_a_damaged_image_changes_no_other_one(tmp_path):
+    seeds = {f"{i:03}.png": i for i in range(100)}
+    sound = open_pretraining_images(write_folder(tmp_path / "sound", seeds))
+    folder = write_folder(tmp_path / "damaged", seeds)
+    (folder / "050.png").write_text("no picture")
+    damaged = open_pretraining_images(folder)
+    rngs = np.random.default_rng(1), np.random.default_rng(1)
+
+    differ = [
+        not np.array_equal(sound.draw(rngs[0]), damaged.draw(rngs[1]))
+        for _ in range(200)
+    ]
+
+    assert damaged.unreadable == {50}
+    assert 0 < sum(differ) < 10
+
+
+def test_an_image_that_is_gone_is_no_damaged_one(tmp_path):
+    seeds = {f"{i:03}.png": i for i in range(100)}
+    images = open_pretraining_images(write_folder(tmp_path, seeds))
+    (tmp_path / "050.png").unlink()
+
+    with pytest.raises(ImageError, match=r"050\.png does not exist"):
+        images.read_or_next(range(100), 50)
+    assert not images.unreadable
+
+
+def test_only_visible_files_that_end_so_are_tars(tmp_path):
+    write_folder(tmp_path / "folder.tar", {"0.png": 0})
+    for name in (".hidden/1.tar", "more/2.TAR"):
+        (tmp_path / name).parent.mkdir()
+        write_tar(tmp_path / name, {"0.png": png(random_pixels(int(name[-5])))})
+
+    images = open_pretraining_images(str(tmp_path))
+
+    np.testing.assert_array_equal(contents(images), [random_pixels(i) for i in (0, 2)])
+
+
 def test_a_tar_that_was_cut_off_is_refused(tmp_path):
     members = {f"{i}.png": png(random_pixels(i, 90, 90)) for i in range(2)}
     path = write_tar(tmp_path / "whole.tar", members)

@@ -462,6 +462,26 @@ def test_an_old_file_with_a_damaged_list_of_tensors_is_refused(tmp_path):
         open_source_network(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("layer1.0.se.fc1.weight", (4, 64, 1, 1), "of another make: .*se.fc1"),
+        ("conv1.weight", (64, 3, 3, 3), "conv1.weight needs shape"),
+        ("conv1.weight", (), "conv1.weight needs shape"),
+        ("layer2.0.conv1.weight", (), "layer2.0.conv1.weight needs shape"),
+    ],
+)
+def test_a_resnet_of_another_make_is_refused(
+    tmp_path, resnet18_file, name, shape, words
+):
+    weights = torch.load(resnet18_file, weights_only=True)
+    path = tmp_path / "other.pth"
+    torch.save(weights | {name: torch.zeros(shape)}, path)
+
+    with pytest.raises(ModelFileError, match=words):
+        open_source_network(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ModelFileError, match=r"gone\.pth does not exist; give a file"):
         open_source_network(tmp_path / "gone.pth")

@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_N_AHEAD = 4
+_LEAST_AHEAD = 4
+_MOST_THREADS = 16
 
 
 class Ahead(Generic[T]):
@@ -26,7 +27,8 @@ class Ahead(Generic[T]):
     def __init__(self, make: Callable[[int], T], start: int, end: int) -> None:
         self._make = make
         self._next, self._end = start, end
-        n_threads = min(_N_AHEAD, os.cpu_count() or 1)
+        n_threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        self._n_ahead = max(_LEAST_AHEAD, n_threads)
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="ahead")
         self._made: deque[Future[T]] = deque()
         self.seconds_waited = 0.0
@@ -35,7 +37,7 @@ class Ahead(Generic[T]):
 
     def take(self) -> T:
         """Give the next one; what the function raised is raised here."""
-        while len(self._made) < _N_AHEAD and self._next < self._end:
+        while len(self._made) < self._n_ahead and self._next < self._end:
             self._made.append(self._threads.submit(self._make, self._next))
             self._next += 1
         started = time.perf_counter()

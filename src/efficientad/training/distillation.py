@@ -40,7 +40,7 @@ from efficientad.training.distillation_material import Material, Prepared
 from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.pretraining_images import open_pretraining_images
-from efficientad.training.progress import Progress
+from efficientad.training.progress import Progress, tell
 from efficientad.training.schedule import learning_rate
 from efficientad.training.teachers import save_teacher
 
@@ -111,6 +111,8 @@ class _Distillation:
             for name, value in asdict(self.config).items()
             if name not in _FREE_SETTINGS
         }
+        if self.config.stride_in_first_convolution is None:
+            del settings["stride_in_first_convolution"]  # as the file says
         settings |= asdict(self.recipe) | {
             "source": Path(self.config.source).name,
             "keeps_features": self.config.feature_cache is not None,
@@ -162,11 +164,11 @@ class _Distillation:
     def prepare(self, number: int) -> Prepared:
         """Draw and read the images of a step; safe in threads."""
         rng = np.random.default_rng((self.config.seed, 1, number))
-        rows = rng.choice(
-            self.material.rows,
-            self.recipe.batch_size,
-            replace=len(self.material.rows) < self.recipe.batch_size,
+        n_rows = len(self.material.rows)
+        drawn = rng.choice(
+            n_rows, self.recipe.batch_size, replace=n_rows < self.recipe.batch_size
         )
+        rows = drawn + self.material.rows.start
         return self.material.prepare(rows.tolist(), rng, self.window_cells)
 
     def step(self, prepared: Prepared) -> float:
@@ -232,6 +234,7 @@ class _Distillation:
             "source_architecture": self.material.features.source_network.architecture,
             "images": self.material.images.description(),
             "n_images": len(self.material.numbers),
+            "n_unreadable_images": len(self.material.images.unreadable),
             "n_steps": self.n_steps_done,
             "explained_variance": measured.overall,
             "explained_variance_quartiles": _quartiles(measured.per_channel),
@@ -241,10 +244,10 @@ class _Distillation:
 
 
 def distill(
-    images: Path | Sequence[Path],
+    images: Path | str | Sequence[Path | str],
     config: DistillConfig,
     *,
-    output: Path,
+    output: Path | str,
     provenance: dict[str, Any] | None = None,
 ) -> ExplainedVariance:
     """Distil a teacher and write it to a file.
@@ -263,7 +266,7 @@ def distill(
 
     Raises:
         DatasetError: If there are too few images.
-        ImageError: If one cannot be read.
+        ImageError: If more than one in a hundred cannot be read.
         ModelFileError: If the source network or checkpoint cannot be used.
         TrainingError: If the loss is not finite; checkpoints are kept.
         StorageError: If a result cannot be written.
@@ -271,10 +274,12 @@ def distill(
     keep_freed_memory()
     recipe = recipe_of(config)
     device = choose_device(config.device)
+    output = Path(output)
     require_writable(output)
+    files = _Files(output)
+    files.require_decision(is_to_go_on=config.resume)
     material = Material(open_pretraining_images(images), config, device)
     run = _Distillation(config, recipe, material)
-    files = _Files(output)
     if config.resume and files.checkpoint.exists():
         run.restore(files.checkpoint)
     started = time.monotonic()
@@ -364,7 +369,7 @@ class _Sitting:
             kept = f"; the last checkpoint, {checkpoint}, is kept" * checkpoint.exists()
             raise TrainingError(
                 f"the loss is not finite at step {self.run.n_steps_done}; start again "
-                f"with a lower --learning-rate, without --resume{kept}"
+                f"with a lower --learning-rate and another --output{kept}"
             )
 
 
@@ -375,6 +380,26 @@ class _Files:
         self._output = output
         self.checkpoint = output.with_name(output.name + ".checkpoint")
         self._log = output.with_name(output.name + ".jsonl")
+
+    def require_decision(self, *, is_to_go_on: bool) -> None:
+        """Refuse to begin over the checkpoint of what is not finished.
+
+        Raises:
+            ModelFileError: If there is one.
+        """
+        if is_to_go_on and not self.checkpoint.exists():
+            tell(f"no checkpoint at {self.checkpoint}: this begins anew")
+        if not is_to_go_on and self._is_unfinished():
+            raise ModelFileError(
+                f"{self.checkpoint} is of a distillation that is not finished; go on "
+                "with --resume, or remove it to begin anew"
+            )
+
+    def _is_unfinished(self) -> bool:
+        if not self.checkpoint.exists() or not self._output.exists():
+            return self.checkpoint.exists()
+        # A teacher is written after its last checkpoint.
+        return self.checkpoint.stat().st_mtime_ns > self._output.stat().st_mtime_ns
 
     def snapshot(self, share: float) -> Path:
         percent = f"{100 * share:g}"

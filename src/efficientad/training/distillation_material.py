@@ -24,6 +24,7 @@ from efficientad.errors import DatasetError
 from efficientad.images import RGBImage, file_hash, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
+from efficientad.training.ahead import Ahead
 from efficientad.training.config import DistillConfig
 from efficientad.training.feature_cache import FeatureCache, FeatureMoments
 from efficientad.training.pretraining_images import PretrainingImages
@@ -100,7 +101,10 @@ class Material:
         self.grid_size = config.image_size // PATCH_STRIDE
         self.n_inner_cells = (config.image_size - PATCH_SIZE) // PATCH_STRIDE + 1
         self.source_hash = file_hash(find_source_network(config.source))
-        network = open_source_network(config.source).eval()
+        network = open_source_network(
+            config.source,
+            stride_in_first_convolution=config.stride_in_first_convolution,
+        ).eval()
         self.features = SourceFeatures(network, config.reduction, seed=config.seed)
         self.features.to(device)
         if device.type == "cuda":
@@ -165,7 +169,7 @@ class Material:
         if self._cache is None and rows[0] not in self.held_out_rows:
             is_gray = rng.random(len(rows)) < self.config.grayscale_share
             pictures = [
-                self._picture(self.numbers[row], is_gray=bool(gray))
+                self._picture(row, is_gray=bool(gray))
                 for row, gray in zip(rows, is_gray, strict=True)
             ]
         else:
@@ -219,28 +223,30 @@ class Material:
 
     def _fixed(self, row: int) -> Picture:
         """Give an image with the grayscale draw that it keeps."""
-        number = self.numbers[row]
-        draw = np.random.default_rng((self.config.seed, number)).random()
-        return self._picture(number, is_gray=draw < self.config.grayscale_share)
+        draw = np.random.default_rng((self.config.seed, self.numbers[row])).random()
+        return self._picture(row, is_gray=draw < self.config.grayscale_share)
 
-    def _picture(self, number: int, *, is_gray: bool) -> Picture:
-        picture = self._pictures.get(number)
+    def _picture(self, row: int, *, is_gray: bool) -> Picture:
+        picture = self._pictures.get(row)
         if picture is None:
-            picture = self._read(number)
+            picture = self._read(row)
             n_bytes = sum(part.nbytes for part in picture if part is not None)
             if self._n_kept_bytes + n_bytes <= _KEPT_PIXELS_BYTES:
                 self._n_kept_bytes += n_bytes
-                self._pictures[number] = picture
+                self._pictures[row] = picture
         if not is_gray:
             return picture
         large = picture.for_source
         return Picture(_gray(picture.pixels), None if large is None else _gray(large))
 
-    def _read(self, number: int) -> Picture:
+    def _read(self, row: int) -> Picture:
         size = self.config.image_size
-        image = self.images.read(number)
+        # No training image may stand for one that is held out, nor the reverse.
+        kind = self.held_out_rows if row in self.held_out_rows else self.rows
+        numbers = self.numbers[kind.start : kind.stop]
+        image = self.images.read_or_next(numbers, row - kind.start)
         for_source = None
-        if min(image.shape[:2]) > size and self._cache is None:
+        if max(image.shape[:2]) > size and self._cache is None:
             large = _SOURCE_SCALE * size
             for_source = resize_image(image, large, large)
         return Picture(resize_image(image, size, size), for_source)
@@ -274,15 +280,14 @@ class Material:
             self._fingerprint(),
             self.grid_size,
         )
-        row_of = {number: row for row, number in enumerate(self.numbers)}
+        all_rows = range(len(self.numbers))
         cache.build(
-            lambda numbers: self._computed([self._fixed(row_of[i]) for i in numbers]),
-            self.batch_size,
+            lambda n_done: map(self._computed, self._pictures_of(all_rows[n_done:]))
         )
         # What only the source network needed.
         self._pictures = {
-            number: picture._replace(for_source=None)
-            for number, picture in self._pictures.items()
+            row: picture._replace(for_source=None)
+            for row, picture in self._pictures.items()
         }
         return cache.open()
 
@@ -295,8 +300,13 @@ class Material:
         if c.reduction == "pca":
             rows = self._basis_rows()
             fingerprint += f" {rows.start} {rows.stop}"
-        is_usual = c.image_size == DistillConfig(source=c.source).image_size
-        return fingerprint if is_usual else f"{fingerprint} {c.image_size}"
+        if c.image_size != DistillConfig(source=c.source).image_size:
+            fingerprint += f" {c.image_size}"
+        if c.mixed_precision:
+            fingerprint += " bfloat16"
+        if c.stride_in_first_convolution is not None:
+            fingerprint += f" stride in first: {c.stride_in_first_convolution}"
+        return fingerprint
 
     def _basis_rows(self) -> range:
         """Give what the principal components are fitted on: the last images."""
@@ -308,32 +318,48 @@ class Material:
         with closing(Progress(len(rows), "image", task=task)) as progress:
             self.features.fit(self._source_inputs(rows, progress))
 
-    def _source_inputs(
-        self, rows: Sequence[int], progress: Progress
-    ) -> Iterator[Inputs]:
-        for n_done, row in enumerate(rows, start=1):
-            yield self._source_input([self._fixed(row)])
+    def _source_inputs(self, rows: range, progress: Progress) -> Iterator[Inputs]:
+        for n_done, pictures in enumerate(self._pictures_of(rows, 1), start=1):
+            yield self._source_input(pictures)
             progress.update(n_done)
+
+    def _pictures_of(
+        self, rows: range, batch_size: int | None = None
+    ) -> Iterator[list[Picture]]:
+        """Read images batch by batch, in threads ahead of what becomes of them."""
+        n = self.batch_size if batch_size is None else batch_size
+        batches = [rows[start : start + n] for start in range(0, len(rows), n)]
+
+        def read(number: int) -> list[Picture]:
+            return [self._fixed(row) for row in batches[number]]
+
+        with closing(Ahead(read, 0, len(batches))) as ahead:
+            for _ in batches:
+                yield ahead.take()
 
     def _measured_statistics(self) -> tuple[Tensor, Tensor]:
         moments = FeatureMoments()
         rows = self.rows[:_STATISTICS_IMAGES]
         task = "measuring the channels of the source features"
         with closing(Progress(len(rows), "image", task=task)) as progress:
-            for start in range(0, len(rows), self.batch_size):
-                chosen = rows[start : start + self.batch_size]
-                moments.add(self._feature_vectors(chosen))
-                progress.update(start + len(chosen))
+            n_done = 0
+            for grids in self._feature_grids(rows):
+                moments.add(grids.flatten(0, 2))
+                n_done += len(grids)
+                progress.update(n_done)
         shape = (1, -1, 1, 1)
         mean, std = (v.to(self.device).view(shape) for v in moments.mean_and_std())
         return mean, std.clamp(min=1e-6)
 
-    def _feature_vectors(self, rows: Sequence[int]) -> Tensor:
-        if self._cache is not None:
-            grids = np.stack([self._cache[row] for row in rows])
-            return torch.from_numpy(grids).flatten(0, 2)
-        grid = self._computed([self._fixed(row) for row in rows])
-        return grid.movedim(1, -1).flatten(0, 2)
+    def _feature_grids(self, rows: range) -> Iterator[Tensor]:
+        """Give features batch by batch, (images, rows, columns, channels)."""
+        if self._cache is None:
+            for pictures in self._pictures_of(rows):
+                yield self._computed(pictures).movedim(1, -1)
+            return
+        for start in range(rows.start, rows.stop, self.batch_size):
+            kept = self._cache[start : min(start + self.batch_size, rows.stop)]
+            yield torch.from_numpy(kept.copy())
 
 
 def _gray(image: RGBImage) -> RGBImage:

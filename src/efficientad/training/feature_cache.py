@@ -10,7 +10,7 @@ one fixed order, and grows image by image: a stopped build goes on where it was.
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,15 +78,13 @@ class FeatureCache:
 
     def build(
         self,
-        features_of: Callable[[Sequence[int]], Tensor],
-        batch_size: int,
+        features_from: Callable[[int], Iterable[Tensor]],
     ) -> None:
         """Compute what is missing.
 
         Args:
-            features_of: Gives the features of some image numbers, (n, channels, rows,
-                columns).
-            batch_size: Images at once.
+            features_from: Gives the features of all images behind the first so many,
+                in their order, some at once: (n, channels, rows, columns).
 
         Raises:
             ModelFileError: If the folder holds features of something else.
@@ -107,11 +105,10 @@ class FeatureCache:
             ) from error
         task = "keeping the source features"
         with closing(Progress(n, "image", n_done=n_done, task=task)) as progress:
-            while n_done < n:
-                numbers = self.numbers[n_done : n_done + batch_size]
-                grid = features_of(numbers).permute(0, 2, 3, 1)
-                file[n_done : n_done + len(numbers)] = grid.half().cpu().numpy()
-                n_done += len(numbers)
+            for features in features_from(n_done):
+                grids = features.permute(0, 2, 3, 1).half().cpu().numpy()
+                file[n_done : n_done + len(grids)] = grids
+                n_done += len(grids)
                 self._note(n_done)
                 progress.update(n_done)
         file.flush()

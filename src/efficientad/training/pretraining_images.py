@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Final, final
 
 import numpy as np
@@ -37,6 +38,7 @@ from efficientad.training.embedded_pictures import (
     vary_picture,
 )
 from efficientad.training.procedural_textures import draw_shape, draw_texture
+from efficientad.training.progress import tell
 
 _RESIZED: Final = 512  # the paper's, before the central crop
 _GRAYSCALE_SHARE: Final = 0.3  # the paper's
@@ -47,6 +49,8 @@ _N_KEPT_CROPS: Final = 1000
 # Hashing all of ImageNet would take longer than many a training.
 _N_HASHED_CONTENTS: Final = 100
 
+_MAX_UNREADABLE_SHARE: Final = 0.01
+
 _TEXTURE_SHARE: Final = 0.3
 _COLLAGE_SHARE: Final = 0.15
 
@@ -56,6 +60,9 @@ class PretrainingImages(ABC):
 
     def __init__(self) -> None:
         self._crops: dict[int, RGBImage] = {}
+        self.unreadable: set[int] = set()
+        """Images that `read_or_next` found damaged so far."""
+        self._noting = Lock()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -68,6 +75,46 @@ class PretrainingImages(ABC):
         Raises:
             ImageError: If it cannot be read.
         """
+
+    def read_or_next(self, numbers: Sequence[int], position: int) -> RGBImage:
+        """Read an image or, where it is damaged, the next one that is not.
+
+        One broken picture among thousands must not end a run of hours, and a run that
+        goes on later must meet the same ones: which stands for it follows from the
+        files alone. It is told once. Safe in threads.
+
+        Args:
+            numbers: Of the images that may stand for each other, in a cycle.
+            position: In `numbers`, of the one wanted.
+
+        Raises:
+            ImageError: If more than one in a hundred of all images is damaged, or one
+                cannot be read for another reason.
+        """
+        for step in range(len(numbers)):
+            number = numbers[(position + step) % len(numbers)]
+            try:
+                return self.read(number)
+            except ImageError as error:
+                if not _is_damaged(error):
+                    raise
+                self._note_unreadable(number, error)
+        raise ImageError("needed images that can be read, all of them are damaged")
+
+    def _note_unreadable(self, number: int, error: ImageError) -> None:
+        with self._noting:
+            is_new = number not in self.unreadable
+            self.unreadable.add(number)
+        n, n_allowed = len(self.unreadable), int(len(self) * _MAX_UNREADABLE_SHARE)
+        if not n_allowed:
+            raise error
+        if n > n_allowed:
+            raise ImageError(
+                f"at most one image in a hundred may be unreadable, {n} of {len(self)} "
+                f"are; replace them. The last one: {error}"
+            ) from error
+        if is_new:
+            tell(f"left out: {error}")
 
     @abstractmethod
     def description(self) -> str:
@@ -87,12 +134,12 @@ class PretrainingImages(ABC):
             rng: Where the random numbers come from; the same ones give the same image.
 
         Raises:
-            ImageError: If the image that was drawn cannot be read.
+            ImageError: If more than one image in a hundred cannot be read.
         """
         index = int(rng.integers(len(self)))
         crop = self._crops.get(index)
         if crop is None:
-            crop = _central_crop(self.read(index))
+            crop = _central_crop(self.read_or_next(range(len(self)), index))
             if len(self._crops) < _N_KEPT_CROPS:
                 self._crops[index] = crop
         return _sometimes_gray(crop, rng)
@@ -290,7 +337,7 @@ class EmbeddedImages(PretrainingImages):
 
 
 def open_pretraining_images(
-    path: Path | Sequence[Path] | None = None,
+    path: Path | str | Sequence[Path | str] | None = None,
 ) -> PretrainingImages:
     """Open a folder or tar of natural images, several of them, or the embedded ones.
 
@@ -305,8 +352,8 @@ def open_pretraining_images(
     """
     if path is None:
         return EmbeddedImages()
-    paths = [path] if isinstance(path, Path) else path
-    parts = [part for one in paths for part in _open_parts(one)]
+    paths = [path] if isinstance(path, Path | str) else path
+    parts = [part for one in paths for part in _open_parts(Path(one))]
     if not parts:
         raise DatasetError("at least one folder or tar of images was needed, got none")
     return parts[0] if len(parts) == 1 else JoinedImages(parts)
@@ -324,14 +371,24 @@ def _open_parts(path: Path) -> list[PretrainingImages]:
     images = find_images(path, recursive=True)
     if images:
         parts.append(ImageFolder(path, images))
-    tars = sorted(tar for tar in path.rglob("*.tar") if _is_visible(tar.name))
-    parts += [ImageTar(tar) for tar in tars]
+    tars = sorted(path.rglob("*.[tT][aA][rR]"))
+    parts += [ImageTar(tar) for tar in tars if _is_visible_file(tar, path)]
     if not parts:
         raise DatasetError(
             f"a folder of images was needed, {path} holds no images and no tars; give"
             " one with natural photographs"
         )
     return parts
+
+
+def _is_visible_file(path: Path, folder: Path) -> bool:
+    return path.is_file() and all(map(_is_visible, path.relative_to(folder).parts))
+
+
+def _is_damaged(error: ImageError) -> bool:
+    """Tell whether a picture is at fault, and not the disk or network it lies on."""
+    cause = error.__cause__
+    return not (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def _is_visible(name: str) -> bool:

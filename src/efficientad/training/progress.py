@@ -72,10 +72,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print one line."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            tell(text)
+        tell(text)
 
     def close(self) -> None:
         """Finish the bar."""
@@ -84,8 +81,9 @@ class Progress:
 
 
 def tell(text: str) -> None:
-    """Print a line where progress is shown."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the progress itself
+    """Print a line where progress is shown, above a bar where there is one."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:

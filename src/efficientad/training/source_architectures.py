@@ -8,7 +8,9 @@ from the weights' names and shapes. Batch normalization is folded into the convo
 before it, so nothing here can be trained by mistake.
 """
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Final, final
 
 import torch
@@ -28,6 +30,8 @@ _TORCH_EPS: Final = 1e-5  # of torchvision's batch normalizations
 _TENSORFLOW_EPS: Final = 1e-3  # of EfficientNet's
 
 _LAYERS: Final = (1, 2, 3)
+# Of the networks below. A stem of 3x3 would stride otherwise.
+_RESNET_STEM: Final = (64, 3, 7, 7)
 # Blocks of the stages of stride 4, 8 and 16, and channels inside the first stage.
 _RESNETS: Final[dict[tuple[str, tuple[int, ...], int], str]] = {
     ("basic", (2, 2, 2), 64): "resnet18",
@@ -100,9 +104,11 @@ class ResNet(SourceNetwork):
                 f" blocks {n_blocks}, {inner_channels} channels); give one of"
                 f" {', '.join(_RESNETS.values())}"
             )
+        _refuse_other_layers(weights, n_blocks)
         self.architecture = known
         n_convolutions = 3 if kind == "bottleneck" else 2
         stride_at = 1 if kind == "bottleneck" and not stride_in_first_convolution else 0
+        weights.tensor("conv1.weight", _RESNET_STEM)
         self.stem = FoldedConvolution(weights, ("conv1", "bn1"), 3, stride=2)
         channels = [self.stem.out_channels]
         layers = []
@@ -125,6 +131,21 @@ class ResNet(SourceNetwork):
         pooled = functional.max_pool2d(stem, kernel_size=3, stride=2, padding=1)
         fine = self.layer2(self.layer1(pooled))
         return fine, self.layer3(fine)
+
+
+def _refuse_other_layers(weights: Weights, n_blocks: Sequence[int]) -> None:
+    """Refuse what the known networks do not have, such as squeeze and excitation."""
+    for layer, n in zip(_LAYERS, n_blocks, strict=True):
+        known = re.compile(
+            rf"layer{layer}\.\d+\.((conv|bn)[1-3]|downsample\.[01])\.\w+"
+        )
+        for name in weights.tensors:
+            if name.startswith(f"layer{layer}.") and not known.fullmatch(name):
+                raise ModelFileError(
+                    f"{weights.path} holds a residual network of another make: its "
+                    f"{n} blocks of layer {layer} have {name}; give one of "
+                    f"{', '.join(_RESNETS.values())}"
+                )
 
 
 @final
@@ -212,8 +233,8 @@ class FoldedConvolution(nn.Module):
         super().__init__()
         convolution, norm = names
         kernel = weights.tensor(f"{convolution}.weight")
-        self.out_channels = out = kernel.shape[0]
-        size = kernel.shape[-1]
+        out, *_, size = kernel.shape if kernel.ndim > 1 else (0, 0)
+        self.out_channels = out
         needed = (out, 1 if is_depthwise else in_channels, size, size)
         weights.tensor(f"{convolution}.weight", needed)
         mean = weights.tensor(f"{norm}.running_mean", (out,))

@@ -348,6 +348,9 @@ class _Training:
             "python": platform.python_version(),
             "device": str(self.detector.device),
             "training_seconds": round(self.seconds, 1),
+            "n_unreadable_pretraining_images": len(
+                self.pretraining_images.unreadable if self.pretraining_images else ()
+            ),
         }
 
 

@@ -42,7 +42,7 @@ def save_teacher(
     tensor_file.write(path, "teacher", tensors, content)
 
 
-def open_teacher(size: ModelSize, path: Path | None = None) -> Teacher:
+def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
     """Open the shipped teacher of a size, or a teacher file of that size.
 
     Args:
@@ -56,7 +56,7 @@ def open_teacher(size: ModelSize, path: Path | None = None) -> Teacher:
     """
     if size not in get_args(ModelSize):
         raise ConfigError(f"size must be small or medium, got {size!r}")
-    file = path or shipped_teacher_path(size)
+    file = shipped_teacher_path(size) if path is None else Path(path)
     tensors, content = tensor_file.read(file, "teacher")
     if content.get("size") != size:
         raise ModelFileError(
@@ -84,7 +84,7 @@ def teacher_hash(size: ModelSize, path: Path | None = None) -> str:
 
 
 def load_teacher(
-    size: ModelSize = "small", path: Path | None = None
+    size: ModelSize = "small", path: Path | str | None = None
 ) -> PatchDescriptionNetwork:
     """Give a teacher as a module, ready for use in any method.
 
