@@ -8,7 +8,8 @@ process, beside the plain baseline, so that a slower moment of the machine meets
 What is timed is a prediction of one image of 256 x 256, pixels in, maps out.
 
 DIR keeps the exports, and in `deployment.json` all that was measured so far: the same
-command goes on after an interruption. When all is done each row becomes a recorded run
+command goes on after an interruption, but not with another detector, category, commit
+or machine. When all is done each row becomes a recorded run
 (`records.py`); `make tables` puts them into docs/deployment.md. What the machine cannot
 have is left out; an export that was refused is recorded with the reason. With
 `--repeats 0` only the accuracy is measured.
@@ -34,11 +35,13 @@ from efficientad.errors import (
     ConfigError,
     ExportMismatchError,
     MissingDependencyError,
+    ResultError,
 )
-from efficientad.images import INPUT_SIZE
+from efficientad.images import INPUT_SIZE, file_hash
 from efficientad.judgement.evaluation import evaluate
 from efficientad.measurement.baseline import BaselinePredictor
 from efficientad.measurement.clock import Timing, interleaved
+from efficientad.measurement.surroundings import commit, machine
 from efficientad.method.predictor import DetectorRuntime, Predictor
 from efficientad.reproduction.records import FAILURE, Run
 from efficientad.storage import write_whole
@@ -117,6 +120,7 @@ def measure(
     accuracy: Callable[[Predictor], Mapping[str, float]],
     state_file: Path,
     repeats: int,
+    identity: Mapping[str, str],
 ) -> State:
     """Measure accuracy, then speed in turn; go on where the file says.
 
@@ -125,20 +129,24 @@ def measure(
         accuracy: Gives the metrics of one.
         state_file: What was measured so far; written again and again.
         repeats: Timed predictions of each.
+        identity: Of what is measured.
+
+    Returns:
+        The rows of these predictors.
     """
-    state: State = {}
-    if state_file.is_file():
-        state = json.loads(state_file.read_text(encoding="utf-8"))
+    kept = begun(state_file, identity)
+    rows: State = kept["rows"]
     for name, predictor in predictors.items():
-        row = state.setdefault(name, {"metrics": {}, "milliseconds": []})
+        row = rows.setdefault(name, {"metrics": {}, "milliseconds": []})
         if not row["metrics"]:
             row["metrics"] = dict(accuracy(predictor))
-            write_whole(state_file, json.dumps(state).encode())
+            write_whole(state_file, json.dumps(kept).encode())
             print(name, row["metrics"], flush=True)
     # Times of another round met another moment of the machine: all have as many.
-    n_done = min(len(state[name]["milliseconds"]) for name in predictors)
-    for name in predictors:
-        del state[name]["milliseconds"][n_done:]
+    state = {name: rows[name] for name in predictors}
+    n_done = min(len(row["milliseconds"]) for row in state.values())
+    for row in state.values():
+        del row["milliseconds"][n_done:]
     shape = (INPUT_SIZE, INPUT_SIZE, 3)
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     calls = {name: partial(_judge, p, image) for name, p in predictors.items()}
@@ -147,8 +155,27 @@ def measure(
         for name, timing in interleaved(calls, n).items():
             state[name]["milliseconds"] += timing.milliseconds
         n_done += n
-        write_whole(state_file, json.dumps(state).encode())
+        write_whole(state_file, json.dumps(kept).encode())
     return state
+
+
+def begun(state_file: Path, identity: Mapping[str, str]) -> dict[str, Any]:
+    """Read what was measured so far; begin where there is nothing.
+
+    Raises:
+        ResultError: If it is of something else.
+    """
+    if not state_file.is_file():
+        kept: dict[str, Any] = {"of": dict(identity), "rows": {}}
+        write_whole(state_file, json.dumps(kept).encode())
+        return kept
+    kept = json.loads(state_file.read_text(encoding="utf-8"))
+    if kept.get("of") != identity:
+        raise ResultError(
+            f"{state_file} is of another detector, category, commit or machine; give "
+            "another --work, or remove that folder"
+        )
+    return kept
 
 
 def runs(state: State, refused: Mapping[str, str], common: Run) -> list[Run]:
@@ -207,12 +234,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             parser.error(f"ways are {', '.join(openers)}, got {', '.join(unknown)}")
         openers = {name: openers[name] for name in openers if name in given.ways}
+    state_file = given.work / "deployment.json"
+    identity = {
+        "detector": file_hash(given.model),
+        "category": str(given.category.resolve()),
+        "commit": commit(),
+        "machine": machine(),
+    }
+    begun(state_file, identity)  # before exports are made, or taken as they are
     predictors, refused = opened(openers)
     state = measure(
         predictors,
         lambda predictor: evaluate(predictor, given.category).metrics,
-        given.work / "deployment.json",
+        state_file,
         given.repeats,
+        identity,
     )
     detector = model_file.load(given.model, device="cpu")
     common = {

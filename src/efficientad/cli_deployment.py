@@ -120,8 +120,10 @@ def export(
     """
     from efficientad.deployment.export import export as export_detector
     from efficientad.deployment.export import require_format
+    from efficientad.deployment.runtimes import require_detector_file
     from efficientad.training.model_file import load
 
+    require_detector_file(model)
     require_format(output, format)
     report = export_detector(
         load(model, device="cpu"),

@@ -313,6 +313,7 @@ def test_speeds_are_ratios_to_the_first(measured):
         RuntimeReport(
             name=name,
             precision="fp32",
+            flops=75.9e9,
             latency=timing,
             batch=timing,
             streams=timing,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from deployment import BASELINE, measure, opened, runs
 
-from efficientad.errors import ConfigError, ExportMismatchError
+from efficientad.errors import ConfigError, ExportMismatchError, ResultError
 from efficientad.method.decision import Prediction
 
 
@@ -36,12 +36,15 @@ def metrics(_predictor):
     return {"image_au_roc": 0.9, "au_pro": 0.8, "other": 0.7}
 
 
+OF = {"detector": "1", "commit": "2"}
+
+
 def test_all_are_called_equally_often_and_everything_is_kept(predictors, tmp_path):
     path = tmp_path / "deployment.json"
 
-    state = measure(predictors, metrics, path, repeats=7)
+    state = measure(predictors, metrics, path, 7, OF)
 
-    assert json.loads(path.read_text()) == state
+    assert json.loads(path.read_text()) == {"of": OF, "rows": state}
     assert {len(row["milliseconds"]) for row in state.values()} == {7}
     # Each of the two sittings begins with a turn that does not count.
     assert [p.n for p in predictors.values()] == [9, 9]
@@ -49,15 +52,25 @@ def test_all_are_called_equally_often_and_everything_is_kept(predictors, tmp_pat
 
 def test_what_was_measured_is_not_measured_again(predictors, tmp_path):
     path = tmp_path / "deployment.json"
-    before = measure(predictors, metrics, path, repeats=5)
+    before = measure(predictors, metrics, path, 5, OF)
 
     def never(_predictor):
         raise AssertionError
 
-    after = measure(predictors, never, path, repeats=6)
+    after = measure(predictors, never, path, 6, OF)
 
     for name, row in after.items():
         assert row["milliseconds"][:5] == before[name]["milliseconds"]
+    some = {"OpenVINO int8": predictors["OpenVINO int8"]}
+    assert list(measure(some, never, path, 6, OF)) == ["OpenVINO int8"]
+
+
+def test_another_detector_s_measurements_are_not_taken(predictors, tmp_path):
+    path = tmp_path / "deployment.json"
+    measure(predictors, metrics, path, 1, OF)
+
+    with pytest.raises(ResultError, match="is of another detector, category, commit"):
+        measure(predictors, metrics, path, 1, OF | {"detector": "3"})
 
 
 def test_a_row_tells_its_ratio_to_the_baseline():
@@ -90,7 +103,7 @@ def test_accuracy_alone_is_told_in_points_lost(predictors, tmp_path):
         is_first = predictor is predictors[BASELINE]
         return {"image_au_roc": 0.9 if is_first else 0.899}
 
-    state = measure(predictors, worse, tmp_path / "deployment.json", repeats=0)
+    state = measure(predictors, worse, tmp_path / "deployment.json", 0, OF)
 
     common = {"category": "bottle", "settings": {"size": "small"}}
     first, second = runs(state, {}, common)

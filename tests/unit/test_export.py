@@ -14,10 +14,12 @@ from PIL import Image
 import efficientad
 from efficientad.deployment import comparison, metadata
 from efficientad.deployment import export as export_module
+from efficientad.deployment import graph as graph_module
 from efficientad.deployment.calibration_images import calibration_images, spread
 from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, require_bf16
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.graph import detector_graph
+from efficientad.deployment.graph_nodes import placement
 from efficientad.deployment.precisions import (
     _in_16_bits,
     with_16_bit_weights,
@@ -31,6 +33,7 @@ from efficientad.errors import (
     StorageError,
 )
 from efficientad.images import image_hash
+from efficientad.judgement.report import ScoredImage
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +226,10 @@ def evaluations(monkeypatch):
         def __init__(self, loss, pixel_metrics):
             pixels = dict.fromkeys(pixel_metrics, 0.93 - loss / 100)
             self.metrics = {"image_au_roc": 0.99} | pixels
+            self.scores = [
+                ScoredImage("a.png", "good", 0.1, 1.0, is_anomalous=False),
+                ScoredImage("b.png", "cut", 0.2, 0.1, is_anomalous=not loss),
+            ]
 
     def lose(points, pixel_metrics=("au_pro",)):
         def evaluate(predictor, category):
@@ -267,21 +274,39 @@ def test_the_accuracy_lost_is_told(judging_detector, tmp_path, evaluations, cate
     report = efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
 
     assert report.n_images == 2
-    assert report.losses["au_pro"] == pytest.approx(0.15)
+    assert report.verified is not None
+    assert report.verified.points["au_pro"] == pytest.approx(0.15)
     assert "au_pro loses 0.150 points" in report.lines()
+    assert "1 of 2 test images are called otherwise; " in report.lines()[-1]
 
 
 def test_it_is_told_that_no_pixels_were_judged(
     judging_detector, tmp_path, evaluations, category
 ):
-    evaluations(0.3, [])
+    evaluations(0.0, [])
 
     report = efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
 
     assert report.lines()[1:] == [
         "image_au_roc loses 0.000 points",
         "no loss of a pixel metric is known: no defect is annotated",
+        "0 of 2 test images are called otherwise",
     ]
+
+
+@pytest.mark.parametrize("name", ["part.onnx", "part.xml"])
+def test_maps_that_are_not_those_of_the_grids_are_refused(
+    judging_detector, tmp_path, monkeypatch, name
+):
+    def doubled(graph, pixels):
+        return graph.op("Mul", placement(graph, pixels), graph.constant(2))
+
+    monkeypatch.setattr(graph_module, "placement", doubled)
+
+    with pytest.raises(ExportMismatchError, match="combined_map must be that of its"):
+        efficientad.export(judging_detector, tmp_path / name)
+
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -16,12 +16,12 @@ from efficientad.cli import main
 from efficientad.deployment import metadata
 from efficientad.deployment.engines import (
     INPUT,
+    MAP_OUTPUTS,
     SCORE_OUTPUT,
     Judged,
     OpenVinoEngine,
 )
 from efficientad.deployment.exported import ExportedPredictor
-from efficientad.deployment.graph import MAP_OUTPUTS
 from efficientad.deployment.graph_nodes import MAX_SIDE, without_resizing
 from efficientad.deployment.prediction import predict_files
 from efficientad.deployment.runtimes import load_predictor
@@ -180,9 +180,19 @@ def test_the_graph_is_not_given_more_pixels_than_it_counts(predictors, engine, s
         predictors[engine].judge(np.zeros((1, *shape, 3), np.uint8))
 
 
-def test_one_image_without_a_batch_is_no_batch(predictors, photograph):
-    with pytest.raises(ImageError, match=r"takes images \(batch, height, width, 3\)"):
-        predictors["openvino"].judge(photograph(20, 30))
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((20, 30, 3), np.uint8),
+        ((1, 20, 30, 4), np.uint8),
+        ((1, 0, 30, 3), np.uint8),
+        ((1, 20, 30, 3), np.float32),
+        ((), np.uint8),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(predictors, shape, dtype):
+    with pytest.raises(ImageError, match=r"uint8 images \(batch, height, width, 3\)"):
+        predictors["openvino"].judge(np.zeros(shape, dtype))
 
 
 class Broken:
@@ -266,6 +276,49 @@ def test_openvino_runs_an_onnx_file_too(exports, predictors, photograph):
 def test_file_runtime_and_device_must_fit(exports, engine, settings, message):
     with pytest.raises(ConfigError, match=message):
         load_predictor(exports[engine], **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("PART.ONNX", "rename it to PART.onnx"),
+        ("part.bin", "weights of part.xml; give that file"),
+        ("part.tflite", "give one of these"),
+    ],
+)
+def test_a_wrong_name_is_told_its_own_remedy(tmp_path, monkeypatch, name, words):
+    monkeypatch.setitem(sys.modules, "efficientad.training.model_file", None)
+    monkeypatch.delattr("efficientad.training.model_file")
+    (tmp_path / "part.xml").touch()
+    (tmp_path / name).touch()
+
+    with pytest.raises(ModelFileError, match=words):
+        load_predictor(str(tmp_path / name))
+
+
+def test_an_export_is_not_exported_again(exports, capsys):
+    given = ["export", str(exports["onnxruntime"]), "--output", "other.onnx"]
+
+    assert main(given) == 2
+
+    assert "is an export already; give the .ead file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["", "out"])
+def test_a_second_run_does_not_judge_the_pictures_of_the_first(
+    exports, photograph, tmp_path, place
+):
+    Image.fromarray(photograph(40, 50)).save(tmp_path / "a.png")
+    predictor = load_predictor(exports["openvino"])
+    output = tmp_path / place
+
+    summaries = [
+        predict_files(predictor, [tmp_path], output, has_maps=True) for _ in range(2)
+    ]
+
+    assert [(found.n_images, found.n_failed) for found in summaries] == [(1, 0)] * 2
+    assert (output / "heatmaps" / "a.png").is_file()
+    assert (output / "maps" / "a.tiff").is_file()
 
 
 def test_a_detector_file_is_not_run_by_another_engine(tmp_path):

@@ -223,6 +223,41 @@ def test_images_of_a_batch_that_does_not_get_full_are_judged_before_the_error():
         next(found)
 
 
+def with_a_bad_one():
+    yield from images(4)
+    yield "nowhere.png"
+    yield from images(4)
+
+
+class Strict(Sizes):
+    """Cannot take a batch with a path in it."""
+
+    def predict_batch(self, images):
+        if any(isinstance(image, str) for image in images):
+            raise ImageError("needed an image")
+        return super().predict_batch(images)
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 3}, {"n_streams": 2}])
+def test_an_image_at_fault_is_given_in_its_place(settings):
+    predictor = Strict(is_concurrent=True)
+
+    found = list(
+        predictions(predictor, with_a_bad_one(), gives_errors=True, **settings)
+    )
+
+    assert [*found[:4], *found[5:]] == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert isinstance(found[4], ImageError)
+
+
+def test_all_images_before_one_at_fault_are_given_before_it_is_raised():
+    found = predictions(Strict(is_concurrent=True), with_a_bad_one(), batch_size=8)
+
+    assert [next(found) for _ in range(4)] == [1, 2, 3, 4]
+    with pytest.raises(ImageError):
+        next(found)
+
+
 def test_predictions_may_be_closed_early():
     before = set(threading.enumerate())
     found = predictions(Sizes(is_concurrent=True), images(100), n_streams=4)

@@ -48,8 +48,8 @@ Work = Mapping[str, Callable[[], object]]
 
 
 def benchmark(
-    model: Path,
-    exports: Sequence[Path] = (),
+    model: Path | str,
+    exports: Sequence[Path | str] = (),
     config: BenchmarkConfig | None = None,
     *,
     on_stage: Callable[[str], None] = lambda _: None,
@@ -70,9 +70,10 @@ def benchmark(
         MissingDependencyError: If a package of a runtime is not installed.
     """
     config = config or BenchmarkConfig()
+    model = Path(model)
     with TemporaryDirectory() as folder:
         on_stage("opening the models")
-        found = contenders(model, exports, config, Path(folder))
+        found = contenders(model, [*map(Path, exports)], config, Path(folder))
         names = [contender.name for contender in found]
         if len(set(names)) < len(names):
             raise ConfigError(
@@ -126,7 +127,8 @@ class _Measurement:
             results=tuple(
                 RuntimeReport(
                     name=name,
-                    precision=getattr(predictor, "precision", "fp32"),
+                    precision=_precision(predictor),
+                    flops=self._flops(predictor),
                     latency=latencies[name],
                     batch=batches[name],
                     streams=streams[name],
@@ -218,6 +220,14 @@ class _Measurement:
             timings = tuple(found)
         return NetworkCost(size, layers, timings)
 
+    def _flops(self, predictor: Predictor) -> float | None:
+        size = getattr(predictor, "size", None)
+        if size is None or not self.has_torch:
+            return None
+        from efficientad.measurement import layer_costs  # noqa: PLC0415 - needs torch
+
+        return sum(layer.flops for layer in layer_costs.layer_costs(size))
+
     def _memory(self, contender: Contender) -> dict[str, float] | None:
         if not self.config.memory:
             return None
@@ -241,6 +251,13 @@ class _Measurement:
         if self.device == "cuda":
             return self.repeats
         return math.ceil(self.repeats / self.config.batch_size)
+
+
+def _precision(predictor: Predictor) -> Precision:
+    if getattr(predictor, "runtime", None) == "native_bf16":
+        return "bf16"
+    precision: Precision = getattr(predictor, "precision", "fp32")
+    return precision
 
 
 def _judge(predictor: Predictor, images: Sequence[RGBImage]) -> None:

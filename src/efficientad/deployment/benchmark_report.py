@@ -21,6 +21,8 @@ class RuntimeReport:
 
     name: str
     precision: Precision
+    flops: float | None
+    """Of the plain networks of its size, an image; None where it is not known."""
     latency: Timing
     """Of one image."""
     batch: Timing
@@ -97,11 +99,12 @@ class BenchmarkReport:
     def table(self) -> str:
         """Compare the contenders; `times` is how much sooner than the first."""
         n, n_streams = self.settings["batch_size"], self.settings["streams"]
+        memory_of = "GPU MiB" if self.is_on_gpu else "peak MiB"
         rows = [
             (
                 *("runtime", "precision", "p50, ms", "p25 - p75", "p99, ms", "times"),
                 *(f"images/s by {n}", "times", f"images/s, {n_streams} streams"),
-                *("times", "peak MiB", "GFLOP/s", "of limit, %", "difference"),
+                *("times", memory_of, "GFLOP/s", "of limit, %", "difference"),
             )
         ]
         first = self._measured(self.results[0])
@@ -117,13 +120,19 @@ class BenchmarkReport:
                     f"{measured['speedup']:.2f}",
                     *_against(measured, first, "images_per_second_of_batch"),
                     *_against(measured, first, "images_per_second_of_streams"),
-                    "" if memory is None else f"{max(memory.values()):.0f}",
+                    _number(self._peak(memory), 1, digits=0),
                     _number(measured["flops_per_second"], 1 / _GIGA),
                     _number(measured["share_of_limit"], 100),
                     f"{measured['largest_difference']:.1e}",
                 )
             )
         return _aligned(rows)
+
+    def _peak(self, memory: Mapping[str, float] | None) -> float | None:
+        """Give the peak of the process or, on a GPU, what PyTorch reserved of it."""
+        if memory is None:
+            return None
+        return memory.get("gpu_reserved") if self.is_on_gpu else max(memory.values())
 
     def layer_table(self) -> str:
         """Tell where the time of the plain networks goes."""
@@ -155,12 +164,12 @@ class BenchmarkReport:
 
     def _measured(self, result: RuntimeReport) -> dict[str, Any]:
         median = result.latency.median
-        cost, limit = self.cost, self.limits.get(result.precision)
-        flops = None if cost is None else cost.flops / (median / 1000)
+        limit = self.limits.get(result.precision)
+        flops = None if result.flops is None else result.flops / (median / 1000)
         share = None
-        if cost is not None and limit is not None:
+        if result.flops is not None and limit is not None:
             # The fastest of both: what is compared is the machine undisturbed.
-            fastest = cost.flops / (result.latency.fastest / 1000)
+            fastest = result.flops / (result.latency.fastest / 1000)
             share = fastest / limit.flops_per_second
         return {
             "runtime": result.name,
@@ -202,8 +211,8 @@ def _against(
     return f"{measured[name]:.1f}", f"{measured[name] / first[name]:.2f}"
 
 
-def _number(value: float | None, factor: float) -> str:
-    return "" if value is None else f"{factor * value:.1f}"
+def _number(value: float | None, factor: float, *, digits: int = 1) -> str:
+    return "" if value is None else f"{factor * value:.{digits}f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

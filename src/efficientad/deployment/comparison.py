@@ -1,7 +1,8 @@
 """How far an export is from PyTorch, and what accuracy it loses; too much is refused.
 
-What is compared are both normalized maps on the grid of descriptors; everything behind
-them is linear interpolation and a maximum.
+What is compared with PyTorch are both normalized maps on the grid of descriptors. What
+the graph makes of them, score and maps at the image's own size, is then compared with
+what this package makes of the same grids.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efficientad.deployment.calibration_images import spread
+from efficientad.deployment.engines import (
+    GRID_OUTPUTS,
+    MAP_OUTPUTS,
+    SCORE_OUTPUT,
+    OnnxRuntimeEngine,
+    OpenVinoEngine,
+)
 from efficientad.deployment.exported import ExportedPredictor
-from efficientad.deployment.metadata import Precision
+from efficientad.deployment.metadata import ONNX_SUFFIX, Precision
 from efficientad.errors import ExportMismatchError
 from efficientad.images import INPUT_SIZE, RGBImage
+from efficientad.method.placement import place_map
 
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector
@@ -39,8 +49,20 @@ ARTIFICIAL_TOLERANCE: Final[dict[Precision, float]] = {
 what normal images reach; in 16 bits they are rounded more coarsely there, in 8 bits cut
 off, still far above normal."""
 
+_OUTPUT_TOLERANCE: Final[dict[Precision, float]] = {
+    "fp32": 1e-4,
+    "fp16": 1e-3,
+    "bf16": 3e-2,
+    "int8": 1e-4,
+}
+"""Largest difference of score and maps from what their own grids give, relative to the
+largest value, or to 0.1."""
+
 N_COMPARED: Final = 8
 """Real images that an export is compared on."""
+
+_LEAST_SCALE: Final = 0.1
+"""Where the high quantile of normal pixels lies."""
 
 PIXEL_METRICS: Final[tuple[str, ...]] = ("au_pro", "au_spro")
 """A category has one of them, MVTec LOCO's the latter, where defects are annotated."""
@@ -103,23 +125,69 @@ def compared(
         detector.runtime = chosen
 
 
-def accuracy_losses(
-    detector: "Detector",
-    exported: ExportedPredictor,
-    category: Path | None,
-    max_loss: float,
-) -> dict[str, float]:
-    """Give the points an export loses on the test images of a category, where given.
+def require_outputs(path: Path, precision: Precision) -> None:
+    """Refuse a file whose score or maps are not those of its grids.
+
+    They are run as other programs run them, in a batch of two images of another size
+    than the networks'.
 
     Raises:
-        ExportMismatchError: If it loses more than `max_loss` of any.
+        ExportMismatchError: If one differs.
     """
-    if category is None:
-        return {}
+    engine: OnnxRuntimeEngine | OpenVinoEngine
+    if path.suffix == ONNX_SUFFIX:
+        engine = OnnxRuntimeEngine(path)
+    else:
+        engine = OpenVinoEngine(path, precision=precision, is_whole=True)
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (2, 130, 210, 3), dtype=np.uint8)
+    found = engine.run_whole(images)
+    local, overall = found[GRID_OUTPUTS[0]], found[GRID_OUTPUTS[1]]
+    combined: NDArray[np.float32] = (local + overall) / np.float32(2)
+    grids = [combined, local, overall]
+    expected = {SCORE_OUTPUT: combined.max((1, 2))}
+    for name, grid in zip(MAP_OUTPUTS, grids, strict=True):
+        expected[name] = np.stack([place_map(one, *images.shape[1:3]) for one in grid])
+    for name, values in expected.items():
+        scale = max(float(np.abs(values).max()), _LEAST_SCALE)
+        difference = (
+            float(np.abs(values - found[name]).max()) / scale
+            if values.shape == found[name].shape
+            else float("inf")
+        )
+        if not difference <= _OUTPUT_TOLERANCE[precision]:
+            raise ExportMismatchError(
+                f"an export's {name} must be that of its own grids within "
+                f"{_OUTPUT_TOLERANCE[precision]:g} of the largest value, it differs by "
+                f"{difference:.3g}; use another format, or the .ead file"
+            )
+
+
+class Losses(NamedTuple):
+    """What an export changes on the test images of a category."""
+
+    points: dict[str, float]
+    """Of each metric; negative where the export is better."""
+    n_other_decisions: int
+    """Images that are called otherwise, by the same threshold."""
+    n_images: int
+
+
+def losses_on(
+    detector: "Detector",
+    exported: ExportedPredictor,
+    category: Path,
+    max_loss: float,
+) -> Losses:
+    """Measure what an export changes on the test images of a category.
+
+    Raises:
+        ExportMismatchError: If it loses more than `max_loss` of any metric.
+    """
     from efficientad.judgement.evaluation import evaluate  # noqa: PLC0415 - heavy
 
-    before = evaluate(detector, category).metrics
-    after = evaluate(exported, category).metrics
+    evaluations = evaluate(detector, category), evaluate(exported, category)
+    before, after = (found.metrics for found in evaluations)
     losses = {
         name: 100 * (before[name] - after[name]) for name in _METRICS if name in before
     }
@@ -130,7 +198,9 @@ def accuracy_losses(
                 f"loses {loss:.3g}; use a higher precision, give more --images, or "
                 "raise --max-loss"
             )
-    return losses
+    pairs = zip(*(found.scores for found in evaluations), strict=True)
+    is_other = [one.is_anomalous != other.is_anomalous for one, other in pairs]
+    return Losses(losses, sum(is_other), len(is_other))
 
 
 def _largest(
@@ -162,6 +232,6 @@ def _difference(
         (expected.local_grid, found.local_grids[0]),
         (expected.global_grid, found.global_grids[0]),
     ):
-        scale = max(float(np.abs(value).max()), 0.1)
+        scale = max(float(np.abs(value).max()), _LEAST_SCALE)
         differences.append(float(np.abs(value - other).max()) / scale)
     return float(np.max(differences))

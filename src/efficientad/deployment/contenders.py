@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 
-from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
+from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX, Precision
 from efficientad.deployment.runtimes import (
     DETECTOR_SUFFIX,
     EXPORT_SUFFIXES,
@@ -155,8 +155,10 @@ def _exported(
             f"leave {runtime} out of --runtimes, or --device at auto"
         )
     path = folder / f"{runtime}{made.suffix}"
-    # Wherever the export runs, it is made and compared on the CPU.
-    export(cast("Detector", load_predictor(model, device="cpu")), path)
+    # Half precision on a GPU, as the paper. The export is made and compared on the CPU.
+    precision: Precision = "fp16" if made.runs_on == "cuda" else "fp32"
+    detector = cast("Detector", load_predictor(model, device="cpu"))
+    export(detector, path, precision=precision)
     return Contender(runtime, path, device, made.engine)
 
 

@@ -12,20 +12,26 @@ from typing import Any
 
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.deployment import metadata
-from efficientad.deployment.runtimes import EXPORT_SUFFIXES, load_predictor
+from efficientad.deployment.runtimes import (
+    EXPORT_SUFFIXES,
+    load_predictor,
+    require_model_file,
+)
 from efficientad.errors import ConfigError, torch_is_missing
 from efficientad.images import as_rgb, image_hash
 from efficientad.method.decision import Calibration
 from efficientad.method.predictor import Predictor
 
 
-def read_decision(model: Path) -> Calibration:
+def read_decision(model: Path | str) -> Calibration:
     """Read how a model file decides.
 
     Raises:
         ModelFileError: If the file cannot be used.
         MissingDependencyError: If it needs PyTorch, which is not installed.
     """
+    model = Path(model)
+    require_model_file(model)
     if model.suffix in EXPORT_SUFFIXES:
         return metadata.read(model).calibration
     calibration: Calibration = _load_detector(model).calibration
@@ -33,8 +39,8 @@ def read_decision(model: Path) -> Calibration:
 
 
 def change_decision(
-    model: Path,
-    output: Path | None = None,
+    model: Path | str,
+    output: Path | str | None = None,
     *,
     threshold: float | None = None,
     false_alarm_budget: float | None = None,
@@ -67,7 +73,9 @@ def change_decision(
             "needed a threshold, a false alarm budget or images, got none of them; "
             "say what shall change"
         )
-    output = output or model
+    model = Path(model)
+    require_model_file(model)
+    output = model if output is None else Path(output)
     if output.suffix != model.suffix:
         raise ConfigError(
             f"the changed file needs the ending {model.suffix} of {model.name}, got "

@@ -18,6 +18,10 @@ EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
 INPUT: Final = "images"
 SCORE_OUTPUT: Final = "image_score"
 GRID_OUTPUTS: Final = ("local_grid", "global_grid")
+JUDGED_OUTPUTS: Final = (SCORE_OUTPUT, *GRID_OUTPUTS)
+MAP_OUTPUTS: Final = ("combined_map", "local_map", "global_map")
+"""(batch, height, width), at the images' own size. For callers of the graph in other
+languages; this package draws maps from the grids when they are asked for."""
 
 
 class Judged(NamedTuple):
@@ -88,8 +92,12 @@ class OnnxRuntimeEngine:
 
     def run(self, images: NDArray[np.uint8]) -> Judged:
         """Judge images of one size, (batch, height, width, 3)."""
-        outputs = [SCORE_OUTPUT, *GRID_OUTPUTS]
-        return Judged(*self._session.run(outputs, {INPUT: images}))
+        return Judged(*self._session.run(JUDGED_OUTPUTS, {INPUT: images}))
+
+    def run_whole(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Give every output of the graph by its name."""
+        names = [*JUDGED_OUTPUTS, *MAP_OUTPUTS]
+        return dict(zip(names, self._session.run(names, {INPUT: images}), strict=True))
 
 
 class OpenVinoEngine:
@@ -101,6 +109,7 @@ class OpenVinoEngine:
             where the graph says so, in 8 bits.
         n_threads: Of all runs together. None: as OpenVINO finds best.
         n_streams: Runs at the same time.
+        is_whole: Compute the graph's maps as well, which `run_whole` needs.
 
     Raises:
         ModelFileError: If the engine cannot read the file.
@@ -115,6 +124,7 @@ class OpenVinoEngine:
         precision: Precision = "fp32",
         n_threads: int | None = None,
         n_streams: int = 1,
+        is_whole: bool = False,
     ) -> None:
         try:
             import openvino  # noqa: PLC0415 - only this engine needs it
@@ -137,22 +147,29 @@ class OpenVinoEngine:
             settings["ENABLE_CPU_PINNING"] = False
         try:
             model = core.read_model(path)
-            outputs = [model.output(n) for n in (SCORE_OUTPUT, *GRID_OUTPUTS)]
+            names = [*JUDGED_OUTPUTS, *(MAP_OUTPUTS if is_whole else ())]
+            outputs = [model.output(name) for name in names]
             judged = openvino.Model(outputs, model.get_parameters(), "judged")
             self._compiled = core.compile_model(judged, "CPU", settings)
         except RuntimeError as error:
             raise ModelFileError(
                 f"{path} is not a model OpenVINO can read; export it again"
             ) from error
+        self._names = names
         self._requests = threading.local()
 
     def run(self, images: NDArray[np.uint8]) -> Judged:
         """Judge images of one size, (batch, height, width, 3)."""
+        found = self.run_whole(images)
+        return Judged(*(found[name] for name in JUDGED_OUTPUTS))
+
+    def run_whole(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Give every output by its name; maps where they were asked for."""
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         found = self._requests.own.infer({INPUT: images})
         # The request writes its next outputs to the same place.
-        return Judged(*(np.array(found[index]) for index in range(3)))
+        return {name: np.array(found[index]) for index, name in enumerate(self._names)}
 
 
 def require_counts(*, n_threads: int | None = None, n_streams: int = 1) -> None:

@@ -8,7 +8,6 @@ Threshold and held-out normal scores travel as metadata. It is written for ONNX 
 (`.onnx`) or for OpenVINO (`.xml` with `.bin`), from the same list of operators.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -18,8 +17,10 @@ from efficientad.deployment.calibration_images import calibration_images
 from efficientad.deployment.comparison import (
     N_COMPARED,
     PIXEL_METRICS,
-    accuracy_losses,
+    Losses,
     compared,
+    losses_on,
+    require_outputs,
 )
 from efficientad.deployment.engines import require_bf16
 from efficientad.deployment.exported import ExportedPredictor
@@ -74,10 +75,9 @@ class ExportReport:
     """As `comparison.ARTIFICIAL_TOLERANCE` measures it."""
     quantization: QuantizationReport | None
     """For precision int8."""
-    losses: Mapping[str, float]
-    """Points lost of image_au_roc, and of au_pro or au_spro where defects are
-    annotated, on a labelled category, where given; negative where the export is
-    better."""
+    verified: Losses | None
+    """On a labelled category, where given: image_au_roc, and au_pro or au_spro where
+    defects are annotated."""
 
     def lines(self) -> list[str]:
         """Say it for a person, a sentence a line."""
@@ -87,10 +87,7 @@ class ExportReport:
             found.append("compared on artificial images only; give --images FOLDER")
         if self.quantization is not None:
             found.append(str(self.quantization))
-        found += [f"{name} loses {v:.3f} points" for name, v in self.losses.items()]
-        if self.losses and not any(name in self.losses for name in PIXEL_METRICS):
-            found.append("no loss of a pixel metric is known: no defect is annotated")
-        return found
+        return found if self.verified is None else [*found, *_told(self.verified)]
 
 
 def export(
@@ -145,7 +142,10 @@ def export(
         metadata.write(staged, _metadata_of(detector, precision))
         exported = ExportedPredictor(staged)
         differences = compared(detector, exported, normal)
-        losses = accuracy_losses(detector, exported, verify, max_loss)
+        require_outputs(staged, precision)
+        verified = None
+        if verify is not None:
+            verified = losses_on(detector, exported, verify, max_loss)
     artificial, real = differences.artificial, differences.real
     return ExportReport(
         n_images=differences.n_artificial + differences.n_real,
@@ -153,8 +153,19 @@ def export(
         largest_difference=artificial if real is None else real,
         largest_artificial_difference=artificial,
         quantization=quantization,
-        losses=losses,
+        verified=verified,
     )
+
+
+def _told(verified: Losses) -> list[str]:
+    points, n = verified.points, verified.n_other_decisions
+    found = [f"{name} loses {v:.3f} points" for name, v in points.items()]
+    if not any(name in points for name in PIXEL_METRICS):
+        found.append("no loss of a pixel metric is known: no defect is annotated")
+    calls = f"{n} of {verified.n_images} test images are called otherwise"
+    if n:
+        calls += "; efficientad threshold FILE --images FOLDER takes its own scores"
+    return [*found, calls]
 
 
 def require_format(output: Path, wanted: Format | None) -> None:

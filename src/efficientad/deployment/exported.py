@@ -25,6 +25,8 @@ from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.method.decision import Prediction
 
 _MAX_BATCH: Final = 16
+_RGB: Final = (4, (3,))
+"""Axes, and size of the last one."""
 
 
 class ExportedPredictor:
@@ -99,11 +101,12 @@ class ExportedPredictor:
         Raises:
             ImageError: If they are larger, or not of that shape.
         """
-        if images.ndim != 4 or max(images.shape[1:3]) > MAX_SIDE:  # noqa: PLR2004 - axes
+        is_rgb = images.dtype == np.uint8 and (images.ndim, images.shape[-1:]) == _RGB
+        if not is_rgb or not 0 < min(images.shape) <= max(images.shape) <= MAX_SIDE:
             raise ImageError(
-                "a graph takes images (batch, height, width, 3) of up to "
-                f"{MAX_SIDE} pixels a side, got {images.shape}; reduce them, or call "
-                "predict, which does"
+                "a graph takes uint8 images (batch, height, width, 3) of up to "
+                f"{MAX_SIDE} pixels a side, got {images.dtype} {images.shape}; reduce "
+                "them, or call predict, which does"
             )
         return self._engine.run(images)
 

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, SCORE_OUTPUT
+from efficientad.deployment.engines import (
+    GRID_OUTPUTS,
+    INPUT,
+    MAP_OUTPUTS,
+    SCORE_OUTPUT,
+)
 from efficientad.deployment.graph_nodes import Nodes, placement, resized
 from efficientad.method.decision import HIGH_TARGET, LOW_TARGET, MapQuantiles
 from efficientad.method.placement import GRID_CELLS
@@ -28,8 +33,6 @@ PIXELS = "pixels"
 """The resized image inside the graph: whole numbers from 0 to 255."""
 RAW_GRIDS = ("local_raw_grid", "global_raw_grid")
 """Both maps inside the graph, before map normalization: (batch, 56, 56)."""
-MAP_OUTPUTS = ("combined_map", "local_map", "global_map")
-"""(batch, height, width), at the images' own size."""
 
 Array = NDArray[np.float64]
 Weights = Mapping[str, Array]

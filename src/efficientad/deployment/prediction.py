@@ -32,6 +32,7 @@ from efficientad.method.decision import Prediction
 from efficientad.method.predictor import Predictor
 from efficientad.storage import whole_file
 
+_HEATMAPS, _MAPS = "heatmaps", "maps"
 _FIELDS = (
     "path",
     "image_score",
@@ -68,7 +69,8 @@ def predict_files(
 
     Args:
         predictor: A detector, or any other predictor.
-        paths: Images, and folders that are searched for images at any depth.
+        paths: Images, and folders that are searched for images at any depth; pictures
+            that an earlier run wrote to the output are none.
         output: Folder for the results; made if it is not there.
         has_heatmaps: Write a picture of each image with its maps.
         has_maps: Write each combined map as a float32 TIFF.
@@ -84,8 +86,9 @@ def predict_files(
     if not paths:
         raise DatasetError("needed images or folders of images to judge, got none")
     require_concurrent(predictor, n_streams)
-    files = _named_files([Path(path) for path in paths])
     output = Path(output)
+    own = [output.resolve() / name for name in (_HEATMAPS, _MAPS)]
+    files = _named_files([Path(path) for path in paths], own)
     n_anomalous = n_failed = 0
     found = in_order(
         partial(_judged, predictor),
@@ -102,9 +105,9 @@ def predict_files(
             n_anomalous += prediction.is_anomalous
             if has_heatmaps:
                 picture = prediction_panel(image, prediction)
-                _save_heatmap(output / "heatmaps" / f"{name}.png", picture)
+                _save_heatmap(output / _HEATMAPS / f"{name}.png", picture)
             if has_maps:
-                _save_map(output / "maps" / f"{name}.tiff", prediction.anomaly_map)
+                _save_map(output / _MAPS / f"{name}.tiff", prediction.anomaly_map)
             del prediction, image  # else they stay while the next one is decoded
     return PredictionSummary(len(files) - n_failed, n_anomalous, n_failed)
 
@@ -158,11 +161,11 @@ def _growing_file(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _named_files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
+def _named_files(paths: Sequence[Path], own: Sequence[Path]) -> list[tuple[Path, str]]:
     """Give each file a name that is unique in the output, and tells where it was."""
     named: list[tuple[Path, str]] = []
     taken: set[str] = set()
-    for path, name in _found(paths):
+    for path, name in _found(paths, own):
         unique, n = name, 1
         while unique in taken:
             n += 1
@@ -176,10 +179,14 @@ def _named_files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     return named
 
 
-def _found(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def _found(paths: Iterable[Path], own: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     for path in paths:
         if path.is_dir():
+            place = path.resolve()
             for file in find_images(path, recursive=True):
+                found = place / file.relative_to(path)
+                if any(found.is_relative_to(folder) for folder in own):
+                    continue
                 yield file, str(file.relative_to(path).with_suffix(""))
         elif path.exists():
             yield path, path.stem

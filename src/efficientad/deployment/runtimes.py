@@ -21,7 +21,7 @@ _OF_DETECTORS: Final[dict[Runtime, DetectorRuntime]] = {
 
 
 def load_predictor(
-    path: Path,
+    path: Path | str,
     *,
     device: Device = "auto",
     runtime: Runtime = "auto",
@@ -48,11 +48,8 @@ def load_predictor(
         MissingDependencyError: If the engine is not installed.
     """
     require_counts(n_streams=n_streams)
-    if not path.is_file():
-        raise ModelFileError(
-            f"no model file at {path}: give a {DETECTOR_SUFFIX} file made by "
-            "`efficientad train`, or one made by `efficientad export`"
-        )
+    path = Path(path)
+    require_model_file(path)
     if path.suffix in EXPORT_SUFFIXES:
         return _exported(path, device, runtime, n_streams)
     if runtime not in _OF_DETECTORS:
@@ -61,6 +58,45 @@ def load_predictor(
             "`efficientad export`, or use runtime auto, native or pytorch"
         )
     return _detector(path, device, runtime)
+
+
+def require_model_file(path: Path) -> None:
+    """Refuse what no name of a model file stands for.
+
+    Raises:
+        ModelFileError: If there is no such file, or its ending is not one of a model.
+    """
+    if not path.is_file():
+        raise ModelFileError(
+            f"no model file at {path}: give a {DETECTOR_SUFFIX} file made by "
+            "`efficientad train`, or one made by `efficientad export`"
+        )
+    suffix, known = path.suffix, (DETECTOR_SUFFIX, *EXPORT_SUFFIXES)
+    if suffix not in known and suffix.lower() in known:
+        raise ModelFileError(
+            f"a model file ends in {', '.join(known)}, got {path.name}; rename it to "
+            f"{path.stem}{suffix.lower()}"
+        )
+    model = path.with_suffix(OPENVINO_SUFFIX)
+    if suffix.lower() == ".bin" and model.is_file():
+        raise ModelFileError(
+            f"{path} holds the weights of {model.name}; give that file, and leave this "
+            "one beside it"
+        )
+
+
+def require_detector_file(path: Path) -> None:
+    """Refuse what cannot be exported.
+
+    Raises:
+        ModelFileError: As `require_model_file`, or if it is an export already.
+    """
+    require_model_file(path)
+    if path.suffix in EXPORT_SUFFIXES:
+        raise ModelFileError(
+            f"an export is made of a {DETECTOR_SUFFIX} file, {path} is an export "
+            f"already; give the {DETECTOR_SUFFIX} file it was made of"
+        )
 
 
 def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
@@ -74,6 +110,11 @@ def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
     try:
         from efficientad.training import model_file  # noqa: PLC0415 - needs torch
     except ModuleNotFoundError as error:
+        if path.suffix != DETECTOR_SUFFIX:
+            raise ModelFileError(
+                f"a model file ends in {', '.join((DETECTOR_SUFFIX, *EXPORT_SUFFIXES))}"
+                f", got {path}; give one of these"
+            ) from error
         raise torch_is_missing(str(path)) from error
     detector = model_file.load(path, device=device)
     detector.runtime = _OF_DETECTORS[runtime]

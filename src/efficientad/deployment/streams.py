@@ -5,15 +5,16 @@ needs constant memory. They are taken in a thread of their own, so a result neve
 for the next image: a camera may wait for the decision before it moves on.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar, overload
 
-from efficientad.errors import ConfigError
+from efficientad.errors import ConfigError, ImageError
 from efficientad.images import ImageLike
 from efficientad.method.decision import Prediction
 from efficientad.method.predictor import Predictor
@@ -26,6 +27,7 @@ Result = TypeVar("Result")
 _SECONDS_TO_END: Final = 1.0
 
 
+@overload
 def predictions(
     predictor: Predictor,
     images: Iterable[ImageLike],
@@ -33,7 +35,31 @@ def predictions(
     n_streams: int = 1,
     batch_size: int = 1,
     n_waiting: int | None = None,
-) -> Generator[Prediction, None, None]:
+    gives_errors: Literal[False] = False,
+) -> Generator[Prediction, None, None]: ...
+
+
+@overload
+def predictions(
+    predictor: Predictor,
+    images: Iterable[ImageLike],
+    *,
+    n_streams: int = 1,
+    batch_size: int = 1,
+    n_waiting: int | None = None,
+    gives_errors: Literal[True],
+) -> Generator[Prediction | ImageError, None, None]: ...
+
+
+def predictions(
+    predictor: Predictor,
+    images: Iterable[ImageLike],
+    *,
+    n_streams: int = 1,
+    batch_size: int = 1,
+    n_waiting: int | None = None,
+    gives_errors: bool = False,
+) -> Generator[Prediction | ImageError, None, None]:
     """Judge images as they come.
 
     Each prediction is given as soon as it and those before it are done, also while the
@@ -55,6 +81,9 @@ def predictions(
             most `n_streams + n_waiting` are read whose predictions the caller is not
             done with; with 1 and 0 an image is read when the next prediction is asked
             for, so a live camera's is not old.
+        gives_errors: Give an image that cannot be read or used as an `ImageError` in
+            its place, and go on. Otherwise it is raised and ends everything; images
+            that were read ahead are then lost.
 
     Yields:
         One prediction an image, in the order of the images.
@@ -62,18 +91,18 @@ def predictions(
     Raises:
         ConfigError: If a number is too small, or the predictor takes one call at a
             time.
-        ImageError: If an image cannot be read or used; the batches before it were
-            given. So it is with what the source raises: all images it gave are judged
-            and given before.
+        ImageError: If an image cannot be read or used, unless these are given; all
+            images before it were. So it is with what the source raises: all images it
+            gave are judged and given before.
     """
     require_concurrent(predictor, n_streams)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     batches = _batches(images, batch_size)
     judged = in_order(
-        predictor.predict_batch, batches, n_streams=n_streams, n_waiting=n_waiting
+        partial(_judged, predictor), batches, n_streams=n_streams, n_waiting=n_waiting
     )
-    return _each(judged)
+    return _each(judged, gives_errors=gives_errors)
 
 
 def in_order(
@@ -176,9 +205,26 @@ def _batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]
             return
 
 
+def _judged(
+    predictor: Predictor, batch: list[ImageLike]
+) -> Sequence[Prediction | ImageError]:
+    """Judge a batch; where an image of it is at fault, each alone."""
+    try:
+        return predictor.predict_batch(batch)
+    except ImageError as error:
+        if len(batch) == 1:
+            return [error]
+        return [_judged(predictor, [image])[0] for image in batch]
+
+
 def _each(
-    batches: Generator[list[Prediction], None, None],
-) -> Generator[Prediction, None, None]:
+    batches: Generator[Sequence[Prediction | ImageError], None, None],
+    *,
+    gives_errors: bool,
+) -> Generator[Prediction | ImageError, None, None]:
     with closing(batches):
         for batch in batches:
-            yield from batch
+            for found in batch:
+                if isinstance(found, ImageError) and not gives_errors:
+                    raise found
+                yield found

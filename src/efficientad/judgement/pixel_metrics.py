@@ -285,8 +285,7 @@ def _label(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
         from scipy import ndimage  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            "AU-PRO needs scipy, which is not installed; install it with "
-            "pip install 'efficientad[train]'"
+            "AU-PRO needs scipy, which is not installed; run: pip install scipy"
         ) from error
     labels: NDArray[np.int32] = ndimage.label(mask, _NEIGHBORHOOD)[0]
     return labels
