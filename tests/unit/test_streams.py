@@ -8,6 +8,7 @@ import pytest
 from efficientad.deployment import streams
 from efficientad.deployment.streams import in_order, predictions
 from efficientad.errors import ConfigError, ImageError
+from efficientad.method.decision import Prediction
 
 PATIENCE = 30  # seconds until a thread that waits for another one gives up
 
@@ -147,7 +148,7 @@ def test_closing_does_not_wait_for_a_source_that_does_not_answer(monkeypatch):
 
 
 class Sizes:
-    """A predictor whose predictions are the widths of images."""
+    """A predictor that only notes sizes: of images, and of batches."""
 
     def __init__(self, *, is_concurrent):
         self.is_concurrent = is_concurrent
@@ -155,10 +156,17 @@ class Sizes:
 
     def predict_batch(self, images):
         self.batches.append(len(images))
-        return [image.shape[1] for image in images]
+        grid = np.zeros((56, 56), np.float32)
+        return [Prediction(0.0, 1.0, 0.1, *im.shape[:2], grid, grid) for im in images]
 
     def predict(self, image):
         return self.predict_batch([image])[0]
+
+
+def widths(predicted):
+    """Say of each prediction how wide its image is; errors stay."""
+    for found in predicted:
+        yield found.width if isinstance(found, Prediction) else found
 
 
 def images(n):
@@ -169,9 +177,9 @@ def images(n):
 def test_images_are_judged_in_batches_and_in_order(n_streams):
     predictor = Sizes(is_concurrent=True)
 
-    found = list(predictions(predictor, images(7), n_streams=n_streams, batch_size=3))
+    found = predictions(predictor, images(7), n_streams=n_streams, batch_size=3)
 
-    assert found == [1, 2, 3, 4, 5, 6, 7]
+    assert list(widths(found)) == [1, 2, 3, 4, 5, 6, 7]
     assert sorted(predictor.batches) == [1, 3, 3]
 
 
@@ -190,7 +198,7 @@ class Line:
 
     def answers(self, **settings):
         for prediction in predictions(Sizes(is_concurrent=True), self, **settings):
-            yield prediction
+            yield prediction.width
             self.decided.set()
 
 
@@ -216,7 +224,7 @@ def test_images_of_a_batch_that_does_not_get_full_are_judged_before_the_error():
         yield from images(3)
         raise OSError("the camera is gone")
 
-    found = predictions(Sizes(is_concurrent=True), source(), batch_size=2)
+    found = widths(predictions(Sizes(is_concurrent=True), source(), batch_size=2))
 
     assert [next(found) for _ in range(3)] == [1, 2, 3]
     with pytest.raises(OSError, match="the camera is gone"):
@@ -242,16 +250,16 @@ class Strict(Sizes):
 def test_an_image_at_fault_is_given_in_its_place(settings):
     predictor = Strict(is_concurrent=True)
 
-    found = list(
-        predictions(predictor, with_a_bad_one(), gives_errors=True, **settings)
-    )
+    predicted = predictions(predictor, with_a_bad_one(), gives_errors=True, **settings)
 
+    found = list(widths(predicted))
     assert [*found[:4], *found[5:]] == [1, 2, 3, 4, 1, 2, 3, 4]
     assert isinstance(found[4], ImageError)
 
 
 def test_all_images_before_one_at_fault_are_given_before_it_is_raised():
-    found = predictions(Strict(is_concurrent=True), with_a_bad_one(), batch_size=8)
+    predictor = Strict(is_concurrent=True)
+    found = widths(predictions(predictor, with_a_bad_one(), batch_size=8))
 
     assert [next(found) for _ in range(4)] == [1, 2, 3, 4]
     with pytest.raises(ImageError):
@@ -261,7 +269,7 @@ def test_all_images_before_one_at_fault_are_given_before_it_is_raised():
 def test_predictions_may_be_closed_early():
     before = set(threading.enumerate())
     found = predictions(Sizes(is_concurrent=True), images(100), n_streams=4)
-    assert next(found) == 1
+    assert next(found).width == 1
 
     found.close()
 
@@ -271,7 +279,7 @@ def test_predictions_may_be_closed_early():
 def test_a_predictor_of_one_call_at_a_time_gets_one_stream():
     predictor = Sizes(is_concurrent=False)
 
-    assert list(predictions(predictor, images(2))) == [1, 2]
+    assert list(widths(predictions(predictor, images(2)))) == [1, 2]
     with pytest.raises(ConfigError, match="use 1 stream, or an exported file"):
         predictions(predictor, images(2), n_streams=2)
 
