@@ -157,7 +157,10 @@ class Sizes:
     def predict_batch(self, images):
         self.batches.append(len(images))
         grid = np.zeros((56, 56), np.float32)
-        return [Prediction(0.0, 1.0, 0.1, *im.shape[:2], grid, grid) for im in images]
+        return [
+            Prediction(0.0, 1.0, 0.1, image.shape[0], image.shape[1], grid, grid)
+            for image in images
+        ]
 
     def predict(self, image):
         return self.predict_batch([image])[0]

@@ -16,7 +16,7 @@ image; see docs/teachers.md.
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,19 +28,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.errors import ModelFileError, StorageError, TrainingError
+from efficientad.errors import ModelFileError, TrainingError
 from efficientad.kernels.native import keep_freed_memory
 from efficientad.method.networks import PatchDescriptionNetwork
-from efficientad.storage import require_writable, write_whole
+from efficientad.storage import require_writable
 from efficientad.training import tensor_file
 from efficientad.training.ahead import Ahead
 from efficientad.training.config import DISTILL_RECIPES, DistillConfig, DistillRecipe
 from efficientad.training.devices import choose_device
+from efficientad.training.distillation_files import DistillationFiles
 from efficientad.training.distillation_material import Material, Prepared
 from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.pretraining_images import open_pretraining_images
-from efficientad.training.progress import Progress, tell
+from efficientad.training.progress import Progress
 from efficientad.training.schedule import learning_rate
 from efficientad.training.teachers import save_teacher
 
@@ -276,7 +277,7 @@ def distill(
     device = choose_device(config.device)
     output = Path(output)
     require_writable(output)
-    files = _Files(output)
+    files = DistillationFiles(output)
     files.require_decision(is_to_go_on=config.resume)
     material = Material(open_pretraining_images(images), config, device)
     run = _Distillation(config, recipe, material)
@@ -300,7 +301,7 @@ class _Sitting:
         self,
         run: _Distillation,
         progress: Progress,
-        files: "_Files",
+        files: DistillationFiles,
         provenance: dict[str, Any],
     ) -> None:
         self.run, self.progress, self.files = run, progress, files
@@ -371,66 +372,6 @@ class _Sitting:
                 f"the loss is not finite at step {self.run.n_steps_done}; start again "
                 f"with a lower --learning-rate and another --output{kept}"
             )
-
-
-class _Files:
-    """What stands beside the output file."""
-
-    def __init__(self, output: Path) -> None:
-        self._output = output
-        self.checkpoint = output.with_name(output.name + ".checkpoint")
-        self._log = output.with_name(output.name + ".jsonl")
-
-    def require_decision(self, *, is_to_go_on: bool) -> None:
-        """Refuse to begin over the checkpoint of what is not finished.
-
-        Raises:
-            ModelFileError: If there is one.
-        """
-        if is_to_go_on and not self.checkpoint.exists():
-            tell(f"no checkpoint at {self.checkpoint}: this begins anew")
-        if not is_to_go_on and self._is_unfinished():
-            raise ModelFileError(
-                f"{self.checkpoint} is of a distillation that is not finished; go on "
-                "with --resume, or remove it to begin anew"
-            )
-
-    def _is_unfinished(self) -> bool:
-        if not self.checkpoint.exists() or not self._output.exists():
-            return self.checkpoint.exists()
-        # A teacher is written after its last checkpoint.
-        return self.checkpoint.stat().st_mtime_ns > self._output.stat().st_mtime_ns
-
-    def snapshot(self, share: float) -> Path:
-        percent = f"{100 * share:g}"
-        return self._output.with_stem(f"{self._output.stem}_at_{percent}")
-
-    def cut_log(self, n_steps: int) -> None:
-        """Keep the lines up to a step; those behind it will come again."""
-        if not self._log.exists():
-            return
-        lines = self._log.read_text().splitlines()
-        kept = [f"{line}\n" for line in lines if _is_up_to(n_steps, line)]
-        write_whole(self._log, "".join(kept).encode())
-
-    def log(self, line: Mapping[str, Any]) -> None:
-        try:
-            with self._log.open("a") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {self._log} ({error.strerror}); free some space and go "
-                "on with --resume"
-            ) from error
-
-
-def _is_up_to(n_steps: int, line: str) -> bool:
-    """Whether a line of the log is whole, and of a step until then."""
-    try:
-        step: int = json.loads(line)["step"]
-    except ValueError:  # half a line: the process was killed, or the disk was full
-        return False
-    return step <= n_steps
 
 
 def _quartiles(values: Iterable[float]) -> list[float]:

@@ -1,0 +1,85 @@
+"""What a distillation leaves beside its teacher: a checkpoint, a log and snapshots."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from efficientad.errors import ModelFileError, StorageError
+from efficientad.storage import write_whole
+from efficientad.training.progress import tell
+
+
+class DistillationFiles:
+    """What stands beside the output file.
+
+    Attributes:
+        checkpoint: Where the run is kept while it is not finished, and after it.
+    """
+
+    def __init__(self, output: Path) -> None:
+        """Name the files; none is touched.
+
+        Args:
+            output: The teacher file to be written.
+        """
+        self._output = output
+        self.checkpoint = output.with_name(output.name + ".checkpoint")
+        self._log = output.with_name(output.name + ".jsonl")
+
+    def require_decision(self, *, is_to_go_on: bool) -> None:
+        """Refuse to begin over the checkpoint of what is not finished.
+
+        Raises:
+            ModelFileError: If there is one.
+        """
+        if is_to_go_on and not self.checkpoint.exists():
+            tell(f"no checkpoint at {self.checkpoint}: this begins anew")
+        if not is_to_go_on and self._is_unfinished():
+            raise ModelFileError(
+                f"{self.checkpoint} is of a distillation that is not finished; go on "
+                "with --resume, or remove it to begin anew"
+            )
+
+    def _is_unfinished(self) -> bool:
+        if not self.checkpoint.exists() or not self._output.exists():
+            return self.checkpoint.exists()
+        # A teacher is written after its last checkpoint.
+        return self.checkpoint.stat().st_mtime_ns > self._output.stat().st_mtime_ns
+
+    def snapshot(self, share: float) -> Path:
+        """Name the teacher that is kept after a share of the training."""
+        percent = f"{100 * share:g}"
+        return self._output.with_stem(f"{self._output.stem}_at_{percent}")
+
+    def cut_log(self, n_steps: int) -> None:
+        """Keep the lines up to a step; those behind it will come again."""
+        if not self._log.exists():
+            return
+        lines = self._log.read_text().splitlines()
+        kept = [f"{line}\n" for line in lines if _is_up_to(n_steps, line)]
+        write_whole(self._log, "".join(kept).encode())
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Add a line to the log.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        try:
+            with self._log.open("a") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {self._log} ({error.strerror}); free some space and go "
+                "on with --resume"
+            ) from error
+
+
+def _is_up_to(n_steps: int, line: str) -> bool:
+    """Whether a line of the log is whole, and of a step until then."""
+    try:
+        step: int = json.loads(line)["step"]
+    except ValueError:  # half a line: the process was killed, or the disk was full
+        return False
+    return step <= n_steps
