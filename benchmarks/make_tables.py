@@ -73,6 +73,10 @@ def _plain(name: str, factor: float = 1) -> Callable[[Run], float | None]:
     return value
 
 
+OWN = "this project"
+"""What `peers/compare.py` calls it."""
+
+
 def _minutes(stage: str) -> Callable[[Run], float | None]:
     def value(run: Run) -> float | None:
         seconds = run.get("seconds", {}).get(stage)
@@ -82,12 +86,22 @@ def _minutes(stage: str) -> Callable[[Run], float | None]:
     return value
 
 
+def _images_trained_on(run: Run) -> float | None:
+    """Of a peer: how many fitted into its time. Our own steps count images."""
+    peer = run.get("peer")
+    if peer is None:
+        return None
+    batch = 1 if run["variant"] == OWN else peer["batch"]
+    return float(peer["steps"] * batch)
+
+
 COLUMNS = (
     Column("image AU-ROC, %", _metric("image_au_roc"), 1),
     Column("image AP, %", _metric("image_average_precision"), 1),
     Column("pixel AU-ROC, %", _metric("pixel_au_roc"), 1),
     Column("AU-PRO, %", _metric("au_pro"), 1),
     Column("training, min", _minutes("train"), 1),
+    Column("images of training", _images_trained_on, 0),
     Column("seconds", _plain("command_seconds"), 2),
     Column("ms an image", _plain("milliseconds"), 1),
     Column("images a second", _plain("images_per_second"), 1),
