@@ -298,19 +298,26 @@ def main(arguments: list[str] | None = None) -> int:
         remedy = _REMEDIES.get(verb, "")
         print(f"efficientad: interrupted{remedy}", file=sys.stderr)
         return _INTERRUPTED
-    except EfficientADError as error:
-        sentence = str(error)
-    except PermissionError as error:  # of a folder on the way, anywhere
-        sentence = (
+    except (EfficientADError, PermissionError, ModuleNotFoundError) as error:
+        sentence = _refusal(error, verb)
+        if sentence is None:
+            raise
+        print(f"efficientad: {sentence}", file=sys.stderr)
+        return _BAD_INPUT
+
+
+def _refusal(error: Exception, verb: str) -> str | None:
+    """Say what is wrong with the input; None where it is not the input's fault."""
+    if isinstance(error, EfficientADError):
+        return str(error)
+    if isinstance(error, PermissionError) and error.filename is not None:
+        # Of a folder on the way, anywhere.
+        return (
             f"cannot enter or read {error.filename} ({error.strerror}); check its "
             "permissions"
         )
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        sentence = str(torch_is_missing(verb))
-    print(f"efficientad: {sentence}", file=sys.stderr)
-    return _BAD_INPUT
+    is_torch = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+    return str(torch_is_missing(verb)) if is_torch else None
 
 
 def _run(verb: str, options: list[str]) -> int:

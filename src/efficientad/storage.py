@@ -44,7 +44,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill, and move it to `path` when the block is done.
 
     Args:
-        path: The folder, not there yet or empty.
+        path: The folder, not there yet or empty; an empty one is replaced, so it must
+            not be where another file system is mounted.
 
     Raises:
         StorageError: If it cannot be written, or if `path` holds something.
@@ -112,5 +113,5 @@ def require_writable(path: Path) -> None:
 
 
 def _own(path: Path) -> Path:
-    """A name beside a file that no other process uses."""
+    """Give a name beside a file that no other process of this machine uses."""
     return path.with_name(f"{path.name}.{os.getpid()}.partial")

@@ -421,12 +421,14 @@ def test_openvinos_file_is_refused_where_cuda_is_asked_for(tmp_path):
 def test_an_export_for_tensorrt_is_run_by_it(saved, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
-        "efficientad.deployment.export.export", lambda *given: made.append(given)
+        "efficientad.deployment.export.export",
+        lambda *given, precision: made.append((*given, precision)),
     )
 
     found = contenders_module._exported("tensorrt", saved, "auto", tmp_path)
 
-    ((detector, path),) = made
+    ((detector, path, precision),) = made
+    assert precision == "fp16"
     assert detector.device.type == "cpu"
     assert (found.path, path.suffix) == (path, ".onnx")
     assert (found.runtime, found.is_for_tensorrt) == ("tensorrt", True)

@@ -177,9 +177,10 @@ def test_mvtec_ad_is_known_by_folders_and_name(tmp_path):
 
 
 def test_another_product_laid_out_like_mvtec_ad_is_plain(tmp_path):
-    category = open_category(write_mvtec_ad(tmp_path / "bolt"))
+    for place, kinds in (("a", ["scratch"]), ("b", [])):
+        category = open_category(write_mvtec_ad(tmp_path / place / "bolt", kinds))
 
-    assert (category.collection, category.name) == ("plain", "bolt")
+        assert (category.collection, category.name) == ("plain", "bolt")
 
 
 def test_a_product_of_ones_own_may_be_called_as_one_of_mvtec_ad(tmp_path):

@@ -28,7 +28,8 @@ maps = np.random.default_rng(0).random((n, 256, 256), np.float32)
 np.save(folder / "maps.npy", maps)
 np.save(folder / "scores.npy", scores)
 names = "train_seconds milliseconds images_per_second millions_of_numbers"
-facts = dict.fromkeys(names.split(), 1.5) | {{"peak_memory_mib": 9, "steps": 3}}
+facts = dict.fromkeys(names.split(), 1.5) | {{"peak_memory_mib": 9}}
+facts |= {{"steps": 3, "batch": 8}}
 facts["versions"] = {{"torch": "2.0", "anomalib": "1.0"}}
 (folder / "facts.json").write_text(json.dumps(facts))
 """
@@ -71,6 +72,7 @@ def test_a_failing_peer_is_recorded_and_stops_no_other(arguments, tmp_path, caps
     shown = make_tables.table(list(runs.values()))
     assert "- DSR: not run: its vector-quantized autoencoder" in shown
     assert "; anomalib 1.0, torch 2.0, torch " in shown
+    assert "| 24 |" in shown, "images of training"
     assert next(line for line in shown.splitlines() if "| DSR |" in line)[-4:] == " 0 |"
     assert "- parts, STFPM, seed 0: failed: its process ended with 1" in shown
 
@@ -100,8 +102,8 @@ def test_held_out_images_are_not_trained_on(arguments, tmp_path):
     compare.main(arguments)
     task = json.loads((tmp_path / "work" / "parts_patchcore" / "task.json").read_text())
     images = Path(task["images"])
-    trained = {path.name for path in (images / "trained").iterdir()}
-    held_out = {path.name for path in (images / "held_out").iterdir()}
+    trained = {path.resolve() for path in (images / "trained").iterdir()}
+    held_out = {path.resolve() for path in (images / "held_out").iterdir()}
 
     assert len(trained) == 9
     assert len(held_out) == 2

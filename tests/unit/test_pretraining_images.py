@@ -168,17 +168,19 @@ def test_of_a_hundred_images_one_may_be_damaged(tmp_path, capsys):
     images = open_pretraining_images(folder)
 
     for _ in range(2):
-        stands_for_it = images.read_or_next(range(100), 50)
-        np.testing.assert_array_equal(stands_for_it, random_pixels(51))
+        stands_for_it = images.read_or_other(range(100), 50)
+        np.testing.assert_array_equal(stands_for_it, random_pixels(49))
     np.testing.assert_array_equal(
-        images.read_or_next((7, 50), 1), random_pixels(7), "a cycle"
+        images.read_or_other((50, 7), 0), random_pixels(7), "none before it"
     )
+    with pytest.raises(ImageError, match=r"one of 1 images must be .*050\.png"):
+        images.read_or_other((50,), 0)
 
     assert images.unreadable == {50}
     assert capsys.readouterr().err.count("left out: ") == 1
-    (folder / "051.png").write_text("no picture either")
-    with pytest.raises(ImageError, match=r"2 of 100 are; replace .*051\.png"):
-        images.read_or_next(range(100), 50)
+    (folder / "049.png").write_text("no picture either")
+    with pytest.raises(ImageError, match=r"2 of 100 are; replace .*049\.png"):
+        images.read_or_other(range(100), 50)
 
 
 def test_a_draw_of_a_damaged_image_changes_no_other_one(tmp_path):
@@ -204,7 +206,7 @@ def test_an_image_that_is_gone_is_no_damaged_one(tmp_path):
     (tmp_path / "050.png").unlink()
 
     with pytest.raises(ImageError, match=r"050\.png does not exist"):
-        images.read_or_next(range(100), 50)
+        images.read_or_other(range(100), 50)
     assert not images.unreadable
 
 

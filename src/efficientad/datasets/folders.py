@@ -167,7 +167,7 @@ def _collection(folder: Path, test: Sequence[Sample]) -> Collection:
     kinds = {sample.defect_type for sample in test if sample.is_defect}
     if name in VISA and kinds <= _VISA_DEFECTS:
         return "visa"
-    return "mvtec_ad" if kinds <= MVTEC_AD.get(name, set()) else "plain"
+    return "mvtec_ad" if name in MVTEC_AD and kinds <= MVTEC_AD[name] else "plain"
 
 
 def _normal_samples(folder: Path) -> tuple[Sample, ...]:

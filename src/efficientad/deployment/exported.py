@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,15 +91,15 @@ class ExportedPredictor:
             found += self._decided(self.judge(np.stack(small)), sizes)
         return found
 
-    def judge(self, images: NDArray[np.uint8]) -> Judged:
+    def judge(self, images: NDArray[Any]) -> Judged:
         """Give what the graph says of images of one size, which it resizes itself.
 
         Args:
-            images: RGB, (batch, height, width, 3), no side above
+            images: RGB, uint8, (batch, height, width, 3), no side above
                 `graph_nodes.MAX_SIDE`. TensorRT's engine takes 256 x 256 only.
 
         Raises:
-            ImageError: If they are larger, or not of that shape.
+            ImageError: If they are larger, or not of that shape and type.
         """
         is_rgb = images.dtype == np.uint8 and (images.ndim, images.shape[-1:]) == _RGB
         if not is_rgb or not 0 < min(images.shape) <= max(images.shape) <= MAX_SIDE:

@@ -183,9 +183,11 @@ def _found(paths: Iterable[Path], own: Sequence[Path]) -> Iterator[tuple[Path, s
     for path in paths:
         if path.is_dir():
             place = path.resolve()
+            # A folder of them that is asked for itself is meant.
+            written = [folder for folder in own if not place.is_relative_to(folder)]
             for file in find_images(path, recursive=True):
                 found = place / file.relative_to(path)
-                if any(found.is_relative_to(folder) for folder in own):
+                if any(found.is_relative_to(folder) for folder in written):
                     continue
                 yield file, str(file.relative_to(path).with_suffix(""))
         elif path.exists():

@@ -141,7 +141,11 @@ class _Distillation:
             for name, value in state.items()
         }
         tensors |= tensor_file.optimizer_tensors(self.optimizer)
-        state = {"steps": self.n_steps_done, "seconds": self.seconds}
+        state = {
+            "steps": self.n_steps_done,
+            "seconds": self.seconds,
+            "unreadable": sorted(self.material.images.unreadable),
+        }
         tensor_file.write(path, "checkpoint", tensors, self._identity | state)
 
     def restore(self, path: Path) -> None:
@@ -161,6 +165,7 @@ class _Distillation:
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done = content["steps"]
         self.seconds = content["seconds"]
+        self.material.images.unreadable.update(content.get("unreadable", ()))
 
     def prepare(self, number: int) -> Prepared:
         """Draw and read the images of a step; safe in threads."""

@@ -96,6 +96,8 @@ class Material:
             )
         order = np.random.default_rng(config.seed).permutation(len(images))
         self.numbers = tuple(int(i) for i in order[:n])
+        self._held_out_numbers = self.numbers[: config.n_held_out]
+        self._other_numbers = self.numbers[config.n_held_out :]
         self.rows = range(config.n_held_out, n)
         self.held_out_rows = range(config.n_held_out)
         self.grid_size = config.image_size // PATCH_STRIDE
@@ -123,7 +125,7 @@ class Material:
         """Fit the reduction, keep features, measure the channels: what is missing.
 
         Raises:
-            ImageError: If an image cannot be read.
+            ImageError: If more than one image in a hundred cannot be read.
             ModelFileError: If the cache holds other features.
             StorageError: If the cache cannot be written.
         """
@@ -242,9 +244,11 @@ class Material:
     def _read(self, row: int) -> Picture:
         size = self.config.image_size
         # No training image may stand for one that is held out, nor the reverse.
-        kind = self.held_out_rows if row in self.held_out_rows else self.rows
-        numbers = self.numbers[kind.start : kind.stop]
-        image = self.images.read_or_next(numbers, row - kind.start)
+        n_held_out = len(self.held_out_rows)
+        if row < n_held_out:
+            image = self.images.read_or_other(self._held_out_numbers, row)
+        else:
+            image = self.images.read_or_other(self._other_numbers, row - n_held_out)
         for_source = None
         if max(image.shape[:2]) > size and self._cache is None:
             large = _SOURCE_SCALE * size

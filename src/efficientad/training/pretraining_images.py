@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Final, final
@@ -61,7 +61,7 @@ class PretrainingImages(ABC):
     def __init__(self) -> None:
         self._crops: dict[int, RGBImage] = {}
         self.unreadable: set[int] = set()
-        """Images that `read_or_next` found damaged so far."""
+        """Images that `read_or_other` found damaged so far."""
         self._noting = Lock()
 
     @abstractmethod
@@ -76,30 +76,36 @@ class PretrainingImages(ABC):
             ImageError: If it cannot be read.
         """
 
-    def read_or_next(self, numbers: Sequence[int], position: int) -> RGBImage:
-        """Read an image or, where it is damaged, the next one that is not.
+    def read_or_other(self, numbers: Sequence[int], position: int) -> RGBImage:
+        """Read an image or, where it is damaged, the nearest before it that is not.
 
         One broken picture among thousands must not end a run of hours, and a run that
         goes on later must meet the same ones: which stands for it follows from the
         files alone. It is told once. Safe in threads.
 
         Args:
-            numbers: Of the images that may stand for each other, in a cycle.
+            numbers: Of the images that may stand for each other; those behind are
+                taken only where all before are damaged.
             position: In `numbers`, of the one wanted.
 
         Raises:
             ImageError: If more than one in a hundred of all images is damaged, or one
                 cannot be read for another reason.
         """
-        for step in range(len(numbers)):
-            number = numbers[(position + step) % len(numbers)]
+        before, behind = range(position, -1, -1), range(position + 1, len(numbers))
+        last: ImageError | None = None
+        for index in chain(before, behind):
             try:
-                return self.read(number)
+                return self.read(numbers[index])
             except ImageError as error:
                 if not _is_damaged(error):
                     raise
-                self._note_unreadable(number, error)
-        raise ImageError("needed images that can be read, all of them are damaged")
+                self._note_unreadable(numbers[index], error)
+                last = error
+        raise ImageError(
+            f"one of {len(numbers)} images must be readable, none is; replace them, "
+            f"the last one being: {last}"
+        ) from last
 
     def _note_unreadable(self, number: int, error: ImageError) -> None:
         with self._noting:
@@ -111,7 +117,7 @@ class PretrainingImages(ABC):
         if n > n_allowed:
             raise ImageError(
                 f"at most one image in a hundred may be unreadable, {n} of {len(self)} "
-                f"are; replace them. The last one: {error}"
+                f"are; replace them, the last one being: {error}"
             ) from error
         if is_new:
             tell(f"left out: {error}")
@@ -139,7 +145,7 @@ class PretrainingImages(ABC):
         index = int(rng.integers(len(self)))
         crop = self._crops.get(index)
         if crop is None:
-            crop = _central_crop(self.read_or_next(range(len(self)), index))
+            crop = _central_crop(self.read_or_other(range(len(self)), index))
             if len(self._crops) < _N_KEPT_CROPS:
                 self._crops[index] = crop
         return _sometimes_gray(crop, rng)

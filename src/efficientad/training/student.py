@@ -287,6 +287,12 @@ class _Training:
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 
+    @property
+    def _unreadable(self) -> set[int]:
+        """Pretraining images that were found damaged so far."""
+        images = self.pretraining_images
+        return set() if images is None else images.unreadable
+
     def _save_if_wanted(self, path: Path | None) -> None:
         if path is None:
             return
@@ -304,6 +310,7 @@ class _Training:
             "settings": self._settings,
             "steps": self.n_steps_done,
             "seconds": self.seconds,
+            "unreadable": sorted(self._unreadable),
         }
         tensor_file.write(path, "checkpoint", tensors, content)
 
@@ -324,6 +331,7 @@ class _Training:
             getattr(self.detector, name).load_state_dict(state)
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done, self.seconds = content["steps"], content["seconds"]
+        self._unreadable.update(content.get("unreadable", ()))
 
     def finished_detector(self) -> Detector:
         """Give the detector as it is used, without gradients."""
@@ -348,9 +356,7 @@ class _Training:
             "python": platform.python_version(),
             "device": str(self.detector.device),
             "training_seconds": round(self.seconds, 1),
-            "n_unreadable_pretraining_images": len(
-                self.pretraining_images.unreadable if self.pretraining_images else ()
-            ),
+            "n_unreadable_pretraining_images": len(self._unreadable),
         }
 
 
