@@ -309,11 +309,12 @@ def test_an_export_is_measured_on_the_device_that_was_asked_for(opened):
 def test_speeds_are_ratios_to_the_first(measured):
     report, _, _ = measured
     slow, fast = Timing((100.0,)), Timing((25.0,))
+    cost = NetworkCost("small", tuple(layer_costs.layer_costs("small")))
     results = tuple(
         RuntimeReport(
             name=name,
             precision="fp32",
-            flops=75.9e9,
+            flops=cost.flops,
             latency=timing,
             batch=timing,
             streams=timing,
@@ -323,7 +324,6 @@ def test_speeds_are_ratios_to_the_first(measured):
         for name, timing in (("one", slow), ("other", fast))
     )
     limit = Peak("fp32", "PyTorch", 1000, Timing((1.0, 2.0)))
-    cost = NetworkCost("small", tuple(layer_costs.layer_costs("small")))
     report = BenchmarkReport(
         model="part.ead",
         settings={"batch_size": 2, "streams": 3},
