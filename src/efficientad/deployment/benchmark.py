@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 import numpy as np
 
 from efficientad.deployment.benchmark_report import BenchmarkReport, RuntimeReport
+from efficientad.deployment.comparison import relative_difference
 from efficientad.deployment.contenders import Contender, contenders
 from efficientad.deployment.memory import peak_memory_mib
 from efficientad.errors import ConfigError
@@ -39,8 +40,6 @@ _CPU_REPEATS: Final = 50
 _PAPER_REPEATS: Final = 1000
 _MAX_STREAMS: Final = 8
 _N_COMPARED: Final = 2
-# As the export's tolerance: where the high quantile of normal pixels lies.
-_LEAST_SCALE: Final = 0.1
 _LAYER_REPEATS: Final = 10
 _GPU_PRODUCTS: Final = 20
 
@@ -150,8 +149,7 @@ class _Measurement:
             for name, predictor in self.opened.items()
         }
         expected = next(iter(grids.values()))
-        scale = max(float(np.abs(expected).max()), _LEAST_SCALE)
-        return {k: float(np.abs(v - expected).max()) / scale for k, v in grids.items()}
+        return {k: relative_difference(expected, v) for k, v in grids.items()}
 
     def _latencies(self) -> tuple[dict[str, Timing], dict[Precision, Peak]]:
         self.on_stage(f"latency: {', '.join(self.opened)}, each {self.repeats} times")
@@ -226,7 +224,7 @@ class _Measurement:
             return None
         from efficientad.measurement import layer_costs  # noqa: PLC0415 - needs torch
 
-        return sum(layer.flops for layer in layer_costs.layer_costs(size))
+        return NetworkCost(size, tuple(layer_costs.layer_costs(size))).flops
 
     def _memory(self, contender: Contender) -> dict[str, float] | None:
         if not self.config.memory:

@@ -149,9 +149,8 @@ def require_outputs(path: Path, precision: Precision) -> None:
     for name, grid in zip(MAP_OUTPUTS, grids, strict=True):
         expected[name] = np.stack([place_map(one, *images.shape[1:3]) for one in grid])
     for name, values in expected.items():
-        scale = max(float(np.abs(values).max()), _LEAST_SCALE)
         difference = (
-            float(np.abs(values - found[name]).max()) / scale
+            relative_difference(values, found[name])
             if values.shape == found[name].shape
             else float("inf")
         )
@@ -161,6 +160,21 @@ def require_outputs(path: Path, precision: Precision) -> None:
                 f"{_OUTPUT_TOLERANCE[precision]:g} of the largest value, it differs by "
                 f"{difference:.3g}; use another format, or the .ead file"
             )
+
+
+def relative_difference(
+    expected: NDArray[np.float32], found: NDArray[np.float32]
+) -> float:
+    """Give the largest difference of any value, relative to the largest expected one.
+
+    Or to 0.1, where the high quantile of normal pixels lies, if that is more.
+
+    Args:
+        expected: Normalized maps or scores.
+        found: Of the same shape.
+    """
+    scale = max(float(np.abs(expected).max()), _LEAST_SCALE)
+    return float(np.abs(expected - found).max()) / scale
 
 
 class Losses(NamedTuple):
@@ -232,6 +246,5 @@ def _difference(
         (expected.local_grid, found.local_grids[0]),
         (expected.global_grid, found.global_grids[0]),
     ):
-        scale = max(float(np.abs(value).max()), _LEAST_SCALE)
-        differences.append(float(np.abs(value - other).max()) / scale)
+        differences.append(relative_difference(value, other))
     return float(np.max(differences))

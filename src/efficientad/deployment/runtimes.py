@@ -11,6 +11,7 @@ from efficientad.training.config import Device, Runtime
 
 DETECTOR_SUFFIX = ".ead"
 EXPORT_SUFFIXES = (ONNX_SUFFIX, OPENVINO_SUFFIX)
+_SUFFIXES: Final = (DETECTOR_SUFFIX, *EXPORT_SUFFIXES)
 
 _OF_DETECTORS: Final[dict[Runtime, DetectorRuntime]] = {
     "auto": "native",
@@ -71,11 +72,11 @@ def require_model_file(path: Path) -> None:
             f"no model file at {path}: give a {DETECTOR_SUFFIX} file made by "
             "`efficientad train`, or one made by `efficientad export`"
         )
-    suffix, known = path.suffix, (DETECTOR_SUFFIX, *EXPORT_SUFFIXES)
-    if suffix not in known and suffix.lower() in known:
+    suffix = path.suffix
+    if suffix not in _SUFFIXES and suffix.lower() in _SUFFIXES:
         raise ModelFileError(
-            f"a model file ends in {', '.join(known)}, got {path.name}; rename it to "
-            f"{path.stem}{suffix.lower()}"
+            f"a model file ends in {', '.join(_SUFFIXES)}, got {path.name}; rename it "
+            f"to {path.stem}{suffix.lower()}"
         )
     model = path.with_suffix(OPENVINO_SUFFIX)
     if suffix.lower() == ".bin" and model.is_file():
@@ -112,8 +113,8 @@ def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
     except ModuleNotFoundError as error:
         if path.suffix != DETECTOR_SUFFIX:
             raise ModelFileError(
-                f"a model file ends in {', '.join((DETECTOR_SUFFIX, *EXPORT_SUFFIXES))}"
-                f", got {path}; give one of these"
+                f"a model file ends in {', '.join(_SUFFIXES)}, got {path}; give one of "
+                "these"
             ) from error
         raise torch_is_missing(str(path)) from error
     detector = model_file.load(path, device=device)

@@ -98,16 +98,27 @@ class Job:
             "seed": self.config.seed,
         }
 
-    def settings(self, judging: Judging) -> dict[str, Any]:
-        """Give all that the result depends on, as JSON knows it."""
+    def files(self) -> dict[str, str]:
+        """Give hashes of all files that the result depends on; reads every mask."""
+        return {
+            "teacher": teacher_hash(self.config.size, self.config.teacher),
+            "images": fingerprint(self.category),
+            "annotations": annotations_fingerprint(self.category),
+        }
+
+    def settings(self, judging: Judging, files: Mapping[str, str]) -> dict[str, Any]:
+        """Give all that the result depends on, as JSON knows it.
+
+        Args:
+            judging: One of the job's.
+            files: As `files` gives them.
+        """
         config = {name: str(value) for name, value in asdict(self.config).items()}
         settings = {
             "config": config,
             "recipe": asdict(self.recipe),
             "normalization": asdict(judging.normalization),
-            "teacher": teacher_hash(self.config.size, self.config.teacher),
-            "images": fingerprint(self.category),
-            "annotations": annotations_fingerprint(self.category),
+            **files,
         }
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
@@ -139,11 +150,12 @@ def pending(job: Job, place: Place) -> list[Judging]:
         ResultError: If a run is recorded under this name that cannot be read, or that
             had other settings, images or another teacher.
     """
+    files = job.files()
     return [
         judging
         for judging in job.judgings
         if recorded_file(
-            job.identity(judging) | {"settings": job.settings(judging)},
+            job.identity(judging) | {"settings": job.settings(judging, files)},
             place.results,
             _differing,
         )
@@ -268,7 +280,6 @@ def _judged(
         # The networks may not have run.
         del measured["latency_ms"]
     return {
-        "settings": job.settings(judging),
         **measured,
         "seconds": {"evaluate": round(time.monotonic() - started, 1)},
         "peak_memory_mib": {"process": round(memory)},
@@ -312,7 +323,7 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _record(job: Job, judging: Judging, measured: Run, place: Place) -> None:
-    settings = {"settings": job.settings(judging)}
+    settings = {"settings": job.settings(judging, job.files())}
     run = {**job.identity(judging), **settings, **measured, **surroundings()}
     write_run(run, place.results)
 
