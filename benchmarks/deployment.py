@@ -144,7 +144,7 @@ def measure(
             print(name, row["metrics"], flush=True)
     # Times of another round met another moment of the machine: all have as many.
     state = {name: rows[name] for name in predictors}
-    n_done = min(len(row["milliseconds"]) for row in state.values())
+    n_done = min((len(row["milliseconds"]) for row in state.values()), default=repeats)
     for row in state.values():
         del row["milliseconds"][n_done:]
     shape = (INPUT_SIZE, INPUT_SIZE, 3)
@@ -186,9 +186,9 @@ def runs(state: State, refused: Mapping[str, str], common: Run) -> list[Run]:
         refused: Why exports were refused.
         common: What the rows have in common; names become variants of its size.
     """
-    first = next(iter(state.values()))
     measured = {}
     for name, row in state.items():
+        first = next(iter(state.values()))
         metrics = {k: row["metrics"][k] for k in METRICS if k in row["metrics"]}
         metrics |= {
             f"lost_{k}": 100 * (first["metrics"][k] - v) for k, v in metrics.items()

@@ -19,23 +19,29 @@ def whole_file(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
     """Give a place to write to, and move it to `path` when the block is done.
 
     Args:
-        path: The file; its folder is made if it is not there.
+        path: The file, or a link to it, which stays; its folder is made if it is not
+            there.
         keeps_partial: Leave what was written so far where the block ends by an error,
-            as `path` with the suffix `.partial`.
+            as `path` with the suffix `.partial`, until it is written whole.
 
     Raises:
         StorageError: If it cannot be written, for example on a full disk; what stood
             there stays.
     """
-    partial = path.with_name(f"{path.name}.partial") if keeps_partial else _own(path)
+    place = Path(os.path.realpath(path))
+    partial, kept = _own(place), place.with_name(f"{place.name}.partial")
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-            partial.replace(path)
+            partial.replace(place)
+            if keeps_partial:
+                kept.unlink(missing_ok=True)
     finally:
-        if not keeps_partial:
-            with suppress(OSError):
+        with suppress(OSError):  # it is there where the block ended by an error
+            if keeps_partial:
+                partial.replace(kept)
+            else:
                 partial.unlink(missing_ok=True)
 
 
@@ -98,9 +104,9 @@ def require_writable(path: Path) -> None:
         StorageError: If the folder of the path cannot take a file, or if the path is a
             folder itself.
     """
-    probe = _own(path)
+    probe = _own(Path(os.path.realpath(path)))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:

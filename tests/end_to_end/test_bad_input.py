@@ -650,12 +650,11 @@ def test_a_full_disk_while_calibrating_anew(model, tmp_path, capsys, fill_disk):
 @needs_full_disk
 @pytest.mark.parametrize("name", ["predictions.csv", "heatmaps/000.png"])
 def test_a_full_disk_while_predicting(model, tmp_path, capsys, name):
-    own = "" if name == "predictions.csv" else f".{os.getpid()}"
     image = save(tmp_path / "000.png", pixels_of(0))
     earlier = tmp_path / "out" / "predictions.csv"
     (earlier.parent / "heatmaps").mkdir(parents=True)
     earlier.write_text("made earlier")
-    (tmp_path / "out" / f"{name}{own}.partial").symlink_to(FULL_DISK)
+    (tmp_path / "out" / f"{name}.{os.getpid()}.partial").symlink_to(FULL_DISK)
 
     sentence = refusal_of(capsys, "predict", model, image, "--output", earlier.parent)
 

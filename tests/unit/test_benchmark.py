@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,42 @@ def test_the_text_has_the_tables(measured):
     assert "plain networks, small: 8.06 M parameters, 75.9 GFLOP an image" in text
 
 
+@pytest.mark.parametrize(
+    ("devices", "is_refused"), [(["cuda", "cpu"], True), (["cuda", "cuda"], False)]
+)
+def test_all_that_is_compared_runs_on_one_device(devices, is_refused):
+    found = [Contender(name, Path("part.ead")) for name in ("baseline", "native")]
+    opened = {contender.name: Fake(2.0) for contender in found}
+    for fake, device in zip(opened.values(), devices, strict=True):
+        fake.device = torch.device(device)
+
+    if not is_refused:
+        assert benchmark_module._only_device(found, opened) == "cuda"
+        return
+    with pytest.raises(ConfigError, match="got native on the CPU and baseline on CUDA"):
+        benchmark_module._only_device(found, opened)
+
+
+def test_memory_that_cannot_be_measured_costs_nothing_else(monkeypatch):
+    def fail(contender, _n):
+        raise ModelFileError(f"the process of {contender.name} was killed")
+
+    one = [Contender("one", Path("part.ead"))]
+    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: one)
+    monkeypatch.setattr(Contender, "open", lambda *_, **__: Fake(2.0))
+    monkeypatch.setattr(benchmark_module, "peak_memory_mib", fail)
+    monkeypatch.setattr(hardware, "matrix_products", lambda _: [product("fp32")])
+    stages: list[str] = []
+
+    report = benchmark(
+        Path("part.ead"), (), replace(TINY, memory=True), on_stage=stages.append
+    )
+
+    assert report.as_json()["runtimes"][0]["peak_memory_mib"] is None
+    assert stages[-1] == "not known: the process of one was killed"
+    assert "one" in report.text()
+
+
 def test_a_file_given_twice_is_refused(monkeypatch):
     twice = [Contender("part.onnx", Path("part.onnx"))] * 2
     monkeypatch.setattr(benchmark_module, "contenders", lambda *_: twice)
@@ -442,6 +479,18 @@ def test_a_runtime_that_is_not_there_is_refused(saved, tmp_path, monkeypatch):
         contenders(saved, [], config, tmp_path)
 
 
+def test_bf16_is_refused_where_single_precision_would_be_measured(
+    saved, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: True)
+    config = BenchmarkConfig(runtimes=("native_bf16",))
+
+    with pytest.raises(
+        ConfigError, match="native_bf16 needs a detector of size medium"
+    ):
+        contenders(saved, [], config, tmp_path)
+
+
 def test_without_a_choice_all_that_works_is_measured(make_detector, monkeypatch):
     detector = make_detector()
     monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: True)
@@ -511,6 +560,7 @@ def test_the_command_line_measures_and_writes(saved, tmp_path, capsys, monkeypat
     content = json.loads(target.read_text())
     assert [r["runtime"] for r in content["runtimes"]] == ["baseline", "pytorch"]
     assert content["runtimes"][1]["largest_difference"] < 1e-4
+    assert all(r["flops_per_second"] > 0 for r in content["runtimes"])
     assert all(layer["milliseconds"] > 0 for layer in content["cost"]["layers"])
     assert "conv 4x4, 128 to 256" in capsys.readouterr().out
 

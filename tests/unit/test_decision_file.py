@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from efficientad.cli import main
+from efficientad.deployment import decision_file
 from efficientad.deployment.decision_file import change_decision, read_decision
 from efficientad.deployment.runtimes import load_predictor
-from efficientad.errors import ConfigError, DatasetError
-from efficientad.images import image_hash
+from efficientad.errors import ConfigError, DatasetError, StorageError
+from efficientad.images import image_hash, read_image
 from efficientad.training import model_file
 
 
@@ -66,6 +67,35 @@ def test_other_normal_images_give_another_table(model, unchanged, photograph, tm
     assert list(changed.normal_scores) == pytest.approx(sorted(score_of.values()))
     assert read_decision(model) == changed
     assert load_predictor(model).predict(strangest).p_value < 1
+    remembered = load_predictor(model).provenance["validation_images"]
+    assert remembered.items() >= {
+        (str(path), image_hash(read_image(path))) for path in folder.iterdir()
+    }
+
+
+def test_images_calibrated_with_before_are_remembered_too(model, photograph, tmp_path):
+    for name, seed in (("before", 0), ("then", 1)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(photograph(60, 60, seed)).save(tmp_path / name / "a.png")
+        change_decision(model, images=tmp_path / name)
+
+    remembered = load_predictor(model).provenance["validation_images"]
+    assert {str(tmp_path / name / "a.png") for name in ("before", "then")} <= set(
+        remembered
+    )
+
+
+def test_nothing_is_judged_for_a_file_that_cannot_be_written(
+    model, photograph, tmp_path, monkeypatch
+):
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    Image.fromarray(photograph(60, 60)).save(folder / "a.png")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(decision_file, "normal_image_paths", pytest.fail)
+
+    with pytest.raises(StorageError, match="choose another output"):
+        change_decision(model, tmp_path / "file" / model.name, images=folder)
 
 
 def test_copies_of_a_normal_image_count_once(model, photograph, tmp_path):

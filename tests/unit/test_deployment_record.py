@@ -65,6 +65,17 @@ def test_what_was_measured_is_not_measured_again(predictors, tmp_path):
     assert list(measure(some, never, path, 6, OF)) == ["OpenVINO int8"]
 
 
+def test_where_nothing_works_here_the_refusals_are_recorded(tmp_path):
+    state = measure({}, metrics, tmp_path / "deployment.json", 3, OF)
+
+    (failed,) = runs(
+        state, {"OpenVINO int8": "too far"}, {"settings": {"size": "small"}}
+    )
+
+    assert failed["failure"] == "too far"
+    assert failed["variant"] == "small, OpenVINO int8"
+
+
 def test_another_detector_s_measurements_are_not_taken(predictors, tmp_path):
     path = tmp_path / "deployment.json"
     measure(predictors, metrics, path, 1, OF)

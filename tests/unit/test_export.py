@@ -19,7 +19,7 @@ from efficientad.deployment.calibration_images import calibration_images, spread
 from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, require_bf16
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.graph import detector_graph
-from efficientad.deployment.graph_nodes import placement
+from efficientad.deployment.graph_nodes import MAX_SIDE, placement
 from efficientad.deployment.precisions import (
     _in_16_bits,
     with_16_bit_weights,
@@ -32,7 +32,7 @@ from efficientad.errors import (
     NotCalibratedError,
     StorageError,
 )
-from efficientad.images import image_hash
+from efficientad.images import image_hash, resize_image
 from efficientad.judgement.report import ScoredImage
 
 
@@ -362,16 +362,16 @@ def own_images(judging_detector, photograph, tmp_path, monkeypatch):
 def test_an_export_is_compared_on_the_images_of_the_calibration(
     judging_detector, own_images
 ):
-    (validation_path, validation), (training_path, training) = (
+    (validation_path, _), (training_path, _) = (
         own_images[kind] for kind in ("validation_images", "training_images")
     )
 
     def found():
         return calibration_images(None, judging_detector.provenance, 8)
 
-    assert np.array_equal(found(), [validation])
+    assert found() == [validation_path]
     validation_path.write_bytes(training_path.read_bytes())
-    assert np.array_equal(found(), [training])
+    assert found() == [training_path]
     training_path.unlink()
     assert found() == []
 
@@ -385,6 +385,9 @@ def test_without_images_those_of_the_detector_are_compared(
     report = efficientad.export(judging_detector, tmp_path / "part.onnx")
     assert (report.n_images, report.n_real_images) == (2, 1)
     assert sentence not in report.lines()
+    differences = report.largest_difference, report.largest_artificial_difference
+    told = "{:.2g} on 1 real and {:.2g} on 1 artificial images".format(*differences)
+    assert report.lines()[0] == f"largest difference from PyTorch {told}"
 
     for path, _ in own_images.values():
         path.unlink()
@@ -408,7 +411,22 @@ def test_8_bits_are_measured_on_the_images_of_the_detector(
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     efficientad.export(judging_detector, tmp_path / "a.onnx", precision="int8")
 
-    assert np.array_equal(measured, [own_images["validation_images"][1]])
+    expected = resize_image(own_images["validation_images"][1], 256, 256)
+    assert np.array_equal(measured, [expected])
+
+
+def test_an_image_larger_than_a_graph_takes_is_compared_made_small(
+    judging_detector, exports, monkeypatch
+):
+    line_scan = np.zeros((8, MAX_SIDE + 1, 3), np.uint8)
+    line_scan[:, ::7] = 200
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+    exported = ExportedPredictor(exports["onnxruntime"])
+
+    found = comparison.compared(judging_detector, exported, [line_scan])
+
+    assert found.n_real == 1
+    assert found.real < 1e-4
 
 
 def test_images_are_spread_over_all_there_are(judging_detector, exports, monkeypatch):

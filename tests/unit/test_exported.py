@@ -1,9 +1,11 @@
 """Exported detectors: on every engine and any size the same answers as PyTorch's."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -25,7 +27,7 @@ from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.graph_nodes import MAX_SIDE, without_resizing
 from efficientad.deployment.prediction import predict_files
 from efficientad.deployment.runtimes import load_predictor
-from efficientad.deployment.tensorrt_engine import TensorRtEngine
+from efficientad.deployment.tensorrt_engine import TensorRtEngine, _Session
 from efficientad.errors import (
     ConfigError,
     ImageError,
@@ -255,6 +257,14 @@ def test_threads_that_are_asked_for_are_not_tied_to_a_core(exports):
     assert engine._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
+@pytest.mark.parametrize(("n_streams", "n_of_all"), [(1, 1), (2, 2)])
+def test_threads_are_those_of_one_prediction(exports, n_streams, n_of_all):
+    predictor = ExportedPredictor(exports["openvino"], n_threads=1, n_streams=n_streams)
+
+    compiled = predictor._engine._compiled
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == n_of_all
+
+
 def test_openvino_runs_an_onnx_file_too(exports, predictors, photograph):
     image = photograph(64, 70)
 
@@ -356,6 +366,47 @@ def test_tensorrt_says_what_size_it_takes():
         ImageError, match=r"\(batch, 256, 256, 3\), got \(1, 20, 30, 3\)"
     ):
         engine.run(np.zeros((1, 20, 30, 3), np.uint8))
+
+
+class _FullDevice:
+    """CUDA's calls, on a device that has no room for the second buffer."""
+
+    class cudaError_t:  # noqa: N801 - CUDA's name
+        cudaSuccess = 0  # noqa: N815
+
+    class _Status:
+        name = "cudaErrorMemoryAllocation"
+
+    def __init__(self):
+        self.given, self.freed = [], []
+
+    def cudaStreamCreate(self):  # noqa: N802
+        return 0, 7
+
+    def cudaStreamDestroy(self, stream):  # noqa: N802
+        assert stream == 7
+
+    def cudaMalloc(self, n_bytes):  # noqa: N802
+        if self.given:
+            return self._Status(), 0
+        self.given.append(n_bytes)
+        return 0, n_bytes
+
+    def cudaFree(self, address):  # noqa: N802
+        self.freed.append(address)
+
+
+def test_tensorrt_gives_back_what_it_got_of_a_device_that_is_full():
+    cuda, engine = _FullDevice(), mock.MagicMock()
+
+    with pytest.raises(ConfigError, match=r"cudaErrorMemoryAllocation.*free memory"):
+        _Session(cuda, engine)
+    gc.collect()
+    assert cuda.freed == cuda.given
+
+    engine.create_execution_context.return_value = None
+    with pytest.raises(ConfigError, match="could not make its context"):
+        _Session(cuda, engine)
 
 
 @pytest.mark.gpu

@@ -54,6 +54,20 @@ def test_the_part_that_was_written_can_be_kept(target):
 
     assert target.read_text() == "the old one"
     assert target.with_name("result.txt.partial").read_text() == "half of the n"
+    with whole_file(target, keeps_partial=True) as partial:
+        partial.write_text("the new one")
+    assert target.read_text() == "the new one"
+    assert names_beside(target) == ["result.txt"]
+
+
+def test_a_link_stays_and_the_file_it_names_is_replaced(target):
+    link = target.with_name("current")
+    link.symlink_to(target.name)
+
+    write_whole(link, b"the new one")
+
+    assert link.is_symlink()
+    assert target.read_text() == "the new one"
 
 
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full")
@@ -66,12 +80,17 @@ def test_a_full_disk_is_a_storage_error_that_says_so(target):
     assert names_beside(target) == ["result.txt"]
 
 
-def test_processes_that_write_the_same_file_do_not_meet(target, monkeypatch):
-    with whole_file(target) as first:
+@pytest.mark.parametrize("keeps_partial", [False, True])
+def test_processes_that_write_the_same_file_do_not_meet(
+    target, monkeypatch, keeps_partial
+):
+    with whole_file(target, keeps_partial=keeps_partial) as first:
         first.write_text("by the first")
         monkeypatch.setattr(os, "getpid", lambda: 2**30)
-        write_whole(target, b"by the second")
+        with whole_file(target, keeps_partial=keeps_partial) as second:
+            second.write_text("by the second")
         assert target.read_text() == "by the second"
+        assert first.read_text() == "by the first"
 
     assert target.read_text() == "by the first"
     assert names_beside(target) == ["result.txt"]

@@ -25,7 +25,7 @@ from efficientad.deployment.benchmark_report import BenchmarkReport, RuntimeRepo
 from efficientad.deployment.comparison import relative_difference
 from efficientad.deployment.contenders import Contender, contenders
 from efficientad.deployment.memory import peak_memory_mib
-from efficientad.errors import ConfigError
+from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images import INPUT_SIZE, RGBImage
 from efficientad.measurement.clock import Timing, consecutive, in_streams, interleaved
 from efficientad.measurement.config import BenchmarkConfig
@@ -63,8 +63,8 @@ def benchmark(
         on_stage: Is told what is measured next.
 
     Raises:
-        ConfigError: If a runtime is asked for that this machine does not have, or a
-            file is given twice.
+        ConfigError: If a runtime is asked for that this machine does not have, a file
+            is given twice, or some would run on the CPU and some on a GPU.
         ModelFileError: If a file cannot be used.
         MissingDependencyError: If a package of a runtime is not installed.
     """
@@ -96,12 +96,7 @@ class _Measurement:
         self.on_stage = on_stage
         self.opened = {contender.name: contender.open() for contender in found}
         self.has_torch = find_spec("torch") is not None
-        kinds = {
-            getattr(getattr(p, "device", None), "type", "cpu")
-            for p in self.opened.values()
-        }
-        kinds |= {"cuda" for contender in found if contender.is_for_tensorrt}
-        self.device: Literal["cpu", "cuda"] = "cuda" if "cuda" in kinds else "cpu"
+        self.device = _only_device(self.found, self.opened)
         default = _PAPER_REPEATS if self.device == "cuda" else _CPU_REPEATS
         self.repeats = config.repeats or default
         self.n_streams = config.streams or min(_MAX_STREAMS, _n_cores())
@@ -230,7 +225,11 @@ class _Measurement:
         if not self.config.memory:
             return None
         self.on_stage(f"peak memory: {contender.name}")
-        return peak_memory_mib(contender, self.config.batch_size)
+        try:
+            return peak_memory_mib(contender, self.config.batch_size)
+        except ModelFileError as error:  # what was timed before is kept
+            self.on_stage(f"not known: {error}")
+            return None
 
     @staticmethod
     def _work(predictors: Mapping[str, Predictor], images: Sequence[RGBImage]) -> Work:
@@ -249,6 +248,28 @@ class _Measurement:
         if self.device == "cuda":
             return self.repeats
         return math.ceil(self.repeats / self.config.batch_size)
+
+
+def _only_device(
+    found: Sequence[Contender], opened: Mapping[str, Predictor]
+) -> Literal["cpu", "cuda"]:
+    """Give where all of them run.
+
+    Raises:
+        ConfigError: If they do not run on the same; protocol and limit are of one.
+    """
+    names: dict[str, list[str]] = {"cpu": [], "cuda": []}
+    for contender in found:
+        device = getattr(opened[contender.name], "device", None)
+        is_on_gpu = contender.is_for_tensorrt or getattr(device, "type", "") == "cuda"
+        names["cuda" if is_on_gpu else "cpu"].append(contender.name)
+    if names["cpu"] and names["cuda"]:
+        raise ConfigError(
+            f"a benchmark measures one device, got {', '.join(names['cpu'])} on the "
+            f"CPU and {', '.join(names['cuda'])} on CUDA; give --device cpu or "
+            "--device cuda, or leave some out"
+        )
+    return "cuda" if names["cuda"] else "cpu"
 
 
 def _precision(predictor: Predictor) -> Precision:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from efficientad.datasets import normal_image_paths
 from efficientad.errors import ImageError
-from efficientad.images import RGBImage, as_rgb, image_hash, read_image
+from efficientad.images import image_hash, read_image
 
 _Item = TypeVar("_Item")
 
@@ -20,8 +20,10 @@ _OWN: Final = ("validation_images", "training_images")
 
 def calibration_images(
     folder: Path | None, provenance: Mapping[str, Any], n: int
-) -> list[RGBImage]:
-    """Give images spread evenly over a folder or a category, never test images.
+) -> list[Path]:
+    """Find images spread evenly over a folder or a category, never test images.
+
+    Files, not pixels: those of many large images would fill the memory.
 
     Args:
         folder: Of normal images, or a category's. None: the detector's own images,
@@ -34,12 +36,11 @@ def calibration_images(
 
     Raises:
         DatasetError: If the folder has none, or only test images.
-        ImageError: If one of the folder cannot be used.
     """
     if folder is None:
         return _own_images(provenance, n)
     training, held_out = normal_image_paths(folder, min_images=1)
-    return [as_rgb(path) for path in spread(held_out or training, n)]
+    return spread(held_out or training, n)
 
 
 def spread(items: Sequence[_Item], n: int) -> list[_Item]:
@@ -48,20 +49,18 @@ def spread(items: Sequence[_Item], n: int) -> list[_Item]:
     return [items[index * len(items) // n] for index in range(n)]
 
 
-def _own_images(provenance: Mapping[str, Any], n: int) -> list[RGBImage]:
+def _own_images(provenance: Mapping[str, Any], n: int) -> list[Path]:
     for kind in _OWN:
         recorded = list(provenance.get(kind, {}).items())
-        found = [_as_recorded(name, digest) for name, digest in spread(recorded, n)]
-        images = [image for image in found if image is not None]
-        if images:
-            return images
+        found = [Path(name) for name, h in spread(recorded, n) if _is_as(name, h)]
+        if found:
+            return found
     return []
 
 
-def _as_recorded(name: str, digest: str) -> RGBImage | None:
-    """Read an image, unless it is gone or another one by now."""
+def _is_as(name: str, recorded: str) -> bool:
+    """Whether an image is neither gone nor another one by now."""
     try:
-        image = read_image(name)
+        return image_hash(read_image(name)) == recorded
     except ImageError:
-        return None
-    return image if image_hash(image) == digest else None
+        return False

@@ -21,9 +21,10 @@ from efficientad.deployment.engines import (
     OpenVinoEngine,
 )
 from efficientad.deployment.exported import ExportedPredictor
+from efficientad.deployment.graph_nodes import MAX_SIDE
 from efficientad.deployment.metadata import ONNX_SUFFIX, Precision
 from efficientad.errors import ExportMismatchError
-from efficientad.images import INPUT_SIZE, RGBImage
+from efficientad.images import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
 from efficientad.method.placement import place_map
 
 if TYPE_CHECKING:
@@ -98,16 +99,18 @@ def artificial_images() -> list[RGBImage]:
 def compared(
     detector: "Detector",
     exported: ExportedPredictor,
-    normal: Sequence[RGBImage],
+    normal: Sequence[ImageLike],
 ) -> Differences:
     """Measure how far an export is from PyTorch.
 
     Args:
         detector: Judges by PyTorch here.
         exported: What was made of it.
-        normal: Real images, if there are any; up to `N_COMPARED` are compared.
+        normal: Real images, if there are any; up to `N_COMPARED` are compared, read one
+            by one.
 
     Raises:
+        ImageError: If one cannot be read.
         ExportMismatchError: If a difference is above the tolerance, or not a number.
     """
     artificial, real = artificial_images(), spread(normal, N_COMPARED)
@@ -220,7 +223,7 @@ def losses_on(
 def _largest(
     detector: "Detector",
     exported: ExportedPredictor,
-    images: Sequence[RGBImage],
+    images: Sequence[ImageLike],
     tolerances: Mapping[Precision, float],
     kind: str,
 ) -> float:
@@ -237,10 +240,13 @@ def _largest(
 
 
 def _difference(
-    detector: "Detector", exported: ExportedPredictor, image: RGBImage
+    detector: "Detector", exported: ExportedPredictor, image: ImageLike
 ) -> float:
-    """Compare as the graph is, which resizes images itself."""
-    expected, found = detector.predict(image), exported.judge(image[np.newaxis])
+    """Compare as the graph is, which resizes images itself up to a limit."""
+    pixels = as_rgb(image)
+    if max(pixels.shape) > MAX_SIDE:
+        pixels = resize_image(pixels, INPUT_SIZE, INPUT_SIZE)
+    expected, found = detector.predict(pixels), exported.judge(pixels[np.newaxis])
     differences = []
     for value, other in (
         (expected.local_grid, found.local_grids[0]),

@@ -133,11 +133,13 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Con
         if runtime == "onnx" or runtime == "openvino" or runtime == "tensorrt":  # noqa: PLR1714 - narrows the type
             found.append(_exported(runtime, model, device, folder))
             continue
-        if runtime != "pytorch" and not is_on_gpu and not detector.is_native:
+        if not is_on_gpu and runtime not in detector.runtimes:
+            needed = "a C++ compiler, or a detector it can compute"
+            if runtime == "native_bf16" and "native" in detector.runtimes:
+                needed = "a detector of size medium and a processor with AVX512_BF16"
             raise ConfigError(
-                f"runtime {runtime} needs a C++ compiler, or a detector it can "
-                f"compute; see `efficientad doctor`, or leave {runtime} out of "
-                "--runtimes"
+                f"runtime {runtime} needs {needed}; see `efficientad doctor`, or leave "
+                f"{runtime} out of --runtimes"
             )
         found.append(Contender(runtime, model, device, runtime))
     return found

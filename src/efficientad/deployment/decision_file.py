@@ -5,10 +5,9 @@ of held-out normal scores behind p-values. In an exported file these are metadat
 the graph stays to the byte and no PyTorch is needed.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.deployment import metadata
@@ -21,6 +20,7 @@ from efficientad.errors import ConfigError, torch_is_missing
 from efficientad.images import as_rgb, image_hash
 from efficientad.method.decision import Calibration
 from efficientad.method.predictor import Predictor
+from efficientad.storage import require_writable
 
 
 def read_decision(model: Path | str) -> Calibration:
@@ -56,7 +56,8 @@ def change_decision(
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1). None:
             as it was.
         images: Folder of normal images that were not trained on; their scores by this
-            very file replace the table, copies of one counted once. None: it stays.
+            very file replace the table, copies of one counted once. The file says from
+            then on that they were calibrated with, too. None: it stays.
 
     Returns:
         What the file holds now.
@@ -66,6 +67,7 @@ def change_decision(
             ending is another.
         DatasetError: If there are no images, or if some were trained on.
         ModelFileError: If the file cannot be used.
+        MissingDependencyError: If it needs PyTorch, or an engine that is not installed.
         StorageError: If it cannot be written; what stood there stays.
     """
     if threshold is None and false_alarm_budget is None and images is None:
@@ -83,15 +85,17 @@ def change_decision(
         )
     if model.suffix in EXPORT_SUFFIXES:
         return _change_export(model, output, threshold, false_alarm_budget, images)
+    detector = _load_detector(model)
     from efficientad.training import model_file  # noqa: PLC0415 - needs torch
 
-    detector = _load_detector(model)
-    changed = _changed(detector.calibration, threshold, false_alarm_budget)
+    found = _Decision(detector.calibration, detector.provenance)
+    found = found.changed(threshold, false_alarm_budget)
     if images is not None:
-        changed = _with_scores_of(images, changed, detector, detector.provenance)
-    detector.calibration = changed
+        require_writable(output)
+        found = found.with_scores_of(images, detector)
+    detector.calibration, detector.provenance = found
     model_file.save(detector, output)
-    return changed
+    return found.calibration
 
 
 def _change_export(
@@ -101,39 +105,46 @@ def _change_export(
     false_alarm_budget: float | None,
     images: Path | None,
 ) -> Calibration:
-    found = metadata.read(model)
-    changed = _changed(found.calibration, threshold, false_alarm_budget)
+    before = metadata.read(model)
+    found = _Decision(before.calibration, before.provenance)
+    found = found.changed(threshold, false_alarm_budget)
     if images is not None:
-        predictor = load_predictor(model)
-        changed = _with_scores_of(images, changed, predictor, found.provenance)
-    metadata.write(model, replace(found, calibration=changed), output=output)
-    return changed
+        require_writable(output)
+        found = found.with_scores_of(images, load_predictor(model))
+    metadata.write(model, replace(before, **found._asdict()), output=output)
+    return found.calibration
 
 
-def _changed(
-    calibration: Calibration, threshold: float | None, budget: float | None
-) -> Calibration:
-    if budget is None:
-        budget = calibration.false_alarm_budget
-    return replace(calibration, given_threshold=threshold, false_alarm_budget=budget)
+class _Decision(NamedTuple):
+    """What a model file holds besides networks and maps."""
 
+    calibration: Calibration
+    provenance: dict[str, Any]
 
-def _with_scores_of(
-    folder: Path,
-    calibration: Calibration,
-    predictor: Predictor,
-    provenance: Mapping[str, Any],
-) -> Calibration:
-    paths, _ = normal_image_paths(folder, min_images=1)
-    scores: dict[str, float] = {}
-    hashes = {}
-    for path in paths:
-        image = as_rgb(path)
-        digest = hashes[str(path)] = image_hash(image)
-        if digest not in scores:  # a copy says nothing more about what is normal
-            scores[digest] = predictor.predict(image).image_score
-    require_disjoint(hashes, provenance.get("training_images", {}))
-    return replace(calibration, normal_scores=tuple(sorted(scores.values())))
+    def changed(self, threshold: float | None, budget: float | None) -> "_Decision":
+        """Give it another threshold, and a budget unless that is None."""
+        if budget is None:
+            budget = self.calibration.false_alarm_budget
+        calibration = replace(
+            self.calibration, given_threshold=threshold, false_alarm_budget=budget
+        )
+        return self._replace(calibration=calibration)
+
+    def with_scores_of(self, folder: Path, predictor: Predictor) -> "_Decision":
+        """Give it the scores of other images, and say which they were."""
+        paths, _ = normal_image_paths(folder, min_images=1)
+        hashes = {str(path): image_hash(as_rgb(path)) for path in paths}
+        require_disjoint(hashes, self.provenance.get("training_images", {}))
+        scores: dict[str, float] = {}
+        for name, digest in hashes.items():
+            if digest not in scores:  # a copy says nothing more about what is normal
+                scores[digest] = predictor.predict(name).image_score
+        # The maps' quantiles are still of those before.
+        used = self.provenance.get("validation_images", {}) | hashes
+        return _Decision(
+            replace(self.calibration, normal_scores=tuple(sorted(scores.values()))),
+            self.provenance | {"validation_images": used},
+        )
 
 
 def _load_detector(model: Path) -> Any:

@@ -39,7 +39,7 @@ from efficientad.errors import (
     MissingDependencyError,
     NotCalibratedError,
 )
-from efficientad.images import RGBImage
+from efficientad.images import INPUT_SIZE, as_rgb, resize_image
 from efficientad.storage import require_writable
 
 if TYPE_CHECKING:
@@ -81,7 +81,12 @@ class ExportReport:
 
     def lines(self) -> list[str]:
         """Say it for a person, a sentence a line."""
-        difference = f"{self.largest_difference:.2g} on {self.n_images} images"
+        n_artificial = self.n_images - self.n_real_images
+        difference = f"{self.largest_artificial_difference:.2g} on {n_artificial}"
+        difference += " artificial images"
+        if self.n_real_images:
+            on_real = f"{self.largest_difference:.2g} on {self.n_real_images} real"
+            difference = f"{on_real} and {difference}"
         found = [f"largest difference from PyTorch {difference}"]
         if not self.n_real_images:
             found.append("compared on artificial images only; give --images FOLDER")
@@ -133,7 +138,8 @@ def export(
     model = detector_graph(detector)
     quantization = None
     if precision == "int8":
-        model, quantization = quantized(model, normal)
+        small = [resize_image(as_rgb(i), INPUT_SIZE, INPUT_SIZE) for i in normal]
+        model, quantization = quantized(model, small)
     elif precision != "fp32":
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
     with files_together(metadata.files_of(target)) as folder:
@@ -220,7 +226,7 @@ def _require_possible(detector: "Detector", target: Path, precision: Precision) 
 
 def _normal_images(
     detector: "Detector", folder: Path | None, precision: Precision
-) -> list[RGBImage]:
+) -> list[Path]:
     is_measured = precision == "int8"
     n = _N_MEASURED if is_measured else N_COMPARED
     found = calibration_images(folder, detector.provenance, n)

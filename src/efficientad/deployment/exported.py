@@ -150,6 +150,7 @@ def _opened(
         if n_threads is None and n_streams > 1:
             n_threads = max(1, (os.cpu_count() or 1) // n_streams)
         return OnnxRuntimeEngine(path, n_threads=n_threads)
+    n_of_all = None if n_threads is None else n_threads * n_streams
     return OpenVinoEngine(
-        path, precision=precision, n_threads=n_threads, n_streams=n_streams
+        path, precision=precision, n_threads=n_of_all, n_streams=n_streams
     )

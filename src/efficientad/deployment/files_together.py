@@ -5,7 +5,7 @@ predecessor would be no model at all.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -35,23 +35,20 @@ def _move(folder: Path, targets: Sequence[Path]) -> None:
     *others, last = targets
     kept = folder / "kept"
     kept.mkdir()
-    with ExitStack() as undo:
+    with ExitStack() as undo:  # also when Ctrl-C comes in between
         for target in others:
-            undo.callback(_exchange(folder / target.name, target, kept / target.name))
+            undo.callback(_put_back, target, kept / target.name, folder / target.name)
+            if target.is_file():
+                target.replace(kept / target.name)
+            (folder / target.name).replace(target)
         # A move that fails leaves what stood there.
         (folder / last.name).replace(last)
         undo.pop_all()
 
 
-def _exchange(new: Path, target: Path, kept: Path) -> Callable[[], object]:
-    """Put a file where another may be, and tell how to take that back."""
-    if not target.is_file():
-        new.replace(target)
-        return target.unlink
-    target.replace(kept)
-    try:
-        new.replace(target)
-    except OSError:
+def _put_back(target: Path, kept: Path, new: Path) -> None:
+    """Undo an exchange, however far it came."""
+    if kept.exists():
         kept.replace(target)
-        raise
-    return lambda: kept.replace(target)
+    elif not new.exists():
+        target.unlink()

@@ -3,8 +3,9 @@
 Resizing and placement are two matrix products each, with matrices that the graph makes
 of the height and width it is given. Resizing is that of `images.resize_image` to the
 bit: columns first, then rows, both rounded, with weights in Pillow's fixed point.
-Weights and products are whole numbers small enough for engines that compute in single
-precision, so all come to the same pixels.
+Weights and products are whole numbers that single precision holds exactly, and so are
+their sums up to 4000 pixels a side. Of more, a sum may be rounded, and a few pixels in
+a million come out one level off.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -12,7 +12,7 @@ The text also holds the SHA-256 of all the rest of the file, for OpenVINO with i
 import hashlib
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -114,7 +114,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "input_size": INPUT_SIZE,
         "threshold": metadata.calibration.threshold,
         "calibration": asdict(metadata.calibration),
-        "provenance": metadata.provenance,
+        "provenance": _readable(metadata.provenance),
         "hash": _hash(path, rest),
     }
     content[_TEXT_HASH] = _text_hash(content)
@@ -128,6 +128,17 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         if path.suffix == OPENVINO_SUFFIX:
             weights = _read(_weights_of(path))
             (folder / _weights_of(output).name).write_bytes(weights)
+
+
+def _readable(value: Any) -> Any:
+    """Spell out what of a name is no UTF-8, which not every reader of JSON takes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_readable(k): _readable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_readable(item) for item in value]
+    return value
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -6,7 +6,8 @@
     OUTPUT/maps/....tiff       combined map, float32, at the image's own size (optional)
 
 Both lists are complete or not there: they get their names when the last image is done.
-Until then, and after a failure, they are called predictions.csv.partial and so on.
+Until then they are called predictions.csv.PROCESS.partial and so on, so that two runs
+into one folder do not meet, and after a failure predictions.csv.partial.
 """
 
 import csv

@@ -128,7 +128,8 @@ class TensorRtEngine:
                 f"TensorRT cannot build {self._path} (see its message); export "
                 "another precision"
             )
-        return trt.Runtime(self._logger).deserialize_cuda_engine(plan)
+        engine = trt.Runtime(self._logger).deserialize_cuda_engine(plan)
+        return _made(engine, "engine")
 
 
 class _Session:
@@ -136,7 +137,8 @@ class _Session:
 
     def __init__(self, cuda: Any, engine: Any) -> None:
         self._cuda, self._engine = cuda, engine
-        self._context = engine.create_execution_context()
+        self._addresses: dict[str, int] = {}
+        self._context = _made(engine.create_execution_context(), "context")
         self._stream = self._checked(cuda.cudaStreamCreate())
         self._outputs = {
             SCORE_OUTPUT: np.empty((MAX_BATCH,), np.float32),
@@ -147,11 +149,8 @@ class _Session:
         }
         sizes = {INPUT: MAX_BATCH * math.prod(_IMAGE)}
         sizes |= {name: array.nbytes for name, array in self._outputs.items()}
-        self._addresses = {
-            name: self._checked(cuda.cudaMalloc(n_bytes))
-            for name, n_bytes in sizes.items()
-        }
-        for name, address in self._addresses.items():
+        for name, n_bytes in sizes.items():  # one by one: each is freed if one fails
+            self._addresses[name] = address = self._checked(cuda.cudaMalloc(n_bytes))
             self._context.set_tensor_address(name, address)
 
     def run(self, images: NDArray[np.uint8]) -> Judged:
@@ -194,6 +193,16 @@ class _Session:
                 "on the device, or use --device cpu"
             )
         return values[0] if values else None
+
+
+def _made(given: Any, what: str) -> Any:
+    """Refuse the None that TensorRT gives where it cannot make something."""
+    if given is None:
+        raise ConfigError(
+            f"TensorRT could not make its {what} (see its message), most often for "
+            "want of memory; free some on the device, or use --device cpu"
+        )
+    return given
 
 
 def _flags(tensorrt: Any) -> int:

@@ -147,6 +147,7 @@ class BaselinePredictor:
                 "the baseline needs a calibrated detector: call calibrate first"
             )
         self.calibration = detector.calibration
+        self.size, self.device = detector.size, detector.device
         self.precision = precision
         dtype = _TYPES[precision]
         self.networks = baseline(detector).moved(detector.device, dtype)
