@@ -9,7 +9,8 @@
 #
 # The same command goes on where it was stopped. Ctrl-C, or `timeout --signal INT 9m`
 # before it, ends a sitting with a checkpoint. A checkpoint is also left in parts of at
-# most 15 MiB, which can be moved: on another machine the parts are enough.
+# most 15 MiB (teacher_….checkpoint.part-*), which can be moved: on another machine the
+# parts are enough, and newer ones replace the checkpoint that is there.
 set -euo pipefail
 if [ $# -lt 3 ]; then
     sed -n '4,8s/^# *//p' "$0" >&2
@@ -22,11 +23,38 @@ export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$output"
 
 teacher=
+# Parts are as old as the checkpoint they were made of, so those from elsewhere tell.
 leave_parts() {
-    if [ -n "$teacher" ] && [ -f "$teacher.checkpoint" ]; then
-        rm -f "$teacher.checkpoint.part-"*
-        split --bytes 15M --numeric-suffixes "$teacher.checkpoint" "$teacher.checkpoint.part-"
+    local checkpoint=$teacher.checkpoint
+    if [ -z "$teacher" ] || [ ! "$checkpoint" -nt "$checkpoint.part-00" ]; then
+        return
     fi
+    rm -rf "$checkpoint.splitting"
+    mkdir "$checkpoint.splitting"
+    split --bytes 15M --numeric-suffixes "$checkpoint" "$checkpoint.splitting/part-"
+    sha256sum <"$checkpoint" >"$checkpoint.splitting/part-sum"
+    touch --reference "$checkpoint" "$checkpoint.splitting/part-"*
+    rm -f "$checkpoint.part-"*
+    for part in "$checkpoint.splitting/part-"*; do
+        mv "$part" "$checkpoint.${part##*/}"
+    done
+    rmdir "$checkpoint.splitting"
+}
+join_parts() {
+    local checkpoint=$teacher.checkpoint
+    if [ ! "$checkpoint.part-00" -nt "$checkpoint" ]; then
+        return
+    fi
+    cat "$checkpoint.part-"[0-9]* >"$checkpoint.joining"
+    if ! sha256sum --status --check "$checkpoint.part-sum" <"$checkpoint.joining"; then
+        rm -f "$checkpoint.joining"
+        echo "$0: the parts $checkpoint.part-* must be those of one checkpoint and its" \
+            "part-sum, some are missing or damaged; copy all of them again" >&2
+        teacher=
+        exit 2
+    fi
+    touch --reference "$checkpoint.part-00" "$checkpoint.joining"
+    mv "$checkpoint.joining" "$checkpoint"
 }
 trap leave_parts EXIT
 
@@ -36,9 +64,7 @@ for size in small medium; do
         echo "$teacher is there"
         continue
     fi
-    if [ ! -f "$teacher.checkpoint" ] && [ -f "$teacher.checkpoint.part-00" ]; then
-        cat "$teacher.checkpoint.part-"* >"$teacher.checkpoint"
-    fi
+    join_parts
     "${PYTHON:-python3}" -c 'from efficientad.cli import main; raise SystemExit(main())' \
         distill "$images" --source "$source" --size "$size" --output "$teacher" \
         --preset paper --mixed-precision --checkpoint-every 2000 \

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from efficientad.errors import EfficientADError, ImageError
+from efficientad.errors import DatasetError, EfficientADError, ImageError
 from efficientad.images import resize_image
 from efficientad.storage import whole_file
 from efficientad.training.pretraining_images import (
@@ -80,13 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=512, help="of pictures, at most")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs")
     options = parser.parse_args(arguments)
+    path = None
     try:
+        if any(options.output.glob("shard-*.tar")):
+            raise DatasetError(
+                f"shards need a folder of their own, {options.output} holds some of "
+                "before; remove them, or choose another --output"
+            )
         images = open_pretraining_images(options.images)
         members = encoded(images, options.side, options.quality)
         for number, shard in enumerate(shards(members, int(options.mib * 2**20))):
             path = options.output / f"shard-{number:03}.tar"
             write_shard(path, shard)
             print(f"{path}: {len(shard)} images, {path.stat().st_size} bytes")
+        if path is None:
+            raise DatasetError(
+                "needed images that can be read, found none; give other images"
+            )
     except EfficientADError as error:
         print(f"pack_images: {error}", file=sys.stderr)
         return 2

@@ -5,10 +5,12 @@
 
 What is not given about source, images and hardware is what the file says, or stays as
 it was said of the shipped teacher, as long as source network and images are the same.
-Nothing is committed.
+The log must be beside the file, and of this teacher. Nothing is committed, and nothing
+changes unless all can.
 """
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -18,6 +20,7 @@ from typing import Any
 
 from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.measurement.surroundings import commit
+from efficientad.storage import write_whole
 from efficientad.training.teachers import open_teacher, ship_teacher
 from efficientad.training.tensor_file import read
 
@@ -60,7 +63,7 @@ def region(size: str, facts: Mapping[str, Any]) -> str:
         "held-out explained variance": f"{facts['explained_variance']:.3f}{spread}; "
         f"over the training in [the log](../benchmarks/teachers/teacher_{size}.jsonl)",
         "weights": "half precision",
-        "commit": f"`{facts.get('commit', 'not recorded')[:9]}`",
+        "commit": f"`{_short(facts.get('commit', 'unknown'))}`",
     }
     if "note" in facts:
         rows["note"] = facts["note"]
@@ -68,19 +71,41 @@ def region(size: str, facts: Mapping[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
+def _short(commit: str) -> str:
+    """Shorten a hash, and keep what stands behind it, such as `-dirty`."""
+    name, dash, state = commit.partition("-")
+    return f"{name[:9]}{dash}{state}"
+
+
 def with_region(text: str, size: str, facts: Mapping[str, Any]) -> str:
-    """The document with what stands between the marks of a size written anew."""
+    """The document with what stands between the marks of a size written anew.
+
+    Raises:
+        ModelFileError: If it has no place for it.
+    """
     pattern = rf"(<!-- teacher: {size} -->\n).*?(<!-- end of teacher -->)"
     table = f"\n{region(size, facts)}\n\n"
     new, n = re.subn(
         pattern, lambda m: f"{m[1]}{table}{m[2]}", text, count=1, flags=re.DOTALL
     )
-    assert n == 1, f"no place for the {size} teacher in docs/teachers.md"
+    if n != 1:
+        raise ModelFileError(
+            f"docs/teachers.md needs the marks <!-- teacher: {size} --> and "
+            "<!-- end of teacher -->, it has them not; write them"
+        )
     return new
 
 
 def with_changelog_line(text: str, size: str, facts: Mapping[str, Any]) -> str:
-    """The changelog with one line about this teacher among what is unreleased."""
+    """The changelog with one line about this teacher among what is unreleased.
+
+    Raises:
+        ModelFileError: If nothing is called so.
+    """
+    if "## Unreleased\n" not in text:
+        raise ModelFileError(
+            "CHANGELOG.md needs the heading ## Unreleased, it has none; write it"
+        )
     start = f"- The shipped {size} teacher "
     line = (
         f"{start}is distilled from {facts['settings']['source']} in "
@@ -99,10 +124,41 @@ def with_changelog_line(text: str, size: str, facts: Mapping[str, Any]) -> str:
     return "".join([head, "## Unreleased\n", section, *released])
 
 
+def log_of(path: Path, facts: Mapping[str, Any]) -> Path:
+    """Find the log of a teacher's distillation.
+
+    Raises:
+        ModelFileError: If there is none, or it is another one's.
+    """
+    log = path.with_name(f"{path.name}.jsonl")
+    if not log.is_file():
+        raise ModelFileError(
+            f"a shipped teacher comes with its log, {log} is not there; copy it there"
+        )
+    *_, last = [{}, *map(json.loads, log.read_text(encoding="utf-8").splitlines())]
+    names = {"step": "n_steps", "explained_variance": "explained_variance"}
+    if any(last.get(name) != facts.get(fact) for name, fact in names.items()):
+        raise ModelFileError(
+            f"{log} must end with step and explained variance of {path.name}, it does "
+            "not; give the log and the teacher of one distillation"
+        )
+    return log
+
+
 def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:
-    """Put a teacher in place of the shipped one; everything that tells of it too."""
+    """Put a teacher in place of the shipped one; everything that tells of it too.
+
+    Raises:
+        ModelFileError: If teacher, log or documents are not as they must be.
+    """
     _, content = read(path, "teacher")
     size, facts = content["size"], open_teacher(content["size"], path).provenance
+    if "settings" not in facts:
+        raise ModelFileError(
+            f"{path} does not say how it was made; ship what `efficientad distill` "
+            "wrote"
+        )
+    log = log_of(path, facts)
     try:
         before: Mapping[str, Any] = open_teacher(size).provenance
     except ModelFileError:  # none is shipped yet
@@ -113,19 +169,17 @@ def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:
         if name in before and before.get(with_what) == facts.get(with_what)
     }
     facts = {**kept, "commit": commit(), **facts, **given}
-    target = ship_teacher(path, facts)
-    log = path.with_name(f"{path.name}.jsonl")
-    if log.is_file():
-        shutil.copy(
-            log, repository / "benchmarks" / "teachers" / f"teacher_{size}.jsonl"
+    texts = {
+        document: rewritten(document.read_text(encoding="utf-8"), size, facts)
+        for document, rewritten in (
+            (repository / "docs" / "teachers.md", with_region),
+            (repository / "CHANGELOG.md", with_changelog_line),
         )
-    for name, rewritten in (
-        ("docs/teachers.md", with_region),
-        ("CHANGELOG.md", with_changelog_line),
-    ):
-        document = repository / name
-        text = rewritten(document.read_text(encoding="utf-8"), size, facts)
-        document.write_text(text, encoding="utf-8")
+    }
+    target = ship_teacher(path, facts)
+    shutil.copy(log, repository / "benchmarks" / "teachers" / f"teacher_{size}.jsonl")
+    for document, text in texts.items():
+        write_whole(document, text.encode())
     return target
 
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageDraw
 from records import RESULTS, write_run
 
-from efficientad.errors import EfficientADError
+from efficientad.errors import DatasetError, EfficientADError
 from efficientad.figures.gradients import (
     Map,
     Network,
@@ -104,14 +104,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=Path, nargs="+", required=True)
     parser.add_argument("--source", required=True)
-    parser.add_argument("--teacher", type=Path, help="default: the shipped small one")
+    parser.add_argument("--size", choices=("small", "medium"), default="small")
+    parser.add_argument("--teacher", type=Path, help="default: the shipped one")
     parser.add_argument("--numbers", type=int, nargs="+", default=(5, 2300, 4700))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     try:
         images = open_pretraining_images(options.images)
-        opened = open_teacher("small", options.teacher)
+        for number in options.numbers:
+            if not 0 <= number < len(images):
+                raise DatasetError(
+                    f"images are numbered from 0 to {len(images) - 1}, number {number} "
+                    "was asked for; choose --numbers among these"
+                )
+        opened = open_teacher(options.size, options.teacher)
         source = open_source(options.source)
         rows, measured = [], []
         for number in options.numbers:
@@ -119,24 +126,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tiles, values = rows_of(opened.network.eval(), source, picture)
             rows.append(tiles)
             measured.append(values)
+        with whole_file(options.output) as partial:
+            figure(rows).quantize(128).save(partial, "PNG", optimize=True)
+        run = {
+            "experiment": "teacher_figure",
+            "category": "natural_images",
+            "variant": options.size,
+            "seed": 0,
+            "settings": {
+                "numbers": list(options.numbers),
+                "source": Path(options.source).name,
+            },
+            "teacher": {"hash": opened.file_hash},
+            "metrics": {
+                k: float(np.mean([m[k] for m in measured])) for k in measured[0]
+            },
+        }
+        print(write_run(run, options.results))
     except EfficientADError as error:
         print(f"teacher_figure: {error}", file=sys.stderr)
         return 2
-    with whole_file(options.output) as partial:
-        figure(rows).quantize(128).save(partial, "PNG", optimize=True)
-    run = {
-        "experiment": "teacher_figure",
-        "category": "natural_images",
-        "variant": "small",
-        "seed": 0,
-        "settings": {
-            "numbers": list(options.numbers),
-            "source": Path(options.source).name,
-        },
-        "teacher": {"hash": opened.file_hash},
-        "metrics": {k: float(np.mean([m[k] for m in measured])) for k in measured[0]},
-    }
-    print(write_run(run, options.results))
     return 0
 
 

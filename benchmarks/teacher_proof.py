@@ -36,16 +36,19 @@ import torch
 from records import RESULTS, write_run
 
 import efficientad
-from efficientad.errors import EfficientADError
+from efficientad.errors import ConfigError, EfficientADError
+from efficientad.images import file_hash
 from efficientad.method.networks import ModelSize, PatchDescriptionNetwork
 from efficientad.reproduction.records import recorded_file
 from efficientad.training.config import Reduction, TrainConfig
 from efficientad.training.devices import choose_device
+from efficientad.training.source_networks import find_source_network
 from efficientad.training.student import recipe_of
 from efficientad.training.teachers import Teacher, open_teacher, save_teacher
 
 CATEGORIES = ("mvtec_ad/bottle", "mvtec_ad/screw", "magnetic_tile")
 EXPERIMENT = "teacher_proof"
+_FEATURES = ".features"
 
 
 class Candidate(NamedTuple):
@@ -69,17 +72,18 @@ def distilled(options: argparse.Namespace) -> Iterator[Candidate]:
         for reduction in options.reduction:
             name = f"{Path(source).stem}, {reduction}, {options.distil_steps} steps"
             made_of = f"{name}, {options.size}, {options.distil_images} images"
+            made_of += f", {file_hash(find_source_network(source))[:8]}"
             path = options.distil / f"{made_of.replace(', ', '_')}.safetensors"
             if not path.exists():
                 _distil(source, reduction, path, options)
+            shutil.rmtree(path.with_suffix(_FEATURES), ignore_errors=True)
             yield Candidate(name, path)
 
 
 def _distil(
     source: str, reduction: Reduction, path: Path, options: argparse.Namespace
 ) -> None:
-    """Make one teacher; its source features are kept only meanwhile."""
-    features = path.with_suffix(".features")
+    """Make one teacher, and its source features, which are kept only meanwhile."""
     config = efficientad.DistillConfig(
         source=source,
         size=options.size,
@@ -88,11 +92,10 @@ def _distil(
         reduction=reduction,
         n_images=options.distil_images,
         n_held_out=max(1, min(100, options.distil_images // 4)),
-        feature_cache=features,
+        feature_cache=path.with_suffix(_FEATURES),
         resume=True,
     )
     efficientad.distill(options.data / "natural_images", config, output=path)
-    shutil.rmtree(features)
 
 
 def prove(
@@ -157,6 +160,16 @@ def _facts(teacher: Teacher) -> dict[str, Any]:
     return {"hash": teacher.file_hash} | facts
 
 
+def _require_distinct(candidates: Sequence[Candidate]) -> None:
+    """Refuse to compare nothing, or two teachers under one name."""
+    names = [candidate.variant for candidate in candidates]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"needed teachers of different names, got {', '.join(names) or 'none'}; "
+            "give --untrained, --teacher NAME=FILE, or --distil with --source"
+        )
+
+
 def candidate_of(text: str) -> Candidate:
     """Read NAME=FILE."""
     name, separator, path = text.rpartition("=")
@@ -188,6 +201,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     options.reduction = options.reduction or ["mean"]
+    stems = [Path(source).stem for source in options.source]
+    if len(set(stems)) < len(stems):
+        parser.error(f"sources need different names, got {', '.join(stems)}")
     return options
 
 
@@ -201,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 candidates += distilled(options)
             if options.untrained:
                 candidates.insert(0, untrained(options.size, Path(folder)))
+            _require_distinct(candidates)
             for seed in options.seeds:  # one seed of everything first
                 for category in options.categories:
                     for candidate in candidates:

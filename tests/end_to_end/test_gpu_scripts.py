@@ -163,6 +163,15 @@ def test_shards_hold_all_images_and_are_small(pictures, tmp_path, capsys):
     assert len(told.out.splitlines()) == len(tars)
     assert "left out: " in told.err
     assert "torn.png" in told.err
+    assert pack_images.main(arguments) == 2
+    assert "holds some of before" in capsys.readouterr().err
+
+
+def test_pictures_that_cannot_be_read_make_no_shards(tmp_path, capsys):
+    (tmp_path / "torn.png").write_text("no picture")
+
+    assert pack_images.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "found none" in capsys.readouterr().err
 
 
 def distil(pictures, source, output, *options, environment=None):
@@ -170,7 +179,8 @@ def distil(pictures, source, output, *options, environment=None):
         [
             *("bash", BENCHMARKS / "gpu_distill.sh", pictures, source, output),
             *("--device", "cpu", "--no-mixed-precision", "--image-size", "64"),
-            *("--batch-size", "1", "--n-held-out", "1", *options),
+            *("--batch-size", "1", "--n-held-out", "1", "--snapshots", "0.5"),
+            *options,
         ],
         env={**os.environ, "PYTHON": sys.executable, **(environment or {})},
         check=False,
@@ -206,8 +216,18 @@ def test_both_teachers_are_distilled_and_a_stopped_one_goes_on(
     assert len(parts) > 1
     assert all(part.stat().st_size <= 15 * 2**20 for part in parts)
     second.mkdir()
-    for part in parts:
+    older = second / "teacher_small.safetensors.checkpoint"
+    older.write_bytes(b"of an earlier sitting")
+    os.utime(older, (0, 0))
+    for part in parts[1:]:
         part.rename(second / part.name)
+    parts[0].rename(second / "part-00 is missing")
+    (second / parts[0].name).write_bytes(b"half of it")
+    refused = distil(pictures, resnet18, second, "--steps", "2")
+    assert refused.returncode == 2
+    assert "some are missing or damaged" in refused.stderr
+    assert older.read_bytes() == b"of an earlier sitting"
+    (second / "part-00 is missing").rename(second / parts[0].name)
     finished = distil(pictures, resnet18, second, "--steps", "2")
 
     assert finished.returncode == 0, finished.stderr

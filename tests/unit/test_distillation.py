@@ -17,10 +17,16 @@ from safetensors.torch import load_file, save_file
 from efficientad import cli
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
 from efficientad.measurement.surroundings import commit, machine
-from efficientad.training import distillation, pretraining_images, tensor_file
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.training import (
+    distillation,
+    distillation_material,
+    pretraining_images,
+    tensor_file,
+)
 from efficientad.training.ahead import Ahead
 from efficientad.training.config import DistillConfig
-from efficientad.training.distillation_material import Material
+from efficientad.training.distillation_material import Material, Picture
 from efficientad.training.feature_cache import FeatureCache, FeatureMoments
 from efficientad.training.optimizers import make_optimizer
 from efficientad.training.pretraining_images import open_pretraining_images
@@ -268,14 +274,22 @@ def test_kept_features_teach_as_computed_ones_do(images, config, tmp_path):
     assert again == cached
 
 
-def test_the_papers_preset_takes_whole_images(images, config, tmp_path):
+def test_the_papers_preset_takes_whole_images(images, config, tmp_path, monkeypatch):
     paper = replace(config, preset="paper", steps=2, batch_size=1, snapshots=())
+
+    seen = []
+    describe = PatchDescriptionNetwork.forward
+
+    def noted(self, inputs, *, padded=False):
+        seen.append((self.has_batch_norm, tuple(inputs.shape), padded))
+        return describe(self, inputs, padded=padded)
+
+    monkeypatch.setattr(PatchDescriptionNetwork, "forward", noted)
 
     explained = distillation.distill(images, paper, output=tmp_path / "t.safetensors")
 
     assert np.isfinite(explained.overall)
-    network = load_teacher("small", tmp_path / "t.safetensors")
-    assert not network.has_batch_norm
+    assert seen[:2] == [(False, (1, 3, 64, 64), True)] * 2
 
 
 def test_kept_principal_components_are_those_of_one_basis(images, config):
@@ -301,11 +315,176 @@ def test_principal_components_survive_a_checkpoint(images, config, tmp_path):
     )
     output = tmp_path / "t.safetensors"
     explained = distillation.distill(images, pca, output=output)
+    output.unlink()  # as if it had been stopped behind its last checkpoint
 
     assert (
         distillation.distill(images, replace(pca, resume=True), output=output)
         == explained
     )
+
+
+def test_kept_principal_components_stay_what_they_were(
+    images, config, tmp_path, monkeypatch
+):
+    """Fitted again, on another machine, they may have other signs."""
+    pca = replace(
+        config,
+        reduction="pca",
+        image_size=128,
+        steps=1,
+        batch_size=1,
+        snapshots=(),
+        feature_cache=tmp_path / "features",
+    )
+    explained = distillation.distill(images, pca, output=tmp_path / "a.safetensors")
+    monkeypatch.setattr(Material, "_fit_reduction", lambda _: pytest.fail("again"))
+
+    again = distillation.distill(images, pca, output=tmp_path / "b.safetensors")
+
+    assert again == explained
+    basis = tmp_path / "features" / "basis.safetensors"
+    tensors, content = tensor_file.read(basis, "basis")
+    tensors["matrix"] *= -1
+    tensor_file.write(basis, "basis", tensors, content)
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(ModelFileError, match="principal components of another basis"):
+        distillation.distill(
+            images, replace(pca, resume=True), output=tmp_path / "b.safetensors"
+        )
+    basis.unlink()
+    with pytest.raises(ModelFileError, match="no basis file at"):
+        distillation.distill(images, pca, output=tmp_path / "c.safetensors")
+
+
+def test_what_is_finished_stays_to_the_byte(images, short, tmp_path, capsys):
+    output = tmp_path / "teacher.safetensors"
+    explained = distillation.distill(images, short, output=output)
+    before = output.read_bytes()
+
+    again = distillation.distill(images, replace(short, resume=True), output=output)
+
+    assert output.read_bytes() == before
+    assert again.overall == explained.overall
+    assert again.per_channel == pytest.approx(explained.per_channel, abs=1e-4)
+    assert f"{output} is finished" in capsys.readouterr().err
+    output.with_name(f"{output.name}.jsonl").write_text('{"step": 3}\n{"ste')
+    resumed = distillation.distill(images, replace(short, resume=True), output=output)
+    assert resumed == explained
+    assert output.read_bytes() == before
+    output.write_bytes(before[:1000])  # damaged: made again of the checkpoint
+    distillation.distill(images, replace(short, resume=True), output=output)
+    tensors = load_file(output)
+    output.write_bytes(before)
+    assert all(torch.equal(v, tensors[k]) for k, v in load_file(output).items())
+
+
+def test_losses_and_waits_of_all_sittings_are_logged(
+    images, short, interrupted, monkeypatch
+):
+    checkpoint = interrupted.with_name(f"{interrupted.name}.checkpoint")
+    tensors, content = tensor_file.read(checkpoint, "checkpoint")
+    assert len(content["losses"]) == 2
+    changed = content | {"losses": [100.0, 200.0], "seconds_waited": 50.0}
+    tensor_file.write(checkpoint, "checkpoint", tensors, changed)
+    monkeypatch.setattr(distillation._Distillation, "step", _step_of_loss_300)
+
+    distillation.distill(images, replace(short, resume=True), output=interrupted)
+
+    first, last = lines_of(interrupted)
+    assert (first["loss"], last["loss"]) == (200.0, 300.0)
+    assert first["seconds_waited_for_data"] >= 50
+
+
+def _step_of_loss_300(run, _prepared):
+    run.n_steps_done += 1
+    return 300.0
+
+
+def test_snapshots_that_would_be_one_are_refused(images, short, tmp_path):
+    same = replace(short, snapshots=(0.1, 0.2))
+
+    with pytest.raises(ConfigError, match="after different steps"):
+        distillation.distill(images, same, output=tmp_path / "t.safetensors")
+    with pytest.raises(ConfigError, match="snapshots must be different"):
+        replace(short, snapshots=(0.5, 0.5))
+
+
+def test_a_snapshot_that_comes_too_late_is_told(images, short, interrupted, capsys):
+    late = replace(short, snapshots=(0.25,), resume=True)
+
+    distillation.distill(images, late, output=interrupted)
+
+    assert "not kept: " in capsys.readouterr().err
+    assert not interrupted.with_stem("teacher_at_25").exists()
+
+
+def test_the_source_network_is_not_written_over(images, config, resnet18):
+    with pytest.raises(ConfigError, match="choose another output"):
+        distillation.distill(images, config, output=resnet18)
+
+
+def test_all_held_out_is_another_fault_than_too_few_images(images, config):
+    few = replace(config, n_images=N_HELD_OUT)
+
+    with pytest.raises(ConfigError, match=r"must be above n_held_out \(4\), got 4"):
+        Material(open_pretraining_images(images), few, torch.device("cpu"))
+
+
+class _Positions(torch.nn.Module):
+    """Source features that tell where they are: row and column of the cell."""
+
+    n_channels = 384
+
+    def forward(self, images):
+        n, _, height, width = images.shape
+        grid = torch.zeros(n, self.n_channels, height // 8, width // 8)
+        grid[:, 0] += torch.arange(height // 8)[:, None]
+        grid[:, 1] += torch.arange(width // 8)
+        return grid
+
+
+@pytest.fixture
+def positions(images, config, monkeypatch):
+    """Material of images whose pixels tell where they are, as the features do."""
+    in_color = replace(config, grayscale_share=0.0)
+    material = Material(open_pretraining_images(images), in_color, torch.device("cpu"))
+    material.features = _Positions()
+    unchanged = torch.zeros(384, 1, 1), torch.ones(384, 1, 1)
+    monkeypatch.setattr(material, "_statistics", unchanged)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[..., 0] = np.arange(64)[:, None]
+    pixels[..., 1] = np.arange(64)
+    monkeypatch.setattr(material, "_read", lambda _: Picture(pixels, None))
+    return material
+
+
+def test_a_window_and_its_features_are_at_one_place(positions):
+    """Descriptor i of a network without padding looks at 33 pixels from 4i on."""
+    rng = np.random.default_rng(0)
+    n_cells = 3
+    prepared = positions.prepare([5, 6], rng, n_cells)
+    inputs, targets = positions.finished(prepared, n_cells)
+
+    mean, std = torch.tensor([0.485, 0.456]), torch.tensor([0.229, 0.224])
+    pixels = 255 * (inputs[:, :2] * std[:, None, None] + mean[:, None, None])
+    assert inputs.shape[-2:] == (33 + 4 * (n_cells - 1),) * 2
+    rows, columns = pixels[:, 0, :, 0], pixels[:, 1, 0, :]
+    corners = torch.from_numpy(prepared.corners).float()
+    torch.testing.assert_close(rows[:, 0], 4 * corners[:, 0])
+    torch.testing.assert_close(columns[:, 0], 4 * corners[:, 1])
+    # The patch of the window's first cell is centred at 16 pixels in; a cell of the
+    # padded grid lies at every fourth pixel from the edge.
+    torch.testing.assert_close(4 * targets[:, 0, :, 0], rows[:, 16:-16:4])
+    torch.testing.assert_close(4 * targets[:, 1, 0, :], columns[:, 16:-16:4])
+
+
+def test_whole_images_come_with_all_their_features(positions):
+    prepared = positions.prepare([5], np.random.default_rng(0), None)
+    inputs, targets = positions.finished(prepared, None)
+
+    assert inputs.shape == (1, 3, 64, 64)
+    assert targets.shape == (1, 384, 16, 16)
+    assert targets[0, 0, :, 0].tolist() == list(range(16))
 
 
 @pytest.mark.parametrize(
@@ -490,10 +669,24 @@ def test_a_checkpoint_holds_the_teacher_that_is_stored_in_half(distilled):
     assert any(not torch.equal(v, stored[k]) for k, v in exact.state_dict().items())
 
 
-def test_waiting_is_measured(images, config):
+@pytest.mark.parametrize("keeps_features", [True, False])
+def test_waiting_is_measured(images, config, keeps_features, monkeypatch):
     few = replace(config, steps=2, batch_size=1, snapshots=(), checkpoint_every=2)
 
-    measured = distill_waiting.measure([images], few)
+    read, decoded = distillation_material.Material._read, []
+
+    def noted(material, row):
+        decoded.append(row)
+        return read(material, row)
+
+    monkeypatch.setattr(distillation_material.Material, "_read", noted)
+
+    measured = distill_waiting.measure([images], few, keeps_features=keeps_features)
+
+    if keeps_features:
+        assert len(decoded) <= 2 * N_IMAGES  # in each of the two runs once
+    else:
+        assert len(decoded) > N_IMAGES  # again in the steps
 
     assert 0 <= measured["metrics"]["waiting_share"] < 1
     assert measured["seconds"]["steps"] > 0

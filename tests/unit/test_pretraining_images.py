@@ -94,6 +94,15 @@ def test_several_sources_are_read_as_one(tmp_path):
     assert images.description() == "pictures (2 images), more.tar (3 images)"
 
 
+@pytest.mark.parametrize("given", [["a", "a"], ["a", "a/more.tar"], ["a/b/..", "a"]])
+def test_images_that_would_count_twice_are_refused(tmp_path, given):
+    write_folder(tmp_path, {"a/0.png": 0, "a/b/1.png": 1})
+    write_tar(tmp_path / "a" / "more.tar", {"0.png": png(random_pixels(2))})
+
+    with pytest.raises(DatasetError, match="each image must be given once"):
+        open_pretraining_images([tmp_path / name for name in given])
+
+
 def test_tars_inside_a_folder_are_read_after_its_images(tmp_path):
     write_tar(tmp_path / "z.tar", {"0.png": png(random_pixels(2))})
     write_tar(tmp_path / "a.tar", {"0.png": png(random_pixels(1))})
@@ -160,6 +169,15 @@ def test_an_unreadable_member_is_named_with_its_tar(tmp_path, content, rng):
     for attempt in (lambda: images.read(0), lambda: images.draw(rng)):
         with pytest.raises(ImageError, match=r"good/broken\.png in .*some\.tar"):
             attempt()
+
+
+def test_a_member_is_read_by_the_rules_of_files(tmp_path):
+    """Vector graphics would start another program."""
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    images = open_pretraining_images(write_tar(tmp_path / "t.tar", {"a.jpg": content}))
+
+    with pytest.raises(ImageError, match=r"a\.jpg in .*t\.tar"):
+        images.read(0)
 
 
 def test_of_a_hundred_images_one_may_be_damaged(tmp_path, capsys):

@@ -27,6 +27,7 @@ FACTS = {
     "source_hash": "abc",
     "images": "photographs (8000 images)",
     "n_images": 8000,
+    "n_steps": 5000,
     "explained_variance": 0.4567,
     "explained_variance_quartiles": [0.1, 0.2, 0.4, 0.6, 0.9],
     "hours": 2.5,
@@ -53,8 +54,15 @@ def teacher(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("new") / "new.safetensors"
     teachers.save_teacher(PatchDescriptionNetwork("small"), FACTS, path)
-    path.with_name("new.safetensors.jsonl").write_text("{}\n")
+    write_log(path)
     return path
+
+
+def write_log(path, **changes):
+    line = {"step": FACTS["n_steps"], "explained_variance": FACTS["explained_variance"]}
+    log = path.with_name(f"{path.name}.jsonl")
+    log.write_text('{"step": 200}\n' + json.dumps(line | changes) + "\n")
+    return log.read_text()
 
 
 def test_all_that_tells_of_a_teacher_is_replaced(repository, teacher):
@@ -74,7 +82,7 @@ def test_all_that_tells_of_a_teacher_is_replaced(repository, teacher):
     assert "| 0.457; over the channels, least, quartiles and most: 0.10, 0.20," in page
     assert page.endswith("<!-- end of teacher -->\n\nrest\n")
     log = repository / "benchmarks" / "teachers" / "teacher_small.jsonl"
-    assert log.read_text() == "{}\n"
+    assert log.read_text() == write_log(teacher)
 
 
 def test_a_second_time_replaces_its_line_and_keeps_what_was_said(repository, teacher):
@@ -96,6 +104,7 @@ def test_what_was_said_of_another_source_is_not_kept(repository, teacher, tmp_pa
     teachers.save_teacher(
         PatchDescriptionNetwork("small"), {**FACTS, "source_hash": "def"}, other
     )
+    write_log(other)
     ship_teacher.ship(other, {}, repository)
 
     assert "source" not in teachers.open_teacher("small").provenance
@@ -106,6 +115,7 @@ def test_what_the_file_says_of_itself_is_kept(repository, teacher, tmp_path):
     other = tmp_path / "other.safetensors"
     made_with = {"commit": "0123456789abcdef", "hardware": "one GPU"}
     teachers.save_teacher(PatchDescriptionNetwork("small"), FACTS | made_with, other)
+    write_log(other)
     ship_teacher.ship(other, {}, repository)
 
     facts = teachers.open_teacher("small").provenance
@@ -135,6 +145,60 @@ def test_a_file_that_is_no_teacher_changes_nothing(repository, tmp_path, capsys)
     assert sorted(repository.rglob("*")) == before
     with pytest.raises(ModelFileError):
         teachers.open_teacher("small")
+
+
+def nothing_changes(repository, path, capsys):
+    """Give the sentence by which a teacher is refused."""
+    files = [f for f in repository.rglob("*") if f.is_file()]
+    before = {f: f.read_bytes() for f in files}
+    ship_teacher.REPOSITORY, kept = repository, ship_teacher.REPOSITORY
+    try:
+        assert ship_teacher.main([str(path)]) == 2
+    finally:
+        ship_teacher.REPOSITORY = kept
+    files = [f for f in repository.rglob("*") if f.is_file()]
+    assert {f: f.read_bytes() for f in files} == before
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("CHANGELOG.md", "needs the heading ## Unreleased"),
+        ("docs/teachers.md", "marks"),
+    ],
+)
+def test_documents_without_a_place_change_nothing(
+    repository, teacher, capsys, document, words
+):
+    (repository / document).write_text("# Nothing here\n")
+
+    assert words in nothing_changes(repository, teacher, capsys)
+
+
+@pytest.mark.parametrize("changes", [{"step": 1500}, {"explained_variance": 0.3}, None])
+def test_the_log_must_be_that_of_the_teacher(repository, tmp_path, capsys, changes):
+    other = tmp_path / "elsewhere" / "other.safetensors"
+    teachers.save_teacher(PatchDescriptionNetwork("small"), FACTS, other)
+    if changes is not None:
+        write_log(other, **changes)
+
+    sentence = nothing_changes(repository, other, capsys)
+
+    assert "other.safetensors.jsonl" in sentence
+
+
+def test_a_teacher_that_nobody_distilled_is_not_shipped(repository, tmp_path, capsys):
+    other = tmp_path / "elsewhere" / "other.safetensors"
+    teachers.save_teacher(PatchDescriptionNetwork("small"), {"n_steps": 0}, other)
+
+    assert "does not say how it was made" in nothing_changes(repository, other, capsys)
+
+
+def test_a_commit_with_changes_is_called_so():
+    facts = FACTS | {"commit": "0123456789abcdef-dirty"}
+
+    assert "| commit | `012345678-dirty` |" in ship_teacher.region("small", facts)
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])

@@ -1,11 +1,13 @@
 """The proof's scripts, on drawn parts, two steps and networks of random weights."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import teacher_figure
+import teacher_half
 import teacher_proof
 import torch
 from PIL import Image
@@ -172,6 +174,10 @@ def made(data, monkeypatch):
         configs.append(config)
 
     monkeypatch.setattr(efficientad, "distill", distil)
+    monkeypatch.setattr(teacher_proof, "find_source_network", Path)
+    monkeypatch.setattr(
+        teacher_proof, "file_hash", lambda path: f"{path.parent}{'0' * 9}"
+    )
     return configs
 
 
@@ -198,6 +204,22 @@ def test_sources_and_reductions_get_equal_budgets(data, tmp_path, made):
     assert not list(tmp_path.glob("*.features"))
 
 
+def test_another_file_of_the_same_name_is_another_source(data, tmp_path, made):
+    arguments = ["--data", str(data), "--distil", str(tmp_path), "--source"]
+    [one] = teacher_proof.distilled(teacher_proof.parsed([*arguments, "a/r.pth"]))
+    [other] = teacher_proof.distilled(teacher_proof.parsed([*arguments, "b/r.pth"]))
+
+    assert one.path != other.path
+    assert len(made) == 2
+    with pytest.raises(SystemExit):
+        teacher_proof.parsed([*arguments, "a/r.pth", "--source", "b/r.pth"])
+
+
+def test_nothing_to_compare_is_refused(data, tmp_path, capsys):
+    assert teacher_proof.main(["--data", str(data), "--distil", str(tmp_path)]) == 2
+    assert "give --untrained, --teacher NAME=FILE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("other", [("--distil-images", "900"), ("--size", "medium")])
 def test_a_teacher_of_other_images_or_size_is_made_anew(data, tmp_path, made, other):
     arguments = ["--data", str(data), "--distil", str(tmp_path), "--source", "a.pth"]
@@ -219,6 +241,47 @@ def test_a_teacher_that_is_not_there_is_one_line(data, tmp_path, capsys):
 
     assert code == 2
     assert "gone.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--numbers", "0", "3"], "numbered from 0 to 2, number 3 was asked for"),
+        (["--size", "medium"], "small"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_one_line(
+    data, teacher, resnet18, tmp_path, capsys, options, words
+):
+    code = teacher_figure.main(
+        [
+            *("--images", str(data / "natural_images"), "--source", str(resnet18)),
+            *("--teacher", str(teacher), "--numbers", "0", *options),
+            *("--output", str(tmp_path / "f.png"), "--results", str(tmp_path)),
+        ]
+    )
+
+    assert code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_half_precision_is_measured_on_a_detector(data, resnet18, tmp_path, capsys):
+    output = tmp_path / "teacher.safetensors"
+    config = efficientad.DistillConfig(
+        source=str(resnet18), preset="quick", image_size=64, steps=1, n_held_out=1
+    )
+    efficientad.distill(data / "natural_images", config, output=output)
+    checkpoint = f"{output}.checkpoint"
+    arguments = ["--category", str(data / "parts"), "--results", str(tmp_path)]
+    arguments += ["--steps", "2", "--checkpoint", checkpoint]
+
+    assert teacher_half.main(arguments) == 2
+    assert "must be what the checkpoint ends in" in capsys.readouterr().err
+    assert teacher_half.main([*arguments, "--teacher", str(output)]) == 0
+
+    run = json.loads(Path(capsys.readouterr().out.strip()).read_text())
+    assert 0 < run["metrics"]["mean_map_difference"] < run["metrics"]["map_deviation"]
 
 
 def test_the_gradient_of_one_descriptor_ends_after_33_pixels(teacher):

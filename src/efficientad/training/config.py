@@ -202,7 +202,7 @@ class DistillConfig:
     preset: DistillPreset = "paper"
     """`paper`: 60 000 steps of 16 whole images, padded, Adam at a constant 1e-4.
     `quick`: windows of 8 images a step, batch normalization while distilling, Muon
-    with warm-up and cosine, kept source features; for hours on a CPU."""
+    with warm-up and cosine; for hours on a CPU, with `feature_cache`."""
 
     steps: int | None = None
     """Optimizer steps, at least 1."""
@@ -282,6 +282,10 @@ class DistillConfig:
             )
         for share in self.snapshots:
             _require_share("snapshots", share)
+        if len(set(self.snapshots)) < len(self.snapshots):
+            raise ConfigError(
+                f"snapshots must be different shares, got {self.snapshots}"
+            )
         if not 0 <= self.grayscale_share <= 1:
             raise ConfigError(
                 f"grayscale_share must be in [0, 1], got {self.grayscale_share}"

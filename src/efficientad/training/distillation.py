@@ -16,7 +16,7 @@ image; see docs/teachers.md.
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.errors import ModelFileError, TrainingError
+from efficientad.errors import ConfigError, ModelFileError, TrainingError
 from efficientad.kernels.native import keep_freed_memory
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.storage import require_writable
@@ -41,9 +41,9 @@ from efficientad.training.distillation_material import Material, Prepared
 from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.pretraining_images import open_pretraining_images
-from efficientad.training.progress import Progress
+from efficientad.training.progress import Progress, tell
 from efficientad.training.schedule import learning_rate
-from efficientad.training.teachers import save_teacher
+from efficientad.training.teachers import open_teacher, save_teacher
 
 _HELD_OUT_WINDOW_CELLS = 24
 _RECIPE_SETTINGS = (
@@ -102,7 +102,9 @@ class _Distillation:
         )
         self._held_out: list[tuple[Tensor, Tensor]] = []
         self.n_steps_done = 0
-        self.seconds = 0.0
+        self.losses: list[float] = []
+        """Of the steps since the last line of the log."""
+        self.seconds = self.seconds_waited = 0.0
         self.preparation_seconds = 0.0
 
     def settings(self) -> dict[str, Any]:
@@ -143,7 +145,9 @@ class _Distillation:
         tensors |= tensor_file.optimizer_tensors(self.optimizer)
         state = {
             "steps": self.n_steps_done,
+            "losses": self.losses,
             "seconds": self.seconds,
+            "seconds_waited": self.seconds_waited,
             "unreadable": sorted(self.material.images.unreadable),
         }
         tensor_file.write(path, "checkpoint", tensors, self._identity | state)
@@ -165,7 +169,18 @@ class _Distillation:
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done = content["steps"]
         self.seconds = content["seconds"]
+        self.losses = content.get("losses", [])
+        self.seconds_waited = content.get("seconds_waited", 0.0)
         self.material.images.unreadable.update(content.get("unreadable", ()))
+
+    def has_made(self, path: Path) -> bool:
+        """Whether a teacher is there, and is the one that this run ends in."""
+        try:
+            facts = open_teacher(self.config.size, path).provenance
+        except ModelFileError:  # not there, damaged, or of another kind
+            return False
+        expected = {"settings": self.settings(), "n_steps": self.n_steps_done}
+        return all(facts.get(k) == v for k, v in expected.items())
 
     def prepare(self, number: int) -> Prepared:
         """Draw and read the images of a step; safe in threads."""
@@ -258,8 +273,9 @@ def distill(
 ) -> ExplainedVariance:
     """Distil a teacher and write it to a file.
 
-    Beside the output stand, while running, a checkpoint (`.checkpoint`) and a log
-    (`.jsonl`, one line per measurement), and the snapshots that were asked for.
+    Beside the output stand a checkpoint (`.checkpoint`), a log (`.jsonl`, one line per
+    measurement), and the snapshots that were asked for. To resume what is finished
+    changes nothing.
 
     Args:
         images: Folders or uncompressed tars of natural images.
@@ -274,13 +290,19 @@ def distill(
         DatasetError: If there are too few images.
         ImageError: If more than one in a hundred cannot be read.
         ModelFileError: If the source network or checkpoint cannot be used.
+        ConfigError: If settings exclude each other.
         TrainingError: If the loss is not finite; checkpoints are kept.
         StorageError: If a result cannot be written.
     """
     keep_freed_memory()
     recipe = recipe_of(config)
+    snapshots = _snapshot_steps(config, recipe)
     device = choose_device(config.device)
     output = Path(output)
+    if Path(config.source).resolve() == output.resolve():
+        raise ConfigError(
+            f"{output} is the source network's own file; choose another output"
+        )
     require_writable(output)
     files = DistillationFiles(output)
     files.require_decision(is_to_go_on=config.resume)
@@ -288,15 +310,41 @@ def distill(
     run = _Distillation(config, recipe, material)
     if config.resume and files.checkpoint.exists():
         run.restore(files.checkpoint)
+        if run.n_steps_done >= recipe.steps and run.has_made(output):
+            tell(f"{output} is finished, and stays as it is")
+            return _measured_at_the_end(run, files)
     started = time.monotonic()
     material.get_ready()
     run.preparation_seconds = time.monotonic() - started
     with closing(Progress(recipe.steps, "step", n_done=run.n_steps_done)) as progress:
         files.cut_log(run.n_steps_done)
-        sitting = _Sitting(run, progress, files, provenance or {})
+        sitting = _Sitting(run, progress, files, snapshots, provenance or {})
         measured = sitting.to_the_end()
     save_teacher(run.teacher(), run.facts(measured) | (provenance or {}), output)
     return measured
+
+
+def _measured_at_the_end(
+    run: _Distillation, files: DistillationFiles
+) -> ExplainedVariance:
+    """Give what the log of a finished run says; measure again where it is gone."""
+    last = files.last_line()
+    if last.get("step") == run.n_steps_done:
+        per_channel = tuple(last["explained_variance_per_channel"])
+        return ExplainedVariance(last["explained_variance"], per_channel)
+    run.material.get_ready()
+    return run.explained_variance()
+
+
+def _snapshot_steps(config: DistillConfig, recipe: DistillRecipe) -> dict[int, float]:
+    """Give the share whose teacher is kept after each of these steps."""
+    shares = {max(1, round(s * recipe.steps)): s for s in config.snapshots}
+    if len(shares) < len(config.snapshots):
+        raise ConfigError(
+            f"snapshots must be taken after different steps, {config.snapshots} of "
+            f"{recipe.steps} are not; leave some out"
+        )
+    return shares
 
 
 class _Sitting:
@@ -307,15 +355,18 @@ class _Sitting:
         run: _Distillation,
         progress: Progress,
         files: DistillationFiles,
+        snapshot_at: Mapping[int, float],
         provenance: dict[str, Any],
     ) -> None:
         self.run, self.progress, self.files = run, progress, files
-        self.provenance = provenance
-        n_steps = run.recipe.steps
-        self.snapshot_at = {max(1, round(s * n_steps)): s for s in run.config.snapshots}
-        self.data = Ahead(run.prepare, run.n_steps_done, n_steps)
+        self.snapshot_at, self.provenance = snapshot_at, provenance
+        self.data = Ahead(run.prepare, run.n_steps_done, run.recipe.steps)
         self.seconds_before, self.started = run.seconds, time.monotonic()
-        self.losses: list[float] = []
+        self.waited_before = run.seconds_waited
+        for number, share in snapshot_at.items():
+            missing = files.snapshot(share)
+            if number <= run.n_steps_done and not missing.exists():
+                tell(f"not kept: {missing}, step {number} is over")
         self.measured: ExplainedVariance | None = None
 
     def to_the_end(self) -> ExplainedVariance:
@@ -339,7 +390,8 @@ class _Sitting:
     def _step(self) -> None:
         loss = self.run.step(self.data.take())
         self._require_finite(loss)
-        self.losses.append(loss)
+        self.run.losses.append(loss)
+        self.run.seconds_waited = self.waited_before + self.data.seconds_waited
         self.run.seconds = self.seconds_before + time.monotonic() - self.started
         self.progress.update(self.run.n_steps_done, loss=loss)
 
@@ -350,15 +402,15 @@ class _Sitting:
         self.files.log(
             {
                 "step": run.n_steps_done,
-                "loss": float(np.mean(self.losses)),
+                "loss": float(np.mean(run.losses)),
                 "explained_variance": self.measured.overall,
                 "explained_variance_quartiles": _quartiles(self.measured.per_channel),
                 "explained_variance_per_channel": _rounded(self.measured.per_channel),
                 "seconds": round(run.seconds, 1),
-                "seconds_waited_for_data": round(self.data.seconds_waited, 3),
+                "seconds_waited_for_data": round(run.seconds_waited, 3),
             }
         )
-        self.losses.clear()
+        run.losses.clear()
         self.progress.note(
             f"step {run.n_steps_done}: held-out explained variance "
             f"{self.measured.overall:.4f}"

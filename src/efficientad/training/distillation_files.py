@@ -7,6 +7,7 @@ from typing import Any
 
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.storage import write_whole
+from efficientad.training import tensor_file
 from efficientad.training.progress import tell
 
 
@@ -31,7 +32,7 @@ class DistillationFiles:
         """Refuse to begin over the checkpoint of what is not finished.
 
         Raises:
-            ModelFileError: If there is one.
+            ModelFileError: If there is one, or one that cannot be read.
         """
         if is_to_go_on and not self.checkpoint.exists():
             tell(f"no checkpoint at {self.checkpoint}: this begins anew")
@@ -42,10 +43,16 @@ class DistillationFiles:
             )
 
     def _is_unfinished(self) -> bool:
-        if not self.checkpoint.exists() or not self._output.exists():
-            return self.checkpoint.exists()
-        # A teacher is written after its last checkpoint.
-        return self.checkpoint.stat().st_mtime_ns > self._output.stat().st_mtime_ns
+        """Whether a run stands here that has steps to do, or whose teacher is gone.
+
+        Raises:
+            ModelFileError: If what stands here is no checkpoint.
+        """
+        if not self.checkpoint.exists():
+            return False
+        _, content = tensor_file.read(self.checkpoint, "checkpoint")
+        is_at_end = content["steps"] >= content["settings"]["steps"]
+        return not (is_at_end and self._output.exists())
 
     def snapshot(self, share: float) -> Path:
         """Name the teacher that is kept after a share of the training."""
@@ -59,6 +66,15 @@ class DistillationFiles:
         lines = self._log.read_text().splitlines()
         kept = [f"{line}\n" for line in lines if _is_up_to(n_steps, line)]
         write_whole(self._log, "".join(kept).encode())
+
+    def last_line(self) -> dict[str, Any]:
+        """Give the last line of the log; an empty one where there is no whole one."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        try:
+            last: dict[str, Any] = json.loads(lines[-1])
+        except (IndexError, ValueError):
+            return {}
+        return last
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to the log.

@@ -20,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.errors import DatasetError
+from efficientad.errors import ConfigError, DatasetError, ModelFileError
 from efficientad.images import RGBImage, file_hash, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
+from efficientad.training import tensor_file
 from efficientad.training.ahead import Ahead
 from efficientad.training.config import DistillConfig
 from efficientad.training.feature_cache import FeatureCache, FeatureMoments
@@ -44,8 +45,10 @@ _STATISTICS_IMAGES = 10_000
 # i around 4i + 16: the first cells whose patch lies inside the image.
 _FIRST_INNER_CELL = (PATCH_SIZE - 1) // 2 // PATCH_STRIDE
 _PCA_IMAGES = 200
+_BASIS = "basis.safetensors"
 _CPU_BATCH, _GPU_BATCH = 2, 16
-_KEPT_PIXELS_BYTES = 4 * 2**30
+KEPT_PIXELS_BYTES = 4 * 2**30
+"""Decoded pictures are kept up to so many, for the steps that draw them again."""
 
 Inputs = Float[Tensor, "batch 3 height width"]
 Targets = Float[Tensor, "batch 384 rows columns"]
@@ -83,16 +86,22 @@ class Material:
 
         Raises:
             DatasetError: If there are too few images.
+            ConfigError: If all that are asked for would be held out.
             ModelFileError: If the source network cannot be used.
         """
         self.images = images
         self.config = config
         self.device = device
         n = len(images) if config.n_images is None else config.n_images
-        if n > len(images) or n <= config.n_held_out:
+        if n > len(images) or len(images) <= config.n_held_out:
             raise DatasetError(
                 f"needed more than {config.n_held_out} images (n_held_out) and at "
                 f"least {n} (n_images), found {len(images)}; give more images"
+            )
+        if n <= config.n_held_out:
+            raise ConfigError(
+                f"n_images must be above n_held_out ({config.n_held_out}), got {n}; "
+                "raise the one, or lower the other"
             )
         order = np.random.default_rng(config.seed).permutation(len(images))
         self.numbers = tuple(int(i) for i in order[:n])
@@ -129,8 +138,8 @@ class Material:
             ModelFileError: If the cache holds other features.
             StorageError: If the cache cannot be written.
         """
-        if self.features.matrix is None:
-            self._fit_reduction()
+        if self.config.reduction == "pca":
+            self._find_basis()
         if self.config.feature_cache is not None:
             self._cache = self._filled_cache()
         if self._statistics is None:
@@ -233,7 +242,7 @@ class Material:
         if picture is None:
             picture = self._read(row)
             n_bytes = sum(part.nbytes for part in picture if part is not None)
-            if self._n_kept_bytes + n_bytes <= _KEPT_PIXELS_BYTES:
+            if self._n_kept_bytes + n_bytes <= KEPT_PIXELS_BYTES:
                 self._n_kept_bytes += n_bytes
                 self._pictures[row] = picture
         if not is_gray:
@@ -275,15 +284,18 @@ class Material:
             features: Tensor = self.features(self._source_input(pictures))
         return features.float()
 
-    def _filled_cache(self) -> NDArray[np.float16]:
+    def _kept_features(self) -> FeatureCache:
         assert self.config.feature_cache is not None
-        cache = FeatureCache(
+        return FeatureCache(
             self.config.feature_cache,
             self.numbers,
             self.features.n_channels,
             self._fingerprint(),
             self.grid_size,
         )
+
+    def _filled_cache(self) -> NDArray[np.float16]:
+        cache = self._kept_features()
         all_rows = range(len(self.numbers))
         cache.build(
             lambda n_done: map(self._computed, self._pictures_of(all_rows[n_done:]))
@@ -293,6 +305,7 @@ class Material:
             row: picture._replace(for_source=None)
             for row, picture in self._pictures.items()
         }
+        self._n_kept_bytes = sum(p.pixels.nbytes for p in self._pictures.values())
         return cache.open()
 
     def _fingerprint(self) -> str:
@@ -315,6 +328,35 @@ class Material:
     def _basis_rows(self) -> range:
         """Give what the principal components are fitted on: the last images."""
         return self.rows[-_PCA_IMAGES:]
+
+    def _find_basis(self) -> None:
+        """Fit principal components, or take those that kept features are made with.
+
+        Fitted again, on another machine, they may have other signs.
+        """
+        folder, features = self.config.feature_cache, self.features
+        if folder is None:
+            if features.matrix is None:
+                self._fit_reduction()
+            return
+        path = folder / _BASIS
+        if self._kept_features().n_done() > 0:
+            kept, _ = tensor_file.read(path, "basis")
+            given = features.matrix
+            if given is not None and not torch.equal(given.cpu(), kept["matrix"]):
+                raise ModelFileError(
+                    f"{folder} holds principal components of another basis than the "
+                    "checkpoint; give the folder it was made with, or another one"
+                )
+            features.matrix = kept["matrix"].to(self.device)
+            features.offset = kept["offset"].to(self.device)
+            return
+        if features.matrix is None:
+            self._fit_reduction()
+        assert features.matrix is not None
+        assert features.offset is not None
+        basis = {"matrix": features.matrix, "offset": features.offset}
+        tensor_file.write(path, "basis", basis, {"fingerprint": self._fingerprint()})
 
     def _fit_reduction(self) -> None:
         rows = self._basis_rows()

@@ -26,6 +26,7 @@ from efficientad.training.progress import Progress
 
 _FILE = "features.f16"
 _INDEX = "features.json"
+_NOTED_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,22 @@ class FeatureCache:
                 "choose a folder with more space"
             ) from error
         task = "keeping the source features"
+        n_noted = n_done
         with closing(Progress(n, "image", n_done=n_done, task=task)) as progress:
-            for features in features_from(n_done):
-                grids = features.permute(0, 2, 3, 1).half().cpu().numpy()
-                file[n_done : n_done + len(grids)] = grids
-                n_done += len(grids)
+            try:
+                for features in features_from(n_done):
+                    grids = features.permute(0, 2, 3, 1).half().cpu().numpy()
+                    file[n_done : n_done + len(grids)] = grids
+                    n_done += len(grids)
+                    if n_done - n_noted >= _NOTED_EVERY:
+                        file.flush()
+                        self._note(n_done)
+                        n_noted = n_done
+                    progress.update(n_done)
+            finally:
+                # Only what is on the disk counts, even if the machine stops at once.
+                file.flush()
                 self._note(n_done)
-                progress.update(n_done)
-        file.flush()
 
     def _reserve(self) -> None:
         """Take the whole space at once: a full disk ends a mapped write in a crash."""

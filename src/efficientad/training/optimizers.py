@@ -50,7 +50,8 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: What it changes.
-        lr: Spectral norm of a matrix's change in one step.
+        lr: Spectral norm of a matrix's change in one step; of one with more rows than
+            columns, the root of their ratio times as much.
         momentum: Share of the momentum that a step keeps.
         betas: Adam's, for what is no matrix.
         vector_share: Adam's rate for what is no matrix, as a share of `lr`.

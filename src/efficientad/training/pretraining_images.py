@@ -13,21 +13,20 @@ import tarfile
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from io import BytesIO
-from itertools import accumulate, chain
+from itertools import accumulate, chain, permutations
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Final, final
 
 import numpy as np
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images import (
     IMAGE_SUFFIXES,
     INPUT_SIZE,
     RGBImage,
-    as_rgb,
+    decode_image,
     find_images,
     read_image,
     resize_image,
@@ -169,7 +168,7 @@ class ImageFolder(PretrainingImages):
 
     def description(self) -> str:
         """Name of the folder and number of images."""
-        return f"{self._folder.name} ({len(self)} images)"
+        return f"{self._folder.resolve().name} ({len(self)} images)"
 
     def fingerprint(self) -> str:
         """Hash of all names and sizes and of the contents of some images."""
@@ -222,22 +221,13 @@ class ImageTar(PretrainingImages):
         """
         name = f"{self._names[index]} in {self._path}"
         try:
-            with Image.open(BytesIO(self._content(index))) as picture:
-                return as_rgb(picture)
-        except UnidentifiedImageError as error:
+            content = self._content(index)
+        except OSError as error:
             raise ImageError(
-                f"a picture was needed, {name} is of no known format; make the tar"
-                " again without it"
+                f"cannot read {name} ({error.strerror or error}); check path and "
+                "permissions"
             ) from error
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise ImageError(
-                f"cannot read {name} ({error}); make the tar again without it"
-            ) from error
+        return decode_image(content, name)
 
     def description(self) -> str:
         """Name of the tar and number of images."""
@@ -353,16 +343,27 @@ def open_pretraining_images(
             textures.
 
     Raises:
-        DatasetError: If a path does not exist or holds no images.
+        DatasetError: If a path does not exist or holds no images, or lies in another
+            one: its images would count twice.
         MissingDependencyError: If the embedded pictures are not installed.
     """
     if path is None:
         return EmbeddedImages()
     paths = [path] if isinstance(path, Path | str) else path
+    _require_apart([Path(one) for one in paths])
     parts = [part for one in paths for part in _open_parts(Path(one))]
     if not parts:
         raise DatasetError("at least one folder or tar of images was needed, got none")
     return parts[0] if len(parts) == 1 else JoinedImages(parts)
+
+
+def _require_apart(paths: Sequence[Path]) -> None:
+    for path, other in permutations(paths, 2):
+        if path.resolve().is_relative_to(other.resolve()):
+            raise DatasetError(
+                f"each image must be given once, {path} is part of {other}, which is "
+                "read with all below it; leave it out"
+            )
 
 
 def _open_parts(path: Path) -> list[PretrainingImages]:

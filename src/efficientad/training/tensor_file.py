@@ -17,7 +17,7 @@ from torch import Tensor
 from efficientad.errors import ModelFileError
 from efficientad.storage import whole_file
 
-Kind = Literal["detector", "teacher", "checkpoint"]
+Kind = Literal["detector", "teacher", "checkpoint", "basis"]
 FORMAT_VERSION = 1
 _FORMAT, _VERSION, _CONTENT = "efficientad", "efficientad_version", "content"
 
