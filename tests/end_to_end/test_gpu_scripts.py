@@ -199,12 +199,12 @@ def test_both_teachers_are_distilled_and_a_stopped_one_goes_on(
     stop.write_text(
         "import signal\n"
         "from efficientad.training import distillation\n"
-        "finished = distillation._Distillation.step\n"
+        "finished = distillation.Distillation.step\n"
         "def step(self, prepared):\n"
         "    loss = finished(self, prepared)\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    return loss\n"
-        "distillation._Distillation.step = step\n"
+        "distillation.Distillation.step = step\n"
     )
     source = Path(efficientad.__file__).resolve().parents[1]
     path = {"PYTHONPATH": f"{stop.parent}:{source}"}

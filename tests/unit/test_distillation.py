@@ -84,7 +84,7 @@ def short(config):
 def stopped(images, short, tmp_path_factory):
     """What a distillation leaves that Ctrl-C stopped in the middle of a step."""
     folder = tmp_path_factory.mktemp("stopped")
-    finished = distillation._Distillation.step
+    finished = distillation.Distillation.step
 
     def step(self, prepared):
         loss = finished(self, prepared)
@@ -93,7 +93,7 @@ def stopped(images, short, tmp_path_factory):
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation._Distillation, "step", step)
+        patch.setattr(distillation.Distillation, "step", step)
         with pytest.raises(KeyboardInterrupt):
             distillation.distill(images, short, output=folder / "teacher.safetensors")
     return folder
@@ -133,7 +133,7 @@ def test_explained_variance_equals_its_definition(distilled, images, config):
     explained, output = distilled
     material = Material(open_pretraining_images(images), config, torch.device("cpu"))
     material.get_ready()
-    run = distillation._Distillation(config, distillation.recipe_of(config), material)
+    run = distillation.Distillation(config, distillation.recipe_of(config), material)
     windows = run._held_out_windows()
     inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
     checkpoint, _ = tensor_file.read(
@@ -386,7 +386,7 @@ def test_losses_and_waits_of_all_sittings_are_logged(
     assert len(content["losses"]) == 2
     changed = content | {"losses": [100.0, 200.0], "seconds_waited": 50.0}
     tensor_file.write(checkpoint, "checkpoint", tensors, changed)
-    monkeypatch.setattr(distillation._Distillation, "step", _step_of_loss_300)
+    monkeypatch.setattr(distillation.Distillation, "step", _step_of_loss_300)
 
     distillation.distill(images, replace(short, resume=True), output=interrupted)
 
@@ -506,13 +506,13 @@ def test_settings_outside_their_range_are_refused(setting):
 
 def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkeypatch):
     output = tmp_path / "teacher.safetensors"
-    finished = distillation._Distillation.step
+    finished = distillation.Distillation.step
 
     def step(self, prepared):
         loss = finished(self, prepared)
         return float("nan") if self.n_steps_done == 3 else loss
 
-    monkeypatch.setattr(distillation._Distillation, "step", step)
+    monkeypatch.setattr(distillation.Distillation, "step", step)
     few = replace(config, batch_size=1, checkpoint_every=2, snapshots=())
     with pytest.raises(TrainingError, match="not finite at step 3; start") as raised:
         distillation.distill(images, few, output=output)
@@ -649,7 +649,7 @@ def test_an_optimizer_is_restored_in_the_layout_of_its_parameters():
 def test_a_non_finite_loss_names_no_checkpoint_that_is_not_there(
     images, short, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(distillation._Distillation, "step", lambda *_: float("nan"))
+    monkeypatch.setattr(distillation.Distillation, "step", lambda *_: float("nan"))
 
     with pytest.raises(TrainingError, match=r"another --output$"):
         distillation.distill(images, short, output=tmp_path / "t.safetensors")
