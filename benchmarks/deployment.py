@@ -186,9 +186,9 @@ def runs(state: State, refused: Mapping[str, str], common: Run) -> list[Run]:
         refused: Why exports were refused.
         common: What the rows have in common; names become variants of its size.
     """
+    first: dict[str, Any] = next(iter(state.values()), {})
     measured = {}
     for name, row in state.items():
-        first = next(iter(state.values()))
         metrics = {k: row["metrics"][k] for k in METRICS if k in row["metrics"]}
         metrics |= {
             f"lost_{k}": 100 * (first["metrics"][k] - v) for k, v in metrics.items()

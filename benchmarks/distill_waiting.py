@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ def measure(
         if keeps_features:
             config = replace(config, feature_cache=Path(name) / "features")
             efficientad.distill(images, replace(config, steps=1), output=output)
-        with mock.patch.object(
-            distillation_material,
-            "KEPT_PIXELS_BYTES",
-            distillation_material.KEPT_PIXELS_BYTES if keeps_features else 0,
-        ):
+        with ExitStack() as changes:
+            if not keeps_features:
+                name_of_limit = "KEPT_PIXELS_BYTES"
+                changes.enter_context(
+                    mock.patch.object(distillation_material, name_of_limit, 0)
+                )
             efficientad.distill(images, config, output=output)
         log = output.with_name(f"{output.name}.jsonl").read_text()
     last = json.loads(log.splitlines()[-1])

@@ -41,19 +41,30 @@ leave_parts() {
     rmdir "$checkpoint.splitting"
 }
 join_parts() {
-    local checkpoint=$teacher.checkpoint
-    if [ ! "$checkpoint.part-00" -nt "$checkpoint" ]; then
+    local checkpoint=$teacher.checkpoint part is_newer=
+    for part in "$checkpoint.part-"*; do
+        if [ "$part" -nt "$checkpoint" ]; then is_newer=1; fi
+    done
+    if [ -z "$is_newer" ]; then
         return
     fi
-    cat "$checkpoint.part-"[0-9]* >"$checkpoint.joining"
+    cat "$checkpoint.part-"[0-9]* >"$checkpoint.joining" || true
     if ! sha256sum --status --check "$checkpoint.part-sum" <"$checkpoint.joining"; then
         rm -f "$checkpoint.joining"
         echo "$0: the parts $checkpoint.part-* must be those of one checkpoint and its" \
-            "part-sum, some are missing or damaged; copy all of them again" >&2
+            "part-sum, some are missing or damaged; copy all of them again, or remove" \
+            "them to go on without" >&2
         teacher=
         exit 2
     fi
-    touch --reference "$checkpoint.part-00" "$checkpoint.joining"
+    # Clocks differ: from here on this machine's tells what is newer.
+    touch "$checkpoint.joining"
+    touch --reference "$checkpoint.joining" "$checkpoint.part-"*
+    if [ -f "$checkpoint" ]; then
+        mv "$checkpoint" "$checkpoint.before"
+        echo "$0: $checkpoint is now that of the newer parts; what it was is" \
+            "$checkpoint.before" >&2
+    fi
     mv "$checkpoint.joining" "$checkpoint"
 }
 trap leave_parts EXIT
@@ -69,6 +80,6 @@ for size in small medium; do
         distill "$images" --source "$source" --size "$size" --output "$teacher" \
         --preset paper --mixed-precision --checkpoint-every 2000 \
         --snapshots 0.1 0.3 --resume "$@"
-    rm -f "$teacher.checkpoint" "$teacher.checkpoint.part-"*
+    rm -f "$teacher.checkpoint" "$teacher.checkpoint.before" "$teacher.checkpoint.part-"*
 done
 teacher=

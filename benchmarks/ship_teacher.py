@@ -5,12 +5,11 @@
 
 What is not given about source, images and hardware is what the file says, or stays as
 it was said of the shipped teacher, as long as source network and images are the same.
-The log must be beside the file, and of this teacher. Nothing is committed, and nothing
-changes unless all can.
+The log must be beside the file, and of this teacher. Nothing is committed; nothing
+changes where teacher, log or documents are refused.
 """
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.measurement.surroundings import commit
 from efficientad.storage import write_whole
+from efficientad.training.distillation_files import DistillationFiles
 from efficientad.training.teachers import open_teacher, ship_teacher
 from efficientad.training.tensor_file import read
 
@@ -71,9 +71,9 @@ def region(size: str, facts: Mapping[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
-def _short(commit: str) -> str:
-    """Shorten a hash, and keep what stands behind it, such as `-dirty`."""
-    name, dash, state = commit.partition("-")
+def _short(name: str) -> str:
+    """Shorten a commit's hash, and keep what stands behind it, such as `-dirty`."""
+    name, dash, state = name.partition("-")
     return f"{name[:9]}{dash}{state}"
 
 
@@ -130,19 +130,20 @@ def log_of(path: Path, facts: Mapping[str, Any]) -> Path:
     Raises:
         ModelFileError: If there is none, or it is another one's.
     """
-    log = path.with_name(f"{path.name}.jsonl")
-    if not log.is_file():
+    files = DistillationFiles(path)
+    if not files.log_file.is_file():
         raise ModelFileError(
-            f"a shipped teacher comes with its log, {log} is not there; copy it there"
+            f"a shipped teacher comes with its log, {files.log_file} is not there; "
+            "copy it there"
         )
-    *_, last = [{}, *map(json.loads, log.read_text(encoding="utf-8").splitlines())]
+    last = files.last_line()
     names = {"step": "n_steps", "explained_variance": "explained_variance"}
     if any(last.get(name) != facts.get(fact) for name, fact in names.items()):
         raise ModelFileError(
-            f"{log} must end with step and explained variance of {path.name}, it does "
-            "not; give the log and the teacher of one distillation"
+            f"{files.log_file} must end with step and explained variance of "
+            f"{path.name}, it does not; give log and teacher of one distillation"
         )
-    return log
+    return files.log_file
 
 
 def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:

@@ -219,6 +219,7 @@ class Fake:
     """Says the same about every image."""
 
     size = "small"
+    device = torch.device("cpu")
 
     def __init__(self, value, precision="fp32"):
         self.value, self.precision = value, precision

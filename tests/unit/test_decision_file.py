@@ -8,9 +8,12 @@ from PIL import Image
 from efficientad.cli import main
 from efficientad.deployment import decision_file
 from efficientad.deployment.decision_file import change_decision, read_decision
+from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.runtimes import load_predictor
 from efficientad.errors import ConfigError, DatasetError, StorageError
 from efficientad.images import image_hash, read_image
+from efficientad.judgement.evaluation import evaluate
+from efficientad.method.detector import Detector
 from efficientad.training import model_file
 
 
@@ -67,22 +70,24 @@ def test_other_normal_images_give_another_table(model, unchanged, photograph, tm
     assert list(changed.normal_scores) == pytest.approx(sorted(score_of.values()))
     assert read_decision(model) == changed
     assert load_predictor(model).predict(strangest).p_value < 1
-    remembered = load_predictor(model).provenance["validation_images"]
-    assert remembered.items() >= {
-        (str(path), image_hash(read_image(path))) for path in folder.iterdir()
+    judging = load_predictor(model)
+    assert isinstance(judging, (Detector, ExportedPredictor))
+    remembered = judging.provenance["decision_images"]
+    assert remembered == {
+        str(path): image_hash(read_image(path)) for path in folder.iterdir()
     }
 
 
-def test_images_calibrated_with_before_are_remembered_too(model, photograph, tmp_path):
-    for name, seed in (("before", 0), ("then", 1)):
-        (tmp_path / name).mkdir()
-        Image.fromarray(photograph(60, 60, seed)).save(tmp_path / name / "a.png")
-        change_decision(model, images=tmp_path / name)
+def test_an_evaluation_knows_the_images_of_the_decision(model, photograph, tmp_path):
+    for name in ("normal", "parts/train/good", "parts/test/good", "parts/test/bad"):
+        (tmp_path / name).mkdir(parents=True)
+        seed = 0 if name in {"normal", "parts/test/good"} else len(name)
+        image = Image.fromarray(photograph(60, 60, seed))
+        image.save(tmp_path / name / f"{seed}.png")
+    change_decision(model, images=tmp_path / "normal")
 
-    remembered = load_predictor(model).provenance["validation_images"]
-    assert {str(tmp_path / name / "a.png") for name in ("before", "then")} <= set(
-        remembered
-    )
+    with pytest.raises(DatasetError, match="calibrated"):
+        evaluate(load_predictor(model), tmp_path / "parts")
 
 
 def test_nothing_is_judged_for_a_file_that_cannot_be_written(

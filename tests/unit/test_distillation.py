@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections import Counter
 from dataclasses import replace
 
 import distill_waiting
@@ -21,6 +22,7 @@ from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training import (
     distillation,
     distillation_material,
+    distillation_run,
     pretraining_images,
     tensor_file,
 )
@@ -84,7 +86,7 @@ def short(config):
 def stopped(images, short, tmp_path_factory):
     """What a distillation leaves that Ctrl-C stopped in the middle of a step."""
     folder = tmp_path_factory.mktemp("stopped")
-    finished = distillation.Distillation.step
+    finished = distillation_run.Distillation.step
 
     def step(self, prepared):
         loss = finished(self, prepared)
@@ -93,7 +95,7 @@ def stopped(images, short, tmp_path_factory):
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation.Distillation, "step", step)
+        patch.setattr(distillation_run.Distillation, "step", step)
         with pytest.raises(KeyboardInterrupt):
             distillation.distill(images, short, output=folder / "teacher.safetensors")
     return folder
@@ -133,7 +135,9 @@ def test_explained_variance_equals_its_definition(distilled, images, config):
     explained, output = distilled
     material = Material(open_pretraining_images(images), config, torch.device("cpu"))
     material.get_ready()
-    run = distillation.Distillation(config, distillation.recipe_of(config), material)
+    run = distillation_run.Distillation(
+        config, distillation_run.recipe_of(config), material
+    )
     windows = run._held_out_windows()
     inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
     checkpoint, _ = tensor_file.read(
@@ -316,6 +320,7 @@ def test_principal_components_survive_a_checkpoint(images, config, tmp_path):
     output = tmp_path / "t.safetensors"
     explained = distillation.distill(images, pca, output=output)
     output.unlink()  # as if it had been stopped behind its last checkpoint
+    output.with_name(f"{output.name}.jsonl").unlink()
 
     assert (
         distillation.distill(images, replace(pca, resume=True), output=output)
@@ -352,7 +357,7 @@ def test_kept_principal_components_stay_what_they_were(
             images, replace(pca, resume=True), output=tmp_path / "b.safetensors"
         )
     basis.unlink()
-    with pytest.raises(ModelFileError, match="no basis file at"):
+    with pytest.raises(ModelFileError, match="without their basis; delete the folder"):
         distillation.distill(images, pca, output=tmp_path / "c.safetensors")
 
 
@@ -373,9 +378,27 @@ def test_what_is_finished_stays_to_the_byte(images, short, tmp_path, capsys):
     assert output.read_bytes() == before
     output.write_bytes(before[:1000])  # damaged: made again of the checkpoint
     distillation.distill(images, replace(short, resume=True), output=output)
-    tensors = load_file(output)
+    tensors = {name: value.clone() for name, value in load_file(output).items()}
     output.write_bytes(before)
     assert all(torch.equal(v, tensors[k]) for k, v in load_file(output).items())
+
+
+def test_an_earlier_teacher_does_not_pass_for_the_finished_one(images, short, tmp_path):
+    output = tmp_path / "teacher.safetensors"
+    distillation.distill(images, replace(short, steps=1), output=output)
+    earlier = output.read_bytes()
+    output.with_name(f"{output.name}.checkpoint").unlink()
+    distillation.distill(images, short, output=output)
+    made = load_file(output)
+    made = {name: value.clone() for name, value in made.items()}  # not of the file
+    output.write_bytes(earlier)  # as if the run had ended before it wrote its teacher
+    os.utime(output, (0, 0))
+
+    with pytest.raises(ModelFileError, match="is not finished"):
+        distillation.distill(images, short, output=output)
+    distillation.distill(images, replace(short, resume=True), output=output)
+
+    assert all(torch.equal(v, made[k]) for k, v in load_file(output).items())
 
 
 def test_losses_and_waits_of_all_sittings_are_logged(
@@ -386,7 +409,7 @@ def test_losses_and_waits_of_all_sittings_are_logged(
     assert len(content["losses"]) == 2
     changed = content | {"losses": [100.0, 200.0], "seconds_waited": 50.0}
     tensor_file.write(checkpoint, "checkpoint", tensors, changed)
-    monkeypatch.setattr(distillation.Distillation, "step", _step_of_loss_300)
+    monkeypatch.setattr(distillation_run.Distillation, "step", _step_of_loss_300)
 
     distillation.distill(images, replace(short, resume=True), output=interrupted)
 
@@ -448,7 +471,7 @@ def positions(images, config, monkeypatch):
     """Material of images whose pixels tell where they are, as the features do."""
     in_color = replace(config, grayscale_share=0.0)
     material = Material(open_pretraining_images(images), in_color, torch.device("cpu"))
-    material.features = _Positions()
+    monkeypatch.setattr(material, "features", _Positions())
     unchanged = torch.zeros(384, 1, 1), torch.ones(384, 1, 1)
     monkeypatch.setattr(material, "_statistics", unchanged)
     pixels = np.zeros((64, 64, 3), np.uint8)
@@ -506,13 +529,13 @@ def test_settings_outside_their_range_are_refused(setting):
 
 def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkeypatch):
     output = tmp_path / "teacher.safetensors"
-    finished = distillation.Distillation.step
+    finished = distillation_run.Distillation.step
 
     def step(self, prepared):
         loss = finished(self, prepared)
         return float("nan") if self.n_steps_done == 3 else loss
 
-    monkeypatch.setattr(distillation.Distillation, "step", step)
+    monkeypatch.setattr(distillation_run.Distillation, "step", step)
     few = replace(config, batch_size=1, checkpoint_every=2, snapshots=())
     with pytest.raises(TrainingError, match="not finite at step 3; start") as raised:
         distillation.distill(images, few, output=output)
@@ -649,7 +672,7 @@ def test_an_optimizer_is_restored_in_the_layout_of_its_parameters():
 def test_a_non_finite_loss_names_no_checkpoint_that_is_not_there(
     images, short, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(distillation.Distillation, "step", lambda *_: float("nan"))
+    monkeypatch.setattr(distillation_run.Distillation, "step", lambda *_: float("nan"))
 
     with pytest.raises(TrainingError, match=r"another --output$"):
         distillation.distill(images, short, output=tmp_path / "t.safetensors")
@@ -683,10 +706,9 @@ def test_waiting_is_measured(images, config, keeps_features, monkeypatch):
 
     measured = distill_waiting.measure([images], few, keeps_features=keeps_features)
 
-    if keeps_features:
-        assert len(decoded) <= 2 * N_IMAGES  # in each of the two runs once
-    else:
-        assert len(decoded) > N_IMAGES  # again in the steps
+    most = max(Counter(decoded).values())
+    assert most == 2 if keeps_features else most > 1  # once in each of the two runs
+    assert keeps_features or len(decoded) > N_IMAGES
 
     assert 0 <= measured["metrics"]["waiting_share"] < 1
     assert measured["seconds"]["steps"] > 0

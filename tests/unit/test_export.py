@@ -426,6 +426,7 @@ def test_an_image_larger_than_a_graph_takes_is_compared_made_small(
     found = comparison.compared(judging_detector, exported, [line_scan])
 
     assert found.n_real == 1
+    assert found.real is not None
     assert found.real < 1e-4
 
 

@@ -261,6 +261,7 @@ def test_threads_that_are_asked_for_are_not_tied_to_a_core(exports):
 def test_threads_are_those_of_one_prediction(exports, n_streams, n_of_all):
     predictor = ExportedPredictor(exports["openvino"], n_threads=1, n_streams=n_streams)
 
+    assert isinstance(predictor._engine, OpenVinoEngine)
     compiled = predictor._engine._compiled
     assert compiled.get_property("INFERENCE_NUM_THREADS") == n_of_all
 

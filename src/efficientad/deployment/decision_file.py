@@ -57,7 +57,7 @@ def change_decision(
             as it was.
         images: Folder of normal images that were not trained on; their scores by this
             very file replace the table, copies of one counted once. The file says from
-            then on that they were calibrated with, too. None: it stays.
+            then on which they were. None: it stays.
 
     Returns:
         What the file holds now.
@@ -139,11 +139,9 @@ class _Decision(NamedTuple):
         for name, digest in hashes.items():
             if digest not in scores:  # a copy says nothing more about what is normal
                 scores[digest] = predictor.predict(name).image_score
-        # The maps' quantiles are still of those before.
-        used = self.provenance.get("validation_images", {}) | hashes
         return _Decision(
             replace(self.calibration, normal_scores=tuple(sorted(scores.values()))),
-            self.provenance | {"validation_images": used},
+            self.provenance | {"decision_images": hashes},
         )
 
 

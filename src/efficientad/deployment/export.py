@@ -128,6 +128,7 @@ def export(
         ExportMismatchError: If the file would give other maps than PyTorch, or lose
             more than `max_loss`; then nothing is written.
         DatasetError: If `images` has none, or only test images.
+        ImageError: If one of them cannot be read.
         MissingDependencyError: If a package of the extra `export` is not installed.
         StorageError: If the file cannot be written; what stood there stays.
     """

@@ -4,6 +4,7 @@ A model of OpenVINO is two, `.xml` and `.bin`; one of them beside the other's
 predecessor would be no model at all.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -41,14 +42,17 @@ def _move(folder: Path, targets: Sequence[Path]) -> None:
             if target.is_file():
                 target.replace(kept / target.name)
             (folder / target.name).replace(target)
-        # A move that fails leaves what stood there.
-        (folder / last.name).replace(last)
-        undo.pop_all()
+        try:
+            (folder / last.name).replace(last)
+        finally:
+            # A move that fails leaves what stood there.
+            if not (folder / last.name).exists():
+                undo.pop_all()
 
 
 def _put_back(target: Path, kept: Path, new: Path) -> None:
     """Undo an exchange, however far it came."""
-    if kept.exists():
+    if os.path.lexists(kept):
         kept.replace(target)
     elif not new.exists():
         target.unlink()

@@ -7,7 +7,8 @@
 
 Both lists are complete or not there: they get their names when the last image is done.
 Until then they are called predictions.csv.PROCESS.partial and so on, so that two runs
-into one folder do not meet, and after a failure predictions.csv.partial.
+into one folder do not meet, and after an error predictions.csv.partial. A process that
+is killed leaves the name with its number.
 """
 
 import csv

@@ -305,7 +305,7 @@ def _made_with(predictor: Predictor) -> dict[str, str]:
     provenance: Mapping[str, Any] = getattr(predictor, "provenance", {})
     return {
         digest: name
-        for kind in ("validation_images", "training_images")
+        for kind in ("decision_images", "validation_images", "training_images")
         for name, digest in provenance.get(kind, {}).items()
     }
 

@@ -4,10 +4,6 @@ The patch description network learns to predict, from 33 x 33 pixels alone, what
 network says about the image there. Its targets are source features, normalized per
 channel over many images. What it cannot know from so small a patch it averages out; the
 share it does predict on images it has never seen is the held-out explained variance.
-
-Deviations: the `quick` preset trains on random windows with batch normalization, which
-is folded away at the end; where features are kept, the grayscale draw is taken once per
-image; see docs/teachers.md.
 """
 
 import math
@@ -36,6 +32,7 @@ from efficientad.training.distillation_run import (
 from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.progress import Progress, tell
+from efficientad.training.source_networks import find_source_network
 from efficientad.training.teachers import save_teacher
 
 
@@ -74,7 +71,7 @@ def distill(
     snapshots = _snapshot_steps(config, recipe)
     device = choose_device(config.device)
     output = Path(output)
-    if Path(config.source).resolve() == output.resolve():
+    if find_source_network(config.source).resolve() == output.resolve():
         raise ConfigError(
             f"{output} is the source network's own file; choose another output"
         )
@@ -86,6 +83,7 @@ def distill(
     if config.resume and files.checkpoint.exists():
         run.restore(files.checkpoint)
         if run.n_steps_done >= recipe.steps and run.has_made(output):
+            files.tell_missing(snapshots)
             tell(f"{output} is finished, and stays as it is")
             return _measured_at_the_end(run, files)
     started = time.monotonic()
@@ -102,7 +100,7 @@ def distill(
 def _measured_at_the_end(
     run: Distillation, files: DistillationFiles
 ) -> ExplainedVariance:
-    """Give what the log of a finished run says; measure again where it is gone."""
+    """Give what the log of a run says of its last step; measure where it is gone."""
     last = files.last_line()
     if last.get("step") == run.n_steps_done:
         per_channel = tuple(last["explained_variance_per_channel"])
@@ -138,10 +136,9 @@ class _Sitting:
         self.data = Ahead(run.prepare, run.n_steps_done, run.recipe.steps)
         self.seconds_before, self.started = run.seconds, time.monotonic()
         self.waited_before = run.seconds_waited
-        for number, share in snapshot_at.items():
-            missing = files.snapshot(share)
-            if number <= run.n_steps_done and not missing.exists():
-                tell(f"not kept: {missing}, step {number} is over")
+        files.tell_missing(
+            {n: s for n, s in snapshot_at.items() if n <= run.n_steps_done}
+        )
         self.measured: ExplainedVariance | None = None
 
     def to_the_end(self) -> ExplainedVariance:
@@ -160,7 +157,7 @@ class _Sitting:
                     run.save(self.files.checkpoint)
                 if was_interrupted():
                     raise KeyboardInterrupt
-        return self.measured or run.explained_variance()
+        return self.measured or _measured_at_the_end(run, self.files)
 
     def _step(self) -> None:
         loss = self.run.step(self.data.take())

@@ -16,6 +16,7 @@ class DistillationFiles:
 
     Attributes:
         checkpoint: Where the run is kept while it is not finished, and after it.
+        log_file: Where what was measured stands, a line of JSON each.
     """
 
     def __init__(self, output: Path) -> None:
@@ -26,7 +27,7 @@ class DistillationFiles:
         """
         self._output = output
         self.checkpoint = output.with_name(output.name + ".checkpoint")
-        self._log = output.with_name(output.name + ".jsonl")
+        self.log_file = output.with_name(output.name + ".jsonl")
 
     def require_decision(self, *, is_to_go_on: bool) -> None:
         """Refuse to begin over the checkpoint of what is not finished.
@@ -43,7 +44,7 @@ class DistillationFiles:
             )
 
     def _is_unfinished(self) -> bool:
-        """Whether a run stands here that has steps to do, or whose teacher is gone.
+        """Whether a run stands here that has steps to do, or has no teacher yet.
 
         Raises:
             ModelFileError: If what stands here is no checkpoint.
@@ -51,25 +52,33 @@ class DistillationFiles:
         if not self.checkpoint.exists():
             return False
         _, content = tensor_file.read(self.checkpoint, "checkpoint")
-        is_at_end = content["steps"] >= content["settings"]["steps"]
-        return not (is_at_end and self._output.exists())
+        if content["steps"] < content["settings"]["steps"] or not self._output.exists():
+            return True
+        # A teacher is written after its last checkpoint.
+        return self.checkpoint.stat().st_mtime_ns > self._output.stat().st_mtime_ns
 
     def snapshot(self, share: float) -> Path:
         """Name the teacher that is kept after a share of the training."""
         percent = f"{100 * share:g}"
         return self._output.with_stem(f"{self._output.stem}_at_{percent}")
 
+    def tell_missing(self, snapshots: Mapping[int, float]) -> None:
+        """Say which snapshots, by step, are not there, though their step is over."""
+        for number, share in snapshots.items():
+            if not self.snapshot(share).exists():
+                tell(f"not kept: {self.snapshot(share)}, step {number} is over")
+
     def cut_log(self, n_steps: int) -> None:
         """Keep the lines up to a step; those behind it will come again."""
-        if not self._log.exists():
+        if not self.log_file.exists():
             return
-        lines = self._log.read_text().splitlines()
+        lines = self.log_file.read_text().splitlines()
         kept = [f"{line}\n" for line in lines if _is_up_to(n_steps, line)]
-        write_whole(self._log, "".join(kept).encode())
+        write_whole(self.log_file, "".join(kept).encode())
 
     def last_line(self) -> dict[str, Any]:
         """Give the last line of the log; an empty one where there is no whole one."""
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
         try:
             last: dict[str, Any] = json.loads(lines[-1])
         except (IndexError, ValueError):
@@ -83,12 +92,12 @@ class DistillationFiles:
             StorageError: If it cannot be written.
         """
         try:
-            with self._log.open("a") as file:
+            with self.log_file.open("a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise StorageError(
-                f"cannot write {self._log} ({error.strerror}); free some space and go "
-                "on with --resume"
+                f"cannot write {self.log_file} ({error.strerror}); free some space and "
+                "go on with --resume"
             ) from error
 
 

@@ -335,12 +335,8 @@ class Material:
         Fitted again, on another machine, they may have other signs.
         """
         folder, features = self.config.feature_cache, self.features
-        if folder is None:
-            if features.matrix is None:
-                self._fit_reduction()
-            return
-        path = folder / _BASIS
-        if self._kept_features().n_done() > 0:
+        path = None if folder is None else folder / _BASIS
+        if path is not None and path.exists() and self._kept_features().n_done() > 0:
             kept, _ = tensor_file.read(path, "basis")
             given = features.matrix
             if given is not None and not torch.equal(given.cpu(), kept["matrix"]):
@@ -352,11 +348,17 @@ class Material:
             features.offset = kept["offset"].to(self.device)
             return
         if features.matrix is None:
+            if path is not None and self._kept_features().n_done() > 0:
+                raise ModelFileError(
+                    f"{folder} holds principal components without their basis; delete "
+                    "the folder or choose another one"
+                )
             self._fit_reduction()
-        assert features.matrix is not None
-        assert features.offset is not None
-        basis = {"matrix": features.matrix, "offset": features.offset}
-        tensor_file.write(path, "basis", basis, {"fingerprint": self._fingerprint()})
+        if path is not None:
+            assert features.matrix is not None
+            assert features.offset is not None
+            basis = {"matrix": features.matrix, "offset": features.offset}
+            tensor_file.write(path, "basis", basis, {})
 
     def _fit_reduction(self) -> None:
         rows = self._basis_rows()

@@ -4,7 +4,8 @@ On a CPU a deep source network costs as much as a training step of the network t
 learns from it. Kept features make the same images cheap in every later step.
 
 The file holds half-precision features, (n, rows, columns, channels), of whole images in
-one fixed order, and grows image by image: a stopped build goes on where it was.
+one fixed order, and grows image by image: a stopped build goes on where it was, a
+killed one up to 100 images before.
 """
 
 import json

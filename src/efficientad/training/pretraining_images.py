@@ -13,7 +13,7 @@ import tarfile
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate, chain, permutations
+from itertools import accumulate, chain
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Final, final
@@ -358,12 +358,17 @@ def open_pretraining_images(
 
 
 def _require_apart(paths: Sequence[Path]) -> None:
-    for path, other in permutations(paths, 2):
-        if path.resolve().is_relative_to(other.resolve()):
+    places = [path.resolve() for path in paths]
+    known, seen = set(places), set[Path]()
+    for path, place in zip(paths, places, strict=True):
+        outer = place if place in seen else None
+        outer = outer or next((p for p in place.parents if p in known), None)
+        if outer is not None:
             raise DatasetError(
-                f"each image must be given once, {path} is part of {other}, which is "
+                f"each image must be given once, {path} is part of {outer}, which is "
                 "read with all below it; leave it out"
             )
+        seen.add(place)
 
 
 def _open_parts(path: Path) -> list[PretrainingImages]:
