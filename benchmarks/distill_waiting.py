@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,8 @@ def measure(
         if keeps_features:
             config = replace(config, feature_cache=Path(name) / "features")
             efficientad.distill(images, replace(config, steps=1), output=output)
-        with ExitStack() as changes:
-            if not keeps_features:
-                name_of_limit = "KEPT_PIXELS_BYTES"
-                changes.enter_context(
-                    mock.patch.object(distillation_material, name_of_limit, 0)
-                )
+        keeps_nothing = mock.patch.object(distillation_material, "KEPT_PIXELS_BYTES", 0)
+        with nullcontext() if keeps_features else keeps_nothing:
             efficientad.distill(images, config, output=output)
         log = output.with_name(f"{output.name}.jsonl").read_text()
     last = json.loads(log.splitlines()[-1])

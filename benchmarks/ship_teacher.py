@@ -19,6 +19,7 @@ from typing import Any
 
 from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.measurement.surroundings import commit
+from efficientad.reproduction.records import short_commit
 from efficientad.storage import write_whole
 from efficientad.training.distillation_files import DistillationFiles
 from efficientad.training.teachers import open_teacher, ship_teacher
@@ -63,18 +64,12 @@ def region(size: str, facts: Mapping[str, Any]) -> str:
         "held-out explained variance": f"{facts['explained_variance']:.3f}{spread}; "
         f"over the training in [the log](../benchmarks/teachers/teacher_{size}.jsonl)",
         "weights": "half precision",
-        "commit": f"`{_short(facts.get('commit', 'unknown'))}`",
+        "commit": f"`{short_commit(facts.get('commit', 'unknown'))}`",
     }
     if "note" in facts:
         rows["note"] = facts["note"]
     lines = [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
-
-
-def _short(name: str) -> str:
-    """Shorten a commit's hash, and keep what stands behind it, such as `-dirty`."""
-    name, dash, state = name.partition("-")
-    return f"{name[:9]}{dash}{state}"
 
 
 def with_region(text: str, size: str, facts: Mapping[str, Any]) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from records import RESULTS, write_run
 
@@ -25,7 +24,7 @@ from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training import tensor_file
 from efficientad.training.config import ALL_CHANNELS
-from efficientad.training.teachers import Teacher, open_teacher
+from efficientad.training.teachers import Teacher, open_teacher, stored_weights
 
 Grids = NDArray[np.float32]
 _PREFIX = "network."
@@ -57,7 +56,7 @@ def exact_teacher(checkpoint: Path) -> PatchDescriptionNetwork:
 def halved(network: PatchDescriptionNetwork) -> PatchDescriptionNetwork:
     """The same as a file stores it."""
     stored = PatchDescriptionNetwork(network.size)
-    stored.load_state_dict({k: v.half() for k, v in network.state_dict().items()})
+    stored.load_state_dict(stored_weights(network))
     return stored.eval().requires_grad_(requires_grad=False)
 
 
@@ -68,13 +67,12 @@ def stored_teacher(exact: PatchDescriptionNetwork, path: Path | None) -> Teacher
         ModelFileError: If it is another one.
     """
     teacher = open_teacher(exact.size, path)
-    found = teacher.network.state_dict()
-    for name, value in halved(exact).state_dict().items():
-        if not torch.equal(value, found[name]):
-            raise ModelFileError(
-                f"{path or 'the shipped teacher'} must be what the checkpoint ends in, "
-                f"its {name} differs; give --teacher the file beside the checkpoint"
-            )
+    differing = teacher.differing(exact)
+    if differing:
+        raise ModelFileError(
+            f"{path or 'the shipped teacher'} must be what the checkpoint ends in, "
+            f"its {differing[0]} differs; give --teacher the file beside the checkpoint"
+        )
     return teacher
 
 

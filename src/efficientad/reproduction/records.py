@@ -158,6 +158,12 @@ def mean_and_deviation(values: Sequence[float], n_digits: int) -> str:
     return f"{mean} ± {statistics.stdev(values):.{n_digits}f}"
 
 
+def short_commit(name: str) -> str:
+    """Shorten the hash of a recorded commit, and keep what stands behind it, such as `-dirty`."""
+    digest, dash, state = name.partition("-")
+    return f"{digest[:9]}{dash}{state}"
+
+
 def where_recorded(runs: Iterable[Run]) -> str:
     """Say on which machines, with which versions, from which commits, in a sentence."""
     runs = list(runs)
@@ -169,5 +175,5 @@ def where_recorded(runs: Iterable[Run]) -> str:
     libraries = ", ".join(
         sorted({f"{name} {v}" for found in computed_by for name, v in found.items()})
     )
-    commits = ", ".join(sorted({f"`{run['commit'][:9]}`" for run in runs}))
+    commits = ", ".join(sorted({f"`{short_commit(run['commit'])}`" for run in runs}))
     return f"Recorded on {machines}; {libraries}; commit {commits}."

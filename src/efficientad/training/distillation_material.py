@@ -10,6 +10,7 @@ run ahead in threads; `finished` does the rest on the device.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -284,6 +285,7 @@ class Material:
             features: Tensor = self.features(self._source_input(pictures))
         return features.float()
 
+    @cached_property
     def _kept_features(self) -> FeatureCache:
         assert self.config.feature_cache is not None
         return FeatureCache(
@@ -295,7 +297,7 @@ class Material:
         )
 
     def _filled_cache(self) -> NDArray[np.float16]:
-        cache = self._kept_features()
+        cache = self._kept_features
         all_rows = range(len(self.numbers))
         cache.build(
             lambda n_done: map(self._computed, self._pictures_of(all_rows[n_done:]))
@@ -335,8 +337,13 @@ class Material:
         Fitted again, on another machine, they may have other signs.
         """
         folder, features = self.config.feature_cache, self.features
-        path = None if folder is None else folder / _BASIS
-        if path is not None and path.exists() and self._kept_features().n_done() > 0:
+        if folder is None:
+            if features.matrix is None:
+                self._fit_reduction()
+            return
+        path = folder / _BASIS
+        has_features = self._kept_features.n_done() > 0
+        if has_features and path.exists():
             kept, _ = tensor_file.read(path, "basis")
             given = features.matrix
             if given is not None and not torch.equal(given.cpu(), kept["matrix"]):
@@ -348,17 +355,16 @@ class Material:
             features.offset = kept["offset"].to(self.device)
             return
         if features.matrix is None:
-            if path is not None and self._kept_features().n_done() > 0:
+            if has_features:
                 raise ModelFileError(
                     f"{folder} holds principal components without their basis; delete "
                     "the folder or choose another one"
                 )
             self._fit_reduction()
-        if path is not None:
-            assert features.matrix is not None
-            assert features.offset is not None
-            basis = {"matrix": features.matrix, "offset": features.offset}
-            tensor_file.write(path, "basis", basis, {})
+        assert features.matrix is not None
+        assert features.offset is not None
+        basis = {"matrix": features.matrix, "offset": features.offset}
+        tensor_file.write(path, "basis", basis, {})
 
     def _fit_reduction(self) -> None:
         rows = self._basis_rows()

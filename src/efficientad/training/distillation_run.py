@@ -166,13 +166,10 @@ class Distillation:
     def has_made(self, path: Path) -> bool:
         """Whether a teacher is there, and is the one that this run ends in."""
         try:
-            found = open_teacher(self.config.size, path).network.state_dict()
+            teacher = open_teacher(self.config.size, path)
         except ModelFileError:  # not there, damaged, or of another kind
             return False
-        own = self.teacher().state_dict()
-        return all(
-            torch.equal(v.half().float().cpu(), found[k]) for k, v in own.items()
-        )
+        return not teacher.differing(self.teacher())
 
     def prepare(self, number: int) -> Prepared:
         """Draw and read the images of a step; safe in threads."""

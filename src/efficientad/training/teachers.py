@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from efficientad.errors import ConfigError, ModelFileError
@@ -28,6 +29,20 @@ class Teacher:
     provenance: Mapping[str, Any]
     file_hash: str
 
+    def differing(self, network: PatchDescriptionNetwork) -> list[str]:
+        """Name the weights that are not those of a network as a file stores it."""
+        own = self.network.state_dict()
+        return [
+            name
+            for name, value in stored_weights(network).items()
+            if not torch.equal(value.float(), own[name])
+        ]
+
+
+def stored_weights(network: PatchDescriptionNetwork) -> dict[str, Tensor]:
+    """Give the weights as a teacher file has them: half precision, on the CPU."""
+    return {name: value.half().cpu() for name, value in network.state_dict().items()}
+
 
 def save_teacher(
     network: PatchDescriptionNetwork, provenance: Mapping[str, Any], path: Path
@@ -37,9 +52,8 @@ def save_teacher(
     Raises:
         StorageError: If it cannot be written.
     """
-    tensors = {name: value.half() for name, value in network.state_dict().items()}
     content = {"size": network.size, "provenance": dict(provenance)}
-    tensor_file.write(path, "teacher", tensors, content)
+    tensor_file.write(path, "teacher", stored_weights(network), content)
 
 
 def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
