@@ -159,7 +159,7 @@ def mean_and_deviation(values: Sequence[float], n_digits: int) -> str:
 
 
 def short_commit(name: str) -> str:
-    """Shorten the hash of a recorded commit, and keep what stands behind it, such as `-dirty`."""
+    """Shorten the hash of a recorded commit; a `-dirty` behind it stays."""
     digest, dash, state = name.partition("-")
     return f"{digest[:9]}{dash}{state}"
 
