@@ -12,6 +12,7 @@ files that are given, such as snapshots of a distillation (`distill --snapshots`
 channel reduction, and compares these:
 
     python benchmarks/teacher_proof.py --data ../shared/data --distil out/teachers \
+        --experiment teacher_sources \
         --source ../shared/data/source_networks/resnet50.safetensors \
         --source mobilenet-v2 --reduction mean --reduction random --reduction pca
 
@@ -47,7 +48,6 @@ from efficientad.training.student import recipe_of
 from efficientad.training.teachers import Teacher, open_teacher, save_teacher
 
 CATEGORIES = ("mvtec_ad/bottle", "mvtec_ad/screw", "magnetic_tile")
-EXPERIMENT = "teacher_proof"
 _FEATURES = ".features"
 
 
@@ -103,7 +103,7 @@ def prove(
 ) -> Path:
     """Train, judge and record one detector, unless that is done."""
     run: dict[str, Any] = {
-        "experiment": EXPERIMENT,
+        "experiment": options.experiment,
         "category": category.name,
         "variant": candidate.variant,
         "seed": seed,
@@ -198,6 +198,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reduction", action="append", choices=reductions)
     parser.add_argument("--distil-steps", type=int, default=400)
     parser.add_argument("--distil-images", type=int, default=800)
+    parser.add_argument("--experiment", default="teacher_proof")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     options.reduction = options.reduction or ["mean"]
