@@ -12,7 +12,8 @@ command goes on after an interruption, but not with another detector, category, 
 or machine. When all is done each row becomes a recorded run
 (`records.py`); `make tables` puts them into docs/deployment.md. What the machine cannot
 have is left out; an export that was refused is recorded with the reason. With
-`--repeats 0` only the accuracy is measured.
+`--repeats 0` only the accuracy is measured. `--anomalib` adds anomalib's EfficientAd,
+as `efficientad benchmark` does.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import numpy as np
 from records import RESULTS, write_run
 
 from efficientad.deployment import metadata
+from efficientad.deployment.contenders import ANOMALIB, BASELINE
 from efficientad.deployment.export import SUFFIX_OF, export
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.metadata import Precision
@@ -39,6 +41,7 @@ from efficientad.errors import (
 )
 from efficientad.images import INPUT_SIZE, file_hash
 from efficientad.judgement.evaluation import evaluate
+from efficientad.measurement.anomalib_peer import AnomalibPredictor
 from efficientad.measurement.baseline import BaselinePredictor
 from efficientad.measurement.clock import Timing, interleaved
 from efficientad.measurement.surroundings import commit, machine
@@ -47,7 +50,6 @@ from efficientad.reproduction.records import FAILURE, Run
 from efficientad.storage import write_whole
 from efficientad.training import model_file
 
-BASELINE: Final = "baseline"
 METRICS: Final = ("image_au_roc", "au_pro")
 _ROUNDS: Final = 5  # between two writes of what was measured
 
@@ -85,6 +87,11 @@ def of_detector(model: Path, runtime: DetectorRuntime | None) -> Predictor:
         raise ConfigError(f"{runtime} does not work here; see `efficientad doctor`")
     detector.runtime = runtime
     return detector
+
+
+def of_anomalib(model: Path, python: Path) -> Predictor:
+    """Open anomalib's EfficientAd with the weights of the detector."""
+    return AnomalibPredictor(model_file.load(model, device="cpu"), python)
 
 
 def exported(model: Path, category: Path, work: Path, way: Way) -> Predictor:
@@ -218,11 +225,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--experiment", default="deployment")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--ways", nargs="+", help="those of the table; default: all")
+    parser.add_argument("--anomalib", type=Path, help="the Python of its environment")
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
     openers: dict[str, Callable[[], Predictor]] = {
         BASELINE: partial(of_detector, given.model, None)
     }
+    if given.anomalib is not None:
+        openers[ANOMALIB] = partial(of_anomalib, given.model, given.anomalib)
     for runtime in get_args(DetectorRuntime):
         openers[runtime] = partial(of_detector, given.model, runtime)
     for way in WAYS:

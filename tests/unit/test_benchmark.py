@@ -223,6 +223,7 @@ class Fake:
 
     def __init__(self, value, precision="fp32"):
         self.value, self.precision = value, precision
+        self.versions: dict[str, str] | None = None
         self.n_images = []
 
     def predict(self, image):
@@ -374,6 +375,20 @@ def test_all_that_is_compared_runs_on_one_device(devices, is_refused):
         return
     with pytest.raises(ConfigError, match="got native on the CPU and baseline on CUDA"):
         benchmark_module._only_device(found, opened)
+
+
+def test_the_report_tells_which_anomalib_was_measured(measured, monkeypatch):
+    _, fakes, _ = measured
+    fakes["anomalib"] = fake = Fake(2.0)
+    fake.versions = {"anomalib": "2.7.0"}
+    found = [Contender("anomalib", Path("part.ead"), anomalib=Path("python"))]
+    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: found)
+    config = replace(TINY, anomalib=Path("python"))
+
+    content = benchmark(Path("part.ead"), (), config).as_json()
+
+    assert content["settings"]["anomalib"] == {"anomalib": "2.7.0"}
+    json.dumps(content)
 
 
 def test_memory_that_cannot_be_measured_costs_nothing_else(monkeypatch):
@@ -531,13 +546,16 @@ def test_memory_is_that_of_another_process(saved):
 
 
 def test_the_peak_is_what_the_system_says(tmp_path, monkeypatch):
-    status = tmp_path / "status"
+    status = tmp_path / str(os.getpid()) / "status"
+    status.parent.mkdir()
     status.write_text("VmRSS:\t  10 kB\nVmHWM:\t  2048 kB\n")
-    monkeypatch.setattr(memory, "_STATUS", status)
-    assert memory.own_peak_mib() == 2
+    monkeypatch.setattr(memory, "_PROCESSES", tmp_path)
+    assert memory.own_peak_mib() == memory.peak_mib(os.getpid()) == 2
 
-    monkeypatch.setattr(memory, "_STATUS", tmp_path / "nothing")
+    monkeypatch.setattr(memory, "_PROCESSES", tmp_path / "nothing")
     assert memory.own_peak_mib() > 10  # an interpreter with NumPy
+    with pytest.raises(ConfigError, match="needs a system that tells"):
+        memory.peak_mib(os.getpid())
 
 
 def test_a_failing_process_is_told(tmp_path):

@@ -5,8 +5,9 @@ import json
 import deployment
 import numpy as np
 import pytest
-from deployment import BASELINE, measure, opened, runs
+from deployment import measure, opened, runs
 
+from efficientad.deployment.contenders import BASELINE
 from efficientad.errors import ConfigError, ExportMismatchError, ResultError
 from efficientad.method.decision import Prediction
 

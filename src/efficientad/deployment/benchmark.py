@@ -23,7 +23,7 @@ import numpy as np
 
 from efficientad.deployment.benchmark_report import BenchmarkReport, RuntimeReport
 from efficientad.deployment.comparison import relative_difference
-from efficientad.deployment.contenders import Contender, contenders
+from efficientad.deployment.contenders import ANOMALIB, Contender, contenders
 from efficientad.deployment.memory import peak_memory_mib
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images import INPUT_SIZE, RGBImage
@@ -115,7 +115,11 @@ class _Measurement:
         return BenchmarkReport(
             model=self.model.name,
             settings=asdict(self.config)
-            | {"repeats": self.repeats, "streams": self.n_streams},
+            | {
+                "repeats": self.repeats,
+                "streams": self.n_streams,
+                "anomalib": getattr(self.opened.get(ANOMALIB), "versions", None),
+            },
             is_on_gpu=self.device == "cuda",
             n_images_of_streams=self.n_streams * self.n_calls,
             results=tuple(
@@ -188,7 +192,7 @@ class _Measurement:
 
     def _ready(self, contender: Contender) -> Predictor:
         """Give it as `predict --streams` would open it."""
-        if contender.is_exported and self.n_streams > 1:
+        if contender.is_set_up_for_streams and self.n_streams > 1:
             return contender.open(n_streams=self.n_streams)
         return self.opened[contender.name]
 

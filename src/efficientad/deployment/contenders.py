@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from efficientad.method.detector import Detector
 
 BASELINE: Final = "baseline"
+ANOMALIB: Final = "anomalib"
 
 
 class _ForTheOccasion(NamedTuple):
@@ -55,11 +56,18 @@ class Contender:
     runtime: Runtime = "auto"
     plain: Literal["fp32", "fp16"] | None = None
     """Run the plain networks instead, in this precision."""
+    anomalib: Path | None = None
+    """Run anomalib's networks instead, by this Python."""
 
     @property
     def is_exported(self) -> bool:
-        """Whether an engine runs the file, which is set up for a number of streams."""
+        """Whether an engine runs the file."""
         return self.path.suffix in EXPORT_SUFFIXES
+
+    @property
+    def is_set_up_for_streams(self) -> bool:
+        """Whether it is opened for a number of predictions at the same time."""
+        return self.is_exported or self.anomalib is not None
 
     @property
     def is_for_tensorrt(self) -> bool:
@@ -72,14 +80,23 @@ class Contender:
         """Load it.
 
         Args:
-            n_streams: Predictions at the same time that an exported file's engine shall
-                be ready for.
+            n_streams: Predictions at the same time that an exported file's engine, or
+                anomalib, shall be ready for.
 
         Raises:
             ConfigError: If device, runtime and file exclude each other.
             ModelFileError: If the file cannot be used.
             MissingDependencyError: If the engine is not installed.
         """
+        if self.anomalib is not None:
+            from efficientad.measurement.anomalib_peer import (  # noqa: PLC0415 - needs torch
+                AnomalibPredictor,
+            )
+
+            detector = load_predictor(self.path, device=self.device)
+            return AnomalibPredictor(
+                cast("Detector", detector), self.anomalib, n_streams=n_streams
+            )
         predictor = load_predictor(
             self.path, device=self.device, runtime=self.runtime, n_streams=n_streams
         )
@@ -112,6 +129,11 @@ def contenders(
     found = [Contender(path.name, path, config.device) for path in exports]
     if model.suffix == DETECTOR_SUFFIX:
         return [*_of_detector(model, config, folder), *found]
+    if config.anomalib is not None:
+        raise ConfigError(
+            f"anomalib needs the weights of a {DETECTOR_SUFFIX} file, got {model}; "
+            "give the one it was exported from, or leave --anomalib out"
+        )
     if config.runtimes is not None:
         raise ConfigError(
             f"{model} runs on the engine it was made for, runtimes "
@@ -129,6 +151,8 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Con
     if is_on_gpu:
         # Half precision is what the paper times.
         found.append(Contender(f"{BASELINE}, fp16", model, device, "pytorch", "fp16"))
+    if config.anomalib is not None:
+        found.append(Contender(ANOMALIB, model, device, anomalib=config.anomalib))
     for runtime in config.runtimes or _available(detector):
         if runtime == "onnx" or runtime == "openvino" or runtime == "tensorrt":  # noqa: PLR1714 - narrows the type
             found.append(_exported(runtime, model, device, folder))

@@ -1,6 +1,7 @@
 """Settings of a benchmark. No torch here, so that the command line starts at once."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from efficientad.errors import ConfigError
@@ -19,6 +20,10 @@ class BenchmarkConfig:
 
     runtimes: tuple[BenchmarkRuntime, ...] | None = None
     """What runs a .ead file. None: all that are installed."""
+
+    anomalib: Path | None = None
+    """The Python of an environment that has anomalib, whose EfficientAd is then
+    measured with the weights of the .ead file."""
 
     device: Device = "auto"
     """Where the networks run. For a .ead file `auto` takes CUDA where there is one; an

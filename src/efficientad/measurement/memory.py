@@ -1,22 +1,44 @@
 """The most memory that a process ever had."""
 
+import os
 import resource
 import sys
 from pathlib import Path
 from typing import Final
 
+from efficientad.errors import ConfigError
+
 _KIB_PER_MIB: Final = 1024
-_STATUS: Final = Path("/proc/self/status")
+_PROCESSES: Final = Path("/proc")
 
 
 def own_peak_mib() -> float:
     """Give the most memory this process ever had, MiB, and no other's."""
-    # Not `ru_maxrss` where there is another: a child begins with its parent's.
-    if _STATUS.is_file():
-        for line in _STATUS.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "VmHWM":
-                return int(value.split()[0]) / _KIB_PER_MIB
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # In bytes on macOS.
-    return peak / (2**20 if sys.platform == "darwin" else _KIB_PER_MIB)
+    try:
+        return peak_mib(os.getpid())
+    except ConfigError:
+        # Not where there is another: a child's begins with its parent's.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # In bytes on macOS.
+        return peak / (2**20 if sys.platform == "darwin" else _KIB_PER_MIB)
+
+
+def peak_mib(process: int) -> float:
+    """Give the most memory a running process ever had, MiB.
+
+    Args:
+        process: Its number.
+
+    Raises:
+        ConfigError: If the system does not tell.
+    """
+    path = _PROCESSES / str(process) / "status"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) / _KIB_PER_MIB
+    raise ConfigError(
+        f"the memory of another process needs a system that tells it in {path}; leave "
+        "it out with --no-memory"
+    )
