@@ -27,9 +27,10 @@ from efficientad.training import (
     tensor_file,
 )
 from efficientad.training.ahead import Ahead
+from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.config import DistillConfig
 from efficientad.training.distillation_material import Material, Picture
-from efficientad.training.feature_cache import FeatureCache, FeatureMoments
+from efficientad.training.feature_cache import FeatureCache
 from efficientad.training.optimizers import make_optimizer
 from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.teachers import load_teacher, open_teacher
@@ -890,7 +891,7 @@ def test_a_stopped_build_goes_on_where_it_was(cache):
 
 def test_moments_do_not_cancel():
     vectors = 1e6 + torch.randn(100, 3, dtype=torch.float64)
-    moments = FeatureMoments()
+    moments = ChannelMoments()
     for part in vectors.split(17):
         moments.add(part)
 

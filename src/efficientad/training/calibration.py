@@ -28,6 +28,7 @@ from efficientad.method.maps import (
     normalize_maps,
 )
 from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.normal_images import Pixels
 from efficientad.training.progress import Progress
 
@@ -55,8 +56,7 @@ def channel_statistics(
 ) -> ChannelStatistics:
     """Measure the teacher's channels over the training images in one pass.
 
-    Batch by batch by Welford's update in double precision, so nothing cancels and
-    memory is constant.
+    Batch by batch, so memory is constant.
 
     Args:
         teacher: Frozen network on `device`.
@@ -64,25 +64,18 @@ def channel_statistics(
         device: Where to compute.
         on_descriptors: Gets the index of a batch's first image and its raw descriptors.
     """
-    n, n_images = 0, 0
-    mean = scatter = torch.zeros((), dtype=torch.float64, device=device)
+    n_images = 0
+    moments = ChannelMoments()
     with closing(Progress(len(pixels), "image", task="teacher")) as progress:
         for images in batches(pixels, device):
             descriptors = teacher(images)
             if on_descriptors is not None:
                 on_descriptors(n_images, descriptors)
             n_images += len(images)
-            vectors = descriptors.transpose(0, 1).flatten(1).double()
-            count = vectors.shape[1]
-            own = vectors.mean(1)
-            step, share = own - mean, count / (n + count)
-            own_scatter = (vectors - own[:, None]).square().sum(1)
-            scatter = scatter + own_scatter + step.square() * n * share
-            mean = mean + step * share
-            n += count
+            moments.add(descriptors.transpose(0, 1).flatten(1).T)
             progress.update(n_images)
-    std = (scatter / n).sqrt().clamp(min=torch.finfo(torch.float32).eps)
-    return ChannelStatistics(mean.float(), std.float())
+    mean, std = (values.to(device) for values in moments.mean_and_std())
+    return ChannelStatistics(mean, std.clamp(min=torch.finfo(torch.float32).eps))
 
 
 @runtime_checkable

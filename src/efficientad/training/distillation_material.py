@@ -27,8 +27,9 @@ from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.training import tensor_file
 from efficientad.training.ahead import Ahead
+from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.config import DistillConfig
-from efficientad.training.feature_cache import FeatureCache, FeatureMoments
+from efficientad.training.feature_cache import FeatureCache
 from efficientad.training.pretraining_images import PretrainingImages
 from efficientad.training.progress import Progress
 from efficientad.training.source_networks import (
@@ -392,7 +393,7 @@ class Material:
                 yield ahead.take()
 
     def _measured_statistics(self) -> tuple[Tensor, Tensor]:
-        moments = FeatureMoments()
+        moments = ChannelMoments()
         rows = self.rows[:_STATISTICS_IMAGES]
         task = "measuring the channels of the source features"
         with closing(Progress(len(rows), "image", task=task)) as progress:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -143,31 +142,3 @@ class FeatureCache:
     def _note(self, n_done: int) -> None:
         text = json.dumps({"fingerprint": self.fingerprint, "n_done": n_done})
         write_whole(self.folder / _INDEX, text.encode())
-
-
-class FeatureMoments:
-    """Mean and standard deviation of each channel, in double precision.
-
-    Each batch is centred before its deviations are squared (Welford), so nothing
-    cancels.
-    """
-
-    def __init__(self) -> None:
-        self._n = 0
-        self._mean = self._scatter = torch.zeros((), dtype=torch.float64)
-
-    def add(self, vectors: Tensor) -> None:
-        """Take in feature vectors, (n, channels), on any device."""
-        n_new, exact = len(vectors), vectors.double()
-        own = exact.mean(0)
-        own_scatter = (exact - own).square().sum(0)
-        step = own.cpu() - self._mean
-        share = n_new / (self._n + n_new)
-        scatter = own_scatter.cpu() + step.square() * self._n * share
-        self._scatter = self._scatter + scatter
-        self._mean = self._mean + step * share
-        self._n += n_new
-
-    def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """Give both, (channels,), in single precision."""
-        return self._mean.float(), (self._scatter / self._n).sqrt().float()
