@@ -12,8 +12,8 @@ command goes on after an interruption, but not with another detector, category, 
 or machine. When all is done each row becomes a recorded run
 (`records.py`); `make tables` puts them into docs/deployment.md. What the machine cannot
 have is left out; an export that was refused is recorded with the reason. With
-`--repeats 0` only the accuracy is measured. `--anomalib` adds anomalib's EfficientAd,
-as `efficientad benchmark` does.
+`--repeats 0` only the accuracy is measured. `--anomalib` adds the speed of anomalib's
+EfficientAd, as `efficientad benchmark` does.
 """
 
 import argparse
@@ -92,6 +92,13 @@ def of_detector(model: Path, runtime: DetectorRuntime | None) -> Predictor:
 def of_anomalib(model: Path, python: Path) -> Predictor:
     """Open anomalib's EfficientAd with the weights of the detector."""
     return AnomalibPredictor(model_file.load(model, device="cpu"), python)
+
+
+def accuracy(predictor: Predictor, category: Path) -> Mapping[str, float]:
+    """Judge the test images; anomalib's maps are the baseline's, enlarged otherwise."""
+    if isinstance(predictor, AnomalibPredictor):
+        return {}
+    return evaluate(predictor, category).metrics
 
 
 def exported(model: Path, category: Path, work: Path, way: Way) -> Predictor:
@@ -255,13 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predictors, refused = opened(openers)
     state = measure(
         predictors,
-        lambda predictor: evaluate(predictor, given.category).metrics,
+        partial(accuracy, category=given.category),
         state_file,
         given.repeats,
         identity,
     )
     detector = model_file.load(given.model, device="cpu")
-    common = {
+    common: Run = {
         "experiment": given.experiment,
         "category": given.category.resolve().name,
         "seed": detector.provenance["config"]["seed"],
@@ -271,6 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "niceness": os.nice(0),
         },
     }
+    peer = predictors.get(ANOMALIB)
+    if isinstance(peer, AnomalibPredictor):
+        common["anomalib"] = peer.versions
     for run in runs(state, refused, common):
         print(write_run(run, given.output))
     return 0

@@ -1,6 +1,8 @@
 """anomalib's model with a detector's weights, in a process of another environment."""
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,32 @@ from efficientad.deployment.memory import peak_memory_mib
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
 from efficientad.measurement.anomalib_peer import AnomalibPredictor
 from efficientad.measurement.config import BenchmarkConfig
+from efficientad.method.decision import MapQuantiles
 from efficientad.method.predictor import Predictor
 from efficientad.training import model_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(sys.executable)
 REAL_PYTHON = ROOT / ".venv-peers/bin/python"
+
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/status").is_file(), reason="the system tells no peak memory"
+)
+
+
+@pytest.fixture
+def make_plain_detector(make_detector):
+    """Run by PyTorch, with other quantiles for either map."""
+
+    def made(**settings):
+        detector = make_detector(**settings)
+        detector.runtime = "pytorch"
+        detector.calibration = replace(
+            detector.calibration, global_quantiles=MapQuantiles(0.3, 3.0)
+        )
+        return detector
+
+    return made
 
 
 @pytest.fixture
@@ -29,7 +51,7 @@ def fake_anomalib(tmp_path, monkeypatch):
     about.parent.mkdir(parents=True)
     about.write_text("Metadata-Version: 2.1\nName: anomalib\nVersion: 0.1\n")
     folders = (ROOT / "tests/fake_packages", about.parents[1])
-    monkeypatch.setenv("PYTHONPATH", ":".join(map(str, folders)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
 
 
 def assert_same_as_detector(peer, detector, rng, shapes=((256, 256, 3), (50, 70, 3))):
@@ -37,6 +59,7 @@ def assert_same_as_detector(peer, detector, rng, shapes=((256, 256, 3), (50, 70,
     found, expected = peer.predict_batch(images), detector.predict_batch(images)
 
     assert isinstance(peer, Predictor)
+    calibration = detector.calibration
     for one, other in zip(found, expected, strict=True):
         scale = np.abs(other.combined_grid).max()
         np.testing.assert_allclose(one.local_grid, other.local_grid, atol=1e-4 * scale)
@@ -48,8 +71,8 @@ def assert_same_as_detector(peer, detector, rng, shapes=((256, 256, 3), (50, 70,
         assert one.anomaly_map.shape == (other.height, other.width)
     # The map of an image of 256 x 256 is enlarged by anomalib, from raw maps with a
     # margin of zeros.
-    quantiles = detector.calibration.local_quantiles
-    zero = 0.1 * -quantiles.low / (quantiles.high - quantiles.low)
+    both = (calibration.local_quantiles, calibration.global_quantiles)
+    zero = 0.1 * np.mean([-each.low / (each.high - each.low) for each in both])
     padded = np.pad(found[0].combined_grid, 4, constant_values=zero)
     enlarged = functional.interpolate(
         torch.from_numpy(padded)[None, None], size=(256, 256), mode="bilinear"
@@ -60,9 +83,8 @@ def assert_same_as_detector(peer, detector, rng, shapes=((256, 256, 3), (50, 70,
 
 
 @pytest.mark.usefixtures("fake_anomalib")
-def test_its_maps_are_those_of_the_detector(make_detector, rng):
-    detector = make_detector()
-    detector.runtime = "pytorch"
+def test_its_maps_are_those_of_the_detector(make_plain_detector, rng):
+    detector = make_plain_detector()
 
     peer = AnomalibPredictor(detector, PYTHON)
 
@@ -72,9 +94,8 @@ def test_its_maps_are_those_of_the_detector(make_detector, rng):
 
 
 @pytest.mark.usefixtures("fake_anomalib")
-def test_so_they_are_of_the_medium_size(make_detector, rng):
-    detector = make_detector(size="medium", n_local=24, n_global=24)
-    detector.runtime = "pytorch"
+def test_so_they_are_of_the_medium_size(make_plain_detector, rng):
+    detector = make_plain_detector(size="medium", n_local=24, n_global=24)
 
     peer = AnomalibPredictor(detector, PYTHON)
 
@@ -83,9 +104,9 @@ def test_so_they_are_of_the_medium_size(make_detector, rng):
 
 
 @pytest.mark.skipif(not REAL_PYTHON.is_file(), reason="`make peers` was not run here")
-def test_so_are_those_of_anomalib_itself(make_detector, rng):
-    detector = make_detector()
-    detector.runtime = "pytorch"
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_so_are_those_of_anomalib_itself(make_plain_detector, rng, size):
+    detector = make_plain_detector(size=size)
 
     peer = AnomalibPredictor(detector, REAL_PYTHON)
 
@@ -93,6 +114,7 @@ def test_so_are_those_of_anomalib_itself(make_detector, rng):
 
 
 @pytest.mark.usefixtures("fake_anomalib")
+@needs_linux
 def test_each_stream_has_a_process(make_detector, tmp_path, rng):
     path = tmp_path / "part.ead"
     model_file.save(make_detector(), path)
@@ -102,7 +124,7 @@ def test_each_stream_has_a_process(make_detector, tmp_path, rng):
 
     first, second, third = (peer.predict(image).combined_grid for _ in range(3))
 
-    assert len({worker.process.pid for worker in peer._workers}) == 2
+    assert len({process.popen.pid for process in peer._processes}) == 2
     np.testing.assert_array_equal(first, third)
     np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
     assert peer.peak_mib() > 100
@@ -111,11 +133,23 @@ def test_each_stream_has_a_process(make_detector, tmp_path, rng):
 @pytest.mark.usefixtures("fake_anomalib")
 def test_a_process_that_ends_is_told_with_its_last_words(make_detector, rng):
     peer = AnomalibPredictor(make_detector(), PYTHON)
-    peer._workers[0].process.kill()
-    peer._workers[0].process.wait()
+    peer._processes[0].popen.kill()
+    peer._processes[0].popen.wait()
 
     with pytest.raises(ModelFileError, match=r"it ended: .*\(code -9\)"):
         peer.predict(rng.integers(0, 256, (256, 256, 3), np.uint8))
+
+
+@pytest.mark.usefixtures("fake_anomalib")
+def test_its_python_may_be_named_from_here(make_detector, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrapper = Path("a_python")
+    wrapper.write_text(f'#!/bin/sh\necho started\nexec "{PYTHON}" "$@"\n')
+    wrapper.chmod(0o755)
+
+    peer = AnomalibPredictor(make_detector(), Path("./a_python"))
+
+    assert peer.versions["anomalib"] == "0.1"
 
 
 def test_an_environment_without_it_is_refused(make_detector, tmp_path):
@@ -148,6 +182,7 @@ def test_a_python_without_it_is_a_sentence_on_the_command_line(
 
 
 @pytest.mark.usefixtures("fake_anomalib")
+@needs_linux
 def test_its_memory_is_that_of_its_own_process(make_detector, tmp_path):
     model_file.save(make_detector(), tmp_path / "part.ead")
     contender = Contender("anomalib", tmp_path / "part.ead", anomalib=PYTHON)
@@ -162,3 +197,15 @@ def test_an_exported_file_has_no_weights_for_it(tmp_path):
 
     with pytest.raises(ConfigError, match=r"needs the weights of a \.ead file"):
         contenders(Path("part.onnx"), (), config, tmp_path)
+
+
+def test_a_python_that_is_nowhere_is_refused_before_exports_are_made(
+    make_detector, tmp_path
+):
+    model_file.save(make_detector(), tmp_path / "part.ead")
+    config = BenchmarkConfig(anomalib=Path("nowhere/python"))
+
+    with pytest.raises(ConfigError, match="nowhere/python cannot be run"):
+        contenders(tmp_path / "part.ead", (), config, tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["part.ead"]

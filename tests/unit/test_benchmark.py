@@ -546,16 +546,17 @@ def test_memory_is_that_of_another_process(saved):
 
 
 def test_the_peak_is_what_the_system_says(tmp_path, monkeypatch):
-    status = tmp_path / str(os.getpid()) / "status"
-    status.parent.mkdir()
-    status.write_text("VmRSS:\t  10 kB\nVmHWM:\t  2048 kB\n")
+    for process, kib in (("self", 2048), ("7", 1024)):
+        status = tmp_path / process / "status"
+        status.parent.mkdir()
+        status.write_text(f"VmRSS:\t  10 kB\nVmHWM:\t  {kib} kB\n")
     monkeypatch.setattr(memory, "_PROCESSES", tmp_path)
-    assert memory.own_peak_mib() == memory.peak_mib(os.getpid()) == 2
+    assert (memory.own_peak_mib(), memory.peak_mib(7)) == (2, 1)
 
     monkeypatch.setattr(memory, "_PROCESSES", tmp_path / "nothing")
     assert memory.own_peak_mib() > 10  # an interpreter with NumPy
     with pytest.raises(ConfigError, match="needs a system that tells"):
-        memory.peak_mib(os.getpid())
+        memory.peak_mib(7)
 
 
 def test_a_failing_process_is_told(tmp_path):

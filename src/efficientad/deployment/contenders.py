@@ -1,5 +1,6 @@
 """What a benchmark compares: model files, each with what runs it."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -93,7 +94,7 @@ class Contender:
                 AnomalibPredictor,
             )
 
-            detector = load_predictor(self.path, device=self.device)
+            detector = load_predictor(self.path, device=self.device, runtime="pytorch")
             return AnomalibPredictor(
                 cast("Detector", detector), self.anomalib, n_streams=n_streams
             )
@@ -152,6 +153,12 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Con
         # Half precision is what the paper times.
         found.append(Contender(f"{BASELINE}, fp16", model, device, "pytorch", "fp16"))
     if config.anomalib is not None:
+        if not config.anomalib.exists() and shutil.which(config.anomalib) is None:
+            raise ConfigError(
+                "anomalib needs the Python of an environment that has it, "
+                f"{config.anomalib} cannot be run; give --anomalib another, or leave it"
+                " out"
+            )
         found.append(Contender(ANOMALIB, model, device, anomalib=config.anomalib))
     for runtime in config.runtimes or _available(detector):
         if runtime == "onnx" or runtime == "openvino" or runtime == "tensorrt":  # noqa: PLR1714 - narrows the type

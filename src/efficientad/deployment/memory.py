@@ -61,8 +61,9 @@ def peak_memory_mib(contender: Contender, batch_size: int) -> dict[str, float]:
 def measured_here(contender: Contender, batch_size: int) -> dict[str, float]:
     """Open and use it in this process; give what `peak_memory_mib` does."""
     predictor = contender.open()
-    # anomalib's works in a process of its own, which is what counts.
-    peak_mib = getattr(predictor, "peak_mib", own_peak_mib)
+    # anomalib works in a process of its own, whose memory is what counts.
+    of_other = getattr(predictor, "peak_mib", None)
+    peak_mib = of_other or own_peak_mib
     found = {"opened": peak_mib()}
     image = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     predictor.predict(image)
@@ -70,7 +71,7 @@ def measured_here(contender: Contender, batch_size: int) -> dict[str, float]:
     predictor.predict_batch([image] * batch_size)
     found["batch"] = peak_mib()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if of_other is None and torch is not None and torch.cuda.is_initialized():
         found["gpu_reserved"] = torch.cuda.max_memory_reserved() / 2**20
     return found
 

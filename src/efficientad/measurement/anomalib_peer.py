@@ -1,18 +1,21 @@
 """anomalib's EfficientAd with a detector's own weights, to be measured beside it.
 
 anomalib lives in an environment of its own, so each of its models is a process of that
-environment's Python (`anomalib_worker.py`), which gets pixels and gives maps through
+environment's Python (`anomalib_process.py`), which gets pixels and gives maps through
 pipes: a quarter of a MiB each way for an image, far below a millisecond.
 """
 
 import json
 import math
+import os
 import queue
+import shutil
 import struct
 import subprocess
 import tempfile
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import efficientad
 from efficientad.errors import MissingDependencyError, ModelFileError
 from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.measurement.baseline import BaselinePredictor
@@ -30,9 +34,11 @@ from efficientad.measurement.memory import peak_mib
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.detector import Detector
 from efficientad.method.maps import RawMaps, image_scores, normalize_maps
+from efficientad.method.networks import GRID_SIZE
 
-_WORKER: Final = Path(__file__).with_name("anomalib_worker.py")
-_GRID: Final = 56
+_SCRIPT: Final = Path(__file__).with_name("anomalib_process.py")
+_WEIGHTS: Final = "weights.npz"
+_SECONDS_TO_END: Final = 10
 _LONGEST_REASON: Final = 300
 _Maps = NDArray[np.float32]
 
@@ -53,8 +59,9 @@ class AnomalibPredictor:
     """Judges images by anomalib's model of EfficientAD, in single precision.
 
     Grids and scores are of the raw maps that the model enlarges, and those of the
-    detector. The enlarged map is anomalib's own, whose map normalization knows no level
-    of an image, by which preset `quick` divides.
+    detector. Only the combined map of an image of 256 x 256, as a benchmark has it, is
+    the one that anomalib enlarged: its map normalization knows no level of an image, by
+    which preset `quick` divides. Other sizes are placed as this package does.
 
     Args:
         detector: Calibrated; its weights are copied.
@@ -77,15 +84,17 @@ class AnomalibPredictor:
             "device": self.device.type,
             "threads": str(max(1, torch.get_num_threads() // n_streams)),
         }
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        with tempfile.TemporaryDirectory() as folder:
-            settings["weights"] = f"{folder}/weights.npz"
-            np.savez(settings["weights"], **_weights(plain))
-            workers = [_Worker(python, settings) for _ in range(n_streams)]
-            for worker in workers:
-                self.versions = worker.wait_until_ready()
-                self._idle.put(worker)
-        self._workers = tuple(workers)
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            # Alone: beside the original lie modules that would hide those of libraries.
+            shutil.copy(_SCRIPT, folder)
+            np.savez(folder / _WEIGHTS, **_weights(plain))
+            processes = [_Process(python, folder, settings) for _ in range(n_streams)]
+            for process in processes:
+                self.versions = process.wait_until_ready()
+                self._idle.put(process)
+        self._processes = tuple(processes)
 
     def predict(self, image: ImageLike) -> Prediction:
         """Judge one image of any size."""
@@ -101,11 +110,11 @@ class AnomalibPredictor:
             return []
         arrays = [as_rgb(image) for image in images]
         pixels = np.stack([resize_image(a, INPUT_SIZE, INPUT_SIZE) for a in arrays])
-        worker = self._idle.get()
+        process = self._idle.get()
         try:
-            own_maps, *raw = worker.judge(pixels)
+            own_maps, *raw = process.judge(pixels)
         finally:
-            self._idle.put(worker)
+            self._idle.put(process)
         maps = normalize_maps(RawMaps(*map(torch.from_numpy, raw)), self.calibration)
         scores = image_scores(maps.combined_map).tolist()
         grids = (maps.local_map.numpy(), maps.global_map.numpy())
@@ -116,7 +125,7 @@ class AnomalibPredictor:
 
     def peak_mib(self) -> float:
         """Give the most memory that its processes ever had, MiB, all together."""
-        return sum(peak_mib(worker.process.pid) for worker in self._workers)
+        return sum(peak_mib(process.popen.pid) for process in self._processes)
 
     def _prediction(
         self,
@@ -134,35 +143,39 @@ class AnomalibPredictor:
         return Prediction(*common)
 
 
-class _Worker:
+class _Process:
     """One process with one model."""
 
-    def __init__(self, python: Path, settings: dict[str, str]) -> None:
+    def __init__(self, python: Path, folder: Path, settings: dict[str, str]) -> None:
         self.python = python
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - for its life
-        # Not by its path: beside it lie modules that would hide those of libraries.
-        source = _WORKER.read_text(encoding="utf-8")
+        reading, writing = os.pipe()
+        self.answers: IO[bytes] = os.fdopen(reading, "rb")
+        told = settings | {"weights": str(folder / _WEIGHTS), "answers": str(writing)}
         try:
-            self.process = subprocess.Popen(  # noqa: S603 - what the user asked for
-                [str(python), "-c", source, json.dumps(settings)],
+            self.popen = subprocess.Popen(  # noqa: S603 - what the user asked for
+                [_command(python), str(folder / _SCRIPT.name), json.dumps(told)],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=self.errors,
                 stderr=self.errors,
-                cwd=tempfile.gettempdir(),
+                pass_fds=(writing,),
+                env=_environment(),
             )
         except OSError as error:
+            self.answers.close()
             self.errors.close()
             raise MissingDependencyError(
                 "anomalib needs the Python of an environment that has it, got "
                 f"{python} ({error.strerror}); give --anomalib another, or leave it out"
             ) from None
-        weakref.finalize(self, _stop, self.process, self.errors)
+        finally:
+            os.close(writing)
+        weakref.finalize(self, _stop, self.popen, self.answers, self.errors)
 
     def wait_until_ready(self) -> dict[str, str]:
         """Wait until the model is open; give the versions of what runs it."""
-        assert self.process.stdout is not None
         try:
-            versions: dict[str, str] = json.loads(self.process.stdout.readline())
+            versions: dict[str, str] = json.loads(self.answers.readline())
         except ValueError:
             raise MissingDependencyError(
                 f"anomalib's model cannot be opened by {self.python}: "
@@ -173,17 +186,16 @@ class _Worker:
 
     def judge(self, pixels: NDArray[np.uint8]) -> list[_Maps]:
         """Give anomalib's own maps, raw local and raw global maps."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+        assert self.popen.stdin is not None
         n = len(pixels)
-        shapes = (n, INPUT_SIZE, INPUT_SIZE), (n, _GRID, _GRID), (n, _GRID, _GRID)
+        grids = (n, GRID_SIZE, GRID_SIZE)
         answers: list[_Maps] = []
         try:
-            self.process.stdin.write(struct.pack("<Q", n))
-            self.process.stdin.write(np.ascontiguousarray(pixels).data)
-            self.process.stdin.flush()
-            for shape in shapes:
-                content = bytearray(self.process.stdout.read(4 * math.prod(shape)))
+            self.popen.stdin.write(struct.pack("<Q", n))
+            self.popen.stdin.write(np.ascontiguousarray(pixels).data)
+            self.popen.stdin.flush()
+            for shape in ((n, INPUT_SIZE, INPUT_SIZE), grids, grids):
+                content = bytearray(self.answers.read(4 * math.prod(shape)))
                 answers.append(np.frombuffer(content, np.float32).reshape(shape))
         except (OSError, ValueError):  # a broken pipe, or less than a whole answer
             raise ModelFileError(
@@ -193,24 +205,41 @@ class _Worker:
         return answers
 
     def _last_words(self) -> str:
-        self.process.wait()
+        try:
+            self.popen.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         said = lines[-1].strip()[:_LONGEST_REASON] if lines else "without a word"
-        return f"{said} (code {self.process.returncode})"
+        return f"{said} (code {self.popen.returncode})"
 
 
-def _stop(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
-    """End a process, which does so when nothing more can come, and let go of it."""
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            try:
-                pipe.close()
-            except OSError:
-                continue  # what was still to be written cannot be any more
-    process.kill()
-    process.wait()
+def _command(python: Path) -> str:
+    """Name a Python that lies here, or is found as commands are."""
+    return str(python.absolute() if python.exists() else python)
+
+
+def _environment() -> dict[str, str]:
+    """Give this process's own, without what would bring this package's libraries."""
+    own = str(Path(efficientad.__file__).resolve().parents[1])
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = os.pathsep.join(path for path in given if path and path != own)
+    return os.environ | {"PYTHONPATH": kept}
+
+
+def _stop(
+    popen: subprocess.Popen[bytes], answers: IO[bytes], errors: IO[bytes]
+) -> None:
+    """End a process and let go of it."""
+    popen.kill()
+    popen.wait()
+    answers.close()
     errors.close()
+    if popen.stdin is not None:
+        with suppress(OSError):  # what was still to be written cannot be any more
+            popen.stdin.close()
 
 
 def _weights(plain: BaselinePredictor) -> dict[str, Any]:

@@ -20,13 +20,13 @@ from efficientad.method.inputs import Pixels, normalize_images
 from efficientad.method.maps import RawMaps, image_scores, normalize_maps
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
+    GRID_SIZE,
     Autoencoder,
     ModelSize,
     PatchDescriptionNetwork,
 )
 
 _DECODER_SIZES = (3, 8, 15, 32, 63, 127)
-_GRID = 56
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -85,7 +85,7 @@ def autoencoder() -> nn.Sequential:
             *(nn.Conv2d(64, 64, 4, 1, 2), nn.ReLU(inplace=True), nn.Dropout(0.2)),
         ]
     layers += [
-        nn.Upsample(size=(_GRID, _GRID), mode="bilinear"),
+        nn.Upsample(size=(GRID_SIZE, GRID_SIZE), mode="bilinear"),
         *(nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(inplace=True)),
         nn.Conv2d(64, DESCRIPTOR_CHANNELS, 3, 1, 1),
     ]

@@ -1,6 +1,5 @@
 """The most memory that a process ever had."""
 
-import os
 import resource
 import sys
 from pathlib import Path
@@ -14,17 +13,17 @@ _PROCESSES: Final = Path("/proc")
 
 def own_peak_mib() -> float:
     """Give the most memory this process ever had, MiB, and no other's."""
-    try:
-        return peak_mib(os.getpid())
-    except ConfigError:
-        # Not where there is another: a child's begins with its parent's.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # In bytes on macOS.
-        return peak / (2**20 if sys.platform == "darwin" else _KIB_PER_MIB)
+    peak = _told("self")
+    if peak is not None:
+        return peak
+    # Not where the system tells it: a child's begins with its parent's.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # In bytes on macOS.
+    return peak / (2**20 if sys.platform == "darwin" else _KIB_PER_MIB)
 
 
 def peak_mib(process: int) -> float:
-    """Give the most memory a running process ever had, MiB.
+    """Give the most memory another running process ever had, MiB.
 
     Args:
         process: Its number.
@@ -32,13 +31,20 @@ def peak_mib(process: int) -> float:
     Raises:
         ConfigError: If the system does not tell.
     """
-    path = _PROCESSES / str(process) / "status"
+    peak = _told(str(process))
+    if peak is None:
+        raise ConfigError(
+            "the memory of another process needs a system that tells it in "
+            f"{_PROCESSES}; leave it out with --no-memory"
+        )
+    return peak
+
+
+def _told(process: str) -> float | None:
+    path = _PROCESSES / process / "status"
     lines = path.read_text().splitlines() if path.is_file() else []
     for line in lines:
         name, _, value = line.partition(":")
         if name == "VmHWM":
             return int(value.split()[0]) / _KIB_PER_MIB
-    raise ConfigError(
-        f"the memory of another process needs a system that tells it in {path}; leave "
-        "it out with --no-memory"
-    )
+    return None

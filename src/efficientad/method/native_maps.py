@@ -36,13 +36,13 @@ from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD, Pixels
 from efficientad.method.maps import RawMaps
 from efficientad.method.networks import (
     DECODER_SIZES,
+    GRID_SIZE,
     Autoencoder,
     PatchDescriptionNetwork,
 )
 
 # So many images go through the layers together; more would only take more memory.
 _LARGEST_BATCH = 4
-_GRID = 56
 _BORDER = 1  # the padding of the autoencoder's first convolution
 _SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
 
@@ -123,7 +123,7 @@ class _Plan:
         bordered = margin.expand(n, side, side, 3).contiguous()
         inner = slice(_BORDER, _BORDER + INPUT_SIZE)
         self._image = bordered[:, inner, inner]
-        self._maps = torch.empty(2, n, _GRID, _GRID, 1)
+        self._maps = torch.empty(2, n, GRID_SIZE, GRID_SIZE, 1)
         self._steps = networks.steps(bordered, self._image, self._maps)
 
     def maps(self, pixels: Pixels) -> RawMaps:
@@ -170,7 +170,7 @@ class _Small:
         n_described = self._autoencoder.n_features
         joined = torch.zeros(n, *size, 2 * width + n_described)
         half = hidden.shape[3] // 2
-        inner = slice(1, 1 + _GRID)
+        inner = slice(1, 1 + GRID_SIZE)
         steps = [
             _step(Call(self._first, image, hidden)),
             _step(
@@ -243,8 +243,8 @@ class _Medium:
             calls = map(Call, pair, sources, targets)
             steps.append(_step(*calls))
             grid = output
-        features = torch.empty(n, _GRID, _GRID, self._autoencoder.n_features)
-        described = torch.empty(n, _GRID, _GRID, self._describe.n_out)
+        features = torch.empty(n, GRID_SIZE, GRID_SIZE, self._autoencoder.n_features)
+        described = torch.empty(n, GRID_SIZE, GRID_SIZE, self._describe.n_out)
         steps += self._autoencoder.steps(bordered, features)
         return [
             *steps,
@@ -294,7 +294,7 @@ class _Reconstruction:
             output = _grid_after(layer, resized)
             steps.append(_step(Call(layer, resized, output)))
             grid = output
-        steps.append(_resizing(grid, resized := _square(grid, _GRID)))
+        steps.append(_resizing(grid, resized := _square(grid, GRID_SIZE)))
         return [*steps, _step(Call(self._refine, resized, features))]
 
 

@@ -33,6 +33,8 @@ PATCH_SIZE = 33
 PATCH_STRIDE = 4
 BOTTLENECK_SIZE = 64
 AUTOENCODER_INPUT_SIZE = 256
+GRID_SIZE = 56
+"""Rows and columns of descriptors of 256 x 256 pixels, unpadded."""
 
 # One row a convolution: kernel, channels out (None: the network's own), padding while
 # distilling, and what follows it.
@@ -256,7 +258,7 @@ class Autoencoder(nn.Module):
     def forward(
         self,
         images: Float[Tensor, "batch 3 256 256"],
-        grid: tuple[int, int] = (56, 56),
+        grid: tuple[int, int] = (GRID_SIZE, GRID_SIZE),
     ) -> Descriptors:
         """Predict the descriptors of normalized images.
 

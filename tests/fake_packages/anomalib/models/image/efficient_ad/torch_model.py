@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as there
 
+sys.stdout.write("said by a library")  # must not get between the answers
+sys.stdout.flush()
+
 
 class EfficientAdModelSize(enum.StrEnum):
     """Names of the sizes."""
@@ -80,7 +83,6 @@ class EfficientAdModel(nn.Module):
 
     def __init__(self, model_size: EfficientAdModelSize) -> None:
         super().__init__()
-        sys.stdout.write("said by a library")  # must not get between the answers
         self.teacher = _Network(model_size, 384)
         self.student = _Network(model_size, 768)
         self.ae = _Autoencoder()

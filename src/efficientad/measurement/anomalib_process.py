@@ -1,10 +1,11 @@
 """Judges images by anomalib's EfficientAd; runs in an environment that has anomalib.
 
 `anomalib_peer.py` starts it and says how, in JSON: size, device, number of threads,
-file of the weights. The first answer are the versions of what runs here, in JSON.
-Then come numbers of images, 8 bytes, each followed by as many images, 256 x 256 x 3
-bytes. The answer are combined maps of 256 x 256, and local and global maps of 56 x 56
-before anomalib enlarges them, all in 32 bits.
+file of the weights, and the pipe for the answers, so that nothing a library prints gets
+between them. The first answer is the versions of what runs here, in JSON. Then come
+numbers of images, 8 bytes, each followed by as many images, 256 x 256 x 3 bytes.
+Answers are combined maps of 256 x 256, and the local and global maps of 56 x 56 that
+anomalib enlarges, all in 32 bits.
 
 Nothing of this project is imported, and its package need not be importable.
 """
@@ -59,10 +60,11 @@ def serve(
         pixels = np.frombuffer(given.read(n_images * N_BYTES), np.uint8)
         images = torch.from_numpy(pixels.reshape(n_images, SIDE, SIDE, 3).copy())
         kept.clear()
-        # As anomalib reads a picture: RGB between 0 and 1.
-        batch = images.to(device).permute(0, 3, 1, 2).float() / 255
+        # As anomalib's loader gives them: RGB between 0 and 1, channel after channel.
+        batch = images.to(device).permute(0, 3, 1, 2).contiguous().float() / 255
         combined = model(batch).anomaly_map
-        maps = (combined, *kept)
+        local_map, global_map = kept
+        maps = (combined, local_map, global_map)
         answers.writelines(tensor.cpu().numpy().tobytes() for tensor in maps)
         answers.flush()
 
@@ -70,15 +72,12 @@ def serve(
 def main() -> None:
     """Open the model, say so, and judge."""
     settings = json.loads(sys.argv[1])
-    # What libraries print must not get between the answers.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
     torch.set_num_threads(int(settings["threads"]))
     model = opened(settings)
     versions = {name: metadata.version(name) for name in ("anomalib", "torch")}
-    answers.write(f"{json.dumps(versions)}\n".encode())
-    answers.flush()
-    with torch.inference_mode():
+    with os.fdopen(int(settings["answers"]), "wb") as answers, torch.inference_mode():
+        answers.write(f"{json.dumps(versions)}\n".encode())
+        answers.flush()
         serve(model, settings["device"], sys.stdin.buffer, answers)
 
 
