@@ -29,7 +29,7 @@ import numpy as np
 from records import RESULTS, write_run
 
 from efficientad.deployment import metadata
-from efficientad.deployment.contenders import ANOMALIB, BASELINE
+from efficientad.deployment.contenders import ANOMALIB, BASELINE, Contender
 from efficientad.deployment.export import SUFFIX_OF, export
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.metadata import Precision
@@ -87,11 +87,6 @@ def of_detector(model: Path, runtime: DetectorRuntime | None) -> Predictor:
         raise ConfigError(f"{runtime} does not work here; see `efficientad doctor`")
     detector.runtime = runtime
     return detector
-
-
-def of_anomalib(model: Path, python: Path) -> Predictor:
-    """Open anomalib's EfficientAd with the weights of the detector."""
-    return AnomalibPredictor(model_file.load(model, device="cpu"), python)
 
 
 def accuracy(predictor: Predictor, category: Path) -> Mapping[str, float]:
@@ -239,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         BASELINE: partial(of_detector, given.model, None)
     }
     if given.anomalib is not None:
-        openers[ANOMALIB] = partial(of_anomalib, given.model, given.anomalib)
+        peer = Contender(ANOMALIB, given.model, "cpu", anomalib=given.anomalib)
+        openers[ANOMALIB] = peer.open
     for runtime in get_args(DetectorRuntime):
         openers[runtime] = partial(of_detector, given.model, runtime)
     for way in WAYS:
@@ -278,9 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "niceness": os.nice(0),
         },
     }
-    peer = predictors.get(ANOMALIB)
-    if isinstance(peer, AnomalibPredictor):
-        common["anomalib"] = peer.versions
+    measured_peer = predictors.get(ANOMALIB)
+    if isinstance(measured_peer, AnomalibPredictor):
+        common["anomalib"] = measured_peer.versions
     for run in runs(state, refused, common):
         print(write_run(run, given.output))
     return 0
