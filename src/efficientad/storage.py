@@ -6,12 +6,17 @@ to be done stays. No torch here.
 """
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from efficientad.errors import StorageError
+
+_OWN_NUMBER: Final = secrets.token_hex(4)
+"""Containers that share a folder number their processes alike."""
 
 
 @contextmanager
@@ -20,7 +25,7 @@ def whole_file(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
 
     Args:
         path: The file, or a link to it, which stays; its folder is made if it is not
-            there.
+            there. What is no file, like a pipe or `/dev/null`, is written as it comes.
         keeps_partial: Leave what was written so far where the block ends by an error,
             as `path` with the suffix `.partial`, until it is written whole.
 
@@ -28,8 +33,12 @@ def whole_file(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
         StorageError: If it cannot be written, for example on a full disk; what stood
             there stays.
     """
+    if _is_device(path):
+        with writing(path):
+            yield path
+        return
     place = Path(os.path.realpath(path))
-    partial, kept = _own(place), place.with_name(f"{place.name}.partial")
+    partial, kept = own_partial(place), place.with_name(f"{place.name}.partial")
     try:
         with writing(path):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +113,9 @@ def require_writable(path: Path) -> None:
         StorageError: If the folder of the path cannot take a file, or if the path is a
             folder itself.
     """
-    probe = _own(Path(os.path.realpath(path)))
+    if _is_device(path):
+        return
+    probe = own_partial(Path(os.path.realpath(path)))
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -118,6 +129,14 @@ def require_writable(path: Path) -> None:
         raise StorageError(f"{path} is a folder; give the name of a file to write")
 
 
-def _own(path: Path) -> Path:
-    """Give a name beside a file that no other process of this machine uses."""
-    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+def own_partial(path: Path) -> Path:
+    """Give a name beside a file that no other process uses."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{_OWN_NUMBER}.partial")
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is there and neither file nor folder; nothing may take its place."""
+    try:
+        return path.exists() and not (path.is_file() or path.is_dir())
+    except OSError:  # of a folder on the way; told by whoever writes
+        return False

@@ -1,11 +1,19 @@
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from efficientad.errors import StorageError
-from efficientad.storage import require_writable, whole_file, write_whole
+from efficientad.storage import (
+    own_partial,
+    require_writable,
+    whole_file,
+    write_whole,
+)
 from efficientad.training import tensor_file
 
 FULL_DISK = Path("/dev/full")
@@ -72,7 +80,7 @@ def test_a_link_stays_and_the_file_it_names_is_replaced(target):
 
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full")
 def test_a_full_disk_is_a_storage_error_that_says_so(target):
-    target.with_name(f"result.txt.{os.getpid()}.partial").symlink_to(FULL_DISK)
+    own_partial(target).symlink_to(FULL_DISK)
 
     with pytest.raises(StorageError, match=r"result\.txt \(No space left on device\)"):
         write_whole(target, b"new")
@@ -94,6 +102,40 @@ def test_processes_that_write_the_same_file_do_not_meet(
 
     assert target.read_text() == "by the first"
     assert names_beside(target) == ["result.txt"]
+
+
+def test_containers_that_number_their_processes_alike_do_not_meet(target):
+    of_another = subprocess.check_output(
+        [sys.executable, "-c", ANOTHER_CONTAINER, str(target)], text=True
+    )
+
+    assert of_another != str(own_partial(target))
+    assert f".{os.getpid()}" in of_another
+
+
+ANOTHER_CONTAINER = f"""
+import os, sys
+from pathlib import Path
+from efficientad.storage import own_partial
+os.getpid = lambda: {os.getpid()}
+print(own_partial(Path(sys.argv[1])), end="")
+"""
+
+
+def test_what_is_no_file_is_written_as_it_comes(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+
+    require_writable(pipe)
+    write_whole(pipe, b"a report")
+
+    reader.join()
+    assert read == [b"a report"]
+    assert pipe.is_fifo()
+    assert names_beside(pipe) == ["pipe"]
 
 
 def test_errors_of_another_file_keep_their_name(target, tmp_path):
