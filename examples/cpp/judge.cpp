@@ -24,6 +24,7 @@
 #include <openvino/openvino.hpp>
 
 #include "png_image.h"
+#include "whole_file.h"
 
 namespace {
 
@@ -158,14 +159,13 @@ Image heatmap(const float* map, std::size_t height, std::size_t width, double th
 }
 
 void write_map(const std::string& path, const float* map, std::size_t n) {
-    std::ofstream file(path, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(map),
-               static_cast<std::streamsize>(n * sizeof(float)));
-    file.close();
-    if (!file) {
-        std::remove(path.c_str());
-        throw std::runtime_error("cannot write " + path + "; check folder and free space");
-    }
+    write_whole(path, [&](const std::string& place) {
+        std::ofstream file(place, std::ios::binary);
+        file.write(reinterpret_cast<const char*>(map),
+                   static_cast<std::streamsize>(n * sizeof(float)));
+        file.close();
+        return static_cast<bool>(file);
+    });
 }
 
 int judge(const std::vector<std::string>& arguments) {

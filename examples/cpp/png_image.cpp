@@ -8,6 +8,8 @@
 
 #include <png.h>
 
+#include "whole_file.h"
+
 namespace {
 
 using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
@@ -112,12 +114,8 @@ void write_png(const std::string& path, const Image& image) {
     png.width = static_cast<png_uint_32>(image.width);
     png.height = static_cast<png_uint_32>(image.height);
     png.format = PNG_FORMAT_RGB;
-    // Under its name only when it is whole.
-    const std::string partial = path + ".partial";
-    if (png_image_write_to_file(&png, partial.c_str(), 0, image.pixels.data(), 0,
-                                nullptr) == 0 ||
-        std::rename(partial.c_str(), path.c_str()) != 0) {
-        std::remove(partial.c_str());
-        throw std::runtime_error("cannot write " + path + "; check folder and free space");
-    }
+    write_whole(path, [&](const std::string& place) {
+        return png_image_write_to_file(&png, place.c_str(), 0, image.pixels.data(), 0,
+                                       nullptr) != 0;
+    });
 }

@@ -21,5 +21,5 @@ struct Image {
 // Throws std::runtime_error for what is missing, damaged or no PNG, too small or too large.
 Image read_png(const std::string& path);
 
-// Throws std::runtime_error if the file cannot be written; then there is none.
+// Throws std::runtime_error if the file cannot be written; what stood there stays.
 void write_png(const std::string& path, const Image& image);

@@ -1,10 +1,13 @@
 """Every engine and language says what the golden vectors say."""
 
 import json
+import os
 import re
 import runpy
 import shutil
+import struct
 import subprocess
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -337,3 +340,62 @@ def test_cpp_takes_what_is_not_a_number_for_an_error(judge, tmp_path, score, fac
 
     graph_that_says(path, 0.5, 1.0)
     assert run(judge, *arguments).returncode == 0
+
+
+def png_of_16_bits(path, values):
+    """Write RGB of 16 bits, which Pillow does not."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, content in (
+            (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        ):
+            checksum = zlib.crc32(kind + content)
+            file.write(struct.pack(">I", len(content)) + kind + content)
+            file.write(struct.pack(">I", checksum))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "RGB of 16 bits"])
+def test_cpp_reads_the_same_pixels_as_python(judge, tmp_path, rng, mode):
+    path, raw = tmp_path / "a.png", tmp_path / "map.f32"
+    values = rng.integers(0, 2**16, (20, 30, 3), dtype=np.uint16)
+    if mode == "I;16":
+        Image.fromarray(values[..., 0]).save(path)
+    elif mode == "RGB of 16 bits":
+        png_of_16_bits(path, values)
+    else:
+        Image.fromarray((values >> 8).astype(np.uint8)).convert(mode).save(path)
+    graph_that_says(tmp_path / "part.onnx", 0.5, 1.0)
+
+    finished = run(judge, tmp_path / "part.onnx", path, tmp_path / "heatmap.png", raw)
+
+    assert finished.returncode == 0, finished.stderr
+    red = np.fromfile(raw, np.float32).reshape(20, 30)
+    assert np.array_equal(red, read_image(path)[..., 0])
+
+
+@pytest.mark.slow
+def test_cpp_writes_whole_files_and_leaves_what_is_none(judge, tmp_path):
+    graph_that_says(tmp_path / "part.onnx", 0.5, 1.0)
+    given = tmp_path / "part.onnx", FOLDER / "rgb.png"
+    pipe, link, raw = (tmp_path / name for name in ("pipe", "link.png", "map.f32"))
+    os.mkfifo(pipe)
+    (tmp_path / "kept.png").write_text("an earlier heatmap")
+    link.symlink_to("kept.png")
+    raw.write_text("an earlier map")
+    (tmp_path / "map.f32.partial").mkdir()
+
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        assert run(judge, *given, pipe).returncode == 0
+        read, _ = reader.communicate()
+    assert read.startswith(b"\x89PNG")
+    assert pipe.is_fifo()
+    assert run(judge, *given, link).returncode == 0
+    assert link.is_symlink()
+    assert (tmp_path / "kept.png").read_bytes() == read
+    assert "cannot write" in run(judge, *given, link, raw).stderr
+    assert raw.read_text() == "an earlier map"
