@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from efficientad.errors import (
+    TRAIN_EXTRA,
     ConfigError,
     DatasetError,
     EfficientADError,
@@ -26,6 +27,7 @@ from efficientad.errors import (
     StorageError,
     TrainingError,
     UndefinedMetricError,
+    train_extra_is_missing,
 )
 
 if TYPE_CHECKING:
@@ -131,8 +133,6 @@ _HOME_OF = {
     "train": "training.student",
 }
 
-_TRAIN_EXTRA = frozenset({"jaxtyping", "scipy", "skimage", "sklearn", "torch"})
-
 
 def __getattr__(name: str) -> Any:
     """Load a public name from the module it lives in."""
@@ -141,12 +141,9 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
     except ModuleNotFoundError as error:
-        if error.name not in _TRAIN_EXTRA:
+        if error.name not in TRAIN_EXTRA:
             raise
-        raise MissingDependencyError(
-            f"{__name__}.{name} needs {error.name}, which is not installed; "
-            "install it with pip install 'efficientad[train]'"
-        ) from error
+        raise train_extra_is_missing(f"{__name__}.{name}", error) from error
     globals()[name] = value
     return value
 

@@ -4,8 +4,7 @@
                 threshold | benchmark | reproduce | ablate | figures | distill | doctor
 
 Errors raised on purpose become one line on stderr and exit code 2; other errors keep
-their traceback. Heavy packages are imported by the verb that needs them; tyro, which
-makes options of the functions' parameters, when there are options to read.
+their traceback. Heavy packages are imported by the verb that needs them.
 """
 
 import sys
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from efficientad.cli_deployment import benchmark, evaluate, export, predict, threshold
-from efficientad.errors import EfficientADError, torch_is_missing
+from efficientad.cli_options import bound
+from efficientad.errors import TRAIN_EXTRA, EfficientADError, train_extra_is_missing
 from efficientad.figures.config import FigureConfig
 from efficientad.reproduction.config import PaperTable, StudyConfig
 from efficientad.training.config import Device, DistillConfig, TrainConfig
@@ -293,7 +293,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return _BAD_INPUT
     try:
-        return _run(verb, options)
+        return bound(_VERBS[verb], verb, options)()
+    except SystemExit:  # after its help
+        return _OK
     except KeyboardInterrupt:
         remedy = _REMEDIES.get(verb, "")
         print(f"efficientad: interrupted{remedy}", file=sys.stderr)
@@ -316,22 +318,9 @@ def _refusal(error: Exception, verb: str) -> str | None:
             f"cannot enter or read {error.filename} ({error.strerror}); check its "
             "permissions"
         )
-    is_torch = isinstance(error, ModuleNotFoundError) and error.name == "torch"
-    return str(torch_is_missing(verb)) if is_torch else None
-
-
-def _run(verb: str, options: list[str]) -> int:
-    """Read the options of a verb and call it; none of the others costs anything."""
-    import tyro
-
-    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    try:
-        code: int = tyro.cli(
-            _VERBS[verb], prog=f"efficientad {verb}", args=options, config=flat
-        )
-    except SystemExit as exit_request:  # after its help, or what is wrong with options
-        return exit_request.code if isinstance(exit_request.code, int) else _BAD_INPUT
-    return code
+    if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_EXTRA:
+        return str(train_extra_is_missing(verb, error))
+    return None
 
 
 def _overview() -> str:

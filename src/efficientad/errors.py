@@ -17,6 +17,11 @@ A message says what was needed, what came and what to do; lower case, no full st
 command line prints it as one line and exits with code 2.
 """
 
+from typing import Final
+
+TRAIN_EXTRA: Final = frozenset({"jaxtyping", "scipy", "skimage", "sklearn", "torch"})
+"""Modules that the extra `train` brings."""
+
 
 class EfficientADError(Exception):
     """Root of all errors that are raised on purpose."""
@@ -66,9 +71,12 @@ class MissingDependencyError(EfficientADError, ImportError):
     """A package is not installed; the message names the extra that brings it."""
 
 
-def torch_is_missing(what: str) -> MissingDependencyError:
-    """Say that something needs PyTorch, and how to get it."""
+def train_extra_is_missing(
+    what: str, missing: ModuleNotFoundError
+) -> MissingDependencyError:
+    """Say which package of the extra `train` something needs, and how to get it."""
+    package = "PyTorch" if missing.name == "torch" else missing.name
     return MissingDependencyError(
-        f"{what} needs PyTorch, which is not installed; "
+        f"{what} needs {package}, which is not installed; "
         "run: pip install 'efficientad[train]'"
     )

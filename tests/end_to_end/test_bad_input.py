@@ -6,7 +6,6 @@ nothing that was finished earlier is lost.
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from efficientad.images import find_images
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.storage import own_partial
 from efficientad.synthetic_parts import write_category
 from efficientad.training import model_file, student, teachers, tensor_file
 
@@ -600,7 +600,7 @@ def fill_disk(monkeypatch):
 
     def fill_disk_for(name):
         def write(tensors, path, metadata):
-            if path.name != f"{name}.{os.getpid()}.partial":
+            if path != own_partial(path.with_name(name)):
                 return save_file(tensors, path, metadata)
             path.write_bytes(b"half of it")
             raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -654,7 +654,7 @@ def test_a_full_disk_while_predicting(model, tmp_path, capsys, name):
     earlier = tmp_path / "out" / "predictions.csv"
     (earlier.parent / "heatmaps").mkdir(parents=True)
     earlier.write_text("made earlier")
-    (tmp_path / "out" / f"{name}.{os.getpid()}.partial").symlink_to(FULL_DISK)
+    own_partial(tmp_path / "out" / name).symlink_to(FULL_DISK)
 
     sentence = refusal_of(capsys, "predict", model, image, "--output", earlier.parent)
 
@@ -665,8 +665,7 @@ def test_a_full_disk_while_predicting(model, tmp_path, capsys, name):
 
 @needs_full_disk
 def test_a_full_disk_while_evaluating(model, parts, tmp_path, capsys):
-    partial = tmp_path / f"report.html.{os.getpid()}.partial"
-    partial.symlink_to(FULL_DISK)
+    own_partial(tmp_path / "report.html").symlink_to(FULL_DISK)
 
     sentence = refusal_of(capsys, "evaluate", model, parts, "--output", tmp_path)
 
@@ -694,9 +693,32 @@ def test_wrong_arguments_end_with_exit_code_2(capsys, arguments):
     assert main(arguments) == 2
 
     captured = capsys.readouterr()
-    assert "efficientad" in captured.err
-    assert "Traceback" not in captured.err
+    (sentence,) = captured.err.splitlines()
+    assert sentence.startswith("efficientad: ")
+    assert sentence.endswith("--help")
     assert not captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            "--precision int4",
+            "'int4' for argument '--precision'. Expected one of bf16,",
+        ),
+        ("--max-loss much", "--max-loss: could not convert string to float: 'much'"),
+        ("--colour red", "unrecognized options: --colour, red"),
+        ("", "missing from efficientad export: PATH, --output PATH"),
+    ],
+)
+def test_what_is_wrong_with_options_is_one_sentence(capsys, options, words):
+    given = ["part.ead", "--output", "part.onnx", *options.split()] if options else []
+
+    assert main(["export", *given]) == 2
+
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert words in sentence
+    assert sentence.endswith("; see efficientad export --help")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,20 @@
 """Exports of whole networks that other tests have in small: 8 bits, few channels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import efficientad
+from efficientad.cli import main
+from efficientad.datasets import MIN_NORMAL_IMAGES
+from efficientad.deployment.calibration_images import calibration_images
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.quantization import LIMIT
+from efficientad.synthetic_parts import write_category
+from efficientad.training import model_file
+from efficientad.training.normal_images import training_and_validation
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +26,14 @@ def normal_images(tmp_path_factory, photograph):
 
 
 @pytest.mark.slow
-def test_in_8_bits_both_engines_judge_as_pytorch_does(
-    judging_detector, normal_images, photograph, tmp_path
+@pytest.mark.parametrize(
+    ("name", "engines"),
+    [("part.onnx", ["onnxruntime", "openvino"]), ("part.xml", ["openvino"])],
+)
+def test_in_8_bits_all_engines_judge_as_pytorch_does(
+    judging_detector, normal_images, photograph, tmp_path, name, engines
 ):
-    path = tmp_path / "part.onnx"
+    path = tmp_path / name
 
     report = efficientad.export(
         judging_detector, path, precision="int8", images=normal_images
@@ -32,7 +44,7 @@ def test_in_8_bits_both_engines_judge_as_pytorch_does(
     assert 0 < report.quantization.error < LIMIT
     image = photograph(256, 256, seed=9)
     exact = judging_detector.predict(image)
-    for engine in ("onnxruntime", "openvino"):
+    for engine in engines:
         found = efficientad.load_predictor(path, runtime=engine).predict(image)
         for one, other in (
             (found.local_grid, exact.local_grid),
@@ -56,3 +68,41 @@ def test_a_medium_detector_of_few_channels_is_exported(
     image = photograph(70, 90)
     expected = detector.predict(image).image_score
     assert found.predict(image).image_score == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_what_an_export_loses_is_measured_on_a_labelled_category(
+    judging_detector, tmp_path, capsys
+):
+    parts, model = tmp_path / "parts", tmp_path / "part.ead"
+    write_category(parts, n_train=2, n_test_good=2, n_per_defect=1, seed=0, size=256)
+    model_file.save(judging_detector, model)
+    target = tmp_path / "part.onnx"
+
+    code = main(["export", str(model), "--output", str(target), "--verify", str(parts)])
+
+    told = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert "image_au_roc loses 0.000 points" in told
+    assert any(line.startswith("au_pro loses ") for line in told)
+    assert any(line.endswith("test images are called otherwise") for line in told)
+
+
+def test_an_export_finds_the_images_of_a_training_from_any_folder(
+    photograph, tmp_path, monkeypatch
+):
+    (tmp_path / "good").mkdir()
+    for seed in range(MIN_NORMAL_IMAGES + 1):
+        path = tmp_path / "good" / f"{seed}.png"
+        Image.fromarray(photograph(40, 40, seed)).save(path)
+    monkeypatch.chdir(tmp_path)
+    images, held_out = training_and_validation(
+        Path("good"), validation=None, validation_share=0.3, seed=0
+    )
+    provenance = {"training_images": images.hash_of_name}
+    provenance["validation_images"] = held_out.hash_of_name
+
+    monkeypatch.chdir("/")
+
+    found = calibration_images(None, provenance, 1)
+    assert found[0].parent == tmp_path / "good"

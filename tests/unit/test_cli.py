@@ -84,12 +84,27 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys, verb, words):
     assert capsys.readouterr().err == f"efficientad: {words}\n"
 
 
-def test_a_verb_that_needs_torch_says_so(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "efficientad.training.doctor", raising=False)
-    monkeypatch.setitem(sys.modules, "torch", None)
+@pytest.mark.parametrize("package", ["torch", "jaxtyping"])
+def test_a_verb_that_needs_torch_says_so(capsys, monkeypatch, package):
+    def doctor() -> int:
+        raise ModuleNotFoundError(name=package)
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
 
     assert cli.main(["doctor"]) == 2
 
-    sentence = capsys.readouterr().err
-    assert sentence.startswith("efficientad: doctor needs PyTorch, which is not inst")
-    assert "pip install 'efficientad[train]'" in sentence
+    name = {"torch": "PyTorch"}.get(package, package)
+    assert capsys.readouterr().err == (
+        f"efficientad: doctor needs {name}, which is not installed; "
+        "run: pip install 'efficientad[train]'\n"
+    )
+
+
+def test_a_package_that_is_no_extra_keeps_its_traceback(monkeypatch):
+    def doctor() -> int:
+        raise ModuleNotFoundError(name="efficientad.mistyped")
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
+
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["doctor"])

@@ -1,6 +1,7 @@
 """Making exports: what is written, what is refused, and that nothing half is left."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +28,13 @@ from efficientad.deployment.precisions import (
 )
 from efficientad.errors import (
     ConfigError,
+    DatasetError,
     ExportMismatchError,
     MissingDependencyError,
+    ModelFileError,
     NotCalibratedError,
     StorageError,
+    UndefinedMetricError,
 )
 from efficientad.images import image_hash, resize_image
 from efficientad.judgement.report import ScoredImage
@@ -83,18 +87,22 @@ def test_an_export_is_two_files_for_openvino_and_one_else(exports):
     assert names == {"part.onnx", "part.xml", "part.bin"}
 
 
+@pytest.mark.parametrize(
+    ("engine", "weights"), [("onnxruntime", ".onnx"), ("openvino", ".bin")]
+)
 def test_16_bits_halve_the_file_and_hardly_change_the_maps(
-    judging_detector, exports, predictors, photograph, tmp_path
+    judging_detector, exports, predictors, photograph, tmp_path, engine, weights
 ):
-    path = tmp_path / "part.onnx"
+    path = tmp_path / exports[engine].name
 
     report = efficientad.export(judging_detector, path, precision="fp16")
 
-    assert path.stat().st_size < 0.52 * exports["onnxruntime"].stat().st_size
+    sizes = [f.with_suffix(weights).stat().st_size for f in (path, exports[engine])]
+    assert sizes[0] < 0.52 * sizes[1]
     assert 0 < report.largest_difference < 1e-2
     assert metadata.read(path).precision == "fp16"
     image = photograph(80, 90)
-    exact = predictors["onnxruntime"].predict(image)
+    exact = predictors[engine].predict(image)
     found = ExportedPredictor(path).predict(image)
     assert found.image_score == pytest.approx(exact.image_score, rel=1e-2)
 
@@ -249,10 +257,94 @@ BLACK = np.zeros((256, 256, 3), np.uint8)
 
 @pytest.fixture
 def category(tmp_path, photograph):
-    folder = tmp_path / "category" / "train" / "good"
-    folder.mkdir(parents=True)
-    Image.fromarray(photograph(50, 60)).save(folder / "a.png")
-    return tmp_path / "category"
+    root = tmp_path / "category"
+    for seed, place in enumerate(["train/good", "test/good", "test/cut"]):
+        (root / place).mkdir(parents=True)
+        Image.fromarray(photograph(50, 60, seed)).save(root / place / "a.png")
+    return root
+
+
+@pytest.fixture
+def nothing_is_made(monkeypatch):
+    monkeypatch.setattr(export_module, "detector_graph", lambda _: pytest.fail("made"))
+
+
+@pytest.mark.usefixtures("nothing_is_made")
+def test_a_category_that_cannot_be_judged_is_found_out_first(
+    judging_detector, tmp_path, category
+):
+    target, images = tmp_path / "part.onnx", category / "train" / "good"
+
+    def exported(verify, max_loss=0.2):
+        efficientad.export(
+            judging_detector, target, images=images, verify=verify, max_loss=max_loss
+        )
+
+    with pytest.raises(DatasetError, match="gone"):
+        exported(tmp_path / "gone")
+    with pytest.raises(ConfigError, match="finite number of points, got nan"):
+        exported(category, float("nan"))
+    shutil.rmtree(category / "test" / "cut")
+    with pytest.raises(UndefinedMetricError, match=r"no defective.*leave --verify out"):
+        exported(category)
+
+
+def test_what_cannot_be_read_is_not_told_as_what_cannot_be_written(
+    judging_detector, tmp_path, evaluations, category, monkeypatch
+):
+    def locked(*_):
+        raise PermissionError(13, "Permission denied", "test/broken")
+
+    evaluations(0.0)
+    monkeypatch.setattr(export_module, "losses_on", locked)
+
+    with pytest.raises(PermissionError, match="test/broken"):
+        efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
+
+    assert list(tmp_path.iterdir()) == [category]
+
+
+@pytest.mark.usefixtures("nothing_is_made")
+def test_a_name_that_no_engine_can_open_is_found_out_first(judging_detector, tmp_path):
+    with pytest.raises(ModelFileError, match="no UTF-8"):
+        efficientad.export(judging_detector, tmp_path / "\udce9.onnx")
+
+
+@pytest.mark.parametrize("suffixes", [[".onnx"], [".xml", ".bin"]])
+def test_links_stay_and_the_files_they_name_are_replaced(
+    judging_detector, tmp_path, monkeypatch, suffixes
+):
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+    (tmp_path / "v3").mkdir()
+    links = [tmp_path / f"current{suffix}" for suffix in suffixes]
+    for link in links:
+        link.symlink_to(Path("v3", f"part{link.suffix}"))
+        link.write_bytes(b"an earlier one")
+
+    efficientad.export(judging_detector, links[0])
+
+    assert all(link.is_symlink() for link in links)
+    assert {p.name for p in (tmp_path / "v3").iterdir()} == {
+        f"part{suffix}" for suffix in suffixes
+    }
+    for path in (links[0], tmp_path / "v3" / f"part{suffixes[0]}"):
+        assert metadata.read(path).size == "small"
+
+
+def test_a_link_to_one_file_of_two_does_not_part_them(
+    judging_detector, tmp_path, monkeypatch, exports
+):
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+    (tmp_path / "v3").mkdir()
+    for suffix in (".xml", ".bin"):
+        kept = exports["openvino"].with_suffix(suffix)
+        (tmp_path / "v3" / f"part{suffix}").write_bytes(kept.read_bytes())
+    (tmp_path / "current.xml").symlink_to(Path("v3", "part.xml"))
+
+    efficientad.export(judging_detector, tmp_path / "current.xml", precision="fp16")
+
+    assert metadata.read(tmp_path / "current.xml").precision == "fp16"
+    assert metadata.read(tmp_path / "v3" / "part.xml").precision == "fp32"
 
 
 @pytest.mark.parametrize("metric", ["au_pro", "au_spro"])
@@ -446,3 +538,14 @@ def test_images_are_spread_over_all_there_are(judging_detector, exports, monkeyp
 
     assert comparison.compared(judging_detector, exported, images).n_real == 8
     assert seen == [0, *spread(range(32), 8)]
+
+
+@pytest.mark.gpu
+def test_a_detector_on_a_gpu_is_exported_as_on_a_cpu(make_detector, tmp_path):
+    """Where products of single precision are shortened unless told otherwise."""
+    detector = make_detector().to("cuda")
+
+    report = efficientad.export(detector, tmp_path / "part.onnx")
+
+    assert report.largest_artificial_difference < 1e-4
+    assert detector.device.type == "cuda"

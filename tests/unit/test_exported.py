@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,14 @@ from PIL import Image
 
 import efficientad
 from efficientad.cli import main
+from efficientad.deployment import exported as exported_module
 from efficientad.deployment import metadata
 from efficientad.deployment.engines import (
     INPUT,
     MAP_OUTPUTS,
     SCORE_OUTPUT,
     Judged,
+    OnnxRuntimeEngine,
     OpenVinoEngine,
 )
 from efficientad.deployment.exported import ExportedPredictor
@@ -35,12 +38,14 @@ from efficientad.errors import (
     ModelFileError,
 )
 from efficientad.method.predictor import Predictor
+from efficientad.synthetic_parts import write_category
 from efficientad.training import model_file
 
 # Of the largest value of a map, or of 0.1 if that is more.
 TOLERANCE = 1e-4
 ENGINES = ["onnxruntime", "openvino"]
 SIZES = [(33, 33), (256, 256), (40, 2000), (1200, 70), (301, 517), (8, 5000)]
+LARGE = (3000, 4000)
 
 
 def assert_alike(found, expected):
@@ -68,7 +73,7 @@ def test_an_export_judges_any_size_as_pytorch_does(
         assert found.threshold == expected.threshold
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("height", "width"), [*SIZES, LARGE])
 def test_the_graph_resizes_to_the_same_pixels(predictors, photograph, height, width):
     image = photograph(height, width)
 
@@ -441,7 +446,10 @@ def test_the_command_line_exports_and_predicts(
     assert main(["export", model, "--output", target, "--format", "onnx"]) == 2
     assert "name it part.onnx" in capsys.readouterr().err
     assert main(["export", model, "--output", target, "--format", "tflite"]) == 2
-    capsys.readouterr()
+    assert capsys.readouterr().err == (
+        "efficientad: invalid choice 'tflite' for argument '--format'. Expected one of "
+        "None, onnx, openvino; see efficientad export --help\n"
+    )
     assert main(["export", model, "--output", target, "--format", "openvino"]) == 0
     assert "largest difference from PyTorch" in capsys.readouterr().out
     named = [str(path) for path in images]
@@ -487,6 +495,78 @@ def test_an_export_is_judged_without_torch(exports, predictors, engine):
     assert finished.returncode == 0, finished.stderr
     expected = predictors[engine].predict(np.zeros((40, 50, 3), np.uint8))
     assert float(finished.stdout) == pytest.approx(expected.image_score)
+
+
+VERB_WITHOUT_TORCH = """
+import sys
+from importlib.machinery import PathFinder
+from efficientad.cli import main
+
+search = PathFinder.find_spec
+
+def find_spec(name, *place):
+    return None if name in {"torch", "jaxtyping"} else search(name, *place)
+
+PathFinder.find_spec = find_spec
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("evaluate", "image_au_roc"),
+        ("threshold", "threshold 0.25"),
+        ("benchmark", "onnx"),
+        ("check", "test images"),
+    ],
+)
+def test_verbs_of_a_line_side_computer_need_no_torch(exports, tmp_path, verb, words):
+    parts = tmp_path / "parts"
+    write_category(parts, n_train=2, n_test_good=1, n_per_defect=1, seed=0, size=64)
+    model = shutil.copy(exports["onnxruntime"], tmp_path)
+    arguments = {
+        "evaluate": [model, parts, "--output", tmp_path / "found"],
+        "threshold": [model, "--at", "0.25"],
+        "benchmark": [model, "--repeats", "1", "--batch-size", "1", "--streams", "1"],
+        "check": [parts],
+    }
+
+    finished = subprocess.run(
+        [sys.executable, "-c", VERB_WITHOUT_TORCH, verb, *arguments[verb]],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(efficientad.__file__).parents[1])},
+    )
+
+    assert "Traceback" not in finished.stderr
+    assert words in finished.stdout
+    assert finished.returncode == (1 if verb == "check" else 0), finished.stderr
+
+
+def test_a_name_that_no_engine_can_open_is_one_sentence(exports, tmp_path):
+    path = Path(shutil.copy(exports["onnxruntime"], tmp_path / "\udce9.onnx"))
+
+    with pytest.raises(ModelFileError, match=r"no UTF-8.*rename or move it"):
+        load_predictor(path)
+
+
+def test_streams_share_the_cores_this_process_may_use(exports, monkeypatch):
+    asked = []
+    monkeypatch.setattr(exported_module, "usable_cores", lambda: 6)
+    opened = OnnxRuntimeEngine
+
+    def opening(path, n_threads):
+        asked.append(n_threads)
+        return opened(path, n_threads=n_threads)
+
+    monkeypatch.setattr(exported_module, "OnnxRuntimeEngine", opening)
+
+    ExportedPredictor(exports["onnxruntime"], n_streams=3)
+
+    assert asked == [2]
 
 
 def test_blocking_a_package_is_noticed(exports):

@@ -107,7 +107,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it():
         "import efficientad\n"
         "try:\n    efficientad.Detector\n"
         "except efficientad.MissingDependencyError as error:\n"
-        "    assert 'torch' in str(error) and 'efficientad[train]' in str(error)\n"
+        "    assert 'PyTorch' in str(error) and 'efficientad[train]' in str(error)\n"
         "else:\n    raise SystemExit('no error')"
     )
 

@@ -10,7 +10,6 @@ Pixels are noise: what they show does not change the time.
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
 
+from efficientad.cores import usable_cores
 from efficientad.deployment.benchmark_report import BenchmarkReport, RuntimeReport
 from efficientad.deployment.comparison import relative_difference
 from efficientad.deployment.contenders import ANOMALIB, Contender, contenders
@@ -95,11 +95,11 @@ class _Measurement:
         self.model, self.found, self.config = model, found, config
         self.on_stage = on_stage
         self.opened = {contender.name: contender.open() for contender in found}
-        self.has_torch = find_spec("torch") is not None
+        self.has_torch = all(map(find_spec, ("torch", "jaxtyping")))
         self.device = _only_device(self.found, self.opened)
         default = _PAPER_REPEATS if self.device == "cuda" else _CPU_REPEATS
         self.repeats = config.repeats or default
-        self.n_streams = config.streams or min(_MAX_STREAMS, _n_cores())
+        self.n_streams = config.streams or min(_MAX_STREAMS, usable_cores())
         self.n_calls = math.ceil(config.batch_size / self.n_streams)
         rng = np.random.default_rng(0)
         shape = (config.batch_size, INPUT_SIZE, INPUT_SIZE, 3)
@@ -287,10 +287,3 @@ def _judge(predictor: Predictor, images: Sequence[RGBImage]) -> None:
     """Judge until the combined maps are drawn, which a prediction leaves for later."""
     for prediction in predictor.predict_batch(images):
         _ = prediction.anomaly_map
-
-
-def _n_cores() -> int:
-    """Give the cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

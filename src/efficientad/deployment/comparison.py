@@ -67,7 +67,6 @@ _LEAST_SCALE: Final = 0.1
 
 PIXEL_METRICS: Final[tuple[str, ...]] = ("au_pro", "au_spro")
 """A category has one of them, MVTec LOCO's the latter, where defects are annotated."""
-_METRICS: Final[tuple[str, ...]] = ("image_au_roc", *PIXEL_METRICS)
 
 
 class Differences(NamedTuple):
@@ -205,9 +204,8 @@ def losses_on(
 
     evaluations = evaluate(detector, category), evaluate(exported, category)
     before, after = (found.metrics for found in evaluations)
-    losses = {
-        name: 100 * (before[name] - after[name]) for name in _METRICS if name in before
-    }
+    names = ["image_au_roc", *(name for name in PIXEL_METRICS if name in before)]
+    losses = {name: 100 * (before[name] - after[name]) for name in names}
     for name, loss in losses.items():
         if not loss <= max_loss:
             raise ExportMismatchError(

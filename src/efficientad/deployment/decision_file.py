@@ -16,7 +16,7 @@ from efficientad.deployment.runtimes import (
     load_predictor,
     require_model_file,
 )
-from efficientad.errors import ConfigError, torch_is_missing
+from efficientad.errors import ConfigError, train_extra_is_missing
 from efficientad.images import as_rgb, image_hash
 from efficientad.method.decision import Calibration
 from efficientad.method.predictor import Predictor
@@ -133,7 +133,7 @@ class _Decision(NamedTuple):
     def with_scores_of(self, folder: Path, predictor: Predictor) -> "_Decision":
         """Give it the scores of other images, and say which they were."""
         paths, _ = normal_image_paths(folder, min_images=1)
-        hashes = {str(path): image_hash(as_rgb(path)) for path in paths}
+        hashes = {str(path.absolute()): image_hash(as_rgb(path)) for path in paths}
         require_disjoint(hashes, self.provenance.get("training_images", {}))
         scores: dict[str, float] = {}
         for name, digest in hashes.items():
@@ -149,5 +149,5 @@ def _load_detector(model: Path) -> Any:
     try:
         from efficientad.training import model_file  # noqa: PLC0415 - needs torch
     except ModuleNotFoundError as error:
-        raise torch_is_missing(str(model)) from error
+        raise train_extra_is_missing(str(model), error) from error
     return model_file.load(model)

@@ -172,6 +172,21 @@ class OpenVinoEngine:
         return {name: np.array(found[index]) for index, name in enumerate(self._names)}
 
 
+def require_utf8(path: Path) -> None:
+    """Refuse a name that no engine can open.
+
+    Raises:
+        ModelFileError: If it is no UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ModelFileError(
+            f"{path} has a name that is no UTF-8, which engines cannot open; rename or "
+            "move it"
+        ) from error
+
+
 def require_counts(*, n_threads: int | None = None, n_streams: int = 1) -> None:
     """Refuse numbers of threads or streams that nothing could run with.
 

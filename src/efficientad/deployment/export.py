@@ -8,10 +8,13 @@ Threshold and held-out normal scores travel as metadata. It is written for ONNX 
 (`.onnx`) or for OpenVINO (`.xml` with `.bin`), from the same list of operators.
 """
 
+import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from efficientad.datasets import open_category
 from efficientad.deployment import metadata
 from efficientad.deployment.calibration_images import calibration_images
 from efficientad.deployment.comparison import (
@@ -22,7 +25,7 @@ from efficientad.deployment.comparison import (
     losses_on,
     require_outputs,
 )
-from efficientad.deployment.engines import require_bf16
+from efficientad.deployment.engines import require_bf16, require_utf8
 from efficientad.deployment.exported import ExportedPredictor
 from efficientad.deployment.files_together import files_together
 from efficientad.deployment.graph import detector_graph
@@ -40,7 +43,7 @@ from efficientad.errors import (
     NotCalibratedError,
 )
 from efficientad.images import INPUT_SIZE, as_rgb, resize_image
-from efficientad.storage import require_writable
+from efficientad.storage import require_writable, writing
 
 if TYPE_CHECKING:
     import onnx
@@ -123,19 +126,26 @@ def export(
 
     Raises:
         NotCalibratedError: If the detector has no calibration.
-        ConfigError: If the name has no known ending, the precision cannot be had, or
-            int8 has no images to be measured on.
+        ConfigError: If the name has no known ending, the precision cannot be had,
+            int8 has no images to be measured on, or `max_loss` is no finite number.
         ExportMismatchError: If the file would give other maps than PyTorch, or lose
             more than `max_loss`; then nothing is written.
-        DatasetError: If `images` has none, or only test images.
+        DatasetError: If `images` has none, or only test images, or if `verify` is no
+            category.
+        UndefinedMetricError: If `verify` has no normal or no defective test images.
         ImageError: If one of them cannot be read.
         MissingDependencyError: If a package of the extra `export` is not installed.
+        ModelFileError: If the name is no UTF-8.
         StorageError: If the file cannot be written; what stood there stays.
     """
     target = Path(output)
     _require_possible(detector, target, precision)
+    if verify is not None:
+        _require_judgeable(verify, max_loss)
     normal = _normal_images(detector, images or verify, precision)
     require_writable(target)
+    if detector.device.type != "cpu":  # where products may be shortened, to TF32
+        detector = copy.deepcopy(detector).to("cpu")
     model = detector_graph(detector)
     quantization = None
     if precision == "int8":
@@ -145,8 +155,9 @@ def export(
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
     with files_together(metadata.files_of(target)) as folder:
         staged = folder / target.name
-        _write(model, staged)
-        metadata.write(staged, _metadata_of(detector, precision))
+        with writing(target):
+            _write(model, staged)
+            metadata.write(staged, _metadata_of(detector, precision))
         exported = ExportedPredictor(staged)
         differences = compared(detector, exported, normal)
         require_outputs(staged, precision)
@@ -195,6 +206,7 @@ def _require_possible(detector: "Detector", target: Path, precision: Precision) 
             f"an export is written in {', '.join(others)} or {last}, got {precision}; "
             "choose one of these"
         )
+    require_utf8(target)
     if target.suffix not in SUFFIX_OF.values():
         raise ConfigError(
             f"an export is written as ONNX or for OpenVINO, got {target.name}; name it "
@@ -223,6 +235,19 @@ def _require_possible(detector: "Detector", target: Path, precision: Precision) 
             )
         core = openvino.Core()
         require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _require_judgeable(verify: Path, max_loss: float) -> None:
+    """Find out before minutes are spent whether a loss can be measured."""
+    from efficientad.judgement.evaluation import (  # noqa: PLC0415 - heavy
+        require_both_kinds,
+    )
+
+    if not math.isfinite(max_loss):
+        raise ConfigError(
+            f"max_loss must be a finite number of points, got {max_loss}; 0.2 is usual"
+        )
+    require_both_kinds(open_category(verify), otherwise="leave --verify out")
 
 
 def _normal_images(

@@ -1,6 +1,5 @@
 """Exported detectors: the same answers without torch and without training code."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -8,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.cores import usable_cores
 from efficientad.deployment import metadata
 from efficientad.deployment.engines import (
     Engine,
@@ -16,6 +16,7 @@ from efficientad.deployment.engines import (
     OnnxRuntimeEngine,
     OpenVinoEngine,
     require_counts,
+    require_utf8,
 )
 from efficientad.deployment.graph_nodes import MAX_SIDE
 from efficientad.deployment.metadata import Precision
@@ -41,7 +42,8 @@ class ExportedPredictor:
         n_streams: Predictions at the same time that the engine shall expect.
 
     Raises:
-        ModelFileError: If the file is damaged, foreign or of another version.
+        ModelFileError: If the file is damaged, foreign or of another version, or its
+            name no UTF-8.
         ConfigError: If the processor has not what the file's precision needs, or a
             number is below 1.
         MissingDependencyError: If the engine is not installed.
@@ -59,6 +61,7 @@ class ExportedPredictor:
     ) -> None:
         require_counts(n_threads=n_threads, n_streams=n_streams)
         self._path = path = Path(path)
+        require_utf8(path)
         found = metadata.read(path)
         self.size, self.precision = found.size, found.precision
         self.calibration, self.provenance = found.calibration, found.provenance
@@ -148,7 +151,7 @@ def _opened(
         return TensorRtEngine(path, precision=precision)
     if name == "onnxruntime":
         if n_threads is None and n_streams > 1:
-            n_threads = max(1, (os.cpu_count() or 1) // n_streams)
+            n_threads = max(1, usable_cores() // n_streams)
         return OnnxRuntimeEngine(path, n_threads=n_threads)
     n_of_all = None if n_threads is None else n_threads * n_streams
     return OpenVinoEngine(

@@ -17,36 +17,45 @@ from efficientad.storage import writing
 def files_together(targets: Sequence[Path]) -> Iterator[Path]:
     """Give a folder to write files to, and move them into place when the block is done.
 
+    Errors of the block are its own: not all of them are of writing.
+
     Args:
         targets: The files, all in one folder, which is made if it is not there. They
-            are written under the same names.
+            are written under the same names. Where all are links, the links stay.
 
     Raises:
-        StorageError: If one cannot be written or moved; what stood there stays.
+        StorageError: If one cannot be moved; what stood there stays.
     """
-    place = targets[-1].parent
+    places = list(targets)
+    if all(target.is_symlink() for target in targets):
+        # One link alone would part the file behind it from the other.
+        places = [Path(os.path.realpath(target)) for target in targets]
     with writing(*targets):
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place, prefix=".writing-") as folder:
-            yield Path(folder)
-            _move(Path(folder), targets)
+        places[-1].parent.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(dir=places[-1].parent, prefix=".writing-")
+    with aside as name:
+        folder = Path(name)
+        yield folder
+        written = [folder / target.name for target in targets]
+        with writing(*targets):
+            _move(folder, written, places)
 
 
-def _move(folder: Path, targets: Sequence[Path]) -> None:
-    *others, last = targets
+def _move(folder: Path, written: Sequence[Path], places: Sequence[Path]) -> None:
+    *others, (new_last, last) = zip(written, places, strict=True)
     kept = folder / "kept"
     kept.mkdir()
     with ExitStack() as undo:  # also when Ctrl-C comes in between
-        for target in others:
-            undo.callback(_put_back, target, kept / target.name, folder / target.name)
-            if target.is_file():
-                target.replace(kept / target.name)
-            (folder / target.name).replace(target)
+        for new, place in others:
+            undo.callback(_put_back, place, kept / new.name, new)
+            if place.is_file():
+                place.replace(kept / new.name)
+            new.replace(place)
         try:
-            (folder / last.name).replace(last)
+            new_last.replace(last)
         finally:
             # A move that fails leaves what stood there.
-            if not (folder / last.name).exists():
+            if not new_last.exists():
                 undo.pop_all()
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from efficientad.deployment.engines import EngineName, require_counts
 from efficientad.deployment.metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
-from efficientad.errors import ConfigError, ModelFileError, torch_is_missing
+from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
 from efficientad.method.predictor import DetectorRuntime, Predictor
 from efficientad.training.config import Device, Runtime
 
@@ -116,7 +116,7 @@ def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
                 f"a model file ends in {', '.join(_SUFFIXES)}, got {path}; give one of "
                 "these"
             ) from error
-        raise torch_is_missing(str(path)) from error
+        raise train_extra_is_missing(str(path), error) from error
     detector = model_file.load(path, device=device)
     detector.runtime = _OF_DETECTORS[runtime]
     return detector

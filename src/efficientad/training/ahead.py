@@ -1,11 +1,12 @@
 """Data of the next steps, made in threads while the present step computes."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
+
+from efficientad.cores import usable_cores
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class Ahead(Generic[T]):
     def __init__(self, make: Callable[[int], T], start: int, end: int) -> None:
         self._make = make
         self._next, self._end = start, end
-        n_threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        n_threads = min(_MOST_THREADS, usable_cores())
         self._n_ahead = max(_LEAST_AHEAD, n_threads)
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="ahead")
         self._made: deque[Future[T]] = deque()

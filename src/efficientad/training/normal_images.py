@@ -59,13 +59,19 @@ def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
     hashes, names = [], []
     with closing(Progress(len(images), "image", task="reading")) as progress:
         for index, image in enumerate(images):
-            is_file = isinstance(image, (str, Path))
-            names.append(str(image) if is_file else f"image {index}")
+            names.append(_name_of(image, index))
             rgb = as_rgb(image, names[-1])
             hashes.append(image_hash(rgb))
             pixels[index] = resize_image(rgb, INPUT_SIZE, INPUT_SIZE)
             progress.update(index + 1)
     return NormalImages(pixels, tuple(hashes), tuple(names))
+
+
+def _name_of(image: ImageLike, index: int) -> str:
+    """Name a file so that it is found from any folder: an export looks for it."""
+    if isinstance(image, (str, Path)):
+        return str(Path(image).absolute())
+    return f"image {index}"
 
 
 def training_and_validation(
