@@ -22,7 +22,7 @@ from efficientad.deployment.files_together import files_together
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images import INPUT_SIZE
 from efficientad.method.decision import Calibration, MapQuantiles
-from efficientad.storage import write_whole
+from efficientad.storage import write_whole, writing
 
 ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"
@@ -123,7 +123,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
     if output.resolve() == path.resolve():
         write_whole(output, written)
         return
-    with files_together(files_of(output)) as folder:
+    with files_together(files_of(output)) as folder, writing(output):
         (folder / output.name).write_bytes(written)
         if path.suffix == OPENVINO_SUFFIX:
             weights = _read(_weights_of(path))
