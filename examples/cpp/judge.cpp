@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <stdexcept>
@@ -158,16 +157,6 @@ Image heatmap(const float* map, std::size_t height, std::size_t width, double th
     return picture;
 }
 
-void write_map(const std::string& path, const float* map, std::size_t n) {
-    write_whole(path, [&](const std::string& place) {
-        std::ofstream file(place, std::ios::binary);
-        file.write(reinterpret_cast<const char*>(map),
-                   static_cast<std::streamsize>(n * sizeof(float)));
-        file.close();
-        return static_cast<bool>(file);
-    });
-}
-
 int judge(const std::vector<std::string>& arguments) {
     const std::string &model_path = arguments[0], &image_path = arguments[1];
     Image image = read_png(image_path);
@@ -180,7 +169,7 @@ int judge(const std::vector<std::string>& arguments) {
     write_png(arguments[2],
               heatmap(judged.map, image.height, image.width, decision.threshold));
     if (arguments.size() > 3) {
-        write_map(arguments[3], judged.map, judged.n_values);
+        write_whole(arguments[3], judged.map, judged.n_values * sizeof(float));
     }
     std::printf("score %.9g\np_value %.9g\nthreshold %.9g\n%s\n", judged.score,
                 decision.p_value(judged.score), decision.threshold,

@@ -114,8 +114,12 @@ void write_png(const std::string& path, const Image& image) {
     png.width = static_cast<png_uint_32>(image.width);
     png.height = static_cast<png_uint_32>(image.height);
     png.format = PNG_FORMAT_RGB;
-    write_whole(path, [&](const std::string& place) {
-        return png_image_write_to_file(&png, place.c_str(), 0, image.pixels.data(), 0,
-                                       nullptr) != 0;
-    });
+    // In memory: libpng would remove what it could not write.
+    png_alloc_size_t n_bytes = PNG_IMAGE_PNG_SIZE_MAX(png);
+    std::vector<std::uint8_t> content(n_bytes);
+    if (png_image_write_to_memory(&png, content.data(), &n_bytes, 0, image.pixels.data(), 0,
+                                  nullptr) == 0) {
+        throw std::runtime_error("cannot make " + path + " (" + png.message + ")");
+    }
+    write_whole(path, content.data(), n_bytes);
 }

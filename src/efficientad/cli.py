@@ -293,9 +293,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return _BAD_INPUT
     try:
-        return bound(_VERBS[verb], verb, options)()
-    except SystemExit:  # after its help
-        return _OK
+        call = bound(_VERBS[verb], verb, options)
+        return _OK if call is None else call()
     except KeyboardInterrupt:
         remedy = _REMEDIES.get(verb, "")
         print(f"efficientad: interrupted{remedy}", file=sys.stderr)

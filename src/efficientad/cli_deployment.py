@@ -196,7 +196,7 @@ def benchmark(
     from efficientad.storage import require_writable
 
     if output is not None:
-        require_writable(output)
+        require_writable(output, may_be_device=True)
     report = measure(
         model, exports, config, on_stage=lambda stage: print(stage, file=sys.stderr)
     )

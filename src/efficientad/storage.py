@@ -5,6 +5,7 @@ same file do not meet: each writes beside it under a name of its own, and the la
 to be done stays. No torch here.
 """
 
+import errno
 import os
 import secrets
 import tempfile
@@ -106,17 +107,25 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, *, may_be_device: bool = False) -> None:
     """Find out before hours are spent whether a result can be written.
+
+    Args:
+        path: The file to write.
+        may_be_device: Whether it may also be a pipe or the like; a model may not.
 
     Raises:
         StorageError: If the folder of the path cannot take a file, or if the path is a
             folder itself.
     """
-    if _is_device(path):
-        return
+    if not may_be_device:
+        require_no_device(path)
     probe = own_partial(Path(os.path.realpath(path)))
     try:
+        if _is_device(path):
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
@@ -129,13 +138,23 @@ def require_writable(path: Path) -> None:
         raise StorageError(f"{path} is a folder; give the name of a file to write")
 
 
+def require_no_device(path: Path) -> None:
+    """Refuse what is neither file nor folder, or a link to such: it would be replaced.
+
+    Raises:
+        StorageError: If it is that.
+    """
+    if _is_device(path):
+        raise StorageError(f"{path} is no file; give the name of a file to write")
+
+
 def own_partial(path: Path) -> Path:
     """Give a name beside a file that no other process uses."""
     return path.with_name(f"{path.name}.{os.getpid()}-{_OWN_NUMBER}.partial")
 
 
 def _is_device(path: Path) -> bool:
-    """Whether it is there and neither file nor folder; nothing may take its place."""
+    """Whether it is there and neither file nor folder."""
     try:
         return path.exists() and not (path.is_file() or path.is_dir())
     except OSError:  # of a folder on the way; told by whoever writes

@@ -108,3 +108,15 @@ def test_a_package_that_is_no_extra_keeps_its_traceback(monkeypatch):
 
     with pytest.raises(ModuleNotFoundError):
         cli.main(["doctor"])
+
+
+def test_help_is_no_failure_and_what_a_verb_exits_with_stays(monkeypatch, capsys):
+    def doctor() -> int:
+        raise SystemExit(3)
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
+
+    assert cli.main(["doctor", "--help"]) == 0
+    assert "usage: efficientad doctor" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="3"):
+        cli.main(["doctor"])

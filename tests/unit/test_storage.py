@@ -1,12 +1,12 @@
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from efficientad.deployment.files_together import files_together
 from efficientad.errors import StorageError
 from efficientad.storage import (
     own_partial,
@@ -122,20 +122,41 @@ print(own_partial(Path(sys.argv[1])), end="")
 """
 
 
-def test_what_is_no_file_is_written_as_it_comes(tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    read = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
-    reader.start()
+@pytest.fixture
+def pipe(tmp_path):
+    """A pipe with a reader that does not wait, and its name."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    yield path, reader
+    os.close(reader)
 
-    require_writable(pipe)
-    write_whole(pipe, b"a report")
 
-    reader.join()
-    assert read == [b"a report"]
-    assert pipe.is_fifo()
-    assert names_beside(pipe) == ["pipe"]
+def test_what_is_no_file_is_written_as_it_comes(pipe):
+    path, reader = pipe
+
+    require_writable(path, may_be_device=True)
+    write_whole(path, b"a report")
+
+    assert os.read(reader, 100) == b"a report"
+    assert path.is_fifo()
+    assert names_beside(path) == ["pipe"]
+
+
+def test_a_model_does_not_replace_what_is_no_file(pipe):
+    path, _ = pipe
+    link = path.with_name("part.onnx")
+    link.symlink_to(path.name)
+
+    for name in (path, link):
+        with pytest.raises(StorageError, match="is no file; give the name of a file"):
+            require_writable(name)
+        with pytest.raises(StorageError, match="is no file; give the name of a file"):
+            tensor_file.write(name, "detector", {"x": torch.zeros(3)}, {})
+        with pytest.raises(StorageError, match="is no file"), files_together([name]):
+            pytest.fail("nothing may be written")
+    assert path.is_fifo()
+    assert link.is_symlink()
 
 
 def test_errors_of_another_file_keep_their_name(target, tmp_path):

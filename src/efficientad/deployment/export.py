@@ -127,7 +127,7 @@ def export(
     Raises:
         NotCalibratedError: If the detector has no calibration.
         ConfigError: If the name has no known ending, the precision cannot be had,
-            int8 has no images to be measured on, or `max_loss` is no finite number.
+            int8 has no images to be measured on, or `max_loss` is no number.
         ExportMismatchError: If the file would give other maps than PyTorch, or lose
             more than `max_loss`; then nothing is written.
         DatasetError: If `images` has none, or only test images, or if `verify` is no
@@ -243,9 +243,9 @@ def _require_judgeable(verify: Path, max_loss: float) -> None:
         require_both_kinds,
     )
 
-    if not math.isfinite(max_loss):
+    if math.isnan(max_loss):
         raise ConfigError(
-            f"max_loss must be a finite number of points, got {max_loss}; 0.2 is usual"
+            f"max_loss must be a number of points, got {max_loss}; 0.2 is usual"
         )
     require_both_kinds(open_category(verify), otherwise="leave --verify out")
 

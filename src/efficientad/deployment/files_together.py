@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from efficientad.storage import writing
+from efficientad.storage import require_no_device, writing
 
 
 @contextmanager
@@ -26,11 +26,13 @@ def files_together(targets: Sequence[Path]) -> Iterator[Path]:
     Raises:
         StorageError: If one cannot be moved; what stood there stays.
     """
-    places = list(targets)
-    if all(target.is_symlink() for target in targets):
-        # One link alone would part the file behind it from the other.
-        places = [Path(os.path.realpath(target)) for target in targets]
+    for target in targets:
+        require_no_device(target)
     with writing(*targets):
+        places = list(targets)
+        if all(target.is_symlink() for target in targets):
+            # One link alone would part the file behind it from the other.
+            places = [Path(os.path.realpath(target)) for target in targets]
         places[-1].parent.mkdir(parents=True, exist_ok=True)
         aside = tempfile.TemporaryDirectory(dir=places[-1].parent, prefix=".writing-")
     with aside as name:

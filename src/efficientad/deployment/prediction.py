@@ -6,9 +6,9 @@
     OUTPUT/maps/....tiff       combined map, float32, at the image's own size (optional)
 
 Both lists are complete or not there: they get their names when the last image is done.
-Until then they are called predictions.csv.PROCESS.partial and so on, so that two runs
-into one folder do not meet, and after an error predictions.csv.partial. A process that
-is killed leaves the name with its number.
+Until then they are called predictions.csv.PROCESS-RANDOM.partial and so on, so that two
+runs into one folder do not meet, and after an error predictions.csv.partial. A process
+that is killed leaves the name of its own.
 """
 
 import csv

@@ -39,7 +39,7 @@ def check_data(
         StorageError: If the file cannot be written.
     """
     if output is not None:
-        require_writable(output)
+        require_writable(output, may_be_device=True)
     root = Path(data)
     more = None if model is None else _suspicious_by(Path(model))
     folders = [root] if is_list(root) else list(find_category_folders(root)) or [root]

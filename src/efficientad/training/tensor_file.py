@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from efficientad.errors import ModelFileError
-from efficientad.storage import whole_file
+from efficientad.storage import require_no_device, whole_file
 
 Kind = Literal["detector", "teacher", "checkpoint", "basis"]
 FORMAT_VERSION = 1
@@ -36,6 +36,7 @@ def write(
     Raises:
         StorageError: If the file cannot be written, for example on a full disk.
     """
+    require_no_device(path)
     metadata = {
         _FORMAT: kind,
         _VERSION: str(FORMAT_VERSION),
