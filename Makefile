@@ -71,9 +71,9 @@ clean: ## remove the environment, caches and the demo's output
 
 $(VENV)/train.stamp: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv --without-pip "$(VENV)"
-	$(PIP_INSTALL) pip --editable ".[train]"
+	$(PIP_INSTALL) pip --editable ".[train]" --editable lab
 	touch "$@"
 
 $(VENV)/dev.stamp: $(VENV)/train.stamp
-	$(PIP_INSTALL) --editable ".[train,dev]"
+	$(PIP_INSTALL) --editable ".[train,dev]" --editable lab
 	touch "$@"

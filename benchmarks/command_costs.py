@@ -26,8 +26,8 @@ from records import RESULTS, write_run
 
 from efficientad.errors import ResultError
 from efficientad.method.decision import Calibration, MapQuantiles
-from efficientad.reproduction.records import Run
-from efficientad.training.model_file import save
+from efficientad.model_files.detector_file import save
+from efficientad_lab.studies.records import Run
 
 EXPERIMENT: Final = "command_costs"
 _COMMANDS: Final = ("help", "predict", "train")
@@ -41,7 +41,7 @@ _MEASURED: Final = """
 import sys
 from efficientad.cli import main
 code = main()
-from efficientad.measurement.memory import own_peak_mib
+from efficientad_lab.benchmark.memory import own_peak_mib
 print("peak", own_peak_mib(), file=sys.stderr)
 sys.exit(code)
 """

@@ -28,27 +28,27 @@ from typing import Any, Final, NamedTuple, get_args
 import numpy as np
 from records import RESULTS, write_run
 
-from efficientad.deployment import metadata
-from efficientad.deployment.contenders import ANOMALIB, BASELINE, Contender
-from efficientad.deployment.export import SUFFIX_OF, export
-from efficientad.deployment.exported import ExportedPredictor
-from efficientad.deployment.metadata import Precision
 from efficientad.errors import (
     ConfigError,
     ExportMismatchError,
     MissingDependencyError,
     ResultError,
 )
-from efficientad.images import INPUT_SIZE, file_hash
-from efficientad.judgement.evaluation import evaluate
-from efficientad.measurement.anomalib_peer import AnomalibPredictor
-from efficientad.measurement.baseline import BaselinePredictor
-from efficientad.measurement.clock import Timing, interleaved
-from efficientad.measurement.surroundings import commit, machine
-from efficientad.method.predictor import DetectorRuntime, Predictor
-from efficientad.reproduction.records import FAILURE, Run
+from efficientad.evaluation.evaluate import evaluate
+from efficientad.exports.export import SUFFIX_OF, export
+from efficientad.images.rgb import INPUT_SIZE, file_hash
+from efficientad.inspection.exported_predictor import ExportedPredictor
+from efficientad.inspection.predictor import DetectorRuntime, Predictor
+from efficientad.model_files import detector_file as model_file
+from efficientad.model_files import export_metadata as metadata
+from efficientad.model_files.export_metadata import Precision
 from efficientad.storage import write_whole
-from efficientad.training import model_file
+from efficientad.training.environment import commit, machine
+from efficientad_lab.benchmark.anomalib_peer import AnomalibPredictor
+from efficientad_lab.benchmark.baseline import BaselinePredictor
+from efficientad_lab.benchmark.candidates import ANOMALIB, BASELINE, Contender
+from efficientad_lab.benchmark.clock import Timing, interleaved
+from efficientad_lab.studies.records import FAILURE, Run
 
 METRICS: Final = ("image_au_roc", "au_pro")
 _ROUNDS: Final = 5  # between two writes of what was measured

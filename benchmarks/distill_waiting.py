@@ -26,8 +26,8 @@ from unittest import mock
 from records import RESULTS, write_run
 
 import efficientad
+from efficientad.distillation import material as distillation_material
 from efficientad.errors import EfficientADError
-from efficientad.training import distillation_material
 
 
 def measure(

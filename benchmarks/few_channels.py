@@ -18,10 +18,10 @@ from records import RESULTS, write_run
 
 from efficientad.datasets import Category, open_category
 from efficientad.errors import ConfigError, EfficientADError
-from efficientad.judgement.evaluation import evaluate
+from efficientad.evaluation.evaluate import evaluate
 from efficientad.method.detector import Detector
+from efficientad.model_files.detector_file import load, recalibrate
 from efficientad.training.config import ALL_CHANNELS
-from efficientad.training.model_file import load, recalibrate
 from efficientad.training.normal_images import training_and_validation
 from efficientad.training.principal_axes import along_axes, images_for_axes
 

@@ -34,8 +34,7 @@ from torch import Tensor
 
 import efficientad
 from efficientad.errors import EfficientADError
-from efficientad.images import INPUT_SIZE
-from efficientad.measurement.clock import consecutive
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import (
@@ -44,9 +43,10 @@ from efficientad.method.networks import (
     ModelSize,
     PatchDescriptionNetwork,
 )
+from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.calibration import calibrate, channel_statistics
 from efficientad.training.normal_images import training_and_validation
-from efficientad.training.pretraining_images import open_pretraining_images
+from efficientad_lab.benchmark.clock import consecutive
 
 _N_NATURAL = 2000  # crops on the device, 0.4 GB
 _N_BASELINE_STEPS = 200

@@ -11,7 +11,7 @@ from gpu_networks import Batch, DeviceMaps, DeviceTraining
 from inference_speed import random_detector
 from torch import Tensor
 
-from efficientad.images import INPUT_SIZE
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images

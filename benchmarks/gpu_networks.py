@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from efficientad.images import INPUT_SIZE
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.decision import HIGH_TARGET, LOW_TARGET, Calibration
 from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD

@@ -16,11 +16,11 @@ from baseline import Baseline, baseline, raw_maps
 from inference_speed import record, run
 
 from efficientad.datasets import Sample, open_category
-from efficientad.images import INPUT_SIZE, read_image, resize_image
-from efficientad.judgement.evaluation import evaluate
-from efficientad.measurement.baseline import BaselinePredictor
+from efficientad.evaluation.evaluate import evaluate
+from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.detector import Detector
-from efficientad.training import model_file
+from efficientad.model_files import detector_file as model_file
+from efficientad_lab.benchmark.baseline import BaselinePredictor
 
 LOSSES = ("image_au_roc", "au_pro")
 

@@ -21,12 +21,12 @@ from baseline import Baseline, baseline, raw_maps
 from inference_speed import random_detector, record, run
 from torch import Tensor, nn
 
+from efficientad.engines import native as native_maps
 from efficientad.kernels import layers
-from efficientad.measurement.clock import consecutive
-from efficientad.measurement.layer_costs import layer_timings
-from efficientad.method import native_maps
 from efficientad.method.detector import Detector
 from efficientad.method.networks import LAYERS, ModelSize
+from efficientad_lab.benchmark.clock import consecutive
+from efficientad_lab.benchmark.layer_costs import layer_timings
 
 AUTOENCODER, WHOLE = "autoencoder", "whole"
 

@@ -25,8 +25,6 @@ from inference_steps import steps
 from openvino_networks import openvino_ways
 from torch import Tensor
 
-from efficientad.measurement.clock import interleaved
-from efficientad.measurement.surroundings import commit, processor, versions
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
@@ -36,6 +34,8 @@ from efficientad.method.networks import (
 )
 from efficientad.storage import write_whole
 from efficientad.training.config import QUICK
+from efficientad.training.environment import commit, processor, versions
+from efficientad_lab.benchmark.clock import interleaved
 
 Maps = tuple[Tensor, Tensor]
 

@@ -24,10 +24,10 @@ from records import RESULTS
 from efficientad.datasets import open_category
 from efficientad.errors import ConfigError, EfficientADError
 from efficientad.method.networks import ModelSize
-from efficientad.reproduction.jobs import Job, Judging, Place, do
 from efficientad.training.config import RECIPES, QuickRecipe, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
-from efficientad.training.student import recipe_of
+from efficientad.training.run import recipe_of
+from efficientad_lab.studies.jobs import Job, Judging, Place, do
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:

@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from efficientad.reproduction import ablation
-from efficientad.reproduction.config import StudyConfig
-from efficientad.reproduction.records import (
+from efficientad_lab.studies import ablation
+from efficientad_lab.studies.config import StudyConfig
+from efficientad_lab.studies.records import (
     FAILURE,
     Run,
     is_finished,
@@ -32,7 +32,7 @@ from efficientad.reproduction.records import (
     read_runs,
     where_recorded,
 )
-from efficientad.reproduction.table_files import Table, markdown_table
+from efficientad_lab.studies.table_files import Table, markdown_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.judgement.metrics import PixelMetrics
-from efficientad.measurement.memory import own_peak_mib
-from efficientad.measurement.surroundings import commit, processor, versions
+from efficientad.evaluation.metrics import PixelMetrics
 from efficientad.method.placement import place_map
+from efficientad.training.environment import commit, processor, versions
+from efficientad_lab.benchmark.memory import own_peak_mib
 
 NORMAL_EVERY = 3  # as in a test set of MVTec AD, about a third is normal
 SMOOTH_CELLS = 56

@@ -17,12 +17,12 @@ from pathlib import Path
 from PIL import Image
 
 from efficientad.errors import DatasetError, EfficientADError, ImageError
-from efficientad.images import resize_image
-from efficientad.storage import whole_file
-from efficientad.training.pretraining_images import (
+from efficientad.images.rgb import resize_image
+from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
 )
+from efficientad.storage import whole_file
 
 _BLOCK = 512  # of a tar; a member is a header and whole blocks
 _END = 20 * _BLOCK  # a tar is filled up to a record

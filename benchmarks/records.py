@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from efficientad.measurement.surroundings import surroundings
-from efficientad.reproduction import records
-from efficientad.reproduction.records import Run, file_name
+from efficientad.training.environment import surroundings
+from efficientad_lab.studies import records
+from efficientad_lab.studies.records import Run, file_name
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -25,13 +25,13 @@ from PIL import Image
 from records import RESULTS, file_name, write_run
 
 from efficientad.kernels.native import keep_freed_memory
-from efficientad.measurement.clock import consecutive
-from efficientad.measurement.memory import own_peak_mib
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import Detector
-from efficientad.reproduction.records import Run, read_runs
 from efficientad.training.config import TrainConfig
-from efficientad.training.student import train
+from efficientad.training.run import train
+from efficientad_lab.benchmark.clock import consecutive
+from efficientad_lab.benchmark.memory import own_peak_mib
+from efficientad_lab.studies.records import Run, read_runs
 
 EXPERIMENT: Final = "scaling"
 GROWING: Final[dict[str, tuple[int, ...]]] = {

@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from efficientad.distillation.files import DistillationFiles
 from efficientad.errors import EfficientADError, ModelFileError
-from efficientad.measurement.surroundings import commit
-from efficientad.reproduction.records import short_commit
+from efficientad.model_files.container import read
+from efficientad.model_files.teachers import open_teacher, ship_teacher
 from efficientad.storage import write_whole
-from efficientad.training.distillation_files import DistillationFiles
-from efficientad.training.teachers import open_teacher, ship_teacher
-from efficientad.training.tensor_file import read
+from efficientad.training.environment import commit
+from efficientad_lab.studies.records import short_commit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BY_HAND = (

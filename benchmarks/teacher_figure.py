@@ -20,7 +20,14 @@ from PIL import Image, ImageDraw
 from records import RESULTS, write_run
 
 from efficientad.errors import DatasetError, EfficientADError
-from efficientad.figures.gradients import (
+from efficientad.images.heatmaps import heatmap
+from efficientad.images.rgb import RGBImage, resize_image
+from efficientad.method.inputs import normalize_images
+from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
+from efficientad.model_files.teachers import open_teacher
+from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.storage import whole_file
+from efficientad_lab.figures.gradients import (
     Map,
     Network,
     box_of,
@@ -28,13 +35,6 @@ from efficientad.figures.gradients import (
     gradient_map,
     open_source,
 )
-from efficientad.heatmaps import heatmap
-from efficientad.images import RGBImage, resize_image
-from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
-from efficientad.storage import whole_file
-from efficientad.training.pretraining_images import open_pretraining_images
-from efficientad.training.teachers import open_teacher
 
 _TILE, _GAP, _HEAD = 160, 6, 18
 _COLUMNS = (

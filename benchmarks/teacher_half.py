@@ -22,9 +22,9 @@ import efficientad
 from efficientad.datasets import open_category
 from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
-from efficientad.training import tensor_file
+from efficientad.model_files import container as tensor_file
+from efficientad.model_files.teachers import Teacher, open_teacher, stored_weights
 from efficientad.training.config import ALL_CHANNELS
-from efficientad.training.teachers import Teacher, open_teacher, stored_weights
 
 Grids = NDArray[np.float32]
 _PREFIX = "network."

@@ -37,15 +37,15 @@ import torch
 from records import RESULTS, write_run
 
 import efficientad
+from efficientad.distillation.source_networks import find_source_network
 from efficientad.errors import ConfigError, EfficientADError
-from efficientad.images import file_hash
+from efficientad.images.rgb import file_hash
 from efficientad.method.networks import ModelSize, PatchDescriptionNetwork
-from efficientad.reproduction.records import recorded_file
+from efficientad.model_files.teachers import Teacher, open_teacher, save_teacher
 from efficientad.training.config import Reduction, TrainConfig
 from efficientad.training.devices import choose_device
-from efficientad.training.source_networks import find_source_network
-from efficientad.training.student import recipe_of
-from efficientad.training.teachers import Teacher, open_teacher, save_teacher
+from efficientad.training.run import recipe_of
+from efficientad_lab.studies.records import recorded_file
 
 CATEGORIES = ("mvtec_ad/bottle", "mvtec_ad/screw", "magnetic_tile")
 _FEATURES = ".features"

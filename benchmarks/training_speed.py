@@ -29,8 +29,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from efficientad.kernels.native import keep_freed_memory
-from efficientad.measurement.baseline import Baseline, autoencoder, pdn
-from efficientad.measurement.clock import Timing, interleaved
 from efficientad.method.detector import Detector
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
@@ -38,14 +36,16 @@ from efficientad.method.networks import (
     PatchDescriptionNetwork,
 )
 from efficientad.method.placement import GRID_CELLS
-from efficientad.training.config import PAPER, QUICK, QuickRecipe, Recipe
-from efficientad.training.kept_descriptors import KeptDescriptors
-from efficientad.training.optimizers import make_optimizer, set_rate
-from efficientad.training.pretraining_images import (
+from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
 )
+from efficientad.training.config import PAPER, QUICK, QuickRecipe, Recipe
+from efficientad.training.kept_descriptors import KeptDescriptors
+from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.steps import PaperStep, QuickStep
+from efficientad_lab.benchmark.baseline import Baseline, autoencoder, pdn
+from efficientad_lab.benchmark.clock import Timing, interleaved
 
 REFERENCE: Final = "reference"
 _N_IMAGES, _SIDE = 8, 256

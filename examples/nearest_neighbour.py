@@ -13,8 +13,8 @@ import torch
 
 import efficientad
 from efficientad.datasets import open_category
-from efficientad.images import read_image, resize_image
-from efficientad.judgement.metrics import au_roc
+from efficientad.evaluation.metrics import au_roc
+from efficientad.images.rgb import read_image, resize_image
 from efficientad.method.inputs import normalize_images
 
 teacher = efficientad.load_teacher("small")

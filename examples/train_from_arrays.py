@@ -8,8 +8,8 @@ Replace `photograph` by your camera.
 import sys
 
 import efficientad
-from efficientad.images import RGBImage
-from efficientad.synthetic_parts import DefectType, draw_part
+from efficientad.demo_parts import DefectType, draw_part
+from efficientad.images.rgb import RGBImage
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 

@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+# Types and shapes are checked under pytest only; in production they cost nothing. As
+# for type checkers, an int may stand where a float is asked for.
+install_import_hook(
+    ["efficientad", "efficientad_lab"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 # The same examples in every run, and no deadline: a busy machine is not a failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -125,7 +133,7 @@ def calibrated(photograph):
     """Scale the maps of an untrained detector as a trained one's."""
     import torch
 
-    from efficientad.images import INPUT_SIZE
+    from efficientad.images.rgb import INPUT_SIZE
     from efficientad.method.decision import Calibration, MapQuantiles
     from efficientad.method.maps import map_levels
 
@@ -166,7 +174,7 @@ def exports(judging_detector, tmp_path_factory):
 @pytest.fixture(scope="session")
 def predictors(exports):
     """These, opened, by engine."""
-    from efficientad.deployment.exported import ExportedPredictor
+    from efficientad.inspection.exported_predictor import ExportedPredictor
 
     return {name: ExportedPredictor(path) for name, path in exports.items()}
 

@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from efficientad.deployment.engines import GRID_OUTPUTS, INPUT
-from efficientad.deployment.graph import RAW_GRIDS
-from efficientad.deployment.inner_values import inner_values
+from efficientad.engines.exported import GRID_OUTPUTS, INPUT
+from efficientad.exports.graph import RAW_GRIDS
+from efficientad.exports.inner_values import inner_values
 
 
 def small_model(first, second) -> onnx.ModelProto:

@@ -33,19 +33,19 @@ from torch.nn import functional
 
 from efficientad.datasets import Category, open_category
 from efficientad.errors import EfficientADError
-from efficientad.images import INPUT_SIZE, read_image, resize_image
-from efficientad.judgement.evaluation import image_metrics
-from efficientad.judgement.pixel_results import MetricValues, PixelResults
-from efficientad.measurement.surroundings import surroundings
+from efficientad.evaluation.evaluate import image_metrics
+from efficientad.evaluation.pixel_results import MetricValues, PixelResults
+from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.inputs import normalize_images
-from efficientad.reproduction.records import (
+from efficientad.model_files.teachers import load_teacher, shipped_teacher_path
+from efficientad.storage import whole_folder
+from efficientad.training.environment import surroundings
+from efficientad_lab.studies.records import (
     FAILURE,
     Run,
     recorded_file,
     write_run,
 )
-from efficientad.storage import whole_folder
-from efficientad.training.teachers import load_teacher, shipped_teacher_path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 import efficientad
-from efficientad.images import read_image
-from efficientad.measurement.memory import own_peak_mib
+from efficientad.images.rgb import read_image
 from efficientad.method.placement import place_map
+from efficientad_lab.benchmark.memory import own_peak_mib
 
 SIDE = 256
 BATCH = 8

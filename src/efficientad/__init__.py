@@ -31,34 +31,26 @@ from efficientad.errors import (
 )
 
 if TYPE_CHECKING:
-    from efficientad.deployment.benchmark import benchmark
-    from efficientad.deployment.decision_file import change_decision, read_decision
-    from efficientad.deployment.export import export
-    from efficientad.deployment.prediction import predict_files
-    from efficientad.deployment.runtimes import load_predictor
-    from efficientad.deployment.streams import predictions
-    from efficientad.figures.config import FigureConfig
-    from efficientad.figures.drawing import draw_figures
-    from efficientad.judgement.data_check import check_data
-    from efficientad.judgement.demo import run_demo
-    from efficientad.judgement.evaluation import Evaluation, evaluate
-    from efficientad.measurement.config import BenchmarkConfig
+    from efficientad.demo_parts.demo import run_demo
+    from efficientad.distillation.distill import distill
+    from efficientad.evaluation.data_check import check_data
+    from efficientad.evaluation.evaluate import Evaluation, evaluate
+    from efficientad.exports.export import export
+    from efficientad.inspection.decision import change_decision, read_decision
+    from efficientad.inspection.files import predict_files
+    from efficientad.inspection.opening import load_predictor
+    from efficientad.inspection.predictor import Predictor
+    from efficientad.inspection.streams import predictions
     from efficientad.method.decision import Calibration, Prediction
     from efficientad.method.detector import Detector
-    from efficientad.method.predictor import Predictor
-    from efficientad.reproduction.ablation import ablate
-    from efficientad.reproduction.config import StudyConfig
-    from efficientad.reproduction.reproduce import reproduce
+    from efficientad.model_files.detector_file import load, recalibrate, save
+    from efficientad.model_files.teachers import load_teacher
     from efficientad.training.config import DistillConfig, TrainConfig
-    from efficientad.training.distillation import distill
-    from efficientad.training.model_file import load, recalibrate, save
-    from efficientad.training.student import train
-    from efficientad.training.teachers import load_teacher
+    from efficientad.training.run import train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BenchmarkConfig",
     "Calibration",
     "ConfigError",
     "DatasetError",
@@ -67,7 +59,6 @@ __all__ = [
     "EfficientADError",
     "Evaluation",
     "ExportMismatchError",
-    "FigureConfig",
     "ImageError",
     "MissingDependencyError",
     "ModelFileError",
@@ -76,16 +67,12 @@ __all__ = [
     "Predictor",
     "ResultError",
     "StorageError",
-    "StudyConfig",
     "TrainConfig",
     "TrainingError",
     "UndefinedMetricError",
-    "ablate",
-    "benchmark",
     "change_decision",
     "check_data",
     "distill",
-    "draw_figures",
     "evaluate",
     "export",
     "load",
@@ -95,42 +82,34 @@ __all__ = [
     "predictions",
     "read_decision",
     "recalibrate",
-    "reproduce",
     "run_demo",
     "save",
     "train",
 ]
 
 _HOME_OF = {
-    "BenchmarkConfig": "measurement.config",
     "Calibration": "method.decision",
     "Detector": "method.detector",
     "DistillConfig": "training.config",
-    "Evaluation": "judgement.evaluation",
-    "FigureConfig": "figures.config",
+    "Evaluation": "evaluation.evaluate",
     "Prediction": "method.decision",
-    "Predictor": "method.predictor",
-    "StudyConfig": "reproduction.config",
+    "Predictor": "inspection.predictor",
     "TrainConfig": "training.config",
-    "ablate": "reproduction.ablation",
-    "benchmark": "deployment.benchmark",
-    "change_decision": "deployment.decision_file",
-    "check_data": "judgement.data_check",
-    "distill": "training.distillation",
-    "draw_figures": "figures.drawing",
-    "evaluate": "judgement.evaluation",
-    "export": "deployment.export",
-    "load": "training.model_file",
-    "load_predictor": "deployment.runtimes",
-    "load_teacher": "training.teachers",
-    "predict_files": "deployment.prediction",
-    "predictions": "deployment.streams",
-    "read_decision": "deployment.decision_file",
-    "recalibrate": "training.model_file",
-    "reproduce": "reproduction.reproduce",
-    "run_demo": "judgement.demo",
-    "save": "training.model_file",
-    "train": "training.student",
+    "change_decision": "inspection.decision",
+    "check_data": "evaluation.data_check",
+    "distill": "distillation.distill",
+    "evaluate": "evaluation.evaluate",
+    "export": "exports.export",
+    "load": "model_files.detector_file",
+    "load_predictor": "inspection.opening",
+    "load_teacher": "model_files.teachers",
+    "predict_files": "inspection.files",
+    "predictions": "inspection.streams",
+    "read_decision": "inspection.decision",
+    "recalibrate": "model_files.detector_file",
+    "run_demo": "demo_parts.demo",
+    "save": "model_files.detector_file",
+    "train": "training.run",
 }
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from efficientad.cli import main
+from efficientad.cli.main import main
 
 sys.exit(main())

@@ -21,14 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import efficientad
-from efficientad.cli import main
-from efficientad.images import find_images
+from efficientad.cli.main import main
+from efficientad.demo_parts import write_category
+from efficientad.images.rgb import find_images
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.model_files import container as tensor_file
+from efficientad.model_files import detector_file as model_file
+from efficientad.model_files import teachers
 from efficientad.storage import own_partial
-from efficientad.synthetic_parts import write_category
-from efficientad.training import model_file, student, teachers, tensor_file
+from efficientad.training import run as student
 
 FULL_DISK = Path("/dev/full")
 needs_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from efficientad.judgement import demo
+from efficientad.demo_parts import demo
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from efficientad.synthetic_parts import write_category
+from efficientad.demo_parts import write_category
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 import efficientad
-from efficientad.cli import main
+from efficientad.cli.main import main
 from efficientad.datasets import MIN_NORMAL_IMAGES
-from efficientad.deployment.calibration_images import calibration_images
-from efficientad.deployment.exported import ExportedPredictor
-from efficientad.deployment.quantization import LIMIT
-from efficientad.synthetic_parts import write_category
-from efficientad.training import model_file
+from efficientad.demo_parts import write_category
+from efficientad.exports.calibration_images import calibration_images
+from efficientad.exports.quantization import LIMIT
+from efficientad.inspection.exported_predictor import ExportedPredictor
+from efficientad.model_files import detector_file as model_file
 from efficientad.training.normal_images import training_and_validation
 
 

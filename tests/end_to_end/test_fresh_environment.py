@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from efficientad.deployment.runtimes import load_predictor
+from efficientad.inspection.opening import load_predictor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}

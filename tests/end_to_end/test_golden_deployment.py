@@ -18,15 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import efficientad
-from efficientad.deployment import metadata
-from efficientad.deployment.engines import EngineName
-from efficientad.deployment.graph_nodes import MAX_SIDE
-from efficientad.deployment.runtimes import load_predictor
-from efficientad.heatmaps import color_scale, heatmap
-from efficientad.images import read_image
-from efficientad.measurement.baseline import BaselinePredictor
-from efficientad.pictures import MAX_PIXELS, MIN_SIDE
-from efficientad.training import model_file
+from efficientad.engines.exported import EngineName
+from efficientad.exports.graph_nodes import MAX_SIDE
+from efficientad.images.decoding import MAX_PIXELS, MIN_SIDE
+from efficientad.images.heatmaps import color_scale, heatmap
+from efficientad.images.rgb import read_image
+from efficientad.inspection.opening import load_predictor
+from efficientad.model_files import detector_file as model_file
+from efficientad.model_files import export_metadata as metadata
+from efficientad_lab.benchmark.baseline import BaselinePredictor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "cpp"

@@ -21,8 +21,8 @@ README = REPOSITORY / "README.md"
 N_STEPS = 2
 
 MAIN = """
-from efficientad.cli import main
-from efficientad.judgement import demo
+from efficientad.cli.main import main
+from efficientad.evaluation import demo
 
 demo._N_TRAIN, demo._N_TEST_GOOD, demo._N_PER_DEFECT = 12, 2, 1
 raise SystemExit(main())

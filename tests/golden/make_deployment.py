@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from efficientad.images import INPUT_SIZE, read_image, resize_image
-from efficientad.measurement.baseline import baseline, raw_maps
+from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.maps import RawMaps, image_scores, normalize_maps
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.placement import place_map
+from efficientad_lab.benchmark.baseline import baseline, raw_maps
 
 FOLDER = Path(__file__).resolve().parent / "deployment"
 STEP = 8

@@ -25,17 +25,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from efficientad.deployment.export import export
-from efficientad.deployment.exported import ExportedPredictor
-from efficientad.images import INPUT_SIZE, read_image, resize_image
+from efficientad.exports.export import export
+from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
+from efficientad.inspection.exported_predictor import ExportedPredictor
 from efficientad.kernels import layers
-from efficientad.training import model_file
+from efficientad.model_files import detector_file as model_file
+from efficientad.model_files.teachers import open_teacher
+from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER, QUICK, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.normal_images import training_and_validation
-from efficientad.training.pretraining_images import open_pretraining_images
-from efficientad.training.student import _Training
-from efficientad.training.teachers import open_teacher
+from efficientad.training.run import _Training
 
 HERE = Path(__file__).resolve().parent
 TRACES = HERE / "traces.json"

@@ -16,16 +16,18 @@ LOSS_TOLERANCE, GRID_TOLERANCE = 2e-3, 1e-4
 N_FAST_STEPS = 4
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("preset", ["paper", "quick"])
-def test_first_losses_are_the_recorded_ones(preset, one_thread):
+def test_first_losses_are_the_recorded_ones(preset):
     found = MADE["training_trace"](preset, N_FAST_STEPS)["losses"]
 
     assert_losses(found, preset)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("preset", ["paper", "quick"])
-def test_whole_trace_is_the_recorded_one(preset, one_thread):
+def test_whole_trace_is_the_recorded_one(preset):
     found = MADE["training_trace"](preset)
 
     assert_losses(found["losses"], preset)
@@ -33,8 +35,9 @@ def test_whole_trace_is_the_recorded_one(preset, one_thread):
         assert found["weights"] == OWN["trainings"][preset]["weights"]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("engine", MADE["ENGINES"])
-def test_scores_and_grids_are_the_recorded_ones(engine, tmp_path, one_thread):
+def test_scores_and_grids_are_the_recorded_ones(engine, tmp_path):
     found = MADE["engine_trace"](engine, tmp_path)
 
     if OWN is not None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from efficientad.judgement import region_overlap, score_counts
-from efficientad.judgement.metrics import (
+from efficientad.evaluation import region_overlap, score_counts
+from efficientad.evaluation.metrics import (
     ChannelMetrics,
     PixelMetrics,
     SaturationArea,
@@ -23,7 +23,7 @@ from efficientad.judgement.metrics import (
     pixel_au_roc,
     recall_at_fpr,
 )
-from efficientad.judgement.score_counts import ScoreCounts
+from efficientad.evaluation.score_counts import ScoreCounts
 
 # Ties are what goes wrong, so most scores are drawn from a few; others are any float.
 FLOATS = {

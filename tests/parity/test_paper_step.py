@@ -8,8 +8,8 @@ from torch import nn
 from training_speed import reference_loss, reference_networks
 
 from efficientad.method.inputs import normalize_images
+from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER
-from efficientad.training.pretraining_images import open_pretraining_images
 from efficientad.training.steps import PaperStep, vary_color
 
 # Of a gradient's norm. In an untrained autoencoder hardly any of it passes the

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from efficientad.images import INPUT_SIZE
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.maps import map_levels, map_quantiles
 from efficientad.training.calibration import calibrate
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from efficientad import cli
+from efficientad.cli import main as cli
 from efficientad.errors import DatasetError
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientad import DatasetError, check_data, cli, save
+from efficientad import DatasetError, check_data, save
+from efficientad.cli import main as cli
 from efficientad.datasets.near_duplicates import linked
 from efficientad.training.normal_images import training_and_validation
 

@@ -19,7 +19,7 @@ from efficientad.datasets import (
     split_validation,
 )
 from efficientad.errors import ConfigError, DatasetError, ImageError
-from efficientad.images import image_hash, read_image
+from efficientad.images.rgb import image_hash, read_image
 
 HEIGHT, WIDTH = 12, 16
 

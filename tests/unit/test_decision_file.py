@@ -5,16 +5,16 @@ import shutil
 import pytest
 from PIL import Image
 
-from efficientad.cli import main
-from efficientad.deployment import decision_file
-from efficientad.deployment.decision_file import change_decision, read_decision
-from efficientad.deployment.exported import ExportedPredictor
-from efficientad.deployment.runtimes import load_predictor
+from efficientad.cli.main import main
 from efficientad.errors import ConfigError, DatasetError, StorageError
-from efficientad.images import image_hash, read_image
-from efficientad.judgement.evaluation import evaluate
+from efficientad.evaluation.evaluate import evaluate
+from efficientad.images.rgb import image_hash, read_image
+from efficientad.inspection import decision as decision_file
+from efficientad.inspection.decision import change_decision, read_decision
+from efficientad.inspection.exported_predictor import ExportedPredictor
+from efficientad.inspection.opening import load_predictor
 from efficientad.method.detector import Detector
-from efficientad.training import model_file
+from efficientad.model_files import detector_file as model_file
 
 
 @pytest.fixture(params=[".onnx", ".xml", ".ead"])
@@ -134,7 +134,7 @@ def exported(exports, tmp_path):
 def test_images_that_were_trained_on_are_refused(exported, photograph, tmp_path):
     from dataclasses import replace
 
-    from efficientad.deployment import metadata
+    from efficientad.model_files import export_metadata as metadata
 
     folder = tmp_path / "normal"
     folder.mkdir()

@@ -15,25 +15,23 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from efficientad import cli
+from efficientad.cli import main as cli
+from efficientad.distillation import distill as distillation
+from efficientad.distillation import material as distillation_material
+from efficientad.distillation import run as distillation_run
+from efficientad.distillation.feature_cache import FeatureCache
+from efficientad.distillation.material import Material, Picture
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
-from efficientad.measurement.surroundings import commit, machine
 from efficientad.method.networks import PatchDescriptionNetwork
-from efficientad.training import (
-    distillation,
-    distillation_material,
-    distillation_run,
-    pretraining_images,
-    tensor_file,
-)
+from efficientad.model_files import container as tensor_file
+from efficientad.model_files.teachers import load_teacher, open_teacher
+from efficientad.natural_images import pictures as pretraining_images
+from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.ahead import Ahead
 from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.config import DistillConfig
-from efficientad.training.distillation_material import Material, Picture
-from efficientad.training.feature_cache import FeatureCache
+from efficientad.training.environment import commit, machine
 from efficientad.training.optimizers import make_optimizer
-from efficientad.training.pretraining_images import open_pretraining_images
-from efficientad.training.teachers import load_teacher, open_teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from tests.small_graphs import maps_of, pooled_and_joined_model, small_model
 
-from efficientad.deployment.equalization import equalized
-from efficientad.deployment.inner_values import inner_values
+from efficientad.exports.equalization import equalized
+from efficientad.exports.inner_values import inner_values
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from efficientad.demo_parts import DEFECT_TYPES, write_category
 from efficientad.errors import DatasetError, UndefinedMetricError
-from efficientad.images import as_rgb, image_hash
-from efficientad.judgement.evaluation import evaluate, image_metrics
+from efficientad.evaluation.evaluate import evaluate, image_metrics
+from efficientad.images.rgb import as_rgb, image_hash
 from efficientad.method.decision import Prediction
-from efficientad.synthetic_parts import DEFECT_TYPES, write_category
 
 
 class BrightnessPredictor:

@@ -13,19 +13,7 @@ import pytest
 from PIL import Image
 
 import efficientad
-from efficientad.deployment import comparison, metadata
-from efficientad.deployment import export as export_module
-from efficientad.deployment import graph as graph_module
-from efficientad.deployment.calibration_images import calibration_images, spread
-from efficientad.deployment.engines import GRID_OUTPUTS, INPUT, require_bf16
-from efficientad.deployment.exported import ExportedPredictor
-from efficientad.deployment.graph import detector_graph
-from efficientad.deployment.graph_nodes import MAX_SIDE, placement
-from efficientad.deployment.precisions import (
-    _in_16_bits,
-    with_16_bit_weights,
-    with_fp16_networks,
-)
+from efficientad.engines.exported import GRID_OUTPUTS, INPUT, require_bf16
 from efficientad.errors import (
     ConfigError,
     DatasetError,
@@ -36,8 +24,21 @@ from efficientad.errors import (
     StorageError,
     UndefinedMetricError,
 )
-from efficientad.images import image_hash, resize_image
-from efficientad.judgement.report import ScoredImage
+from efficientad.evaluation.report import ScoredImage
+from efficientad.exports import comparison
+from efficientad.exports import export as export_module
+from efficientad.exports import graph as graph_module
+from efficientad.exports.calibration_images import calibration_images, spread
+from efficientad.exports.graph import detector_graph
+from efficientad.exports.graph_nodes import MAX_SIDE, placement
+from efficientad.exports.precisions import (
+    _in_16_bits,
+    with_16_bit_weights,
+    with_fp16_networks,
+)
+from efficientad.images.rgb import image_hash, resize_image
+from efficientad.inspection.exported_predictor import ExportedPredictor
+from efficientad.model_files import export_metadata as metadata
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ def test_a_place_that_cannot_be_written_is_found_out_first(judging_detector, tmp
 @pytest.fixture
 def evaluations(monkeypatch):
     """An evaluation whose exports are a given number of points worse."""
-    from efficientad.judgement import evaluation
+    from efficientad.evaluation import evaluate as evaluation
 
     class Faked:
         def __init__(self, loss, pixel_metrics):

@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 import efficientad
-from efficientad.cli import main
-from efficientad.deployment import exported as exported_module
-from efficientad.deployment import metadata
-from efficientad.deployment.engines import (
+from efficientad.cli.main import main
+from efficientad.demo_parts import write_category
+from efficientad.engines.exported import (
     INPUT,
     MAP_OUTPUTS,
     SCORE_OUTPUT,
@@ -26,20 +25,21 @@ from efficientad.deployment.engines import (
     OnnxRuntimeEngine,
     OpenVinoEngine,
 )
-from efficientad.deployment.exported import ExportedPredictor
-from efficientad.deployment.graph_nodes import MAX_SIDE, without_resizing
-from efficientad.deployment.prediction import predict_files
-from efficientad.deployment.runtimes import load_predictor
-from efficientad.deployment.tensorrt_engine import TensorRtEngine, _Session
+from efficientad.engines.tensorrt import TensorRtEngine, _Session
 from efficientad.errors import (
     ConfigError,
     ImageError,
     MissingDependencyError,
     ModelFileError,
 )
-from efficientad.method.predictor import Predictor
-from efficientad.synthetic_parts import write_category
-from efficientad.training import model_file
+from efficientad.exports.graph_nodes import MAX_SIDE, without_resizing
+from efficientad.inspection import exported_predictor as exported_module
+from efficientad.inspection.exported_predictor import ExportedPredictor
+from efficientad.inspection.files import predict_files
+from efficientad.inspection.opening import load_predictor
+from efficientad.inspection.predictor import Predictor
+from efficientad.model_files import detector_file as model_file
+from efficientad.model_files import export_metadata as metadata
 
 # Of the largest value of a map, or of 0.1 if that is more.
 TOLERANCE = 1e-4
@@ -303,8 +303,8 @@ def test_file_runtime_and_device_must_fit(exports, engine, settings, message):
     ],
 )
 def test_a_wrong_name_is_told_its_own_remedy(tmp_path, monkeypatch, name, words):
-    monkeypatch.setitem(sys.modules, "efficientad.training.model_file", None)
-    monkeypatch.delattr("efficientad.training.model_file")
+    monkeypatch.setitem(sys.modules, "efficientad.model_files.detector_file", None)
+    monkeypatch.delattr("efficientad.model_files.detector_file")
     (tmp_path / "part.xml").touch()
     (tmp_path / name).touch()
 
@@ -500,7 +500,7 @@ def test_an_export_is_judged_without_torch(exports, predictors, engine):
 VERB_WITHOUT_TORCH = """
 import sys
 from importlib.machinery import PathFinder
-from efficientad.cli import main
+from efficientad.cli.main import main
 
 search = PathFinder.find_spec
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from efficientad.errors import ConfigError, ImageError
-from efficientad.heatmaps import (
+from efficientad.images.heatmaps import (
     MASK_COLOR,
     THRESHOLD_COLOR,
     Tile,

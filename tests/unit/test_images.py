@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 
-from efficientad import pictures
 from efficientad.errors import DatasetError, ImageError
-from efficientad.images import (
+from efficientad.images import decoding as pictures
+from efficientad.images.decoding import MAX_PIXELS, MIN_SIDE
+from efficientad.images.rgb import (
     IMAGE_SUFFIXES,
     as_rgb,
     decode_image,
@@ -29,7 +30,6 @@ from efficientad.images import (
     read_mask,
     resize_image,
 )
-from efficientad.pictures import MAX_PIXELS, MIN_SIDE
 
 ORIENTATION = 0x0112
 GRADIENT_16 = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(24, 20)

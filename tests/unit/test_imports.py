@@ -15,26 +15,28 @@ PACKAGE = Path(efficientad.__file__).parent
 
 TORCH_FREE = [
     "efficientad",
-    "efficientad.cli",
-    "efficientad.cli_options",
+    "efficientad.cli.main",
+    "efficientad.cli.options",
     "efficientad.cores",
     "efficientad.datasets",
     "efficientad.errors",
-    "efficientad.heatmaps",
+    "efficientad.images.heatmaps",
     "efficientad.images",
     "efficientad.storage",
-    "efficientad.judgement.evaluation",
-    "efficientad.judgement.metrics",
-    "efficientad.judgement.report",
+    "efficientad.evaluation.evaluate",
+    "efficientad.evaluation.metrics",
+    "efficientad.evaluation.report",
     "efficientad.method.decision",
     "efficientad.method.placement",
-    "efficientad.method.predictor",
-    "efficientad.synthetic_parts",
+    "efficientad.demo_parts",
     "efficientad.training.config",
     *(
-        f"efficientad.deployment.{path.stem}"
-        for path in sorted((PACKAGE / "deployment").glob("[!_]*.py"))
+        f"efficientad.{folder}.{path.stem}"
+        for folder in ("inspection", "exports")
+        for path in sorted((PACKAGE / folder).glob("[!_]*.py"))
     ),
+    "efficientad.engines.exported",
+    "efficientad.model_files.export_metadata",
 ]
 
 
@@ -84,7 +86,7 @@ def test_settings_can_be_made_without_torch():
 
 
 def call(*arguments):
-    return f"from efficientad.cli import main; assert main({list(arguments)}) == 0"
+    return f"from efficientad.cli.main import main; assert main({list(arguments)}) == 0"
 
 
 def test_the_help_of_the_command_line_loads_nothing_but_the_package():

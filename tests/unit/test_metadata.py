@@ -9,8 +9,8 @@ import onnx
 import openvino
 import pytest
 
-from efficientad.deployment import metadata
 from efficientad.errors import ModelFileError, StorageError
+from efficientad.model_files import export_metadata as metadata
 
 ENGINES = ["onnxruntime", "openvino"]
 

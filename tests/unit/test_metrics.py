@@ -11,8 +11,8 @@ from efficientad.errors import (
     MissingDependencyError,
     UndefinedMetricError,
 )
-from efficientad.judgement import score_counts
-from efficientad.judgement.metrics import (
+from efficientad.evaluation import score_counts
+from efficientad.evaluation.metrics import (
     ChannelMetrics,
     PixelMetrics,
     SaturationArea,

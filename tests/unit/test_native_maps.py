@@ -8,11 +8,11 @@ import pytest
 import torch
 from baseline import baseline, raw_maps
 
-from efficientad.deployment import runtimes
 from efficientad.errors import ConfigError
+from efficientad.inspection import opening as runtimes
 from efficientad.kernels import layers, native
 from efficientad.method.detector import Detector
-from efficientad.training import model_file
+from efficientad.model_files import detector_file as model_file
 
 needs_compiler = pytest.mark.skipif(
     not layers.is_available(), reason="needs a C++ compiler for the native layers"

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from efficientad.errors import ImageError
-from efficientad.images import image_hash, resize_image
+from efficientad.images.rgb import image_hash, resize_image
 from efficientad.training.normal_images import read_normal_images
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from efficientad.training import tensor_file
+from efficientad.model_files import container as tensor_file
 from efficientad.training.optimizers import (
     Muon,
     make_optimizer,

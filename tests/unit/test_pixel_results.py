@@ -9,9 +9,9 @@ from PIL import Image
 
 from efficientad.datasets import open_category
 from efficientad.errors import DatasetError
-from efficientad.images import as_rgb, image_hash, read_image
-from efficientad.judgement.evaluation import evaluate
-from efficientad.judgement.metrics import SaturationArea, au_pro, au_spro
+from efficientad.evaluation.evaluate import evaluate
+from efficientad.evaluation.metrics import SaturationArea, au_pro, au_spro
+from efficientad.images.rgb import as_rgb, image_hash, read_image
 from efficientad.method.decision import Prediction
 
 SIDE = 32

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError, MissingDependencyError
-from efficientad.images import resize_image
-from efficientad.training.embedded_pictures import (
+from efficientad.images.rgb import resize_image
+from efficientad.natural_images.embedded_pictures import (
     _window,
     find_embedded_pictures,
     pyramid,
     vary_picture,
 )
-from efficientad.training.pretraining_images import (
+from efficientad.natural_images.pictures import (
     EmbeddedImages,
     PretrainingImages,
     open_pretraining_images,
 )
-from efficientad.training.procedural_textures import draw_texture
+from efficientad.natural_images.procedural_textures import draw_texture
 
 Pixels = NDArray[np.uint8]
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from efficientad.errors import ModelFileError
-from efficientad.measurement import baseline
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
-from efficientad.training.model_file import load, save
+from efficientad.model_files.detector_file import load, save
 from efficientad.training.principal_axes import along_axes, moments, principal_axes
+from efficientad_lab.benchmark import baseline
 
 
 @pytest.fixture

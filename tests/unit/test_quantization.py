@@ -6,10 +6,10 @@ import pytest
 from onnx import numpy_helper
 from tests.small_graphs import maps_of, pooled_and_joined_model, small_model
 
-from efficientad.deployment.graph import RAW_GRIDS
-from efficientad.deployment.inner_values import inner_values
-from efficientad.deployment.quantization import LIMIT, _errors, _noise, quantized
-from efficientad.deployment.rounded_graph import never_negative
+from efficientad.exports.graph import RAW_GRIDS
+from efficientad.exports.inner_values import inner_values
+from efficientad.exports.quantization import LIMIT, _errors, _noise, quantized
+from efficientad.exports.rounded_graph import never_negative
 
 # Of the brightness, a tenth of a map's range or so.
 HARMLESS = small_model([[1, 0.3, 0], [0.2, 1, 0]], [[1e-4, 0.7e-4]])
@@ -52,7 +52,7 @@ def test_convolutions_that_hurt_stay_as_they_were(images):
 
 def test_with_all_of_them_rounded_the_maps_would_be_wrong(images, monkeypatch):
     """The positive control of the choice."""
-    monkeypatch.setattr("efficientad.deployment.quantization.LIMIT", np.inf)
+    monkeypatch.setattr("efficientad.exports.quantization.LIMIT", np.inf)
 
     _, report = quantized(HURT, images)
 
@@ -93,7 +93,7 @@ def test_what_the_means_change_is_in_the_bias(images, monkeypatch, has_bias):
     bright = [np.maximum(image, 200) for image in images]
 
     monkeypatch.setattr(
-        "efficientad.deployment.quantization.equalized", lambda *given: given
+        "efficientad.exports.quantization.equalized", lambda *given: given
     )
 
     found, _ = quantized(model, bright)
@@ -121,7 +121,7 @@ def test_what_rounding_adds_everywhere_is_taken_off(images, monkeypatch, amount)
 
     A tenth of what there was stays in any case.
     """
-    module = "efficientad.deployment.quantization"
+    module = "efficientad.exports.quantization"
 
     def raised(model, *_):
         found = onnx.ModelProto()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from efficientad.errors import StorageError
-from efficientad.heatmaps import MASK_COLOR, THRESHOLD_COLOR
-from efficientad.judgement.report import Case, Report, ScoredImage, write_report
-from efficientad.judgement.score_chart import score_chart
+from efficientad.evaluation.report import Case, Report, ScoredImage, write_report
+from efficientad.evaluation.score_chart import score_chart
+from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR
 from efficientad.method.decision import Prediction
 
 VOID = {"meta", "img"}

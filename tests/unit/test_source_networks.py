@@ -15,22 +15,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from efficientad.distillation.source_architectures import ResNet, SourceNetwork
+from efficientad.distillation.source_networks import (
+    PACKAGED_NETWORKS,
+    SourceFeatures,
+    find_source_network,
+    open_source_network,
+)
+from efficientad.distillation.weights_reader import Weights
 from efficientad.errors import (
     ConfigError,
     DatasetError,
     MissingDependencyError,
     ModelFileError,
 )
-from efficientad.images import read_image, resize_image
+from efficientad.images.rgb import read_image, resize_image
 from efficientad.method.inputs import normalize_images
-from efficientad.training.source_architectures import ResNet, SourceNetwork
-from efficientad.training.source_networks import (
-    PACKAGED_NETWORKS,
-    SourceFeatures,
-    find_source_network,
-    open_source_network,
-)
-from efficientad.training.weights_reader import Weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from efficientad.deployment.files_together import files_together
 from efficientad.errors import StorageError
+from efficientad.model_files import container as tensor_file
+from efficientad.model_files.files_together import files_together
 from efficientad.storage import (
     own_partial,
     require_writable,
     whole_file,
     write_whole,
 )
-from efficientad.training import tensor_file
 
 FULL_DISK = Path("/dev/full")
 

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from efficientad.deployment import streams
-from efficientad.deployment.streams import in_order, predictions
 from efficientad.errors import ConfigError, ImageError
+from efficientad.inspection import streams
+from efficientad.inspection.streams import in_order, predictions
 from efficientad.method.decision import Prediction
 
 PATIENCE = 30  # seconds until a thread that waits for another one gives up
@@ -301,7 +301,7 @@ def test_senseless_numbers_are_refused(settings, message):
 
 
 def test_an_export_judges_alike_in_one_stream_and_in_two(exports, photograph):
-    from efficientad.deployment.exported import ExportedPredictor
+    from efficientad.inspection.exported_predictor import ExportedPredictor
 
     given = [photograph(40, 50, seed) for seed in range(4)]
     for path in exports.values():

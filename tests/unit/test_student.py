@@ -22,7 +22,9 @@ from efficientad.errors import (
     TrainingError,
 )
 from efficientad.method.detector import Detector
-from efficientad.training import model_file, student, tensor_file
+from efficientad.model_files import container as tensor_file
+from efficientad.model_files import detector_file as model_file
+from efficientad.training import run as student
 from efficientad.training.config import QUICK, TrainConfig
 from efficientad.training.schedule import learning_rate
 from efficientad.training.steps import QuickStep

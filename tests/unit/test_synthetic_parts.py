@@ -8,13 +8,11 @@ import pytest
 from scipy import ndimage
 
 from efficientad.datasets import open_category, read_defect_mask
-from efficientad.errors import ConfigError, DatasetError, StorageError
-from efficientad.images import read_image
-from efficientad.synthetic_parts import DEFECT_TYPES, draw_part, write_category
-from efficientad.synthetic_parts import category as category_module
-from efficientad.synthetic_parts.canvas import SIDE, Canvas, Pose, box, disc, hexagon
-from efficientad.synthetic_parts.defects import with_defect
-from efficientad.synthetic_parts.part import (
+from efficientad.demo_parts import DEFECT_TYPES, draw_part, write_category
+from efficientad.demo_parts import category as category_module
+from efficientad.demo_parts.canvas import SIDE, Canvas, Pose, box, disc, hexagon
+from efficientad.demo_parts.defects import with_defect
+from efficientad.demo_parts.part import (
     LABEL_PLACE,
     OPEN_HOLES,
     SCREW_PLACES,
@@ -22,7 +20,9 @@ from efficientad.synthetic_parts.part import (
     is_bare,
     normal_part,
 )
-from efficientad.synthetic_parts.surfaces import brushed_grain, difference, paint
+from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
+from efficientad.errors import ConfigError, DatasetError, StorageError
+from efficientad.images.rgb import read_image
 
 COUNTS = {"n_train": 2, "n_test_good": 1, "n_per_defect": 1}
 

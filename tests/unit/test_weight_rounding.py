@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch.nn import functional
 
-from efficientad.deployment.weight_rounding import (
+from efficientad.exports.weight_rounding import (
     _Moments,
     _Windows,
     rounded_kernels,
@@ -57,7 +57,7 @@ def test_it_is_the_nearest_plane_however_many_weights_are_added_up_at_once(
     weights = rng.normal(size=(3, 10, 1, 1))
     patches = rng.normal(size=(40, 10)) @ rng.normal(size=(10, 10))
     covariance = np.cov(patches.T)
-    monkeypatch.setattr("efficientad.deployment.weight_rounding._BLOCK", 4)
+    monkeypatch.setattr("efficientad.exports.weight_rounding._BLOCK", 4)
 
     multiples, scales = rounded_kernels(weights, covariance)
 

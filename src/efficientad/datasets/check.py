@@ -21,7 +21,7 @@ from efficientad.datasets.near_duplicates import (
 )
 from efficientad.datasets.samples import Category, Sample, Split, some
 from efficientad.errors import DatasetError, ImageError
-from efficientad.images import image_hash, read_image, stored_mode
+from efficientad.images.rgb import image_hash, read_image, stored_mode
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -31,7 +31,7 @@ from efficientad.datasets.samples import (
 )
 from efficientad.datasets.splits import split_validation
 from efficientad.errors import DatasetError
-from efficientad.images import find_images
+from efficientad.images.rgb import find_images
 
 OnProblem: TypeAlias = Callable[[DatasetError], None]
 """What to do about something that is wrong: raise it, or note it and go on."""

@@ -17,7 +17,7 @@ from efficientad.datasets.samples import (
     subfolders,
 )
 from efficientad.errors import DatasetError
-from efficientad.images import find_images
+from efficientad.images.rgb import find_images
 
 MIN_NORMAL_IMAGES: Final = 10
 """To train with, the held-out ones included."""

@@ -10,7 +10,7 @@ from efficientad.datasets.findings import Finding
 from efficientad.datasets.folders import DEFECTS_CONFIG, MVTEC_LOCO_DEFECTS
 from efficientad.datasets.samples import Category, Sample, mask_files, some
 from efficientad.errors import DatasetError, ImageError
-from efficientad.images import Labels, Mask, read_labels, read_mask
+from efficientad.images.rgb import Labels, Mask, read_labels, read_mask
 
 KnownValues: TypeAlias = Callable[[Path], Collection[int]]
 """Reads which values have a saturation area out of a `defects_config.json`."""

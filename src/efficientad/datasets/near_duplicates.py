@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.images import RGBImage, resize_image
+from efficientad.images.rgb import RGBImage, resize_image
 
 Thumbnail = NDArray[np.float32]
 

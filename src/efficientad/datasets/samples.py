@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from efficientad.errors import DatasetError
-from efficientad.images import (
+from efficientad.images.rgb import (
     Labels,
     Mask,
     find_images,

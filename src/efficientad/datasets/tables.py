@@ -34,7 +34,7 @@ from efficientad.datasets.samples import (
     some,
 )
 from efficientad.errors import DatasetError
-from efficientad.images import find_images
+from efficientad.images.rgb import find_images
 
 LIST_SUFFIXES: Final = frozenset({".csv", ".json"})
 

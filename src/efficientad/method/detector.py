@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from efficientad.engines.native import NativeMaps
 from efficientad.errors import NotCalibratedError
-from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, resize_image
+from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
+from efficientad.inspection.predictor import DetectorRuntime
 from efficientad.kernels import layers
 from efficientad.kernels.native import say
 from efficientad.method.decision import Calibration, Prediction
@@ -29,14 +31,12 @@ from efficientad.method.maps import (
     image_scores,
     normalize_maps,
 )
-from efficientad.method.native_maps import NativeMaps
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
     Autoencoder,
     ModelSize,
     PatchDescriptionNetwork,
 )
-from efficientad.method.predictor import DetectorRuntime
 
 Descriptors = Float[Tensor, "batch channels rows columns"]
 Channels = Float[Tensor, " channels"]

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from efficientad.images import INPUT_SIZE
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.decision import (
     HIGH_QUANTILE,
     HIGH_TARGET,

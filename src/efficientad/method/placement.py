@@ -16,7 +16,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.images import INPUT_SIZE
+from efficientad.images.rgb import INPUT_SIZE
 
 CELL_STRIDE = 4
 FIRST_CENTRE = 16

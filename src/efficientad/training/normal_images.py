@@ -16,7 +16,13 @@ from efficientad.datasets import (
     split_validation,
 )
 from efficientad.errors import DatasetError
-from efficientad.images import INPUT_SIZE, ImageLike, as_rgb, image_hash, resize_image
+from efficientad.images.rgb import (
+    INPUT_SIZE,
+    ImageLike,
+    as_rgb,
+    image_hash,
+    resize_image,
+)
 from efficientad.training.progress import Progress
 
 Pixels = NDArray[np.uint8]

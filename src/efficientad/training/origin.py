@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from efficientad.method.detector import Detector
-from efficientad.training import model_file
+from efficientad.model_files import detector_file as model_file
+from efficientad.model_files.teachers import Teacher
+from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.normal_images import NormalImages
-from efficientad.training.pretraining_images import PretrainingImages
-from efficientad.training.teachers import Teacher
 
 _IMAGES = ("training_images", "validation_images")
 

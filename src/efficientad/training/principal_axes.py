@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from efficientad.method.detector import ChannelStatistics, Descriptors, Detector
-from efficientad.training.calibration import batches
-from efficientad.training.normal_images import Pixels
-from efficientad.training.pretraining_images import (
+from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
 )
+from efficientad.training.calibration import batches
+from efficientad.training.normal_images import Pixels
 
 Moments = Float[Tensor, "channels channels"]
 Axes = Float[Tensor, "axes channels"]

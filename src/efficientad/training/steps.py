@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from efficientad.images import INPUT_SIZE
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.losses import (
@@ -22,10 +22,10 @@ from efficientad.method.losses import (
 )
 from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.method.placement import GRID_CELLS
+from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import QuickRecipe, Recipe
 from efficientad.training.kept_descriptors import KeptDescriptors
 from efficientad.training.normal_images import Pixels
-from efficientad.training.pretraining_images import PretrainingImages
 
 Loss = Float[Tensor, ""]
 

@@ -1,0 +1,1 @@
+"""The lab beside efficientad: studies, figures, benchmarks."""

@@ -1,0 +1,1 @@
+"""How fast detectors are, side by side."""

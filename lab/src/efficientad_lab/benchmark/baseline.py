@@ -1,0 +1,219 @@
+"""The plain baseline: the networks as the reference script (nelson1425) runs them.
+
+Three `nn.Sequential` networks of plain layers, unpadded, float32, eager, in PyTorch's
+default memory layout, on normalized images; nothing folded, fused or shared. The
+weights are a detector's own, so that baseline and package compute the same maps.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from efficientad.errors import NotCalibratedError
+from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
+from efficientad.method.decision import Prediction
+from efficientad.method.detector import Detector
+from efficientad.method.inputs import Pixels, normalize_images
+from efficientad.method.maps import RawMaps, image_scores, normalize_maps
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    GRID_SIZE,
+    Autoencoder,
+    ModelSize,
+    PatchDescriptionNetwork,
+)
+
+_DECODER_SIZES = (3, 8, 15, 32, 63, 127)
+_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Baseline(NamedTuple):
+    """The three networks and the teacher's channel statistics."""
+
+    teacher: nn.Sequential
+    student: nn.Sequential
+    autoencoder: nn.Sequential
+    mean: Tensor
+    std: Tensor
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> "Baseline":
+        """Give them on a device and in a precision, half being the paper's on a GPU."""
+        return Baseline(
+            teacher=self.teacher.to(device, dtype),
+            student=self.student.to(device, dtype),
+            autoencoder=self.autoencoder.to(device, dtype),
+            mean=self.mean.to(device, dtype),
+            std=self.std.to(device, dtype),
+        )
+
+
+def pdn(size: ModelSize, n_channels: int) -> nn.Sequential:
+    """A patch description network without padding."""
+    if size == "small":
+        layers: list[nn.Module] = [
+            *(nn.Conv2d(3, 128, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)),
+            *(nn.Conv2d(128, 256, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)),
+            *(nn.Conv2d(256, 256, 3), nn.ReLU(inplace=True)),
+            nn.Conv2d(256, n_channels, 4),
+        ]
+    else:
+        layers = [
+            *(nn.Conv2d(3, 256, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)),
+            *(nn.Conv2d(256, 512, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)),
+            *(nn.Conv2d(512, 512, 1), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(512, 512, 3), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(512, n_channels, 4), nn.ReLU(inplace=True)),
+            nn.Conv2d(n_channels, n_channels, 1),
+        ]
+    return nn.Sequential(*layers)
+
+
+def autoencoder() -> nn.Sequential:
+    """The autoencoder for a grid of 56 x 56 descriptors."""
+    layers: list[nn.Module] = []
+    n_in = 3
+    for n_out in (32, 32, 64, 64, 64):
+        layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.ReLU(inplace=True)]
+        n_in = n_out
+    layers.append(nn.Conv2d(64, 64, 8))
+    for size in _DECODER_SIZES:
+        layers += [
+            nn.Upsample(size=(size, size), mode="bilinear"),
+            *(nn.Conv2d(64, 64, 4, 1, 2), nn.ReLU(inplace=True), nn.Dropout(0.2)),
+        ]
+    layers += [
+        nn.Upsample(size=(GRID_SIZE, GRID_SIZE), mode="bilinear"),
+        *(nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(inplace=True)),
+        nn.Conv2d(64, DESCRIPTOR_CHANNELS, 3, 1, 1),
+    ]
+    return nn.Sequential(*layers)
+
+
+def baseline(detector: Detector) -> Baseline:
+    """Give the plain networks with the weights of a detector, ready to judge."""
+    size = detector.size
+    n_local = len(detector.teacher_mean)
+    n_global = detector.autoencoder.describe.out_channels
+    # Channels that a detector does without are zeros here: the same maps, all the work.
+    mean = detector.teacher_mean.new_zeros(DESCRIPTOR_CHANNELS)
+    std = torch.ones_like(mean)
+    mean[:n_local] = detector.teacher_mean * _scale(n_local)
+    std[:n_local] = detector.teacher_std
+    return Baseline(
+        _filled(pdn(size, DESCRIPTOR_CHANNELS), detector.teacher, [n_local]),
+        _filled(
+            pdn(size, 2 * DESCRIPTOR_CHANNELS), detector.student, [n_local, n_global]
+        ),
+        _filled(autoencoder(), detector.autoencoder, [n_global]),
+        mean,
+        std,
+    )
+
+
+@torch.no_grad()
+def raw_maps(networks: Baseline, pixels: Pixels) -> RawMaps:
+    """Local and global map of RGB pixels, (n, 256, 256, 3), as the script has them."""
+    device, dtype = networks.mean.device, networks.mean.dtype
+    images = normalize_images(pixels.to(device)).to(dtype)
+    teacher = networks.teacher(images)
+    shape = (1, -1, 1, 1)
+    teacher = (teacher - networks.mean.view(shape)) / networks.std.view(shape)
+    student = networks.student(images)
+    described = networks.autoencoder(images)
+    local_map = (teacher - student[:, :DESCRIPTOR_CHANNELS]).square().mean(1)
+    global_map = (described - student[:, DESCRIPTOR_CHANNELS:]).square().mean(1)
+    return RawMaps(local_map, global_map)
+
+
+class BaselinePredictor:
+    """Judges images by the plain networks; all around them is as in the package.
+
+    Args:
+        detector: Calibrated; the networks are copied, and stay on its device.
+        precision: Of the networks.
+
+    Raises:
+        NotCalibratedError: If the detector has no calibration.
+    """
+
+    def __init__(
+        self, detector: Detector, precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    ) -> None:
+        if detector.calibration is None:
+            raise NotCalibratedError(
+                "the baseline needs a calibrated detector: call calibrate first"
+            )
+        self.calibration = detector.calibration
+        self.size, self.device = detector.size, detector.device
+        self.precision = precision
+        dtype = _TYPES[precision]
+        self.networks = baseline(detector).moved(detector.device, dtype)
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """Judge one image of any size."""
+        return self.predict_batch([image])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
+        """Judge several images, of any sizes, in one pass of the networks."""
+        if not images:
+            return []
+        arrays = [as_rgb(image) for image in images]
+        pixels = np.stack([resize_image(a, INPUT_SIZE, INPUT_SIZE) for a in arrays])
+        raw = raw_maps(self.networks, torch.from_numpy(pixels))
+        maps = normalize_maps(RawMaps(*(m.float() for m in raw)), self.calibration)
+        scores = image_scores(maps.combined_map).tolist()
+        grids = (m.cpu().numpy() for m in (maps.local_map, maps.global_map))
+        return [
+            Prediction(
+                image_score=score,
+                p_value=self.calibration.p_value(score),
+                threshold=self.calibration.threshold,
+                height=array.shape[0],
+                width=array.shape[1],
+                local_grid=local_grid,
+                global_grid=global_grid,
+            )
+            for array, score, local_grid, global_grid in zip(
+                arrays, scores, *grids, strict=True
+            )
+        ]
+
+
+def _scale(n_own: int) -> float:
+    """A map is the mean over the channels: of fewer ones, each counts for more."""
+    scale: float = (DESCRIPTOR_CHANNELS / n_own) ** 0.5
+    return scale
+
+
+@torch.no_grad()
+def _filled(
+    plain: nn.Sequential,
+    network: PatchDescriptionNetwork | Autoencoder,
+    n_own: Sequence[int],
+) -> nn.Sequential:
+    """Copy the convolutions in their order, which is the same in both.
+
+    Args:
+        plain: Filled in place.
+        network: Whose weights are copied.
+        n_own: Its channels, for each 384 of the plain network.
+    """
+    *convolutions, last = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    *places, last_place = (m for m in plain if isinstance(m, nn.Conv2d))
+    for place, convolution in zip(places, convolutions, strict=True):
+        place.load_state_dict(convolution.state_dict())
+    assert last.bias is not None
+    assert last_place.bias is not None
+    for filled, own in (
+        (last_place.weight, last.weight),
+        (last_place.bias, last.bias),
+    ):
+        filled.zero_()
+        wide = torch.split(filled, DESCRIPTOR_CHANNELS)
+        for part, narrow in zip(wide, torch.split(own, list(n_own)), strict=True):
+            part[: len(narrow)] = narrow * _scale(len(narrow))
+    return plain.eval().requires_grad_(requires_grad=False)

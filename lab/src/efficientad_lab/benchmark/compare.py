@@ -1,0 +1,289 @@
+"""Latency, throughput, memory and cost of any predictors, side by side.
+
+The clock runs from the pixels of an image of 256 x 256 in memory to its combined map in
+memory. On a CPU the predictors are called in turn in one process, so that a slower
+moment of the machine meets all of them; on a GPU one after the other as in the paper's
+appendix on timing, 1000 calls to warm up and 1000 that count. The machine's own limit,
+matrix products, is measured in between. Peak memory is that of a process of its own.
+
+Pixels are noise: what they show does not change the time.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+import numpy as np
+
+from efficientad.cores import usable_cores
+from efficientad.errors import ConfigError, ModelFileError
+from efficientad.exports.comparison import relative_difference
+from efficientad.images.rgb import INPUT_SIZE, RGBImage
+from efficientad.inspection.predictor import Predictor
+from efficientad.training.environment import surroundings
+from efficientad_lab.benchmark.candidates import ANOMALIB, Contender, contenders
+from efficientad_lab.benchmark.clock import Timing, consecutive, in_streams, interleaved
+from efficientad_lab.benchmark.config import BenchmarkConfig
+from efficientad_lab.benchmark.costs import NetworkCost, Peak, Precision
+from efficientad_lab.benchmark.peak_memory import peak_memory_mib
+from efficientad_lab.benchmark.report import BenchmarkReport, RuntimeReport
+
+if TYPE_CHECKING:
+    from efficientad_lab.benchmark.baseline import BaselinePredictor
+
+_CPU_REPEATS: Final = 50
+_PAPER_REPEATS: Final = 1000
+_MAX_STREAMS: Final = 8
+_N_COMPARED: Final = 2
+_LAYER_REPEATS: Final = 10
+_GPU_PRODUCTS: Final = 20
+
+Work = Mapping[str, Callable[[], object]]
+
+
+def benchmark(
+    model: Path | str,
+    exports: Sequence[Path | str] = (),
+    config: BenchmarkConfig | None = None,
+    *,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> BenchmarkReport:
+    """Measure how fast a detector is with every engine, and what it costs.
+
+    Args:
+        model: A .ead file: the baseline and each runtime asked for are measured. Or an
+            exported one.
+        exports: Exported files to measure beside it.
+        config: Settings.
+        on_stage: Is told what is measured next.
+
+    Raises:
+        ConfigError: If a runtime is asked for that this machine does not have, a file
+            is given twice, or some would run on the CPU and some on a GPU.
+        ModelFileError: If a file cannot be used.
+        MissingDependencyError: If a package of a runtime is not installed.
+    """
+    config = config or BenchmarkConfig()
+    model = Path(model)
+    with TemporaryDirectory() as folder:
+        on_stage("opening the models")
+        found = contenders(model, [*map(Path, exports)], config, Path(folder))
+        names = [contender.name for contender in found]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                "a benchmark compares files of different names, got "
+                f"{', '.join(names)}; give each one once, or rename one"
+            )
+        return _Measurement(model, found, config, on_stage).report()
+
+
+class _Measurement:
+    """One comparison, from opened predictors to the report."""
+
+    def __init__(
+        self,
+        model: Path,
+        found: Sequence[Contender],
+        config: BenchmarkConfig,
+        on_stage: Callable[[str], None],
+    ) -> None:
+        self.model, self.found, self.config = model, found, config
+        self.on_stage = on_stage
+        self.opened = {contender.name: contender.open() for contender in found}
+        self.has_torch = all(map(find_spec, ("torch", "jaxtyping")))
+        self.device = _only_device(self.found, self.opened)
+        default = _PAPER_REPEATS if self.device == "cuda" else _CPU_REPEATS
+        self.repeats = config.repeats or default
+        self.n_streams = config.streams or min(_MAX_STREAMS, usable_cores())
+        self.n_calls = math.ceil(config.batch_size / self.n_streams)
+        rng = np.random.default_rng(0)
+        shape = (config.batch_size, INPUT_SIZE, INPUT_SIZE, 3)
+        self.images = list(rng.integers(0, 256, shape, np.uint8))
+
+    def report(self) -> BenchmarkReport:
+        before = surroundings()
+        differences = self._differences()
+        latencies, limits = self._latencies()
+        batches, streams = self._batches(), self._streams()
+        cost = self._cost()
+        memory = {contender.name: self._memory(contender) for contender in self.found}
+        return BenchmarkReport(
+            model=self.model.name,
+            settings=asdict(self.config)
+            | {
+                "repeats": self.repeats,
+                "streams": self.n_streams,
+                "anomalib": getattr(self.opened.get(ANOMALIB), "versions", None),
+            },
+            is_on_gpu=self.device == "cuda",
+            n_images_of_streams=self.n_streams * self.n_calls,
+            results=tuple(
+                RuntimeReport(
+                    name=name,
+                    precision=_precision(predictor),
+                    flops=self._flops(predictor),
+                    latency=latencies[name],
+                    batch=batches[name],
+                    streams=streams[name],
+                    peak_memory_mib=memory[name],
+                    largest_difference=differences[name],
+                )
+                for name, predictor in self.opened.items()
+            ),
+            limits=limits,
+            cost=cost,
+            surroundings=before,
+        )
+
+    def _differences(self) -> dict[str, float]:
+        """Largest difference from the first one's maps, as the export measures it."""
+        images = self.images[:_N_COMPARED]
+        grids = {
+            name: np.stack([p.combined_grid for p in predictor.predict_batch(images)])
+            for name, predictor in self.opened.items()
+        }
+        expected = next(iter(grids.values()))
+        return {k: relative_difference(expected, v) for k, v in grids.items()}
+
+    def _latencies(self) -> tuple[dict[str, Timing], dict[Precision, Peak]]:
+        self.on_stage(f"latency: {', '.join(self.opened)}, each {self.repeats} times")
+        work = self._work(self.opened, self.images[:1])
+        if not self.has_torch:
+            return self._timed(work, self.repeats), {}
+        from efficientad_lab.benchmark import hardware  # noqa: PLC0415 - needs torch
+
+        if not hardware.is_usable(self.device):
+            return self._timed(work, self.repeats), {}
+        products = hardware.matrix_products(self.device)
+        multiply: Work = {product.name: product.run for product in products}
+        if self.device == "cpu":
+            timings = interleaved({**work, **multiply}, self.repeats)
+        else:
+            wait = hardware.wait_for(self.device)
+            timings = self._timed(work, self.repeats) | {
+                name: consecutive(run, _GPU_PRODUCTS, n_warm_up=1, wait=wait)
+                for name, run in multiply.items()
+            }
+        return timings, hardware.peaks(products, timings)
+
+    def _batches(self) -> dict[str, Timing]:
+        self.on_stage(f"throughput: {self.config.batch_size} images a call")
+        work = self._work(self.opened, self.images)
+        return self._timed(work, self._fewer_repeats())
+
+    def _streams(self) -> dict[str, Timing]:
+        self.on_stage(f"throughput: {self.n_streams} streams")
+        ready = {contender.name: self._ready(contender) for contender in self.found}
+        work = {
+            name: in_streams(judge, self.n_streams, self.n_calls)
+            for name, judge in self._work(ready, self.images[:1]).items()
+        }
+        if not self.has_torch:
+            return self._timed(work, self._fewer_repeats())
+        from efficientad_lab.benchmark import hardware  # noqa: PLC0415 - needs torch
+
+        with hardware.shared_threads(self.n_streams):
+            return self._timed(work, self._fewer_repeats())
+
+    def _ready(self, contender: Contender) -> Predictor:
+        """Give it as `predict --streams` would open it."""
+        if contender.is_set_up_for_streams and self.n_streams > 1:
+            return contender.open(n_streams=self.n_streams)
+        return self.opened[contender.name]
+
+    def _cost(self) -> NetworkCost | None:
+        sizes = [getattr(p, "size", None) for p in self.opened.values()]
+        size = next((size for size in sizes if size is not None), None)
+        if size is None or not self.has_torch:
+            return None
+        from efficientad_lab.benchmark import (  # noqa: PLC0415 - needs torch
+            hardware,
+            layer_costs,
+        )
+
+        layers, timings = tuple(layer_costs.layer_costs(size)), None
+        plain = [p for p in self.opened.values() if hasattr(p, "networks")]
+        if self.config.layers and plain:
+            self.on_stage("time of every layer of the plain networks")
+            networks = cast("BaselinePredictor", plain[0]).networks
+            repeats = min(self.repeats, _LAYER_REPEATS)
+            wait = hardware.wait_for(self.device)
+            found = layer_costs.layer_timings(networks, repeats, wait=wait)
+            timings = tuple(found)
+        return NetworkCost(size, layers, timings)
+
+    def _flops(self, predictor: Predictor) -> float | None:
+        size = getattr(predictor, "size", None)
+        if size is None or not self.has_torch:
+            return None
+        from efficientad_lab.benchmark import layer_costs  # noqa: PLC0415 - needs torch
+
+        return NetworkCost(size, tuple(layer_costs.layer_costs(size))).flops
+
+    def _memory(self, contender: Contender) -> dict[str, float] | None:
+        if not self.config.memory:
+            return None
+        self.on_stage(f"peak memory: {contender.name}")
+        try:
+            return peak_memory_mib(contender, self.config.batch_size)
+        except ModelFileError as error:  # what was timed before is kept
+            self.on_stage(f"not known: {error}")
+            return None
+
+    @staticmethod
+    def _work(predictors: Mapping[str, Predictor], images: Sequence[RGBImage]) -> Work:
+        return {
+            name: partial(_judge, predictor, images)
+            for name, predictor in predictors.items()
+        }
+
+    def _timed(self, work: Work, repeats: int) -> dict[str, Timing]:
+        if self.device == "cpu":
+            return interleaved(work, repeats)
+        return {k: consecutive(f, repeats, n_warm_up=repeats) for k, f in work.items()}
+
+    def _fewer_repeats(self) -> int:
+        """Give about as many images as for the latency; on a GPU as the paper does."""
+        if self.device == "cuda":
+            return self.repeats
+        return math.ceil(self.repeats / self.config.batch_size)
+
+
+def _only_device(
+    found: Sequence[Contender], opened: Mapping[str, Predictor]
+) -> Literal["cpu", "cuda"]:
+    """Give where all of them run.
+
+    Raises:
+        ConfigError: If they do not run on the same; protocol and limit are of one.
+    """
+    names: dict[str, list[str]] = {"cpu": [], "cuda": []}
+    for contender in found:
+        device = getattr(opened[contender.name], "device", None)
+        is_on_gpu = contender.is_for_tensorrt or getattr(device, "type", "") == "cuda"
+        names["cuda" if is_on_gpu else "cpu"].append(contender.name)
+    if names["cpu"] and names["cuda"]:
+        raise ConfigError(
+            f"a benchmark measures one device, got {', '.join(names['cpu'])} on the "
+            f"CPU and {', '.join(names['cuda'])} on CUDA; give --device cpu or "
+            "--device cuda, or leave some out"
+        )
+    return "cuda" if names["cuda"] else "cpu"
+
+
+def _precision(predictor: Predictor) -> Precision:
+    if getattr(predictor, "runtime", None) == "native_bf16":
+        return "bf16"
+    precision: Precision = getattr(predictor, "precision", "fp32")
+    return precision
+
+
+def _judge(predictor: Predictor, images: Sequence[RGBImage]) -> None:
+    """Judge until the combined maps are drawn, which a prediction leaves for later."""
+    for prediction in predictor.predict_batch(images):
+        _ = prediction.anomaly_map

@@ -1,0 +1,84 @@
+"""Peak memory of a predictor, measured in a process that does nothing else.
+
+    python -m efficientad_lab.benchmark.peak_memory '{"name": ..., "path": ..., ...}' 16
+
+prints it as JSON: after opening, after one image, after a batch. On a GPU also what
+PyTorch reserved there, as the paper has it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+import efficientad
+from efficientad.errors import ModelFileError
+from efficientad.images.rgb import INPUT_SIZE
+from efficientad_lab.benchmark.candidates import Contender
+from efficientad_lab.benchmark.memory import own_peak_mib
+
+
+def peak_memory_mib(contender: Contender, batch_size: int) -> dict[str, float]:
+    """Measure the peak memory of one contender, MiB.
+
+    Args:
+        contender: What to open.
+        batch_size: Images of one call.
+
+    Returns:
+        `opened`, `one_image` and `batch`: the most there was until then, libraries and
+        all; where PyTorch has used a GPU, `gpu_reserved` as well.
+
+    Raises:
+        ModelFileError: If the process fails.
+    """
+    given = json.dumps(asdict(contender), default=str)  # paths
+    source = str(Path(efficientad.__file__).resolve().parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    paths = os.pathsep.join([source, inherited] if inherited else [source])
+    finished = subprocess.run(  # noqa: S603 - this module itself
+        [sys.executable, "-m", __name__, given, str(batch_size)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    if finished.returncode != 0:
+        last = (finished.stderr.strip() or "no message").splitlines()[-1]
+        raise ModelFileError(
+            f"the peak memory of {contender.name} needed a process of its own, which "
+            f"ended with code {finished.returncode} ({last}); leave it out with "
+            "--no-memory"
+        )
+    measured: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
+    return measured
+
+
+def measured_here(contender: Contender, batch_size: int) -> dict[str, float]:
+    """Open and use it in this process; give what `peak_memory_mib` does."""
+    predictor = contender.open()
+    # anomalib works in a process of its own, whose memory is what counts.
+    of_other = getattr(predictor, "peak_mib", None)
+    peak_mib = of_other or own_peak_mib
+    found = {"opened": peak_mib()}
+    image = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    predictor.predict(image)
+    found["one_image"] = peak_mib()
+    predictor.predict_batch([image] * batch_size)
+    found["batch"] = peak_mib()
+    torch = sys.modules.get("torch")
+    if of_other is None and torch is not None and torch.cuda.is_initialized():
+        found["gpu_reserved"] = torch.cuda.max_memory_reserved() / 2**20
+    return found
+
+
+if __name__ == "__main__":
+    _given, _n = sys.argv[1:]
+    _fields = json.loads(_given)
+    _paths = {k: Path(_fields[k]) for k in ("path", "anomalib") if _fields[k]}
+    _contender = Contender(**_fields | _paths)
+    print(json.dumps(measured_here(_contender, int(_n))))  # noqa: T201 - the result

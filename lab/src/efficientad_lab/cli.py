@@ -1,0 +1,130 @@
+"""Verbs of the lab; `efficientad.cli` finds them by their entry points."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efficientad.cli.main import BAD_INPUT, OK, SOME_FAILED
+from efficientad.errors import EfficientADError
+from efficientad_lab.benchmark.config import BenchmarkConfig
+from efficientad_lab.figures.config import FigureConfig
+from efficientad_lab.studies.config import PaperTable, StudyConfig
+
+if TYPE_CHECKING:
+    from efficientad_lab.studies.jobs import Job
+
+
+def reproduce(roots: tuple[Path, ...], /, *, output: Path, config: StudyConfig) -> int:
+    """Train and judge all scenarios by sizes and seeds: the paper's Tables 1 and 2.
+
+    Finished runs are skipped and a killed one goes on: give the same command again.
+    Exit code 1 if a run failed, 2 if by bad input; the others are done all the same.
+
+    Args:
+        roots: Category folders, collections of them, or folders of collections.
+        output: Folder for a JSON file a run, reproduce.md and reproduce.html.
+        config: Settings.
+    """
+    from efficientad_lab.studies.reproduce import EXPERIMENT
+    from efficientad_lab.studies.reproduce import reproduce as reproduce_scenarios
+
+    print(f"settings: {config}", file=sys.stderr)
+    failures = reproduce_scenarios(roots, output, config, on_done=_tell_done)
+    print(f"see {output / EXPERIMENT}.html")
+    return _code_of(failures)
+
+
+def ablate(
+    roots: tuple[Path, ...],
+    /,
+    *,
+    output: Path,
+    tables: tuple[PaperTable, ...] = (3, 4, 5),
+    config: StudyConfig,
+) -> int:
+    """Measure what each part of the method is worth: the paper's Tables 3, 4 and 5.
+
+    Finished runs are skipped and a killed one goes on: give the same command again.
+    Exit code 1 if a run failed, 2 if by bad input; the others are done all the same.
+
+    Args:
+        roots: Category folders, collections of them, or folders of collections.
+        output: Folder for a JSON file a run, ablation.md and ablation.html.
+        tables: Numbers of the paper's tables.
+        config: Settings.
+    """
+    from efficientad_lab.studies.ablation import EXPERIMENT
+    from efficientad_lab.studies.ablation import ablate as ablate_scenarios
+
+    print(f"settings: {config}", file=sys.stderr)
+    failures = ablate_scenarios(
+        roots, output, config, tables=tables, on_done=_tell_done
+    )
+    print(f"see {output / EXPERIMENT}.html")
+    return _code_of(failures)
+
+
+def figures(results: Path, /, *, config: FigureConfig) -> int:
+    """Draw the paper's figures from one's own runs, as PDF and PNG.
+
+    Exit code 1 if a figure lacks its runs; the others are drawn all the same.
+
+    Args:
+        results: Folder of recorded runs, as reproduce writes it.
+        config: Settings.
+    """
+    from efficientad_lab.figures.drawing import draw_figures
+
+    drawn, missing = draw_figures(results, config)
+    for path in drawn:
+        print(f"wrote {path}")
+    for reason in missing:
+        print(f"efficientad: {reason}", file=sys.stderr)
+    return SOME_FAILED if missing else OK
+
+
+def _tell_done(job: "Job", error: Exception | None) -> None:
+    """Print how a job ended."""
+    name = f"{job.category.name}, {job.variant}, seed {job.config.seed}"
+    if error is None:
+        print(f"{name}: recorded", flush=True)
+    else:
+        reason = f"{type(error).__name__}: {error}"
+        print(f"efficientad: {name} failed: {reason}", file=sys.stderr, flush=True)
+
+
+def _code_of(failures: Sequence[Exception]) -> int:
+    if any(isinstance(error, EfficientADError) for error in failures):
+        return BAD_INPUT
+    return SOME_FAILED if failures else OK
+
+
+def benchmark(
+    model: Path,
+    exports: tuple[Path, ...] = (),
+    /,
+    *,
+    output: Path | None = None,
+    config: BenchmarkConfig,
+) -> int:
+    """Measure speed, memory and cost with every engine, beside the plain networks.
+
+    Args:
+        model: The detector file, or an exported one.
+        exports: Exported files to measure beside it.
+        output: The JSON file to write. None: only the tables are printed.
+        config: Settings.
+    """
+    from efficientad.storage import require_writable
+    from efficientad_lab.benchmark.compare import benchmark as measure
+
+    if output is not None:
+        require_writable(output, may_be_device=True)
+    report = measure(
+        model, exports, config, on_stage=lambda stage: print(stage, file=sys.stderr)
+    )
+    if output is not None:
+        report.write(output)
+    print(report.text())
+    return OK

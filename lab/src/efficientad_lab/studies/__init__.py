@@ -1,0 +1,1 @@
+"""The paper's experiments and ablations: recorded runs and tables."""

@@ -1,0 +1,297 @@
+"""What each part of the method is worth: the paper's Tables 3, 4 and 5.
+
+A deviation changes one part or several. Deviations that train alike share a training:
+normalization is fitted on held-out normal images afterwards.
+
+"Without the hard feature loss" and p_hard = 0 are the mean of all squared distances, as
+in the paper; preset `quick`, which adds that mean to the hard feature loss, then counts
+it once.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from efficientad.datasets import Category
+from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
+from efficientad.training.config import ModelSize, Recipe, TrainConfig
+from efficientad.training.devices import choose_device
+from efficientad.training.run import recipe_of
+from efficientad_lab.studies.config import PaperTable, StudyConfig
+from efficientad_lab.studies.jobs import (
+    MEAN_AND_DEVIATION,
+    QUANTILES,
+    Job,
+    Judging,
+    Normalization,
+)
+from efficientad_lab.studies.records import Run, read_runs
+from efficientad_lab.studies.scenarios import find_scenarios
+from efficientad_lab.studies.study import OnDone, do_all, usable_sizes, variant_of
+from efficientad_lab.studies.table_files import Table, write_tables
+from efficientad_lab.studies.tables import AblationRow, ablation_table, failures_table
+
+EXPERIMENT: Final = "ablation"
+
+_N_DIGITS: Final = 10  # 1 - 0.999 is to be 0.001
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deviation:
+    """What is otherwise than in the method."""
+
+    has_pretraining_penalty: bool = True
+    p_hard: float | None = None
+    """Quantile of the hard feature loss, in [0, 1); 0 is without it. None: the
+    preset's."""
+    normalization: Normalization = QUANTILES
+
+    def recipe(self, full: Recipe) -> Recipe:
+        """Give the recipe of the training, from that of the method."""
+        if self.p_hard is None:
+            return full
+        quick = full.quick
+        if quick is not None and self.p_hard == 0:
+            quick = replace(quick, mean_share=0.0)
+        share = round(1 - self.p_hard, _N_DIGITS)
+        return replace(full, hard_share=share, quick=quick)
+
+    def canonical(self, full: Recipe) -> "Deviation":
+        """Leave out what is as in the method."""
+        is_same = self.p_hard is not None and self.recipe(full) == full
+        return replace(self, p_hard=None) if is_same else self
+
+    def training_words(self) -> list[str]:
+        """Say what is otherwise in the training."""
+        words = []
+        if self.p_hard == 0:
+            words.append("without hard loss")
+        elif self.p_hard is not None:
+            words.append(f"p_hard {self.p_hard:g}")
+        if not self.has_pretraining_penalty:
+            words.append("without penalty")
+        return words
+
+    def words(self) -> list[str]:
+        """Say all that is otherwise."""
+        words = self.training_words()
+        low, high = self.normalization.low, self.normalization.high
+        if low is None or high is None:
+            words.append("mean and deviation")
+        else:
+            words += [f"a {low:g}"] if low != LOW_QUANTILE else []
+            words += [f"b {high:g}"] if high != HIGH_QUANTILE else []
+        return words
+
+
+FULL: Final = Deviation()
+
+_WITHOUT_LOSSES: Final = Deviation(has_pretraining_penalty=False, p_hard=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of one of the paper's tables."""
+
+    words: str
+    deviation: Deviation
+    paper: float
+    """Image AU-ROC there in percent, mean of the three collections."""
+
+
+def _swept_low(low: float, paper: float) -> Entry:
+    normalization = Normalization(low=low, high=HIGH_QUANTILE)
+    return Entry(f"a = {low:g}", Deviation(normalization=normalization), paper)
+
+
+def _swept_high(high: float, paper: float) -> Entry:
+    normalization = Normalization(low=LOW_QUANTILE, high=high)
+    return Entry(f"b = {high:g}", Deviation(normalization=normalization), paper)
+
+
+def _swept_hard(p_hard: float, paper: float) -> Entry:
+    return Entry(f"p_hard = {p_hard:g}", Deviation(p_hard=p_hard), paper)
+
+
+PAPER_TABLES: Final[dict[PaperTable, tuple[Entry, ...]]] = {
+    3: (
+        Entry(
+            "networks alone, maps by mean and deviation",
+            replace(_WITHOUT_LOSSES, normalization=MEAN_AND_DEVIATION),
+            93.2,
+        ),
+        Entry("+ map normalization by quantiles", _WITHOUT_LOSSES, 94.0),
+        Entry("+ hard feature loss", Deviation(has_pretraining_penalty=False), 95.0),
+        Entry("+ pretraining penalty", FULL, 95.4),
+    ),
+    4: (
+        Entry("the method", FULL, 95.4),
+        Entry(
+            "without normalization by quantiles",
+            Deviation(normalization=MEAN_AND_DEVIATION),
+            94.7,
+        ),
+        Entry("without hard feature loss", Deviation(p_hard=0.0), 94.7),
+        Entry(
+            "without pretraining penalty",
+            Deviation(has_pretraining_penalty=False),
+            95.0,
+        ),
+    ),
+    5: (
+        *map(
+            _swept_low,
+            (0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
+            (95.9, 95.9, 96.0, 95.9, 95.9, 95.8),
+        ),
+        *map(
+            _swept_high,
+            (0.95, 0.98, 0.99, 0.995, 0.998, 0.999),
+            (95.8, 95.9, 96.0, 96.0, 95.9, 95.9),
+        ),
+        *map(
+            _swept_hard,
+            (0.0, 0.9, 0.99, 0.999, 0.9999, 0.99999),
+            (94.9, 94.9, 95.7, 96.0, 95.8, 95.7),
+        ),
+    ),
+}
+"""Tables 3 and 4 are of the small size, 5 of the medium one."""
+
+_SIZE_OF_TABLE: Final[dict[PaperTable, ModelSize]] = {
+    3: "small",
+    4: "small",
+    5: "medium",
+}
+
+
+def ablate(
+    roots: Sequence[Path],
+    results: Path,
+    config: StudyConfig | None = None,
+    *,
+    tables: Sequence[PaperTable] = (3, 4, 5),
+    on_done: OnDone = lambda _job, _error: None,
+) -> list[Exception]:
+    """Train and judge all deviations of some of the paper's tables, and write these.
+
+    Recorded, resumed and skipped as `reproduce` does it.
+
+    Args:
+        roots: Categories, collections of them, or folders of collections.
+        results: Folder for a JSON file a run, `ablation.md` and `ablation.html`.
+        config: Settings. None: the defaults.
+        tables: Numbers of the paper's tables.
+        on_done: Gets each job when it is done, and why it failed or None.
+
+    Returns:
+        Why runs failed; these are recorded, and tried again by the next call.
+
+    Raises:
+        DatasetError, ModelFileError, ResultError, StorageError: As `reproduce`.
+    """
+    config = config or StudyConfig()
+    jobs = planned(roots, config, tables)
+    read_runs(results)
+    return do_all(jobs, results, config, on_done, partial(write, results, config))
+
+
+def planned(
+    roots: Sequence[Path], config: StudyConfig, tables: Sequence[PaperTable]
+) -> list[Job]:
+    """List all jobs of an ablation, by seed, size, scenario and training.
+
+    Raises:
+        DatasetError, ModelFileError: As `reproduce`.
+    """
+    scenarios, sizes = find_scenarios(roots), usable_sizes(config)
+    deviations = [
+        entry.deviation for n in sorted(set(tables)) for entry in PAPER_TABLES[n]
+    ]
+    return [
+        job
+        for seed in config.seeds
+        for size in sizes
+        for category in scenarios
+        for job in _jobs(category, config, (size, seed), deviations)
+    ]
+
+
+def _jobs(
+    category: Category,
+    config: StudyConfig,
+    which: tuple[ModelSize, int],
+    deviations: Iterable[Deviation],
+) -> list[Job]:
+    """Group deviations by their training; that of the method comes first."""
+    full_config = config.training(*which)
+    full = recipe_of(full_config, choose_device(config.device))
+    groups: dict[Deviation, dict[str, Judging]] = {FULL: {}}
+    for deviation in (each.canonical(full) for each in deviations):
+        training = replace(deviation, normalization=QUANTILES)
+        variant = _variant(deviation, full_config, full)
+        judging = Judging(variant=variant, normalization=deviation.normalization)
+        groups.setdefault(training, {})[variant] = judging
+    return [
+        Job(
+            experiment=EXPERIMENT,
+            category=category,
+            config=replace(
+                full_config, has_pretraining_penalty=training.has_pretraining_penalty
+            ),
+            recipe=training.recipe(full),
+            variant=_variant(training, full_config, full),
+            judgings=tuple(judgings.values()),
+        )
+        for training, judgings in groups.items()
+        if judgings
+    ]
+
+
+def _variant(deviation: Deviation, config: TrainConfig, full: Recipe) -> str:
+    return ", ".join([variant_of(config, full), *deviation.canonical(full).words()])
+
+
+def write(results: Path, config: StudyConfig) -> None:
+    """Write the tables of what is recorded.
+
+    Raises:
+        ResultError: If a recorded run cannot be used.
+        StorageError: If a table cannot be written.
+    """
+    runs = read_runs(results)
+    tables = [
+        table_of(number, size, config, runs)
+        for number in PAPER_TABLES
+        for size in usable_sizes(config)
+    ]
+    own = [run for run in runs if run["experiment"] == EXPERIMENT]
+    tables += failures_table(own)
+    write_tables("Ablations of EfficientAD", tables, results / EXPERIMENT)
+
+
+def table_of(
+    number: PaperTable, size: ModelSize, config: StudyConfig, runs: Iterable[Run]
+) -> Table:
+    """Make one of the paper's tables of what is recorded.
+
+    Args:
+        number: Of the table.
+        size: Of the networks.
+        config: Settings of the ablation.
+        runs: Of any experiments; those of ablations count.
+    """
+    training = config.training(size, config.seeds[0])
+    full = recipe_of(training, choose_device(config.device))
+    rows = [
+        AblationRow(e.words, _variant(e.deviation, training, full), e.paper)
+        for e in PAPER_TABLES[number]
+    ]
+    return ablation_table(
+        f"Table {number} of the paper, {variant_of(training, full)}",
+        f"The paper's numbers are of size {_SIZE_OF_TABLE[number]}.",
+        rows,
+        [run for run in runs if run["experiment"] == EXPERIMENT],
+    )

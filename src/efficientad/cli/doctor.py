@@ -1,0 +1,43 @@
+"""What this installation can use."""
+
+import platform
+from typing import get_args
+
+import torch
+
+from efficientad import __version__
+from efficientad.errors import ModelFileError
+from efficientad.kernels import layers, native, winograd
+from efficientad.model_files.teachers import open_teacher
+from efficientad.training.config import ModelSize
+
+
+def _prediction() -> str:
+    if not layers.is_available():
+        return "PyTorch's layers"
+    return "native layers" + (", also in bf16" if layers.has_bf16() else "")
+
+
+def findings() -> dict[str, str]:
+    """Name versions, devices, kernels and shipped teachers."""
+    has_cuda = torch.cuda.is_available()
+    found = {
+        "efficientad": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "CPU threads": str(torch.get_num_threads()),
+        "CPU instructions": torch.backends.cpu.get_cpu_capability(),
+        "CUDA": torch.cuda.get_device_name() if has_cuda else "none",
+        "prediction on CPU": _prediction(),
+        "training on CPU": "native Winograd convolutions"
+        if winograd.is_available()
+        else "PyTorch's convolutions",
+        "kernel cache": str(native.cache_folder()),
+    }
+    for size in get_args(ModelSize):
+        try:
+            found[f"teacher {size}"] = f"shipped, sha256 {open_teacher(size).file_hash}"
+        except ModelFileError as error:
+            found[f"teacher {size}"] = str(error)
+    return found

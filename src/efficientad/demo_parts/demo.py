@@ -1,0 +1,54 @@
+"""The demo: parts drawn by code, and the whole way from images to a report."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from efficientad.demo_parts import write_category
+from efficientad.evaluation.evaluate import Evaluation, evaluate
+from efficientad.storage import write_whole
+from efficientad.training.config import TrainConfig
+from efficientad.training.run import train
+
+# So many that the threshold rests on a few, and the demo stays within five minutes.
+_N_TRAIN, _N_TEST_GOOD, _N_PER_DEFECT = 60, 20, 6
+_STEPS = 300
+_TITLE = "Demo on parts drawn by code"
+
+
+def run_demo(
+    output: Path = Path("demo"), *, steps: int | None = None, seed: int = 0
+) -> Evaluation:
+    """Draw parts, train, calibrate, evaluate, and write a report.
+
+    Args:
+        output: Folder for `parts`, `part.ead`, `metrics.json` and `report.html`. Parts
+            that are there already are used again.
+        steps: Images to train on. None: what fits into five minutes on two cores.
+        seed: Of parts and training.
+
+    Raises:
+        DatasetError: If `parts` holds something else, such as parts of another seed.
+        StorageError: If a result cannot be written.
+    """
+    steps = _STEPS if steps is None else steps
+    config = TrainConfig(preset="quick", steps=steps, seed=seed)
+    parts = output / "parts"
+    _draw_parts(parts, seed)
+    detector = train(parts, config, output=output / "part.ead")
+    return evaluate(detector, parts, output=output, title=_TITLE, is_dated=False)
+
+
+def _draw_parts(folder: Path, seed: int) -> None:
+    drawn = {
+        "n_train": _N_TRAIN,
+        "n_test_good": _N_TEST_GOOD,
+        "n_per_defect": _N_PER_DEFECT,
+        "seed": seed,
+    }
+    record = folder / "drawn.json"
+    with suppress(OSError, ValueError):
+        if json.loads(record.read_text(encoding="utf-8")) == drawn:
+            return
+    write_category(folder, **drawn)
+    write_whole(record, json.dumps(drawn).encode())

@@ -1,1 +1,0 @@
-"""How a detector runs where it is needed, without any training code."""

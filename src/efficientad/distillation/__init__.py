@@ -1,0 +1,1 @@
+"""Teachers distilled from a deep source network."""

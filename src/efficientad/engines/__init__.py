@@ -1,0 +1,1 @@
+"""What computes raw grids from pixels."""

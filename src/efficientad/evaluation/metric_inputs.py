@@ -1,0 +1,89 @@
+"""What metrics accept as scores, maps and masks, checked at the border.
+
+Scores and maps always rise with abnormality. A mask is boolean, or made of 0 and 1
+only: a mask image of 0 and 255, or labels -1 and 1, could mean something else.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientad.errors import ConfigError, DatasetError, UndefinedMetricError
+from efficientad.evaluation.score_counts import Floats
+
+
+def check_fpr_limit(fpr_limit: float) -> None:
+    """Reject a false positive rate limit that an area cannot be divided by."""
+    if not 0 < fpr_limit <= 1:
+        raise ConfigError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
+
+
+def as_booleans(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    """Take an array of booleans, or of 0 and 1, as booleans.
+
+    Args:
+        array: Of any shape.
+        name: What the array is, for the message.
+
+    Raises:
+        DatasetError: If there is another value in it.
+    """
+    array = np.asarray(array)
+    if array.dtype == bool:
+        return array
+    booleans = array.astype(bool)
+    if array.dtype.kind not in "uif" or not np.array_equal(array, booleans):
+        raise DatasetError(
+            f"{name} must be boolean, got {array.dtype} with other values than 0 and "
+            "1; compare first, for example mask > 0"
+        )
+    return booleans
+
+
+def as_scores(array: NDArray[Any], name: str) -> Floats:
+    """Take finite numbers as float32, or as float64 where float32 might not hold them.
+
+    Args:
+        array: Of any shape.
+        name: What the array is, for the message.
+
+    Raises:
+        DatasetError: If the array does not hold real numbers.
+        UndefinedMetricError: If one of them is infinite or not a number.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in "buif" or array.dtype.itemsize > np.float64().itemsize:
+        raise DatasetError(
+            f"{name} must be real numbers, at most float64, got {array.dtype}"
+        )
+    n_bad = array.size - np.count_nonzero(np.isfinite(array))
+    if n_bad:
+        raise UndefinedMetricError(
+            f"{name} must be finite, got {n_bad} infinite or undefined of "
+            f"{array.size}; a detector that gives such scores cannot be judged"
+        )
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
+
+
+def as_anomaly_map(array: NDArray[Any], name: str) -> Floats:
+    """Take a (height, width) array of finite numbers as scores."""
+    if np.ndim(array) != 2:  # noqa: PLR2004 - height and width
+        raise DatasetError(
+            f"{name} must be (height, width), got {_shape(array)}; "
+            "maps are given as a list or an iterable of images"
+        )
+    return as_scores(array, name)
+
+
+def check_same_shape(array: NDArray[Any], name: str, scores: Floats) -> None:
+    """Reject an array that does not belong to the scores pixel by pixel."""
+    if np.shape(array) != scores.shape:
+        raise DatasetError(
+            f"{name} must have the shape of the scores, {_shape(scores)}, "
+            f"got {_shape(array)}"
+        )
+
+
+def _shape(array: NDArray[Any]) -> str:
+    return " x ".join(map(str, np.shape(array))) or "a single number"

@@ -1,0 +1,1 @@
+"""One graph from pixels to decision, verified against PyTorch."""

@@ -1,0 +1,232 @@
+"""Collects ONNX operators, and writes out those that depend on an image's size.
+
+Resizing and placement are two matrix products each, with matrices that the graph makes
+of the height and width it is given. Resizing is that of `images.resize_image` to the
+bit: columns first, then rows, both rounded, with weights in Pillow's fixed point.
+Weights and products are whole numbers that single precision holds exactly, and so are
+their sums up to 4000 pixels a side. Of more, a sum may be rounded, and a few pixels in
+a million come out one level off.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE, GRID_CELLS
+
+if TYPE_CHECKING:
+    import onnx
+
+# Element types as the format numbers them.
+FLOAT, INT64, BOOL = 1, 7, 9
+# Pillow's weights are multiples of one over 2^22; each is split into two halves of 11
+# bits, whose products with pixels single precision holds exactly. A half is divided out
+# in two steps, so that no numerator exceeds the 31 bits some engines have.
+_HALF = 2**11
+_DIGITS = (2**6, 2**5, 2**6, 2**5)
+MAX_SIDE = 40_000
+"""Of an image, pixels: up to here the numerators fit."""
+
+
+class Nodes:
+    """Nodes and constants of a graph; each call gives the name of its result.
+
+    Args:
+        prefix: Of all names. A branch and the graph around it must not share names.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+        self.nodes: list[Any] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+
+    def op(self, kind: str, *inputs: str, name: str | None = None, **how: Any) -> str:
+        """Add one operator."""
+        from onnx import helper  # noqa: PLC0415 - only an export needs it
+
+        result = name or f"{self._prefix}{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(
+            helper.make_node(kind, list(inputs), [result], name=result, **how)
+        )
+        return result
+
+    def constant(self, value: Any, dtype: type = np.float32) -> str:
+        """Add one constant."""
+        name = f"{self._prefix}constant_{len(self.constants)}"
+        self.constants[name] = np.asarray(value, dtype)
+        return name
+
+    def integer(self, value: Any) -> str:
+        """Add one constant of whole numbers."""
+        return self.constant(value, np.int64)
+
+    def initializers(self) -> list[Any]:
+        """Give the constants as the format has them."""
+        from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
+
+        return [numpy_helper.from_array(v, name) for name, v in self.constants.items()]
+
+
+def resized(graph: Nodes, images: str, *, name: str) -> str:
+    """Resize to 256 x 256; images that are so already go through as they are.
+
+    Args:
+        graph: Takes the nodes.
+        images: (batch, height, width, 3), uint8.
+        name: Of the result.
+
+    Returns:
+        (batch, 3, 256, 256), whole numbers from 0 to 255, float32.
+    """
+    has_size = graph.op(
+        "Equal",
+        graph.op("Shape", images, start=1, end=3),
+        graph.integer([INPUT_SIZE, INPUT_SIZE]),
+    )
+    both = graph.op("ReduceMin", _as(graph, has_size, INT64), keepdims=0)
+    as_given, resizing = Nodes("as_given_"), Nodes("resizing_")
+    shape = as_given.integer([-1, 3, INPUT_SIZE, INPUT_SIZE])
+    as_given.op("Reshape", _channels_first(as_given, images), shape)
+    _resize(resizing, images)
+    return graph.op(
+        "If",
+        _as(graph, both, BOOL),
+        name=name,
+        then_branch=_branch(as_given),
+        else_branch=_branch(resizing),
+    )
+
+
+def without_resizing(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Give the graph for images of 256 x 256 only."""
+    import onnx  # noqa: PLC0415 - only engines that want such a graph need it
+
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    del found.graph.node[:]
+    for node in model.graph.node:
+        if node.op_type != "If":
+            found.graph.node.append(node)
+            continue
+        (branch,) = (a.g for a in node.attribute if a.name == "then_branch")
+        found.graph.initializer.extend(branch.initializer)
+        found.graph.node.extend(branch.node)
+        found.graph.node[-1].output[0] = node.output[0]
+    return found
+
+
+def _branch(graph: Nodes) -> Any:
+    """Give nodes as what a condition may choose; the last is the result."""
+    from onnx import helper  # noqa: PLC0415 - only an export needs it
+
+    last = graph.nodes[-1].output[0]
+    shape: list[str | int] = ["batch", 3, INPUT_SIZE, INPUT_SIZE]
+    result = helper.make_tensor_value_info(last, FLOAT, shape)
+    return helper.make_graph(graph.nodes, last, [], [result], graph.initializers())
+
+
+def _channels_first(graph: Nodes, images: str) -> str:
+    return graph.op("Transpose", _as(graph, images, FLOAT), perm=[0, 3, 1, 2])
+
+
+def _resize(graph: Nodes, images: str) -> None:
+    size = graph.op("Shape", images)
+    height, width = (graph.op("Gather", size, graph.integer(axis)) for axis in (1, 2))
+    columns = graph.op("Transpose", _averaging(graph, width), perm=[1, 0])
+    pixels = graph.op("MatMul", _channels_first(graph, images), columns)
+    pixels = _rounded(graph, pixels, axis=3)
+    rows = _averaging(graph, height)
+    _rounded(graph, graph.op("MatMul", rows, pixels), axis=2)
+
+
+def placement(graph: Nodes, length: str) -> str:
+    """Give `placement_matrix` for a length known at run time: (length, 56), float32."""
+    pixels = graph.op("Range", graph.integer(0), length, graph.integer(1))
+    # (pixel + 1/2) * 256 / length - 1/2, from the first centre, in cells: a fraction.
+    doubled = graph.op("Add", graph.op("Add", pixels, pixels), graph.integer(1))
+    first = graph.op("Mul", length, graph.integer(2 * FIRST_CENTRE + 1))
+    cell = graph.op("Sub", graph.op("Mul", doubled, graph.integer(INPUT_SIZE)), first)
+    whole = graph.op("Mul", length, graph.integer(2 * CELL_STRIDE))
+    cell = graph.op("Max", cell, graph.integer(0))
+    last = graph.op("Mul", whole, graph.integer(GRID_CELLS - 1))
+    left, behind = _divided(graph, graph.op("Min", cell, last), whole)
+    # Whole cells exactly, and only what is left as a fraction: no engine needs doubles.
+    share = graph.op("Div", _as(graph, behind, FLOAT), _as(graph, whole, FLOAT))
+    cells = graph.integer(np.arange(GRID_CELLS)[None])
+    steps = graph.op("Sub", graph.op("Unsqueeze", left, graph.integer([1])), cells)
+    distance = graph.op(
+        "Add",
+        _as(graph, steps, FLOAT),
+        graph.op("Unsqueeze", share, graph.integer([1])),
+    )
+    weights = graph.op("Sub", graph.constant(1), graph.op("Abs", distance))
+    return graph.op("Max", weights, graph.constant(0))
+
+
+def _averaging(graph: Nodes, length: str) -> str:
+    """Weights (512, length) of the bilinear filter, widened when it shrinks.
+
+    The upper halves of the weights in fixed point, then the lower halves, float32.
+    """
+    ours = graph.integer(2 * np.arange(INPUT_SIZE)[:, None] + 1)
+    theirs = graph.op("Range", graph.integer(0), length, graph.integer(1))
+    theirs = graph.op("Add", graph.op("Add", theirs, theirs), graph.integer(1))
+    # Between pixel centres, times 2 * 256; the filter's half width likewise.
+    distance = graph.op(
+        "Sub",
+        graph.op("Mul", theirs, graph.integer(INPUT_SIZE)),
+        graph.op("Mul", ours, length),
+    )
+    reach = graph.op("Max", length, graph.integer(INPUT_SIZE))
+    reach = graph.op("Mul", reach, graph.integer(2))
+    hat = graph.op("Sub", reach, graph.op("Abs", distance))
+    hat = graph.op("Max", hat, graph.integer(0))
+    total = graph.op("ReduceSum", hat, graph.integer([1]))
+    digits = []
+    for base in _DIGITS:
+        digit, hat = _divided(graph, graph.op("Mul", hat, graph.integer(base)), total)
+        digits.append(digit)
+    is_up = graph.op("GreaterOrEqual", graph.op("Add", hat, hat), total)
+    digits[-1] = graph.op("Add", digits[-1], _as(graph, is_up, INT64))
+    upper, lower = (
+        graph.op("Add", graph.op("Mul", first, graph.integer(_DIGITS[1])), second)
+        for first, second in (digits[:2], digits[2:])
+    )
+    return _as(graph, graph.op("Concat", upper, lower, axis=0), FLOAT)
+
+
+def _divided(graph: Nodes, value: str, by: str) -> tuple[str, str]:
+    """Quotient and remainder of whole numbers.
+
+    Exact also where an engine divides whole numbers in single precision and comes out
+    one too high or too low.
+    """
+    quotient = graph.op("Div", value, by)
+    remainder = graph.op("Sub", value, graph.op("Mul", quotient, by))
+    is_low = _as(graph, graph.op("GreaterOrEqual", remainder, by), INT64)
+    is_high = _as(graph, graph.op("Less", remainder, graph.integer(0)), INT64)
+    quotient = graph.op("Add", quotient, graph.op("Sub", is_low, is_high))
+    return quotient, graph.op("Sub", value, graph.op("Mul", quotient, by))
+
+
+def _rounded(graph: Nodes, sums: str, *, axis: int) -> str:
+    """Join upper and lower sums, stacked along an axis, to whole pixel values."""
+    upper, lower = (
+        graph.op(
+            "Slice",
+            sums,
+            *(graph.integer([v]) for v in (start, start + INPUT_SIZE, axis)),
+        )
+        for start in (0, INPUT_SIZE)
+    )
+    half = graph.constant(1 / _HALF)
+    carried = graph.op("Floor", graph.op("Mul", lower, half))
+    value = graph.op("Add", upper, carried)
+    value = graph.op("Add", value, graph.constant(_HALF / 2))
+    return graph.op("Floor", graph.op("Mul", value, half))
+
+
+def _as(graph: Nodes, value: str, kind: int) -> str:
+    return graph.op("Cast", value, to=kind)

@@ -1,1 +1,0 @@
-"""The paper's figures from one's own runs; drawing needs the extra `figures`."""

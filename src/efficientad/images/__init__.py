@@ -1,0 +1,1 @@
+"""Pictures: decoding, RGB pixels, heatmaps."""

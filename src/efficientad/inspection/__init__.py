@@ -1,0 +1,1 @@
+"""Prediction: model files opened, pictures predicted, decisions changed."""

@@ -1,1 +1,0 @@
-"""How good a detector is: metrics, evaluation of a category, reports."""

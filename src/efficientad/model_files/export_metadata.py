@@ -1,0 +1,282 @@
+"""What travels beside an exported graph, and can change without a new export.
+
+Threshold, held-out normal scores (the table of p-values), false-alarm budget, version
+and precision are one JSON text: in ONNX an entry of `metadata_props`, in OpenVINO's
+`.xml` the entry `efficientad` of `rt_info`. Both are read and written here as bytes, so
+that no engine and no ONNX package is needed.
+
+The text also holds the SHA-256 of all the rest of the file, for OpenVINO with its
+`.bin`, and that of its own other entries: a damaged file is refused, not run.
+"""
+
+import hashlib
+import html
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from efficientad import __version__
+from efficientad.errors import ConfigError, ModelFileError
+from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.decision import Calibration, MapQuantiles
+from efficientad.model_files.files_together import files_together
+from efficientad.storage import write_whole, writing
+
+ONNX_SUFFIX: Final = ".onnx"
+OPENVINO_SUFFIX: Final = ".xml"
+FORMAT_VERSION: Final = 2
+KEY: Final = "efficientad"
+_TEXT_HASH: Final = "text_hash"
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+# As Protocol Buffers number the fields of an ONNX model and of an entry of metadata.
+_METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
+_VARINT, _EIGHT_BYTES, _WITH_LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_MORE, _SEVEN_BITS = 0x80, 0x7F
+_VARINT_BITS: Final = 70
+"""Ten bytes of seven bits: no number is longer."""
+
+_OPEN, _CLOSE, _RT_INFO_END = f'<{KEY} value="'.encode(), b'" />', b"</rt_info>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What an exported file says about itself."""
+
+    size: str
+    """Of the networks: small or medium."""
+    precision: Precision
+    calibration: Calibration
+    """Map quantiles (for information: the graph has them in it), scores, threshold."""
+    provenance: dict[str, Any]
+    """How the detector came to be."""
+
+
+def read(path: Path) -> Metadata:
+    """Read what an exported file says about itself, after checking that it is whole.
+
+    Raises:
+        ModelFileError: If the file is missing, damaged, foreign or of another version.
+    """
+    text, rest = _split(path)
+    if text is None:
+        raise ModelFileError(
+            f"{path} is not an export of this package; make one with "
+            "`efficientad export`"
+        )
+    try:
+        content: dict[str, Any] = json.loads(text)
+        version = content["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} is not an export of this package; make one with "
+            "`efficientad export`"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has export format {version}, this version reads "
+            f"{FORMAT_VERSION}; export it again"
+        )
+    # Files of the first versions of this format have no hash of the text.
+    text_hash = content.pop(_TEXT_HASH, None)
+    is_text_whole = text_hash is None or text_hash == _text_hash(content)
+    if not is_text_whole or content.get("hash") != _hash(path, rest):
+        raise ModelFileError(
+            f"{path} or the file of its weights is damaged (its hash is not the "
+            "recorded one); copy or export it again"
+        )
+    return _metadata(path, content)
+
+
+def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None:
+    """Give an exported file other metadata; the graph stays to the byte.
+
+    Args:
+        path: A model of ONNX or OpenVINO's.
+        metadata: What it shall say.
+        output: The file to write; for OpenVINO its `.bin` is copied as well. None: the
+            same.
+
+    Raises:
+        ModelFileError: If the file is damaged or foreign.
+        StorageError: If it cannot be written; what stood there stays.
+    """
+    output = output or path
+    _, rest = _split(path)
+    content = {
+        "format": FORMAT_VERSION,
+        "version": __version__,
+        "size": metadata.size,
+        "precision": metadata.precision,
+        "input_size": INPUT_SIZE,
+        "threshold": metadata.calibration.threshold,
+        "calibration": asdict(metadata.calibration),
+        "provenance": _readable(metadata.provenance),
+        "hash": _hash(path, rest),
+    }
+    content[_TEXT_HASH] = _text_hash(content)
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    written = _joined(path, text, rest)
+    if output.resolve() == path.resolve():
+        write_whole(output, written)
+        return
+    with files_together(files_of(output)) as folder, writing(output):
+        (folder / output.name).write_bytes(written)
+        if path.suffix == OPENVINO_SUFFIX:
+            weights = _read(_weights_of(path))
+            (folder / _weights_of(output).name).write_bytes(weights)
+
+
+def _readable(value: Any) -> Any:
+    """Spell out what of a name is no UTF-8, which not every reader of JSON takes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_readable(k): _readable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_readable(item) for item in value]
+    return value
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Give all files of an exported model, the one it is called by last."""
+    return (_weights_of(path), path) if path.suffix == OPENVINO_SUFFIX else (path,)
+
+
+def _weights_of(path: Path) -> Path:
+    return path.with_suffix(".bin")
+
+
+def _metadata(path: Path, content: dict[str, Any]) -> Metadata:
+    try:
+        given = dict(content["calibration"])
+        for name in ("local_quantiles", "global_quantiles"):
+            given[name] = MapQuantiles(**given[name])
+        given["normal_scores"] = tuple(given["normal_scores"])
+        return Metadata(
+            size=content["size"],
+            precision=_precision(content["precision"]),
+            calibration=Calibration(**given),
+            provenance=dict(content["provenance"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} does not hold a complete calibration (bad entry: {error}); "
+            "export it again"
+        ) from error
+
+
+def _precision(name: Any) -> Precision:
+    if name not in get_args(Precision):
+        raise ConfigError(f"precision {name!r}")
+    precision: Precision = name
+    return precision
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot read {path} ({error.strerror}); an export in OpenVINO's format is "
+            "two files, .xml and .bin, that stay together"
+            if path.suffix == ".bin"
+            else f"cannot read {path} ({error.strerror}); check path and permissions"
+        ) from error
+
+
+def _text_hash(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hash(path: Path, rest: bytes) -> str:
+    digest = hashlib.sha256(rest)
+    if path.suffix == OPENVINO_SUFFIX:
+        digest.update(_read(_weights_of(path)))
+    return digest.hexdigest()
+
+
+def _split(path: Path) -> tuple[str | None, bytes]:
+    """Part a file into our text, where it has one, and all the rest."""
+    content = _read(path)
+    if path.suffix == OPENVINO_SUFFIX:
+        before, opened, behind = content.partition(_OPEN)
+        text, closed, behind = behind.partition(_CLOSE)
+        if not opened or not closed or _RT_INFO_END not in behind:
+            return None, content
+        return html.unescape(text.decode(errors="replace")), before + behind
+    text_found, kept = None, []
+    try:
+        for number, start, value_start, end in _fields(content):
+            if number != _METADATA_PROPS:
+                kept.append(content[start:end])
+                continue
+            entry = content[value_start:end]
+            parts = {n: entry[v:e].decode() for n, _, v, e in _fields(entry)}
+            if parts.get(_ENTRY_KEY) == KEY:
+                text_found = parts.get(_ENTRY_VALUE, "")
+    except (IndexError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} is not an ONNX file that can be read; export it again"
+        ) from error
+    return text_found, b"".join(kept)
+
+
+def _joined(path: Path, text: str, rest: bytes) -> bytes:
+    if path.suffix == OPENVINO_SUFFIX:
+        before, end, behind = rest.rpartition(_RT_INFO_END)
+        if not end:
+            raise ModelFileError(
+                f"{path} is not a model of OpenVINO's; make one with "
+                "`efficientad export`"
+            )
+        ours = _OPEN + html.escape(text).encode() + _CLOSE
+        return before + ours + end + behind
+    entry = _with_length(_ENTRY_KEY, KEY.encode())
+    entry += _with_length(_ENTRY_VALUE, text.encode())
+    return rest + _with_length(_METADATA_PROPS, entry)
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Number, start, start of the value and end of each field of a message."""
+    position = 0
+    while position < len(content):
+        start = position
+        tag, position = _varint(content, position)
+        kind, value_start = tag & 7, position
+        if kind == _VARINT:
+            _, position = _varint(content, position)
+        elif kind == _WITH_LENGTH:
+            length, value_start = _varint(content, position)
+            position = value_start + length
+        elif kind in {_EIGHT_BYTES, _FOUR_BYTES}:
+            position += 8 if kind == _EIGHT_BYTES else 4
+        else:
+            raise ValueError(f"field of kind {kind}")
+        if position > len(content):
+            raise ValueError("truncated field")
+        yield tag >> 3, start, value_start, position
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, _VARINT_BITS, 7):
+        byte = content[position]
+        position += 1
+        value |= (byte & _SEVEN_BITS) << shift
+        if not byte & _MORE:
+            return value, position
+    raise ValueError(f"a number of more than {_VARINT_BITS} bits")
+
+
+def _with_length(number: int, value: bytes) -> bytes:
+    encoded, length = bytearray(), len(value)
+    while length > _SEVEN_BITS:
+        encoded.append(length & _SEVEN_BITS | _MORE)
+        length >>= 7
+    encoded.append(length)
+    return bytes([number << 3 | _WITH_LENGTH]) + bytes(encoded) + value

@@ -1,0 +1,1 @@
+"""Natural images for the pretraining penalty and for distillation."""

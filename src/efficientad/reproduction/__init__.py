@@ -1,1 +1,0 @@
-"""The paper's experiments: all scenarios, sizes and seeds, and its ablations."""

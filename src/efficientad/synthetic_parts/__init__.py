@@ -1,6 +1,0 @@
-"""Parts drawn by code, with exact masks: the images of the demo."""
-
-from efficientad.synthetic_parts.category import draw_part, write_category
-from efficientad.synthetic_parts.defects import DEFECT_TYPES, DefectType
-
-__all__ = ["DEFECT_TYPES", "DefectType", "draw_part", "write_category"]

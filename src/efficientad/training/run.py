@@ -1,0 +1,398 @@
+"""Student and autoencoder on normal images (paper, section 3; supplement, Algorithm 1).
+
+`train` is the whole way from images to a calibrated detector. It is deterministic:
+every draw of a step follows from the seed and the step's number, so an interrupted and
+resumed training ends with the same weights, to the bit on a CPU.
+"""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from efficientad import __version__
+from efficientad.datasets import Category
+from efficientad.errors import ModelFileError, TrainingError
+from efficientad.images.rgb import ImageLike
+from efficientad.kernels.native import keep_freed_memory
+from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    Autoencoder,
+    PatchDescriptionNetwork,
+)
+from efficientad.model_files import container as tensor_file
+from efficientad.model_files import detector_file as model_file
+from efficientad.model_files.teachers import Teacher, open_teacher
+from efficientad.natural_images.pictures import (
+    PretrainingImages,
+    open_pretraining_images,
+)
+from efficientad.storage import require_writable
+from efficientad.training.calibration import calibrate, channel_statistics
+from efficientad.training.config import (
+    RECIPES,
+    Recipe,
+    StudentStart,
+    TrainConfig,
+)
+from efficientad.training.devices import choose_device
+from efficientad.training.interruption import held_back_interrupt
+from efficientad.training.kept_descriptors import KeptDescriptors
+from efficientad.training.normal_images import NormalImages, training_and_validation
+from efficientad.training.optimizers import make_optimizer, set_rate
+from efficientad.training.origin import finished_detector, origin
+from efficientad.training.principal_axes import along_axes, images_for_axes
+from efficientad.training.progress import Progress, tell
+from efficientad.training.schedule import learning_rate
+from efficientad.training.steps import PaperStep, QuickStep
+
+_CHECKPOINT_SECONDS = 30.0
+
+OnStep = Callable[[int, Detector], None]
+"""Gets the number of optimizer steps taken and the detector as it is then."""
+
+
+def recipe_of(config: TrainConfig, device: torch.device) -> Recipe:
+    """Give the numbers of the preset, with what the config sets itself."""
+    preset = config.preset or ("quick" if device.type == "cpu" else "paper")
+    given = {
+        name: value
+        for name in ("steps", "batch_size", "local_channels", "global_channels")
+        if (value := getattr(config, name)) is not None
+    }
+    return replace(RECIPES[preset], **given)
+
+
+def train(
+    images: Path | str | Category | Sequence[ImageLike],
+    config: TrainConfig | None = None,
+    *,
+    output: Path | str | None = None,
+    recipe: Recipe | None = None,
+    on_step: OnStep | None = None,
+) -> Detector:
+    """Train and calibrate a detector on normal images.
+
+    Args:
+        images: Folder of normal images, category folder in MVTec AD's layout (then
+            `train/good`, and `validation/good` where it exists), an opened category, or
+            the images.
+        config: Settings. None: the defaults.
+        output: Where to write the detector (`part.ead`). While training, a checkpoint
+            stands beside it; `config.resume` goes on from there. A detector that is
+            finished, of these images and settings, it leaves as it is.
+        recipe: Numbers that no setting reaches, for ablations. None: those of the
+            preset, with what the config sets itself.
+        on_step: Called before the first step and after each one. It must leave the
+            networks and the random numbers of PyTorch as they are.
+
+    Returns:
+        The calibrated detector, ready to predict.
+
+    Raises:
+        DatasetError, ImageError: If the images cannot be used.
+        ModelFileError: If teacher or checkpoint cannot be used.
+        TrainingError: If the loss is not finite.
+        StorageError: If a file cannot be written.
+    """
+    config = config or TrainConfig()
+    keep_freed_memory()
+    device = choose_device(config.device)
+    target = Path(output) if output is not None else None
+    if target is not None:
+        require_writable(target)
+    teacher = open_teacher(config.size, config.teacher)
+    training, validation = training_and_validation(
+        images,
+        validation=config.validation,
+        validation_share=config.validation_share,
+        seed=config.seed,
+    )
+    pretraining_images = (
+        open_pretraining_images(config.pretraining_images)
+        if config.has_pretraining_penalty
+        else None
+    )
+    recipe = recipe or recipe_of(config, device)
+    made_of = origin(config, recipe, teacher, training, validation, pretraining_images)
+    checkpoint = target and target.with_name(target.name + ".checkpoint")
+    has_checkpoint = checkpoint is not None and checkpoint.exists()
+    if config.resume and target is not None and not has_checkpoint:
+        finished = finished_detector(target, config, made_of)
+        if finished is not None:
+            tell(f"{target} is finished: made of these images with these settings")
+            return finished
+    run = _Training(config, recipe, device, teacher, training, pretraining_images)
+    if config.resume and checkpoint is not None and has_checkpoint:
+        run.restore(checkpoint)
+    run.to_the_end(checkpoint, on_step)
+    detector = run.finished_detector()
+    detector.calibration = calibrate(
+        detector,
+        validation.pixels,
+        false_alarm_budget=config.false_alarm_budget,
+        divides_by_level=recipe.quick is not None and recipe.quick.divides_by_level,
+    )
+    detector.provenance = run.surroundings() | made_of
+    if target is not None:
+        model_file.save(detector, target)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+    return detector
+
+
+class _Training:
+    """The networks being trained, with everything that resuming needs."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        recipe: Recipe,
+        device: torch.device,
+        teacher: Teacher,
+        training: NormalImages,
+        pretraining_images: PretrainingImages | None,
+    ) -> None:
+        self.config = config
+        self.recipe = recipe
+        self.training = training
+        self.teacher_hash = teacher.file_hash
+        self.pretraining_images = pretraining_images
+        self.n_steps_done = 0
+        self.seconds = 0.0
+        network = teacher.network.to(device).eval().requires_grad_(requires_grad=False)
+        self.detector = self._untrained(network, device)
+        self.step = self._step()
+        self.optimizer = make_optimizer(
+            self.recipe.optimizer,
+            [
+                *self.detector.student.parameters(),
+                *self.detector.autoencoder.parameters(),
+            ],
+            weight_decay=self.recipe.weight_decay,
+        )
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps: the recipe counts images."""
+        return math.ceil(self.recipe.steps / self.recipe.batch_size)
+
+    @property
+    def n_images_done(self) -> int:
+        """Images trained on so far; the last step may have taken some too many."""
+        return min(self.n_steps_done * self.recipe.batch_size, self.recipe.steps)
+
+    def _untrained(
+        self, teacher: PatchDescriptionNetwork, device: torch.device
+    ) -> Detector:
+        torch.manual_seed(self.config.seed)
+        student = PatchDescriptionNetwork(self.config.size, 2 * DESCRIPTOR_CHANNELS)
+        statistics = self._measured_statistics(teacher, device)
+        if self.recipe.quick is not None:
+            # Deviation: the paper's student starts at random and takes 70 000 steps.
+            start_student(student, teacher, statistics, self.recipe.quick.student_start)
+        return Detector(teacher, student, Autoencoder(), statistics).to(device)
+
+    def _measured_statistics(
+        self, teacher: PatchDescriptionNetwork, device: torch.device
+    ) -> ChannelStatistics:
+        pixels = self.training.pixels
+        if self.recipe.quick is None:
+            return channel_statistics(teacher, pixels, device)
+        self._kept = KeptDescriptors(teacher, pixels, device)
+        return self._kept.statistics
+
+    def _step(self) -> PaperStep | QuickStep:
+        pixels, natural = self.training.pixels, self.pretraining_images
+        if self.recipe.quick is None:
+            return PaperStep(self.detector, pixels, natural, self.recipe)
+        return QuickStep(
+            self.detector,
+            pixels,
+            self._kept,
+            natural,
+            self.recipe,
+            self.recipe.quick,
+        )
+
+    def to_the_end(self, checkpoint: Path | None, on_step: OnStep | None) -> None:
+        """Take all remaining steps, with a checkpoint every half minute.
+
+        Ctrl-C ends the step at work, writes a checkpoint, and counts only then.
+        """
+        progress = Progress(
+            self.recipe.steps, "image", n_done=self.n_images_done, task="training"
+        )
+        started, last_saved = time.monotonic() - self.seconds, time.monotonic()
+        if on_step is not None:
+            on_step(self.n_steps_done, self.detector)
+        with held_back_interrupt() as was_interrupted, closing(progress):
+            while self.n_steps_done < self.n_steps:
+                loss = self.take_step()
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"the loss is not finite at step {self.n_steps_done}; look for "
+                        "broken images, or try another seed"
+                    )
+                progress.update(self.n_images_done, loss=loss)
+                if on_step is not None:
+                    on_step(self.n_steps_done, self.detector)
+                self.seconds = time.monotonic() - started
+                is_due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
+                if is_due or was_interrupted():
+                    self._save_if_wanted(checkpoint)
+                    last_saved = time.monotonic()
+                if was_interrupted():
+                    raise KeyboardInterrupt
+        self._save_if_wanted(checkpoint)
+
+    def take_step(self) -> float:
+        """Take one optimizer step and give the total loss."""
+        number = self.n_steps_done
+        rng = np.random.default_rng((self.config.seed, number))
+        torch.manual_seed(int(rng.integers(2**63)))
+        progress = number / self.n_steps
+        recipe = self.recipe
+        rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
+        set_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.step.losses(rng).total()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.n_steps_done += 1
+        return float(loss.detach())
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """Give what a checkpoint must agree on, as JSON knows it."""
+        settings = {
+            "size": self.config.size,
+            "seed": self.config.seed,
+            "recipe": asdict(self.recipe),
+            "teacher": self.teacher_hash,
+            "training_images": self.training.hashes,
+            "pretraining_images": self.pretraining_images
+            and self.pretraining_images.fingerprint(),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
+
+    @property
+    def _unreadable(self) -> set[int]:
+        """Pretraining images that were found damaged so far."""
+        images = self.pretraining_images
+        return set() if images is None else images.unreadable
+
+    def _save_if_wanted(self, path: Path | None) -> None:
+        if path is None:
+            return
+        networks = {
+            "student": self.detector.student,
+            "autoencoder": self.detector.autoencoder,
+        }
+        tensors = {
+            f"{name}.{key}": value
+            for name, network in networks.items()
+            for key, value in network.state_dict().items()
+        }
+        tensors |= tensor_file.optimizer_tensors(self.optimizer)
+        content = {
+            "settings": self._settings,
+            "steps": self.n_steps_done,
+            "seconds": self.seconds,
+            "unreadable": sorted(self._unreadable),
+        }
+        tensor_file.write(path, "checkpoint", tensors, content)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ModelFileError: If it is unusable, or of other settings or images.
+        """
+        tensors, content = tensor_file.read(path, "checkpoint")
+        if content.get("settings") != self._settings:
+            raise ModelFileError(
+                f"{path} is a checkpoint of other settings or other images; use those "
+                "it was made with, or remove it to start anew"
+            )
+        for name in ("student", "autoencoder"):
+            state = tensor_file.with_prefix(tensors, name + ".")
+            getattr(self.detector, name).load_state_dict(state)
+        tensor_file.restore_optimizer(self.optimizer, tensors)
+        self.n_steps_done, self.seconds = content["steps"], content["seconds"]
+        self._unreadable.update(content.get("unreadable", ()))
+
+    def finished_detector(self) -> Detector:
+        """Give the detector as it is used, without gradients."""
+        detector = self.detector.eval().requires_grad_(requires_grad=False)
+        n_channels = self.recipe.local_channels, self.recipe.global_channels
+        if n_channels == (DESCRIPTOR_CHANNELS, DESCRIPTOR_CHANNELS):
+            return detector
+        # Deviation: the paper sums over all 384 channels.
+        kinds = images_for_axes(
+            self.training.pixels,
+            self.pretraining_images,
+            self.config.seed,
+            detector.device,
+        )
+        return along_axes(detector, kinds, *n_channels)
+
+    def surroundings(self) -> dict[str, Any]:
+        """Say where and in what time the detector came to be."""
+        return {
+            "efficientad": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": str(self.detector.device),
+            "training_seconds": round(self.seconds, 1),
+            "n_unreadable_pretraining_images": len(self._unreadable),
+        }
+
+
+@torch.no_grad()
+def start_student(
+    student: PatchDescriptionNetwork,
+    teacher: PatchDescriptionNetwork,
+    statistics: ChannelStatistics,
+    start: StudentStart,
+) -> None:
+    """Give an untrained student what it need not learn again: the teacher's layers.
+
+    Args:
+        student: Changed in place.
+        teacher: Network of the same size.
+        statistics: Of the teacher's channels, for the layers that hold them.
+        start: Which layers are taken over.
+    """
+    if start == "random":
+        return
+    for index, (own, given) in enumerate(
+        zip(student.convolutions, teacher.convolutions, strict=True)
+    ):
+        assert isinstance(own, nn.Conv2d)
+        assert isinstance(given, nn.Conv2d)
+        assert own.bias is not None
+        assert given.bias is not None
+        weight, bias = given.weight, given.bias
+        if index == len(student.convolutions) - 1:
+            if start == "teacher_hidden":
+                continue
+            weight = weight / statistics.std.view(-1, 1, 1, 1)
+            bias = (bias - statistics.mean) / statistics.std
+        # Where the student is wider, the teacher's channels come first.
+        n_out, n_in = weight.shape[:2]
+        own.weight[:n_out] = 0
+        own.weight[:n_out, :n_in] = weight
+        own.bias[:n_out] = bias

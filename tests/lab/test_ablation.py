@@ -1,0 +1,262 @@
+"""The paper's ablations: which trainings they need, and what they change."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.lab.study_fakes import CONFIG, FakeTraining
+
+from efficientad.cli import main as cli
+from efficientad.demo_parts import write_category
+from efficientad.errors import ConfigError
+from efficientad.method.losses import hard_feature_loss, hard_feature_mask
+from efficientad.method.maps import (
+    map_mean_and_deviation,
+    map_quantiles,
+    normalize_map,
+)
+from efficientad.method.placement import place_map
+from efficientad.training.config import PAPER, QUICK
+from efficientad_lab.studies import jobs
+from efficientad_lab.studies.ablation import (
+    FULL,
+    PAPER_TABLES,
+    Deviation,
+    ablate,
+    planned,
+)
+from efficientad_lab.studies.config import StudyConfig
+from efficientad_lab.studies.jobs import MEAN_AND_DEVIATION, QUANTILES
+from efficientad_lab.studies.kept_maps import KeptMaps
+from efficientad_lab.studies.records import read_runs
+
+ONE_SEED = replace(CONFIG, seeds=(0,))
+
+
+@pytest.fixture(scope="module")
+def axle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("category") / "axle"
+    write_category(folder, n_train=10, n_test_good=2, n_per_defect=1, seed=1, size=64)
+    return folder
+
+
+def trainings(jobs_):
+    return {job.variant: [judging.variant for judging in job.judgings] for job in jobs_}
+
+
+def test_normalizations_share_one_training(axle):
+    made = trainings(planned([axle], ONE_SEED, [3, 4]))
+
+    name = "small, quick, 4 steps"
+    both = f"{name}, without hard loss, without penalty"
+    assert made == {
+        name: [name, f"{name}, mean and deviation"],
+        both: [f"{both}, mean and deviation", both],
+        f"{name}, without penalty": [f"{name}, without penalty"],
+        f"{name}, without hard loss": [f"{name}, without hard loss"],
+    }
+
+
+def test_table_5_needs_a_training_for_each_p_hard_only(axle):
+    made = trainings(planned([axle], ONE_SEED, [5]))
+
+    name = "small, quick, 4 steps"
+    assert list(made) == [
+        name,
+        f"{name}, without hard loss",
+        *(f"{name}, p_hard {p}" for p in ("0.9", "0.999", "0.9999", "0.99999")),
+    ]
+    # a and b each have one value that is the method's.
+    assert len(made[name]) == 1 + 5 + 5
+
+
+@pytest.mark.parametrize(("recipe", "p_hard"), [(PAPER, 0.999), (QUICK, 0.99)])
+def test_the_preset_s_own_p_hard_is_the_method(recipe, p_hard):
+    deviation = Deviation(p_hard=p_hard)
+
+    assert deviation.canonical(recipe) == FULL
+    assert deviation.recipe(recipe) == recipe
+    assert Deviation(p_hard=0.9).canonical(recipe) == Deviation(p_hard=0.9)
+
+
+@pytest.mark.parametrize("recipe", [PAPER, QUICK])
+def test_without_hard_loss_all_distances_weigh_the_same(recipe, rng):
+    without = Deviation(p_hard=0.0).recipe(recipe)
+    teacher, student = (
+        torch.from_numpy(rng.normal(size=(2, 3, 4, 4)).astype(np.float32))
+        for _ in range(2)
+    )
+
+    loss = hard_feature_loss(teacher, student, without.hard_share)
+
+    torch.testing.assert_close(loss, (teacher - student).square().mean())
+    assert without.quick is None or without.quick.mean_share == 0
+
+
+def test_a_hard_mask_is_the_share_of_channels_at_or_above_the_quantile(rng):
+    teacher = torch.from_numpy(rng.normal(size=(2, 8, 3, 3)).astype(np.float32))
+    student = torch.zeros_like(teacher)
+
+    mask = hard_feature_mask(teacher, student, hard_share=0.25)
+
+    for image, drawn in zip(teacher, mask, strict=True):
+        distances = image.square()
+        threshold = torch.quantile(distances, 0.75)
+        expected = (distances >= threshold).float().mean(0)
+        torch.testing.assert_close(drawn, expected)
+
+
+def test_by_mean_and_deviation_a_map_gets_mean_0_and_deviation_1(rng):
+    grids = [rng.gamma(2, 3, (56, 56)).astype(np.float32) for _ in range(2)]
+
+    scale = map_mean_and_deviation(grids)
+
+    raw = torch.from_numpy(np.stack([place_map(g, 256, 256) for g in grids]))
+    normalized = normalize_map(raw, scale)
+    assert abs(float(normalized.mean())) < 1e-4
+    assert abs(float(normalized.std()) - 1) < 1e-4
+
+
+def test_other_quantiles_go_to_0_and_a_tenth(rng):
+    grids = [rng.gamma(2, 3, (56, 56)).astype(np.float32)]
+
+    scale = map_quantiles(grids, low=0.5, high=0.99)
+
+    pixels = place_map(grids[0], 256, 256)
+    expected = np.quantile(pixels, [0.5, 0.99])
+    np.testing.assert_allclose([scale.low, scale.high], expected, rtol=1e-6)
+
+
+@pytest.fixture
+def ablated(axle, make_detector, monkeypatch, tmp_path):
+    """Table 4 by detectors of random weights: one is calibrated in two ways."""
+
+    def make(provenance, _output):
+        detector = make_detector()
+        detector.provenance = provenance
+        return detector
+
+    training = FakeTraining(make)
+    monkeypatch.setattr(jobs, "train", training)
+    monkeypatch.setattr(jobs, "evaluate", fast_evaluation)
+    failures = ablate([axle], tmp_path, ONE_SEED, tables=[4])
+    return training, failures, tmp_path
+
+
+def fast_evaluation(detector, category, **_options):
+    """Judge two images of each kind; random weights need no more."""
+    from efficientad.evaluation.evaluate import evaluate
+
+    test = [category.test[0], category.test[-1]]
+    return evaluate(detector, replace(category, test=tuple(test)))
+
+
+def test_what_a_normalization_changes_is_judged_and_undone(ablated):
+    training, failures, results = ablated
+    runs = {run["variant"]: run for run in read_runs(results)}
+
+    name = "small, quick, 4 steps"
+    assert failures == []
+    assert len(training.trained) == 3
+    assert len(runs) == 4
+    normal = runs[f"{name}, mean and deviation"]
+    assert normal["settings"]["normalization"] == {"low": None, "high": None}
+    assert normal["training"] == runs[name]["training"]
+    assert normal["threshold"] != runs[name]["threshold"]
+    # The fake gives the same weights each time: without the penalty as with it.
+    assert runs[f"{name}, without penalty"]["threshold"] == runs[name]["threshold"]
+
+
+def test_another_normalization_needs_no_network_again(make_detector, photograph):
+    detector = make_detector()
+    kept = KeptMaps(detector)
+    image = photograph(256, 256)
+    expected = detector.predict(image)
+    first = kept.predict(image)
+    detector.judged_maps = None  # it cannot be asked again
+    quantiles = detector.calibration.local_quantiles
+    halved = replace(quantiles, high=(quantiles.low + quantiles.high) / 2)
+    detector.calibration = replace(detector.calibration, local_quantiles=halved)
+
+    again = kept.predict(image)
+
+    np.testing.assert_array_equal(first.combined_grid, expected.combined_grid)
+    np.testing.assert_allclose(again.local_grid, 2 * first.local_grid, rtol=1e-5)
+    np.testing.assert_array_equal(again.global_grid, first.global_grid)
+
+
+def test_the_tables_of_an_ablation_name_the_paper_s_numbers(ablated):
+    _, _, results = ablated
+    text = (results / "ablation.md").read_text()
+
+    assert "Table 4 of the paper, small, quick, 4 steps" in text
+    (line,) = (
+        line
+        for line in text.splitlines()
+        if line.startswith("| without pretraining penalty | axle |")
+    )
+    assert "| 95.0 | 1 |" in line
+
+
+def test_judgings_in_any_order_give_the_method_the_calibration_of_its_training(
+    axle, make_detector, monkeypatch, tmp_path
+):
+    made = make_detector()
+    (job, *_) = planned([axle], ONE_SEED, [4])
+    reversed_job = replace(job, judgings=job.judgings[::-1])
+    assert [j.normalization for j in reversed_job.judgings] == [
+        MEAN_AND_DEVIATION,
+        QUANTILES,
+    ]
+
+    def make(provenance, _output):
+        made.provenance = provenance
+        return made
+
+    monkeypatch.setattr(jobs, "train", FakeTraining(make))
+    monkeypatch.setattr(jobs, "evaluate", fast_evaluation)
+    before = made.calibration
+    assert jobs.do(reversed_job, jobs.Place(tmp_path, tmp_path / "work")) is None
+    runs = {run["variant"]: run for run in read_runs(tmp_path)}
+    assert runs["small, quick, 4 steps"]["threshold"] == before.threshold
+    assert made.calibration != before
+
+
+def test_the_paper_s_sweeps_hold_the_method_s_number_once_each():
+    """a = 0.9, b = 0.995 and p_hard = 0.999 are the method: its 96.0 stands there."""
+    methods = [
+        entry.words
+        for entry in PAPER_TABLES[5]
+        if entry.deviation.canonical(PAPER) == FULL
+    ]
+
+    assert methods == ["a = 0.9", "b = 0.995", "p_hard = 0.999"]
+    assert all(
+        entry.paper == 96.0
+        for entry in PAPER_TABLES[5]
+        if entry.deviation.canonical(PAPER) == FULL
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"seeds": ()}, "seeds must be at least one"),
+        ({"seeds": (1, 1)}, "seeds must be at least one, each once"),
+        ({"sizes": ()}, "sizes must be at least one"),
+        ({"seeds": (-1,)}, "seed must be at least 0"),
+        ({"steps": 0}, "steps must be at least 1"),
+    ],
+)
+def test_settings_of_a_study_are_checked(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        StudyConfig(**settings)
+
+
+@pytest.mark.parametrize("verb", ["reproduce", "ablate"])
+def test_a_folder_without_scenarios_is_one_line(tmp_path, capsys, verb):
+    code = cli.main([verb, str(tmp_path), "--output", str(tmp_path / "out")])
+
+    assert code == 2
+    assert f"was needed in {tmp_path}" in capsys.readouterr().err

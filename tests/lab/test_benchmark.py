@@ -1,0 +1,621 @@
+"""What the benchmark says about predictors; how long things take is never tested."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from efficientad.cli import main as cli
+from efficientad.errors import (
+    ConfigError,
+    ModelFileError,
+    NotCalibratedError,
+    StorageError,
+)
+from efficientad.inspection.predictor import Predictor
+from efficientad.method.decision import Prediction
+from efficientad.model_files import detector_file as model_file
+from efficientad_lab import cli as lab_cli
+from efficientad_lab.benchmark import candidates as contenders_module
+from efficientad_lab.benchmark import clock, hardware, layer_costs, memory
+from efficientad_lab.benchmark import compare as benchmark_module
+from efficientad_lab.benchmark.baseline import BaselinePredictor
+from efficientad_lab.benchmark.candidates import Contender, contenders
+from efficientad_lab.benchmark.clock import Timing
+from efficientad_lab.benchmark.compare import benchmark
+from efficientad_lab.benchmark.config import BenchmarkConfig
+from efficientad_lab.benchmark.costs import NetworkCost, Peak
+from efficientad_lab.benchmark.peak_memory import peak_memory_mib
+from efficientad_lab.benchmark.report import BenchmarkReport, RuntimeReport
+
+TINY = BenchmarkConfig(repeats=1, batch_size=2, streams=1, memory=False)
+
+
+# The clock
+
+
+def test_functions_are_called_in_turn_and_the_first_turn_does_not_count():
+    calls = []
+    functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+
+    timings = clock.interleaved(functions, 2)
+
+    assert calls == list("ababab")
+    assert {name: len(t.milliseconds) for name, t in timings.items()} == {
+        "a": 2,
+        "b": 2,
+    }
+
+
+def test_the_clock_stops_when_the_device_is_done():
+    events = []
+
+    timing = clock.consecutive(
+        lambda: events.append("run"),
+        2,
+        n_warm_up=1,
+        wait=lambda: events.append("wait"),
+    )
+
+    assert events == ["run", *["wait", "run", "wait"] * 2]
+    assert len(timing.milliseconds) == 2
+
+
+def test_streams_run_at_the_same_time():
+    """Each call waits for another thread's: a single thread would wait for ever."""
+    both = threading.Barrier(2, timeout=60)
+    n_calls = []
+
+    def meet():
+        both.wait()
+        n_calls.append(1)
+
+    clock.in_streams(meet, n_streams=2, n_calls=3)()
+
+    assert len(n_calls) == 6
+
+
+def test_a_failure_in_a_stream_is_not_lost():
+    with pytest.raises(ZeroDivisionError):
+        clock.in_streams(lambda: 1 / 0, n_streams=2, n_calls=1)()
+
+
+def test_quantiles_of_a_timing():
+    timing = Timing((4.0, 1.0, 2.0, 3.0, 5.0))
+
+    assert timing.summary() == {
+        "n": 5,
+        "p50": 3.0,
+        "p99": pytest.approx(4.96),
+        "p25": 2.0,
+        "p75": 4.0,
+        "mean": 3.0,
+    }
+    assert timing.fastest == 1.0
+
+
+# Costs
+
+
+@pytest.mark.parametrize(
+    ("size", "n_parameters", "flops"),
+    [("small", 8.06e6, 75.9e9), ("medium", 20.74e6, 235.4e9)],
+)
+def test_costs_are_those_of_the_paper(size, n_parameters, flops):
+    cost = NetworkCost(size, tuple(layer_costs.layer_costs(size)))
+
+    assert cost.n_parameters == pytest.approx(n_parameters, rel=1e-3)
+    assert cost.flops == pytest.approx(flops, rel=1e-3)
+
+
+def test_a_layer_is_counted_by_its_definition():
+    second = layer_costs.layer_costs("small")[3]
+
+    assert (second.network, second.name) == ("teacher", "conv 4x4, 128 to 256")
+    assert second.output == (256, 123, 123)
+    assert second.n_parameters == 256 * (128 * 16 + 1)
+    assert second.flops == 2 * 256 * 123**2 * 128 * 16
+
+
+# The machine's limit
+
+
+def product(precision, engine="PyTorch", n=10):
+    return hardware.MatrixProduct(precision, engine, n, lambda: None)
+
+
+def test_a_limit_is_that_of_the_fastest_product():
+    products = [product("fp32"), product("int8"), product("int8", "ONNX Runtime")]
+    times = {"fp32": (4.0, 2.0), "int8": (8.0, 9.0)}
+    timings = {p.name: Timing(times[p.precision]) for p in products[:2]}
+    timings[products[2].name] = Timing((1.0, 7.0))
+
+    limits = hardware.peaks(products, timings)
+
+    assert limits["fp32"].flops_per_second == pytest.approx(2 * 10**3 / 2e-3)
+    assert limits["int8"].engine == "ONNX Runtime"
+    assert limits["int8"].flops_per_second == pytest.approx(2 * 10**3 / 1e-3)
+
+
+def test_a_precision_that_is_slow_here_has_the_limit_of_single_precision():
+    products = [product("fp32"), product("bf16")]
+    timings = {p.name: Timing((t,)) for p, t in zip(products, (1.0, 50.0), strict=True)}
+
+    assert hardware.peaks(products, timings)["bf16"].precision == "fp32"
+
+
+def test_products_of_all_precisions_can_be_run(monkeypatch):
+    monkeypatch.setattr(hardware, "_SMALLEST", {"cpu": 32})
+    monkeypatch.setattr(hardware, "_LARGEST", {"cpu": 64})
+
+    products = hardware.matrix_products("cpu")
+
+    assert {p.precision for p in products} == {"fp32", "fp16", "bf16", "int8"}
+    assert all(p.n in {32, 64} for p in products)
+
+
+def test_integer_products_are_right():
+    run: Callable[[], Any] = hardware._onnx_int8(32)
+
+    (result,) = run()
+
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-63, 64, (32, 32), dtype=np.int8)
+    left = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+    np.testing.assert_array_equal(result, left.astype(int) @ weights.astype(int))
+
+
+def test_streams_share_the_threads_and_give_them_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with hardware.shared_threads(3):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+# The baseline
+
+
+def test_the_baseline_predicts_what_the_detector_does(make_detector, rng):
+    detector = make_detector()
+    detector.runtime = "pytorch"
+    image = rng.integers(0, 256, (50, 70, 3), np.uint8)
+
+    plain = BaselinePredictor(detector)
+    expected, found = detector.predict(image), plain.predict(image)
+
+    assert isinstance(plain, Predictor)
+    assert found.image_score == pytest.approx(expected.image_score, rel=1e-4)
+    assert (found.p_value, found.threshold) == (expected.p_value, expected.threshold)
+    np.testing.assert_allclose(
+        found.anomaly_map, expected.anomaly_map, rtol=1e-3, atol=1e-5
+    )
+    assert plain.predict_batch([]) == []
+
+
+def test_the_baseline_needs_a_calibration(make_detector):
+    detector = make_detector()
+    detector.calibration = None
+
+    with pytest.raises(NotCalibratedError, match="call calibrate first"):
+        BaselinePredictor(detector)
+
+
+# The comparison, with predictors that compute nothing
+
+
+class Fake:
+    """Says the same about every image."""
+
+    size = "small"
+    device = torch.device("cpu")
+
+    def __init__(self, value, precision="fp32"):
+        self.value, self.precision = value, precision
+        self.versions: dict[str, str] | None = None
+        self.n_images = []
+
+    def predict(self, image):
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images):
+        self.n_images.append(len(images))
+        grid = np.full((56, 56), self.value, np.float32)
+        return [Prediction(self.value, 1.0, 0.5, 256, 256, grid, grid) for _ in images]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """A report about two fakes, the second of which differs by a twentieth."""
+    fakes = {"one": Fake(2.0), "other": Fake(2.1, "int8")}
+    found = [Contender(name, Path("part.ead")) for name in fakes]
+    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: found)
+    monkeypatch.setattr(Contender, "open", lambda self, **_: fakes[self.name])
+    monkeypatch.setattr(
+        hardware, "matrix_products", lambda _: [product("fp32"), product("int8")]
+    )
+    stages: list[str] = []
+    report = benchmark(Path("part.ead"), (), TINY, on_stage=stages.append)
+    return report, fakes, stages
+
+
+def test_the_report_tells_all_that_was_measured(measured):
+    report, fakes, stages = measured
+    content = json.loads(json.dumps(report.as_json(), allow_nan=False))
+
+    one, other = content["runtimes"]
+    assert [one["runtime"], other["runtime"]] == ["one", "other"]
+    assert one["speedup"] == 1
+    assert one["largest_difference"] == 0
+    assert other["largest_difference"] == pytest.approx(0.05)
+    assert other["precision"] == "int8"
+    assert one["latency_ms"]["n"] == 1
+    assert one["peak_memory_mib"] is None
+    assert content["cost"]["n_parameters"] == 8_057_856
+    assert len(content["cost"]["layers"]) == 57
+    assert set(content["limits"]) == {"fp32", "fp16", "bf16", "int8"}
+    assert content["settings"]["repeats"] == 1
+    assert {"machine", "versions", "commit", "load"} <= set(content)
+    assert any("latency: one, other" in stage for stage in stages)
+    # Compared on two images; then each once to warm up: latency, batch, stream.
+    assert fakes["one"].n_images == [2, 1, 1, 2, 2, 1, 1, 1, 1]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What files are opened with, by predictors that compute nothing."""
+    asked = []
+
+    def load(path, **settings):
+        asked.append((path.name, settings))
+        return Fake(2.0)
+
+    monkeypatch.setattr(contenders_module, "load_predictor", load)
+    monkeypatch.setattr(hardware, "matrix_products", lambda _: [product("fp32")])
+    return asked
+
+
+@pytest.mark.parametrize(("streams", "expected"), [(3, [1, 1, 3, 3]), (1, [1, 1])])
+def test_exports_get_ready_for_the_streams_they_are_measured_with(
+    opened, streams, expected
+):
+    config = BenchmarkConfig(repeats=1, batch_size=3, streams=streams, memory=False)
+
+    benchmark(Path("part.onnx"), [Path("part.xml")], config)
+
+    assert [settings["n_streams"] for _, settings in opened] == expected
+    assert {name for name, _ in opened} == {"part.onnx", "part.xml"}
+
+
+def test_an_export_is_measured_on_the_device_that_was_asked_for(opened):
+    config = BenchmarkConfig(
+        repeats=1, batch_size=1, streams=1, memory=False, device="cuda"
+    )
+
+    report = benchmark(Path("part.onnx"), (), config)
+
+    assert [settings["device"] for _, settings in opened] == ["cuda"]
+    assert report.is_on_gpu
+
+
+def test_speeds_are_ratios_to_the_first(measured):
+    report, _, _ = measured
+    slow, fast = Timing((100.0,)), Timing((25.0,))
+    cost = NetworkCost("small", tuple(layer_costs.layer_costs("small")))
+    results = tuple(
+        RuntimeReport(
+            name=name,
+            precision="fp32",
+            flops=cost.flops,
+            latency=timing,
+            batch=timing,
+            streams=timing,
+            peak_memory_mib={"opened": 10.0, "batch": 300.4},
+            largest_difference=0.0,
+        )
+        for name, timing in (("one", slow), ("other", fast))
+    )
+    limit = Peak("fp32", "PyTorch", 1000, Timing((1.0, 2.0)))
+    report = BenchmarkReport(
+        model="part.ead",
+        settings={"batch_size": 2, "streams": 3},
+        is_on_gpu=False,
+        n_images_of_streams=6,
+        results=results,
+        limits={"fp32": limit},
+        cost=cost,
+        surroundings={"machine": "a machine"},
+    )
+
+    other = report.as_json()["runtimes"][1]
+    assert other["speedup"] == 4
+    assert other["images_per_second_of_batch"] == 80
+    assert other["images_per_second_of_streams"] == 240
+    assert other["flops_per_second"] == pytest.approx(75.9e9 / 0.025, rel=1e-3)
+    assert other["share_of_limit"] == pytest.approx(75.9e9 / 0.025 / 2e12, rel=1e-3)
+    last = report.table().splitlines()[-1].split()
+    assert last == [
+        *("other", "fp32", "25.0", "25.0", "-", "25.0", "25.0", "4.00", "80.0", "4.00"),
+        *("240.0", "4.00", "300", "3035.8", "151.8", "0.0e+00"),
+    ]
+
+
+def test_the_text_has_the_tables(measured):
+    report, _, _ = measured
+
+    text = report.text()
+
+    assert "images/s by 2" in text
+    assert "limit of int8" in text
+    assert "plain networks, small: 8.06 M parameters, 75.9 GFLOP an image" in text
+
+
+@pytest.mark.parametrize(
+    ("devices", "is_refused"), [(["cuda", "cpu"], True), (["cuda", "cuda"], False)]
+)
+def test_all_that_is_compared_runs_on_one_device(devices, is_refused):
+    found = [Contender(name, Path("part.ead")) for name in ("baseline", "native")]
+    opened = {contender.name: Fake(2.0) for contender in found}
+    for fake, device in zip(opened.values(), devices, strict=True):
+        fake.device = torch.device(device)
+
+    if not is_refused:
+        assert benchmark_module._only_device(found, opened) == "cuda"
+        return
+    with pytest.raises(ConfigError, match="got native on the CPU and baseline on CUDA"):
+        benchmark_module._only_device(found, opened)
+
+
+def test_the_report_tells_which_anomalib_was_measured(measured, monkeypatch):
+    _, fakes, _ = measured
+    fakes["anomalib"] = fake = Fake(2.0)
+    fake.versions = {"anomalib": "2.7.0"}
+    found = [Contender("anomalib", Path("part.ead"), anomalib=Path("python"))]
+    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: found)
+    config = replace(TINY, anomalib=Path("python"))
+
+    content = benchmark(Path("part.ead"), (), config).as_json()
+
+    assert content["settings"]["anomalib"] == {"anomalib": "2.7.0"}
+    json.dumps(content)
+
+
+def test_memory_that_cannot_be_measured_costs_nothing_else(monkeypatch):
+    def fail(contender, _n):
+        raise ModelFileError(f"the process of {contender.name} was killed")
+
+    one = [Contender("one", Path("part.ead"))]
+    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: one)
+    monkeypatch.setattr(Contender, "open", lambda *_, **__: Fake(2.0))
+    monkeypatch.setattr(benchmark_module, "peak_memory_mib", fail)
+    monkeypatch.setattr(hardware, "matrix_products", lambda _: [product("fp32")])
+    stages: list[str] = []
+
+    report = benchmark(
+        Path("part.ead"), (), replace(TINY, memory=True), on_stage=stages.append
+    )
+
+    assert report.as_json()["runtimes"][0]["peak_memory_mib"] is None
+    assert stages[-1] == "not known: the process of one was killed"
+    assert "one" in report.text()
+
+
+def test_a_file_given_twice_is_refused(monkeypatch):
+    twice = [Contender("part.onnx", Path("part.onnx"))] * 2
+    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: twice)
+
+    with pytest.raises(ConfigError, match="files of different names"):
+        benchmark(Path("part.onnx"), (), TINY)
+
+
+# What is compared
+
+
+@pytest.fixture(scope="module")
+def saved(make_detector, tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmark") / "part.ead"
+    model_file.save(make_detector(), path)
+    return path
+
+
+def test_the_baseline_comes_first_and_exports_last(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(contenders_module, "_available", lambda _: ["pytorch"])
+
+    found = contenders(saved, [Path("a.onnx")], BenchmarkConfig(), tmp_path)
+
+    assert [contender.name for contender in found] == ["baseline", "pytorch", "a.onnx"]
+    assert [contender.plain for contender in found] == ["fp32", None, None]
+
+
+def test_an_exported_file_has_one_engine(tmp_path):
+    config = BenchmarkConfig(runtimes=("native",))
+
+    with pytest.raises(ConfigError, match=r"give the \.ead file"):
+        contenders(Path("part.onnx"), [], config, tmp_path)
+
+
+def test_exports_for_the_occasion_are_made(judging_detector, tmp_path):
+    model_file.save(judging_detector, tmp_path / "part.ead")
+    config = BenchmarkConfig(runtimes=("onnx", "openvino"))
+
+    found = contenders(tmp_path / "part.ead", [], config, tmp_path)
+
+    assert [c.name for c in found] == ["baseline", "onnx", "openvino"]
+    assert [c.path.suffix for c in found] == [".ead", ".onnx", ".xml"]
+    assert all(c.path.is_file() for c in found)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_export_for_the_cpu_is_not_taken_for_one_on_the_gpu(runtime, tmp_path):
+    with pytest.raises(ConfigError, match="runs on cpu, device cuda was asked for"):
+        contenders_module._exported(runtime, Path("part.ead"), "cuda", tmp_path)
+
+
+def test_openvinos_file_is_refused_where_cuda_is_asked_for(tmp_path):
+    (tmp_path / "part.xml").touch()
+    config = BenchmarkConfig(device="cuda")
+    (contender,) = contenders(tmp_path / "part.xml", [], config, tmp_path)
+
+    with pytest.raises(ConfigError, match="tensorrt was asked for"):
+        contender.open()
+
+
+def test_an_export_for_tensorrt_is_run_by_it(saved, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "efficientad.exports.export.export",
+        lambda *given, precision: made.append((*given, precision)),
+    )
+
+    found = contenders_module._exported("tensorrt", saved, "auto", tmp_path)
+
+    ((detector, path, precision),) = made
+    assert precision == "fp16"
+    assert detector.device.type == "cpu"
+    assert (found.path, path.suffix) == (path, ".onnx")
+    assert (found.runtime, found.is_for_tensorrt) == ("tensorrt", True)
+
+
+def test_a_runtime_that_is_not_there_is_refused(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: False)
+    config = BenchmarkConfig(runtimes=("native",))
+
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
+        contenders(saved, [], config, tmp_path)
+
+
+def test_bf16_is_refused_where_single_precision_would_be_measured(
+    saved, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: True)
+    config = BenchmarkConfig(runtimes=("native_bf16",))
+
+    with pytest.raises(
+        ConfigError, match="native_bf16 needs a detector of size medium"
+    ):
+        contenders(saved, [], config, tmp_path)
+
+
+def test_without_a_choice_all_that_works_is_measured(make_detector, monkeypatch):
+    detector = make_detector()
+    monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: True)
+    found = contenders_module._available(detector)
+    assert found == ["native", "pytorch", "onnx", "openvino"]
+
+    monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: False)
+    monkeypatch.setattr(contenders_module, "find_spec", lambda _: None)
+    assert contenders_module._available(detector) == ["pytorch"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"streams": -1}, "streams must be at least 1"),
+        ({"runtimes": ()}, "runtimes needs at least one name"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        BenchmarkConfig(**settings)
+
+
+# Memory
+
+
+def test_memory_is_that_of_another_process(saved):
+    ballast = np.ones(3 * 2**25)  # 768 MiB that are not the child's
+
+    measured = peak_memory_mib(Contender("pytorch", saved, "cpu", "pytorch"), 2)
+
+    assert set(measured) == {"opened", "one_image", "batch"}
+    assert 50 < measured["opened"] <= measured["one_image"] <= measured["batch"]
+    assert measured["opened"] < ballast.nbytes / 2**20
+
+
+def test_the_peak_is_what_the_system_says(tmp_path, monkeypatch):
+    for process, kib in (("self", 2048), ("7", 1024)):
+        status = tmp_path / process / "status"
+        status.parent.mkdir()
+        status.write_text(f"VmRSS:\t  10 kB\nVmHWM:\t  {kib} kB\n")
+    monkeypatch.setattr(memory, "_PROCESSES", tmp_path)
+    assert (memory.own_peak_mib(), memory.peak_mib(7)) == (2, 1)
+
+    monkeypatch.setattr(memory, "_PROCESSES", tmp_path / "nothing")
+    assert memory.own_peak_mib() > 10  # an interpreter with NumPy
+    with pytest.raises(ConfigError, match="needs a system that tells"):
+        memory.peak_mib(7)
+
+
+def test_a_failing_process_is_told(tmp_path):
+    with pytest.raises(ModelFileError, match=r"no model file at .*--no-memory"):
+        peak_memory_mib(Contender("gone", tmp_path / "gone.ead"), 1)
+
+
+# The command line
+
+
+def test_the_command_line_measures_and_writes(saved, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        hardware, "matrix_products", lambda _: [product("fp32"), product("int8")]
+    )
+    target = tmp_path / "speed.json"
+    options = ["--runtimes", "pytorch", "--repeats", "1", "--batch-size", "1"]
+    options += ["--streams", "1", "--no-memory", "--output", str(target)]
+
+    assert cli.main(["benchmark", str(saved), *options]) == 0
+
+    content = json.loads(target.read_text())
+    assert [r["runtime"] for r in content["runtimes"]] == ["baseline", "pytorch"]
+    assert content["runtimes"][1]["largest_difference"] < 1e-4
+    assert all(r["flops_per_second"] > 0 for r in content["runtimes"])
+    assert all(layer["milliseconds"] > 0 for layer in content["cost"]["layers"])
+    assert "conv 4x4, 128 to 256" in capsys.readouterr().out
+
+
+def test_a_missing_model_is_one_line(capsys, tmp_path):
+    assert cli.main(["benchmark", str(tmp_path / "gone.ead")]) == 2
+    assert "no model file at" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_found_first(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="cannot write to"):
+        lab_cli.benchmark(
+            tmp_path / "gone.ead",
+            output=tmp_path / "file" / "speed.json",
+            config=BenchmarkConfig(),
+        )
+
+
+def test_settings_can_be_read_without_torch():
+    program = (
+        "import sys\nsys.modules['torch'] = None\n"
+        "from efficientad_lab.benchmark.config import BenchmarkConfig\n"
+        "from efficientad_lab.benchmark import compare, memory\n"
+        "print(BenchmarkConfig().batch_size)"
+    )
+    source = Path(benchmark_module.__file__).resolve().parents[2]
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(source)},
+    )
+
+    assert finished.stdout == "16\n", finished.stderr

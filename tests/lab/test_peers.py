@@ -1,0 +1,123 @@
+"""The comparison with other implementations, by a fake worker: none is installed."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import make_tables
+import numpy as np
+import pytest
+from peers import compare
+from PIL import Image
+
+from efficientad.demo_parts import write_category
+from efficientad_lab.studies.records import read_runs
+
+WORKER = """#!{python}
+import json, sys, pathlib
+import numpy as np
+task_path = pathlib.Path(sys.argv[2])
+task = json.loads(task_path.read_text())
+folder = task_path.parent
+if task["peer"] == "STFPM":
+    sys.exit("no memory left")
+n = len(task["test"])
+scores = np.array(["good" not in path for path in task["test"]], float)
+maps = np.random.default_rng(0).random((n, 256, 256), np.float32)
+np.save(folder / "maps.npy", maps)
+np.save(folder / "scores.npy", scores)
+names = "train_seconds milliseconds images_per_second millions_of_numbers"
+facts = dict.fromkeys(names.split(), 1.5) | {{"peak_memory_mib": 9}}
+facts |= {{"steps": 3, "batch": 8}}
+facts["versions"] = {{"torch": "2.0", "anomalib": "1.0"}}
+(folder / "facts.json").write_text(json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_category(
+        folder / "parts", n_train=11, n_test_good=2, n_per_defect=1, seed=0, size=64
+    )
+    natural = folder / "work" / "natural" / "images"
+    natural.mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(natural / "0.jpg")
+    return folder
+
+
+@pytest.fixture
+def arguments(data, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(WORKER.format(python=sys.executable))
+    python.chmod(0o755)
+    shutil.copytree(data / "work", tmp_path / "work")
+    return [
+        *("--data", str(data), "--categories", "parts", "--python", str(python)),
+        *("--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")),
+        *("--peers", "PatchCore", "STFPM", "DSR"),
+    ]
+
+
+def test_a_failing_peer_is_recorded_and_stops_no_other(arguments, tmp_path, capsys):
+    assert compare.main(arguments) == 0
+    runs = {run["variant"]: run for run in read_runs(tmp_path / "results")}
+
+    assert runs["PatchCore"]["metrics"]["image_au_roc"] == 1
+    assert runs["PatchCore"]["seconds"]["train"] == 1.5
+    assert "no memory left" in runs["STFPM"]["failure"]
+    assert "no memory left" in capsys.readouterr().err
+    assert runs["DSR"]["metrics"] == {}
+    shown = make_tables.table(list(runs.values()))
+    assert "- DSR: not run: its vector-quantized autoencoder" in shown
+    assert "; anomalib 1.0, torch 2.0, torch " in shown
+    assert "| 24 |" in shown, "images of training"
+    assert next(line for line in shown.splitlines() if "| DSR |" in line)[-4:] == " 0 |"
+    assert "- parts, STFPM, seed 0: failed: its process ended with 1" in shown
+
+
+def test_finished_runs_are_skipped_and_failed_ones_tried_again(arguments, tmp_path):
+    compare.main(arguments)
+    python = Path(tmp_path / "python")
+    python.write_text(python.read_text().replace('== "STFPM"', '== "PatchCore"'))
+    compare.main(arguments)
+
+    assert not [run for run in read_runs(tmp_path / "results") if "failure" in run]
+
+
+def test_a_run_of_another_budget_is_not_taken_for_it(arguments, tmp_path, capsys):
+    arguments += ["--peers", "PatchCore"]
+    compare.main(arguments)
+
+    assert compare.main([*arguments, "--budget", "60"]) == 2
+
+    path = tmp_path / "results" / "peers_parts_patchcore_seed0.json"
+    sentence = capsys.readouterr().err
+    assert f"{path} was recorded with other settings" in sentence
+    assert "(budget_seconds)" in sentence
+
+
+def test_held_out_images_are_not_trained_on(arguments, tmp_path):
+    compare.main(arguments)
+    task = json.loads((tmp_path / "work" / "parts_patchcore" / "task.json").read_text())
+    images = Path(task["images"])
+    trained = {path.resolve() for path in (images / "trained").iterdir()}
+    held_out = {path.resolve() for path in (images / "held_out").iterdir()}
+
+    assert len(trained) == 9
+    assert len(held_out) == 2
+    assert not trained & held_out
+
+
+def test_a_worker_that_hangs_or_is_not_there_is_a_failure(arguments, tmp_path):
+    python = Path(tmp_path / "python")
+    python.write_text(f"#!{sys.executable}\nimport time; time.sleep(60)\n")
+    compare.main([*arguments, "--peers", "PatchCore", "--limit", "1"])
+    (run,) = read_runs(tmp_path / "results")
+    assert run["failure"] == "not done after 1 s"
+
+    python.unlink()
+    compare.main([*arguments, "--peers", "PatchCore"])
+    (run,) = read_runs(tmp_path / "results")
+    assert "make peers builds it" in run["failure"]

@@ -1,0 +1,114 @@
+"""The tables of README and docs come from recorded runs, and from nowhere else."""
+
+import json
+
+import make_tables
+import pytest
+
+from efficientad_lab.studies.records import read_runs
+
+
+def recorded_run(**changes):
+    return {
+        "experiment": "main_job",
+        "category": "bottle",
+        "variant": "small, quick",
+        "seed": 0,
+        "metrics": {"image_au_roc": 0.99, "au_pro": 0.9},
+        "seconds": {"train": 540.0},
+        "machine": "2 cores",
+        "versions": {"torch": "2.13.0"},
+        "commit": "0123456789abcdef",
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    "document", make_tables.documents(), ids=lambda document: document.name
+)
+def test_a_document_shows_what_the_recorded_runs_say(document):
+    text = document.read_text(encoding="utf-8")
+    runs = read_runs(make_tables.RESULTS)
+
+    assert make_tables.with_tables(text, runs) == text
+
+
+def test_the_readme_asks_for_a_table_of_the_main_job():
+    readme = (make_tables.REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+    assert "<!-- table: main_job -->" in readme
+
+
+def test_a_typed_number_is_replaced():
+    """The positive control: a table that says something else must not survive."""
+    text = "<!-- table: main_job -->\n| bottle | 100.0 |\n<!-- end of table -->\nend"
+
+    after = make_tables.with_tables(text, [recorded_run()])
+
+    assert "100.0" not in after
+    assert "| bottle | small, quick | 99.0 | 90.0 | 9.0 | 1 |" in after
+    assert after.endswith("<!-- end of table -->\nend")
+    assert make_tables.with_tables(after, [recorded_run()]) == after
+
+
+def test_the_ablation_of_table_5_has_the_papers_rows():
+    text = "<!-- table: ablation_5_small -->\n<!-- end of table -->\n"
+    run = recorded_run(experiment="ablation", variant="small, quick, b 0.98")
+
+    after = make_tables.with_tables(text, [run, recorded_run()])
+
+    assert "| b = 0.98 | bottle | 99.0 | 90.0 | 95.9 | 1 |" in after
+    assert "| p_hard = 0.9999 |  | \u2013 | \u2013 | 95.8 | 0 |" in after
+    assert make_tables.with_tables(after, [run]) == after
+
+
+def test_the_time_of_an_interrupted_run_is_left_out():
+    runs = [recorded_run(), recorded_run(seed=1, interrupted=True)]
+    runs[1]["seconds"] = {"train": 5400.0}
+
+    table = make_tables.table(runs)
+
+    assert "| bottle | small, quick | 99.0 ± 0.0 | 90.0 ± 0.0 | 9.0 | 2 |" in table
+
+
+def test_runs_of_one_row_are_a_mean_and_a_deviation_over_seeds():
+    runs = [
+        recorded_run(seed=seed, metrics={"image_au_roc": value})
+        for seed, value in enumerate([0.97, 0.98, 0.99])
+    ]
+
+    assert "| bottle | small, quick | 98.0 ± 1.0 | 9.0 ± 0.0 | 3 |" in (
+        make_tables.table(runs)
+    )
+
+
+def test_a_table_names_machine_versions_and_commit():
+    shown = make_tables.table([recorded_run()])
+
+    assert "Recorded on 2 cores; torch 2.13.0; commit `012345678`." in shown
+
+
+def test_an_experiment_without_runs_says_so():
+    text = "<!-- table: other -->\n<!-- end of table -->"
+
+    after = make_tables.with_tables(text, [recorded_run()])
+
+    assert "No run is recorded yet." in after
+
+
+def test_checking_reports_a_stale_table_and_writing_mends_it(
+    tmp_path, monkeypatch, capsys
+):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table: main_job -->\nold\n<!-- end of table -->\n")
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "run.json").write_text(json.dumps(recorded_run()))
+    monkeypatch.setattr(make_tables, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(make_tables, "RESULTS", results)
+
+    assert make_tables.main(["--check"]) == 1
+    assert "README.md" in capsys.readouterr().out
+    assert make_tables.main([]) == 0
+    assert make_tables.main(["--check"]) == 0
+    assert "bottle" in readme.read_text()
