@@ -32,6 +32,7 @@ from efficientad.errors import (
 
 if TYPE_CHECKING:
     from efficientad.demo_parts.demo import run_demo
+    from efficientad.distillation.config import DistillConfig
     from efficientad.distillation.distill import distill
     from efficientad.evaluation.data_check import check_data
     from efficientad.evaluation.evaluate import Evaluation, evaluate
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from efficientad.method.detector import Detector
     from efficientad.model_files.detector_file import load, recalibrate, save
     from efficientad.model_files.teachers import load_teacher
-    from efficientad.training.config import DistillConfig, TrainConfig
+    from efficientad.training.config import TrainConfig
     from efficientad.training.run import train
 
 __version__ = "0.1.0"
@@ -90,7 +91,7 @@ __all__ = [
 _HOME_OF = {
     "Calibration": "method.decision",
     "Detector": "method.detector",
-    "DistillConfig": "training.config",
+    "DistillConfig": "distillation.config",
     "Evaluation": "evaluation.evaluate",
     "Prediction": "method.decision",
     "Predictor": "inspection.predictor",

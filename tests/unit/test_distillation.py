@@ -19,6 +19,7 @@ from efficientad.cli import main as cli
 from efficientad.distillation import distill as distillation
 from efficientad.distillation import material as distillation_material
 from efficientad.distillation import run as distillation_run
+from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.feature_cache import FeatureCache
 from efficientad.distillation.material import Material, Picture
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
@@ -29,7 +30,6 @@ from efficientad.natural_images import pictures as pretraining_images
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.ahead import Ahead
 from efficientad.training.channel_moments import ChannelMoments
-from efficientad.training.config import DistillConfig
 from efficientad.training.environment import commit, machine
 from efficientad.training.optimizers import make_optimizer
 

@@ -30,6 +30,7 @@ TORCH_FREE = [
     "efficientad.method.placement",
     "efficientad.demo_parts",
     "efficientad.training.config",
+    "efficientad.distillation.config",
     *(
         f"efficientad.{folder}.{path.stem}"
         for folder in ("inspection", "exports")

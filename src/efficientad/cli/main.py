@@ -18,6 +18,7 @@ from typing import Final
 
 from efficientad.cli.inspection import evaluate, export, predict, threshold
 from efficientad.cli.options import bound
+from efficientad.distillation.config import DistillConfig
 from efficientad.errors import (
     TRAIN_EXTRA,
     ConfigError,
@@ -25,7 +26,7 @@ from efficientad.errors import (
     MissingDependencyError,
     train_extra_is_missing,
 )
-from efficientad.training.config import Device, DistillConfig, TrainConfig
+from efficientad.training.config import Device, TrainConfig
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

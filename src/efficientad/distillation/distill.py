@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from efficientad.distillation.config import DistillConfig, DistillRecipe
 from efficientad.distillation.files import DistillationFiles
 from efficientad.distillation.material import Material
 from efficientad.distillation.run import (
@@ -30,7 +31,6 @@ from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.storage import require_writable
 from efficientad.training.ahead import Ahead
-from efficientad.training.config import DistillConfig, DistillRecipe
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.progress import Progress, tell

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.feature_cache import FeatureCache
 from efficientad.distillation.source_networks import (
     SourceFeatures,
@@ -35,7 +36,6 @@ from efficientad.model_files import container as tensor_file
 from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.ahead import Ahead
 from efficientad.training.channel_moments import ChannelMoments
-from efficientad.training.config import DistillConfig
 from efficientad.training.progress import Progress
 
 # The source network sees the image twice as large as the teacher, as in the paper:

@@ -19,12 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from efficientad.distillation.config import (
+    DISTILL_RECIPES,
+    DistillConfig,
+    DistillRecipe,
+)
 from efficientad.distillation.material import Material, Prepared
 from efficientad.errors import ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import open_teacher
-from efficientad.training.config import DISTILL_RECIPES, DistillConfig, DistillRecipe
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.schedule import learning_rate
 

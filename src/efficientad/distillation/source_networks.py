@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from efficientad.distillation.config import Reduction
 from efficientad.distillation.source_architectures import (
     InvertedResidualNetwork,
     ResNet,
@@ -33,7 +34,6 @@ from efficientad.errors import (
     ModelFileError,
 )
 from efficientad.method.inputs import Images
-from efficientad.training.config import Reduction
 
 __all__ = [
     "PACKAGED_NETWORKS",

@@ -1,0 +1,167 @@
+"""Settings of distillation: typed, frozen, with the paper's values.
+
+No torch here, so that the command line starts at once.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from efficientad.errors import ConfigError
+from efficientad.training.config import (
+    Device,
+    ModelSize,
+    OptimizerName,
+    RateSchedule,
+    require_seed,
+    require_share,
+)
+
+DistillPreset = Literal["paper", "quick"]
+Reduction = Literal["mean", "random", "pca"]
+
+_IMAGE_SIZE_STEP: Final = 16  # the coarse stage's stride on twice the size, and more
+_MIN_IMAGE_SIZE: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """How a teacher is distilled. `None` means: as the preset says."""
+
+    source: str
+    """Source network: a weights file, or a name such as `mobilenet-v2`."""
+
+    size: ModelSize = "small"
+    """The patch description network to make."""
+
+    preset: DistillPreset = "paper"
+    """`paper`: 60 000 steps of 16 whole images, padded, Adam at a constant 1e-4.
+    `quick`: windows of 8 images a step, batch normalization while distilling, Muon
+    with warm-up and cosine; for hours on a CPU, with `feature_cache`."""
+
+    steps: int | None = None
+    """Optimizer steps, at least 1."""
+
+    batch_size: int | None = None
+    """Images a step, at least 1."""
+
+    learning_rate: float | None = None
+    """Highest learning rate, above 0."""
+
+    rate_schedule: RateSchedule | None = None
+    """`constant`, `drop` to a tenth for the last 5 %, or `cosine` with warm-up."""
+
+    optimizer: OptimizerName | None = None
+    """`adam` as in the paper, `adamw`, or `muon`."""
+
+    stride_in_first_convolution: bool | None = None
+    """Of a ResNet: whether its bottlenecks stride in their first 1x1 convolution, as in
+    Caffe's and Keras' weights, or in the 3x3, as in torchvision's. None: as the file's
+    metadata say, otherwise as in torchvision's."""
+
+    reduction: Reduction = "mean"
+    """How source features become 384 channels: the paper's mean over neighbouring
+    channels, a random orthogonal projection, or whitened principal components."""
+
+    n_images: int | None = None
+    """Images to use, drawn by the seed. None: all."""
+
+    n_held_out: int = 100
+    """Images never trained on, for the explained variance, at least 1."""
+
+    image_size: int = 256
+    """Side of the images in pixels as the teacher sees them, a multiple of 16, at least
+    64. The source network sees them twice as large."""
+
+    grayscale_share: float = 0.1
+    """Share of the images that both networks see in gray, in [0, 1]."""
+
+    feature_cache: Path | None = None
+    """Folder that keeps source features (3 MiB an image). None: computed every time."""
+
+    device: Device = "auto"
+    """Where the networks run. `auto` takes CUDA where there is one."""
+
+    mixed_precision: bool = False
+    """Use bfloat16 for the convolutions. Only a gain where the hardware has it."""
+
+    checkpoint_every: int = 200
+    """Steps between checkpoints and measurements on held-out images, at least 1."""
+
+    snapshots: tuple[float, ...] = ()
+    """Shares of the training, in (0, 1), after which the teacher so far is kept as a
+    file of its own, for example `teacher_at_30.safetensors` after 0.3."""
+
+    seed: int = 0
+    """Seed of every random draw, at least 0."""
+
+    resume: bool = False
+    """Go on from the checkpoint beside the output file, if there is one."""
+
+    def __post_init__(self) -> None:
+        """Reject settings outside their documented range."""
+        for name in ("steps", "batch_size", "n_images", "n_held_out"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.checkpoint_every < 1:
+            raise ConfigError(
+                f"checkpoint_every must be at least 1, got {self.checkpoint_every}"
+            )
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be > 0, got {self.learning_rate}")
+        if self.image_size < _MIN_IMAGE_SIZE or self.image_size % _IMAGE_SIZE_STEP:
+            raise ConfigError(
+                f"image_size must be a multiple of {_IMAGE_SIZE_STEP}, at least "
+                f"{_MIN_IMAGE_SIZE}, got {self.image_size}"
+            )
+        for share in self.snapshots:
+            require_share("snapshots", share)
+        if len(set(self.snapshots)) < len(self.snapshots):
+            raise ConfigError(
+                f"snapshots must be different shares, got {self.snapshots}"
+            )
+        if not 0 <= self.grayscale_share <= 1:
+            raise ConfigError(
+                f"grayscale_share must be in [0, 1], got {self.grayscale_share}"
+            )
+        require_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillRecipe:
+    """What a distillation preset stands for."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    rate_schedule: RateSchedule
+    optimizer: OptimizerName
+    weight_decay: float
+    has_batch_norm: bool
+    window_cells: int | None
+    """Descriptors along the side of a random window. None: whole images, padded."""
+
+
+DISTILL_RECIPES: Final[dict[DistillPreset, DistillRecipe]] = {
+    "paper": DistillRecipe(
+        steps=60_000,
+        batch_size=16,
+        learning_rate=1e-4,
+        rate_schedule="constant",
+        optimizer="adam",
+        weight_decay=1e-5,
+        has_batch_norm=False,
+        window_cells=None,
+    ),
+    "quick": DistillRecipe(
+        steps=2_500,
+        batch_size=8,
+        learning_rate=0.02,
+        rate_schedule="cosine",
+        optimizer="muon",
+        weight_decay=1e-5,
+        has_batch_norm=True,
+        window_cells=24,
+    ),
+}
