@@ -36,13 +36,13 @@ from efficientad.errors import (
 )
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.exports.export import SUFFIX_OF, export
-from efficientad.images.rgb import INPUT_SIZE, file_hash
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.inspection.exported_predictor import ExportedPredictor
 from efficientad.inspection.predictor import DetectorRuntime, Predictor
 from efficientad.model_files import detector_file as model_file
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import Precision
-from efficientad.storage import write_whole
+from efficientad.storage import file_hash, write_whole
 from efficientad.training.environment import commit, machine
 from efficientad_lab.benchmark.anomalib_peer import AnomalibPredictor
 from efficientad_lab.benchmark.baseline import BaselinePredictor

@@ -40,9 +40,9 @@ import efficientad
 from efficientad.distillation.config import Reduction
 from efficientad.distillation.source_networks import find_source_network
 from efficientad.errors import ConfigError, EfficientADError
-from efficientad.images.rgb import file_hash
 from efficientad.method.networks import ModelSize, PatchDescriptionNetwork
 from efficientad.model_files.teachers import Teacher, open_teacher, save_teacher
+from efficientad.storage import file_hash
 from efficientad.training.config import TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.run import recipe_of

@@ -10,7 +10,7 @@
       + TrainingError          a training that cannot go on
       + UndefinedMetricError   a metric without a defined value for this data
       + ResultError            recorded runs that cannot be used, or that are missing
-      + StorageError           a result that could not be written
+      + StorageError           a file that cannot be written or read
       + MissingDependencyError a package of an extra that is not installed
 
 A message says what was needed, what came and what to do; lower case, no full stop. The
@@ -64,7 +64,7 @@ class ResultError(EfficientADError, ValueError):
 
 
 class StorageError(EfficientADError, OSError):
-    """A result could not be written, for example on a full disk."""
+    """A file cannot be written or read, for example on a full disk."""
 
 
 class MissingDependencyError(EfficientADError, ImportError):

@@ -6,6 +6,7 @@ to be done stays. No torch here.
 """
 
 import errno
+import hashlib
 import os
 import secrets
 import tempfile
@@ -105,6 +106,21 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     with whole_file(path) as partial:
         partial.write_bytes(content)
+
+
+def file_hash(path: Path | str) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits.
+
+    Raises:
+        StorageError: If it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {path} ({error.strerror}); check the path and the permissions"
+        ) from error
 
 
 def require_writable(path: Path, *, may_be_device: bool = False) -> None:

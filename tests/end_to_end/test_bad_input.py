@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 import efficientad
 from efficientad.cli.main import main
 from efficientad.demo_parts import write_category
-from efficientad.images.rgb import find_images
+from efficientad.images.listing import find_images
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork

@@ -23,7 +23,6 @@ from efficientad.evaluation.metrics import (
     f1_max,
     pixel_au_roc,
     recall_at_fpr,
-    saturation_areas,
 )
 
 IMAGE_METRICS = [
@@ -167,11 +166,6 @@ class TestSaturation:
 
         assert au_spro(*arguments) == au_spro(*arguments, 0.05)
 
-    def test_a_share_is_rounded_down_to_whole_pixels_but_not_to_none(self):
-        assert SaturationArea(0.3, is_relative=True).of_defect(10) == 3
-        assert SaturationArea(0.35, is_relative=True).of_defect(10) == 3
-        assert SaturationArea(0.01, is_relative=True).of_defect(10) == 1
-
     def test_each_value_of_each_channel_is_a_region_connected_or_not(self):
         channels = [
             np.array([[1, 0, 1, 2, 0, 0]], np.uint8),  # 1 is 5 and 1; 2 is 1
@@ -187,26 +181,6 @@ class TestSaturation:
         channels = [self.CHANNEL, np.zeros_like(self.CHANNEL)]
 
         assert au_spro([self.MAP], [channels], {7: WHOLE}) == self.spro(WHOLE, 0.05)
-
-    def test_the_file_of_mvtec_loco_is_understood(self):
-        areas = saturation_areas(
-            [
-                {
-                    "defect_name": "1_pushpin_missing",
-                    "pixel_value": 254,
-                    "saturation_threshold": 6300,
-                    "relative_saturation": False,
-                },
-                {
-                    "defect_name": "scratch",
-                    "pixel_value": 255,
-                    "saturation_threshold": 1.0,
-                    "relative_saturation": True,
-                },
-            ]
-        )
-
-        assert areas == {254: SaturationArea(6300, is_relative=False), 255: WHOLE}
 
     def test_joined_parts_know_all_saturation_areas(self):
         parts = []
@@ -438,34 +412,6 @@ class TestRefusals:
             au_spro(MAPS[:1], [[MASKS[1].astype(int)]], {1: WHOLE})
         with pytest.raises(DatasetError, match=r"must be integers, .* got float32"):
             au_spro(MAPS[:1], [[MAPS[0]]], {1: WHOLE})
-
-    @pytest.mark.parametrize(
-        ("size", "is_relative"),
-        [
-            (0, True),
-            (1.01, True),
-            (-1, True),
-            (0.5, False),
-            (0, False),
-            (np.inf, False),
-        ],
-    )
-    def test_a_saturation_area_must_be_a_share_or_pixels(self, size, is_relative):
-        with pytest.raises(ConfigError, match=f"saturation area must be .* got {size}"):
-            SaturationArea(size, is_relative=is_relative)
-
-    def test_a_saturation_area_must_be_a_number(self):
-        for is_relative in (True, False):
-            with pytest.raises(ConfigError, match="got nan"):
-                SaturationArea(np.nan, is_relative=is_relative)
-
-    def test_an_entry_of_the_file_of_mvtec_loco_needs_all_fields(self):
-        entry = {"pixel_value": 1, "saturation_threshold": 1.0}
-
-        with pytest.raises(
-            DatasetError, match="needs 'relative_saturation', entry 0 has"
-        ):
-            saturation_areas([entry])
 
     def test_regions_need_scipy_and_the_message_says_how_to_get_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "scipy", None)

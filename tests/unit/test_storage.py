@@ -1,3 +1,4 @@
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from efficientad.errors import StorageError
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.files_together import files_together
 from efficientad.storage import (
+    file_hash,
     own_partial,
     require_writable,
     whole_file,
@@ -189,3 +191,15 @@ def test_a_file_of_tensors_may_be_read_by_whom_other_files_may(tmp_path):
 
     usual = (tmp_path / "usual").stat().st_mode
     assert (tmp_path / "part.ead").stat().st_mode == usual
+
+
+def test_the_hash_of_a_file_is_its_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"content")
+
+    assert file_hash(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
+    assert file_hash(str(tmp_path / "a")) == file_hash(tmp_path / "a")
+
+
+def test_the_hash_of_no_file_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="gone"):
+        file_hash(tmp_path / "gone")

@@ -14,6 +14,10 @@
 No torch here.
 """
 
+from efficientad.datasets.annotations import (
+    read_annotation_channels,
+    read_defect_mask,
+)
 from efficientad.datasets.layouts import (
     MIN_NORMAL_IMAGES,
     find_categories,
@@ -25,8 +29,6 @@ from efficientad.datasets.samples import (
     Category,
     Collection,
     Sample,
-    read_annotation_channels,
-    read_defect_mask,
 )
 from efficientad.datasets.splits import (
     require_disjoint,

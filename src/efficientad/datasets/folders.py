@@ -19,19 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from efficientad.datasets.samples import (
-    NORMAL,
-    Category,
-    Collection,
-    Sample,
-    contents,
-    is_mask,
-    some,
-    subfolders,
-)
+from efficientad.datasets.annotations import is_mask
+from efficientad.datasets.samples import NORMAL, Category, Collection, Sample
 from efficientad.datasets.splits import split_validation
 from efficientad.errors import DatasetError
-from efficientad.images.rgb import find_images
+from efficientad.images.listing import (
+    describe_contents,
+    find_images,
+    join_names,
+    subfolders,
+)
 
 OnProblem: TypeAlias = Callable[[DatasetError], None]
 """What to do about something that is wrong: raise it, or note it and go on."""
@@ -182,7 +179,7 @@ def _test_samples(category: Path, on_problem: OnProblem) -> Iterator[Sample]:
         on_problem(
             DatasetError(
                 f"test images were needed in one folder for each defect type, {test} "
-                f"holds {contents(test)}; move them to test/{NORMAL} or "
+                f"holds {describe_contents(test)}; move them to test/{NORMAL} or "
                 "test/DEFECT_TYPE"
             )
         )
@@ -194,7 +191,8 @@ def _test_samples(category: Path, on_problem: OnProblem) -> Iterator[Sample]:
             on_problem(
                 DatasetError(
                     f"test images were needed in {folder}, it holds "
-                    f"{contents(folder)}; put images there or remove the folder"
+                    f"{describe_contents(folder)}; put images there or remove "
+                    "the folder"
                 )
             )
         if folder.name == NORMAL:
@@ -249,7 +247,7 @@ def _defect_samples(
             DatasetError(
                 f"each image in {missing[0].parent} needs a mask in {masks}, "
                 f"{len(missing)} of {len(samples)} have none: "
-                f"{some(path.name for path in missing)}; name them "
+                f"{join_names(path.name for path in missing)}; name them "
                 f"{missing[0].stem}_mask.png or {missing[0].stem}.png and so on"
             )
         )
@@ -259,8 +257,8 @@ def _defect_samples(
             DatasetError(
                 f"each mask in {masks} needs its image in {paths[0].parent}, "
                 f"{len(without_image)} have none: "
-                f"{some(sorted(path.name for path in without_image))}; add the images "
-                "or remove the masks"
+                f"{join_names(sorted(path.name for path in without_image))}; add the "
+                "images or remove the masks"
             )
         )
     return samples

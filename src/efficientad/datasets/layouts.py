@@ -8,16 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from efficientad.datasets import folders, tables
+from efficientad.datasets import folders, lists
 from efficientad.datasets.folders import OnProblem, normal_folder
-from efficientad.datasets.samples import (
-    NORMAL,
-    Category,
-    contents,
-    subfolders,
-)
+from efficientad.datasets.samples import NORMAL, Category
 from efficientad.errors import DatasetError
-from efficientad.images.rgb import find_images
+from efficientad.images.listing import describe_contents, find_images, subfolders
 
 MIN_NORMAL_IMAGES: Final = 10
 """To train with, the held-out ones included."""
@@ -80,15 +75,15 @@ def find_categories(root: Path, *, needs_test: bool = True) -> list[Category]:
     Raises:
         DatasetError: If there is none, or if one of them cannot be used.
     """
-    paths = [root] if tables.is_list(root) else list(find_category_folders(root))
+    paths = [root] if lists.is_list(root) else list(find_category_folders(root))
     found = [open_category(path, needs_test=False) for path in paths]
     fitting = [category for category in found if category.test or not needs_test]
     if fitting:
         return fitting
     wanted = "a category with test images" if found else "a category"
     raise DatasetError(
-        f"{wanted} was needed in {root}, which holds {contents(root)}; give a folder "
-        "laid out as MVTec AD, MVTec LOCO or VisA, or a CSV or JSON list"
+        f"{wanted} was needed in {root}, which holds {describe_contents(root)}; give a "
+        "folder laid out as MVTec AD, MVTec LOCO or VisA, or a CSV or JSON list"
     )
 
 
@@ -123,7 +118,7 @@ def normal_image_paths(
         DatasetError: If there are too few images, if they are elsewhere, or if they are
             test images.
     """
-    if tables.is_list(folder) or tables.is_visa_category(folder):
+    if lists.is_list(folder) or lists.is_visa_category(folder):
         category = _list(folder, _raise, needs_test=False)
         train = [sample.path for sample in category.train]
         _check_count(len(train), f"{folder} lists {len(train)}", min_images)
@@ -148,11 +143,11 @@ def _raise(problem: DatasetError) -> None:
 
 
 def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:
-    if tables.is_list(folder):
-        return tables.list_category(folder, on_problem)
+    if lists.is_list(folder):
+        return lists.list_category(folder, on_problem)
     _require_folder(folder)
-    if tables.is_visa_category(folder):
-        return tables.visa_category(folder, on_problem)
+    if lists.is_visa_category(folder):
+        return lists.visa_category(folder, on_problem)
     if folders.is_split(folder):
         return folders.split_category(folder, on_problem)
     if folders.is_unsplit(folder):
@@ -161,13 +156,13 @@ def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:
         return folders.plain_category(folder)
     raise DatasetError(
         f"a category with the folders train/{NORMAL} and test was needed, {folder} "
-        f"holds {contents(folder)}; {_advice(folder)}"
+        f"holds {describe_contents(folder)}; {_advice(folder)}"
     )
 
 
 def _is_category(folder: Path) -> bool:
     return (
-        tables.is_visa_category(folder)
+        lists.is_visa_category(folder)
         or folders.is_split(folder)
         or folders.is_unsplit(folder)
     )
@@ -176,8 +171,8 @@ def _is_category(folder: Path) -> bool:
 def _below(folder: Path, depth: int) -> Iterator[Path]:
     if _is_category(folder):
         yield folder
-    elif tables.is_visa(folder):
-        yield from tables.visa_folders(folder)
+    elif lists.is_visa(folder):
+        yield from lists.visa_folders(folder)
     elif depth:
         for inner in subfolders(folder):
             yield from _below(inner, depth - 1)
@@ -188,14 +183,14 @@ def _checked_images(folder: Path, min_images: int) -> list[Path]:
     if not paths:
         raise DatasetError(
             f"a folder of normal images was needed, {folder} holds "
-            f"{contents(folder)}; {_advice(folder)}"
+            f"{describe_contents(folder)}; {_advice(folder)}"
         )
     if (folder / "test").is_dir():
         raise DatasetError(
             f"a folder with test images needs its normal images in train/{NORMAL}, "
-            f"{folder} holds {contents(folder)}; move them there"
+            f"{folder} holds {describe_contents(folder)}; move them there"
         )
-    _check_count(len(paths), f"{folder} holds {contents(folder)}", min_images)
+    _check_count(len(paths), f"{folder} holds {describe_contents(folder)}", min_images)
     return paths
 
 
@@ -229,7 +224,7 @@ def _refuse_test_images(folder: Path) -> None:
                 f"a folder of normal images was needed, {folder} belongs to the test "
                 f"images of {inner.parent.name}; did you mean {train}?"
             )
-        if inner.name == "Images" and tables.is_visa_category(inner.parent.parent):
+        if inner.name == "Images" and lists.is_visa_category(inner.parent.parent):
             raise DatasetError(
                 f"a folder of normal images was needed, {folder} holds test images of "
                 f"VisA as well; did you mean {inner.parent.parent}?"

@@ -29,11 +29,12 @@ from efficientad.distillation.source_networks import (
     open_source_network,
 )
 from efficientad.errors import ConfigError, DatasetError, ModelFileError
-from efficientad.images.rgb import RGBImage, file_hash, resize_image
+from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.model_files import container as tensor_file
 from efficientad.natural_images.pictures import PretrainingImages
+from efficientad.storage import file_hash
 from efficientad.training.ahead import Ahead
 from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.progress import Progress

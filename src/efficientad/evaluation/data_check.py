@@ -8,13 +8,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from efficientad.datasets import Category, Sample
-from efficientad.datasets.check import MoreFindings, check_category
+from efficientad.datasets.checks import MoreFindings, check_category
 from efficientad.datasets.findings import CategoryCheck, Finding
 from efficientad.datasets.layouts import find_category_folders
-from efficientad.datasets.samples import Split, some
-from efficientad.datasets.tables import is_list
+from efficientad.datasets.lists import is_list
+from efficientad.datasets.samples import Split
 from efficientad.errors import DatasetError
-from efficientad.evaluation.pixel_results import read_defects_config
+from efficientad.images.listing import join_names
 from efficientad.storage import require_writable, write_whole
 
 
@@ -45,7 +45,6 @@ def check_data(
     folders = [root] if is_list(root) else list(find_category_folders(root)) or [root]
     check = partial(
         check_category,
-        known_values=read_defects_config,
         progress=_shown,
         more_findings=more,
     )
@@ -97,8 +96,8 @@ def _suspicious_by(model: Path) -> MoreFindings:
                 "suspicious",
                 "warning",
                 f"{len(found)} normal images are unlike all others: "
-                f"{some(category.name_of(sample) for sample in found)}; have a look "
-                "whether they show defects",
+                f"{join_names(category.name_of(sample) for sample in found)}; have a "
+                "look whether they show defects",
                 tuple(sample.path for sample in found),
             )
 

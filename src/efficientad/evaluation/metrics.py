@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.datasets.annotations import SaturationArea
 from efficientad.errors import DatasetError, UndefinedMetricError
 from efficientad.evaluation.metric_inputs import (
     as_booleans,
@@ -38,8 +39,6 @@ from efficientad.evaluation.pixel_metrics import (
     AU_SPRO_FPR_LIMIT,
     ChannelMetrics,
     PixelMetrics,
-    SaturationArea,
-    saturation_areas,
 )
 from efficientad.evaluation.region_overlap import step_area
 from efficientad.evaluation.score_counts import Counts, Floats
@@ -55,7 +54,6 @@ __all__ = [
     "f1_max",
     "pixel_au_roc",
     "recall_at_fpr",
-    "saturation_areas",
 ]
 
 Annotation = TypeVar("Annotation")

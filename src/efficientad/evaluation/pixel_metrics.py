@@ -13,13 +13,13 @@ published with both.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.errors import ConfigError, DatasetError, MissingDependencyError
+from efficientad.datasets.annotations import SaturationArea
+from efficientad.errors import DatasetError, MissingDependencyError
 from efficientad.evaluation.metric_inputs import (
     as_anomaly_map,
     as_booleans,
@@ -33,72 +33,6 @@ AU_SPRO_FPR_LIMIT = 0.05  # Bergmann et al. 2022
 
 # Pixels that touch at a corner are connected, as in MVTec's evaluation script.
 _NEIGHBORHOOD = np.ones((3, 3), bool)
-
-
-@dataclass(frozen=True, slots=True)
-class SaturationArea:
-    """How much of a defect is enough to count as found wholly.
-
-    Where a part is missing, for example, some pixels of any place it could have been in
-    will do, and finding all such places is no better.
-    """
-
-    size: float
-    """Pixels, at least 1; or, if relative, a share of the defect's area, in (0, 1]."""
-
-    is_relative: bool
-    """Whether `size` is a share of the defect's area."""
-
-    def __post_init__(self) -> None:
-        """Reject sizes outside their documented range."""
-        if self.is_relative and not 0 < self.size <= 1:
-            raise ConfigError(
-                f"a relative saturation area must be in (0, 1], got {self.size}"
-            )
-        if not self.is_relative and not 1 <= self.size < np.inf:
-            raise ConfigError(
-                f"an absolute saturation area must be at least 1 pixel, got {self.size}"
-            )
-
-    def of_defect(self, area: int) -> float:
-        """Give the pixels that are enough for a defect of the given area, in pixels.
-
-        At least one and at most all of them. A share is rounded down to whole pixels,
-        as in MVTec's evaluation script.
-        """
-        if self.is_relative:
-            return float(max(int(self.size * area), 1))
-        return float(min(self.size, area))
-
-
-def saturation_areas(
-    defects_config: Iterable[Mapping[str, Any]],
-) -> dict[int, SaturationArea]:
-    """Read the entries of a `defects_config.json` of MVTec LOCO.
-
-    Args:
-        defects_config: Entries with `pixel_value`, `saturation_threshold` and
-            `relative_saturation`; what else they have is ignored.
-
-    Returns:
-        The saturation area for each pixel value of the annotation channels.
-
-    Raises:
-        ConfigError: If an area is outside its range.
-        DatasetError: If an entry lacks a field.
-    """
-    areas = {}
-    for index, entry in enumerate(defects_config):
-        try:
-            size = float(entry["saturation_threshold"])
-            is_relative = bool(entry["relative_saturation"])
-            areas[int(entry["pixel_value"])] = SaturationArea(size, is_relative)
-        except KeyError as error:
-            raise DatasetError(
-                f"each entry of defects_config needs {error}, entry {index} has "
-                f"{', '.join(entry)}; use the file that comes with the category"
-            ) from error
-    return areas
 
 
 class PixelMetrics:
@@ -172,7 +106,7 @@ class ChannelMetrics:
 
     Args:
         areas: The saturation area for each pixel value of the channels, as
-            `saturation_areas` reads them.
+            `read_saturation_areas` reads them.
     """
 
     def __init__(self, areas: Mapping[int, SaturationArea]) -> None:

@@ -4,11 +4,9 @@ With masks (MVTec AD, VisA, own folders) that is AU-PRO; with annotation channel
 saturation areas (MVTec LOCO) it is AU-sPRO, at the limits its authors report.
 """
 
-import json
 from collections.abc import Callable
 from collections.abc import Collection as Names
 from functools import partial
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,16 +18,11 @@ from efficientad.datasets import (
     read_annotation_channels,
     read_defect_mask,
 )
-from efficientad.errors import (
-    DatasetError,
-    EfficientADError,
-    UndefinedMetricError,
-)
+from efficientad.datasets.annotations import read_saturation_areas
+from efficientad.errors import DatasetError, UndefinedMetricError
 from efficientad.evaluation.metrics import (
     ChannelMetrics,
     PixelMetrics,
-    SaturationArea,
-    saturation_areas,
 )
 
 MetricValues = dict[str, float]
@@ -62,7 +55,7 @@ class PixelResults:
 
     def __init__(self, category: Category) -> None:
         config = category.defects_config
-        self._areas = None if config is None else read_defects_config(config)
+        self._areas = None if config is None else read_saturation_areas(config)
         self._masked: dict[str, PixelMetrics] = {}
         self._channeled: dict[str, ChannelMetrics] = {}
 
@@ -124,25 +117,3 @@ class PixelResults:
             name: partial(channeled.au_spro, limit)
             for name, limit in _AU_SPRO_LIMITS.items()
         }
-
-
-def read_defects_config(path: Path) -> dict[int, SaturationArea]:
-    """Read MVTec LOCO's `defects_config.json`.
-
-    Returns:
-        The saturation area for each pixel value of the annotation channels.
-
-    Raises:
-        DatasetError: If the file is not there or not as it should be.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
-            return saturation_areas(entries)
-        wrong: object = "no list of objects"
-    except (OSError, ValueError, TypeError, EfficientADError) as error:
-        wrong = error
-    raise DatasetError(
-        f"the saturation areas of MVTec LOCO were needed, {path} cannot be used "
-        f"({wrong}); take the file that comes with the category"
-    )

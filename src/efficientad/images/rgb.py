@@ -20,8 +20,6 @@ all (WebP, whose decoder keeps copies, more).
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -30,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from efficientad.errors import DatasetError, ImageError
+from efficientad.errors import ImageError
 from efficientad.images.decoding import (
     DEEP_GRAY_MODES,
     check_and_load,
@@ -54,9 +52,6 @@ Labels: TypeAlias = NDArray[np.int32]
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
 """A file, a picture opened with Pillow, or an array as `as_rgb` takes it."""
 
-IMAGE_SUFFIXES: Final = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-)
 INPUT_SIZE: Final = 256
 """Height and width of the networks' input, pixels; the paper's."""
 
@@ -183,68 +178,11 @@ def resize_image(image: RGBImage, height: int, width: int) -> RGBImage:
     return np.array(picture)
 
 
-def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """List the image files in a folder by their suffix, in the same order everywhere.
-
-    Hidden files and folders are left out, and linked folders are not followed.
-
-    Args:
-        folder: Where to look.
-        recursive: Also in all folders below.
-
-    Raises:
-        DatasetError: If there is no such folder, or it cannot be listed.
-    """
-    found = _walk(folder, recursive=recursive)
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-@contextmanager
-def listing(folder: Path) -> Iterator[None]:
-    """Say in one sentence that a folder cannot be listed.
-
-    Raises:
-        DatasetError: If that is so.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(
-            f"a folder of images was needed, {folder} cannot be listed "
-            f"({error.strerror}); check the path and the permissions"
-        ) from error
-
-
-def file_hash(path: str | Path) -> str:
-    """Hash the bytes of a file: SHA-256, 64 hexadecimal digits.
-
-    Raises:
-        ImageError: If it cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ImageError(
-            f"cannot read {path} ({error.strerror}); check the path and the permissions"
-        ) from error
-
-
 def image_hash(image: RGBImage) -> str:
     """Hash shape and pixels: equal for the same picture in another file or format."""
     digest = hashlib.sha256(f"{image.shape}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
-
-
-def _walk(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    with listing(folder):
-        entries = [entry for entry in folder.iterdir() if entry.name[0] != "."]
-    for entry in entries:
-        if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
-            yield entry
-        elif recursive and entry.is_dir() and not entry.is_symlink():
-            yield from _walk(entry, recursive=True)
 
 
 def _rgb_from_picture(picture: Image.Image, name: str) -> RGBImage:

@@ -28,7 +28,8 @@ from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images.heatmaps import prediction_panel
-from efficientad.images.rgb import RGBImage, find_images, read_image
+from efficientad.images.listing import find_images
+from efficientad.images.rgb import RGBImage, read_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, require_concurrent
 from efficientad.method.decision import Prediction

@@ -22,12 +22,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from efficientad.errors import DatasetError, ImageError
+from efficientad.images.listing import IMAGE_SUFFIXES, find_images
 from efficientad.images.rgb import (
-    IMAGE_SUFFIXES,
     INPUT_SIZE,
     RGBImage,
     decode_image,
-    find_images,
     read_image,
     resize_image,
 )

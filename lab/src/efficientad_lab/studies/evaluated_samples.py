@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from efficientad.datasets import Category, Sample
-from efficientad.datasets.samples import mask_files
-from efficientad.errors import DatasetError, ImageError, ResultError
-from efficientad.images.rgb import file_hash
-from efficientad.storage import write_whole
+from efficientad.datasets.annotations import mask_files
+from efficientad.errors import DatasetError, ResultError, StorageError
+from efficientad.storage import file_hash, write_whole
 
 _FILE: Final = "test_images.json"
 
@@ -88,7 +87,7 @@ def read_samples(folder: Path) -> list[Sample]:
 
 
 def _hashes_of_masks(sample: Sample) -> list[str]:
-    with suppress(DatasetError, ImageError):
+    with suppress(DatasetError, StorageError):
         return [file_hash(file) for file in mask_files(sample)]
     return []
 

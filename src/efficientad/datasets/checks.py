@@ -12,15 +12,16 @@ from typing import TypeAlias
 
 from efficientad.datasets.findings import CategoryCheck, Finding, Kind
 from efficientad.datasets.layouts import MIN_NORMAL_IMAGES, list_category
-from efficientad.datasets.mask_check import KnownValues, MaskCheck
+from efficientad.datasets.mask_checks import MaskCheck
 from efficientad.datasets.near_duplicates import (
     Thumbnail,
     linked,
     similar_pairs,
     thumbnail,
 )
-from efficientad.datasets.samples import Category, Sample, Split, some
+from efficientad.datasets.samples import Category, Sample, Split
 from efficientad.errors import DatasetError, ImageError
+from efficientad.images.listing import join_names
 from efficientad.images.rgb import image_hash, read_image, stored_mode
 
 
@@ -44,7 +45,6 @@ MoreFindings: TypeAlias = Callable[[Category, Sequence[Sample]], Iterable[Findin
 def check_category(
     folder: Path,
     *,
-    known_values: KnownValues,
     progress: Callable[[list[tuple[Split, Sample]]], Iterable[tuple[Split, Sample]]]
     | None = None,
     more_findings: MoreFindings | None = None,
@@ -53,8 +53,6 @@ def check_category(
 
     Args:
         folder: As for `open_category`, with or without test images.
-        known_values: Reads which values masks may have out of MVTec LOCO's
-            `defects_config.json`.
         progress: Is put around the samples to show how far it is.
         more_findings: Looks for more in the normal images.
 
@@ -67,7 +65,7 @@ def check_category(
         findings.append(Finding("layout", "error", str(problem)))
 
     category = list_category(folder, note, needs_test=False)
-    masks = MaskCheck(category, known_values)
+    masks = MaskCheck(category)
     pictures = _Pictures(category, masks, findings)
     samples = [(split, s) for split, part in category.splits.items() for s in part]
     for split, sample in samples if progress is None else progress(samples):
@@ -141,7 +139,7 @@ class _Pictures:
             return
         usual, n_usual = counts.most_common(1)[0]
         others = [p for p, text in description_of.items() if text != usual]
-        named = some(
+        named = join_names(
             f"{self.category.name_of(p.sample)} ({description_of[p]})" for p in others
         )
         yield Finding(
@@ -183,7 +181,7 @@ class _Pictures:
             )
 
     def _listed(self, pictures: Sequence[_Picture]) -> str:
-        return some(self.category.name_of(p.sample) for p in pictures)
+        return join_names(self.category.name_of(p.sample) for p in pictures)
 
 
 def _crosses_splits(pictures: Sequence[_Picture]) -> bool:

@@ -24,17 +24,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from efficientad.datasets.annotations import is_mask
 from efficientad.datasets.folders import OnProblem
 from efficientad.datasets.samples import (
     NORMAL,
     Category,
     Sample,
     Split,
-    is_mask,
-    some,
 )
 from efficientad.errors import DatasetError
-from efficientad.images.rgb import find_images
+from efficientad.images.listing import find_images, join_names
 
 LIST_SUFFIXES: Final = frozenset({".csv", ".json"})
 
@@ -163,8 +162,8 @@ def _check_all_masked(
             on_problem(
                 DatasetError(
                     f"each image of {kind} needs a mask, {len(missing)} of "
-                    f"{len(samples)} have none in {table}: {some(missing)}; fill them "
-                    "in, or leave out those of the others"
+                    f"{len(samples)} have none in {table}: {join_names(missing)}; fill "
+                    "them in, or leave out those of the others"
                 )
             )
 
@@ -204,8 +203,8 @@ def _check_visa_masks(category: Category, on_problem: OnProblem) -> None:
             DatasetError(
                 f"each mask in {masks} needs its image in {images}, "
                 f"{len(without_image)} have none: "
-                f"{some(str(path.relative_to(masks)) for path in without_image)}; add "
-                "the images or remove the masks"
+                f"{join_names(str(p.relative_to(masks)) for p in without_image)}; "
+                "add the images or remove the masks"
             )
         )
 

@@ -1,19 +1,17 @@
 """What is wrong with the masks of defective images; each is read once."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
+from efficientad.datasets.annotations import mask_files, read_saturation_areas
 from efficientad.datasets.findings import Finding
 from efficientad.datasets.folders import DEFECTS_CONFIG, MVTEC_LOCO_DEFECTS
-from efficientad.datasets.samples import Category, Sample, mask_files, some
+from efficientad.datasets.samples import Category, Sample
 from efficientad.errors import DatasetError, ImageError
+from efficientad.images.listing import join_names
 from efficientad.images.rgb import Labels, Mask, read_labels, read_mask
-
-KnownValues: TypeAlias = Callable[[Path], Collection[int]]
-"""Reads which values have a saturation area out of a `defects_config.json`."""
 
 
 class MaskCheck:
@@ -21,10 +19,9 @@ class MaskCheck:
 
     Args:
         category: Says which kind of annotation its images have.
-        known_values: What it raises about the category's file is a finding.
     """
 
-    def __init__(self, category: Category, known_values: KnownValues) -> None:
+    def __init__(self, category: Category) -> None:
         self._category = category
         self._found: list[Finding] = []
         self._empty: list[Path] = []
@@ -34,7 +31,7 @@ class MaskCheck:
         """Values with a saturation area. None: not asked for, or not to be read."""
         if category.defects_config is not None:
             try:
-                self._known = known_values(category.defects_config)
+                self._known = read_saturation_areas(category.defects_config)
             except DatasetError as error:
                 self._note(str(error), category.defects_config)
 
@@ -104,8 +101,8 @@ class MaskCheck:
     def _unknown_values(self) -> Iterator[Finding]:
         if not self._unknown or self._known is None:
             return
-        named = some(
-            f"{self._name(path)} ({some(map(str, values))})"
+        named = join_names(
+            f"{self._name(path)} ({join_names(map(str, values))})"
             for path, values in self._unknown.items()
         )
         yield Finding(
@@ -129,9 +126,9 @@ class MaskCheck:
                 "mask",
                 "warning",
                 f"{config} was expected beside MVTec LOCO's "
-                f"{some(f'test/{kind}' for kind in kinds)}, there is none; without its "
-                "saturation areas the category is judged by AU-PRO and not, as "
-                "published, by AU-sPRO: take the file that comes with it",
+                f"{join_names(f'test/{kind}' for kind in kinds)}, there is none; "
+                "without its saturation areas the category is evaluated by AU-PRO and "
+                "not, as published, by AU-sPRO: take the file that comes with it",
                 (config,),
             )
 
@@ -139,7 +136,7 @@ class MaskCheck:
         self._found.append(Finding("mask", "error", message, (path,)))
 
     def _some(self, paths: Iterable[Path]) -> str:
-        return some(map(self._name, paths))
+        return join_names(map(self._name, paths))
 
     def _name(self, path: Path) -> str:
         root = self._category.root
