@@ -31,10 +31,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from efficientad.datasets import Category, open_category
+from efficientad.datasets import Category, Sample, open_category
 from efficientad.errors import EfficientADError
 from efficientad.evaluation.evaluate import image_metrics
-from efficientad.evaluation.pixel_results import MetricValues, PixelResults
+from efficientad.evaluation.pixel_results import MetricValues, measure_pixels
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.model_files.teachers import load_teacher, shipped_teacher_path
@@ -127,14 +127,15 @@ def judged(category: Category, folder: Path) -> MetricValues:
     """Judge the maps a worker wrote, each at its image's own size."""
     maps = np.load(folder / "maps.npy", mmap_mode="r")
     scores = np.load(folder / "scores.npy")
-    pixels = PixelResults(category)
-    for sample, small in zip(category.test, maps, strict=True):
-        if not sample.is_defect or sample.mask_path is not None:
-            height, width = read_image(sample.path).shape[:2]
-            pixels.add(sample, _resized(small, height, width))
+    small = dict(zip(map(category.name_of, category.test), maps, strict=True))
+
+    def map_of(sample: Sample) -> NDArray[np.float32]:
+        height, width = read_image(sample.path).shape[:2]
+        return _resized(small[category.name_of(sample)], height, width)
+
     is_defect = np.array([sample.is_defect for sample in category.test])
-    kinds = {sample.defect_type for sample in category.test}
-    return image_metrics(scores, is_defect) | pixels.metrics(kinds)
+    pixels = measure_pixels(category, map_of).overall.values
+    return image_metrics(scores, is_defect) | pixels
 
 
 def _resized(

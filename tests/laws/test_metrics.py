@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from efficientad.evaluation import region_overlap, score_counts
+from efficientad.datasets.annotations import SaturationArea
+from efficientad.evaluation import region_overlap
 from efficientad.evaluation.metrics import (
-    ChannelMetrics,
-    PixelMetrics,
-    SaturationArea,
     au_pro,
     au_roc,
     au_spro,
@@ -23,7 +21,8 @@ from efficientad.evaluation.metrics import (
     pixel_au_roc,
     recall_at_fpr,
 )
-from efficientad.evaluation.score_counts import ScoreCounts
+from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
+from efficientad.evaluation.regions import channel_pixels, masked_pixels
 
 # Ties are what goes wrong, so most scores are drawn from a few; others are any float.
 FLOATS = {
@@ -297,13 +296,14 @@ class TestPixelMetrics:
     @given(maps_and_channels())
     def test_a_pixel_in_several_channels_is_one_defect_pixel(self, case):
         maps, channels = case
-        metrics = ChannelMetrics(AREAS)
-        for anomaly_map, image_channels in zip(maps, channels, strict=True):
-            metrics.add(anomaly_map, image_channels)
-
-        assert metrics.pixel_au_roc() == pytest.approx(
-            pixel_au_roc(maps, masks_of_channels(maps, channels))
+        masks = masks_of_channels(maps, channels)
+        overlap = RegionOverlap(
+            channel_pixels(anomaly_map, image_channels, AREAS)
+            for anomaly_map, image_channels in zip(maps, channels, strict=True)
         )
+        count_normal([overlap], [m[~k] for m, k in zip(maps, masks, strict=True)])
+
+        assert overlap.au_roc("AU-ROC") == pytest.approx(pixel_au_roc(maps, masks))
 
     @given(maps_and_masks())
     def test_with_one_region_and_no_limit_au_pro_is_pixel_au_roc(self, case):
@@ -371,16 +371,30 @@ class TestPixelMetrics:
         )
 
     @given(maps_and_masks(), FPR_LIMITS)
-    def test_parts_joined_are_all_images_at_once(self, case, fpr_limit):
+    def test_images_may_be_counted_in_parts(self, case, fpr_limit):
         maps, masks = case
-        parts = []
-        for anomaly_map, mask in zip(maps, masks, strict=True):
-            parts.append(PixelMetrics())
-            parts[-1].add(anomaly_map, mask)
-        joined = PixelMetrics.joined(parts)
+        pairs = list(zip(maps, masks, strict=True))
+        overlap = RegionOverlap(masked_pixels(*pair) for pair in pairs)
+        for anomaly_map, mask in pairs:
+            count_normal([overlap], [anomaly_map[~mask]])
 
-        assert joined.au_pro(fpr_limit) == pytest.approx(au_pro(maps, masks, fpr_limit))
-        assert joined.pixel_au_roc() == pytest.approx(pixel_au_roc(maps, masks))
+        assert overlap.area("AU-PRO", fpr_limit) == au_pro(maps, masks, fpr_limit)
+        assert overlap.au_roc("AU-ROC") == pixel_au_roc(maps, masks)
+
+    @given(maps_and_masks(), FPR_LIMITS)
+    def test_a_pass_that_counts_for_several_is_one_for_each(self, case, fpr_limit):
+        maps, masks = case
+        pairs = list(zip(maps, masks, strict=True))
+        defects = [masked_pixels(*pair) for pair in pairs]
+        defective = next(image for image in defects if image.sizes.size)
+        both = RegionOverlap(defects), RegionOverlap([defective])
+        alone = RegionOverlap([defective])
+        normal = [anomaly_map[~mask] for anomaly_map, mask in pairs]
+        count_normal(both, normal)
+        count_normal([alone], normal)
+
+        assert both[0].area("AU-PRO", fpr_limit) == au_pro(maps, masks, fpr_limit)
+        assert both[1].area("AU-PRO", fpr_limit) == alone.area("AU-PRO", fpr_limit)
 
     @given(maps_and_masks(), FPR_LIMITS)
     def test_maps_of_two_types_are_compared_exactly(self, case, fpr_limit):
@@ -401,49 +415,10 @@ class TestPixelMetrics:
     def test_the_size_of_batches_changes_nothing(self, case, fpr_limit, batch):
         maps, masks = case
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(score_counts, "_BATCH_SCORES", batch)
-            patch.setattr(score_counts, "_MAX_SCORES", 30)
             patch.setattr(region_overlap, "_BATCH_PIXELS", batch)
+            patch.setattr(region_overlap, "_BATCH_THRESHOLDS", batch)
             in_batches = au_pro(maps, masks, fpr_limit), pixel_au_roc(maps, masks)
 
         assert in_batches == pytest.approx(
             (au_pro(maps, masks, fpr_limit), pixel_au_roc(maps, masks))
         )
-
-
-class TestScoreCounts:
-    @given(st.data(), DTYPES, DTYPES)
-    def test_scores_above_and_tied_are_counted(self, data, dtype, asked_dtype):
-        table = ScoreCounts(np.dtype(dtype))
-        added = np.empty(0, dtype)
-        for _ in range(data.draw(st.integers(1, 3))):
-            scores = data.draw(
-                npst.arrays(dtype, st.integers(0, 8), elements=score_values(dtype))
-            )
-            table.add(scores)
-            added = np.append(added, scores)
-            asked = data.draw(
-                npst.arrays(
-                    asked_dtype, st.integers(0, 8), elements=score_values(asked_dtype)
-                )
-            )
-            above, tied = table.above_and_tied(asked)
-
-            np.testing.assert_array_equal(above, (added > asked[:, None]).sum(axis=1))
-            np.testing.assert_array_equal(tied, (added == asked[:, None]).sum(axis=1))
-
-    @pytest.mark.parametrize("seed", range(5))
-    def test_a_binade_with_a_count_for_every_value_counts_the_same(self, seed):
-        """Half precision has binades small enough to be filled."""
-        rng = np.random.default_rng(seed)
-        table = ScoreCounts(np.dtype(np.float16))
-        scores = rng.normal(size=(3, 5000)).astype(np.float16)
-        asked = rng.normal(size=50).astype(np.float16)
-        for n_added in range(1, 4):
-            table.add(scores[n_added - 1])
-            above, tied = table.above_and_tied(asked)
-            added = scores[:n_added].ravel()
-
-            np.testing.assert_array_equal(above, (added > asked[:, None]).sum(axis=1))
-            np.testing.assert_array_equal(tied, (added == asked[:, None]).sum(axis=1))
-        assert any(binade._mantissas is None for binade in table._binades.values())

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from efficientad.evaluation.metrics import SaturationArea, au_pro, au_spro
+from efficientad.datasets.annotations import SaturationArea
+from efficientad.evaluation.metrics import au_pro, au_spro
 
 CORNERS_TOUCH = np.ones((3, 3), int)
 SIDES_TOUCH = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from efficientad.datasets import open_category
+from efficientad.datasets.annotations import SaturationArea
 from efficientad.errors import DatasetError
 from efficientad.evaluation.evaluate import evaluate
-from efficientad.evaluation.metrics import SaturationArea, au_pro, au_spro
+from efficientad.evaluation.metrics import au_pro, au_spro
 from efficientad.images.rgb import as_rgb, image_hash, read_image
 from efficientad.method.decision import Prediction
 

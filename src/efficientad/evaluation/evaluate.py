@@ -28,7 +28,11 @@ from efficientad.evaluation.metrics import (
     f1_max,
     recall_at_fpr,
 )
-from efficientad.evaluation.pixel_results import Measured, MetricValues, PixelResults
+from efficientad.evaluation.pixel_results import (
+    Measured,
+    MetricValues,
+    measure_pixels,
+)
 from efficientad.evaluation.report import Case, Report, ScoredImage, write_report
 from efficientad.images.rgb import RGBImage, image_hash, read_image
 from efficientad.inspection.predictor import Predictor
@@ -171,7 +175,6 @@ class _Collected:
 
     def __init__(self, category: Category, predictor: Predictor) -> None:
         self._category = category
-        self._pixels = PixelResults(category)
         self._samples: dict[str, Sample] = {}
         self._predictions: dict[str, Prediction] = {}
         self.scores: list[ScoredImage] = []
@@ -206,8 +209,6 @@ class _Collected:
         )
         # Grids only: maps at the image's own size are made again where they are needed.
         self._predictions[name] = replace(prediction)
-        if not sample.is_defect or sample.mask_path is not None:
-            self._pixels.add(sample, prediction.anomaly_map)
 
     def _look_for_twin(self, image: RGBImage, sample: Sample) -> None:
         twin = self._made_with.get(image_hash(image))
@@ -224,8 +225,11 @@ class _Collected:
 
     def evaluation(self) -> Evaluation:
         defect_types = sorted({s.defect_type for s in self.scores} - {NORMAL})
-        over_all = self._measured(defect_types)
-        by_type = {d: self._measured([d]) for d in defect_types}
+        pixels = measure_pixels(self._category, self._map_of)
+        over_all = self._measured(defect_types, pixels.overall)
+        by_type = {
+            d: self._measured([d], pixels.by_defect_type[d]) for d in defect_types
+        }
         return Evaluation(
             category=self._category.name,
             metrics=over_all.values,
@@ -239,12 +243,15 @@ class _Collected:
             seconds=self.seconds,
         )
 
-    def _measured(self, defect_types: Sequence[str]) -> Measured:
+    def _map_of(self, sample: Sample) -> NDArray[np.float32]:
+        # A copy: a prediction keeps the maps it was asked for.
+        return replace(self._predictions[self._category.name_of(sample)]).anomaly_map
+
+    def _measured(self, defect_types: Sequence[str], pixels: Measured) -> Measured:
         wanted = {NORMAL, *defect_types}
         chosen = [s for s in self.scores if s.defect_type in wanted]
         scores = np.array([s.image_score for s in chosen])
         is_defect = np.array([s.defect_type != NORMAL for s in chosen])
-        pixels = self._pixels.measured(wanted)
         values = image_metrics(scores, is_defect) | pixels.values
         return Measured(values, pixels.undefined)
 

@@ -1,33 +1,35 @@
-"""What metrics accept as scores, maps and masks, checked at the border.
+"""Checks of the scores, maps and masks that metrics accept.
 
-Scores and maps always rise with abnormality. A mask is boolean, or made of 0 and 1
-only: a mask image of 0 and 255, or labels -1 and 1, could mean something else.
+Scores and maps rise with abnormality. A mask is boolean, or holds only 0 and 1: a mask
+image of 0 and 255, or labels -1 and 1, could mean something else.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, DatasetError, UndefinedMetricError
-from efficientad.evaluation.score_counts import Floats
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+"""Finite scores, float32 or float64."""
 
 
 def check_fpr_limit(fpr_limit: float) -> None:
-    """Reject a false positive rate limit that an area cannot be divided by."""
+    """Raise if a false positive rate limit is outside (0, 1]."""
     if not 0 < fpr_limit <= 1:
         raise ConfigError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
 
 
 def as_booleans(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
-    """Take an array of booleans, or of 0 and 1, as booleans.
+    """Return an array of booleans, or of 0 and 1, as booleans.
 
     Args:
-        array: Of any shape.
-        name: What the array is, for the message.
+        array: Any shape.
+        name: Name of the array for the error message.
 
     Raises:
-        DatasetError: If there is another value in it.
+        DatasetError: If the array holds another value.
     """
     array = np.asarray(array)
     if array.dtype == bool:
@@ -42,15 +44,15 @@ def as_booleans(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
 
 
 def as_scores(array: NDArray[Any], name: str) -> Floats:
-    """Take finite numbers as float32, or as float64 where float32 might not hold them.
+    """Return finite numbers as float32, or as float64 where float32 is too narrow.
 
     Args:
-        array: Of any shape.
-        name: What the array is, for the message.
+        array: Any shape.
+        name: Name of the array for the error message.
 
     Raises:
         DatasetError: If the array does not hold real numbers.
-        UndefinedMetricError: If one of them is infinite or not a number.
+        UndefinedMetricError: If a number is infinite or NaN.
     """
     array = np.asarray(array)
     if array.dtype.kind not in "buif" or array.dtype.itemsize > np.float64().itemsize:
@@ -61,13 +63,13 @@ def as_scores(array: NDArray[Any], name: str) -> Floats:
     if n_bad:
         raise UndefinedMetricError(
             f"{name} must be finite, got {n_bad} infinite or undefined of "
-            f"{array.size}; a detector that gives such scores cannot be judged"
+            f"{array.size}; a detector with such scores cannot be evaluated"
         )
     return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
 def as_anomaly_map(array: NDArray[Any], name: str) -> Floats:
-    """Take a (height, width) array of finite numbers as scores."""
+    """Return a (height, width) array of finite numbers as scores."""
     if np.ndim(array) != 2:  # noqa: PLR2004 - height and width
         raise DatasetError(
             f"{name} must be (height, width), got {_shape(array)}; "
@@ -77,7 +79,7 @@ def as_anomaly_map(array: NDArray[Any], name: str) -> Floats:
 
 
 def check_same_shape(array: NDArray[Any], name: str, scores: Floats) -> None:
-    """Reject an array that does not belong to the scores pixel by pixel."""
+    """Raise if an array does not have the shape of the scores."""
     if np.shape(array) != scores.shape:
         raise DatasetError(
             f"{name} must have the shape of the scores, {_shape(scores)}, "

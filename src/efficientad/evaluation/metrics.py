@@ -1,22 +1,20 @@
-"""How well scores rank images, and maps rank pixels: exact, no torch.
+"""Exact metrics: how well scores rank images, and how well maps rank pixels. No torch.
 
-Every distinct score is a threshold. Equal scores enter at once, and a curve is linear
+Every distinct score is a threshold. Equal scores enter together, and a curve is linear
 between two thresholds, so a tie counts half. Scores rise with abnormality.
 
-A metric without a defined value for the data raises `UndefinedMetricError` that says
-why; it is never 0 or 1 instead.
+A metric without a defined value for the data raises `UndefinedMetricError` with the
+reason; it is never 0 or 1 instead.
 
-| function | what |
+| function | input |
 |---|---|
-| `au_roc`, `average_precision`, `f1_max`, `recall_at_fpr` | one score for each image |
-| `pixel_au_roc`, `au_pro` | one map for each image, and a defect mask |
-| `au_spro` | one map for each image, and annotation channels as in MVTec LOCO |
+| `au_roc`, `average_precision`, `f1_max`, `recall_at_fpr` | a score for each image |
+| `pixel_au_roc`, `au_pro` | a map and a defect mask for each image |
+| `au_spro` | a map and annotation channels, as in MVTec LOCO, for each image |
 
 The pixel functions read their images one by one, from a list, an array or a generator,
-and hold neither maps nor masks. For more than one pixel metric over images that are
-read from disk, fill a `PixelMetrics` or a `ChannelMetrics` and ask it.
-
-The module knows nothing of detectors, folders and reports.
+and keep a copy of all scores. To measure more images than memory can hold, read them
+twice and use `RegionOverlap` and `count_normal`, as `evaluate` does.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,32 +27,29 @@ from numpy.typing import NDArray
 from efficientad.datasets.annotations import SaturationArea
 from efficientad.errors import DatasetError, UndefinedMetricError
 from efficientad.evaluation.metric_inputs import (
+    Floats,
+    as_anomaly_map,
     as_booleans,
     as_scores,
     check_fpr_limit,
     check_same_shape,
 )
-from efficientad.evaluation.pixel_metrics import (
-    AU_PRO_FPR_LIMIT,
-    AU_SPRO_FPR_LIMIT,
-    ChannelMetrics,
-    PixelMetrics,
+from efficientad.evaluation.region_overlap import (
+    Counts,
+    DefectPixels,
+    RegionOverlap,
+    count_normal,
+    step_area,
 )
-from efficientad.evaluation.region_overlap import step_area
-from efficientad.evaluation.score_counts import Counts, Floats
+from efficientad.evaluation.regions import (
+    channel_pixels,
+    channels_mask,
+    checked_channels,
+    masked_pixels,
+)
 
-__all__ = [
-    "ChannelMetrics",
-    "PixelMetrics",
-    "SaturationArea",
-    "au_pro",
-    "au_roc",
-    "au_spro",
-    "average_precision",
-    "f1_max",
-    "pixel_au_roc",
-    "recall_at_fpr",
-]
+AU_PRO_FPR_LIMIT = 0.3  # Bergmann et al. 2021, and what EfficientAD reports
+AU_SPRO_FPR_LIMIT = 0.05  # Bergmann et al. 2022
 
 Annotation = TypeVar("Annotation")
 
@@ -62,14 +57,14 @@ _MISSING: Any = object()
 
 
 def au_roc(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
-    """Give the share of pairs of a normal and a defective one in the right order.
+    """Return the share of pairs of a defect and a normal score in the right order.
 
-    That is the area under the curve of recall over the false positive rate. A tie
+    This is the area under the curve of recall over the false positive rate. A tie
     counts half: 0.5 is guessing, 1 is perfect.
 
     Args:
         scores: One for each image (or pixel), any shape, finite.
-        is_defect: Boolean, of the same shape.
+        is_defect: Boolean, same shape.
 
     Raises:
         DatasetError: If the two do not fit together.
@@ -86,18 +81,10 @@ def au_roc(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
 
 
 def average_precision(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
-    """Give the mean precision over all defects, each at the threshold that finds it.
+    """Return the mean precision over all defects, each at the threshold that finds it.
 
-    The sum over thresholds of the gain in recall times the precision, not interpolated.
-
-    Args:
-        scores: One for each image (or pixel), any shape, finite.
-        is_defect: Boolean, of the same shape.
-
-    Raises:
-        DatasetError: If the two do not fit together.
-        UndefinedMetricError: If there is no defect, nothing normal, or a score is not
-            finite.
+    This is the sum over thresholds of the gain in recall times the precision, without
+    interpolation. Arguments and errors are those of `au_roc`.
     """
     reported = _reported(scores, is_defect, "average precision")
     precision = reported.n_defects / (reported.n_defects + reported.n_normal)
@@ -106,16 +93,9 @@ def average_precision(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
 
 
 def f1_max(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
-    """Give the highest harmonic mean of precision and recall over all thresholds.
+    """Return the highest harmonic mean of precision and recall over all thresholds.
 
-    Args:
-        scores: One for each image (or pixel), any shape, finite.
-        is_defect: Boolean, of the same shape.
-
-    Raises:
-        DatasetError: If the two do not fit together.
-        UndefinedMetricError: If there is no defect, nothing normal, or a score is not
-            finite.
+    Arguments and errors are those of `au_roc`.
     """
     reported = _reported(scores, is_defect, "F1-max")
     n_reported = reported.n_defects + reported.n_normal
@@ -125,15 +105,15 @@ def f1_max(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
 def recall_at_fpr(
     scores: NDArray[Any], is_defect: NDArray[Any], fpr_limit: float
 ) -> float:
-    """Give the largest share of defects found with few enough false alarms.
+    """Return the largest share of defects found with few enough false alarms.
 
-    Thresholds are scores that occur, and one above them all: nothing is interpolated,
+    Thresholds are scores that occur, and one above them all. Nothing is interpolated,
     so a threshold with this recall exists.
 
     Args:
         scores: One for each image (or pixel), any shape, finite.
-        is_defect: Boolean, of the same shape.
-        fpr_limit: The largest share of normal ones that may be reported, in (0, 1].
+        is_defect: Boolean, same shape.
+        fpr_limit: Largest share of normal images that may be reported, in (0, 1].
 
     Raises:
         ConfigError: If `fpr_limit` is outside its range.
@@ -152,20 +132,20 @@ def recall_at_fpr(
 def pixel_au_roc(
     anomaly_maps: Iterable[NDArray[Any]], defect_masks: Iterable[NDArray[Any]]
 ) -> float:
-    """Give the share of pairs of a normal and a defect pixel in the right order.
+    """Return the share of pairs of a defect and a normal pixel in the right order.
 
-    Over the pixels of all images together; a tie counts half.
+    The pairs are those of all images together; a tie counts half.
 
     Args:
         anomaly_maps: Each (height, width), finite; images may differ in size.
-        defect_masks: Each boolean, of its map's shape; all False for a normal image.
+        defect_masks: Each boolean, shape of its map; all False for a normal image.
 
     Raises:
         DatasetError: If maps and masks do not fit together.
         UndefinedMetricError: If there is no defect pixel, no normal one, or a score is
             not finite.
     """
-    return _pixel_metrics(anomaly_maps, defect_masks).pixel_au_roc()
+    return _with_masks(anomaly_maps, defect_masks).au_roc("pixel AU-ROC")
 
 
 def au_pro(
@@ -173,16 +153,16 @@ def au_pro(
     defect_masks: Iterable[NDArray[Any]],
     fpr_limit: float = AU_PRO_FPR_LIMIT,
 ) -> float:
-    """Give how much of each defect region is found, small or large alike.
+    """Return how much of each defect region is found, small or large alike.
 
-    The area under the mean share found of each region, over the share of normal pixels
-    reported, from 0 to the limit and divided by it. Regions are groups of defect pixels
-    that touch, also at a corner. Bergmann et al., "The MVTec Anomaly Detection
+    This is the area under the mean share found of each region, over the share of normal
+    pixels reported, from 0 to the limit and divided by it. Regions are groups of defect
+    pixels that touch, also at a corner. Bergmann et al., "The MVTec Anomaly Detection
     Dataset", IJCV 2021.
 
     Args:
         anomaly_maps: Each (height, width), finite; images may differ in size.
-        defect_masks: Each boolean, of its map's shape; all False for a normal image.
+        defect_masks: Each boolean, shape of its map; all False for a normal image.
         fpr_limit: Right end of the integral, in (0, 1].
 
     Raises:
@@ -192,7 +172,7 @@ def au_pro(
             finite.
     """
     check_fpr_limit(fpr_limit)
-    return _pixel_metrics(anomaly_maps, defect_masks).au_pro(fpr_limit)
+    return _with_masks(anomaly_maps, defect_masks).area("AU-PRO", fpr_limit)
 
 
 def au_spro(
@@ -201,19 +181,20 @@ def au_spro(
     areas: Mapping[int, SaturationArea],
     fpr_limit: float = AU_SPRO_FPR_LIMIT,
 ) -> float:
-    """Give how much of each annotated defect is found, until its saturation area is.
+    """Return how much of each annotated defect is found, until its saturation area is.
 
-    As AU-PRO, but a region counts as found wholly as soon as its saturation area is.
-    Bergmann et al., "Beyond Dents and Scratches", IJCV 2022. The default limit is
-    theirs; 0.1, 0.3 and 1 are in use as well.
+    As AU-PRO, but a region counts as found completely as soon as its saturation area is
+    found. Bergmann et al., "Beyond Dents and Scratches", IJCV 2022. The default limit
+    is theirs; 0.1, 0.3 and 1 are in use as well.
 
     Args:
-        anomaly_maps: Each (height, width) as the annotation, finite; images may differ
-            in size.
-        channels: For each image its annotation channels, none if it is normal. A
-            channel is (height, width), integers: 0, and inside a defect the value of
-            its type.
-        areas: The saturation area for each of these values.
+        anomaly_maps: Each (height, width), finite; images may differ in size. Absolute
+            saturation areas count pixels of the annotation, so a map has its size.
+        channels: Annotation channels of each image, none for a normal image. A channel
+            is (height, width), integers: 0, and inside a defect the value of its type.
+            Pixels with the same value in the same channel are one region, connected or
+            not. Channels may overlap.
+        areas: Saturation area for each of these values.
         fpr_limit: Right end of the integral, in (0, 1].
 
     Raises:
@@ -223,14 +204,17 @@ def au_spro(
             finite.
     """
     check_fpr_limit(fpr_limit)
-    metrics = ChannelMetrics(areas)
-    for anomaly_map, image_channels in _pairs(anomaly_maps, channels):
-        metrics.add(anomaly_map, image_channels)
-    return metrics.au_spro(fpr_limit)
+    defects: list[DefectPixels] = []
+    normal: list[Floats] = []
+    for image, scores, given in _images(anomaly_maps, channels):
+        checked = list(checked_channels(given, areas, scores, image))
+        defects.append(channel_pixels(scores, checked, areas))
+        normal.append(scores[~channels_mask(checked, scores)])
+    return _counted(defects, normal).area("AU-sPRO", fpr_limit)
 
 
 class _Reported(NamedTuple):
-    """What is reported at each threshold, from the highest score down."""
+    """Numbers of reported images at each threshold, from the highest score down."""
 
     n_defects: Counts
     n_normal: Counts
@@ -261,19 +245,29 @@ def _checked(
     return scores.ravel(), is_defect
 
 
-def _pixel_metrics(
+def _with_masks(
     anomaly_maps: Iterable[NDArray[Any]], defect_masks: Iterable[NDArray[Any]]
-) -> PixelMetrics:
-    metrics = PixelMetrics()
-    for anomaly_map, defect_mask in _pairs(anomaly_maps, defect_masks):
-        metrics.add(anomaly_map, defect_mask)
-    return metrics
+) -> RegionOverlap:
+    defects: list[DefectPixels] = []
+    normal: list[Floats] = []
+    for image, scores, given in _images(anomaly_maps, defect_masks):
+        check_same_shape(given, f"the defect mask of {image}", scores)
+        mask = as_booleans(given, f"the defect mask of {image}")
+        defects.append(masked_pixels(scores, mask))
+        normal.append(scores[~mask])
+    return _counted(defects, normal)
 
 
-def _pairs(
+def _counted(defects: Iterable[DefectPixels], normal: list[Floats]) -> RegionOverlap:
+    overlap = RegionOverlap(defects)
+    count_normal([overlap], normal)
+    return overlap
+
+
+def _images(
     anomaly_maps: Iterable[NDArray[Any]], annotations: Iterable[Annotation]
-) -> Iterator[tuple[NDArray[Any], Annotation]]:
-    """Each map with its annotation; as many of the one as of the other."""
+) -> Iterator[tuple[str, Floats, Annotation]]:
+    """Yield the name, the map and the annotation of each image."""
     pairs = zip_longest(anomaly_maps, annotations, fillvalue=_MISSING)
     for index, (anomaly_map, annotation) in enumerate(pairs):
         if anomaly_map is _MISSING or annotation is _MISSING:
@@ -282,4 +276,6 @@ def _pairs(
                 "each map needs its annotation and each annotation its map, got more "
                 f"{more} than the other, from image {index} on"
             )
-        yield anomaly_map, annotation
+        image = f"image {index}"
+        scores = as_anomaly_map(anomaly_map, f"the anomaly map of {image}")
+        yield image, scores, annotation

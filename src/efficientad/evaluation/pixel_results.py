@@ -1,18 +1,17 @@
-"""The pixel metrics of a category's test images, as its annotation asks for.
+"""The pixel metrics of a category's test images, by the kind of its annotation.
 
 With masks (MVTec AD, VisA, own folders) that is AU-PRO; with annotation channels and
-saturation areas (MVTec LOCO) it is AU-sPRO, at the limits its authors report.
+saturation areas (MVTec LOCO) it is AU-sPRO, at the limits that its authors report.
 """
 
-from collections.abc import Callable
-from collections.abc import Collection as Names
-from functools import partial
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.datasets import (
+    NORMAL,
     Category,
     Sample,
     read_annotation_channels,
@@ -20,12 +19,23 @@ from efficientad.datasets import (
 )
 from efficientad.datasets.annotations import read_saturation_areas
 from efficientad.errors import DatasetError, UndefinedMetricError
-from efficientad.evaluation.metrics import (
-    ChannelMetrics,
-    PixelMetrics,
+from efficientad.evaluation.metric_inputs import Floats, as_anomaly_map
+from efficientad.evaluation.metrics import AU_PRO_FPR_LIMIT
+from efficientad.evaluation.region_overlap import (
+    DefectPixels,
+    RegionOverlap,
+    count_normal,
+)
+from efficientad.evaluation.regions import (
+    channel_pixels,
+    channels_mask,
+    checked_channels,
+    masked_pixels,
 )
 
-MetricValues = dict[str, float]
+MetricValues: TypeAlias = dict[str, float]
+MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]
+"""Returns the anomaly map of a test image at the image's size, (height, width)."""
 
 # Bergmann et al., "Beyond Dents and Scratches", IJCV 2022; the first is their default.
 _AU_SPRO_LIMITS: Final = {
@@ -37,17 +47,24 @@ _AU_SPRO_LIMITS: Final = {
 
 
 class Measured(NamedTuple):
-    """Metrics by their names: what has a value, and why the others have none."""
+    """Metrics by name: the values, and the reason for each one without a value."""
 
     values: MetricValues
     undefined: dict[str, str]
 
 
-class PixelResults:
-    """Maps and annotations by defect type; memory as `RegionOverlap` says.
+class PixelResults(NamedTuple):
+    """Pixel metrics over all defects, and for each type against all normal images."""
+
+    overall: Measured
+    by_defect_type: Mapping[str, Measured]
+
+
+class Annotations:
+    """Reads the annotations of a category's images.
 
     Args:
-        category: Says which kind of annotation its images have.
+        category: The category; it decides between masks and channels.
 
     Raises:
         DatasetError: If its `defects_config.json` cannot be used.
@@ -56,64 +73,95 @@ class PixelResults:
     def __init__(self, category: Category) -> None:
         config = category.defects_config
         self._areas = None if config is None else read_saturation_areas(config)
-        self._masked: dict[str, PixelMetrics] = {}
-        self._channeled: dict[str, ChannelMetrics] = {}
 
-    def add(self, sample: Sample, anomaly_map: NDArray[np.float32]) -> None:
-        """Take one image into account, at the size of its annotation.
-
-        Args:
-            sample: Normal, or with a mask.
-            anomaly_map: (height, width) of the image.
+    def defect_pixels(
+        self, sample: Sample, anomaly_map: NDArray[np.float32]
+    ) -> DefectPixels:
+        """Return the regions of a defective image with their scores.
 
         Raises:
             DatasetError: If the annotation cannot be used.
             ImageError: If it cannot be read.
         """
         height, width = anomaly_map.shape
-        defect_type = sample.defect_type
+        scores = as_anomaly_map(anomaly_map, f"the anomaly map of {sample.path}")
         if self._areas is None:
-            masked = self._masked.setdefault(defect_type, PixelMetrics())
-            masked.add(anomaly_map, read_defect_mask(sample, height, width))
-            return
-        channels = read_annotation_channels(sample, height, width)
-        channeled = self._channeled.setdefault(defect_type, ChannelMetrics(self._areas))
+            return masked_pixels(scores, read_defect_mask(sample, height, width))
+        given = read_annotation_channels(sample, height, width)
         try:
-            channeled.add(anomaly_map, channels)
+            image = str(sample.path)
+            channels = list(checked_channels(given, self._areas, scores, image))
         except DatasetError as error:
             raise DatasetError(
                 f"the masks in {sample.mask_path} do not fit: {error}"
             ) from error
+        return channel_pixels(scores, channels, self._areas)
 
-    def metrics(self, defect_types: Names[str]) -> MetricValues:
-        """Measure over all images of some defect types, `good` being one.
+    def normal_scores(self, sample: Sample, anomaly_map: NDArray[np.float32]) -> Floats:
+        """Return the scores of the pixels of an image that are not annotated."""
+        height, width = anomaly_map.shape
+        scores = as_anomaly_map(anomaly_map, f"the anomaly map of {sample.path}")
+        if self._areas is None:
+            return scores[~read_defect_mask(sample, height, width)]
+        channels = read_annotation_channels(sample, height, width)
+        return scores[~channels_mask(channels, scores)]
 
-        Returns:
-            By name; empty where no pixel of them is annotated.
-        """
-        return self.measured(defect_types).values
-
-    def measured(self, defect_types: Names[str]) -> Measured:
-        """Measure as `metrics`, and say why a metric has no value."""
-        values, undefined = {}, {}
-        for name, metric in self._metrics(defect_types).items():
+    def measured(self, overlap: RegionOverlap) -> Measured:
+        """Return the metrics that suit the annotation."""
+        name, limits = "AU-PRO", {"au_pro": AU_PRO_FPR_LIMIT}
+        if self._areas is not None:
+            name, limits = "AU-sPRO", _AU_SPRO_LIMITS
+        values: MetricValues = {}
+        undefined: dict[str, str] = {}
+        # The metrics of whole images do not depend on these.
+        try:
+            values["pixel_au_roc"] = overlap.au_roc("pixel AU-ROC")
+        except UndefinedMetricError as error:
+            undefined["pixel_au_roc"] = str(error)
+        for key, limit in limits.items():
             try:
-                values[name] = metric()
+                values[key] = overlap.area(name, limit)
             except UndefinedMetricError as error:
-                # The metrics of whole images stand alone.
-                undefined[name] = str(error)
+                undefined[key] = str(error)
         return Measured(values, undefined)
 
-    def _metrics(self, defect_types: Names[str]) -> dict[str, Callable[[], float]]:
-        if self._areas is None:
-            masked = PixelMetrics.joined(
-                part for kind, part in self._masked.items() if kind in defect_types
-            )
-            return {"pixel_au_roc": masked.pixel_au_roc, "au_pro": masked.au_pro}
-        channeled = ChannelMetrics.joined(
-            part for kind, part in self._channeled.items() if kind in defect_types
-        )
-        return {"pixel_au_roc": channeled.pixel_au_roc} | {
-            name: partial(channeled.au_spro, limit)
-            for name, limit in _AU_SPRO_LIMITS.items()
-        }
+
+def measure_pixels(category: Category, map_of: MapOf) -> PixelResults:
+    """Return the pixel metrics of a category's test images.
+
+    Images without an annotation are left out. The maps of annotated defects are asked
+    for twice, those of normal images once.
+
+    Args:
+        category: The category with its test images.
+        map_of: Returns the anomaly map of a test image.
+
+    Raises:
+        DatasetError: If an annotation or `defects_config.json` cannot be used.
+        ImageError: If an annotation cannot be read.
+        UndefinedMetricError: If a map is not finite.
+    """
+    annotations = Annotations(category)
+    samples: dict[str, list[Sample]] = {NORMAL: []}
+    for sample in category.test:
+        of_type = samples.setdefault(sample.defect_type, [])
+        if not sample.is_defect or sample.mask_path is not None:
+            of_type.append(sample)
+    defects = {
+        kind: [annotations.defect_pixels(sample, map_of(sample)) for sample in chosen]
+        for kind, chosen in samples.items()
+        if kind != NORMAL
+    }
+    overall = RegionOverlap(image for images in defects.values() for image in images)
+    by_type = {kind: RegionOverlap(images) for kind, images in defects.items()}
+
+    def normal(chosen: Sequence[Sample]) -> Iterator[Floats]:
+        return (annotations.normal_scores(sample, map_of(sample)) for sample in chosen)
+
+    count_normal([overall, *by_type.values()], normal(samples[NORMAL]))
+    for kind, overlap in by_type.items():
+        count_normal([overall, overlap], normal(samples[kind]))
+    return PixelResults(
+        annotations.measured(overall),
+        {kind: annotations.measured(overlap) for kind, overlap in by_type.items()},
+    )

@@ -5,7 +5,7 @@ import numpy as np
 from efficientad.datasets import MIN_NORMAL_IMAGES, Category
 from efficientad.errors import DatasetError
 from efficientad.evaluation.evaluate import require_both_kinds
-from efficientad.evaluation.pixel_results import PixelResults
+from efficientad.evaluation.pixel_results import Annotations
 from efficientad.images.rgb import image_hash, read_image
 
 
@@ -29,7 +29,7 @@ def require_judgeable(category: Category) -> None:
     is_plain = category.collection == "plain"
     normal = (*category.train, *category.validation) if is_plain else ()
     twins = {image_hash(read_image(sample.path)): sample.path for sample in normal}
-    results = PixelResults(category)
+    annotations = Annotations(category)
     for sample in category.test:
         image = read_image(sample.path)
         twin = twins.get(image_hash(image))
@@ -39,4 +39,4 @@ def require_judgeable(category: Category) -> None:
                 f"{sample.path} is the same picture as {twin}; remove one of them"
             )
         if sample.is_defect and sample.mask_path is not None:
-            results.add(sample, np.zeros(image.shape[:2], np.float32))
+            annotations.defect_pixels(sample, np.zeros(image.shape[:2], np.float32))
