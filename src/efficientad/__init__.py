@@ -31,10 +31,10 @@ from efficientad.errors import (
 )
 
 if TYPE_CHECKING:
-    from efficientad.demo_parts.demo import run_demo
+    from efficientad.demo_parts.demo import demo
     from efficientad.distillation.config import DistillConfig
     from efficientad.distillation.distill import distill
-    from efficientad.evaluation.data_check import check_data
+    from efficientad.evaluation.check import check
     from efficientad.evaluation.evaluate import Evaluation, evaluate
     from efficientad.exports.export import export
     from efficientad.inspection.decision import change_decision, read_decision
@@ -72,7 +72,8 @@ __all__ = [
     "TrainingError",
     "UndefinedMetricError",
     "change_decision",
-    "check_data",
+    "check",
+    "demo",
     "distill",
     "evaluate",
     "export",
@@ -83,7 +84,6 @@ __all__ = [
     "predictions",
     "read_decision",
     "recalibrate",
-    "run_demo",
     "save",
     "train",
 ]
@@ -97,7 +97,8 @@ _HOME_OF = {
     "Predictor": "inspection.predictor",
     "TrainConfig": "training.config",
     "change_decision": "inspection.decision",
-    "check_data": "evaluation.data_check",
+    "check": "evaluation.check",
+    "demo": "demo_parts.demo",
     "distill": "distillation.distill",
     "evaluate": "evaluation.evaluate",
     "export": "exports.export",
@@ -108,7 +109,6 @@ _HOME_OF = {
     "predictions": "inspection.streams",
     "read_decision": "inspection.decision",
     "recalibrate": "model_files.detector_file",
-    "run_demo": "demo_parts.demo",
     "save": "model_files.detector_file",
     "train": "training.run",
 }

@@ -18,7 +18,7 @@ def tiny_demo(monkeypatch):
 @pytest.mark.usefixtures("tiny_demo")
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name in ("one", "other"):
-        demo.run_demo(tmp_path / name, steps=4)
+        demo.demo(tmp_path / name, steps=4)
 
     for name in ("metrics.json", "report.html"):
         one = (tmp_path / "one" / name).read_bytes()

@@ -98,7 +98,7 @@ def check(
         model: Detector file, to find normal images that are unlike all others, too.
         output: JSON file to write with all findings. None: they are only printed.
     """
-    from efficientad.evaluation.data_check import check_data
+    from efficientad.evaluation.check import check as check_data
 
     checks = check_data(data, model=model, output=output)
     for checked in checks:
@@ -120,7 +120,7 @@ def demo(
         steps: Images to train on. None: what fits into five minutes on two cores.
         seed: Of parts and training; the same seed gives the same result.
     """
-    from efficientad.demo_parts.demo import run_demo
+    from efficientad.demo_parts.demo import demo as run_demo
 
     evaluation = run_demo(output, steps=steps, seed=seed)
     for name, value in evaluation.metrics.items():

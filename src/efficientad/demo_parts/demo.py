@@ -1,4 +1,4 @@
-"""The demo: parts drawn by code, and the whole way from images to a report."""
+"""The verb `demo`: parts drawn by code, and every step from images to a report."""
 
 import json
 from contextlib import suppress
@@ -10,22 +10,23 @@ from efficientad.storage import write_whole
 from efficientad.training.config import TrainConfig
 from efficientad.training.run import train
 
-# So many that the threshold rests on a few, and the demo stays within five minutes.
+# The threshold rests on six held-out images, and the demo takes less than five minutes.
 _N_TRAIN, _N_TEST_GOOD, _N_PER_DEFECT = 60, 20, 6
 _STEPS = 300
 _TITLE = "Demo on parts drawn by code"
 
 
-def run_demo(
+def demo(
     output: Path = Path("demo"), *, steps: int | None = None, seed: int = 0
 ) -> Evaluation:
     """Draw parts, train, calibrate, evaluate, and write a report.
 
     Args:
         output: Folder for `parts`, `part.ead`, `metrics.json` and `report.html`. Parts
-            that are there already are used again.
-        steps: Images to train on. None: what fits into five minutes on two cores.
-        seed: Of parts and training.
+            that are already there are used again.
+        steps: Optimizer steps of the training. None: a number that fits into five
+            minutes on two cores.
+        seed: Seed of parts and training.
 
     Raises:
         DatasetError: If `parts` holds something else, such as parts of another seed.
@@ -40,7 +41,7 @@ def run_demo(
 
 
 def _draw_parts(folder: Path, seed: int) -> None:
-    drawn = {
+    counts = {
         "n_train": _N_TRAIN,
         "n_test_good": _N_TEST_GOOD,
         "n_per_defect": _N_PER_DEFECT,
@@ -48,7 +49,7 @@ def _draw_parts(folder: Path, seed: int) -> None:
     }
     record = folder / "drawn.json"
     with suppress(OSError, ValueError):
-        if json.loads(record.read_text(encoding="utf-8")) == drawn:
+        if json.loads(record.read_text(encoding="utf-8")) == counts:
             return
-    write_category(folder, **drawn)
-    write_whole(record, json.dumps(drawn).encode())
+    write_category(folder, **counts)
+    write_whole(record, json.dumps(counts).encode())

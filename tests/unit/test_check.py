@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientad import DatasetError, check_data, save
+from efficientad import DatasetError, check, save
 from efficientad.cli import main as cli
 from efficientad.datasets.near_duplicates import linked
 from efficientad.training.normal_images import training_and_validation
@@ -70,8 +70,8 @@ def draw_channel(path, *values, mode="L"):
 
 def found(root, **options):
     """(kind, severity, message) of all findings in one category."""
-    (check,) = check_data(root, **options)
-    return [(f.kind, f.severity, f.message) for f in check.findings]
+    (checked,) = check(root, **options)
+    return [(f.kind, f.severity, f.message) for f in checked.findings]
 
 
 def test_nothing_is_found_where_nothing_is_wrong(category, capsys):
@@ -327,12 +327,12 @@ def test_all_findings_and_files_are_written(category, tmp_path):
 
     assert cli.main(["check", str(category.parent), "--output", str(output)]) == 1
 
-    (check,) = json.loads(output.read_text())
-    assert check["n_images"] == {"train": 12, "validation": 0, "test": 7}
-    (finding,) = check["findings"]
+    (checked,) = json.loads(output.read_text())
+    assert checked["n_images"] == {"train": 12, "validation": 0, "test": 7}
+    (finding,) = checked["findings"]
     assert len(finding["paths"]) == 2
 
 
 def test_no_data_is_one_sentence(tmp_path):
     with pytest.raises(DatasetError, match="does not exist; check the path"):
-        check_data(tmp_path / "nothing")
+        check(tmp_path / "nothing")

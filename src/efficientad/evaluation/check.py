@@ -1,0 +1,95 @@
+"""The verb `check`: find what is wrong with data before hours are spent on it."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from efficientad.datasets import Category, Sample
+from efficientad.datasets.checks import MoreFindings, check_category
+from efficientad.datasets.findings import CategoryCheck, Finding
+from efficientad.datasets.layouts import find_category_folders
+from efficientad.datasets.lists import is_list
+from efficientad.datasets.samples import Split
+from efficientad.errors import DatasetError
+from efficientad.images.listing import join_names
+from efficientad.storage import require_writable, write_whole
+
+
+def check(
+    data: Path | str, *, model: Path | str | None = None, output: Path | None = None
+) -> list[CategoryCheck]:
+    """Read all images and masks of a data set, and list what is wrong.
+
+    Args:
+        data: Category, folder of normal images, CSV or JSON list, or folder of
+            categories in any layout that `find_categories` accepts.
+        model: Detector file; with it, normal images that are unlike all others are
+            found, too.
+        output: JSON file for all findings and all files. None: no file.
+
+    Returns:
+        One check for each category, in the order of their paths.
+
+    Raises:
+        DatasetError: If there is no data at all.
+        ModelFileError: If the model cannot be used.
+        StorageError: If the file cannot be written.
+    """
+    if output is not None:
+        require_writable(output, may_be_device=True)
+    root = Path(data)
+    more = None if model is None else _unusual_by(Path(model))
+    folders = [root] if is_list(root) else list(find_category_folders(root)) or [root]
+    checks = []
+    for folder in folders:
+        try:
+            checks.append(
+                check_category(folder, progress=_progress, more_findings=more)
+            )
+        except DatasetError as error:
+            if len(folders) == 1:
+                raise
+            # One of several folders that is no category is a finding.
+            finding = Finding("layout", "error", str(error), (folder,))
+            checks.append(CategoryCheck(folder.name, folder, {}, (finding,)))
+    if output is not None:
+        text = json.dumps([each.as_json() for each in checks], indent=2)
+        write_whole(output, (text + "\n").encode())
+    return checks
+
+
+def _progress(samples: list[tuple[Split, Sample]]) -> Iterable[tuple[Split, Sample]]:
+    return tqdm(samples, unit="image", disable=None)
+
+
+def _unusual_by(model: Path) -> MoreFindings:
+    """Return a search for normal images that are unlike all others."""
+    # Only this part needs torch.
+    from efficientad.evaluation import unusual_images  # noqa: PLC0415
+    from efficientad.model_files import detector_file  # noqa: PLC0415
+
+    detector = detector_file.load(model)
+
+    def find(category: Category, samples: Sequence[Sample]) -> Iterator[Finding]:
+        if len(samples) < unusual_images.MIN_IMAGES:
+            return
+        paths = [sample.path for sample in samples]
+        distances = unusual_images.leave_one_out_distances(
+            detector, tqdm(paths, disable=None)
+        )
+        flagged = unusual_images.is_unusual(distances).nonzero()[0]
+        order = sorted(flagged.tolist(), key=lambda i: -distances[i])
+        if order:
+            found = [samples[i] for i in order]
+            yield Finding(
+                "suspicious",
+                "warning",
+                f"{len(found)} normal images are unlike all others: "
+                f"{join_names(category.name_of(sample) for sample in found)}; have a "
+                "look whether they show defects",
+                tuple(sample.path for sample in found),
+            )
+
+    return find
