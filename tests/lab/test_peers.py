@@ -5,14 +5,14 @@ import shutil
 import sys
 from pathlib import Path
 
-import make_tables
 import numpy as np
 import pytest
-from peers import compare
 from PIL import Image
 
 from efficientad.demo_parts import write_category
 from efficientad_lab.studies.records import read_runs
+from lab.experiments import make_tables
+from lab.experiments.peers import run as compare
 
 WORKER = """#!{python}
 import json, sys, pathlib

@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 
-import main_job
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +25,7 @@ from efficientad.model_files.teachers import open_teacher
 from efficientad_lab.studies import jobs
 from efficientad_lab.studies.records import read_runs
 from efficientad_lab.studies.reproduce import reproduce
+from lab.experiments.main_job import run as main_job
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from inference_speed import random_detector
 from torch import nn
-from training_speed import reference_loss, reference_networks
 
 from efficientad.method.inputs import normalize_images
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER
 from efficientad.training.steps import PaperStep, vary_color
+from efficientad_lab.benchmark.random_detector import random_detector
+from efficientad_lab.benchmark.reference_step import reference_loss, reference_networks
 
 # Of a gradient's norm. In an untrained autoencoder hardly any of it passes the
 # bottleneck, and what does is mostly rounding.

@@ -4,20 +4,16 @@ import json
 import os
 import shutil
 import signal
-from collections import Counter
 from dataclasses import replace
 
-import distill_waiting
 import numpy as np
 import pytest
-import teacher_half
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from efficientad.cli import main as cli
 from efficientad.distillation import distill as distillation
-from efficientad.distillation import material as distillation_material
 from efficientad.distillation import run as distillation_run
 from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.feature_cache import FeatureCache
@@ -675,42 +671,6 @@ def test_a_non_finite_loss_names_no_checkpoint_that_is_not_there(
 
     with pytest.raises(TrainingError, match=r"another --output$"):
         distillation.distill(images, short, output=tmp_path / "t.safetensors")
-
-
-# The scripts that measure
-
-
-def test_a_checkpoint_holds_the_teacher_that_is_stored_in_half(distilled):
-    _, output = distilled
-
-    exact = teacher_half.exact_teacher(output.with_name(f"{output.name}.checkpoint"))
-
-    stored = load_teacher("small", output).state_dict()
-    for name, value in teacher_half.halved(exact).state_dict().items():
-        assert torch.equal(value, stored[name]), name
-    assert any(not torch.equal(v, stored[k]) for k, v in exact.state_dict().items())
-
-
-@pytest.mark.parametrize("keeps_features", [True, False])
-def test_waiting_is_measured(images, config, keeps_features, monkeypatch):
-    few = replace(config, steps=2, batch_size=1, snapshots=(), checkpoint_every=2)
-
-    read, decoded = distillation_material.Material._read, []
-
-    def noted(material, row):
-        decoded.append(row)
-        return read(material, row)
-
-    monkeypatch.setattr(distillation_material.Material, "_read", noted)
-
-    measured = distill_waiting.measure([images], few, keeps_features=keeps_features)
-
-    most = max(Counter(decoded).values())
-    assert most == 2 if keeps_features else most > 1  # once in each of the two runs
-    assert keeps_features or len(decoded) > N_IMAGES
-
-    assert 0 <= measured["metrics"]["waiting_share"] < 1
-    assert measured["seconds"]["steps"] > 0
 
 
 # The command line

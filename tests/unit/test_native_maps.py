@@ -6,13 +6,13 @@ import threading
 import numpy as np
 import pytest
 import torch
-from baseline import baseline, raw_maps
 
 from efficientad.errors import ConfigError
 from efficientad.inspection import opening as runtimes
 from efficientad.kernels import layers, native
 from efficientad.method.detector import Detector
 from efficientad.model_files import detector_file as model_file
+from efficientad_lab.benchmark.baseline import baseline, raw_maps
 
 needs_compiler = pytest.mark.skipif(
     not layers.is_available(), reason="needs a C++ compiler for the native layers"

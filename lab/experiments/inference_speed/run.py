@@ -1,0 +1,168 @@
+"""Time from RGB pixels to both raw maps: plain networks and this project's engines.
+
+    python lab/experiments/inference_speed/run.py
+
+All are called in turn in one process, so that a slower moment of the machine meets all
+of them; the result is the median time of an image. Weights and pixels are random: they
+do not change the time. With `--processes 2`, two processes of one thread each predict
+at the same time. `efficientad benchmark` measures whole predictions of a trained model.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from efficientad.method.networks import ModelSize
+from efficientad.training.config import QUICK
+from efficientad.training.environment import surroundings
+from efficientad_lab.benchmark.baseline import baseline, raw_maps
+from efficientad_lab.benchmark.clock import interleaved
+from efficientad_lab.benchmark.random_detector import random_detector
+from efficientad_lab.studies.records import write_run
+
+RESULTS = Path(__file__).with_name("results")
+FEW = QUICK.local_channels, QUICK.global_channels
+"""Channels of the local and the global map that preset `quick` keeps."""
+
+Maps = tuple[Tensor, Tensor]
+
+
+class Row(NamedTuple):
+    """Measurement of one engine."""
+
+    name: str
+    milliseconds: float
+    """Median time of an image."""
+    speedup: float
+    """How many times faster than the baseline."""
+    difference: float
+    """Largest difference of a map value from the baseline's, relative to the value."""
+
+
+def engines(
+    size: ModelSize, pixels: Tensor
+) -> dict[str, tuple[Callable[[Tensor], Maps], Maps]]:
+    """Return every engine, the baseline first, each with the maps it must give."""
+    networks = baseline(random_detector(size))
+    exact = raw_maps(networks, pixels)
+    found: dict[str, tuple[Callable[[Tensor], Maps], Maps]] = {
+        "baseline": (partial(raw_maps, networks), exact)
+    }
+    for runtime in random_detector(size).runtimes:
+        detector = random_detector(size)
+        detector.runtime = runtime
+        found[runtime] = detector.judged_maps, exact
+    narrow = random_detector(size, *FEW)
+    found[f"native, {' and '.join(map(str, FEW))} channels"] = (
+        narrow.judged_maps,
+        raw_maps(baseline(narrow), pixels),
+    )
+    return found
+
+
+def measure(size: ModelSize, threads: int, batch: int, repeats: int) -> list[Row]:
+    """Return a row for each engine."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 256, 256, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    found = engines(size, pixels)
+    with torch.inference_mode():
+        maps = {name: run(pixels) for name, (run, _) in found.items()}
+        calls = {name: partial(run, pixels) for name, (run, _) in found.items()}
+        times = {k: t.median for k, t in interleaved(calls, repeats).items()}
+    return [
+        Row(
+            name,
+            milliseconds / batch,
+            times["baseline"] / milliseconds,
+            max(
+                float(((one - other).abs() / other).max())
+                for one, other in zip(maps[name], found[name][1], strict=True)
+            ),
+        )
+        for name, milliseconds in times.items()
+    ]
+
+
+def measure_together(size: ModelSize, processes: int, repeats: int) -> list[Row]:
+    """Return a row for each engine, run by several processes of one thread at once."""
+    command = [sys.executable, __file__, "--alone", "--size", size]
+    command += ["--repeats", str(repeats)]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this script itself
+        for _ in range(processes)
+    ]
+    outputs = [process.communicate()[0] for process in started]
+    rows = [[Row(*row) for row in json.loads(output)] for output in outputs]
+    joined = []
+    for same in zip(*rows, strict=True):
+        milliseconds = statistics.fmean(row.milliseconds for row in same) / processes
+        difference = max(row.difference for row in same)
+        joined.append(Row(same[0].name, milliseconds, 0.0, difference))
+    first = joined[0].milliseconds
+    return [row._replace(speedup=first / row.milliseconds) for row in joined]
+
+
+def run_of(size: ModelSize, setting: str, row: Row) -> dict[str, Any]:
+    """Return the recorded run of a row."""
+    metrics = {
+        "milliseconds": row.milliseconds,
+        "speedup": row.speedup,
+        "largest_relative_difference": row.difference,
+    }
+    return {
+        "experiment": "inference_speed",
+        "category": size,
+        "variant": f"{setting}, {row.name}",
+        "seed": 0,
+        "settings": {"size": size, "niceness": os.nice(0)},
+        "metrics": {name: float(f"{value:.4g}") for name, value in metrics.items()},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and record every engine."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=get_args(ModelSize), default="small")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    size, repeats = options.size, options.repeats
+    if options.alone:
+        print(json.dumps(measure(size, 1, 1, repeats)))
+        return 0
+    if options.processes:
+        setting = f"{options.processes} processes of 1 thread"
+        found = {setting: measure_together(size, options.processes, repeats)}
+    else:
+        found = {
+            f"batch {options.batch}, {n} threads": measure(
+                size, n, options.batch, repeats
+            )
+            for n in options.threads
+        }
+    for setting, rows in found.items():
+        for row in rows:
+            run = run_of(size, setting, row)
+            print(run["category"], run["variant"], run["metrics"], flush=True)
+            write_run(run | surroundings(), options.results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""Write the tables of the README and the docs from the recorded runs.
+
+Each JSON file in a `results` folder is one run; `README.md` lists its fields. A
+document asks for a table by two comments, and the table is written between them:
+
+    <!-- table: EXPERIMENT -->
+    <!-- end of table -->
+
+`ablation_5_small` asks for the paper's Table 5 of size small, as `efficientad ablate`
+makes it. In the other tables a row has the runs of one category and variant. A cell is
+their mean, with the standard deviation over seeds where there are several.
+
+    python lab/experiments/make_tables.py            writes the tables
+    python lab/experiments/make_tables.py --check    fails where they would change
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from efficientad_lab.studies import ablation
+from efficientad_lab.studies.config import StudyConfig
+from efficientad_lab.studies.records import (
+    FAILURE,
+    Run,
+    is_finished,
+    mean_and_deviation,
+    read_runs,
+    where_recorded,
+)
+from efficientad_lab.studies.table_files import Table, markdown_table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXPERIMENTS = Path(__file__).resolve().parent
+
+_REGION = re.compile(
+    r"(?P<open><!-- table: (?P<experiment>[a-z0-9_]+) -->\n)"
+    r".*?"
+    r"(?P<close><!-- end of table -->)",
+    re.DOTALL,
+)
+
+
+class Column(NamedTuple):
+    """A measured column: its heading, its value in a run, the digits to show."""
+
+    heading: str
+    value: Callable[[Run], float | None]
+    digits: int
+
+
+def _metric(name: str) -> Callable[[Run], float | None]:
+    """Return a function that reads a metric of a run, in percent."""
+
+    def value(run: Run) -> float | None:
+        share = run["metrics"].get(name)
+        return None if share is None else 100 * share
+
+    return value
+
+
+def _plain(name: str, factor: float = 1) -> Callable[[Run], float | None]:
+    """Return a function that reads a metric of a run, times a factor."""
+
+    def value(run: Run) -> float | None:
+        measured = run["metrics"].get(name)
+        return None if measured is None else factor * measured
+
+    return value
+
+
+OWN = "this project"
+"""Variant of this project in the experiment `peers`."""
+
+
+def _minutes(stage: str) -> Callable[[Run], float | None]:
+    def value(run: Run) -> float | None:
+        seconds = run.get("seconds", {}).get(stage)
+        is_known = seconds is not None and not run.get("interrupted", False)
+        return seconds / 60 if is_known else None
+
+    return value
+
+
+def _images_trained_on(run: Run) -> float | None:
+    """Return how many images a peer was trained on; our own steps count images."""
+    peer = run.get("peer")
+    if peer is None:
+        return None
+    batch = 1 if run["variant"] == OWN else peer["batch"]
+    return float(peer["steps"] * batch)
+
+
+COLUMNS = (
+    Column("image AU-ROC, %", _metric("image_au_roc"), 1),
+    Column("image AP, %", _metric("image_average_precision"), 1),
+    Column("pixel AU-ROC, %", _metric("pixel_au_roc"), 1),
+    Column("AU-PRO, %", _metric("au_pro"), 1),
+    Column("training, min", _minutes("train"), 1),
+    Column("images of training", _images_trained_on, 0),
+    Column("seconds", _plain("command_seconds"), 2),
+    Column("processor seconds", _plain("processor_seconds"), 1),
+    Column("ms an image", _plain("milliseconds"), 1),
+    Column("images a second", _plain("images_per_second"), 1),
+    Column("parameters, M", _plain("millions_of_numbers"), 1),
+    Column("peak MiB", _plain("peak_memory_mib"), 0),
+    Column("before, ms", _plain("before"), 2),
+    Column("after, ms", _plain("after"), 2),
+    Column("times faster", _plain("speedup"), 2),
+    Column("largest difference, 10⁻⁶", _plain("largest_relative_difference", 1e6), 1),
+    Column(
+        "of the map's largest value, 10⁻⁶",
+        _plain("largest_difference_of_largest_value", 1e6),
+        1,
+    ),
+    Column("images", _plain("n_images"), 0),
+    Column("image AU-ROC lost, points", _plain("lost_image_au_roc"), 3),
+    Column("AU-PRO lost, points", _plain("lost_au_pro"), 3),
+)
+
+
+def _table_5(runs: Sequence[Run]) -> Table:
+    config = StudyConfig(sizes=("small",), seeds=(0,), preset="quick")
+    return ablation.table_of(5, "small", config, runs)
+
+
+PAPER_TABLES: dict[str, Callable[[Sequence[Run]], Table]] = {
+    "ablation_5_small": _table_5
+}
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Return a Markdown table with a row for each category and variant."""
+    failed = [run for run in runs if not is_finished(run)]
+    runs = [run for run in runs if is_finished(run)]
+    if not runs and not failed:
+        return "No run is recorded yet.\n"
+    columns = [
+        column
+        for column in COLUMNS
+        if any(column.value(run) is not None for run in runs)
+    ]
+    rows = []
+    for row in dict.fromkeys(_row_of(run) for run in runs):
+        members = [run for run in runs if _row_of(run) == row]
+        cells = [_cell(column, members) for column in columns]
+        n_measured = sum(bool(run["metrics"]) for run in members)
+        rows.append((*row, *cells, str(n_measured)))
+    head = ("category", "variant", *(column.heading for column in columns), "runs")
+    made = Table("", where_recorded(runs + failed), head, tuple(rows), n_word_columns=2)
+    said = "".join(f"\n- {line}" for line in _remarks(runs, failed))
+    remarks = f"\n{said}\n" if said else ""
+    return f"{markdown_table(made)}\n\n{made.note}\n{remarks}"
+
+
+def _remarks(runs: Sequence[Run], failed: Sequence[Run]) -> list[str]:
+    """Return remarks of the runs, and the reasons of failed ones."""
+    remarks = [f"{run['variant']}: {run['remark']}" for run in runs if "remark" in run]
+    reasons = [
+        f"{run['category']}, {run['variant']}, seed {run['seed']}: failed: "
+        f"{run[FAILURE]}"
+        for run in failed
+    ]
+    return [*dict.fromkeys(remarks), *reasons]
+
+
+def with_tables(text: str, runs: Sequence[Run]) -> str:
+    """Return the text with every table written anew."""
+
+    def region(match: re.Match[str]) -> str:
+        name = match["experiment"]
+        if name in PAPER_TABLES:
+            made = PAPER_TABLES[name](runs)
+            content = f"{markdown_table(made)}\n\n{made.note}\n"
+        else:
+            content = table([run for run in runs if run["experiment"] == name])
+        return f"{match['open']}\n{content}\n{match['close']}"
+
+    return _REGION.sub(region, text)
+
+
+def documents() -> list[Path]:
+    """Return the files that may ask for tables."""
+    return [
+        REPOSITORY / "README.md",
+        *sorted((REPOSITORY / "docs").glob("*.md")),
+        *sorted(EXPERIMENTS.glob("*/README.md")),
+    ]
+
+
+def recorded_runs() -> list[Run]:
+    """Return the runs of all experiments."""
+    return [
+        run
+        for folder in sorted(EXPERIMENTS.glob("*/results"))
+        for run in read_runs(folder)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check all tables; the exit code is 1 where a check fails."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check = parser.parse_args(arguments).check
+    runs = recorded_runs()
+    stale = 0
+    for document in documents():
+        before = document.read_text(encoding="utf-8")
+        after = with_tables(before, runs)
+        if after == before:
+            continue
+        stale += 1
+        name = document.relative_to(REPOSITORY)
+        if check:
+            print(f"{name}: a table differs from the recorded runs; run make tables")
+        else:
+            document.write_text(after, encoding="utf-8")
+            print(f"{name}: written")
+    return 1 if check and stale else 0
+
+
+def _row_of(run: Run) -> tuple[str, str]:
+    return (run["category"], run["variant"])
+
+
+def _cell(column: Column, runs: Sequence[Run]) -> str:
+    values = [value for run in runs if (value := column.value(run)) is not None]
+    return mean_and_deviation(values, column.digits) if values else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

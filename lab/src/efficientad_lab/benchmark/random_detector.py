@@ -1,0 +1,42 @@
+"""Detectors of random weights, for measurements in which weights do not matter."""
+
+import torch
+
+from efficientad.method.decision import Calibration, MapQuantiles
+from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    Autoencoder,
+    ModelSize,
+    PatchDescriptionNetwork,
+)
+
+
+def random_detector(
+    size: ModelSize,
+    n_local: int = DESCRIPTOR_CHANNELS,
+    n_global: int = DESCRIPTOR_CHANNELS,
+) -> Detector:
+    """Return an uncalibrated detector with the same random weights in every call.
+
+    Args:
+        size: The paper's S or M.
+        n_local: Channels of the local map.
+        n_global: Channels of the global map.
+    """
+    torch.manual_seed(0)
+    n_hidden = DESCRIPTOR_CHANNELS
+    std = torch.rand(n_local) * 0.05 + 0.02
+    return Detector(
+        PatchDescriptionNetwork(size, n_local, n_hidden=n_hidden),
+        PatchDescriptionNetwork(size, n_local + n_global, n_hidden=2 * n_hidden),
+        Autoencoder(n_global),
+        ChannelStatistics(torch.randn(n_local) * 0.01, std),
+    ).requires_grad_(requires_grad=False)
+
+
+def calibrated(detector: Detector) -> Detector:
+    """Return the detector after setting a calibration of round numbers."""
+    quantiles = MapQuantiles(0.5, 1.0)
+    detector.calibration = Calibration(quantiles, quantiles, (0.1,))
+    return detector

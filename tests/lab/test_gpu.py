@@ -1,0 +1,129 @@
+"""The experiment for a CUDA machine, in its CPU mode with tiny numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.detector import Detector
+from efficientad.method.inputs import normalize_images
+from efficientad.method.placement import place_map
+from efficientad.training.steps import vary_color
+from efficientad_lab.benchmark.random_detector import random_detector
+from lab.experiments.gpu import checks as gpu_checks
+from lab.experiments.gpu import networks as gpu_networks
+from lab.experiments.gpu import run as gpu
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+
+
+def small_detector() -> Detector:
+    return gpu_checks.calibrated(random_detector("small"))
+
+
+@pytest.mark.slow
+def test_the_gpu_script_checks_and_measures(tmp_path):
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "lab.experiments.gpu.run"),
+            *("--device", "cpu", "--sizes", "small"),
+            *("--steps", "1", "--runs", "1", "--batches", "1"),
+            *("--reference", "single", "--results", tmp_path),
+        ],
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert finished.returncode == 0, finished.stderr
+    (written,) = tmp_path.iterdir()
+    run = json.loads(written.read_text())
+    assert run["variant"] == "small, cpu, 1 steps"
+    assert gpu_checks.is_correct(run["differences"])
+    assert {"step_single", "maps_single"} <= set(run["differences"])
+    for name in (
+        *("step_ms", "baseline_step_ms", "batch_1_latency_ms"),
+        *("batch_1_images_per_second", "batch_1_baseline_images_per_second"),
+    ):
+        assert run["metrics"][name] > 0
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_what_the_cpu_does(tmp_path):
+    arguments = ["--steps", "20", "--runs", "5", "--results", str(tmp_path)]
+
+    assert gpu.main(arguments) == 0
+
+
+@pytest.mark.parametrize("value", [0.1, float("nan")])
+def test_a_wrong_device_is_noticed(value):
+    assert gpu_checks.is_correct({"maps_single": 1e-6, "step_single": 1e-6})
+    assert not gpu_checks.is_correct({"maps_single": value, "step_single": 1e-6})
+
+
+def test_a_machine_without_cuda_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert gpu.main([]) == 2
+    assert "this machine has none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_colours_vary_as_in_training(kind, rng):
+    class Drawn(np.random.Generator):
+        def integers(self, *_arguments, **_options):
+            return kind
+
+        def uniform(self, *_arguments, **_options):
+            return 1.15
+
+    pixels = torch.from_numpy(
+        rng.integers(0, 256, (1, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    )
+    training = gpu_networks.DeviceTraining(
+        small_detector().requires_grad_(), pixels, pixels, 1, is_half=False
+    )
+
+    varied = training.varied(pixels.float(), torch.tensor([kind]), torch.tensor([1.15]))
+
+    torch.testing.assert_close(
+        varied, vary_color(pixels, Drawn(np.random.PCG64())).float()
+    )
+
+
+def test_the_device_draws_the_map_that_the_detector_predicts(rng):
+    detector = small_detector()
+    pixels = rng.integers(0, 256, (1, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    maps = gpu_networks.DeviceMaps(detector, 1, CPU, torch.float32)
+    maps.host_pixels.copy_(torch.from_numpy(pixels))
+
+    judged = maps.judge()[0].numpy()
+
+    with torch.inference_mode():
+        images = normalize_images(torch.from_numpy(pixels))
+        grid = detector.anomaly_maps(images).combined_map[0].numpy()
+    expected = place_map(grid, INPUT_SIZE, INPUT_SIZE)
+    np.testing.assert_allclose(judged, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rate_falls_for_the_last_5_percent(monkeypatch):
+    pixels = torch.zeros(1, 1, 1, 3, dtype=torch.uint8)
+    training = gpu_networks.DeviceTraining(
+        small_detector().requires_grad_(), pixels, pixels, 40, is_half=False
+    )
+    rates = []
+    monkeypatch.setattr(
+        training,
+        "take_step",
+        lambda: rates.append(training.optimizer.param_groups[0]["lr"]),
+    )
+    training.run(40)
+
+    assert rates == pytest.approx([1e-4] * 38 + [1e-5] * 2)
