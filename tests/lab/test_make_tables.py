@@ -86,8 +86,8 @@ def test_a_typed_number_is_replaced():
     assert make_tables.with_tables(after, [recorded_run()]) == after
 
 
-def test_the_ablation_of_table_5_has_the_papers_rows():
-    text = "<!-- table: ablation_5_small -->\n<!-- end of table -->\n"
+def test_the_ablation_of_table_3_has_the_papers_rows():
+    text = "<!-- table: ablation_3_small -->\n<!-- end of table -->\n"
     run = recorded_run(experiment="ablation", variant="small, quick, b 0.98")
 
     after = make_tables.with_tables(text, [run, recorded_run()])

@@ -105,7 +105,7 @@ def test_an_ablation_shows_ours_beside_the_paper_s():
         AblationRow("without penalty", "small, quick, without penalty", 95.0),
     ]
 
-    table = ablation_table("Table 4", "", rows, [run_of("bottle", 0.9)])
+    table = ablation_table("Table 5", "", rows, [run_of("bottle", 0.9)])
 
     assert table.rows[0] == ("the method", "bottle", "90.0", "90.0", "95.4", "1")
     assert table.rows[1][2:] == ("–", "–", "95.0", "0")  # noqa: RUF001 - absent values

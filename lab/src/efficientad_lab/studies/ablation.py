@@ -117,30 +117,6 @@ def _swept_hard(p_hard: float, paper: float) -> Entry:
 
 PAPER_TABLES: Final[dict[PaperTable, tuple[Entry, ...]]] = {
     3: (
-        Entry(
-            "networks alone, maps by mean and deviation",
-            replace(_WITHOUT_LOSSES, normalization=MEAN_AND_DEVIATION),
-            93.2,
-        ),
-        Entry("+ map normalization by quantiles", _WITHOUT_LOSSES, 94.0),
-        Entry("+ hard feature loss", Deviation(has_pretraining_penalty=False), 95.0),
-        Entry("+ pretraining penalty", FULL, 95.4),
-    ),
-    4: (
-        Entry("the method", FULL, 95.4),
-        Entry(
-            "without normalization by quantiles",
-            Deviation(normalization=MEAN_AND_DEVIATION),
-            94.7,
-        ),
-        Entry("without hard feature loss", Deviation(p_hard=0.0), 94.7),
-        Entry(
-            "without pretraining penalty",
-            Deviation(has_pretraining_penalty=False),
-            95.0,
-        ),
-    ),
-    5: (
         *map(
             _swept_low,
             (0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
@@ -157,13 +133,37 @@ PAPER_TABLES: Final[dict[PaperTable, tuple[Entry, ...]]] = {
             (94.9, 94.9, 95.7, 96.0, 95.8, 95.7),
         ),
     ),
+    4: (
+        Entry(
+            "networks alone, maps by mean and deviation",
+            replace(_WITHOUT_LOSSES, normalization=MEAN_AND_DEVIATION),
+            93.2,
+        ),
+        Entry("+ map normalization by quantiles", _WITHOUT_LOSSES, 94.0),
+        Entry("+ hard feature loss", Deviation(has_pretraining_penalty=False), 95.0),
+        Entry("+ pretraining penalty", FULL, 95.4),
+    ),
+    5: (
+        Entry("the method", FULL, 95.4),
+        Entry(
+            "without normalization by quantiles",
+            Deviation(normalization=MEAN_AND_DEVIATION),
+            94.7,
+        ),
+        Entry("without hard feature loss", Deviation(p_hard=0.0), 94.7),
+        Entry(
+            "without pretraining penalty",
+            Deviation(has_pretraining_penalty=False),
+            95.0,
+        ),
+    ),
 }
-"""Tables 3 and 4 are of the small size, 5 of the medium one."""
+"""Numbers of the WACV print: Table 3 is of size medium, Tables 4 and 5 of small."""
 
 _SIZE_OF_TABLE: Final[dict[PaperTable, ModelSize]] = {
-    3: "small",
+    3: "medium",
     4: "small",
-    5: "medium",
+    5: "small",
 }
 
 
