@@ -1,18 +1,16 @@
-"""Image files opened, checked and decoded, before they become RGB.
+"""Image files opened, checked and decoded with Pillow, before they become RGB.
 
-A file is known by its first bytes, whatever it is called. What Pillow raises on damaged
-ones becomes an `ImageError` that names the file and says what to do. What cannot be
-judged is refused before the cost of decoding it, and what is decoded is handed on in
-strips, so that no second copy of a large picture is made.
+The first bytes of a file decide its format, never its name. An image that cannot be
+used is refused before it is decoded. A decoded one is converted in strips, so that
+there is no second copy of a large image.
 """
 
-import struct
-import zlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,56 +26,33 @@ from PIL.WebPImagePlugin import WebPImageFile
 from efficientad.errors import ImageError
 
 MIN_SIDE: Final = 8
-"""Of an image, pixels."""
+"""Smallest height and width of an image, pixels."""
 
 MAX_PIXELS: Final = 200_000_000
-"""Of an image, height times width."""
+"""Largest height times width of an image."""
 
-# By their first bytes. The classes are called directly: `Image.open` warns about large
-# images and refuses larger ones by a limit that holds for the whole process.
-_FORMATS: Final[tuple[tuple[bytes, type[ImageFile]], ...]] = (
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    # Not as several pictures: phones store previews behind the picture itself.
-    (b"\xff\xd8\xff", JpegImageFile),
-    (b"BM", BmpImageFile),
-    (b"II*\0", TiffImageFile),
-    (b"MM\0*", TiffImageFile),
-    (b"II+\0", TiffImageFile),
-    (b"MM\0+", TiffImageFile),
-    (b"GIF8", GifImageFile),
-)
-_WEBP: Final = (b"RIFF", b"WEBP")
-_N_FIRST_BYTES: Final = 12
+DEEP_GRAY_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+"""Pillow's modes with more than 8 bits, all with one channel."""
 
 _COLOR_MODES: Final = frozenset(
     {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 )
-DEEP_GRAY_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 
-# What Pillow raises on damaged files; a warning is raised where the program has made
-# warnings errors.
-_PILLOW_ERRORS: Final = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    Warning,
-    struct.error,
-    zlib.error,
+# `Image.open` is not used: it warns about large images and refuses larger ones by a
+# limit that holds for the whole process.
+_FORMATS: Final[tuple[tuple[bytes, type[ImageFile]], ...]] = (
+    (rb"\x89PNG\r\n\x1a\n", PngImageFile),
+    (rb"\xff\xd8\xff", JpegImageFile),
+    (rb"BM", BmpImageFile),
+    (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
+    (rb"RIFF....WEBP", WebPImageFile),
+    (rb"GIF8", GifImageFile),
 )
 
 _STRIP_PIXELS: Final = 1_000_000
 
-# How an upright picture is seen in the order of its file, by EXIF orientation: whether
-# rows and columns change places, then the direction along both.
+# For each EXIF orientation: whether the stored image is transposed, then the direction
+# of its rows and of its columns within the upright image.
 _ORIENTATIONS: Final = {
     1: (False, 1, 1),
     2: (False, 1, -1),
@@ -89,72 +64,79 @@ _ORIENTATIONS: Final = {
     8: (True, 1, -1),
 }
 
-_File: TypeAlias = BufferedReader | BytesIO
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @contextmanager
-def opened_file(path: Path) -> Iterator[BufferedReader]:
-    """Open a file for reading.
+def opened_picture(path: Path) -> Iterator[ImageFile]:
+    """Open an image file without decoding its pixels.
 
     Raises:
-        ImageError: If there is no such file, or it cannot be opened.
+        ImageError: If the file does not exist, cannot be opened, or holds no image.
     """
     try:
         file = path.open("rb")
-    except FileNotFoundError as error:
-        raise ImageError(
-            f"an image was needed, {path} does not exist; check the path"
-        ) from error
-    except IsADirectoryError as error:
-        raise ImageError(
-            f"an image was needed, {path} is a folder; give a file in it"
-        ) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise ImageError(
-            f"an image was needed, {path} cannot be opened "
-            f"({getattr(error, 'strerror', error)}); check the path and the permissions"
-        ) from error
+        problem = f"cannot be opened ({getattr(error, 'strerror', error)})"
+        advice = "check the path and the permissions"
+        if isinstance(error, FileNotFoundError):
+            problem, advice = "does not exist", "check the path"
+        if isinstance(error, IsADirectoryError):
+            problem, advice = "is a folder", "give a file in it"
+        raise ImageError(f"an image was needed, {path} {problem}; {advice}") from error
     with file:
-        yield file
+        yield open_picture(file, str(path))
 
 
-def open_picture(file: _File, name: str) -> ImageFile:
-    """Open an image by its first bytes; its pixels are not decoded yet.
+def open_picture(file: BufferedReader | BytesIO, name: str) -> ImageFile:
+    """Return the image in an open file; its pixels are not decoded yet.
 
     Args:
-        file: At its beginning.
-        name: What messages call it.
+        file: Open file at its beginning.
+        name: Name of the file in messages.
 
     Raises:
-        ImageError: If it is empty, of no supported format, or damaged.
+        ImageError: If the file is empty, of no supported format, or damaged.
     """
     with _pillow_errors_translated(name):
-        first = file.read(_N_FIRST_BYTES)
+        first_bytes = file.read(12)
         file.seek(0)
-    if not first:
+    if not first_bytes:
         raise ImageError(
             f"an image was needed, {name} is empty (0 bytes); copy or record it again"
         )
-    image_file = _format_of(first)
-    if image_file is None:
-        raise ImageError(
-            f"an image was needed, {name} is no PNG, JPEG, BMP, TIFF, WebP or GIF by "
-            "its content; export it as PNG"
-        )
-    with _pillow_errors_translated(name):
-        return image_file(file)
+    for pattern, image_file in _FORMATS:
+        if re.match(pattern, first_bytes, re.DOTALL):
+            with _pillow_errors_translated(name):
+                return image_file(file)
+    raise ImageError(
+        f"an image was needed, {name} is no PNG, JPEG, BMP, TIFF, WebP or GIF by its "
+        "content; export it as PNG"
+    )
 
 
-def check_and_load(picture: Image.Image, name: str) -> None:
-    """Decode a picture; what is no image to judge is refused before that cost.
+def decode_upright(
+    picture: Image.Image,
+    name: str,
+    convert: Callable[[Image.Image], NDArray[_Scalar]],
+    dtype: type[_Scalar],
+    channels: tuple[int, ...] = (),
+) -> NDArray[_Scalar]:
+    """Decode a picture and turn it as its EXIF orientation says.
+
+    Args:
+        picture: Opened picture.
+        name: Name of the picture in messages.
+        convert: Function that converts a strip, some rows of the picture, to an array.
+        dtype: Type of the result.
+        channels: Axes of the result behind height and width.
 
     Raises:
-        ImageError: If its size, number of frames or mode cannot be used, or if it
-            cannot be decoded.
+        ImageError: If the size, the number of frames or the mode of the picture cannot
+            be used, or if it cannot be decoded.
     """
-    check_size(picture.height, picture.width, name)
-    _check_frames(picture, name)
+    require_size(picture.height, picture.width, name)
+    _require_one_frame(picture, name)
     if picture.mode not in _COLOR_MODES | DEEP_GRAY_MODES:
         raise ImageError(
             f"an image must be gray or in color, {name} has the mode {picture.mode}, "
@@ -162,14 +144,27 @@ def check_and_load(picture: Image.Image, name: str) -> None:
         )
     with _pillow_errors_translated(name):
         picture.load()
+    is_transposed, down, right = _orientation(picture)
+    shape = (picture.height, picture.width)
+    upright = np.empty((*(shape[::-1] if is_transposed else shape), *channels), dtype)
+    stored = upright.swapaxes(0, 1) if is_transposed else upright
+    stored = stored[::down, ::right]
+    for rows in strips(*shape):
+        with _pillow_errors_translated(name):
+            strip = picture.crop((0, rows.start, picture.width, rows.stop))
+        stored[rows] = convert(strip)
+    return upright
 
 
-def check_size(height: int, width: int, name: str) -> None:
-    """Refuse an image that is too small or too large.
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of each strip of an image: about a million pixels."""
+    n_rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, n_rows):
+        yield slice(top, min(top + n_rows, height))
 
-    Raises:
-        ImageError: As `MIN_SIDE` and `MAX_PIXELS` say.
-    """
+
+def require_size(height: int, width: int, name: str) -> None:
+    """Raise `ImageError` if an image is smaller or larger than an image may be."""
     if min(height, width) < MIN_SIDE:
         raise ImageError(
             f"an image needs at least {MIN_SIDE} x {MIN_SIDE} pixels, {name} has "
@@ -182,46 +177,11 @@ def check_size(height: int, width: int, name: str) -> None:
         )
 
 
-def empty_upright(
-    picture: Image.Image, channels: tuple[int, ...], dtype: type[_Scalar]
-) -> tuple[NDArray[_Scalar], NDArray[_Scalar]]:
-    """Make room for a decoded picture.
-
-    Returns:
-        An array for the upright picture, and its view in the order of the file.
-    """
-    is_transposed, down, right = _ORIENTATIONS[_orientation(picture)]
-    if not is_transposed:
-        upright = np.empty((picture.height, picture.width, *channels), dtype)
-        return upright, upright[::down, ::right]
-    upright = np.empty((picture.width, picture.height, *channels), dtype)
-    return upright, upright.swapaxes(0, 1)[::down, ::right]
-
-
-def strips_of(picture: Image.Image, name: str) -> Iterator[tuple[slice, Image.Image]]:
-    """Cut a loaded picture into strips, in the order of its file.
-
-    Yields:
-        The rows of a strip, and the strip.
-    """
-    for rows in strips(picture.height, picture.width):
-        with _pillow_errors_translated(name):
-            strip = picture.crop((0, rows.start, picture.width, rows.stop))
-        yield rows, strip
-
-
-def strips(height: int, width: int) -> Iterator[slice]:
-    """Divide an image into strips of about a million pixels: the rows of each."""
-    n_rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, n_rows):
-        yield slice(top, min(top + n_rows, height))
-
-
 @contextmanager
 def _pillow_errors_translated(name: str) -> Iterator[None]:
     try:
         yield
-    except _PILLOW_ERRORS as error:
+    except Exception as error:  # Pillow raises almost any kind on damaged files
         what = str(error) or type(error).__name__
         raise ImageError(
             f"an image was needed, {name} cannot be decoded ({what}); if it is damaged "
@@ -229,17 +189,8 @@ def _pillow_errors_translated(name: str) -> Iterator[None]:
         ) from error
 
 
-def _format_of(first_bytes: bytes) -> type[ImageFile] | None:
-    if (first_bytes[:4], first_bytes[8:]) == _WEBP:
-        return WebPImageFile
-    for prefix, image_file in _FORMATS:
-        if first_bytes.startswith(prefix):
-            return image_file
-    return None
-
-
-def _check_frames(picture: Image.Image, name: str) -> None:
-    # JPEG with previews behind the picture, when the user has opened it.
+def _require_one_frame(picture: Image.Image, name: str) -> None:
+    # MPO: a JPEG of a phone with previews behind the picture, opened by `Image.open`.
     if picture.format == "MPO":
         return
     with _pillow_errors_translated(name):
@@ -251,12 +202,9 @@ def _check_frames(picture: Image.Image, name: str) -> None:
         )
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(picture: Image.Image) -> tuple[bool, int, int]:
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except _PILLOW_ERRORS:
-        # Damaged metadata beside sound pixels: seen as stored, like in any viewer.
-        return 1
-    if isinstance(orientation, int) and orientation in _ORIENTATIONS:
-        return orientation
-    return 1
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return _ORIENTATIONS.get(orientation, _ORIENTATIONS[1])
+    except Exception:  # noqa: BLE001 - damaged metadata, intact pixels
+        return _ORIENTATIONS[1]

@@ -1,25 +1,23 @@
-"""Read, check and resize images: any file in, RGB uint8 out.
+"""Images and masks as arrays: any file in, RGB uint8 out.
 
-What arrives from cameras, scanners and editors differs in depth, channels and
-orientation. Here it becomes one thing, an `RGBImage`, by rules that look at the format
-and never at the content, so that two pictures of the same part stay comparable:
+Cameras, scanners and editors write images of different depth, channels and orientation.
+Here they become an `RGBImage`. The rules depend on the format and never on the content,
+so that two images of the same part stay comparable:
 
     gray, 1-bit, palette     gray in all channels, or the palette's color
-    alpha channel            dropped: the colors are there without it, and blending
-                             would need a background that nobody gave
+    alpha channel            dropped: the colors are complete without it
     CMYK, YCbCr, HSV         converted without a color profile
-    16-bit                   the upper 8 bits: 65535 becomes 255. A camera that delivers
-                             12 bits must put them at the upper end, else all is dark
+    16-bit                   the upper 8 bits: 65535 becomes 255. A 12-bit camera must
+                             use the upper 12 bits, else all is dark
     floating point           0 to 1 becomes 0 to 255
     EXIF orientation         applied, so that up is up
-    several frames or pages  refused: nobody said which one to judge
+    several frames or pages  refused: it is not known which one is meant
 
-An `ImageError` names the file and says what to do. Large images are converted in
-strips: besides the result there is only what Pillow decoded, 2.3 times the pixels in
-all (WebP, whose decoder keeps copies, more).
+Decoding takes about 2.3 times the memory of the result, for WebP more.
 """
 
 import hashlib
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -31,13 +29,11 @@ from PIL import Image
 from efficientad.errors import ImageError
 from efficientad.images.decoding import (
     DEEP_GRAY_MODES,
-    check_and_load,
-    check_size,
-    empty_upright,
+    decode_upright,
     open_picture,
-    opened_file,
+    opened_picture,
+    require_size,
     strips,
-    strips_of,
 )
 
 RGBImage: TypeAlias = NDArray[np.uint8]
@@ -50,7 +46,7 @@ Labels: TypeAlias = NDArray[np.int32]
 """(height, width)."""
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
-"""A file, a picture opened with Pillow, or an array as `as_rgb` takes it."""
+"""A file, a Pillow image, or an array as `as_rgb` takes it."""
 
 INPUT_SIZE: Final = 256
 """Height and width of the networks' input, pixels; the paper's."""
@@ -61,22 +57,21 @@ _ARRAY_CHANNELS: Final = (1, 3, 4)
 
 
 def read_image(path: str | Path) -> RGBImage:
-    """Read an image file of any supported format.
+    """Return the image in a file of any supported format.
 
     Raises:
         ImageError: If there is no such file, or it holds no image that can be used.
     """
-    name = str(path)
-    with opened_file(Path(path)) as file:
-        return _rgb_from_picture(open_picture(file, name), name)
+    with opened_picture(Path(path)) as picture:
+        return _rgb_from_picture(picture, str(path))
 
 
 def decode_image(content: bytes, name: str) -> RGBImage:
-    """Decode the bytes of an image file that came over a network or out of an archive.
+    """Return the image in the bytes of a file, for example out of an archive.
 
     Args:
         content: All bytes of the file.
-        name: What messages call it.
+        name: Name of the image in messages.
 
     Raises:
         ImageError: If they are no image that can be used.
@@ -85,66 +80,52 @@ def decode_image(content: bytes, name: str) -> RGBImage:
 
 
 def read_mask(path: Path) -> Mask:
-    """Read a mask: true where the stored value, or any color, is above zero.
+    """Return which pixels of a file have a value, or any color, above zero.
 
-    Nothing is scaled, so that a label of 1 counts at any depth.
+    Nothing is scaled: a label of 1 counts at any depth.
 
     Raises:
         ImageError: If there is no such file, or it holds no image that can be used.
     """
-    name = str(path)
-    with opened_file(path) as file:
-        picture = open_picture(file, name)
-        check_and_load(picture, name)
-        mask, stored = empty_upright(picture, (), np.bool_)
-        for rows, strip in strips_of(picture, name):
-            stored[rows] = _mask_of(strip)
-    return mask
+    with opened_picture(path) as picture:
+        return decode_upright(picture, str(path), _mask_of, np.bool_)
 
 
 def read_labels(path: Path) -> Labels:
-    """Read a mask whose values tell defect types apart, as they are stored.
+    """Return the values of a gray file as they are stored, one for each defect type.
 
     Raises:
-        ImageError: If there is no such file, it holds no image that can be used, or
-            that is in color.
+        ImageError: If there is no such file, or it holds no image that can be used, or
+            one in color.
     """
-    name = str(path)
-    with opened_file(path) as file:
-        picture = open_picture(file, name)
+    with opened_picture(path) as picture:
         if picture.mode not in _LABEL_MODES:
             raise ImageError(
-                f"a mask with a value for each defect type must be gray, {name} has "
+                f"a mask with a value for each defect type must be gray, {path} has "
                 f"the mode {picture.mode}; export it with one channel"
             )
-        check_and_load(picture, name)
-        labels, stored = empty_upright(picture, (), np.int32)
-        for rows, strip in strips_of(picture, name):
-            stored[rows] = np.asarray(strip)
-    return labels
+        return decode_upright(picture, str(path), np.asarray, np.int32)
 
 
 def stored_mode(path: Path) -> str:
-    """Tell how an image file stores its pixels, in Pillow's words such as L or RGB.
+    """Return Pillow's name for how a file stores its pixels, such as L or RGB.
 
     Raises:
         ImageError: If there is no such file, or it holds no image.
     """
-    with opened_file(path) as file:
-        return open_picture(file, str(path)).mode
+    with opened_picture(path) as picture:
+        return picture.mode
 
 
 def as_rgb(image: ImageLike, name: str = "the given image") -> RGBImage:
-    """Give any kind of image as RGB.
+    """Return any kind of image as a new RGB array.
 
     Args:
-        image: A path; a Pillow image; or an array, (height, width) or (height, width,
-            channels) with 1, 3 or 4 channels, the fourth being dropped. Its values are
-            uint8, uint16 over the whole range, bool, or floating point from 0 to 1.
-        name: What messages call an image that is no file.
-
-    Returns:
-        A new array, which shares no memory with `image`.
+        image: A path; a Pillow image; or an array of shape (height, width) or (height,
+            width, channels) with 1, 3 or 4 channels, the fourth being dropped. Array
+            values are uint8, uint16 over the whole range, bool, or floating point from
+            0 to 1.
+        name: Name in messages of an image that is no file.
 
     Raises:
         ImageError: If it is none of these, or smaller or larger than an image may be.
@@ -163,14 +144,11 @@ def as_rgb(image: ImageLike, name: str = "the given image") -> RGBImage:
 
 
 def resize_image(image: RGBImage, height: int, width: int) -> RGBImage:
-    """Resize by Pillow's bilinear filter, which averages when it shrinks.
+    """Return an image resized by Pillow's bilinear filter, which averages to shrink.
 
-    The one place for resizing: training, calibration and prediction must see the same.
-    Columns first, then rows: Pillow's own choice depends on size and version, and each
-    pass rounds. Exported graphs do the same.
-
-    Returns:
-        A new array, (height, width, 3).
+    Training, calibration and prediction all resize here. Columns are resized first,
+    then rows, as in exported graphs: each pass rounds, and Pillow's own order depends
+    on size and version.
     """
     picture = Image.fromarray(image)
     for size in ((width, picture.height), (width, height)):
@@ -179,27 +157,27 @@ def resize_image(image: RGBImage, height: int, width: int) -> RGBImage:
 
 
 def image_hash(image: RGBImage) -> str:
-    """Hash shape and pixels: equal for the same picture in another file or format."""
+    """Return the SHA-256 of shape and pixels, the same in any file format."""
     digest = hashlib.sha256(f"{image.shape}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
 def _rgb_from_picture(picture: Image.Image, name: str) -> RGBImage:
-    check_and_load(picture, name)
-    rgb, stored = empty_upright(picture, (3,), np.uint8)
-    for rows, strip in strips_of(picture, name):
-        stored[rows] = _rgb_of(strip, name)
-    return rgb
+    return decode_upright(picture, name, partial(_rgb_of, name=name), np.uint8, (3,))
 
 
 def _rgb_of(strip: Image.Image, name: str) -> NDArray[np.uint8]:
     if strip.mode not in DEEP_GRAY_MODES:
         return _colors_of(strip)
     values = np.asarray(strip)
-    if strip.mode == "I":
-        values = _as_16_bit(values, name)
-    return _to_8_bit(values, name)[..., None]
+    if strip.mode == "I":  # Pillow's for some 16-bit files, too
+        limit = np.iinfo(np.uint16).max
+        _require_range(
+            values, limit, "gray values", name, "export it with 16 or 8 bits"
+        )
+        values = values.astype(np.uint16)
+    return _as_8_bit(values, name)[..., None]
 
 
 def _mask_of(strip: Image.Image) -> Mask:
@@ -210,48 +188,33 @@ def _mask_of(strip: Image.Image) -> Mask:
 
 
 def _colors_of(strip: Image.Image) -> NDArray[np.uint8]:
-    # Else Pillow warns that a palette's transparency is lost.
-    strip.info.pop("transparency", None)
+    strip.info.pop("transparency", None)  # Pillow would warn that it is lost
     return np.asarray(strip.convert("RGB"))
 
 
-def _as_16_bit(values: NDArray[np.int32], name: str) -> NDArray[np.uint16]:
-    """Narrow what Pillow reads as 32 bits, even from some 16-bit files."""
-    limit = np.iinfo(np.uint16).max
-    low, high = values.min(), values.max()
-    if low < 0 or high > limit:
-        raise ImageError(
-            f"gray values must be from 0 to {limit}, {name} has values from {low} to "
-            f"{high}; export it with 16 or 8 bits"
-        )
-    return values.astype(np.uint16)
-
-
 def _rgb_from_array(array: NDArray[Any], name: str) -> RGBImage:
-    is_stack = array.ndim == 3 and array.shape[2] in _ARRAY_CHANNELS  # noqa: PLR2004 - axes
-    if array.ndim != 2 and not is_stack:  # noqa: PLR2004 - axes
+    channels = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - axes
+    if channels.ndim != 3 or channels.shape[2] not in _ARRAY_CHANNELS:  # noqa: PLR2004
         raise ImageError(
             "an image array needs the shape (height, width) or (height, width, "
             f"channels) with 1, 3 or 4 channels, {name} has {array.shape}; put the "
             "channels last"
         )
     height, width = array.shape[:2]
-    check_size(height, width, name)
-    channels = (array if is_stack else array[..., None])[..., :3]
+    require_size(height, width, name)
     rgb = np.empty((height, width, 3), np.uint8)
     for rows in strips(height, width):
-        rgb[rows] = _to_8_bit(channels[rows], name)
+        rgb[rows] = _as_8_bit(channels[rows, :, :3], name)
     return rgb
 
 
-def _to_8_bit(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Scale values by their type alone."""
+def _as_8_bit(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Return values scaled by the range of their type."""
     kind, n_bytes = values.dtype.kind, values.dtype.itemsize
     if (kind, n_bytes) == ("u", 1):
         return values
     if (kind, n_bytes) == ("u", 2):
-        # As Pillow does with 16-bit color.
-        return (values >> 8).astype(np.uint8)
+        return (values >> 8).astype(np.uint8)  # as Pillow does with 16-bit color
     if kind == "b":
         return values.astype(np.uint8) * np.uint8(255)
     if kind != "f":
@@ -259,10 +222,17 @@ def _to_8_bit(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
             "an image array needs uint8, uint16, bool or floating point values, "
             f"{name} has {values.dtype}; convert it, for example by .astype(np.uint8)"
         )
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # also where one is not a number
-        raise ImageError(
-            f"floating point pixels must be from 0 to 1, {name} has values from "
-            f"{low:g} to {high:g}; divide by the largest possible value"
-        )
+    advice = "divide by the largest possible value"
+    _require_range(values, 1, "floating point pixels", name, advice)
     return (values * 255 + 0.5).astype(np.uint8)
+
+
+def _require_range(
+    values: NDArray[Any], limit: int, what: str, name: str, advice: str
+) -> None:
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= limit):  # also where one is not a number
+        raise ImageError(
+            f"{what} must be from 0 to {limit}, {name} has values from {low:g} to "
+            f"{high:g}; {advice}"
+        )
