@@ -1,10 +1,10 @@
-"""How many cores there are for this process. No torch here."""
+"""The number of processor cores for this process. No torch here."""
 
 import os
 
 
 def usable_cores() -> int:
-    """Give the cores this process may use, of a machine that may have more."""
+    """Return how many cores this process may use; the machine may have more."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

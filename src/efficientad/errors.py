@@ -1,26 +1,13 @@
-"""Every exception raised on purpose.
+"""All exceptions that are raised on purpose.
 
-    EfficientADError
-      + ConfigError            a setting outside its documented range
-      + ImageError             a picture that cannot be read or used
-      + DatasetError           a folder or list of pictures that does not fit the job
-      + ModelFileError         a model, teacher or checkpoint file that cannot be used
-      + ExportMismatchError    an export that does not give the detector's maps
-      + NotCalibratedError     maps asked from a detector without calibration
-      + TrainingError          a training that cannot go on
-      + UndefinedMetricError   a metric without a defined value for this data
-      + ResultError            recorded runs that cannot be used, or that are missing
-      + StorageError           a file that cannot be written or read
-      + MissingDependencyError a package of an extra that is not installed
-
-A message says what was needed, what came and what to do; lower case, no full stop. The
-command line prints it as one line and exits with code 2.
+A message names what was needed, what came and what to do, in lower case and without a
+full stop. The command line prints it as one line and exits with code 2.
 """
 
 from typing import Final
 
 TRAIN_EXTRA: Final = frozenset({"jaxtyping", "scipy", "skimage", "sklearn", "torch"})
-"""Modules that the extra `train` brings."""
+"""Top-level modules that the extra `train` installs."""
 
 
 class EfficientADError(Exception):
@@ -32,11 +19,11 @@ class ConfigError(EfficientADError, ValueError):
 
 
 class ImageError(EfficientADError, ValueError):
-    """A picture cannot be read, or is not one this package can judge."""
+    """An image cannot be read, or not be used."""
 
 
 class DatasetError(EfficientADError, ValueError):
-    """A folder or list of pictures does not fit the job."""
+    """A folder or list of images does not fit the job."""
 
 
 class ModelFileError(EfficientADError, ValueError):
@@ -48,7 +35,7 @@ class ExportMismatchError(EfficientADError, ValueError):
 
 
 class NotCalibratedError(EfficientADError, RuntimeError):
-    """Normalized maps or a decision were asked from a detector without calibration."""
+    """A detector without calibration was asked for normalized maps or a decision."""
 
 
 class TrainingError(EfficientADError, RuntimeError):
@@ -60,7 +47,7 @@ class UndefinedMetricError(EfficientADError, ValueError):
 
 
 class ResultError(EfficientADError, ValueError):
-    """A recorded run cannot be used, or one that is needed is missing."""
+    """A recorded run cannot be used, or a needed one is missing."""
 
 
 class StorageError(EfficientADError, OSError):
@@ -68,13 +55,13 @@ class StorageError(EfficientADError, OSError):
 
 
 class MissingDependencyError(EfficientADError, ImportError):
-    """A package is not installed; the message names the extra that brings it."""
+    """A package is not installed; the message names the extra that installs it."""
 
 
 def train_extra_is_missing(
     what: str, missing: ModuleNotFoundError
 ) -> MissingDependencyError:
-    """Say which package of the extra `train` something needs, and how to get it."""
+    """Return the error for something that needs a package of the extra `train`."""
     package = "PyTorch" if missing.name == "torch" else missing.name
     return MissingDependencyError(
         f"{what} needs {package}, which is not installed; "

@@ -1,11 +1,10 @@
-"""Files and folders that are whole or not there: written aside, then moved into place.
+"""Atomic writes: a file or folder is there completely, or what was there before stays.
 
-What stood there before stays until the new file is complete. Processes that write the
-same file do not meet: each writes beside it under a name of its own, and the last one
-to be done stays. No torch here.
+A result is written beside its place, then moved there. Processes that write the same
+file do not disturb each other: each has a temporary name of its own, and the last one
+to finish wins. No torch here.
 """
 
-import errno
 import hashlib
 import os
 import secrets
@@ -17,58 +16,57 @@ from typing import Final
 
 from efficientad.errors import StorageError
 
-_OWN_NUMBER: Final = secrets.token_hex(4)
-"""Containers that share a folder number their processes alike."""
+# Beside the process number, which may be the same in containers that share a folder.
+_PROCESS_TOKEN: Final = secrets.token_hex(4)
 
 
 @contextmanager
-def whole_file(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
-    """Give a place to write to, and move it to `path` when the block is done.
+def atomic_write(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
+    """Yield a temporary path to write to, and move that file to `path` at the end.
 
     Args:
-        path: The file, or a link to it, which stays; its folder is made if it is not
-            there. What is no file, like a pipe or `/dev/null`, is written as it comes.
-        keeps_partial: Leave what was written so far where the block ends by an error,
-            as `path` with the suffix `.partial`, until it is written whole.
+        path: File to write; its folder is made if needed. If it is a link, the file
+            behind it is replaced. A device or pipe is written directly.
+        keeps_partial: If the block fails, keep what it wrote as `path` with the suffix
+            `.partial`, until the file is written completely.
 
     Raises:
-        StorageError: If it cannot be written, for example on a full disk; what stood
-            there stays.
+        StorageError: If the file cannot be written, for example on a full disk.
     """
     if _is_device(path):
-        with writing(path):
+        with storage_errors(path):
             yield path
         return
     place = Path(os.path.realpath(path))
-    partial, kept = own_partial(place), place.with_name(f"{place.name}.partial")
+    temporary = temporary_path(place)
+    partial = place.with_name(f"{place.name}.partial")
     try:
-        with writing(path):
+        with storage_errors(path):
             place.parent.mkdir(parents=True, exist_ok=True)
-            yield partial
-            partial.replace(place)
+            yield temporary
+            temporary.replace(place)
             if keeps_partial:
-                kept.unlink(missing_ok=True)
-    finally:
-        with suppress(OSError):  # it is there where the block ended by an error
-            if keeps_partial:
-                partial.replace(kept)
-            else:
                 partial.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # the file exists only if the block failed
+            if keeps_partial:
+                temporary.replace(partial)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, and move it to `path` when the block is done.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill, and move it to `path` at the end.
 
     Args:
-        path: The folder, not there yet or empty; an empty one is replaced, so it must
-            not be where another file system is mounted.
+        path: Folder that does not exist or is empty; it cannot be a mount point.
 
     Raises:
-        StorageError: If it cannot be written, or if `path` holds something.
+        StorageError: If the folder cannot be written, or `path` is not empty.
     """
     path = path.resolve()  # a link stays
-    with writing(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as place:
             folder = Path(place, path.name)
@@ -80,39 +78,31 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(*paths: Path) -> Iterator[None]:
-    """Say in one sentence that something cannot be written.
-
-    Raises:
-        StorageError: If that is so.
-    """
+def storage_errors(*paths: Path) -> Iterator[None]:
+    """Raise a `StorageError` that names the paths where the block raises `OSError`."""
     try:
         yield
     except StorageError:
-        raise  # of another file, written meanwhile
+        raise  # about another file, written in the block
     except OSError as error:
         names = " and ".join(map(str, paths))
         raise StorageError(
             f"cannot write {names} ({error.strerror or error}); check folder, "
-            "permissions and free space, what stood there before is untouched"
+            "permissions and free space, the previous content is untouched"
         ) from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        StorageError: As `whole_file`.
-    """
-    with whole_file(path) as partial:
-        partial.write_bytes(content)
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file by `atomic_write`, which raises `StorageError` if it cannot."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def file_hash(path: Path | str) -> str:
     """Return the SHA-256 of a file's bytes, 64 hexadecimal digits.
 
     Raises:
-        StorageError: If it cannot be read.
+        StorageError: If the file cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
@@ -124,24 +114,21 @@ def file_hash(path: Path | str) -> str:
 
 
 def require_writable(path: Path, *, may_be_device: bool = False) -> None:
-    """Find out before hours are spent whether a result can be written.
+    """Raise if a result could not be written, before hours are spent on computing it.
 
     Args:
-        path: The file to write.
-        may_be_device: Whether it may also be a pipe or the like; a model may not.
+        path: File to write.
+        may_be_device: Whether a device or pipe is accepted, as for a report.
 
     Raises:
-        StorageError: If the folder of the path cannot take a file, or if the path is a
-            folder itself.
+        StorageError: If its folder cannot take a file, or the path is a folder itself.
     """
     if not may_be_device:
         require_no_device(path)
-    probe = own_partial(Path(os.path.realpath(path)))
+    elif _is_device(path):
+        return
+    probe = temporary_path(Path(os.path.realpath(path)))
     try:
-        if _is_device(path):
-            if not os.access(path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            return
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
@@ -155,23 +142,18 @@ def require_writable(path: Path, *, may_be_device: bool = False) -> None:
 
 
 def require_no_device(path: Path) -> None:
-    """Refuse what is neither file nor folder, or a link to such: it would be replaced.
-
-    Raises:
-        StorageError: If it is that.
-    """
+    """Raise `StorageError` if a path is a device or pipe: a write would replace it."""
     if _is_device(path):
         raise StorageError(f"{path} is no file; give the name of a file to write")
 
 
-def own_partial(path: Path) -> Path:
-    """Give a name beside a file that no other process uses."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{_OWN_NUMBER}.partial")
+def temporary_path(path: Path) -> Path:
+    """Return a path beside a file that no other process uses."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{_PROCESS_TOKEN}.partial")
 
 
 def _is_device(path: Path) -> bool:
-    """Whether it is there and neither file nor folder."""
     try:
         return path.exists() and not (path.is_file() or path.is_dir())
-    except OSError:  # of a folder on the way; told by whoever writes
+    except OSError:  # no access to a folder above it: the write will say so
         return False

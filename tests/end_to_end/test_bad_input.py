@@ -30,7 +30,7 @@ from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files import detector_file as model_file
 from efficientad.model_files import teachers
-from efficientad.storage import own_partial
+from efficientad.storage import temporary_path
 from efficientad.training import run as student
 
 FULL_DISK = Path("/dev/full")
@@ -607,7 +607,7 @@ def fill_disk(monkeypatch):
 
     def fill_disk_for(name):
         def write(tensors, path, metadata):
-            if path != own_partial(path.with_name(name)):
+            if path != temporary_path(path.with_name(name)):
                 return save_file(tensors, path, metadata)
             path.write_bytes(b"half of it")
             raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -661,7 +661,7 @@ def test_a_full_disk_while_predicting(model, tmp_path, capsys, name):
     earlier = tmp_path / "out" / "predictions.csv"
     (earlier.parent / "heatmaps").mkdir(parents=True)
     earlier.write_text("made earlier")
-    own_partial(tmp_path / "out" / name).symlink_to(FULL_DISK)
+    temporary_path(tmp_path / "out" / name).symlink_to(FULL_DISK)
 
     sentence = refusal_of(capsys, "predict", model, image, "--output", earlier.parent)
 
@@ -672,7 +672,7 @@ def test_a_full_disk_while_predicting(model, tmp_path, capsys, name):
 
 @needs_full_disk
 def test_a_full_disk_while_evaluating(model, parts, tmp_path, capsys):
-    own_partial(tmp_path / "report.html").symlink_to(FULL_DISK)
+    temporary_path(tmp_path / "report.html").symlink_to(FULL_DISK)
 
     sentence = refusal_of(capsys, "evaluate", model, parts, "--output", tmp_path)
 

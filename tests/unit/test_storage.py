@@ -11,11 +11,11 @@ from efficientad.errors import StorageError
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.files_together import files_together
 from efficientad.storage import (
+    atomic_write,
     file_hash,
-    own_partial,
     require_writable,
-    whole_file,
-    write_whole,
+    temporary_path,
+    write_atomically,
 )
 
 FULL_DISK = Path("/dev/full")
@@ -24,12 +24,12 @@ FULL_DISK = Path("/dev/full")
 @pytest.fixture
 def target(tmp_path):
     path = tmp_path / "folder" / "result.txt"
-    write_whole(path, b"the old one")
+    write_atomically(path, b"the old one")
     return path
 
 
 def write_half_of_it(target, error, *, keeps_partial=False):
-    with whole_file(target, keeps_partial=keeps_partial) as partial:
+    with atomic_write(target, keeps_partial=keeps_partial) as partial:
         partial.write_text("half of the n")
         raise error
 
@@ -39,7 +39,7 @@ def names_beside(path):
 
 
 def test_a_file_is_replaced_when_all_is_written(target):
-    with whole_file(target) as partial:
+    with atomic_write(target) as partial:
         partial.write_text("the new one")
         assert target.read_text() == "the old one"
 
@@ -64,7 +64,7 @@ def test_the_part_that_was_written_can_be_kept(target):
 
     assert target.read_text() == "the old one"
     assert target.with_name("result.txt.partial").read_text() == "half of the n"
-    with whole_file(target, keeps_partial=True) as partial:
+    with atomic_write(target, keeps_partial=True) as partial:
         partial.write_text("the new one")
     assert target.read_text() == "the new one"
     assert names_beside(target) == ["result.txt"]
@@ -74,7 +74,7 @@ def test_a_link_stays_and_the_file_it_names_is_replaced(target):
     link = target.with_name("current")
     link.symlink_to(target.name)
 
-    write_whole(link, b"the new one")
+    write_atomically(link, b"the new one")
 
     assert link.is_symlink()
     assert target.read_text() == "the new one"
@@ -82,10 +82,10 @@ def test_a_link_stays_and_the_file_it_names_is_replaced(target):
 
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full")
 def test_a_full_disk_is_a_storage_error_that_says_so(target):
-    own_partial(target).symlink_to(FULL_DISK)
+    temporary_path(target).symlink_to(FULL_DISK)
 
     with pytest.raises(StorageError, match=r"result\.txt \(No space left on device\)"):
-        write_whole(target, b"new")
+        write_atomically(target, b"new")
     assert target.read_text() == "the old one"
     assert names_beside(target) == ["result.txt"]
 
@@ -94,10 +94,10 @@ def test_a_full_disk_is_a_storage_error_that_says_so(target):
 def test_processes_that_write_the_same_file_do_not_meet(
     target, monkeypatch, keeps_partial
 ):
-    with whole_file(target, keeps_partial=keeps_partial) as first:
+    with atomic_write(target, keeps_partial=keeps_partial) as first:
         first.write_text("by the first")
         monkeypatch.setattr(os, "getpid", lambda: 2**30)
-        with whole_file(target, keeps_partial=keeps_partial) as second:
+        with atomic_write(target, keeps_partial=keeps_partial) as second:
             second.write_text("by the second")
         assert target.read_text() == "by the second"
         assert first.read_text() == "by the first"
@@ -111,16 +111,16 @@ def test_containers_that_number_their_processes_alike_do_not_meet(target):
         [sys.executable, "-c", ANOTHER_CONTAINER, str(target)], text=True
     )
 
-    assert of_another != str(own_partial(target))
+    assert of_another != str(temporary_path(target))
     assert f".{os.getpid()}" in of_another
 
 
 ANOTHER_CONTAINER = f"""
 import os, sys
 from pathlib import Path
-from efficientad.storage import own_partial
+from efficientad.storage import temporary_path
 os.getpid = lambda: {os.getpid()}
-print(own_partial(Path(sys.argv[1])), end="")
+print(temporary_path(Path(sys.argv[1])), end="")
 """
 
 
@@ -138,7 +138,7 @@ def test_what_is_no_file_is_written_as_it_comes(pipe):
     path, reader = pipe
 
     require_writable(path, may_be_device=True)
-    write_whole(path, b"a report")
+    write_atomically(path, b"a report")
 
     assert os.read(reader, 100) == b"a report"
     assert path.is_fifo()
@@ -164,12 +164,12 @@ def test_a_model_does_not_replace_what_is_no_file(pipe):
 def test_errors_of_another_file_keep_their_name(target, tmp_path):
     (tmp_path / "file").touch()
 
-    with pytest.raises(StorageError, match=r"inner\.txt"), whole_file(target):
-        write_whole(tmp_path / "file" / "inner.txt", b"")
+    with pytest.raises(StorageError, match=r"inner\.txt"), atomic_write(target):
+        write_atomically(tmp_path / "file" / "inner.txt", b"")
 
 
 def test_errors_that_are_not_the_disk_s_pass(target):
-    with pytest.raises(ZeroDivisionError), whole_file(target):
+    with pytest.raises(ZeroDivisionError), atomic_write(target):
         raise ZeroDivisionError
 
 

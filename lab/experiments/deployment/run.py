@@ -41,7 +41,7 @@ from efficientad.inspection.predictor import DetectorRuntime, Predictor
 from efficientad.model_files import detector_file as model_file
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import Precision
-from efficientad.storage import file_hash, write_whole
+from efficientad.storage import file_hash, write_atomically
 from efficientad.training.environment import commit, machine, surroundings
 from efficientad_lab.benchmark.anomalib_peer import AnomalibPredictor
 from efficientad_lab.benchmark.baseline import BaselinePredictor
@@ -150,7 +150,7 @@ def measure(
         row = rows.setdefault(name, {"metrics": {}, "milliseconds": []})
         if not row["metrics"]:
             row["metrics"] = dict(accuracy(predictor))
-            write_whole(state_file, json.dumps(kept).encode())
+            write_atomically(state_file, json.dumps(kept).encode())
             print(name, row["metrics"], flush=True)
     # Times of another round met another moment of the machine: all have as many.
     state = {name: rows[name] for name in predictors}
@@ -165,7 +165,7 @@ def measure(
         for name, timing in interleaved(calls, n).items():
             state[name]["milliseconds"] += timing.milliseconds
         n_done += n
-        write_whole(state_file, json.dumps(kept).encode())
+        write_atomically(state_file, json.dumps(kept).encode())
     return state
 
 
@@ -177,7 +177,7 @@ def begun(state_file: Path, identity: Mapping[str, str]) -> dict[str, Any]:
     """
     if not state_file.is_file():
         kept: dict[str, Any] = {"of": dict(identity), "rows": {}}
-        write_whole(state_file, json.dumps(kept).encode())
+        write_atomically(state_file, json.dumps(kept).encode())
         return kept
     kept = json.loads(state_file.read_text(encoding="utf-8"))
     if kept.get("of") != identity:

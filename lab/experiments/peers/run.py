@@ -38,7 +38,7 @@ from efficientad.evaluation.pixel_results import MetricValues, measure_pixels
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.model_files.teachers import load_teacher, shipped_teacher_path
-from efficientad.storage import whole_folder
+from efficientad.storage import atomic_folder
 from efficientad.training.environment import surroundings
 from efficientad_lab.studies.records import (
     FAILURE,
@@ -102,7 +102,7 @@ def natural_images(data: Path, folder: Path) -> Path:
     if target.is_dir():
         return target.parent
     tar = min((data / "natural_images").glob("*.tar"))
-    with whole_folder(target) as unpacked, tarfile.open(tar) as archive:
+    with atomic_folder(target) as unpacked, tarfile.open(tar) as archive:
         members = [member for member in archive if member.isfile()]
         for index, member in enumerate(members[:N_NATURAL]):
             content = archive.extractfile(member)

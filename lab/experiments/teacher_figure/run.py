@@ -25,7 +25,7 @@ from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
-from efficientad.storage import whole_file
+from efficientad.storage import atomic_write
 from efficientad.training.environment import surroundings
 from efficientad_lab.figures.gradients import (
     Map,
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tiles, values = rows_of(opened.network.eval(), source, picture)
             rows.append(tiles)
             measured.append(values)
-        with whole_file(options.output) as partial:
+        with atomic_write(options.output) as partial:
             figure(rows).quantize(128).save(partial, "PNG", optimize=True)
         run = {
             "experiment": "teacher_figure",

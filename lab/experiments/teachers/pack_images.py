@@ -22,7 +22,7 @@ from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
 )
-from efficientad.storage import whole_file
+from efficientad.storage import atomic_write
 
 _BLOCK = 512  # of a tar; a member is a header and whole blocks
 _END = 20 * _BLOCK  # a tar is filled up to a record
@@ -64,7 +64,7 @@ def shards(
 
 def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
     """Write one tar; equal members give equal bytes."""
-    with whole_file(path) as partial, tarfile.open(partial, "w") as tar:
+    with atomic_write(path) as partial, tarfile.open(partial, "w") as tar:
         for name, content in members:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

@@ -21,7 +21,7 @@ from efficientad.distillation.files import DistillationFiles
 from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.model_files.container import read
 from efficientad.model_files.teachers import open_teacher, ship_teacher
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 from efficientad.training.environment import commit
 from efficientad_lab.studies.records import short_commit
 
@@ -147,7 +147,7 @@ def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:
     text = with_region(page.read_text(encoding="utf-8"), size, facts)
     target = ship_teacher(path, facts)
     shutil.copy(log, repository / LOGS / f"teacher_{size}.jsonl")
-    write_whole(page, text.encode())
+    write_atomically(page, text.encode())
     return target
 
 

@@ -28,7 +28,7 @@ from efficientad.demo_parts.photograph import photograph, random_light
 from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.rgb import Mask, RGBImage
-from efficientad.storage import whole_folder
+from efficientad.storage import atomic_folder
 
 _MIN_SIZE: Final = 64
 
@@ -109,7 +109,7 @@ def write_category(
         ("test/good", None, n_test_good),
     ]
     wanted += [(f"test/{kind}", kind, n_per_defect) for kind in DEFECT_TYPES]
-    with whole_folder(folder) as drawn:
+    with atomic_folder(folder) as drawn:
         for number, (inner, defect_type, count) in enumerate(wanted):
             for k in range(count):
                 part_seed = _derived_seed(seed, number, k)

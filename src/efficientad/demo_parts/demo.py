@@ -6,7 +6,7 @@ from pathlib import Path
 
 from efficientad.demo_parts import write_category
 from efficientad.evaluation.evaluate import Evaluation, evaluate
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 from efficientad.training.config import TrainConfig
 from efficientad.training.run import train
 
@@ -52,4 +52,4 @@ def _draw_parts(folder: Path, seed: int) -> None:
         if json.loads(record.read_text(encoding="utf-8")) == counts:
             return
     write_category(folder, **counts)
-    write_whole(record, json.dumps(counts).encode())
+    write_atomically(record, json.dumps(counts).encode())

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.errors import ModelFileError, StorageError
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 from efficientad.training.progress import Progress
 
 _FILE = "features.f16"
@@ -141,4 +141,4 @@ class FeatureCache:
 
     def _note(self, n_done: int) -> None:
         text = json.dumps({"fingerprint": self.fingerprint, "n_done": n_done})
-        write_whole(self.folder / _INDEX, text.encode())
+        write_atomically(self.folder / _INDEX, text.encode())

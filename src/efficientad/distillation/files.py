@@ -7,7 +7,7 @@ from typing import Any
 
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.model_files import container as tensor_file
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 from efficientad.training.progress import tell
 
 
@@ -74,7 +74,7 @@ class DistillationFiles:
             return
         lines = self.log_file.read_text().splitlines()
         kept = [f"{line}\n" for line in lines if _is_up_to(n_steps, line)]
-        write_whole(self.log_file, "".join(kept).encode())
+        write_atomically(self.log_file, "".join(kept).encode())
 
     def last_line(self) -> dict[str, Any]:
         """Give the last line of the log; an empty one where there is no whole one."""

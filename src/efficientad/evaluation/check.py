@@ -14,7 +14,7 @@ from efficientad.datasets.lists import is_list
 from efficientad.datasets.samples import Split
 from efficientad.errors import DatasetError
 from efficientad.images.listing import join_names
-from efficientad.storage import require_writable, write_whole
+from efficientad.storage import require_writable, write_atomically
 
 
 def check(
@@ -56,7 +56,7 @@ def check(
             checks.append(CategoryCheck(folder.name, folder, {}, (finding,)))
     if output is not None:
         text = json.dumps([each.as_json() for each in checks], indent=2)
-        write_whole(output, (text + "\n").encode())
+        write_atomically(output, (text + "\n").encode())
     return checks
 
 

@@ -37,7 +37,7 @@ from efficientad.evaluation.report import Case, Report, ScoredImage, write_repor
 from efficientad.images.rgb import RGBImage, image_hash, read_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Prediction
-from efficientad.storage import require_writable, write_whole
+from efficientad.storage import require_writable, write_atomically
 from efficientad.training.progress import tell
 
 _N_CASES = 6
@@ -144,7 +144,7 @@ def evaluate(
     evaluation = collected.evaluation()
     if output is not None:
         text = json.dumps(evaluation.as_json(), indent=1, allow_nan=False)
-        write_whole(output / _METRICS_FILE, text.encode())
+        write_atomically(output / _METRICS_FILE, text.encode())
         report = collected.report(evaluation, predictor)
         if title is not None:
             report = replace(report, title=title)

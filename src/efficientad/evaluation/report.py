@@ -33,7 +33,7 @@ from efficientad.images.heatmaps import (
 )
 from efficientad.images.rgb import Mask, RGBImage, resize_image
 from efficientad.method.decision import Prediction
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 
 _MAX_SIDE: Final = 256
 _JPEG_QUALITY: Final = 88
@@ -132,7 +132,7 @@ def write_report(report: Report, path: Path) -> None:
         StorageError: If it cannot be written; what stood there stays.
     """
     # A file name of foreign bytes has characters that UTF-8 does not know.
-    write_whole(path, _page(report).encode("utf-8", errors="backslashreplace"))
+    write_atomically(path, _page(report).encode("utf-8", errors="backslashreplace"))
 
 
 def _page(report: Report) -> str:

@@ -43,7 +43,7 @@ from efficientad.model_files.export_metadata import (
     Precision,
 )
 from efficientad.model_files.files_together import files_together
-from efficientad.storage import require_writable, writing
+from efficientad.storage import require_writable, storage_errors
 
 if TYPE_CHECKING:
     import onnx
@@ -155,7 +155,7 @@ def export(
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
     with files_together(metadata.files_of(target)) as folder:
         staged = folder / target.name
-        with writing(target):
+        with storage_errors(target):
             _write(model, staged)
             metadata.write(staged, _metadata_of(detector, precision))
         exported = ExportedPredictor(staged)

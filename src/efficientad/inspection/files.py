@@ -33,7 +33,7 @@ from efficientad.images.rgb import RGBImage, read_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, require_concurrent
 from efficientad.method.decision import Prediction
-from efficientad.storage import whole_file
+from efficientad.storage import atomic_write
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
 _FIELDS = (
@@ -156,7 +156,7 @@ def _lists(output: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 @contextmanager
 def _growing_file(path: Path) -> Iterator[TextIO]:
     with (
-        whole_file(path, keeps_partial=True) as partial,
+        atomic_write(path, keeps_partial=True) as partial,
         partial.open(
             "w", encoding="utf-8", errors="backslashreplace", newline=""
         ) as file,
@@ -200,10 +200,10 @@ def _found(paths: Iterable[Path], own: Sequence[Path]) -> Iterator[tuple[Path, s
 
 
 def _save_heatmap(path: Path, picture: RGBImage) -> None:
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         Image.fromarray(picture).save(partial, "PNG")
 
 
 def _save_map(path: Path, anomaly_map: np.ndarray) -> None:
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         tifffile.imwrite(partial, anomaly_map.astype(np.float32, copy=False))

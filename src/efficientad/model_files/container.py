@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from efficientad.errors import ModelFileError
-from efficientad.storage import require_no_device, whole_file
+from efficientad.storage import atomic_write, require_no_device
 
 Kind = Literal["detector", "teacher", "checkpoint", "basis"]
 FORMAT_VERSION = 1
@@ -43,7 +43,7 @@ def write(
         _CONTENT: json.dumps(content, allow_nan=False),
     }
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.touch()
         usual_mode = partial.stat().st_mode
         try:

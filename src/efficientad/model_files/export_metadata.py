@@ -22,7 +22,7 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.model_files.files_together import files_together
-from efficientad.storage import write_whole, writing
+from efficientad.storage import storage_errors, write_atomically
 
 ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"
@@ -121,9 +121,9 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     written = _joined(path, text, rest)
     if output.resolve() == path.resolve():
-        write_whole(output, written)
+        write_atomically(output, written)
         return
-    with files_together(files_of(output)) as folder, writing(output):
+    with files_together(files_of(output)) as folder, storage_errors(output):
         (folder / output.name).write_bytes(written)
         if path.suffix == OPENVINO_SUFFIX:
             weights = _read(_weights_of(path))

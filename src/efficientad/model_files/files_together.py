@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from efficientad.storage import require_no_device, writing
+from efficientad.storage import require_no_device, storage_errors
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def files_together(targets: Sequence[Path]) -> Iterator[Path]:
     """
     for target in targets:
         require_no_device(target)
-    with writing(*targets):
+    with storage_errors(*targets):
         places = list(targets)
         if all(target.is_symlink() for target in targets):
             # One link alone would part the file behind it from the other.
@@ -39,7 +39,7 @@ def files_together(targets: Sequence[Path]) -> Iterator[Path]:
         folder = Path(name)
         yield folder
         written = [folder / target.name for target in targets]
-        with writing(*targets):
+        with storage_errors(*targets):
             _move(folder, written, places)
 
 

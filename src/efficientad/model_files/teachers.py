@@ -18,7 +18,7 @@ from efficientad.method.networks import (
     PatchDescriptionNetwork,
 )
 from efficientad.model_files import container as tensor_file
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def ship_teacher(path: Path, provenance: Mapping[str, Any] | None = None) -> Pat
     save_teacher(teacher.network, {**teacher.provenance, **(provenance or {})}, target)
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     text = json.dumps({**_shipped_hashes(), target.name: digest}, indent=2)
-    write_whole(_weights_folder() / "hashes.json", f"{text}\n".encode())
+    write_atomically(_weights_folder() / "hashes.json", f"{text}\n".encode())
     return target
 
 

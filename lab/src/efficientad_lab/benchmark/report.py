@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 from efficientad_lab.benchmark.clock import Timing
 from efficientad_lab.benchmark.costs import NetworkCost, Peak, Precision
 
@@ -80,7 +80,7 @@ class BenchmarkReport:
             StorageError: If the file cannot be written; what stood there stays.
         """
         text = json.dumps(self.as_json(), indent=1, allow_nan=False)
-        write_whole(path, f"{text}\n".encode())
+        write_atomically(path, f"{text}\n".encode())
 
     def text(self) -> str:
         """Give all that is read by people: tables and the machine's limits."""

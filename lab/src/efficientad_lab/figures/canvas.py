@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import MissingDependencyError
-from efficientad.storage import whole_file
+from efficientad.storage import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def save(figure: "Figure", path: Path) -> list[Path]:
     for suffix, metadata in nothing.items():
         target = path.with_name(f"{path.name}.{suffix}")
         # Type 42: text stays text.
-        with whole_file(target) as partial, rc_context({"pdf.fonttype": 42}):
+        with atomic_write(target) as partial, rc_context({"pdf.fonttype": 42}):
             figure.savefig(partial, format=suffix, dpi=_DPI, metadata=metadata)
         written.append(target)
     return written

@@ -13,7 +13,7 @@ from typing import Final
 from efficientad.datasets import Category, Sample
 from efficientad.datasets.annotations import mask_files
 from efficientad.errors import DatasetError, ResultError, StorageError
-from efficientad.storage import file_hash, write_whole
+from efficientad.storage import file_hash, write_atomically
 
 _FILE: Final = "test_images.json"
 
@@ -60,7 +60,7 @@ def write_samples(samples: Sequence[Sample], folder: Path) -> None:
         }
         for sample in samples
     ]
-    write_whole(folder / _FILE, json.dumps(kept, indent=1).encode())
+    write_atomically(folder / _FILE, json.dumps(kept, indent=1).encode())
 
 
 def read_samples(folder: Path) -> list[Sample]:

@@ -18,7 +18,7 @@ from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.detector import FOR_TEACHER, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.losses import hard_feature_mask
-from efficientad.storage import whole_file
+from efficientad.storage import atomic_write
 from efficientad.training.config import Recipe, TrainConfig
 
 MOMENTS: Final = (0.0, 0.1, 0.5, 1.0)
@@ -88,7 +88,7 @@ class HardMaskRecorder:
             [resize_image(read_image(p), INPUT_SIZE, INPUT_SIZE) for p in self._paths]
         )
         masks = self._masks(pixels, detector)
-        with whole_file(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, pixels=pixels, masks=masks)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from efficientad.errors import ResultError
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 
 Run = dict[str, Any]
 
@@ -54,7 +54,7 @@ def write_run(run: Run, folder: Path) -> Path:
     """
     path = folder / file_name(run)
     full = {**run, _FORMAT: FORMAT_VERSION}
-    write_whole(path, f"{json.dumps(full, indent=1, allow_nan=False)}\n".encode())
+    write_atomically(path, f"{json.dumps(full, indent=1, allow_nan=False)}\n".encode())
     return path
 
 

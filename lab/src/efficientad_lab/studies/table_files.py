@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from efficientad import evaluation
-from efficientad.storage import write_whole
+from efficientad.storage import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def write_tables(title: str, tables: Sequence[Table], path: Path) -> None:
     markdown = "\n".join([f"# {title}", "", *map(_markdown_section, tables)])
     for suffix, text in (("md", markdown), ("html", _page(title, tables))):
         content = text.encode(errors="backslashreplace")  # names may be no UTF-8
-        write_whole(path.with_name(f"{path.name}.{suffix}"), content)
+        write_atomically(path.with_name(f"{path.name}.{suffix}"), content)
 
 
 def markdown_table(table: Table) -> str:
