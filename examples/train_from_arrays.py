@@ -11,7 +11,7 @@ import efficientad
 from efficientad.demo_parts import DefectType, draw_part
 from efficientad.images.rgb import RGBImage
 
-steps = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 50
 
 
 def photograph(number: int, defect_type: DefectType | None = None) -> RGBImage:

@@ -32,9 +32,10 @@ from efficientad.kernels import layers
 from efficientad.model_files import detector_file as model_file
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
-from efficientad.training.config import PAPER, QUICK, TrainConfig
+from efficientad.training.config import PAPER, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.normal_images import training_and_validation
+from efficientad.training.quick import QUICK
 from efficientad.training.run import _Training
 
 HERE = Path(__file__).resolve().parent
@@ -73,8 +74,8 @@ def digest(*arrays: Any) -> str:
 
 def training_trace(preset: str, n_steps: int = N_STEPS) -> dict[str, Any]:
     """Train on drawn images and keep every loss and a hash of the final weights."""
-    recipe = {"paper": PAPER, "quick": QUICK}[preset]
-    recipe = replace(recipe, steps=N_STEPS * recipe.batch_size)
+    recipe: Recipe = {"paper": PAPER, "quick": QUICK}[preset]
+    recipe = replace(recipe, steps=N_STEPS)
     images = drawn_images(10, 10)
     training, _ = training_and_validation(
         images, validation=None, validation_share=0.2, seed=0

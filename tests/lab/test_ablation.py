@@ -17,7 +17,8 @@ from efficientad.method.maps import (
     normalize_map,
 )
 from efficientad.method.placement import place_map
-from efficientad.training.config import PAPER, QUICK
+from efficientad.training.config import PAPER
+from efficientad.training.quick import QUICK, QuickRecipe
 from efficientad_lab.studies import jobs
 from efficientad_lab.studies.ablation import (
     FULL,
@@ -88,17 +89,17 @@ def test_without_hard_loss_all_distances_weigh_the_same(recipe, rng):
         for _ in range(2)
     )
 
-    loss = hard_feature_loss(teacher, student, without.hard_share)
+    loss = hard_feature_loss(teacher, student, without.p_hard)
 
     torch.testing.assert_close(loss, (teacher - student).square().mean())
-    assert without.quick is None or without.quick.mean_share == 0
+    assert not isinstance(without, QuickRecipe) or without.mean_share == 0
 
 
 def test_a_hard_mask_is_the_share_of_channels_at_or_above_the_quantile(rng):
     teacher = torch.from_numpy(rng.normal(size=(2, 8, 3, 3)).astype(np.float32))
     student = torch.zeros_like(teacher)
 
-    mask = hard_feature_mask(teacher, student, hard_share=0.25)
+    mask = hard_feature_mask(teacher, student, p_hard=0.75)
 
     for image, drawn in zip(teacher, mask, strict=True):
         distances = image.square()

@@ -15,7 +15,8 @@ from efficientad.cli import main as cli
 from efficientad.datasets import Category, Sample
 from efficientad.errors import ConfigError, MissingDependencyError, ResultError
 from efficientad.method.networks import PatchDescriptionNetwork
-from efficientad.training.config import QUICK, TrainConfig
+from efficientad.training.config import TrainConfig
+from efficientad.training.quick import QUICK
 from efficientad_lab.figures import pictures
 from efficientad_lab.figures import runs as figure_runs
 from efficientad_lab.figures.canvas import picture_table, save
@@ -37,7 +38,7 @@ from efficientad_lab.studies.hard_masks import (
 )
 from efficientad_lab.studies.records import write_run
 
-RECIPE = replace(QUICK, steps=20, batch_size=2)  # ten optimizer steps
+RECIPE = replace(QUICK, steps=10)
 
 
 class RandomDescriptors(FakeDetector):

@@ -13,7 +13,7 @@ from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.placement import place_map
-from efficientad.training.steps import vary_color
+from efficientad.training.paper_step import vary_color
 from efficientad_lab.benchmark.random_detector import random_detector
 from lab.experiments.gpu import checks as gpu_checks
 from lab.experiments.gpu import networks as gpu_networks

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from efficientad.errors import ResultError
-from efficientad.training import environment as surroundings
+from efficientad.training import environment
 from efficientad_lab.studies.records import (
     FORMAT_VERSION,
     file_name,
@@ -96,8 +96,8 @@ def test_one_value_has_no_deviation():
     assert mean_and_deviation([97.0, 98.0, 99.0], 2) == "98.00 ± 1.00"
 
 
-def test_surroundings_tell_machine_versions_and_commit():
-    told = surroundings.surroundings()
+def test_the_environment_names_machine_versions_and_commit():
+    told = environment.environment()
 
     assert set(told) == {"machine", "load", "versions", "commit"}
     assert "cores" in told["machine"]
@@ -114,12 +114,12 @@ def test_surroundings_tell_machine_versions_and_commit():
 def test_a_processor_is_named_with_what_it_can(tmp_path, monkeypatch, text, name):
     information = tmp_path / "cpuinfo"
     information.write_text(text)
-    monkeypatch.setattr(surroundings, "Path", lambda _: information)
+    monkeypatch.setattr(environment, "Path", lambda _: information)
 
-    assert surroundings.processor() == name
+    assert environment.processor() == name
 
 
 def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(surroundings, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(environment, "_CHECKOUT", tmp_path)
 
-    assert surroundings.commit() == "none"
+    assert environment.commit() == "none"

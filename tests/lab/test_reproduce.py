@@ -283,7 +283,7 @@ def test_a_kept_detector_of_other_settings_is_not_judged(collection, tmp_path):
     (tmp_path / "reproduce_axle_small_quick_4_steps_seed0.json").unlink()
     path = tmp_path / "work" / "reproduce_axle_small_quick_4_steps_seed0" / "part.ead"
     detector = model_file.load(path)
-    detector.provenance["recipe"]["hard_share"] = 0.5
+    detector.provenance["recipe"]["p_hard"] = 0.5
     model_file.save(detector, path)
 
     (failure,) = reproduce([collection / "axle"], tmp_path, config)
@@ -423,7 +423,7 @@ def test_the_main_job_records_what_it_did_before(collection, training, tmp_path)
     arguments = [
         *(str(collection / "axle"), "--seeds", "4", "--steps", "2"),
         *("--experiment", "quick_preset", "--variant", "Random start, alone"),
-        *("--without-penalty", "--set", "student_start=random", "hard_share=0.5"),
+        *("--without-penalty", "--set", "student_start=random", "p_hard=0.5"),
         *("--work", str(tmp_path / "work"), "--results", str(tmp_path)),
     ]
 
@@ -431,8 +431,8 @@ def test_the_main_job_records_what_it_did_before(collection, training, tmp_path)
 
     path = tmp_path / "quick_preset_axle_random_start_alone_seed4.json"
     run = json.loads(path.read_text())
-    assert run["settings"]["recipe"]["quick"]["student_start"] == "random"
-    assert run["settings"]["recipe"]["hard_share"] == 0.5
+    assert run["settings"]["recipe"]["student_start"] == "random"
+    assert run["settings"]["recipe"]["p_hard"] == 0.5
     assert run["settings"]["config"]["has_pretraining_penalty"] == "False"
     training.trained.clear()
     assert main_job.main(arguments) == 0

@@ -1,20 +1,25 @@
-"""Algorithm 1 in one pass for all images equals the reference script's loop body."""
+"""Algorithm 1, as printed and in its fast form, equals the reference loop body."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from efficientad.method.inputs import normalize_images
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER
-from efficientad.training.steps import PaperStep, vary_color
+from efficientad.training.paper_step import (
+    PaperStep,
+    algorithm_1,
+    fast_losses,
+    vary_color,
+)
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.benchmark.reference_step import reference_loss, reference_networks
 
-# Of a gradient's norm. In an untrained autoencoder hardly any of it passes the
+# Shares of a gradient's norm. In an untrained autoencoder hardly any of it passes the
 # bottleneck, and what does is mostly rounding.
 GRADIENT_TOLERANCES = {"student": 1e-3, "autoencoder": 0.2}
+FORMS = [algorithm_1, fast_losses]
 
 
 def convolutions(network):
@@ -26,7 +31,7 @@ def detector():
     made = random_detector("small")
     for network in (made.student, made.autoencoder):
         network.requires_grad_(requires_grad=True)
-    return made
+    return made.train()
 
 
 @pytest.fixture
@@ -44,33 +49,68 @@ def networks(detector):
     return found._replace(mean=detector.teacher_mean, std=detector.teacher_std)
 
 
-def test_losses_and_gradients_are_those_of_the_loop_body(detector, networks):
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
-    natural = open_pretraining_images(None)
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
 
+
+@pytest.fixture
+def drawn(detector, pixels):
+    step = PaperStep(
+        detector.teacher, pixels, open_pretraining_images(None), PAPER, detector.device
+    )
+    return step.draw(np.random.default_rng(7))
+
+
+def gradients(network):
+    return [p.grad for c in convolutions(network) for p in (c.weight, c.bias)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_losses_and_gradients_are_those_of_the_loop_body(
+    detector, networks, drawn, form
+):
     torch.manual_seed(5)
-    step = PaperStep(detector, pixels, natural, PAPER)
-    loss = step.losses(np.random.default_rng(7)).total()
+    loss = form(detector, drawn, PAPER.p_hard).total()
     loss.backward()
 
-    rng = np.random.default_rng(7)
-    image = torch.from_numpy(pixels[rng.integers(0, 3, 1)])
-    augmented = vary_color(image, rng)
-    drawn = torch.from_numpy(natural.draw(rng)[np.newaxis])
     torch.manual_seed(5)
-    seen = [normalize_images(one) for one in (image, augmented, drawn)]
-    expected = reference_loss(networks, *seen)
+    expected = reference_loss(networks, *drawn)
     expected.backward()
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for name, tolerance in GRADIENT_TOLERANCES.items():
-        pairs = zip(
-            convolutions(getattr(detector, name)),
-            convolutions(getattr(networks, name)),
-            strict=True,
-        )
-        for ours, plain in pairs:
-            for parameter in ("weight", "bias"):
-                wanted = getattr(plain, parameter).grad
-                error = (getattr(ours, parameter).grad - wanted).norm()
-                assert error <= tolerance * wanted.norm()
+        ours, wanted = (gradients(getattr(n, name)) for n in (detector, networks))
+        for found, grad in zip(ours, wanted, strict=True):
+            assert (found - grad).norm() <= tolerance * grad.norm()
+
+
+@pytest.mark.parametrize("has_penalty", [True, False])
+def test_each_loss_is_the_same_in_both_forms(detector, drawn, has_penalty):
+    drawn = drawn if has_penalty else drawn._replace(natural=None)
+    torch.manual_seed(5)
+    expected = algorithm_1(detector, drawn, PAPER.p_hard)
+    torch.manual_seed(5)
+    found = fast_losses(detector, drawn, PAPER.p_hard)
+
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    assert (found.penalty > 0) == has_penalty
+
+
+def test_a_step_draws_an_image_its_variation_and_a_natural_image(pixels, detector):
+    natural = open_pretraining_images(None)
+    step = PaperStep(detector.teacher, pixels, natural, PAPER, detector.device)
+    drawn = step.draw(np.random.default_rng(7))
+
+    rng = np.random.default_rng(7)
+    chosen = torch.from_numpy(pixels[rng.integers(0, 3, 1)])
+    wanted = (
+        chosen,
+        vary_color(chosen, rng),
+        torch.from_numpy(natural.draw(rng)[None]),
+    )
+    for found, images in zip(drawn, wanted, strict=True):
+        mean = torch.tensor((0.485, 0.456, 0.406)) * 255
+        std = torch.tensor((0.229, 0.224, 0.225)) * 255
+        expected = ((images.float() - mean) / std).permute(0, 3, 1, 2)
+        torch.testing.assert_close(found, expected)

@@ -24,10 +24,10 @@ from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import load_teacher, open_teacher
 from efficientad.natural_images import pictures as pretraining_images
 from efficientad.natural_images.pictures import open_pretraining_images
-from efficientad.training.ahead import Ahead
 from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.environment import commit, machine
 from efficientad.training.optimizers import make_optimizer
+from efficientad.training.prefetch import Prefetcher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -783,7 +783,7 @@ def test_the_command_writes_a_teacher(images, resnet18, tmp_path, capsys):
 
 
 def test_ahead_gives_all_in_order_and_raises_what_was_raised():
-    ahead = Ahead(lambda number: 10 // (4 - number), 0, 9)
+    ahead = Prefetcher(lambda number: 10 // (4 - number), 0, 9)
 
     assert [ahead.take() for _ in range(4)] == [2, 3, 5, 10]
     with pytest.raises(ZeroDivisionError):

@@ -25,11 +25,11 @@ from efficientad.method.detector import Detector
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files import detector_file as model_file
 from efficientad.training import run as student
-from efficientad.training.config import QUICK, TrainConfig
+from efficientad.training.config import TrainConfig
+from efficientad.training.quick import QUICK, QuickStep
 from efficientad.training.schedule import learning_rate
-from efficientad.training.steps import QuickStep
 
-CONFIG = TrainConfig(preset="quick", steps=8, batch_size=4, device="cpu")
+CONFIG = TrainConfig(preset="quick", steps=2, batch_size=4, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +97,11 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
 
 def test_a_detector_of_few_channels_resumes_to_the_same_bits(normal_images, tmp_path):
     recipe = replace(
-        QUICK, steps=4, batch_size=2, local_channels=64, global_channels=32
+        QUICK, steps=2, batch_size=2, local_channels=64, global_channels=32
     )
 
     def trained_to(output, on_step=None):
-        config = replace(CONFIG, steps=4, batch_size=2, resume=True)
+        config = replace(CONFIG, resume=True)
         return student.train(
             normal_images, config, output=output, recipe=recipe, on_step=on_step
         )
@@ -144,7 +144,7 @@ def test_a_finished_training_is_not_repeated(trained, normal_images, capsys):
     ("other", "n_images"),
     [
         ({"seed": 1}, 12),
-        ({"steps": 12}, 12),
+        ({"steps": 3}, 12),
         ({"false_alarm_budget": 0.1}, 12),
         ({}, 11),
     ],
@@ -178,14 +178,14 @@ KILLED_AT_ITS_SECOND_STEP = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from efficientad.training import student
-from efficientad.training.config import QUICK, TrainConfig
+from efficientad.training import run as student
+from efficientad.training.config import TrainConfig
 
 student._CHECKPOINT_SECONDS = 0
 def kill(n_steps, detector):
     if n_steps == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-config = TrainConfig(preset="quick", steps=8, batch_size=4, device="cpu")
+config = TrainConfig(preset="quick", steps=2, batch_size=4, device="cpu")
 student.train(list(np.load(sys.argv[1])), config, output=sys.argv[2], on_step=kill)
 """
 
@@ -233,13 +233,13 @@ def test_watching_a_training_changes_nothing(trained, normal_images):
 
 def test_a_recipe_reaches_the_training(normal_images):
     recipe = replace(
-        student.recipe_of(CONFIG, torch.device("cpu")), hard_share=0.5, steps=4
+        student.recipe_of(CONFIG, torch.device("cpu")), p_hard=0.5, steps=1
     )
 
     detector = student.train(normal_images, CONFIG, recipe=recipe)
 
-    assert detector.provenance["recipe"]["hard_share"] == 0.5
-    assert detector.provenance["recipe"]["steps"] == 4
+    assert detector.provenance["recipe"]["p_hard"] == 0.5
+    assert detector.provenance["recipe"]["steps"] == 1
 
 
 def test_a_checkpoint_of_other_settings_is_refused(normal_images, interrupted):
@@ -264,7 +264,7 @@ def test_too_few_different_images_are_refused(normal_images):
 
 def test_a_validation_folder_that_shares_images_is_refused(normal_images, tmp_path):
     Image.fromarray(normal_images[3]).save(tmp_path / "copy.png")
-    config = TrainConfig(preset="quick", steps=8, validation=tmp_path, device="cpu")
+    config = TrainConfig(preset="quick", steps=2, validation=tmp_path, device="cpu")
 
     with pytest.raises(DatasetError, match=r"copy\.png is the same picture as image 3"):
         student.train(normal_images, config)

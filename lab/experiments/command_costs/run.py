@@ -23,7 +23,7 @@ from PIL import Image
 
 from efficientad.errors import ResultError
 from efficientad.model_files.detector_file import save
-from efficientad.training.environment import surroundings
+from efficientad.training.environment import environment
 from efficientad_lab.benchmark.random_detector import calibrated, random_detector
 from efficientad_lab.studies.records import Run, write_run
 
@@ -31,7 +31,7 @@ RESULTS = Path(__file__).with_name("results")
 _COMMANDS: Final = ("help", "predict", "train")
 _N_STARTS: Final = 9
 _IMAGES: Final = ((3, (8000, 6000)), (200, (512, 512)))
-_STEPS: Final = 8
+_STEPS: Final = 4
 
 _MEASURED: Final = """
 import sys
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         for run in measured(options, Path(name)):
             print(run["category"], run["variant"], run["metrics"], flush=True)
-            write_run(run | surroundings(), options.results)
+            write_run(run | environment(), options.results)
     return 0
 
 

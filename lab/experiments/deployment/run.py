@@ -42,7 +42,7 @@ from efficientad.model_files import detector_file as model_file
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import Precision
 from efficientad.storage import file_hash, write_atomically
-from efficientad.training.environment import commit, machine, surroundings
+from efficientad.training.environment import commit, environment, machine
 from efficientad_lab.benchmark.anomalib_peer import AnomalibPredictor
 from efficientad_lab.benchmark.baseline import BaselinePredictor
 from efficientad_lab.benchmark.candidates import ANOMALIB, BASELINE, Contender
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(measured_peer, AnomalibPredictor):
         common["anomalib"] = measured_peer.versions
     for run in runs(state, refused, common):
-        print(write_run(run | surroundings(), results))
+        print(write_run(run | environment(), results))
     return 0
 
 

@@ -199,7 +199,7 @@ class DeviceTraining(nn.Module):
         for_teacher = student[:, FOR_TEACHER].float()
         for_autoencoder = student[:, FOR_AUTOENCODER].float()
         loss: Tensor = (
-            hard_feature_loss(teacher[:1], for_teacher[:1], self.recipe.hard_share)
+            hard_feature_loss(teacher[:1], for_teacher[:1], self.recipe.p_hard)
             + pretraining_penalty(for_teacher[1:2])
             + autoencoder_loss(teacher[1:], blurred)
             + student_autoencoder_loss(blurred, for_autoencoder[2:])

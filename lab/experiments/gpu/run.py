@@ -41,7 +41,7 @@ from efficientad.method.networks import (
 )
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.calibration import calibrate, channel_statistics
-from efficientad.training.environment import surroundings
+from efficientad.training.environment import environment
 from efficientad.training.normal_images import training_and_validation
 from efficientad_lab.benchmark.baseline import Baseline, baseline, raw_maps
 from efficientad_lab.benchmark.clock import consecutive
@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if run is None:
                 print(f"gpu: {size} on {device} is not what the CPU computes")
                 return 1
-            print(write_run(run | surroundings(), options.results))
+            print(write_run(run | environment(), options.results))
     except EfficientADError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 2

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from efficientad.method.networks import ModelSize
-from efficientad.training.config import QUICK
-from efficientad.training.environment import surroundings
+from efficientad.training.environment import environment
+from efficientad.training.quick import QUICK
 from efficientad_lab.benchmark.baseline import baseline, raw_maps
 from efficientad_lab.benchmark.clock import interleaved
 from efficientad_lab.benchmark.random_detector import random_detector
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in rows:
             run = run_of(size, setting, row)
             print(run["category"], run["variant"], run["metrics"], flush=True)
-            write_run(run | surroundings(), options.results)
+            write_run(run | environment(), options.results)
     return 0
 
 

@@ -21,36 +21,33 @@ from typing import get_args
 from efficientad.datasets import open_category
 from efficientad.errors import ConfigError, EfficientADError
 from efficientad.method.networks import ModelSize
-from efficientad.training.config import RECIPES, QuickRecipe, Recipe, TrainConfig
+from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.devices import choose_device
-from efficientad.training.run import recipe_of
+from efficientad.training.run import RECIPES, recipe_of
 from efficientad_lab.studies.jobs import Job, Judging, Place, do
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """Return the recipe with `name=value` changes, in itself or in its quick part.
+    """Return the recipe with `name=value` changes.
 
     Raises:
         ConfigError: If a name is not one of the recipe.
     """
-    quick_names = {field.name for field in fields(QuickRecipe)}
+    names = {field.name for field in fields(recipe)}
     for change in changes:
         name, _, text = change.partition("=")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        if name in quick_names and recipe.quick is not None:
-            recipe = replace(recipe, quick=replace(recipe.quick, **{name: value}))
-        elif name in {field.name for field in fields(Recipe)}:
-            recipe = replace(recipe, **{name: value})
-        else:
+        if name not in names:
             raise ConfigError(
                 f"needed NAME=VALUE with a name of the recipe, got {change}; see "
                 "Recipe and QuickRecipe"
             )
+        recipe = replace(recipe, **{name: value})
     return recipe
 
 

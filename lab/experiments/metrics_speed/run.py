@@ -25,7 +25,7 @@ from efficientad.evaluation.metrics import AU_PRO_FPR_LIMIT
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
 from efficientad.evaluation.regions import masked_pixels
 from efficientad.method.placement import place_map
-from efficientad.training.environment import surroundings
+from efficientad.training.environment import environment
 from efficientad_lab.benchmark.memory import own_peak_mib
 from efficientad_lab.studies.records import Run, write_run
 
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     run = measured_alone(options)
     print(json.dumps(run, indent=1))
-    write_run(run | surroundings(), options.results)
+    write_run(run | environment(), options.results)
     return 0
 
 

@@ -54,10 +54,11 @@ def main() -> None:
         batches.append(BATCH / (time.perf_counter() - start_one))
     networks = (detector.teacher, detector.student, detector.autoencoder)
     n_numbers = sum(p.numel() for network in networks for p in network.parameters())
+    recipe = detector.provenance["recipe"]
     facts = {
         "train_seconds": trained - start,
-        "steps": detector.provenance["recipe"]["steps"],
-        "batch": detector.provenance["recipe"]["batch_size"],
+        "steps": recipe["steps"] * recipe["batch_size"],  # images, as recorded before
+        "batch": recipe["batch_size"],
         "milliseconds": 1000 * statistics.median(seconds),
         "images_per_second": statistics.median(batches),
         "millions_of_numbers": n_numbers / 1e6,

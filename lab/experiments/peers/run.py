@@ -39,7 +39,7 @@ from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.model_files.teachers import load_teacher, shipped_teacher_path
 from efficientad.storage import atomic_folder
-from efficientad.training.environment import surroundings
+from efficientad.training.environment import environment
 from efficientad_lab.studies.records import (
     FAILURE,
     Run,
@@ -165,7 +165,7 @@ def compare(peer: Peer, root: Path, options: argparse.Namespace) -> Path:
         return path
     if peer.can_run:
         run |= _measured(peer, category, options)
-    return write_run(run | surroundings(), options.results)
+    return write_run(run | environment(), options.results)
 
 
 def _measured(peer: Peer, category: Category, options: argparse.Namespace) -> Run:

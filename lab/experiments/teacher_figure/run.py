@@ -26,7 +26,7 @@ from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.storage import atomic_write
-from efficientad.training.environment import surroundings
+from efficientad.training.environment import environment
 from efficientad_lab.figures.gradients import (
     Map,
     Network,
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 k: float(np.mean([m[k] for m in measured])) for k in measured[0]
             },
         }
-        print(write_run(run | surroundings(), options.results))
+        print(write_run(run | environment(), options.results))
     except EfficientADError as error:
         print(f"teacher_figure: {error}", file=sys.stderr)
         return 2

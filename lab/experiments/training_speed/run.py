@@ -20,11 +20,11 @@ import torch
 from efficientad.kernels.native import keep_freed_memory
 from efficientad.method.networks import ModelSize
 from efficientad.natural_images.pictures import open_pretraining_images
-from efficientad.training.config import PAPER, QUICK, Recipe
-from efficientad.training.environment import surroundings
-from efficientad.training.kept_descriptors import KeptDescriptors
+from efficientad.training.config import PAPER, Recipe
+from efficientad.training.environment import environment
 from efficientad.training.optimizers import make_optimizer, set_rate
-from efficientad.training.steps import PaperStep, QuickStep
+from efficientad.training.paper_step import PaperStep
+from efficientad.training.quick import QUICK, QuickRecipe, QuickStep
 from efficientad_lab.benchmark.clock import Timing, interleaved
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.benchmark.reference_step import reference_networks, reference_step
@@ -44,12 +44,12 @@ def package_step(size: ModelSize, recipe: Recipe) -> Step:
         network.requires_grad_(requires_grad=True)
     pixels = rng.integers(0, 256, (_N_IMAGES, _SIDE, _SIDE, 3), np.uint8)
     natural = open_pretraining_images(None)
-    losses: PaperStep | QuickStep
-    if recipe.quick is None:
-        losses = PaperStep(detector, pixels, natural, recipe)
-    else:
-        kept = KeptDescriptors(detector.teacher, pixels, detector.device)
-        losses = QuickStep(detector, pixels, kept, natural, recipe, recipe.quick)
+    material = detector.teacher, pixels, natural
+    losses = (
+        QuickStep(*material, recipe, detector.device)
+        if isinstance(recipe, QuickRecipe)
+        else PaperStep(*material, recipe, detector.device)
+    )
     trained = [*detector.student.parameters(), *detector.autoencoder.parameters()]
     optimizer = make_optimizer(
         recipe.optimizer, trained, weight_decay=recipe.weight_decay
@@ -58,7 +58,7 @@ def package_step(size: ModelSize, recipe: Recipe) -> Step:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = losses.losses(rng).total()
+        loss = losses.losses(detector, rng).total()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "metrics": {"milliseconds": timing.median, "speedup": speedup},
             "latency": timing.summary(),
         }
-        write_run(run | surroundings(), options.results)
+        write_run(run | environment(), options.results)
     return 0
 
 

@@ -117,7 +117,7 @@ def demo(
 
     Args:
         output: Folder for parts, detector and report.
-        steps: Images to train on. None: what fits into five minutes on two cores.
+        steps: Optimizer steps. None: as many as fit into five minutes on two cores.
         seed: Of parts and training; the same seed gives the same result.
     """
     from efficientad.demo_parts.demo import demo as run_demo

@@ -12,7 +12,7 @@ from efficientad.training.run import train
 
 # The threshold rests on six held-out images, and the demo takes less than five minutes.
 _N_TRAIN, _N_TEST_GOOD, _N_PER_DEFECT = 60, 20, 6
-_STEPS = 300
+_STEPS = 150
 _TITLE = "Demo on parts drawn by code"
 
 

@@ -30,9 +30,9 @@ from efficientad.kernels.native import keep_freed_memory
 from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.storage import require_writable
-from efficientad.training.ahead import Ahead
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import held_back_interrupt
+from efficientad.training.prefetch import Prefetcher
 from efficientad.training.progress import Progress, tell
 
 
@@ -133,7 +133,7 @@ class _Sitting:
     ) -> None:
         self.run, self.progress, self.files = run, progress, files
         self.snapshot_at, self.provenance = snapshot_at, provenance
-        self.data = Ahead(run.prepare, run.n_steps_done, run.recipe.steps)
+        self.data = Prefetcher(run.prepare, run.n_steps_done, run.recipe.steps)
         self.seconds_before, self.started = run.seconds, time.monotonic()
         self.waited_before = run.seconds_waited
         files.tell_missing(

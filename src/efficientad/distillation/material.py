@@ -35,8 +35,8 @@ from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.model_files import container as tensor_file
 from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.storage import file_hash
-from efficientad.training.ahead import Ahead
 from efficientad.training.channel_moments import ChannelMoments
+from efficientad.training.prefetch import Prefetcher
 from efficientad.training.progress import Progress
 
 # The source network sees the image twice as large as the teacher, as in the paper:
@@ -389,7 +389,7 @@ class Material:
         def read(number: int) -> list[Picture]:
             return [self._fixed(row) for row in batches[number]]
 
-        with closing(Ahead(read, 0, len(batches))) as ahead:
+        with closing(Prefetcher(read, 0, len(batches))) as ahead:
             for _ in batches:
                 yield ahead.take()
 

@@ -328,7 +328,10 @@ def _facts(predictor: Predictor) -> dict[str, str]:
         if name in provenance:
             facts[name.replace("_", " ")] = str(provenance[name])
     if "recipe" in provenance:
-        facts["images trained on"] = str(provenance["recipe"]["steps"])
+        recipe = provenance["recipe"]
+        # Earlier files count images as steps.
+        batch_size = recipe["batch_size"] if "p_hard" in recipe else 1
+        facts["images trained on"] = str(recipe["steps"] * batch_size)
     if "training_images" in provenance:
         facts["training images"] = str(len(provenance["training_images"]))
     if "teacher" in provenance:

@@ -106,12 +106,13 @@ def recalibrate(
     normal = without_twins(read_normal_images(images))
     trained_on = detector.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
-    quick = detector.provenance.get("recipe", {}).get("quick") or {}
+    recipe = detector.provenance.get("recipe", {})
+    recipe = {**recipe, **(recipe.get("quick") or {})}  # earlier files: a part apart
     calibration = calibrate(
         detector,
         normal.pixels,
         false_alarm_budget=false_alarm_budget,
-        divides_by_level=quick.get("divides_by_level", False),
+        divides_by_level=recipe.get("divides_by_level", False),
     )
     detector.calibration = replace(calibration, given_threshold=threshold)
     used = {"validation_images": normal.hash_of_name}

@@ -5,7 +5,7 @@ No torch here, so that the command line starts at once.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from efficientad.errors import ConfigError
 
@@ -25,16 +25,13 @@ Runtime = Literal[
 RateSchedule = Literal["drop", "cosine", "constant"]
 OptimizerName = Literal["adam", "adamw", "muon"]
 ALL_CHANNELS: Final = 384
-"""Of a descriptor while the networks are trained."""
+"""Channels of a descriptor while the networks are trained."""
 _CHANNELS: Final = range(32, ALL_CHANNELS + 1, 32)  # what native layers work on
-
-StudentStart = Literal["random", "teacher_hidden", "teacher"]
-"""All at random; the teacher's hidden layers; also its last one for the first half."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How a detector is trained. `None` means: as the preset says."""
+    """Settings of a training. `None` means: as the preset says."""
 
     size: ModelSize = "small"
     """The paper's EfficientAD-S or EfficientAD-M."""
@@ -44,10 +41,10 @@ class TrainConfig:
     where an accelerator is used, `quick` otherwise."""
 
     steps: int | None = None
-    """Images (not batches) the student is trained on, at least 1."""
+    """Optimizer steps, at least 1."""
 
     batch_size: int | None = None
-    """Images a step, at least 1. The schedule counts images, so it means the same."""
+    """Images a step, at least 1."""
 
     teacher: Path | None = None
     """File of the teacher. None: the shipped one of this size."""
@@ -74,7 +71,7 @@ class TrainConfig:
     at most 384: all, as in the paper. Few hold most of the sum."""
 
     global_channels: int | None = None
-    """Likewise of the global map."""
+    """Channels that the global map sums over, a multiple of 32, at most 384."""
 
     device: Device = "auto"
     """Where the networks run. `auto` takes CUDA where there is one."""
@@ -83,8 +80,8 @@ class TrainConfig:
     """Seed of every random draw, at least 0."""
 
     resume: bool = False
-    """Go on from the checkpoint beside the output file, if there is one. Is the output
-    finished, of the same images and settings, it stays."""
+    """Go on from the checkpoint beside the output file, if there is one. A finished
+    output of the same images and settings stays as it is."""
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""
@@ -106,51 +103,32 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What a preset stands for: the numbers of one training."""
+    """The numbers of one training: those of a preset, with what the user set."""
+
+    preset: ClassVar[Preset] = "paper"
 
     steps: int
-    """Images the student is trained on."""
+    """Optimizer steps."""
     batch_size: int
-    """Images a step."""
+    """Training images a step."""
     learning_rate: float
-    """Of student and autoencoder; the highest value where it changes."""
+    """Rate for student and autoencoder; the highest value where it changes."""
     rate_schedule: RateSchedule
     """`drop`: a tenth for the last 5 %. `cosine`: warm-up, then down to 0."""
     optimizer: OptimizerName
     """The paper's `adam`, or `muon`."""
     weight_decay: float
-    """Of the optimizer."""
-    hard_share: float
-    """Share of the squared distances that the hard feature loss averages, in (0, 1]."""
+    """Weight decay of the optimizer, at least 0."""
+    p_hard: float
+    """Quantile of the squared distances from which on the hard feature loss averages
+    them, in [0, 1)."""
     local_channels: int = ALL_CHANNELS
     """Channels that the local map of a trained detector sums over."""
     global_channels: int = ALL_CHANNELS
-    """Likewise of the global map."""
-    quick: "QuickRecipe | None" = None
-    """What the quick step changes. None: Algorithm 1."""
+    """Channels that the global map of a trained detector sums over."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuickRecipe:
-    """What makes a step cheap and its effect large; see docs/method.md."""
-
-    window_cells: int
-    """Descriptors along the side of the window the student sees of an image; a divisor
-    of the grid's 56, so that all windows together cover each descriptor once."""
-    student_start: StudentStart
-    """What the student begins with."""
-    n_penalty_images: int
-    """Windows of natural images a step."""
-    penalty_weight: float
-    """Weight of the pretraining penalty; the paper's is 1."""
-    n_whole_images: int
-    """Whole images a step for the autoencoder."""
-    mean_share: float
-    """Weight of the mean over all squared distances beside the hard feature loss."""
-    divides_by_level: bool
-    """Whether a raw map is divided by the image's own level before normalization."""
-
-
+# Algorithm 1; the preset `quick` is in `training.quick`.
 PAPER: Final = Recipe(
     steps=70_000,
     batch_size=1,
@@ -158,29 +136,8 @@ PAPER: Final = Recipe(
     rate_schedule="drop",
     optimizer="adam",
     weight_decay=1e-5,
-    hard_share=0.001,
+    p_hard=0.999,
 )
-QUICK: Final = Recipe(
-    steps=1_200,
-    batch_size=2,
-    learning_rate=0.02,
-    rate_schedule="cosine",
-    optimizer="muon",
-    weight_decay=1e-5,
-    hard_share=0.01,
-    local_channels=128,
-    global_channels=64,
-    quick=QuickRecipe(
-        window_cells=28,
-        student_start="teacher_hidden",
-        n_penalty_images=1,
-        penalty_weight=0.3,
-        n_whole_images=1,
-        mean_share=1.0,
-        divides_by_level=True,
-    ),
-)
-RECIPES: Final[dict[Preset, Recipe]] = {"paper": PAPER, "quick": QUICK}
 
 
 def require_share(name: str, value: float) -> None:

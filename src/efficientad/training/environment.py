@@ -21,8 +21,8 @@ _INSTRUCTIONS: Final = {
 _PACKAGES: Final = ("numpy", "scipy", "torch", "onnxruntime", "openvino", "nncf")
 
 
-def surroundings() -> dict[str, Any]:
-    """Name machine, its load, versions and commit, as a recorded run tells them."""
+def environment() -> dict[str, Any]:
+    """Return machine, load, versions and commit, as they are recorded with a run."""
     return {
         "machine": machine(),
         "load": [round(value, 2) for value in os.getloadavg()],

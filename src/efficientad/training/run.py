@@ -14,18 +14,17 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import nn
 
 from efficientad import __version__
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, TrainingError
 from efficientad.images.rgb import ImageLike
 from efficientad.kernels.native import keep_freed_memory
-from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.detector import Detector
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
     Autoencoder,
@@ -39,24 +38,21 @@ from efficientad.natural_images.pictures import (
     open_pretraining_images,
 )
 from efficientad.storage import require_writable
-from efficientad.training.calibration import calibrate, channel_statistics
-from efficientad.training.config import (
-    RECIPES,
-    Recipe,
-    StudentStart,
-    TrainConfig,
-)
+from efficientad.training.calibration import calibrate
+from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import held_back_interrupt
-from efficientad.training.kept_descriptors import KeptDescriptors
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.optimizers import make_optimizer, set_rate
-from efficientad.training.origin import finished_detector, origin
+from efficientad.training.paper_step import PaperStep
 from efficientad.training.principal_axes import along_axes, images_for_axes
 from efficientad.training.progress import Progress, tell
+from efficientad.training.provenance import finished_detector, provenance_of
+from efficientad.training.quick import QUICK, QuickRecipe, QuickStep
 from efficientad.training.schedule import learning_rate
-from efficientad.training.steps import PaperStep, QuickStep
+from efficientad.training.step import Step
 
+RECIPES: Final[dict[Preset, Recipe]] = {"paper": PAPER, "quick": QUICK}
 _CHECKPOINT_SECONDS = 30.0
 
 OnStep = Callable[[int, Detector], None]
@@ -64,7 +60,7 @@ OnStep = Callable[[int, Detector], None]
 
 
 def recipe_of(config: TrainConfig, device: torch.device) -> Recipe:
-    """Give the numbers of the preset, with what the config sets itself."""
+    """Return the numbers of the preset, with what the config sets itself."""
     preset = config.preset or ("quick" if device.type == "cpu" else "paper")
     given = {
         name: value
@@ -89,13 +85,13 @@ def train(
             `train/good`, and `validation/good` where it exists), an opened category, or
             the images.
         config: Settings. None: the defaults.
-        output: Where to write the detector (`part.ead`). While training, a checkpoint
-            stands beside it; `config.resume` goes on from there. A detector that is
-            finished, of these images and settings, it leaves as it is.
+        output: Detector file to write (`part.ead`). While training, a checkpoint stands
+            beside it, from which `config.resume` goes on. A finished detector of the
+            same images and settings stays as it is.
         recipe: Numbers that no setting reaches, for ablations. None: those of the
             preset, with what the config sets itself.
-        on_step: Called before the first step and after each one. It must leave the
-            networks and the random numbers of PyTorch as they are.
+        on_step: Function that is called before the first step and after each one. It
+            must leave the networks and the random numbers of PyTorch as they are.
 
     Returns:
         The calibrated detector, ready to predict.
@@ -125,11 +121,13 @@ def train(
         else None
     )
     recipe = recipe or recipe_of(config, device)
-    made_of = origin(config, recipe, teacher, training, validation, pretraining_images)
+    provenance = provenance_of(
+        config, recipe, teacher, training, validation, pretraining_images
+    )
     checkpoint = target and target.with_name(target.name + ".checkpoint")
     has_checkpoint = checkpoint is not None and checkpoint.exists()
     if config.resume and target is not None and not has_checkpoint:
-        finished = finished_detector(target, config, made_of)
+        finished = finished_detector(target, config, provenance)
         if finished is not None:
             tell(f"{target} is finished: made of these images with these settings")
             return finished
@@ -142,9 +140,9 @@ def train(
         detector,
         validation.pixels,
         false_alarm_budget=config.false_alarm_budget,
-        divides_by_level=recipe.quick is not None and recipe.quick.divides_by_level,
+        divides_by_level=run.step.divides_by_level,
     )
-    detector.provenance = run.surroundings() | made_of
+    detector.provenance = run.environment() | provenance
     if target is not None:
         model_file.save(detector, target)
         if checkpoint is not None:
@@ -172,58 +170,23 @@ class _Training:
         self.n_steps_done = 0
         self.seconds = 0.0
         network = teacher.network.to(device).eval().requires_grad_(requires_grad=False)
-        self.detector = self._untrained(network, device)
-        self.step = self._step()
-        self.optimizer = make_optimizer(
-            self.recipe.optimizer,
-            [
-                *self.detector.student.parameters(),
-                *self.detector.autoencoder.parameters(),
-            ],
-            weight_decay=self.recipe.weight_decay,
+        material = network, training.pixels, pretraining_images
+        self.step: Step = (
+            QuickStep(*material, recipe, device)
+            if isinstance(recipe, QuickRecipe)
+            else PaperStep(*material, recipe, device)
         )
-
-    @property
-    def n_steps(self) -> int:
-        """Optimizer steps: the recipe counts images."""
-        return math.ceil(self.recipe.steps / self.recipe.batch_size)
-
-    @property
-    def n_images_done(self) -> int:
-        """Images trained on so far; the last step may have taken some too many."""
-        return min(self.n_steps_done * self.recipe.batch_size, self.recipe.steps)
-
-    def _untrained(
-        self, teacher: PatchDescriptionNetwork, device: torch.device
-    ) -> Detector:
-        torch.manual_seed(self.config.seed)
-        student = PatchDescriptionNetwork(self.config.size, 2 * DESCRIPTOR_CHANNELS)
-        statistics = self._measured_statistics(teacher, device)
-        if self.recipe.quick is not None:
-            # Deviation: the paper's student starts at random and takes 70 000 steps.
-            start_student(student, teacher, statistics, self.recipe.quick.student_start)
-        return Detector(teacher, student, Autoencoder(), statistics).to(device)
-
-    def _measured_statistics(
-        self, teacher: PatchDescriptionNetwork, device: torch.device
-    ) -> ChannelStatistics:
-        pixels = self.training.pixels
-        if self.recipe.quick is None:
-            return channel_statistics(teacher, pixels, device)
-        self._kept = KeptDescriptors(teacher, pixels, device)
-        return self._kept.statistics
-
-    def _step(self) -> PaperStep | QuickStep:
-        pixels, natural = self.training.pixels, self.pretraining_images
-        if self.recipe.quick is None:
-            return PaperStep(self.detector, pixels, natural, self.recipe)
-        return QuickStep(
-            self.detector,
-            pixels,
-            self._kept,
-            natural,
-            self.recipe,
-            self.recipe.quick,
+        torch.manual_seed(config.seed)
+        student = PatchDescriptionNetwork(config.size, 2 * DESCRIPTOR_CHANNELS)
+        autoencoder = Autoencoder()
+        self.step.start(student)
+        self.detector = Detector(
+            network, student, autoencoder, self.step.statistics
+        ).to(device)
+        self.optimizer = make_optimizer(
+            recipe.optimizer,
+            [*student.parameters(), *autoencoder.parameters()],
+            weight_decay=recipe.weight_decay,
         )
 
     def to_the_end(self, checkpoint: Path | None, on_step: OnStep | None) -> None:
@@ -231,21 +194,20 @@ class _Training:
 
         Ctrl-C ends the step at work, writes a checkpoint, and counts only then.
         """
-        progress = Progress(
-            self.recipe.steps, "image", n_done=self.n_images_done, task="training"
-        )
+        n_steps = self.recipe.steps
+        progress = Progress(n_steps, "step", n_done=self.n_steps_done, task="training")
         started, last_saved = time.monotonic() - self.seconds, time.monotonic()
         if on_step is not None:
             on_step(self.n_steps_done, self.detector)
         with held_back_interrupt() as was_interrupted, closing(progress):
-            while self.n_steps_done < self.n_steps:
+            while self.n_steps_done < n_steps:
                 loss = self.take_step()
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"the loss is not finite at step {self.n_steps_done}; look for "
                         "broken images, or try another seed"
                     )
-                progress.update(self.n_images_done, loss=loss)
+                progress.update(self.n_steps_done, loss=loss)
                 if on_step is not None:
                     on_step(self.n_steps_done, self.detector)
                 self.seconds = time.monotonic() - started
@@ -258,16 +220,15 @@ class _Training:
         self._save_if_wanted(checkpoint)
 
     def take_step(self) -> float:
-        """Take one optimizer step and give the total loss."""
-        number = self.n_steps_done
+        """Take one optimizer step and return the total loss."""
+        number, recipe = self.n_steps_done, self.recipe
         rng = np.random.default_rng((self.config.seed, number))
         torch.manual_seed(int(rng.integers(2**63)))
-        progress = number / self.n_steps
-        recipe = self.recipe
+        progress = number / recipe.steps
         rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.step.losses(rng).total()
+        loss = self.step.losses(self.detector, rng).total()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.n_steps_done += 1
@@ -275,7 +236,7 @@ class _Training:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        """Give what a checkpoint must agree on, as JSON knows it."""
+        """Settings that a checkpoint must agree on, as JSON has them."""
         settings = {
             "size": self.config.size,
             "seed": self.config.seed,
@@ -335,7 +296,7 @@ class _Training:
         self._unreadable.update(content.get("unreadable", ()))
 
     def finished_detector(self) -> Detector:
-        """Give the detector as it is used, without gradients."""
+        """Return the trained detector, in evaluation mode and without gradients."""
         detector = self.detector.eval().requires_grad_(requires_grad=False)
         n_channels = self.recipe.local_channels, self.recipe.global_channels
         if n_channels == (DESCRIPTOR_CHANNELS, DESCRIPTOR_CHANNELS):
@@ -349,8 +310,8 @@ class _Training:
         )
         return along_axes(detector, kinds, *n_channels)
 
-    def surroundings(self) -> dict[str, Any]:
-        """Say where and in what time the detector came to be."""
+    def environment(self) -> dict[str, Any]:
+        """Return the versions, device and time of the training."""
         return {
             "efficientad": __version__,
             "torch": torch.__version__,
@@ -359,40 +320,3 @@ class _Training:
             "training_seconds": round(self.seconds, 1),
             "n_unreadable_pretraining_images": len(self._unreadable),
         }
-
-
-@torch.no_grad()
-def start_student(
-    student: PatchDescriptionNetwork,
-    teacher: PatchDescriptionNetwork,
-    statistics: ChannelStatistics,
-    start: StudentStart,
-) -> None:
-    """Give an untrained student what it need not learn again: the teacher's layers.
-
-    Args:
-        student: Changed in place.
-        teacher: Network of the same size.
-        statistics: Of the teacher's channels, for the layers that hold them.
-        start: Which layers are taken over.
-    """
-    if start == "random":
-        return
-    for index, (own, given) in enumerate(
-        zip(student.convolutions, teacher.convolutions, strict=True)
-    ):
-        assert isinstance(own, nn.Conv2d)
-        assert isinstance(given, nn.Conv2d)
-        assert own.bias is not None
-        assert given.bias is not None
-        weight, bias = given.weight, given.bias
-        if index == len(student.convolutions) - 1:
-            if start == "teacher_hidden":
-                continue
-            weight = weight / statistics.std.view(-1, 1, 1, 1)
-            bias = (bias - statistics.mean) / statistics.std
-        # Where the student is wider, the teacher's channels come first.
-        n_out, n_in = weight.shape[:2]
-        own.weight[:n_out] = 0
-        own.weight[:n_out, :n_in] = weight
-        own.bias[:n_out] = bias

@@ -25,7 +25,7 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.exports.comparison import relative_difference
 from efficientad.images.rgb import INPUT_SIZE, RGBImage
 from efficientad.inspection.predictor import Predictor
-from efficientad.training.environment import surroundings
+from efficientad.training.environment import environment
 from efficientad_lab.benchmark.candidates import ANOMALIB, Contender, contenders
 from efficientad_lab.benchmark.clock import Timing, consecutive, in_streams, interleaved
 from efficientad_lab.benchmark.config import BenchmarkConfig
@@ -106,7 +106,7 @@ class _Measurement:
         self.images = list(rng.integers(0, 256, shape, np.uint8))
 
     def report(self) -> BenchmarkReport:
-        before = surroundings()
+        before = environment()
         differences = self._differences()
         latencies, limits = self._latencies()
         batches, streams = self._batches(), self._streams()

@@ -18,6 +18,7 @@ from efficientad.datasets import Category
 from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.training.config import ModelSize, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
+from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import recipe_of
 from efficientad_lab.studies.config import PaperTable, StudyConfig
 from efficientad_lab.studies.jobs import (
@@ -35,8 +36,6 @@ from efficientad_lab.studies.tables import AblationRow, ablation_table, failures
 
 EXPERIMENT: Final = "ablation"
 
-_N_DIGITS: Final = 10  # 1 - 0.999 is to be 0.001
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deviation:
@@ -52,11 +51,9 @@ class Deviation:
         """Give the recipe of the training, from that of the method."""
         if self.p_hard is None:
             return full
-        quick = full.quick
-        if quick is not None and self.p_hard == 0:
-            quick = replace(quick, mean_share=0.0)
-        share = round(1 - self.p_hard, _N_DIGITS)
-        return replace(full, hard_share=share, quick=quick)
+        if isinstance(full, QuickRecipe) and self.p_hard == 0:
+            full = replace(full, mean_share=0.0)
+        return replace(full, p_hard=self.p_hard)
 
     def canonical(self, full: Recipe) -> "Deviation":
         """Leave out what is as in the method."""

@@ -4,7 +4,6 @@ At some moments of a training, and for some of its images, the share of channels
 the loss averages at each place is kept in a file beside the detector.
 """
 
-import math
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -70,11 +69,10 @@ class HardMaskRecorder:
     def __init__(
         self, category: Category, config: TrainConfig, recipe: Recipe, folder: Path
     ) -> None:
-        n_steps = math.ceil(recipe.steps / recipe.batch_size)
         self._moment_of_step = {
-            round(share * n_steps): share for share in reversed(MOMENTS)
+            round(share * recipe.steps): share for share in reversed(MOMENTS)
         }
-        self._hard_share = recipe.hard_share
+        self._p_hard = recipe.p_hard
         self._folder = folder
         self._paths = _drawn(category, config)
 
@@ -97,7 +95,7 @@ class HardMaskRecorder:
     ) -> NDArray[np.float32]:
         images = normalize_images(torch.from_numpy(pixels).to(detector.device))
         student = detector.student(images)[:, FOR_TEACHER]
-        mask = hard_feature_mask(detector.describe(images), student, self._hard_share)
+        mask = hard_feature_mask(detector.describe(images), student, self._p_hard)
         masks: NDArray[np.float32] = mask.cpu().numpy()
         return masks
 

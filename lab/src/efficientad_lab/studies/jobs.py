@@ -24,8 +24,9 @@ from efficientad.model_files.teachers import teacher_hash
 from efficientad.storage import require_writable
 from efficientad.training.calibration import calibrate
 from efficientad.training.config import Recipe, TrainConfig
-from efficientad.training.environment import surroundings
+from efficientad.training.environment import environment
 from efficientad.training.normal_images import NormalImages, training_and_validation
+from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import train
 from efficientad_lab.benchmark.memory import own_peak_mib
 from efficientad_lab.studies.evaluated_samples import (
@@ -299,8 +300,8 @@ def _normalize(job: Job, normalization: Normalization, judge: KeptMaps) -> None:
         held_out.pixels,
         false_alarm_budget=job.config.false_alarm_budget,
         fit=fit,
-        divides_by_level=job.recipe.quick is not None
-        and job.recipe.quick.divides_by_level,
+        divides_by_level=isinstance(job.recipe, QuickRecipe)
+        and job.recipe.divides_by_level,
     )
 
 
@@ -324,7 +325,7 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
 
 def _record(job: Job, judging: Judging, measured: Run, place: Place) -> None:
     settings = {"settings": job.settings(judging, job.files())}
-    run = {**job.identity(judging), **settings, **measured, **surroundings()}
+    run = {**job.identity(judging), **settings, **measured, **environment()}
     write_run(run, place.results)
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 
 from efficientad.errors import ModelFileError
 from efficientad.model_files.teachers import open_teacher
-from efficientad.training.config import ModelSize, Preset, Recipe, TrainConfig
+from efficientad.training.config import ModelSize, Recipe, TrainConfig
 from efficientad_lab.studies.config import StudyConfig
 from efficientad_lab.studies.jobs import Job, Place, do, pending
 
@@ -42,8 +42,7 @@ def usable_sizes(config: StudyConfig) -> list[ModelSize]:
 
 def variant_of(config: TrainConfig, recipe: Recipe) -> str:
     """Name a training by what the user chose."""
-    preset: Preset = "paper" if recipe.quick is None else "quick"
-    parts: list[str] = [config.size, preset]
+    parts: list[str] = [config.size, recipe.preset]
     if config.steps is not None:
         parts.append(f"{config.steps} steps")
     if config.batch_size is not None:

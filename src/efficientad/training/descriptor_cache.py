@@ -1,8 +1,8 @@
-"""The teacher's descriptors of the training images, computed once and kept.
+"""Cache of the teacher's descriptors of the training images.
 
 A student that sees the same unchanged images again and again need not wait for the
-teacher each time. Memory is bounded: of very many images only some are kept, spread
-evenly over all, and those of the others are computed whenever they are asked for.
+teacher each time. Memory is bounded: of very many images only some are cached, spread
+evenly over all, and the descriptors of the others are computed on demand.
 """
 
 from typing import Final
@@ -13,55 +13,57 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import DESCRIPTOR_CHANNELS, PatchDescriptionNetwork
-from efficientad.method.placement import GRID_CELLS
+from efficientad.method.networks import (
+    DESCRIPTOR_CHANNELS,
+    GRID_SIZE,
+    PatchDescriptionNetwork,
+)
 from efficientad.training.calibration import channel_statistics
 from efficientad.training.normal_images import Pixels
 
-MAX_KEPT: Final = 600
-"""Images whose descriptors are kept: 2.4 MB each, 1.4 GB in all."""
+MAX_CACHED: Final = 600
+"""Images whose descriptors are cached: 2.4 MB each, 1.4 GB in all."""
 
 
-class KeptDescriptors:
-    """Normalized descriptors of training images, on call.
+class DescriptorCache:
+    """Normalized descriptors of training images, by index.
 
     Args:
         teacher: Frozen network on `device`.
         pixels: Training images, (n, 256, 256, 3).
-        device: Where the teacher is, and where descriptors are given.
+        device: Device of the teacher and of the returned descriptors.
     """
 
     def __init__(
         self, teacher: PatchDescriptionNetwork, pixels: Pixels, device: torch.device
     ) -> None:
-        n_kept = min(len(pixels), MAX_KEPT)
-        chosen = [row * len(pixels) // n_kept for row in range(n_kept)]
+        n_cached = min(len(pixels), MAX_CACHED)
+        chosen = [row * len(pixels) // n_cached for row in range(n_cached)]
         self._row_of = {index: row for row, index in enumerate(chosen)}
         self._teacher, self._pixels, self._device = teacher, pixels, device
-        grid = (n_kept, GRID_CELLS, GRID_CELLS, DESCRIPTOR_CHANNELS)
-        self._kept: NDArray[np.float16] = np.empty(grid, np.float16)
+        shape = (n_cached, GRID_SIZE, GRID_SIZE, DESCRIPTOR_CHANNELS)
+        self._grids: NDArray[np.float16] = np.empty(shape, np.float16)
 
-        def keep(first: int, descriptors: Tensor) -> None:
+        def store(first: int, descriptors: Tensor) -> None:
             nhwc = descriptors.permute(0, 2, 3, 1).half().cpu().numpy()
-            self._kept[first : first + len(nhwc)] = nhwc
+            self._grids[first : first + len(nhwc)] = nhwc
 
         # Deviation: the paper measures its channels on all training images.
-        measured = pixels if n_kept == len(pixels) else pixels[chosen]
-        self.statistics = channel_statistics(teacher, measured, device, keep)
+        measured = pixels if n_cached == len(pixels) else pixels[chosen]
+        self.statistics = channel_statistics(teacher, measured, device, store)
         """Mean and deviation of the teacher's channels."""
         mean, std = (v.cpu().numpy() for v in self.statistics)
-        for row in self._kept:
-            row[:] = (row.astype(np.float32) - mean) / std
+        for grid in self._grids:
+            grid[:] = (grid.astype(np.float32) - mean) / std
 
     def __len__(self) -> int:
-        """Count the images."""
         return len(self._pixels)
 
-    def of(self, index: int) -> Tensor:
-        """Give the normalized descriptors of an image, (384, 56, 56)."""
+    def __getitem__(self, index: int) -> Tensor:
+        """Return the normalized descriptors of an image, (384, 56, 56)."""
         row = self._row_of.get(index)
         if row is not None:
-            grid = torch.from_numpy(self._kept[row]).to(self._device)
+            grid = torch.from_numpy(self._grids[row]).to(self._device)
             return grid.permute(2, 0, 1).float()
         return self._computed(index)
 

@@ -1,4 +1,4 @@
-"""What the teacher says about training images, kept or computed again."""
+"""The cache of the teacher's descriptors: half precision, bounded, complete."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
-from efficientad.training import kept_descriptors
-from efficientad.training.kept_descriptors import KeptDescriptors
+from efficientad.training import descriptor_cache
+from efficientad.training.descriptor_cache import DescriptorCache
 
 CPU = torch.device("cpu")
 
@@ -29,28 +29,28 @@ def expected(teacher, pixels, statistics):
     return (raw - mean) / std
 
 
-def test_all_of_a_few_images_are_kept(teacher, pixels):
-    kept = KeptDescriptors(teacher, pixels, CPU)
+def test_all_of_a_few_images_are_cached(teacher, pixels):
+    cache = DescriptorCache(teacher, pixels, CPU)
 
-    wanted = expected(teacher, pixels, kept.statistics)
-    found = torch.stack([kept.of(index) for index in range(len(kept))])
+    wanted = expected(teacher, pixels, cache.statistics)
+    found = torch.stack([cache[index] for index in range(len(cache))])
     torch.testing.assert_close(found, wanted, atol=0.01, rtol=0.01)  # half precision
     torch.testing.assert_close(
         wanted.mean((0, 2, 3)), torch.zeros(384), atol=1e-3, rtol=0
     )
-    assert kept._kept.shape == (5, 56, 56, 384)
+    assert cache._grids.shape == (5, 56, 56, 384)
 
 
-def test_of_many_images_some_are_kept_and_the_others_computed(
+def test_of_many_images_some_are_cached_and_the_others_computed(
     teacher, pixels, monkeypatch
 ):
-    monkeypatch.setattr(kept_descriptors, "MAX_KEPT", 2)
+    monkeypatch.setattr(descriptor_cache, "MAX_CACHED", 2)
 
-    kept = KeptDescriptors(teacher, pixels, CPU)
+    cache = DescriptorCache(teacher, pixels, CPU)
 
-    assert kept._kept.shape == (2, 56, 56, 384)
-    wanted = expected(teacher, pixels, kept.statistics)
+    assert cache._grids.shape == (2, 56, 56, 384)
+    wanted = expected(teacher, pixels, cache.statistics)
     measured = wanted[[0, 2]].transpose(0, 1).flatten(1)
     torch.testing.assert_close(measured.mean(1), torch.zeros(384), atol=1e-3, rtol=0)
-    for index in range(len(kept)):
-        torch.testing.assert_close(kept.of(index), wanted[index], atol=0.01, rtol=0.01)
+    for index in range(len(cache)):
+        torch.testing.assert_close(cache[index], wanted[index], atol=0.01, rtol=0.01)

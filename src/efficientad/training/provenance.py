@@ -1,4 +1,4 @@
-"""What a detector is made of, and whether a file holds the one made of just that."""
+"""Provenance of a detector, and the detector that a training would make again."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from efficientad.training.normal_images import NormalImages
 _IMAGES = ("training_images", "validation_images")
 
 
-def origin(
+def provenance_of(
     config: TrainConfig,
     recipe: Recipe,
     teacher: Teacher,
@@ -22,7 +22,7 @@ def origin(
     validation: NormalImages,
     pretraining_images: PretrainingImages | None,
 ) -> dict[str, Any]:
-    """Give the part of a detector's provenance that is known before its training."""
+    """Return the part of a detector's provenance that is known before its training."""
     plain = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in asdict(config).items()
@@ -30,7 +30,7 @@ def origin(
     return {
         "config": plain,
         "recipe": asdict(recipe),
-        "preset": "paper" if recipe.quick is None else "quick",
+        "preset": recipe.preset,
         "seed": config.seed,
         "teacher": {"hash": teacher.file_hash, **teacher.provenance},
         "pretraining_images": pretraining_images and pretraining_images.description(),
@@ -40,14 +40,14 @@ def origin(
 
 
 def finished_detector(
-    path: Path, config: TrainConfig, made_of: dict[str, Any]
+    path: Path, config: TrainConfig, provenance: dict[str, Any]
 ) -> Detector | None:
-    """Read the detector that a training would make again.
+    """Return the detector of a file if a training would make the same one again.
 
     Args:
-        path: Where the training would write it.
+        path: File that the training would write.
         config: Settings of the training.
-        made_of: Its origin.
+        provenance: Provenance that the trained detector would have.
 
     Returns:
         None if there is no file, or a detector of other settings or images.
@@ -58,15 +58,16 @@ def finished_detector(
     if not path.exists():
         return None
     detector = model_file.load(path, device=config.device)
-    is_same = _decisive(detector.provenance) == _decisive(made_of)
+    is_same = _decisive(detector.provenance) == _decisive(provenance)
     return detector if is_same else None
 
 
-def _decisive(made_of: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what changes nothing, such as where images lie."""
+def _decisive(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries that change the result; paths of images do not."""
+    names = ("recipe", "seed", "pretraining_images")
     return {
-        **{key: made_of.get(key) for key in ("recipe", "seed", "pretraining_images")},
-        "teacher": made_of.get("teacher", {}).get("hash"),
-        "budget": made_of.get("config", {}).get("false_alarm_budget"),
-        **{key: [*made_of.get(key, {}).values()] for key in _IMAGES},
+        **{name: provenance.get(name) for name in names},
+        "teacher": provenance.get("teacher", {}).get("hash"),
+        "budget": provenance.get("config", {}).get("false_alarm_budget"),
+        **{name: [*provenance.get(name, {}).values()] for name in _IMAGES},
     }

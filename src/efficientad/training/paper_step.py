@@ -1,0 +1,162 @@
+"""Algorithm 1 of the paper's supplement: as it is printed, and the fast form of it.
+
+Both forms compute the same losses and gradients but for rounding; a test holds them
+together. Training takes the fast one: one pass of the teacher and one of the student
+for all images, and of the student's output only the channels that a loss uses.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
+from efficientad.method.inputs import Images, normalize_images
+from efficientad.method.losses import (
+    autoencoder_loss,
+    hard_feature_loss,
+    pretraining_penalty,
+    student_autoencoder_loss,
+)
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.natural_images.pictures import PretrainingImages
+from efficientad.training.calibration import channel_statistics
+from efficientad.training.config import Recipe
+from efficientad.training.normal_images import Pixels
+from efficientad.training.step import Losses
+
+# Algorithm 1: brightness, contrast or saturation by a factor within these limits.
+_COLOR_FACTORS = (0.8, 1.2)
+# Weights of red, green and blue in gray, ITU-R BT.601, as in Pillow and torchvision.
+_GRAY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+class Drawn(NamedTuple):
+    """The images of one step, normalized."""
+
+    images: Images
+    """Training images, as they are."""
+    augmented: Images
+    """The same images, each with its color varied."""
+    natural: Images | None
+    """Pretraining images. None: there is no pretraining penalty."""
+
+
+def algorithm_1(detector: Detector, drawn: Drawn, p_hard: float) -> Losses:
+    """Return the losses of one step, line by line as Algorithm 1 has them.
+
+    Args:
+        detector: Networks in training mode; the teacher is frozen.
+        drawn: Images of the step.
+        p_hard: Quantile of the hard feature loss, in [0, 1).
+    """
+    teacher = detector.describe(drawn.images)
+    student = detector.student(drawn.images)[:, FOR_TEACHER]
+    hard = hard_feature_loss(teacher, student, p_hard)
+    penalty = hard.new_zeros(())
+    if drawn.natural is not None:
+        student = detector.student(drawn.natural)[:, FOR_TEACHER]
+        penalty = pretraining_penalty(student)
+    autoencoder = detector.autoencoder(drawn.augmented)
+    teacher = detector.describe(drawn.augmented)
+    student = detector.student(drawn.augmented)[:, FOR_AUTOENCODER]
+    return Losses(
+        hard,
+        penalty,
+        autoencoder_loss(teacher, autoencoder),
+        student_autoencoder_loss(autoencoder, student),
+    )
+
+
+def fast_losses(detector: Detector, drawn: Drawn, p_hard: float) -> Losses:
+    """Return what `algorithm_1` returns, in one pass of each network."""
+    images, augmented, natural = drawn
+    n = len(images)
+    with torch.no_grad():
+        teacher, teacher_of_augmented = detector.describe(
+            torch.cat([images, augmented])
+        ).chunk(2)
+    seen = [augmented, images, *([] if natural is None else [natural])]
+    hidden = detector.student.hidden(torch.cat(seen))
+    of_augmented, of_others = torch.split(hidden, [n, len(hidden) - n])
+    for_autoencoder = detector.student.head(of_augmented, FOR_AUTOENCODER)
+    for_teacher = detector.student.head(of_others, FOR_TEACHER)
+    hard = hard_feature_loss(teacher, for_teacher[:n], p_hard)
+    autoencoder = detector.autoencoder(augmented)
+    return Losses(
+        hard,
+        hard.new_zeros(()) if natural is None else pretraining_penalty(for_teacher[n:]),
+        autoencoder_loss(teacher_of_augmented, autoencoder),
+        student_autoencoder_loss(autoencoder, for_autoencoder),
+    )
+
+
+class PaperStep:
+    """One step of Algorithm 1: draws images and compares the networks on them.
+
+    Args:
+        teacher: Frozen network, on the device of the training.
+        pixels: Training images, (n, 256, 256, 3).
+        pretraining_images: Source of natural images. None: no pretraining penalty.
+        recipe: Numbers of the training.
+        device: Device of the training.
+    """
+
+    divides_by_level = False
+
+    def __init__(
+        self,
+        teacher: PatchDescriptionNetwork,
+        pixels: Pixels,
+        pretraining_images: PretrainingImages | None,
+        recipe: Recipe,
+        device: torch.device,
+    ) -> None:
+        self.statistics = channel_statistics(teacher, pixels, device)
+        self._pixels = torch.from_numpy(pixels)
+        self._pretraining_images = pretraining_images
+        self._recipe = recipe
+        self._device = device
+
+    def start(self, student: PatchDescriptionNetwork) -> None:
+        """Leave the student as it was initialized."""
+
+    def losses(self, detector: Detector, rng: np.random.Generator) -> Losses:
+        """Draw images and return their losses."""
+        detector.train()
+        return fast_losses(detector, self.draw(rng), self._recipe.p_hard)
+
+    def draw(self, rng: np.random.Generator) -> Drawn:
+        """Draw training images, a variation of each, and as many pretraining images."""
+        chosen = rng.integers(0, len(self._pixels), self._recipe.batch_size)
+        pixels = self._pixels[torch.from_numpy(chosen)]
+        augmented = vary_color(pixels, rng)
+        natural = None
+        if self._pretraining_images is not None:
+            drawn = np.stack([self._pretraining_images.draw(rng) for _ in chosen])
+            natural = self._normalized(torch.from_numpy(drawn))
+        return Drawn(self._normalized(pixels), self._normalized(augmented), natural)
+
+    def _normalized(self, pixels: Tensor) -> Images:
+        return normalize_images(pixels.to(self._device))
+
+
+def vary_color(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return the images with brightness, contrast or saturation of each one changed.
+
+    Args:
+        images: (batch, height, width, 3), 0 to 255, uint8.
+        rng: Generator that draws one of the three, and its factor, for each image.
+
+    Returns:
+        The same shape, uint8.
+    """
+    varied = []
+    for image in images.float():
+        kind, factor = int(rng.integers(3)), float(rng.uniform(*_COLOR_FACTORS))
+        gray = (image * image.new_tensor(_GRAY_WEIGHTS)).sum(-1, keepdim=True)
+        anchor = (torch.zeros(()), gray.mean(), gray)[kind]
+        blended = torch.lerp(anchor.expand_as(image).to(image), image, factor)
+        varied.append(blended.clamp(0, 255).round())
+    return torch.stack(varied).byte()
