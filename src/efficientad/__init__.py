@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from efficientad.distillation.config import DistillConfig
     from efficientad.distillation.distill import distill
     from efficientad.evaluation.check import check
-    from efficientad.evaluation.evaluate import Evaluation, evaluate
+    from efficientad.evaluation.evaluate import evaluate
+    from efficientad.evaluation.results import Evaluation
     from efficientad.exports.export import export
     from efficientad.inspection.decision import change_decision, read_decision
     from efficientad.inspection.files import predict_files
@@ -92,7 +93,7 @@ _HOME_OF = {
     "Calibration": "method.decision",
     "Detector": "method.detector",
     "DistillConfig": "distillation.config",
-    "Evaluation": "evaluation.evaluate",
+    "Evaluation": "evaluation.results",
     "Prediction": "method.decision",
     "Predictor": "inspection.predictor",
     "TrainConfig": "training.config",

@@ -1,12 +1,19 @@
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from efficientad.demo_parts import DEFECT_TYPES, write_category
-from efficientad.errors import DatasetError, UndefinedMetricError
+from efficientad.errors import (
+    DatasetError,
+    MissingDependencyError,
+    UndefinedMetricError,
+)
+from efficientad.evaluation import rendering
 from efficientad.evaluation.evaluate import evaluate, image_metrics
 from efficientad.images.rgb import as_rgb, image_hash
 from efficientad.method.decision import Prediction
@@ -54,8 +61,32 @@ def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
     assert f"<title>{parts.name}: evaluation</title>" in report
 
 
-def test_images_to_calibrate_on_are_refused_and_told_of_the_published_ones(
-    parts, tmp_path, capsys
+@pytest.mark.parametrize("is_dated", [True, False])
+def test_a_report_shows_date_and_training_time_unless_undated(
+    parts, tmp_path, is_dated
+):
+    predictor = BrightnessPredictor(training_seconds=212.5, seed=3)
+    evaluate(predictor, parts, output=tmp_path, is_dated=is_dated)
+
+    report = (tmp_path / "report.html").read_text()
+    assert bool(re.search(r"<bdi>20\d\d-\d\d-\d\d</bdi>", report)) == is_dated
+    assert ("212.5" in report) == is_dated
+    assert "<dt>seed</dt><dd>3</dd>" in report
+
+
+def test_a_report_needs_jinja2_before_the_first_prediction(
+    parts, tmp_path, monkeypatch
+):
+    rendering.environment.cache_clear()
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.delattr(BrightnessPredictor, "predict")
+
+    with pytest.raises(MissingDependencyError, match="a report needs jinja2"):
+        evaluate(BrightnessPredictor(), parts, output=tmp_path)
+
+
+def test_evaluate_refuses_images_of_the_calibration_but_warns_if_published(
+    parts, tmp_path, caplog
 ):
     normal = min((parts / "test" / "good").iterdir())
     used = {"normal.png": image_hash(as_rgb(normal))}
@@ -70,9 +101,9 @@ def test_images_to_calibrate_on_are_refused_and_told_of_the_published_ones(
         evaluate(predictor, parts)
     evaluate(predictor, copy)
 
-    told = capsys.readouterr().err
-    assert "1 of 3 test images" in told
-    assert "the results do not count" in told
+    (warning,) = caplog.messages
+    assert "1 of 3 test images" in warning
+    assert "the results do not count" in warning
 
 
 def test_image_metrics_count_defects_above_the_highest_normal_image():

@@ -24,7 +24,7 @@ from efficientad.errors import (
     StorageError,
     UndefinedMetricError,
 )
-from efficientad.evaluation.report import ScoredImage
+from efficientad.evaluation.results import ScoredImage
 from efficientad.exports import comparison
 from efficientad.exports import export as export_module
 from efficientad.exports import graph as graph_module

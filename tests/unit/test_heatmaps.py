@@ -1,14 +1,10 @@
 """Maps as pictures: the same color means the same anomaly everywhere."""
 
-import inspect
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
 
 from efficientad.errors import ConfigError, ImageError
 from efficientad.images.heatmaps import (
@@ -21,7 +17,6 @@ from efficientad.images.heatmaps import (
     outline,
     overlay,
     panel,
-    prediction_panel,
 )
 
 SHAPES = st.tuples(st.integers(8, 30), st.integers(8, 30))
@@ -29,34 +24,6 @@ VALUES = st.floats(-1, 100, width=32)
 # Mostly around 0 and 0.1, and far above on a defect.
 MAPS = arrays(np.float32, SHAPES, elements=VALUES, fill=VALUES)
 MASKS = arrays(np.bool_, SHAPES, fill=st.booleans())
-
-
-@dataclass(frozen=True)
-class FakePrediction:
-    """Constant maps: what a panel shows of them is known without looking."""
-
-    height: int
-    width: int
-    local: float = 0.0
-    overall: float = 0.0
-    image_score: float = 0.5
-    threshold: float = 0.2
-
-    @property
-    def is_anomalous(self):
-        return self.image_score > self.threshold
-
-    @property
-    def local_map(self):
-        return np.full((self.height, self.width), self.local, np.float32)
-
-    @property
-    def global_map(self):
-        return np.full((self.height, self.width), self.overall, np.float32)
-
-    @property
-    def anomaly_map(self):
-        return (self.local_map + self.global_map) / 2
 
 
 def lightness(colors):
@@ -324,103 +291,3 @@ def test_a_strange_threshold_still_gives_a_scale(threshold):
     low, high = color_scale(threshold)
 
     assert (low, high) == (0, 0.1)
-
-
-def tile_count(picture):
-    """Tiles are separated by columns of background."""
-    middle = (picture[100:200] != 255).any(axis=(0, 2)).astype(int)
-    return int((np.diff(np.pad(middle, 1)) == 1).sum())
-
-
-def test_a_prediction_is_shown_with_its_three_maps_and_the_scale():
-    image = gray_image(300, 200)
-
-    without_mask = prediction_panel(image, FakePrediction(300, 200))
-    with_mask = prediction_panel(
-        image, FakePrediction(300, 200), defect_mask=np.zeros((300, 200), np.bool_)
-    )
-
-    assert tile_count(without_mask) == 5
-    assert tile_count(with_mask) == 6
-
-
-def test_a_panel_tells_local_from_global():
-    image = gray_image(256, 256)
-
-    picture = prediction_panel(image, FakePrediction(256, 256, local=0.4))
-    local_tile, global_tile = picture[150, 400], picture[150, 660]
-
-    assert local_tile.tolist() == [252, 255, 164]
-    assert global_tile.tolist() == [0, 0, 4]
-
-
-def test_what_exceeds_the_threshold_is_outlined():
-    image = gray_image(256, 256)
-
-    below = prediction_panel(image, FakePrediction(256, 256, local=0.2, overall=0.19))
-    above = prediction_panel(image, FakePrediction(256, 256, local=0.2, overall=0.21))
-
-    assert not has_color(below, THRESHOLD_COLOR)
-    assert has_color(above, THRESHOLD_COLOR)
-
-
-def test_the_smallest_annotated_defect_stays_visible_in_a_panel():
-    image = gray_image(2000, 2000)
-    mask = np.zeros((2000, 2000), np.bool_)
-    prediction = FakePrediction(2000, 2000)
-    without = prediction_panel(image, prediction, defect_mask=mask)
-    mask[777, 1234] = True
-
-    assert has_color(prediction_panel(image, prediction, defect_mask=mask), MASK_COLOR)
-    assert not has_color(without, MASK_COLOR)
-
-
-def test_the_decision_stands_above_the_image():
-    image = gray_image(256, 256)
-    normal = prediction_panel(image, FakePrediction(256, 256, image_score=0.1))
-    anomalous = prediction_panel(image, FakePrediction(256, 256, image_score=0.3))
-
-    captions = np.s_[:28, :264]
-    assert (normal[captions] != anomalous[captions]).any()
-    np.testing.assert_array_equal(normal[28:], anomalous[28:])
-
-
-def test_maps_are_drawn_at_the_panel_s_size_and_never_at_the_image_s():
-    """Else a panel of a 200-megapixel image would need gigabytes."""
-    drawn = []
-
-    @dataclass(frozen=True)
-    class Watched(FakePrediction):
-        @property
-        def anomaly_map(self):
-            drawn.append((self.height, self.width))
-            return super().anomaly_map
-
-    # The type check of the tests would look at every property.
-    panel_in_production = inspect.unwrap(prediction_panel)
-    panel_in_production(gray_image(1000, 500), Watched(1000, 500), height=100)
-
-    assert set(drawn) == {(100, 50)}
-
-
-def test_a_prediction_for_another_image_is_refused():
-    with pytest.raises(ImageError, match=r"judged at, \(30, 20\), got \(20, 30\)"):
-        prediction_panel(gray_image(20, 30), FakePrediction(30, 20))
-
-
-def test_a_mask_for_another_image_is_refused():
-    with pytest.raises(ImageError, match="the mask must have the image's"):
-        prediction_panel(
-            gray_image(20, 30),
-            FakePrediction(20, 30),
-            defect_mask=np.zeros((30, 20), np.bool_),
-        )
-
-
-@pytest.mark.parametrize("size", [(8, 8), (8, 4000), (4000, 8)])
-def test_images_of_any_shape_get_a_panel(size):
-    picture = prediction_panel(gray_image(*size), FakePrediction(*size), height=64)
-
-    assert picture.shape[0] == 64 + 36
-    assert picture.shape[1] < 64 * 3 * 5
-    Image.fromarray(picture)

@@ -5,7 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from efficientad.demo_parts import write_category
-from efficientad.evaluation.evaluate import Evaluation, evaluate
+from efficientad.evaluation.evaluate import evaluate
+from efficientad.evaluation.results import Evaluation
 from efficientad.storage import write_atomically
 from efficientad.training.config import TrainConfig
 from efficientad.training.run import train

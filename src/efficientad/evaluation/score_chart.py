@@ -1,15 +1,15 @@
-"""Scores as a picture: an SVG that stands in an HTML page and takes its colors.
+"""Image scores as a chart: the lines, bars, dots and texts of an SVG.
 
-Above, a histogram: normal images upwards, defects downwards. Below, on the same axis,
-a dot for each image, a row for each defect type. The threshold is a line through both,
-and a border between two bars: no bar holds scores of either side.
+Above is a histogram, normal images upwards and defects downwards. Below, on the same
+axis, is a dot for each image, in a row for each defect type. The threshold is a line
+through both. It is also a border between two bars, so that no bar holds scores of both
+sides.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +17,74 @@ from numpy.typing import NDArray
 from efficientad.datasets import NORMAL
 
 ScoresByType: TypeAlias = Mapping[str, Sequence[float]]
-"""Image scores for each defect type, `good` among them."""
+"""Image scores by defect type, with `good` for normal images."""
 
 _WIDTH: Final = 860
 _LEFT, _RIGHT, _TOP, _BOTTOM = 132, 20, 34, 46
 _HALF_HEIGHT: Final = 96
+_MIDDLE: Final = _TOP + _HALF_HEIGHT
 _ROW_HEIGHT: Final = 24
-_ROWS_GAP: Final = 22
+_ROWS_TOP: Final = _TOP + 2 * _HALF_HEIGHT + 22
 _N_BARS: Final = 36
 _N_TICKS: Final = 8
 _MAX_NAME: Final = 17
 
-# From this ratio of highest to lowest score on, equal steps would hide the lower ones.
+# Above this ratio of highest to lowest score, a linear axis would hide the lower ones.
 _MIN_LOG_RATIO: Final = 15.0
 
 _MARGIN_SHARE: Final = 0.03
+
+
+class Line(NamedTuple):
+    """A straight line of a CSS class."""
+
+    name: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Bar(NamedTuple):
+    """A bar of the histogram."""
+
+    name: str
+    x: float
+    y: float
+    width: float
+    height: float
+    n_images: int
+
+
+class Dot(NamedTuple):
+    """An image."""
+
+    name: str
+    x: float
+    y: float
+
+
+class Text(NamedTuple):
+    """A line of text."""
+
+    name: str
+    x: float
+    y: float
+    anchor: str
+    text: str
+
+
+@dataclass(eq=False, slots=True)
+class Chart:
+    """Everything to draw, from back to front; the page gives colors to the classes."""
+
+    height: float
+    width: float = _WIDTH
+    lines: list[Line] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    dots: list[Dot] = field(default_factory=list)
+    front_lines: list[Line] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +105,15 @@ class _Axis:
         return cls(lowest - margin, highest + margin, is_log)
 
     def places(self, values: Sequence[float]) -> NDArray[np.float64]:
-        """Give the distance of each value from the left, pixels."""
+        """Return the distance of each value from the left, pixels."""
         scaled = np.asarray(values, np.float64)
         scaled = np.log10(scaled) if self.is_log else scaled
         share = (scaled - self.low) / (self.high - self.low)
         places: NDArray[np.float64] = _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
         return places
 
-    def place(self, value: float) -> float:
-        return float(self.places([value])[0])
-
     def ticks(self) -> list[float]:
-        """Give round values, not too many."""
+        """Return round values, about ten at most."""
         if not self.is_log:
             return _round_values(self.low, self.high, _N_TICKS)
         low, high = 10**self.low, 10**self.high
@@ -77,138 +127,100 @@ class _Axis:
         return next(fitting, inside[-1])
 
 
-def score_chart(scores: ScoresByType, threshold: float) -> str:
-    """Draw the image scores.
+def score_chart(scores: ScoresByType, threshold: float) -> Chart:
+    """Return the chart of image scores.
 
     Args:
         scores: Finite, at least one in all; types without any are left out.
         threshold: Scores above it are anomalous. Not drawn unless it is finite.
-
-    Returns:
-        An `svg` element. The page gives colors to the classes it uses.
     """
     rows = {name: list(values) for name, values in scores.items() if values}
     everything = [score for values in rows.values() for score in values]
-    has_threshold = math.isfinite(threshold)
-    axis = _Axis.around([*everything, threshold] if has_threshold else everything)
-    axis_y = _TOP + 2 * _HALF_HEIGHT + _ROWS_GAP + _ROW_HEIGHT * len(rows)
-    parts = [
-        *_x_axis(axis, axis_y),
-        *_histogram(axis, rows, threshold if has_threshold else None),
-        *_dots(axis, rows),
-    ]
-    if has_threshold:
-        parts += _threshold_line(axis, threshold, axis_y)
-    return (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {axis_y + _BOTTOM}" role="img" '
-        'aria-label="Histogram of image scores, normal images against defects">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    thresholds = [threshold] if math.isfinite(threshold) else []
+    axis = _Axis.around([*everything, *thresholds])
+    bottom = _ROWS_TOP + _ROW_HEIGHT * len(rows)
+    chart = Chart(height=bottom + _BOTTOM)
+    _add_axis(chart, axis, bottom)
+    places = axis.places(thresholds)
+    _add_histogram(chart, axis, rows, places[0] if thresholds else _LEFT)
+    _add_dots(chart, axis, rows)
+    for x in places:
+        anchor, shift = ("end", -6) if x > (_LEFT + _WIDTH) / 2 else ("start", 6)
+        chart.front_lines.append(Line("threshold", x, 8, x, bottom))
+        text = f"threshold {threshold:.4g}"
+        chart.texts.append(Text("threshold-label", x + shift, 19, anchor, text))
+    return chart
 
 
-def _x_axis(axis: _Axis, y: float) -> Iterator[str]:
-    yield _line(_LEFT, y, _WIDTH - _RIGHT, y, "axis")
+def _add_axis(chart: Chart, axis: _Axis, y: float) -> None:
+    chart.lines.append(Line("axis", _LEFT, y, _WIDTH - _RIGHT, y))
     ticks = axis.ticks()
     for value, x in zip(ticks, axis.places(ticks), strict=True):
-        yield _line(x, _TOP, x, y, "grid")
-        yield _line(x, y, x, y + 5, "axis")
-        yield _text(x, y + 19, f"{value:.6g}", "tick", "middle")
+        chart.lines += [Line("grid", x, _TOP, x, y), Line("axis", x, y, x, y + 5)]
+        chart.texts.append(Text("tick", x, y + 19, "middle", f"{value:.6g}"))
     name = "image score (logarithmic)" if axis.is_log else "image score"
-    yield _text((_LEFT + _WIDTH - _RIGHT) / 2, y + 39, name, "label", "middle")
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    chart.texts.append(Text("label", middle, y + 39, "middle", name))
 
 
-def _histogram(
-    axis: _Axis, rows: Mapping[str, Sequence[float]], threshold: float | None
-) -> Iterator[str]:
-    edges = _bar_edges(None if threshold is None else axis.place(threshold))
+def _add_histogram(
+    chart: Chart, axis: _Axis, rows: ScoresByType, border: float
+) -> None:
+    """Add bars of one width, with a border between two of them at the given place."""
+    width = (_WIDTH - _LEFT - _RIGHT) / _N_BARS
+    first = _LEFT + (border - _LEFT) % width
+    edges = np.array([first + width * k for k in range(-1, _N_BARS + 2)])
     normal = rows.get(NORMAL, [])
     defects = [s for name, values in rows.items() if name != NORMAL for s in values]
     counts = [_counts(axis.places(scores), edges) for scores in (normal, defects)]
     n_most = max(1, *(int(count.max()) for count in counts))
-    middle = _TOP + _HALF_HEIGHT
+    unit = (_HALF_HEIGHT - 4) / n_most
     top_tick = int(_round_values(0, n_most, 3)[-1])
     for tick in sorted({-top_tick, 0, top_tick}):
-        y = middle - tick / n_most * (_HALF_HEIGHT - 4)
-        yield _line(_LEFT - 4, y, _LEFT, y, "axis")
-        yield _text(_LEFT - 8, y + 4, str(abs(tick)), "tick", "end")
-    for name, count, sign in (("normal", counts[0], 1), ("defect", counts[1], -1)):
-        for left, right, n in zip(edges[:-1], edges[1:], count, strict=True):
-            height = n / n_most * (_HALF_HEIGHT - 4)
+        y = _MIDDLE - tick * unit
+        chart.lines.append(Line("axis", _LEFT - 4, y, _LEFT, y))
+        chart.texts.append(Text("tick", _LEFT - 8, y + 4, "end", str(abs(tick))))
+    for name, count in zip(("normal", "defect"), counts, strict=True):
+        for left, n in zip(edges[:-1], count.tolist(), strict=True):
             if n:
-                y = middle - height if sign > 0 else middle
-                yield (
-                    f'<rect class="{name}" x="{left + 0.75:.2f}" y="{y:.2f}" '
-                    f'width="{right - left - 1.5:.2f}" height="{height:.2f}">'
-                    f"<title>{n}</title></rect>"
-                )
-    yield _line(_LEFT, middle, _WIDTH - _RIGHT, middle, "axis")
-    yield _text(0, 19, "number of images", "tick", "start")
-    yield _text(0, middle - _HALF_HEIGHT / 2, "normal images", "label", "start")
-    yield _text(0, middle + _HALF_HEIGHT / 2 + 8, "defects", "label", "start")
-
-
-def _bar_edges(threshold_place: float | None) -> NDArray[np.float64]:
-    """Cut the axis into bars of one width, one border at the threshold."""
-    width = (_WIDTH - _LEFT - _RIGHT) / _N_BARS
-    first = (
-        _LEFT if threshold_place is None else _LEFT + (threshold_place - _LEFT) % width
-    )
-    return np.array([first + width * k for k in range(-1, _N_BARS + 2)])
+                y = _MIDDLE - n * unit if name == "normal" else _MIDDLE
+                bar = Bar(name, left + 0.75, y, width - 1.5, n * unit, n)
+                chart.bars.append(bar)
+    chart.front_lines.append(Line("axis", _LEFT, _MIDDLE, _WIDTH - _RIGHT, _MIDDLE))
+    chart.texts += [
+        Text("tick", 0, 19, "start", "number of images"),
+        Text("label", 0, _MIDDLE - _HALF_HEIGHT / 2, "start", "normal images"),
+        Text("label", 0, _MIDDLE + _HALF_HEIGHT / 2 + 8, "start", "defects"),
+    ]
 
 
 def _counts(
     places: NDArray[np.float64], edges: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Count what is above a bar's left edge and not above its right one.
+    """Count the places above a bar's left edge and not above its right one.
 
-    So a score that equals the threshold, which is not anomalous, stays on its left.
+    A score that equals the threshold is not anomalous: it is counted left of it.
     """
     bars = np.searchsorted(edges, places - 1e-9, side="left") - 1
-    counts: NDArray[np.int64] = np.bincount(
-        np.clip(bars, 0, len(edges) - 2), minlength=len(edges) - 1
-    ).astype(np.int64)
-    return counts
+    bars = np.clip(bars, 0, len(edges) - 2)
+    return np.bincount(bars, minlength=len(edges) - 1).astype(np.int64)
 
 
-def _dots(axis: _Axis, rows: Mapping[str, Sequence[float]]) -> Iterator[str]:
-    first = _TOP + 2 * _HALF_HEIGHT + _ROWS_GAP
+def _add_dots(chart: Chart, axis: _Axis, rows: ScoresByType) -> None:
     for k, (name, values) in enumerate(rows.items()):
-        y = first + (k + 0.5) * _ROW_HEIGHT
+        y = _ROWS_TOP + (k + 0.5) * _ROW_HEIGHT
         kind = "normal" if name == NORMAL else "defect"
         shown = "normal" if name == NORMAL else name
         if len(shown) > _MAX_NAME:
             shown = shown[: _MAX_NAME - 1] + "…"
-        yield _text(0, y + 4, shown, "row", "start")
-        for x in axis.places(values):
-            yield f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-
-
-def _threshold_line(axis: _Axis, threshold: float, bottom: float) -> Iterator[str]:
-    x = axis.place(threshold)
-    is_right = x > (_LEFT + _WIDTH) / 2
-    anchor, shift = ("end", -6) if is_right else ("start", 6)
-    yield _line(x, 8, x, bottom, "threshold")
-    text = f"threshold {threshold:.4g}"
-    yield _text(x + shift, 19, text, "threshold-label", anchor)
+        chart.texts.append(Text("row", 0, y + 4, "start", shown))
+        chart.dots += [Dot(kind, x, y) for x in axis.places(values)]
 
 
 def _round_values(low: float, high: float, n_most: int) -> list[float]:
-    """Give at most about `n_most` multiples of 1, 2 or 5 times a power of ten."""
+    """Return at most about `n_most` multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / n_most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(d * power for d in (1, 2, 5, 10) if d * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [k * step for k in range(first, last + 1)]
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
-    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line class="{name}" {ends}/>'
-
-
-def _text(x: float, y: float, text: str, name: str, anchor: str) -> str:
-    return (
-        f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
-        f"{escape(text)}</text>"
-    )

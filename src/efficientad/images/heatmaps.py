@@ -1,17 +1,14 @@
 """Anomaly maps as pictures.
 
 A map is colored on a fixed scale from `low` to `high`, never on its own minimum and
-maximum: so the same color means the same anomaly in every picture, and a normal part
-looks normal. The colors are those of "inferno": lighter is more anomalous, in gray
-print and to color-blind eyes too.
-
-What the maps mean is not known here.
+maximum: the same color means the same anomaly in every picture, and a normal part looks
+normal. The colors are those of "inferno": lighter is more anomalous, also in gray print
+and for color-blind eyes.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +23,10 @@ AnomalyMap = NDArray[np.float32]
 Color = tuple[int, int, int]
 
 MASK_COLOR: Final[Color] = (0, 255, 160)
-"""Outlines the annotated defect: no heatmap contains it."""
+"""Outline of the annotated defect; no heatmap contains it."""
 
 THRESHOLD_COLOR: Final[Color] = (90, 200, 255)
-"""Outlines what is above the threshold."""
+"""Outline of the pixels above the threshold."""
 
 # Eleven equidistant colors of "inferno", by S. van der Walt and N. Smith (CC0); the
 # colors between them are interpolated.
@@ -59,13 +56,13 @@ def _color_table() -> NDArray[np.uint8]:
 
 _COLORS: Final = _color_table()
 
-# What almost all normal pixels stay below: no scale ends lower.
+# The smallest upper end of a scale: almost all normal pixels are below.
 _MIN_HIGH: Final = 0.1
 
-# Above 1: what is hardly anomalous hardly shows.
+# Above 1: slight anomalies are hardly visible.
 _OPACITY_EXPONENT: Final = 1.5
 
-# Of the shorter side of an image.
+# Width of an outline as a share of the image's shorter side.
 _LINE_SHARE: Final = 1 / 150
 
 _PANEL_BACKGROUND: Final[Color] = (255, 255, 255)
@@ -79,75 +76,31 @@ _MAX_ASPECT: Final = 3
 _ELLIPSIS: Final = "…"
 
 
-@runtime_checkable
-class DrawablePrediction(Protocol):
-    """What a panel needs to know: a dataclass that draws its maps at its own size."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def image_score(self) -> float:
-        """Of the whole image."""
-
-    @property
-    def threshold(self) -> float:
-        """Scores above it are anomalous."""
-
-    @property
-    def is_anomalous(self) -> bool:
-        """Whether the score is above."""
-
-    @property
-    def height(self) -> int:
-        """Of the maps, pixels."""
-
-    @property
-    def width(self) -> int:
-        """Of the maps, pixels."""
-
-    @property
-    def local_map(self) -> AnomalyMap:
-        """Normalized, like the others."""
-
-    @property
-    def global_map(self) -> AnomalyMap:
-        """Normalized."""
-
-    @property
-    def anomaly_map(self) -> AnomalyMap:
-        """Both combined."""
-
-
 class Tile(NamedTuple):
-    """A picture of a panel and what stands above it."""
+    """A picture of a panel and the caption above it."""
 
     caption: str
     image: RGBImage
 
 
 def color_scale(threshold: float) -> tuple[float, float]:
-    """Give the scale that suits a decision threshold, for normalized maps.
+    """Return the color scale for a decision threshold, as its ends `low` and `high`.
 
-    It depends on the detector alone, so that all its pictures can be compared: 0, which
-    most normal pixels stay below, is black, the threshold half way, orange-red.
-
-    Returns:
-        Its two ends, `low` and `high`.
+    The scale depends on the detector alone, so that all its pictures can be compared.
+    The value 0, which most normal pixels stay below, is black; the threshold is half
+    way, orange-red.
     """
     is_usable = math.isfinite(threshold) and threshold > _MIN_HIGH / 2
     return 0.0, 2 * threshold if is_usable else _MIN_HIGH
 
 
 def heatmap(anomaly_map: AnomalyMap, *, low: float, high: float) -> RGBImage:
-    """Color a map on a fixed scale.
+    """Return a map as a picture of the same size, colored on a fixed scale.
 
     Args:
         anomaly_map: (height, width), finite.
-        low: Where the scale begins; all below has its color, black.
-        high: Where the scale ends; all above has its color, light yellow.
-
-    Returns:
-        A picture of the same size.
+        low: Lower end of the scale. Lower values are black, too.
+        high: Upper end of the scale. Higher values are light yellow, too.
 
     Raises:
         ConfigError: If `low` is not below `high`.
@@ -164,20 +117,20 @@ def overlay(
     high: float,
     opacity: float = 0.75,
 ) -> RGBImage:
-    """Lay a heatmap over an image, more opaque where more anomalous.
+    """Return an image under its heatmap, which is more opaque where more anomalous.
 
-    Where the map is at `low` or below, the image stays as it is.
+    Where the map is at `low` or below, the image is unchanged.
 
     Args:
-        image: The image the map belongs to.
-        anomaly_map: Of the image's size, finite.
-        low: Where the scale begins.
-        high: Where the scale ends.
-        opacity: At `high` and above, from 0 to 1.
+        image: Image that the map belongs to.
+        anomaly_map: Shape of the image, finite.
+        low: Lower end of the scale.
+        high: Upper end of the scale.
+        opacity: Opacity at `high` and above, from 0 to 1.
 
     Raises:
         ConfigError: If `low` is not below `high`, or `opacity` is out of range.
-        ImageError: If the map is not finite or not of the image's size.
+        ImageError: If the map is not finite or has another shape.
     """
     if not 0 <= opacity <= 1:
         raise ConfigError(f"opacity must be from 0 to 1, got {opacity}")
@@ -194,13 +147,14 @@ def overlay(
 
 
 def outline(image: RGBImage, mask: Mask, color: Color = MASK_COLOR) -> RGBImage:
-    """Draw a line around each region of a mask on a copy of an image.
+    """Return a copy of an image with a line around each region of a mask.
 
-    It runs outside, so that even a region of one pixel stays visible, and inside along
-    the image's border. It is about as wide on a large image that is shown small.
+    The line runs outside the region, so that a region of one pixel stays visible, and
+    inside along the image's border. It is wider on larger images, so that it stays
+    visible when they are shown small.
 
     Raises:
-        ImageError: If the mask is not of the image's size.
+        ImageError: If the mask does not have the image's size.
     """
     _require_same_size("the mask", mask, image)
     n = max(1, round(min(image.shape[:2]) * _LINE_SHARE))
@@ -216,30 +170,29 @@ def outline(image: RGBImage, mask: Mask, color: Color = MASK_COLOR) -> RGBImage:
 
 
 def color_bar(height: int, *, low: float, high: float) -> RGBImage:
-    """Draw the scale, `high` at the top, with its two numbers."""
+    """Return a picture of the scale, `high` at the top, with its two numbers."""
     font = ImageFont.load_default(_CAPTION_SIZE)
     texts = (f"{high:.3g}", f"{low:.3g}")
-    text_width = max(_length(text, font) for text in texts)
-    width = _BAR_WIDTH + _GAP // 2 + text_width + 1
+    left = _BAR_WIDTH + _GAP // 2
+    width = left + max(_length(text, font) for text in texts) + 1
     canvas = Image.new("RGB", (width, height), _PANEL_BACKGROUND)
     levels = np.linspace(_N_COLORS - 1, 0, height).round().astype(np.uint8)
     bar = np.repeat(_COLORS[levels][:, None], _BAR_WIDTH, axis=1)
     canvas.paste(Image.fromarray(bar), (0, 0))
     draw = ImageDraw.Draw(canvas)
-    left = _BAR_WIDTH + _GAP // 2
     draw.text((left, 0), texts[0], _CAPTION_COLOR, font, anchor="lt")
     draw.text((left, height - 1), texts[1], _CAPTION_COLOR, font, anchor="lb")
     return np.array(canvas)
 
 
 def panel(tiles: Sequence[Tile], *, height: int = 256) -> RGBImage:
-    """Put pictures side by side under their captions.
+    """Return pictures side by side under their captions.
 
     Args:
-        tiles: At least one. A caption without enough room is cut.
-        height: Of every picture that is not very wide; its width follows.
+        tiles: At least one. A caption that is too long is cut.
+        height: Height of every picture that is not very wide, pixels.
     """
-    pictures = [_fitted(tile.image, height) for tile in tiles]
+    pictures = [fit_image(tile.image, height) for tile in tiles]
     widths = [max(picture.shape[1], _MIN_COLUMN) for picture in pictures]
     size = (sum(widths) + _GAP * (len(tiles) + 1), height + _CAPTION_HEIGHT + 2 * _GAP)
     canvas = Image.new("RGB", size, _PANEL_BACKGROUND)
@@ -254,53 +207,25 @@ def panel(tiles: Sequence[Tile], *, height: int = 256) -> RGBImage:
     return np.array(canvas)
 
 
-def prediction_panel(
-    image: RGBImage,
-    prediction: DrawablePrediction,
-    *,
-    defect_mask: Mask | None = None,
-    height: int = 256,
+def fit_image(
+    image: RGBImage, height: int, *, max_aspect: float = _MAX_ASPECT
 ) -> RGBImage:
-    """Show an image beside its three maps, all on the scale of its threshold.
-
-    In the combined map, laid over the image, what exceeds the threshold is outlined.
+    """Return an image resized to a height, or to less if it would be too wide.
 
     Args:
-        image: The image that was judged, at its own size.
-        prediction: What was said about it.
-        defect_mask: Of the image's size; if given, its outline on the image is shown.
-        height: Of every picture that is not very wide; its width follows.
-
-    Raises:
-        ImageError: If prediction or mask do not belong to an image of this size.
+        image: Any size.
+        height: Height of the result, pixels.
+        max_aspect: Largest width of the result, as a multiple of `height`.
     """
-    judged = (prediction.height, prediction.width)
-    if judged != image.shape[:2]:
-        raise ImageError(
-            f"the image must have the size it was judged at, {judged}, got "
-            f"{image.shape[:2]}; give the same image"
-        )
-    low, high = color_scale(prediction.threshold)
-    small = _fitted(image, height)
-    # The maps are drawn from their grids at the panel's size, never at the image's.
-    drawn = replace(prediction, height=small.shape[0], width=small.shape[1])
-    verdict = "anomalous" if prediction.is_anomalous else "normal"
-    tiles = [Tile(f"score {prediction.image_score:.3g}: {verdict}", small)]
-    if defect_mask is not None:
-        _require_same_size("the mask", defect_mask, image)
-        mask = resize_mask(defect_mask, *small.shape[:2])
-        tiles.append(Tile("annotated defect", outline(small, mask)))
-    tiles.append(Tile("local", heatmap(drawn.local_map, low=low, high=high)))
-    tiles.append(Tile("global", heatmap(drawn.global_map, low=low, high=high)))
-    covered = overlay(small, drawn.anomaly_map, low=low, high=high)
-    is_above = drawn.anomaly_map > prediction.threshold
-    tiles.append(Tile("combined", outline(covered, is_above, THRESHOLD_COLOR)))
-    tiles.append(Tile("", color_bar(height, low=low, high=high)))
-    return panel(tiles, height=height)
+    scale = min(height / image.shape[0], max_aspect * height / image.shape[1])
+    rows, columns = (max(1, round(scale * n)) for n in image.shape[:2])
+    if (rows, columns) == image.shape[:2]:
+        return image
+    return resize_image(image, rows, columns)
 
 
 def resize_mask(mask: Mask, height: int, width: int) -> Mask:
-    """Resize a mask; every region stays visible, however small it becomes."""
+    """Return a mask resized so that even the smallest region stays visible."""
     picture = Image.fromarray(mask.astype(np.float32))
     share = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
     resized: Mask = share > 0
@@ -308,7 +233,7 @@ def resize_mask(mask: Mask, height: int, width: int) -> Mask:
 
 
 def _levels(anomaly_map: AnomalyMap, low: float, high: float) -> NDArray[np.uint8]:
-    """Give each value its place on the scale, 0 to 255."""
+    """Return the place of each value on the scale, 0 to 255."""
     if not (low < high and math.isfinite(high - low)):
         raise ConfigError(
             f"a color scale needs low < high, both finite, got {low} and {high}"
@@ -335,22 +260,13 @@ def _require_same_size(name: str, values: AnomalyMap | Mask, image: RGBImage) ->
 
 
 def _dilated(mask: Mask) -> Mask:
-    """Add the pixels above, below, left and right of each one."""
+    """Return a mask with the pixels above, below, left and right of each pixel."""
     grown = mask.copy()
     grown[1:] |= mask[:-1]
     grown[:-1] |= mask[1:]
     grown[:, 1:] |= mask[:, :-1]
     grown[:, :-1] |= mask[:, 1:]
     return grown
-
-
-def _fitted(image: RGBImage, height: int) -> RGBImage:
-    """Resize to a height, or to less where that would be too wide."""
-    scale = min(height / image.shape[0], _MAX_ASPECT * height / image.shape[1])
-    rows, columns = (max(1, round(scale * n)) for n in image.shape[:2])
-    if (rows, columns) == image.shape[:2]:
-        return image
-    return resize_image(image, rows, columns)
 
 
 def _length(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

@@ -27,9 +27,9 @@ import tifffile
 from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError
-from efficientad.images.heatmaps import prediction_panel
 from efficientad.images.listing import find_images
 from efficientad.images.rgb import RGBImage, read_image
+from efficientad.inspection.panels import prediction_panel
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, require_concurrent
 from efficientad.method.decision import Prediction

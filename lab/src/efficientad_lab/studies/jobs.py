@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, StorageError
-from efficientad.evaluation.evaluate import Evaluation, evaluate
+from efficientad.evaluation.evaluate import evaluate
+from efficientad.evaluation.results import Evaluation
 from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.method.detector import Detector
 from efficientad.method.maps import map_mean_and_deviation, map_quantiles

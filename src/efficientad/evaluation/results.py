@@ -1,0 +1,75 @@
+"""The results of an evaluation, as values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from efficientad.datasets import NORMAL
+from efficientad.evaluation.pixel_results import MetricValues
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredImage:
+    """The prediction for one test image, without its maps."""
+
+    name: str
+    """Path within the category."""
+    defect_type: str
+    """`good` where there is no defect."""
+    image_score: float
+    p_value: float
+    is_anomalous: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How good a predictor is on the test images of a category."""
+
+    category: str
+    metrics: MetricValues
+    """Over all test images: image_au_roc, image_average_precision, image_f1_max,
+    image_recall_at_fpr_0.01, pixel_au_roc, au_pro; for MVTec LOCO au_spro, au_spro_0.1,
+    au_spro_0.3 and au_spro_1 instead of the last. A pixel metric is missing where no
+    defect is annotated."""
+
+    metrics_by_defect_type: Mapping[str, MetricValues]
+    """The same for each defect type against all normal test images."""
+
+    undefined: Mapping[str, str]
+    """Reason for each missing metric, by its name."""
+
+    undefined_by_defect_type: Mapping[str, Mapping[str, str]]
+    """The same for each defect type that misses one."""
+
+    scores: Sequence[ScoredImage]
+    threshold: float
+    """Scores above it are anomalous."""
+    seconds: float
+    """Wall-clock time of all predictions."""
+
+    @property
+    def n_normal_flagged(self) -> int:
+        """Number of false alarms."""
+        return sum(s.is_anomalous and s.defect_type == NORMAL for s in self.scores)
+
+    @property
+    def n_defects_found(self) -> int:
+        """Number of defective images that are called anomalous."""
+        return sum(s.is_anomalous and s.defect_type != NORMAL for s in self.scores)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in the types of JSON."""
+        n_normal = sum(s.defect_type == NORMAL for s in self.scores)
+        return {
+            "category": self.category,
+            **self.metrics,
+            "by_defect_type": dict(self.metrics_by_defect_type),
+            "undefined": dict(self.undefined),
+            "undefined_by_defect_type": dict(self.undefined_by_defect_type),
+            "threshold": self.threshold,
+            "n_normal": n_normal,
+            "n_defect": len(self.scores) - n_normal,
+            "n_normal_flagged": self.n_normal_flagged,
+            "n_defects_found": self.n_defects_found,
+            "images": [asdict(s) for s in self.scores],
+        }

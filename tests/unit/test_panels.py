@@ -1,0 +1,123 @@
+"""An image beside its maps: one picture for each named map, all on one scale."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientad.errors import ImageError
+from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR, heatmap
+from efficientad.inspection import panels
+from efficientad.inspection.panels import prediction_panel
+from efficientad.method.decision import Prediction
+
+
+def prediction_of(height, width, local=0.0, overall=0.0, image_score=0.5):
+    """Constant maps: the colors of a panel are known without looking."""
+    grids = [np.full((56, 56), value, np.float32) for value in (local, overall)]
+    return Prediction(image_score, 0.1, 0.2, height, width, *grids)
+
+
+def gray_image(height, width, value=120):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def has_color(image, color):
+    return bool((image == color).all(axis=2).any())
+
+
+def tile_count(picture):
+    """Tiles are separated by columns of background."""
+    middle = (picture[100:200] != 255).any(axis=(0, 2)).astype(int)
+    return int((np.diff(np.pad(middle, 1)) == 1).sum())
+
+
+def test_a_prediction_is_shown_with_its_three_maps_and_the_scale():
+    image = gray_image(300, 200)
+
+    without_mask = prediction_panel(image, prediction_of(300, 200))
+    with_mask = prediction_panel(
+        image, prediction_of(300, 200), defect_mask=np.zeros((300, 200), np.bool_)
+    )
+
+    assert tile_count(without_mask) == 5
+    assert tile_count(with_mask) == 6
+
+
+def test_a_panel_tells_local_from_global():
+    image = gray_image(256, 256)
+
+    picture = prediction_panel(image, prediction_of(256, 256, local=0.4))
+    local_tile, global_tile = picture[150, 400], picture[150, 660]
+
+    assert local_tile.tolist() == [252, 255, 164]
+    assert global_tile.tolist() == [0, 0, 4]
+
+
+def test_what_exceeds_the_threshold_is_outlined():
+    image = gray_image(256, 256)
+
+    below = prediction_panel(image, prediction_of(256, 256, local=0.2, overall=0.19))
+    above = prediction_panel(image, prediction_of(256, 256, local=0.2, overall=0.21))
+
+    assert not has_color(below, THRESHOLD_COLOR)
+    assert has_color(above, THRESHOLD_COLOR)
+
+
+def test_the_smallest_annotated_defect_stays_visible_in_a_panel():
+    image = gray_image(2000, 2000)
+    mask = np.zeros((2000, 2000), np.bool_)
+    prediction = prediction_of(2000, 2000)
+    without = prediction_panel(image, prediction, defect_mask=mask)
+    mask[777, 1234] = True
+
+    assert has_color(prediction_panel(image, prediction, defect_mask=mask), MASK_COLOR)
+    assert not has_color(without, MASK_COLOR)
+
+
+def test_the_decision_stands_above_the_image():
+    image = gray_image(256, 256)
+    normal = prediction_panel(image, prediction_of(256, 256, image_score=0.1))
+    anomalous = prediction_panel(image, prediction_of(256, 256, image_score=0.3))
+
+    captions = np.s_[:28, :264]
+    assert (normal[captions] != anomalous[captions]).any()
+    np.testing.assert_array_equal(normal[28:], anomalous[28:])
+
+
+def test_maps_are_drawn_at_the_panel_s_size_and_never_at_the_image_s(monkeypatch):
+    """Else a panel of a 200-megapixel image would need gigabytes."""
+    drawn = []
+
+    def watched(anomaly_map, **scale):
+        drawn.append(anomaly_map.shape)
+        return heatmap(anomaly_map, **scale)
+
+    monkeypatch.setattr(panels, "heatmap", watched)
+    prediction = prediction_of(1000, 500)
+    prediction_panel(gray_image(1000, 500), prediction, height=100)
+
+    assert set(drawn) == {(100, 50)}
+    assert "anomaly_map" not in vars(prediction)
+
+
+def test_a_prediction_for_another_image_is_refused():
+    with pytest.raises(ImageError, match=r"predicted at, \(30, 20\), got \(20, 30\)"):
+        prediction_panel(gray_image(20, 30), prediction_of(30, 20))
+
+
+def test_a_mask_for_another_image_is_refused():
+    with pytest.raises(ImageError, match="the mask must have the image's"):
+        prediction_panel(
+            gray_image(20, 30),
+            prediction_of(20, 30),
+            defect_mask=np.zeros((30, 20), np.bool_),
+        )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 4000), (4000, 8)])
+def test_images_of_any_shape_get_a_panel(size):
+    picture = prediction_panel(gray_image(*size), prediction_of(*size), height=64)
+
+    assert picture.shape[0] == 64 + 36
+    assert picture.shape[1] < 64 * 3 * 5
+    Image.fromarray(picture)
