@@ -556,7 +556,7 @@ def test_the_peak_is_what_the_system_says(tmp_path, monkeypatch):
 
     monkeypatch.setattr(memory, "_PROCESSES", tmp_path / "nothing")
     assert memory.own_peak_mib() > 10  # an interpreter with NumPy
-    with pytest.raises(ConfigError, match="needs a system that tells"):
+    with pytest.raises(ConfigError, match="needs a system that reports"):
         memory.peak_mib(7)
 
 

@@ -1,7 +1,6 @@
 """Figures from recorded runs, and what is said where a run is missing."""
 
 import json
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ from tests.lab.study_fakes import FakeDetector, loco_run, run_of
 
 from efficientad.cli import main as cli
 from efficientad.datasets import Category, Sample
-from efficientad.errors import ConfigError, MissingDependencyError, ResultError
+from efficientad.errors import ConfigError, ResultError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training.config import TrainConfig
 from efficientad.training.quick import QUICK
@@ -247,13 +246,6 @@ def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
     assert "needed a folder of recorded runs" in capsys.readouterr().err
 
 
-def test_without_matplotlib_the_extra_is_named(results, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-
-    with pytest.raises(MissingDependencyError, match=r"efficientad\[figures\]"):
-        draw_figures(results, FigureConfig(figures=(1,)))
-
-
 def test_a_point_is_the_mean_over_scenarios_and_seeds():
     runs = [
         run_of("bottle", 0.9),
@@ -272,7 +264,7 @@ def test_a_scenario_that_failed_in_all_seeds_leaves_no_point(tmp_path):
     write_run(run_of("bottle", 0.9), tmp_path)
     write_run(run_of("screw", 0, metrics={}, failure="no memory"), tmp_path)
 
-    with pytest.raises(ResultError, match="all its scenarios finished"):
+    with pytest.raises(ResultError, match="all scenarios finished"):
         accuracy_against_latency(Material(tmp_path, FigureConfig()))
 
 

@@ -5,6 +5,7 @@ Trainings are faked by a detector of random weights, so that only the machinery 
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import replace
 from functools import partial, reduce
@@ -24,7 +25,8 @@ from efficientad.model_files import detector_file as model_file
 from efficientad.model_files.teachers import open_teacher
 from efficientad_lab.studies import jobs
 from efficientad_lab.studies.records import read_runs
-from efficientad_lab.studies.reproduce import reproduce
+from efficientad_lab.studies.reproduce import planned, reproduce
+from efficientad_lab.studies.study import JobTask
 from lab.experiments.main_job import run as main_job
 
 
@@ -306,17 +308,24 @@ def test_a_kept_detector_of_other_images_is_not_judged(collection, tmp_path):
     assert "part.ead is a detector of other settings or images" in str(failure)
 
 
+def test_a_task_can_be_sent_to_another_process(collection, tmp_path):
+    (job, *_) = planned([collection], CONFIG)
+    task = JobTask(job, jobs.Place(tmp_path, tmp_path / "work"))
+
+    assert pickle.loads(pickle.dumps(task)) == task  # noqa: S301 - our own bytes
+
+
 def test_a_test_image_to_train_on_is_found_before_the_training(
     collection, training, tmp_path
 ):
     axle = tmp_path / "axle"
     shutil.copytree(collection / "axle", axle)
-    twin = min((axle / "train" / "good").iterdir())
-    shutil.copy(twin, axle / "test" / "good" / "again.png")
+    original = min((axle / "train" / "good").iterdir())
+    shutil.copy(original, axle / "test" / "good" / "again.png")
 
     (failure,) = reproduce([axle], tmp_path / "out", replace(CONFIG, seeds=(0,)))
 
-    assert f"again.png is the same picture as {twin}" in str(failure)
+    assert f"again.png is a duplicate of {original}" in str(failure)
     assert training.trained == []
 
 

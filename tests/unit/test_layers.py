@@ -348,59 +348,60 @@ def test_a_wrong_tap_would_be_noticed(tile, flat, bound):
 def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and nothing loaded or said before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.warn_once.cache_clear()
+    native.say.cache_clear()
     layers._library.cache_clear()
     layers.is_available.cache_clear()
     yield tmp_path
-    native.warn_once.cache_clear()
+    native.say.cache_clear()
     layers._library.cache_clear()
     layers.is_available.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
-def test_without_a_compiler_native_layers_are_not_there(monkeypatch, caplog):
+def test_without_a_compiler_native_layers_are_not_there(monkeypatch, capsys):
     monkeypatch.setattr(native, "_compiler", lambda: None)
 
     assert not layers.is_available()
     assert not layers.is_available()
 
-    (warning,) = caplog.messages
-    assert "using PyTorch's (no C++ compiler found)" in warning
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "using PyTorch's (no C++ compiler found)" in error
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_failing_compiler_is_one_warning(monkeypatch, caplog):
+def test_a_failing_compiler_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(native, "_compiler", lambda: "false")
 
     assert not layers.is_available()
-    assert [message.count("\n") for message in caplog.messages] == [0]
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @needs_compiler
-def test_a_cache_folder_that_cannot_be_written_is_one_warning(fresh, caplog):
+def test_a_cache_folder_that_cannot_be_written_is_one_line(fresh, capsys):
     (fresh / "efficientad").write_text("a file stands where the folder should be")
 
     assert not layers.is_available()
-    assert [message.count("\n") for message in caplog.messages] == [0]
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @needs_compiler
 @pytest.mark.usefixtures("fresh")
-def test_a_damaged_binary_is_built_anew(caplog):
+def test_a_damaged_binary_is_built_anew(capsys):
     path = native._built("layers", {"layers_matrices.h": layers.matrices_header()})
     path.write_bytes(b"not a library")
 
     assert layers.is_available()
-    assert not caplog.messages
+    assert not capsys.readouterr().err
 
 
 @needs_compiler
-def test_a_library_with_wrong_numbers_is_not_used(fresh, monkeypatch, caplog):
+def test_a_library_with_wrong_numbers_is_not_used(fresh, monkeypatch, capsys):
     header = layers.matrices_header().replace("0.5f", "0.25f")
     monkeypatch.setattr(layers, "matrices_header", lambda: header)
 
     assert not layers.is_available()
-    assert "they give wrong numbers here" in caplog.text
+    assert "they give wrong numbers here" in capsys.readouterr().err
     assert list((fresh / "efficientad").glob("layers-*.so"))
 
 

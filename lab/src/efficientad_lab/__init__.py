@@ -1,1 +1,1 @@
-"""The lab beside efficientad: studies, figures, benchmarks."""
+"""The lab of efficientad: studies, figures and benchmarks."""

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def reproduce(roots: tuple[Path, ...], /, *, output: Path, config: StudyConfig) -> int:
-    """Train and judge all scenarios by sizes and seeds: the paper's Tables 1 and 2.
+    """Train and evaluate all scenarios by sizes and seeds: the paper's Tables 1 and 2.
 
-    Finished runs are skipped and a killed one goes on: give the same command again.
-    Exit code 1 if a run failed, 2 if by bad input; the others are done all the same.
+    Finished runs are skipped and a killed one continues: give the same command again.
+    The exit code is 1 if a run failed, 2 if bad input was the reason; other runs go on.
 
     Args:
         roots: Category folders, collections of them, or folders of collections.
-        output: Folder for a JSON file a run, reproduce.md and reproduce.html.
+        output: Folder for the recorded runs, reproduce.md and reproduce.html.
         config: Settings.
     """
     from efficientad_lab.studies.reproduce import EXPERIMENT
@@ -43,15 +43,15 @@ def ablate(
     tables: tuple[PaperTable, ...] = (3, 4, 5),
     config: StudyConfig,
 ) -> int:
-    """Measure what each part of the method is worth: the paper's Tables 3, 4 and 5.
+    """Measure the effect of each part of the method: the paper's Tables 3, 4 and 5.
 
-    Finished runs are skipped and a killed one goes on: give the same command again.
-    Exit code 1 if a run failed, 2 if by bad input; the others are done all the same.
+    Finished runs are skipped and a killed one continues: give the same command again.
+    The exit code is 1 if a run failed, 2 if bad input was the reason; other runs go on.
 
     Args:
         roots: Category folders, collections of them, or folders of collections.
-        output: Folder for a JSON file a run, ablation.md and ablation.html.
-        tables: Numbers of the paper's tables.
+        output: Folder for the recorded runs, ablation.md and ablation.html.
+        tables: Tables of the paper: 3 quantiles, 4 cumulative, 5 isolated.
         config: Settings.
     """
     from efficientad_lab.studies.ablation import EXPERIMENT
@@ -66,12 +66,12 @@ def ablate(
 
 
 def figures(results: Path, /, *, config: FigureConfig) -> int:
-    """Draw the paper's figures from one's own runs, as PDF and PNG.
+    """Draw the paper's figures from recorded runs, as PDF and PNG.
 
-    Exit code 1 if a figure lacks its runs; the others are drawn all the same.
+    The exit code is 1 if a figure lacks its runs; the others are drawn.
 
     Args:
-        results: Folder of recorded runs, as reproduce writes it.
+        results: Folder of recorded runs, written by reproduce.
         config: Settings.
     """
     from efficientad_lab.figures.drawing import draw_figures
@@ -85,7 +85,7 @@ def figures(results: Path, /, *, config: FigureConfig) -> int:
 
 
 def _tell_done(job: "Job", error: Exception | None) -> None:
-    """Print how a job ended."""
+    """Print the end of a job."""
     name = f"{job.category.name}, {job.variant}, seed {job.config.seed}"
     if error is None:
         print(f"{name}: recorded", flush=True)
@@ -108,12 +108,12 @@ def benchmark(
     output: Path | None = None,
     config: BenchmarkConfig,
 ) -> int:
-    """Measure speed, memory and cost with every engine, beside the plain networks.
+    """Measure speed, memory and cost of every engine, beside the plain networks.
 
     Args:
-        model: The detector file, or an exported one.
-        exports: Exported files to measure beside it.
-        output: The JSON file to write. None: only the tables are printed.
+        model: Detector file, or an exported one.
+        exports: More exported files to measure.
+        output: JSON file to write. None: only the tables are printed.
         config: Settings.
     """
     from efficientad.storage import require_writable

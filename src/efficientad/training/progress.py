@@ -1,6 +1,5 @@
-"""Progress of a run: a bar on a terminal, a log line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
-import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -10,20 +9,19 @@ from tqdm import tqdm
 _FIRST_LINE_AFTER, _LINE_EVERY = 1.0, 15.0
 """Seconds; the pauses between lines double from the first one."""
 
-logger = logging.getLogger(__name__)
-
 
 class Progress:
-    """Shows how far a run is, how fast it goes, and how long it still takes.
+    """Shows how far a run is, how fast, and how long it still takes.
 
-    On a terminal as a bar; in a log as lines, the first after a second and then more
-    and more rarely. A run without values that is over within a second logs nothing.
+    On a terminal as a bar; in a log file as plain lines, the first after a second and
+    then more and more rarely, so that logs stay readable. What has no values to show
+    and is over at once is not worth a line.
 
     Args:
-        n_total: Count at the end.
-        unit: Noun in the singular for what is counted.
-        n_done: Count that an earlier run has reached.
-        task: Name of the run, where several follow each other.
+        n_total: When it is done.
+        unit: What is counted, in the singular.
+        n_done: What an earlier sitting has done.
+        task: What happens, where one thing after the other does.
     """
 
     def __init__(
@@ -45,10 +43,10 @@ class Progress:
         )
 
     def update(self, n_done: int, **values: float) -> None:
-        """Show the count, with values such as the loss."""
+        """Tell how much is done, with values to show, such as the loss."""
         now = time.monotonic()
         if self._n_first is None:
-            # The first step also prepares what the others use; the rate leaves it out.
+            # The first step holds what starts slowly; the rate leaves it out.
             self._n_first, self._started = n_done, now
         if self._bar is not None:
             self._bar.set_postfix(_shown(values), refresh=False)
@@ -73,7 +71,7 @@ class Progress:
         return line if self._task is None else f"{self._task}: {line}"
 
     def note(self, text: str) -> None:
-        """Log one line."""
+        """Print one line."""
         tell(text)
 
     def close(self) -> None:
@@ -83,8 +81,9 @@ class Progress:
 
 
 def tell(text: str) -> None:
-    """Log a line."""
-    logger.info(text)
+    """Print a line where progress is shown, above a bar where there is one."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:

@@ -1,11 +1,10 @@
-"""Judges images by anomalib's EfficientAd; runs in an environment that has anomalib.
+"""A process that runs anomalib's EfficientAd, in an environment with anomalib.
 
-`anomalib_peer.py` starts it and says how, in JSON: size, device, number of threads,
-file of the weights, and the pipe for the answers, so that nothing a library prints gets
-between them. The first answer is the versions of what runs here, in JSON. Then come
-numbers of images, 8 bytes, each followed by as many images, 256 x 256 x 3 bytes.
-Answers are combined maps of 256 x 256, and the local and global maps of 56 x 56 that
-anomalib enlarges, all in 32 bits.
+`anomalib_peer.py` starts it with JSON settings: size, device, number of threads, file
+of the weights, and the pipe for the answers, which keeps them apart from what libraries
+print. The first answer is a line of JSON with versions. Each request is the number of
+images, 8 bytes, followed by the images, 256 x 256 x 3 bytes each. The answer has the
+combined maps of 256 x 256 and the local and global maps of 56 x 56, as 32-bit floats.
 
 Nothing of this project is imported, and its package need not be importable.
 """
@@ -28,7 +27,7 @@ N_BYTES = SIDE * SIDE * 3
 
 
 def opened(settings: dict[str, str]) -> torch_model.EfficientAdModel:
-    """Anomalib's own model, with the weights of a file."""
+    """Return anomalib's own model with the weights of a file."""
     size = torch_model.EfficientAdModelSize(settings["size"])
     model = torch_model.EfficientAdModel(model_size=size)
     with np.load(settings["weights"]) as weights:
@@ -37,7 +36,7 @@ def opened(settings: dict[str, str]) -> torch_model.EfficientAdModel:
 
 
 def keep_raw_maps() -> list[Tensor]:
-    """Let the raw maps be kept where the model pads them, which costs it nothing."""
+    """Return a list that gets the raw maps of each call, where the model pads them."""
     kept: list[Tensor] = []
     functional = torch_model.F
 
@@ -53,14 +52,14 @@ def keep_raw_maps() -> list[Tensor]:
 def serve(
     model: torch_model.EfficientAdModel, device: str, given: BinaryIO, answers: BinaryIO
 ) -> None:
-    """Judge what is given until there is no more."""
+    """Answer requests until there are no more."""
     kept = keep_raw_maps()
     while header := given.read(8):
         (n_images,) = struct.unpack("<Q", header)
         pixels = np.frombuffer(given.read(n_images * N_BYTES), np.uint8)
         images = torch.from_numpy(pixels.reshape(n_images, SIDE, SIDE, 3).copy())
         kept.clear()
-        # As anomalib's loader gives them: RGB between 0 and 1, channel after channel.
+        # The layout of anomalib's loader: RGB between 0 and 1, channels first.
         batch = images.to(device).permute(0, 3, 1, 2).contiguous().float() / 255
         combined = model(batch).anomaly_map
         local_map, global_map = kept
@@ -70,7 +69,7 @@ def serve(
 
 
 def main() -> None:
-    """Open the model, say so, and judge."""
+    """Open the model, report it, and answer requests."""
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(int(settings["threads"]))
     model = opened(settings)

@@ -1,7 +1,7 @@
-"""Times of functions on a machine that may do other things meanwhile. No torch here.
+"""Timing of functions on a machine that may do other work meanwhile. No torch here.
 
-Functions that are compared are called in turn, so that a slower moment of the machine
-meets all of them; what is reported are quantiles, never a single run.
+Compared functions are called in turn, so that a slower moment of the machine meets all
+of them. Results are quantiles, never a single call.
 """
 
 import statistics
@@ -13,43 +13,43 @@ from typing import Any
 
 import numpy as np
 
-# The threads of an OpenMP engine go on turning for some milliseconds after a call, and
-# would take the cores from whatever is called next.
+# The threads of an OpenMP engine spin for some milliseconds after a call, and would
+# take the cores from the next function.
 _SETTLING_SECONDS = 0.01
 
 
-def _nothing_to_wait_for() -> None:
+def _do_not_wait() -> None:
     pass
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What each call of a function took."""
+    """Times of the calls of a function."""
 
     milliseconds: tuple[float, ...]
-    """In the order of the calls, at least one."""
+    """Time of each call in their order, at least one."""
 
     @property
     def mean(self) -> float:
-        """Average, milliseconds."""
+        """Mean in milliseconds."""
         return statistics.fmean(self.milliseconds)
 
     @property
     def median(self) -> float:
-        """Half of the calls were done by then, milliseconds."""
+        """Median in milliseconds."""
         return statistics.median(self.milliseconds)
 
     @property
     def fastest(self) -> float:
-        """Of all calls, milliseconds."""
+        """Shortest time in milliseconds."""
         return min(self.milliseconds)
 
     def quantile(self, share: float) -> float:
-        """Give the milliseconds that this share of the calls stayed below."""
+        """Return the quantile in milliseconds, share in [0, 1]."""
         return float(np.quantile(self.milliseconds, share))
 
     def summary(self) -> dict[str, Any]:
-        """Give what is recorded; quartiles tell the spread."""
+        """Return the recorded values, with quartiles for the spread."""
         return {
             "n": len(self.milliseconds),
             "p50": self.median,
@@ -63,20 +63,20 @@ class Timing:
 def interleaved(
     functions: Mapping[str, Callable[[], object]], repeats: int, *, n_warm_up: int = 1
 ) -> dict[str, Timing]:
-    """Time functions that are called in turn, again and again.
+    """Return the timings of functions that are called in turn.
 
-    A short pause before each call keeps what the one before left behind out of it.
+    A short pause before each call keeps after-effects of the previous one out of it.
 
     Args:
-        functions: By name.
-        repeats: Timed turns, at least 1.
-        n_warm_up: Turns before them that do not count.
+        functions: Functions by name.
+        repeats: Number of timed turns, at least 1.
+        n_warm_up: Number of untimed turns before them.
     """
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(n_warm_up + repeats):
         for name, function in functions.items():
             time.sleep(_SETTLING_SECONDS)
-            milliseconds = _timed(function, _nothing_to_wait_for)
+            milliseconds = _timed(function, _do_not_wait)
             if turn >= n_warm_up:
                 taken[name].append(milliseconds)
     return {name: Timing(tuple(times)) for name, times in taken.items()}
@@ -87,15 +87,15 @@ def consecutive(
     repeats: int,
     *,
     n_warm_up: int = 0,
-    wait: Callable[[], object] = _nothing_to_wait_for,
+    wait: Callable[[], object] = _do_not_wait,
 ) -> Timing:
-    """Time one function, call after call, as the paper does on a GPU.
+    """Return the timing of one function, call after call, as the paper does on a GPU.
 
     Args:
-        function: What is timed.
-        repeats: Timed calls, at least 1.
-        n_warm_up: Calls before them that do not count.
-        wait: Waits until all that was started is done, before and after each call.
+        function: Function to time.
+        repeats: Number of timed calls, at least 1.
+        n_warm_up: Number of untimed calls before them.
+        wait: Function that waits for the device; called before and after each call.
     """
     for _ in range(n_warm_up):
         function()
@@ -105,14 +105,14 @@ def consecutive(
 def in_streams(
     function: Callable[[], object], n_streams: int, n_calls: int
 ) -> Callable[[], None]:
-    """Give a function that makes calls in several threads at once.
+    """Return a function that makes calls in several threads at once.
 
-    The threads stay, as what they keep for themselves does.
+    The threads live on, with their thread-local state.
 
     Args:
-        function: May be called from several threads at once.
-        n_streams: Threads.
-        n_calls: Of each thread.
+        function: Function that several threads may call at once.
+        n_streams: Number of threads.
+        n_calls: Calls of each thread.
     """
 
     def stream() -> None:

@@ -1,4 +1,4 @@
-"""What networks cost and what a machine can do, as numbers. No torch here."""
+"""Costs of networks and limits of a machine, as numbers. No torch here."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -15,13 +15,13 @@ class LayerCost:
 
     network: Literal["teacher", "student", "autoencoder"]
     name: str
-    """What it does, for example `conv 4x4, 3 to 128`."""
+    """Operation, for example `conv 4x4, 3 to 128`."""
     output: tuple[int, int, int]
-    """Channels, rows and columns of what it gives."""
+    """Channels, rows and columns of the output."""
     n_parameters: int
     flops: int
-    """Of one image, as PyTorch counts them: two for a multiplication and addition of a
-    convolution, none for all else."""
+    """Operations of one image, as PyTorch counts them: two for each multiplication and
+    addition of a convolution, none for other layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Peak:
 
     precision: Precision
     engine: str
-    """What computed it."""
+    """Engine of the product."""
     n: int
     """Rows and columns of both matrices."""
     timing: Timing
@@ -41,7 +41,7 @@ class Peak:
         return 2 * self.n**3 / (self.timing.fastest / 1000)
 
     def summary(self) -> dict[str, Any]:
-        """Give what is recorded."""
+        """Return the recorded values."""
         return {
             "precision": self.precision,
             "engine": self.engine,
@@ -53,20 +53,20 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class NetworkCost:
-    """What all networks of a size cost together."""
+    """Costs of all networks of a size together."""
 
     size: str
     """`small` or `medium`."""
     layers: tuple[LayerCost, ...]
     timings: tuple[Timing, ...] | None = None
-    """Of each layer of the plain networks. None: not measured."""
+    """Timing of each layer of the plain networks. None: not measured."""
 
     @property
     def n_parameters(self) -> int:
-        """Of teacher, student and autoencoder."""
+        """Number of parameters of teacher, student and autoencoder."""
         return sum(layer.n_parameters for layer in self.layers)
 
     @property
     def flops(self) -> int:
-        """Of one image."""
+        """Operations of one image."""
         return sum(layer.flops for layer in self.layers)

@@ -1,9 +1,8 @@
-"""The machine's own limit: how fast it multiplies matrices, per precision.
+"""The limit of a machine: the fastest matrix product in each precision.
 
-No network is faster than that, unless it does fewer multiplications than are counted,
-as the native layers do. A lower precision can always be computed in a higher one, so
-its limit is the higher of both; this matters where a processor has no instructions for
-it. What an engine cannot multiply is left out.
+No network is faster, unless it does fewer multiplications than are counted, as the
+native layers do. A lower precision can always be computed in single precision, so its
+limit is the higher of both: a processor may have no instructions for it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ DeviceType = Literal["cpu", "cuda"]
 
 _SMALLEST: Final = {"cpu": 256, "cuda": 2048}
 _LARGEST: Final = {"cpu": 2048, "cuda": 8192}
-# A product takes so long that starting it does not count.
+# A product of this time makes the time to start it negligible.
 _LONG_ENOUGH_MS: Final = 10.0
 _TRIES: Final = 2
 
@@ -35,7 +34,7 @@ _TORCH_TYPES: Final[dict[Precision, torch.dtype]] = {
 
 
 class MatrixProduct(NamedTuple):
-    """A product of two square matrices that can be timed."""
+    """A product of two square matrices, to be timed."""
 
     precision: Precision
     engine: str
@@ -44,17 +43,17 @@ class MatrixProduct(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Tells it apart from the others."""
+        """Name in the timings."""
         return f"matrix product, {self.precision}, {self.engine}"
 
 
 def is_usable(device: DeviceType) -> bool:
-    """Tell whether PyTorch can multiply there; TensorRT may where it cannot."""
+    """Return whether PyTorch can multiply on the device."""
     return device == "cpu" or torch.cuda.is_available()
 
 
 def wait_for(device: DeviceType) -> Callable[[], None]:
-    """Give a function that waits until PyTorch has done everything there."""
+    """Return a function that waits until the device has finished all work."""
 
     def wait() -> None:
         if device == "cuda" and torch.cuda.is_available():
@@ -64,7 +63,7 @@ def wait_for(device: DeviceType) -> Callable[[], None]:
 
 
 def matrix_products(device: DeviceType) -> list[MatrixProduct]:
-    """Give products to time, each so large that it takes some milliseconds."""
+    """Return products to time, each large enough to take some milliseconds."""
     products = [
         _large_enough(device, precision, "PyTorch", partial(_torch, precision, device))
         for precision in _TORCH_TYPES
@@ -77,11 +76,11 @@ def matrix_products(device: DeviceType) -> list[MatrixProduct]:
 def peaks(
     products: Sequence[MatrixProduct], timings: Mapping[str, Timing]
 ) -> dict[Precision, Peak]:
-    """Give the limit of each precision.
+    """Return the limit of each precision.
 
     Args:
-        products: What was timed.
-        timings: By the products' names.
+        products: Timed products.
+        timings: Timings by the products' names.
     """
     found = [Peak(p.precision, p.engine, p.n, timings[p.name]) for p in products]
     of_fp32 = [peak for peak in found if peak.precision == "fp32"]
@@ -96,7 +95,7 @@ def peaks(
 
 @contextmanager
 def shared_threads(n_streams: int) -> Iterator[None]:
-    """Let each of several streams compute with its share of PyTorch's threads."""
+    """Divide PyTorch's threads among several streams, for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // n_streams))
     try:
@@ -127,8 +126,8 @@ def _torch(precision: Precision, device: DeviceType, n: int) -> Callable[[], obj
     matrix = torch.randn(n, n, device=device).to(_TORCH_TYPES[precision])
 
     def product() -> Tensor:
-        # A GPU's convolutions may round single precision before they multiply: what
-        # limits them is a product that may do so too.
+        # A GPU's convolutions may round single precision before they multiply, so the
+        # product may do so too.
         settings = torch.backends.cuda.matmul
         before, settings.allow_tf32 = (
             settings.allow_tf32,
@@ -152,9 +151,9 @@ def _has_onnx() -> bool:
 
 
 def _onnx_int8(n: int) -> Callable[[], object]:
-    """As a quantized graph has it: activations uint8, weights int8 and constant.
+    """Return a product as in a quantized graph: uint8 by constant int8 weights.
 
-    Weights of 7 bits: without VNNI a processor adds pairs of products in 16 bits.
+    Weights have 7 bits: without VNNI a processor adds pairs of products in 16 bits.
     """
     import onnxruntime  # noqa: PLC0415 - measured where it is installed
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415

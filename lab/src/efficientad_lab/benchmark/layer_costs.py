@@ -1,7 +1,7 @@
-"""What every layer of the plain networks costs: parameters, FLOPs, time.
+"""Costs of every layer of the plain networks: parameters, FLOPs, time.
 
-Counted on PyTorch's device without memory (`meta`), so that it takes no time; timed in
-the order of a real pass, each layer on what the one before it gave.
+Parameters and FLOPs are counted on PyTorch's device without memory (`meta`). Layers are
+timed in the order of a real pass, each on the output of the previous one.
 """
 
 import time
@@ -24,7 +24,7 @@ _IMAGE = (1, 3, INPUT_SIZE, INPUT_SIZE)
 
 @torch.no_grad()
 def layer_costs(size: ModelSize) -> list[LayerCost]:
-    """Count parameters and FLOPs of every layer, teacher first, autoencoder last.
+    """Return parameters and FLOPs of every layer, teacher first, autoencoder last.
 
     Args:
         size: The paper's S or M.
@@ -59,12 +59,12 @@ def layer_costs(size: ModelSize) -> list[LayerCost]:
 def layer_timings(
     networks: Baseline, repeats: int, *, wait: Callable[[], object] = lambda: None
 ) -> list[Timing]:
-    """Time every layer, in the order of `layer_costs`.
+    """Return the timing of every layer, in the order of `layer_costs`.
 
     Args:
-        networks: On the device and in the precision to be measured.
-        repeats: Passes through all networks that count, at least 1; one more is made.
-        wait: Waits until all that was started is done.
+        networks: Networks on the device and in the precision to measure.
+        repeats: Number of timed passes, at least 1; one untimed pass comes first.
+        wait: Function that waits for the device.
     """
     images = torch.zeros(_IMAGE).to(networks.mean.device, networks.mean.dtype)
     passes = [

@@ -1,4 +1,4 @@
-"""The most memory that a process ever had."""
+"""Peak memory of a process."""
 
 import resource
 import sys
@@ -12,35 +12,35 @@ _PROCESSES: Final = Path("/proc")
 
 
 def own_peak_mib() -> float:
-    """Give the most memory this process ever had, MiB, and no other's."""
-    peak = _told("self")
+    """Return the peak memory of this process, MiB."""
+    peak = _reported("self")
     if peak is not None:
         return peak
-    # Not where the system tells it: a child's begins with its parent's.
+    # Only as a fallback: the value of a child begins with that of its parent.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # In bytes on macOS.
     return peak / (2**20 if sys.platform == "darwin" else _KIB_PER_MIB)
 
 
 def peak_mib(process: int) -> float:
-    """Give the most memory another running process ever had, MiB.
+    """Return the peak memory of another running process, MiB.
 
     Args:
-        process: Its number.
+        process: Process number.
 
     Raises:
-        ConfigError: If the system does not tell.
+        ConfigError: If the system does not report it.
     """
-    peak = _told(str(process))
+    peak = _reported(str(process))
     if peak is None:
         raise ConfigError(
-            "the memory of another process needs a system that tells it in "
+            "the memory of another process needs a system that reports it in "
             f"{_PROCESSES}; leave it out with --no-memory"
         )
     return peak
 
 
-def _told(process: str) -> float | None:
+def _reported(process: str) -> float | None:
     path = _PROCESSES / process / "status"
     lines = path.read_text().splitlines() if path.is_file() else []
     for line in lines:

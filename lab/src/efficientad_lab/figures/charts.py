@@ -4,7 +4,11 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from efficientad.errors import ResultError
 from efficientad_lab.figures.canvas import OWN_COLOR, PAPER_COLOR, new_axes
@@ -13,28 +17,23 @@ from efficientad_lab.studies import paper, summary
 from efficientad_lab.studies.records import Run, is_finished, read_run, read_runs
 from efficientad_lab.studies.summary import detection, groups, overall, variants
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
-
 _TIMED_INFERENCE = {
     "inference_speed": "batch 1, ",
     "deployment": "",
     "deployment_avx2": "",
 }
-"""Experiments whose `milliseconds` are those of judging an image alone, in the variants
-that begin so: of a batch, or of several processes, they are a share."""
+"""Experiments whose `milliseconds` are the latency of one image, with the beginning of
+these variants; for a batch or several processes they are a share of it."""
 
 _SMALL = 7  # points
 _MARKER_POINTS = 5.0
 _POINTS_AN_INCH = 72
 _LABEL_SIDES = tuple((side, height) for side in (1, -1) for height in (4, -9, 12, -17))
-"""To the right or left of a point, and how high above it in points; tried in turn."""
+"""Sides of a point (right, left) and heights above it in points; tried in turn."""
 
 
 class Point(NamedTuple):
-    """A method in the chart of accuracy against latency."""
+    """A point in the chart of accuracy against latency."""
 
     name: str
     latency_ms: float
@@ -43,14 +42,14 @@ class Point(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A way to run on a device."""
+    """A bar in the chart of latency by device."""
 
     name: str
     latency_ms: float
     is_own: bool
 
 
-def accuracy_against_latency(material: Material) -> "Figure":
+def accuracy_against_latency(material: Material) -> Figure:
     """Draw own variants and the paper's methods by milliseconds and mean AU-ROC.
 
     Raises:
@@ -60,7 +59,7 @@ def accuracy_against_latency(material: Material) -> "Figure":
     own = own_points(runs)
     if not own:
         raise ResultError(
-            "needs a variant with all its scenarios finished for one seed at least, "
+            "needs a variant with all scenarios finished for at least one seed, "
             f"{material.results} has none; give the same efficientad reproduce again"
         )
     figure, axes = new_axes(5.0, 3.4)
@@ -76,14 +75,14 @@ def accuracy_against_latency(material: Material) -> "Figure":
     axes.set_ylabel("mean image AU-ROC, %")
     axes.legend(frameon=False, fontsize=_SMALL)
     axes.margins(x=0.15)
-    figure.draw_without_rendering()  # only now is known where everything lies
+    figure.draw_without_rendering()  # sets the positions of everything
     named = [(point, OWN_COLOR) for point in own]
     _name_points(axes, [*named, *((point, PAPER_COLOR) for point in theirs)])
     return figure
 
 
 def own_points(runs: list[Run]) -> list[Point]:
-    """Give a point for each variant that has finished somewhere: means over seeds."""
+    """Return a point for each variant with finished runs: the means over seeds."""
     points = []
     for variant in variants(runs):
         chosen = groups(runs, variant)
@@ -94,8 +93,8 @@ def own_points(runs: list[Run]) -> list[Point]:
     return points
 
 
-def latency_by_device(material: Material) -> "Figure":
-    """Draw recorded benchmarks as bars, the paper's devices beside them.
+def latency_by_device(material: Material) -> Figure:
+    """Draw recorded benchmarks as bars beside the paper's devices.
 
     Raises:
         ResultError: If no benchmark is recorded.
@@ -106,7 +105,7 @@ def latency_by_device(material: Material) -> "Figure":
         names = ", ".join(map(str, (material.results, *paths)))
         raise ResultError(
             f"needs recorded benchmarks with a latency, there are none in {names}; "
-            "name the file or folder that holds some by --benchmarks"
+            "name a file or folder with some by --benchmarks"
         )
     theirs = [
         Bar(f"{device}, {size}, paper", milliseconds, is_own=False)
@@ -132,10 +131,10 @@ def read_benchmarks(paths: Iterable[Path]) -> list[Run]:
     """Read recorded runs, and the reports of `efficientad benchmark` as runs.
 
     Args:
-        paths: JSON files, and folders of such.
+        paths: JSON files, and folders of JSON files.
 
     Raises:
-        ResultError: If a file is neither; the message names it.
+        ResultError: If a file is something else; the message names it.
     """
     files = [
         file
@@ -169,7 +168,7 @@ def _runs_in(file: Path) -> list[Run]:
 
 
 def own_bars(runs: list[Run]) -> list[Bar]:
-    """Give a bar for each machine, category and variant with a latency: the fastest."""
+    """Return the fastest latency of each machine, category and variant."""
     fastest: dict[str, float] = {}
     for run in filter(is_finished, runs):
         metrics, experiment = run["metrics"], run.get("experiment")
@@ -184,13 +183,13 @@ def own_bars(runs: list[Run]) -> list[Bar]:
     return [Bar(name, fastest[name], is_own=True) for name in sorted(fastest)]
 
 
-def _scatter(axes: "Axes", points: list[Point], color: str, label: str) -> None:
+def _scatter(axes: Axes, points: list[Point], color: str, label: str) -> None:
     x, y = [p.latency_ms for p in points], [p.au_roc for p in points]
     axes.scatter(x, y, s=_MARKER_POINTS**2, color=color, label=label)
 
 
-def _name_points(axes: "Axes", points: Sequence[tuple[Point, str]]) -> None:
-    """Write each name where it covers nothing, if there is such a place."""
+def _name_points(axes: Axes, points: Sequence[tuple[Point, str]]) -> None:
+    """Write each name at the first place where it covers nothing, if there is one."""
     taken = [_marker(axes, point) for point, _ in points]
     for point, color in points:
         write = partial(
@@ -212,9 +211,7 @@ def _name_points(axes: "Axes", points: Sequence[tuple[Point, str]]) -> None:
         taken.append(name.get_window_extent())
 
 
-def _marker(axes: "Axes", point: Point) -> "Bbox":
-    from matplotlib.transforms import Bbox  # noqa: PLC0415 - an extra
-
+def _marker(axes: Axes, point: Point) -> Bbox:
     x, y = axes.transData.transform((point.latency_ms, point.au_roc))
     half = _MARKER_POINTS / 2 * axes.figure.dpi / _POINTS_AN_INCH
     return Bbox.from_extents(x - half, y - half, x + half, y + half)

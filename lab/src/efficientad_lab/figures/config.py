@@ -12,7 +12,7 @@ FigureNumber = Literal[1, 3, 4, 5, 6, 7]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FigureConfig:
-    """What is drawn, and what it needs besides the runs."""
+    """Settings of the figures."""
 
     output: Path | None = None
     """Folder for the figures. None: `figures` in the results."""
@@ -23,29 +23,30 @@ class FigureConfig:
     defects with mask and map."""
 
     size: ModelSize = "small"
-    """Whose detectors and teacher are shown."""
+    """Size of the detectors and the teacher."""
 
     work: Path | None = None
     """Folder of detectors and hard-loss masks. None: `work` in the results."""
 
     benchmarks: tuple[Path, ...] = ()
-    """Files and folders of recorded benchmarks for figure 6, besides the results."""
+    """Files and folders of recorded benchmarks for figure 6, in addition to the
+    results."""
 
     images: Path | None = None
     """Folder or tar of natural images for figure 3. None: the embedded ones."""
 
     source: str | None = None
     """Source network for figure 3: a weights file, or a name such as `mobilenet-v2`.
-    None: the teacher alone is shown."""
+    None: only the teacher is shown."""
 
     teacher: Path | None = None
     """Teacher for figure 3. None: the shipped one."""
 
     n_images: int = 3
-    """Images a scenario in figure 7, and in figure 3, at least 1."""
+    """Images of each scenario in figure 7, and images in figure 3, at least 1."""
 
     seed: int = 0
-    """Seed of what is drawn by chance, at least 0."""
+    """Seed of the random choice of images, at least 0."""
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""

@@ -1,8 +1,10 @@
-"""All figures from a folder of results: what can be drawn, and what is missing."""
+"""All figures from a folder of results."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
+
+from matplotlib.figure import Figure
 
 from efficientad.errors import DatasetError, ImageError, ModelFileError, ResultError
 from efficientad_lab.figures.canvas import save
@@ -21,17 +23,13 @@ from efficientad_lab.figures.pictures import (
 from efficientad_lab.figures.runs import Material
 from efficientad_lab.studies.records import read_runs
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-# A run, a detector or an image that a figure needs: the other figures may do without.
+# Errors of a run, a detector or an image that other figures may not need.
 _UNUSABLE: Final = (ResultError, ModelFileError, DatasetError, ImageError)
 
 
 class _Kind(NamedTuple):
     name: str
-    draw: "Callable[[Material], Figure]"
+    draw: Callable[[Material], Figure]
 
 
 _KINDS: Final[Mapping[FigureNumber, _Kind]] = {
@@ -45,11 +43,11 @@ _KINDS: Final[Mapping[FigureNumber, _Kind]] = {
 
 
 class Drawn(NamedTuple):
-    """What came of drawing some figures."""
+    """Written files and missing figures."""
 
     paths: list[Path]
     missing: list[str]
-    """For each figure without its runs a sentence that says which are missing."""
+    """A sentence for each figure that lacks something."""
 
 
 def draw_figures(results: Path, config: FigureConfig | None = None) -> Drawn:
@@ -57,11 +55,10 @@ def draw_figures(results: Path, config: FigureConfig | None = None) -> Drawn:
 
     Args:
         results: Folder of recorded runs.
-        config: What is drawn. None: the defaults.
+        config: Settings. None: the defaults.
 
     Raises:
-        ResultError: If none can be drawn, or if a recorded run is unusable.
-        MissingDependencyError: If matplotlib is not installed.
+        ResultError: If no figure can be drawn, or if a recorded run is unusable.
         StorageError: If a figure cannot be written.
     """
     config = config or FigureConfig()
@@ -70,7 +67,7 @@ def draw_figures(results: Path, config: FigureConfig | None = None) -> Drawn:
             f"needed a folder of recorded runs, {results} is none; make one with "
             f"efficientad reproduce ROOT --output {results}"
         )
-    # A file that cannot be used is no missing one.
+    # An unusable file is an error, while a missing one only lacks a figure.
     read_runs(results)
     read_benchmarks(config.benchmarks)
     material = Material(results, config)

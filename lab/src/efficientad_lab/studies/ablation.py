@@ -1,11 +1,11 @@
-"""What each part of the method is worth: the paper's Tables 3, 4 and 5.
+"""Ablations of the method: the paper's Tables 3, 4 and 5.
 
-A deviation changes one part or several. Deviations that train alike share a training:
-normalization is fitted on held-out normal images afterwards.
+A deviation changes one part of the method or several. Deviations with the same training
+share it: the normalization is fitted on held-out normal images afterwards.
 
-"Without the hard feature loss" and p_hard = 0 are the mean of all squared distances, as
-in the paper; preset `quick`, which adds that mean to the hard feature loss, then counts
-it once.
+"Without hard feature loss" and p_hard = 0 mean the mean of all squared distances, as in
+the paper. Preset `quick` adds that mean to the hard feature loss, and then counts it
+once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,16 +39,16 @@ EXPERIMENT: Final = "ablation"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deviation:
-    """What is otherwise than in the method."""
+    """Changes of the method."""
 
     has_pretraining_penalty: bool = True
     p_hard: float | None = None
-    """Quantile of the hard feature loss, in [0, 1); 0 is without it. None: the
+    """Quantile of the hard feature loss, in [0, 1); 0 is without that loss. None: the
     preset's."""
     normalization: Normalization = QUANTILES
 
     def recipe(self, full: Recipe) -> Recipe:
-        """Give the recipe of the training, from that of the method."""
+        """Return the recipe of the training, given the method's."""
         if self.p_hard is None:
             return full
         if isinstance(full, QuickRecipe) and self.p_hard == 0:
@@ -56,12 +56,12 @@ class Deviation:
         return replace(full, p_hard=self.p_hard)
 
     def canonical(self, full: Recipe) -> "Deviation":
-        """Leave out what is as in the method."""
+        """Return the deviation without values that equal the method's."""
         is_same = self.p_hard is not None and self.recipe(full) == full
         return replace(self, p_hard=None) if is_same else self
 
     def training_words(self) -> list[str]:
-        """Say what is otherwise in the training."""
+        """Return the names of the changes of the training."""
         words = []
         if self.p_hard == 0:
             words.append("without hard loss")
@@ -72,7 +72,7 @@ class Deviation:
         return words
 
     def words(self) -> list[str]:
-        """Say all that is otherwise."""
+        """Return the names of all changes."""
         words = self.training_words()
         low, high = self.normalization.low, self.normalization.high
         if low is None or high is None:
@@ -95,7 +95,7 @@ class Entry:
     words: str
     deviation: Deviation
     paper: float
-    """Image AU-ROC there in percent, mean of the three collections."""
+    """The paper's image AU-ROC in percent, mean of the three collections."""
 
 
 def _swept_low(low: float, paper: float) -> Entry:
@@ -172,19 +172,20 @@ def ablate(
     tables: Sequence[PaperTable] = (3, 4, 5),
     on_done: OnDone = lambda _job, _error: None,
 ) -> list[Exception]:
-    """Train and judge all deviations of some of the paper's tables, and write these.
+    """Train and evaluate all deviations of some of the paper's tables, and write these.
 
-    Recorded, resumed and skipped as `reproduce` does it.
+    Runs are recorded, resumed and skipped as in `reproduce`.
 
     Args:
-        roots: Categories, collections of them, or folders of collections.
-        results: Folder for a JSON file a run, `ablation.md` and `ablation.html`.
+        roots: Categories, collections, or folders of collections.
+        results: Folder for the recorded runs, `ablation.md` and `ablation.html`.
         config: Settings. None: the defaults.
         tables: Numbers of the paper's tables.
-        on_done: Gets each job when it is done, and why it failed or None.
+        on_done: Called with each finished job, and its error or None.
 
     Returns:
-        Why runs failed; these are recorded, and tried again by the next call.
+        The errors of failed runs; these are recorded, and the next call tries them
+        again.
 
     Raises:
         DatasetError, ModelFileError, ResultError, StorageError: As `reproduce`.
@@ -198,7 +199,7 @@ def ablate(
 def planned(
     roots: Sequence[Path], config: StudyConfig, tables: Sequence[PaperTable]
 ) -> list[Job]:
-    """List all jobs of an ablation, by seed, size, scenario and training.
+    """Return all jobs of an ablation, by seed, size, scenario and training.
 
     Raises:
         DatasetError, ModelFileError: As `reproduce`.
@@ -222,7 +223,7 @@ def _jobs(
     which: tuple[ModelSize, int],
     deviations: Iterable[Deviation],
 ) -> list[Job]:
-    """Group deviations by their training; that of the method comes first."""
+    """Group deviations by their training; the method's comes first."""
     full_config = config.training(*which)
     full = recipe_of(full_config, choose_device(config.device))
     groups: dict[Deviation, dict[str, Judging]] = {FULL: {}}
@@ -252,7 +253,7 @@ def _variant(deviation: Deviation, config: TrainConfig, full: Recipe) -> str:
 
 
 def write(results: Path, config: StudyConfig) -> None:
-    """Write the tables of what is recorded.
+    """Write the tables of the recorded runs.
 
     Raises:
         ResultError: If a recorded run cannot be used.
@@ -272,13 +273,13 @@ def write(results: Path, config: StudyConfig) -> None:
 def table_of(
     number: PaperTable, size: ModelSize, config: StudyConfig, runs: Iterable[Run]
 ) -> Table:
-    """Make one of the paper's tables of what is recorded.
+    """Return one of the paper's tables, filled with recorded runs.
 
     Args:
-        number: Of the table.
-        size: Of the networks.
+        number: Number of the table.
+        size: Size of the networks.
         config: Settings of the ablation.
-        runs: Of any experiments; those of ablations count.
+        runs: Recorded runs; those of other experiments are ignored.
     """
     training = config.training(size, config.seeds[0])
     full = recipe_of(training, choose_device(config.device))

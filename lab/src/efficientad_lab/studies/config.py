@@ -1,4 +1,4 @@
-"""Settings of a reproduction or an ablation. No torch here."""
+"""Settings of a study. No torch here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +12,19 @@ PaperTable = Literal[3, 4, 5]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyConfig:
-    """What a study trains. `None` means: as the preset says."""
+    """Settings of a study. `None` means: as the preset says."""
 
     sizes: tuple[ModelSize, ...] | None = None
-    """The paper's EfficientAD-S and M. None: those that there is a teacher for."""
+    """The paper's EfficientAD-S and M. None: every size with a teacher."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of the trainings, each at least 0 and given once; the paper takes five."""
+    """Seeds of the trainings, at least 0, without repetition; the paper has five."""
 
     preset: Preset | None = None
     """As in training: `paper` or `quick`. None: by the device."""
 
     steps: int | None = None
-    """Images each student is trained on, at least 1."""
+    """Optimizer steps of each training, at least 1."""
 
     batch_size: int | None = None
     """Images a step, at least 1."""
@@ -40,29 +40,34 @@ class StudyConfig:
     """Where the networks run. `auto` takes CUDA where there is one."""
 
     keep_detectors: Literal["first_seed", "all"] = "first_seed"
-    """Which detectors stay when their runs are recorded; figures need the first's."""
+    """Detectors to keep when their runs are recorded; figures need the first seed's."""
+
+    n_workers: int = 1
+    """Trainings at the same time, at least 1; they share the cores."""
 
     work: Path | None = None
     """Folder of checkpoints, detectors and reports. None: `work` in the results."""
 
     def __post_init__(self) -> None:
-        """Reject lists that name nothing, or something twice, and single settings."""
+        """Reject empty lists, repeated values, and values outside their range."""
         for name in ("sizes", "seeds"):
             values = getattr(self, name)
             if values is not None and (not values or len(set(values)) < len(values)):
                 raise ConfigError(
                     f"{name} must be at least one, each once, got {list(values)}"
                 )
+        if self.n_workers < 1:
+            raise ConfigError(f"n_workers must be at least 1, got {self.n_workers}")
         for seed in self.seeds:
             self.training("small", seed)
 
     def training(
         self, size: ModelSize, seed: int, *, has_pretraining_penalty: bool = True
     ) -> TrainConfig:
-        """Give the settings of one training.
+        """Return the settings of one training.
 
         Raises:
-            ConfigError: If one is outside its range.
+            ConfigError: If a setting is outside its range.
         """
         return TrainConfig(
             size=size,

@@ -1,6 +1,6 @@
-"""Which images a detector was trained and judged on, by which masks. No torch.
+"""Hashes of a study's images and masks, and the list of its test images. No torch here.
 
-Those it was judged on are kept beside it for the figures.
+The list lies beside the detector, for the figures.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ _FILE: Final = "test_images.json"
 
 
 def fingerprint(category: Category) -> str:
-    """Give a hash of names, defect types and sizes in bytes of all its images.
+    """Return a hash of the names, defect types and file sizes of all images.
 
-    It is the same for a copy elsewhere.
+    A copy in another folder has the same hash.
     """
     lines = [
         f"{split} {category.name_of(sample)} {sample.defect_type} "
@@ -33,9 +33,9 @@ def fingerprint(category: Category) -> str:
 
 
 def annotations_fingerprint(category: Category) -> str:
-    """Give a hash of all masks and of what their values mean, contents included.
+    """Return a hash of the contents of all masks and of their configuration.
 
-    It is the same for a copy elsewhere. What cannot be read counts as missing.
+    A copy in another folder has the same hash. Unreadable masks count as missing.
     """
     lines = [
         f"{category.name_of(sample)} {_hashes_of_masks(sample)}"
@@ -47,12 +47,12 @@ def annotations_fingerprint(category: Category) -> str:
 
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> None:
-    """Keep the test images of a category in the folder of a training.
+    """Write the list of test images to the folder of a training.
 
     Raises:
-        StorageError: If they cannot be written.
+        StorageError: If the list cannot be written.
     """
-    kept = [
+    listed = [
         {
             "path": str(sample.path.resolve()),
             "defect_type": sample.defect_type,
@@ -60,24 +60,24 @@ def write_samples(samples: Sequence[Sample], folder: Path) -> None:
         }
         for sample in samples
     ]
-    write_atomically(folder / _FILE, json.dumps(kept, indent=1).encode())
+    write_atomically(folder / _FILE, json.dumps(listed, indent=1).encode())
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """Give the test images that `write_samples` kept.
+    """Read the list that `write_samples` wrote.
 
     Raises:
-        ResultError: If there are none, or they cannot be read.
+        ResultError: If the list is missing or cannot be read.
     """
     path = folder / _FILE
     try:
         return [
             Sample(
-                Path(kept["path"]),
-                kept["defect_type"],
-                kept["mask_path"] and Path(kept["mask_path"]),
+                Path(entry["path"]),
+                entry["defect_type"],
+                entry["mask_path"] and Path(entry["mask_path"]),
             )
-            for kept in json.loads(path.read_text(encoding="utf-8"))
+            for entry in json.loads(path.read_text(encoding="utf-8"))
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultError(

@@ -1,7 +1,7 @@
-"""Where the hard feature loss looks while a detector is trained (paper, Figure 4).
+"""Masks of the hard feature loss in the course of a training (paper, Figure 4).
 
-At some moments of a training, and for some of its images, the share of channels that
-the loss averages at each place is kept in a file beside the detector.
+At some moments, and for some training images, a file beside the detector gets the share
+of channels that the loss averages at each place.
 """
 
 from pathlib import Path
@@ -21,22 +21,22 @@ from efficientad.storage import atomic_write
 from efficientad.training.config import Recipe, TrainConfig
 
 MOMENTS: Final = (0.0, 0.1, 0.5, 1.0)
-"""Shares of the training that are done."""
+"""Shares of the training, in [0, 1]."""
 
 _N_IMAGES: Final = 2
 
 
 class HardMasks(NamedTuple):
-    """What is kept of one moment."""
+    """Training images and their masks at one moment."""
 
     pixels: NDArray[np.uint8]
-    """(images, 256, 256, 3), RGB: training images, drawn by the seed."""
+    """RGB images drawn by the seed, (n_images, 256, 256, 3)."""
     masks: NDArray[np.float32]
-    """(images, 56, 56): the share of channels that the hard feature loss averages."""
+    """Share of channels that the loss averages, (n_images, 56, 56)."""
 
 
 def mask_file(folder: Path, moment: float) -> Path:
-    """Give the file of a moment in the folder of a training."""
+    """Return the file of a moment in the folder of a training."""
     return folder / f"hard_masks_at_{round(100 * moment)}.npz"
 
 
@@ -44,7 +44,7 @@ def read_masks(path: Path) -> HardMasks:
     """Read the masks of one moment.
 
     Raises:
-        ResultError: If the file is not one of these.
+        ResultError: If the file has no masks.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -52,18 +52,18 @@ def read_masks(path: Path) -> HardMasks:
     except (OSError, ValueError, KeyError) as error:
         raise ResultError(
             f"needed masks of the hard feature loss, {path} cannot be read ({error}); "
-            "remove it and its run, and make that again"
+            "remove it and its run, and make the run again"
         ) from error
 
 
 class HardMaskRecorder:
-    """Keeps the masks of a training; to be called at each of its steps.
+    """Records the masks of a training; the training calls it at each step.
 
     Args:
-        category: What is trained on.
-        config: Of the training.
-        recipe: Likewise.
-        folder: Where the files go.
+        category: Training images.
+        config: Settings of the training.
+        recipe: Recipe of the training.
+        folder: Folder for the files.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class HardMaskRecorder:
 
 
 def _drawn(category: Category, config: TrainConfig) -> list[Path]:
-    """Draw some images of the training, not of those held out."""
+    """Draw some training images, none of those held out."""
     paths = [sample.path for sample in category.train]
     if not category.validation and config.validation is None:
         paths, _ = split_validation(paths, config.validation_share, config.seed)
     rng = np.random.default_rng(config.seed)
-    return [paths[i] for i in rng.choice(len(paths), min(_N_IMAGES, len(paths)), False)]  # noqa: FBT003 - without putting back
+    return [paths[i] for i in rng.choice(len(paths), min(_N_IMAGES, len(paths)), False)]  # noqa: FBT003 - without replacement

@@ -26,7 +26,6 @@ from efficientad.storage import require_writable
 from efficientad.training.calibration import calibrate
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.environment import environment
-from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import train
@@ -47,7 +46,7 @@ from efficientad_lab.studies.records import (
     run_name,
     write_run,
 )
-from efficientad_lab.studies.usable import require_judgeable
+from efficientad_lab.studies.usable import require_usable
 
 MODEL_FILE: Final = "part.ead"
 
@@ -212,7 +211,7 @@ def do(job: Job, place: Place) -> Exception | None:
 
 def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
     """Give the detector of a job, trained now or by a process that was killed."""
-    require_judgeable(job.category)
+    require_usable(job.category)
     path = folder / MODEL_FILE
     write_samples(job.category.test, folder)
     kept = _kept_detector(job, path)
@@ -226,7 +225,6 @@ def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
         output=path,
         recipe=job.recipe,
         on_step=HardMaskRecorder(job.category, config, job.recipe, folder),
-        interrupts=held_back_interrupt,
     )
     # The steps' time goes on where a resumed training left off.
     seconds = {

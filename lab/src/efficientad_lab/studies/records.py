@@ -1,8 +1,8 @@
-"""Recorded runs: one JSON file each, whole or not there.
+"""Recorded runs: one JSON file for each run.
 
-A run names its experiment, category, variant and seed, which together are the name of
-its file. It holds what was measured, and where and with what (`surroundings`); or, if
-it failed, the reason, and then it is tried again. No torch here.
+Experiment, category, variant and seed identify a run and make up its file name. A run
+holds the measurements and their environment. A failed run holds the reason instead, and
+is tried again. No torch here.
 """
 
 import json
@@ -17,40 +17,44 @@ from efficientad.storage import write_atomically
 Run = dict[str, Any]
 
 FORMAT_VERSION: Final = 1
-"""Of a run's fields. A file that tells none is of the first version."""
+"""Version of a run's fields. A file without it has the first version."""
 
 _FORMAT, FAILURE = "format", "failure"
 _REQUIRED: Final = {"experiment": str, "category": str, "variant": str, "seed": int}
-_OF_FINISHED: Final = {"metrics": dict, "machine": str, "versions": dict, "commit": str}
-"""Besides, where there is no failure."""
+_REQUIRED_IF_FINISHED: Final = {
+    "metrics": dict,
+    "machine": str,
+    "versions": dict,
+    "commit": str,
+}
 
 
 def file_name(run: Run) -> str:
-    """Give the name of a run's file, as benchmarks/README.md says."""
+    """Return the name of a run's file."""
     return f"{run_name(run)}.json"
 
 
 def run_name(run: Run) -> str:
-    """Name a run: experiment, category, variant and seed; lower case, no spaces."""
+    """Return experiment, category, variant and seed in lower case without spaces."""
     variant = "_".join(run["variant"].replace(",", " ").split())
     parts = (run["experiment"], run["category"], variant, f"seed{run['seed']}")
     return name_in_files("_".join(parts))
 
 
 def name_in_files(name: str) -> str:
-    """Give what stands for a name in the names of files, on every system."""
+    """Return the form of a name that every file system accepts."""
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in name.lower())
 
 
 def write_run(run: Run, folder: Path) -> Path:
-    """Write a run to its file.
+    """Write a run to its file in an atomic write, and return the path.
 
     Args:
-        run: Everything about it, surroundings included.
-        folder: Of all runs; made if it is not there.
+        run: All fields, including those of the environment.
+        folder: Folder of the results; made if it is missing.
 
     Raises:
-        StorageError: If it cannot be written; what stood there stays.
+        StorageError: If it cannot be written; the previous file stays.
     """
     path = folder / file_name(run)
     full = {**run, _FORMAT: FORMAT_VERSION}
@@ -62,7 +66,7 @@ def read_run(path: Path) -> Run:
     """Read one recorded run.
 
     Raises:
-        ResultError: If it is no JSON, no run, or of another version.
+        ResultError: If it is not JSON, not a run, or has another version.
     """
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -71,7 +75,7 @@ def read_run(path: Path) -> Run:
             f"needed a recorded run, {path} cannot be read as JSON ({error}); remove "
             "it, and the run is made again"
         ) from error
-    if not isinstance(run, dict) or _lacks(run, _REQUIRED):
+    if not isinstance(run, dict) or _missing(run, _REQUIRED):
         raise ResultError(
             f"needed a recorded run with {', '.join(_REQUIRED)}, {path} is something "
             "else; move it away"
@@ -82,21 +86,21 @@ def read_run(path: Path) -> Run:
             f"{path} is a run of format {version}, this efficientad reads "
             f"{FORMAT_VERSION}; use the efficientad that wrote it, or another folder"
         )
-    missing = _lacks(run, _OF_FINISHED) if is_finished(run) else []
+    missing = _missing(run, _REQUIRED_IF_FINISHED) if is_finished(run) else []
     if missing:
         raise ResultError(
-            f"needed a finished run with {', '.join(_OF_FINISHED)}, {path} lacks "
-            f"{', '.join(missing)}; remove it, and the run is made again"
+            f"needed a finished run with {', '.join(_REQUIRED_IF_FINISHED)}, {path} "
+            f"lacks {', '.join(missing)}; remove it, and the run is made again"
         )
     return run
 
 
-def _lacks(run: Run, required: Mapping[str, type]) -> list[str]:
+def _missing(run: Run, required: Mapping[str, type]) -> list[str]:
     return [n for n, kind in required.items() if not isinstance(run.get(n), kind)]
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """Read all recorded runs, by experiment, category, variant and seed.
+    """Read all recorded runs, sorted by experiment, category, variant and seed.
 
     Raises:
         ResultError: If one cannot be used; the message names its file.
@@ -107,36 +111,35 @@ def read_runs(folder: Path) -> list[Run]:
     )
 
 
-def differing_settings(recorded: Run, asked: Run) -> list[str]:
-    """Name the settings that a recorded run has otherwise than a run asked for."""
-    before, now = recorded.get("settings", {}), asked["settings"]
+def differing_settings(recorded: Run, requested: Run) -> list[str]:
+    """Return the names of settings that differ between two runs."""
+    before, now = recorded.get("settings", {}), requested["settings"]
     return sorted(name for name in before | now if before.get(name) != now.get(name))
 
 
 def recorded_file(
-    asked: Run,
+    requested: Run,
     folder: Path,
     differing: Callable[[Run, Run], list[str]] = differing_settings,
 ) -> Path | None:
-    """Give the file of a finished run; none of a failed one, to be tried again.
+    """Return the file of a finished run, or None if there is none.
 
     Args:
-        asked: The names and settings of the run.
-        folder: Of all runs.
-        differing: Names what a recorded run (first) has otherwise than the one asked
-            for, and what changes the result.
+        requested: Names and settings of the run.
+        folder: Folder of the results.
+        differing: Function that names the settings in which a recorded run and the
+            requested one differ.
 
     Raises:
-        ResultError: If its file cannot be read, or if anything differs: a result of
-            other settings is not the one asked for.
+        ResultError: If the file cannot be read or any setting differs.
     """
-    path = folder / file_name(asked)
+    path = folder / file_name(requested)
     if not path.exists():
         return None
     run = read_run(path)
     if not is_finished(run):
         return None
-    others = differing(run, asked)
+    others = differing(run, requested)
     if others:
         raise ResultError(
             f"{path} was recorded with other settings than those asked for "
@@ -146,12 +149,12 @@ def recorded_file(
 
 
 def is_finished(run: Run) -> bool:
-    """Whether a run has been measured to its end."""
+    """Return whether a run has measurements."""
     return FAILURE not in run
 
 
 def mean_and_deviation(values: Sequence[float], n_digits: int) -> str:
-    """Write the mean of some runs, and the standard deviation if there are several."""
+    """Format a mean, with the standard deviation if there are several values."""
     mean = f"{statistics.fmean(values):.{n_digits}f}"
     if len(values) == 1:
         return mean
@@ -159,21 +162,21 @@ def mean_and_deviation(values: Sequence[float], n_digits: int) -> str:
 
 
 def short_commit(name: str) -> str:
-    """Shorten the hash of a recorded commit; a `-dirty` behind it stays."""
+    """Return the first nine digits of a commit, with `-dirty` if it has that."""
     digest, dash, state = name.partition("-")
     return f"{digest[:9]}{dash}{state}"
 
 
 def where_recorded(runs: Iterable[Run]) -> str:
-    """Say on which machines, with which versions, from which commits, in a sentence."""
+    """Return one sentence on machines, versions and commits of some runs."""
     runs = list(runs)
     machines = "; ".join(sorted({run["machine"] for run in runs}))
-    computed_by = [
+    versions = [
         run.get("peer", {}).get("versions", {"torch": run["versions"]["torch"]})
         for run in runs
     ]
     libraries = ", ".join(
-        sorted({f"{name} {v}" for found in computed_by for name, v in found.items()})
+        sorted({f"{name} {v}" for found in versions for name, v in found.items()})
     )
     commits = ", ".join(sorted({f"`{short_commit(run['commit'])}`" for run in runs}))
     return f"Recorded on {machines}; {libraries}; commit {commits}."

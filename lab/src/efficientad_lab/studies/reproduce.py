@@ -1,4 +1,4 @@
-"""All scenarios found, by sizes and seeds: the paper's Tables 1 and 2."""
+"""All scenarios, by sizes and seeds: the paper's Tables 1 and 2."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -25,35 +25,36 @@ def reproduce(
     *,
     on_done: OnDone = lambda _job, _error: None,
 ) -> list[Exception]:
-    """Train and judge all scenarios by sizes and seeds, and write the tables.
+    """Train and evaluate all scenarios by sizes and seeds, and write the tables.
 
-    Finished runs are skipped and a killed one goes on, so the same call can be made
-    again. The tables are written anew after each run. One seed of everything comes
+    Finished runs are skipped and a killed one continues, so the same call can be made
+    again. The tables are written again after each run. One seed of everything comes
     before the next seed.
 
     Args:
-        roots: Categories, collections of them, or folders of collections.
-        results: Folder for a JSON file a run, `reproduce.md` and `reproduce.html`.
+        roots: Categories, collections, or folders of collections.
+        results: Folder for the recorded runs, `reproduce.md` and `reproduce.html`.
         config: Settings. None: the defaults.
-        on_done: Gets each job when it is done, and why it failed or None.
+        on_done: Called with each finished job, and its error or None.
 
     Returns:
-        Why runs failed; these are recorded, and tried again by the next call.
+        The errors of failed runs; these are recorded, and the next call tries them
+        again.
 
     Raises:
-        DatasetError: If a folder holds no scenario.
+        DatasetError: If a folder has no scenario.
         ModelFileError: If there is no teacher of a size.
-        ResultError: If a recorded run is unusable, or had other settings.
+        ResultError: If a recorded run is unusable, or has other settings.
         StorageError: If a result cannot be written.
     """
     config = config or StudyConfig()
     jobs = planned(roots, config)
-    read_runs(results)  # what is unusable shall not cost hours first
+    read_runs(results)  # an unusable record is found before hours of training
     return do_all(jobs, results, config, on_done, partial(write, results))
 
 
 def write(results: Path) -> None:
-    """Write the tables of what is recorded.
+    """Write the tables of the recorded runs.
 
     Raises:
         ResultError: If a recorded run cannot be used.
@@ -66,7 +67,7 @@ def write(results: Path) -> None:
 
 
 def planned(roots: Sequence[Path], config: StudyConfig) -> list[Job]:
-    """List all jobs of a reproduction, by seed, size and scenario.
+    """Return all jobs of a reproduction, by seed, size and scenario.
 
     Raises:
         DatasetError, ModelFileError: As `reproduce`.

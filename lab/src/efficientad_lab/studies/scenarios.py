@@ -1,4 +1,4 @@
-"""The scenarios below some folders: categories, told apart by their names."""
+"""The scenarios below some folders: categories of different names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +9,14 @@ from efficientad_lab.studies.records import name_in_files
 
 
 def find_scenarios(roots: Sequence[Path]) -> list[Category]:
-    """Find all scenarios below folders, in the order of the folders.
+    """Return all scenarios below folders, in the order of the folders.
 
     Args:
-        roots: Categories, collections of them, or folders of collections; or lists.
+        roots: Categories, collections, folders of collections, or lists.
 
     Raises:
-        DatasetError: If a folder holds none, if one cannot be used, or if two have one
-            name, or names whose files would be the same.
+        DatasetError: If a folder has no scenario, if one cannot be used, or if two
+            would have the same files of results.
     """
     if not roots:
         raise DatasetError(
@@ -28,8 +28,9 @@ def find_scenarios(roots: Sequence[Path]) -> list[Category]:
         other = seen.setdefault(name_in_files(scenario.name), scenario)
         if other is not scenario:
             raise DatasetError(
-                "scenarios need different names, since results are told apart by them: "
-                f"{other.root} and {scenario.root} have the same, or one that differs "
-                "in case, spaces or signs only; give one of them, or rename a folder"
+                "scenarios need different names, because results are told apart by "
+                f"them: {other.root} and {scenario.root} have the same, or one that "
+                "differs in case, spaces or signs only; give one of them, or rename a "
+                "folder"
             )
     return scenarios

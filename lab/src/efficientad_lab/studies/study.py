@@ -1,6 +1,7 @@
-"""What every study does with its jobs: sizes by their teachers, places, one by one."""
+"""The common part of all studies: sizes with a teacher, and running the jobs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -8,18 +9,36 @@ from efficientad.errors import ModelFileError
 from efficientad.model_files.teachers import open_teacher
 from efficientad.training.config import ModelSize, Recipe, TrainConfig
 from efficientad_lab.studies.config import StudyConfig
+from efficientad_lab.studies.executor import Executor, LocalProcesses
 from efficientad_lab.studies.jobs import Job, Place, do, pending
 
 OnDone = Callable[[Job, Exception | None], None]
-"""Gets a job when it is done, and why it failed or None."""
+"""Called with each finished job, and its error or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobTask:
+    """A job and the folders of its results."""
+
+    job: Job
+    place: Place
+
+    @property
+    def name(self) -> str:
+        """Name of the training."""
+        return self.job.name
+
+    def run(self) -> Exception | None:
+        """Do the job, record it, and return its error or None."""
+        return do(self.job, self.place)
 
 
 def usable_sizes(config: StudyConfig) -> list[ModelSize]:
-    """List the sizes to train, each with a teacher that can be read.
+    """Return the sizes to train, each with a readable teacher.
 
     Raises:
-        ModelFileError: If the teacher of a size that was asked for cannot be used, or
-            if there is none at all.
+        ModelFileError: If the teacher of a requested size cannot be used, or if there
+            is no teacher of any size.
     """
     if config.sizes is not None:
         for size in config.sizes:
@@ -41,7 +60,7 @@ def usable_sizes(config: StudyConfig) -> list[ModelSize]:
 
 
 def variant_of(config: TrainConfig, recipe: Recipe) -> str:
-    """Name a training by what the user chose."""
+    """Return the name of a training: size, preset and what the user set."""
     parts: list[str] = [config.size, recipe.preset]
     if config.steps is not None:
         parts.append(f"{config.steps} steps")
@@ -56,36 +75,42 @@ def do_all(
     config: StudyConfig,
     on_done: OnDone,
     write: Callable[[], None],
+    executor: Executor | None = None,
 ) -> list[Exception]:
-    """Do some jobs one after the other.
+    """Do the jobs that are not recorded yet.
 
     Args:
-        jobs: What to do.
+        jobs: All jobs of the study.
         results: Folder of the recorded runs.
-        config: Says which detectors stay, and where.
-        on_done: Gets each job when it is done.
-        write: Writes the tables: after each job that had something to do, or once,
-            where none had.
+        config: Settings: which detectors stay, where, and the number of workers.
+        on_done: Called with each job when it is done.
+        write: Function that writes the tables; called after each job that was done,
+            or once if none was.
+        executor: Runs the jobs. None: local processes.
 
     Returns:
-        Why some failed.
+        The errors of failed jobs.
 
     Raises:
-        ResultError: If a recorded run cannot be read or had other settings; then
+        ResultError: If a recorded run cannot be read or has other settings; then
             nothing is done.
         StorageError: If a result cannot be written.
     """
-    tasks = [(job, _place(job, results, config)) for job in jobs]
-    is_left = [bool(pending(job, place)) for job, place in tasks]
+    tasks = [JobTask(job, _place(job, results, config)) for job in jobs]
+    left = []
+    for task in tasks:
+        if pending(task.job, task.place):
+            left.append(task)
+        else:
+            on_done(task.job, None)
     failures = []
-    for (job, place), has_work in zip(tasks, is_left, strict=True):
-        error = do(job, place) if has_work else None
-        on_done(job, error)
-        if has_work:
-            write()
+    executor = executor or LocalProcesses(config.n_workers)
+    for task, error in executor.run(left):
+        on_done(task.job, error)
+        write()
         if error is not None:
             failures.append(error)
-    if not any(is_left):
+    if not left:
         write()
     return failures
 

@@ -1,8 +1,8 @@
-"""What recorded runs say together: by scenario, by collection, over all.
+"""Means of recorded runs: by scenario, by collection, over all.
 
-A mean is taken seed by seed and then over the seeds, so that its deviation is that of
-the whole figure. A seed counts only where each scenario of a collection has finished.
-In MVTec LOCO logical and structural defects weigh the same. No torch here.
+A mean is taken for each seed and then over the seeds, so that its deviation is that of
+the whole number. A seed counts only if every scenario of a collection has finished. In
+MVTec LOCO logical and structural defects have the same weight. No torch here.
 """
 
 import statistics
@@ -28,29 +28,27 @@ class Group:
 
     @property
     def scenarios(self) -> list[str]:
-        """Names of the scenarios, failed ones included."""
+        """Names of the scenarios, including failed ones."""
         return sorted({run["category"] for run in self.runs})
 
     def by_seed(self, metric: Metric) -> dict[int, float]:
-        """Give the mean over the scenarios for each seed that has all of them."""
+        """Return the mean over the scenarios for each seed that has all of them."""
         means: dict[int, float] = {}
         for seed in sorted({run["seed"] for run in self.runs}):
-            finished = [
-                run for run in self.runs if run["seed"] == seed and is_finished(run)
-            ]
-            values = [value for r in finished if (value := metric(r)) is not None]
+            runs = [r for r in self.runs if r["seed"] == seed and is_finished(r)]
+            values = [value for run in runs if (value := metric(run)) is not None]
             if len(values) == len(self.scenarios):
                 means[seed] = statistics.fmean(values)
         return means
 
 
 def variants(runs: Iterable[Run]) -> list[str]:
-    """List the variants in the order of the runs."""
+    """Return the variants in the order of the runs."""
     return list(dict.fromkeys(run["variant"] for run in runs))
 
 
 def groups(runs: Iterable[Run], variant: str) -> list[Group]:
-    """Give the runs of a variant by collection, sorted by its name."""
+    """Return the runs of a variant by collection, sorted by its name."""
     chosen = [run for run in runs if run["variant"] == variant]
     names = sorted({collection_of(run) for run in chosen})
     return [
@@ -60,12 +58,12 @@ def groups(runs: Iterable[Run], variant: str) -> list[Group]:
 
 
 def collection_of(run: Run) -> str:
-    """Name the collection of a run; `plain` where it tells none."""
+    """Return the collection of a run, `plain` if the run names none."""
     return str(run.get("collection", "plain"))
 
 
 def overall(chosen: Sequence[Group], metric: Metric) -> list[float]:
-    """Give the mean of the means of collections for each seed that all of them have."""
+    """Return the mean over collections for each seed that all of them have."""
     by_seed = [group.by_seed(metric) for group in chosen]
     seeds = set.intersection(*map(set, by_seed)) if by_seed else set()
     return [
@@ -74,34 +72,34 @@ def overall(chosen: Sequence[Group], metric: Metric) -> list[float]:
 
 
 def detection(run: Run) -> float | None:
-    """Image AU-ROC, in LOCO the mean of that of its two kinds of defects."""
-    return _weighed(run, "image_au_roc")
+    """Return the image AU-ROC; in LOCO the mean of both kinds of defects."""
+    return _balanced(run, "image_au_roc")
 
 
 def segmentation(run: Run) -> float | None:
-    """AU-PRO, where saturation areas are known AU-sPRO, both up to a rate of 0.3."""
-    spro = _weighed(run, _SPRO)
-    return _weighed(run, "au_pro") if spro is None else spro
+    """Return AU-sPRO where saturation areas are known, else AU-PRO; limit 0.3."""
+    spro = _balanced(run, _SPRO)
+    return _balanced(run, "au_pro") if spro is None else spro
 
 
 def of_kind(kind: str) -> Metric:
-    """Image AU-ROC of one defect type."""
+    """Return the metric image AU-ROC of one defect type."""
     return partial(_of_kind, kind=kind, name="image_au_roc")
 
 
 def latency(run: Run) -> float | None:
-    """Milliseconds an image while the test images were judged one by one."""
+    """Return milliseconds an image, predicted one by one during the evaluation."""
     value = run.get("latency_ms")
     return None if value is None else float(value)
 
 
 def plain(name: str) -> Metric:
-    """A metric over all test images of a scenario."""
+    """Return the metric of that name over all test images of a scenario."""
     return partial(_plain, name=name)
 
 
 def training_minutes(run: Run) -> float | None:
-    """Time of the training's steps."""
+    """Return the minutes of the training's steps."""
     seconds = run.get("seconds", {}).get("train")
     return None if seconds is None else seconds / 60
 
@@ -116,7 +114,7 @@ def _of_kind(run: Run, kind: str, name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _weighed(run: Run, name: str) -> float | None:
+def _balanced(run: Run, name: str) -> float | None:
     kinds = [_of_kind(run, kind, name) for kind in (LOGICAL, STRUCTURAL)]
     known = [value for value in kinds if value is not None]
     return statistics.fmean(known) if len(known) == len(kinds) else _plain(run, name)

@@ -1,7 +1,4 @@
-"""Recorded runs as the paper's tables, with its own numbers beside them; percent.
-
-No torch here.
-"""
+"""The paper's tables with recorded runs beside its own numbers, percent. No torch."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, cast
@@ -33,8 +30,8 @@ from efficientad_lab.studies.table_files import Table
 
 _ABSENT: Final = "\N{EN DASH}"
 _PERCENT: Final = 100.0
-_SATURATED: Final = (
-    "AU-PRO is up to a false positive rate of 0.3; of MVTec LOCO it is AU-sPRO, up to "
+_LIMITS: Final = (
+    "AU-PRO is up to a false positive rate of 0.3. For MVTec LOCO it is AU-sPRO, up to "
     "the same rate."
 )
 
@@ -61,10 +58,10 @@ class AblationRow(NamedTuple):
 
 
 def reproduction_tables(runs: Sequence[Run]) -> list[Table]:
-    """Make all tables of a reproduction.
+    """Return all tables of a reproduction.
 
     Args:
-        runs: Of one experiment.
+        runs: Runs of one experiment.
     """
     tables = [_overall_table(runs), _collection_table(runs), _scenario_table(runs)]
     return [*tables, *failures_table(runs)]
@@ -73,13 +70,13 @@ def reproduction_tables(runs: Sequence[Run]) -> list[Table]:
 def ablation_table(
     title: str, note: str, rows: Sequence[AblationRow], runs: Sequence[Run]
 ) -> Table:
-    """Make the table of an ablation: ours beside the paper's, mean over collections.
+    """Return the table of an ablation with our means beside the paper's.
 
     Args:
-        title: Of the table.
-        note: What stands beneath it.
-        rows: In their order.
-        runs: Of the experiment.
+        title: Title of the table.
+        note: Text beneath the table.
+        rows: Rows in their order.
+        runs: Runs of the experiment.
     """
     lines = []
     for row in rows:
@@ -93,7 +90,7 @@ def ablation_table(
 
 
 def failures_table(runs: Iterable[Run]) -> list[Table]:
-    """List the runs that failed, in one table or none."""
+    """Return one table of the runs that failed, or no table."""
     rows = tuple(
         (run["category"], run["variant"], str(run["seed"]), str(run[FAILURE]))
         for run in runs
@@ -101,8 +98,8 @@ def failures_table(runs: Iterable[Run]) -> list[Table]:
     )
     head = ("scenario", "variant", "seed", "reason")
     note = (
-        "They are tried again by the next call for them. Until then their collection "
-        "has no mean; remove the file of a run that is not wanted any more."
+        "The next call tries them again. Until then their collection has no mean; "
+        "remove the file of a run that is no longer wanted."
     )
     return [Table("Runs that failed", note, head, rows, len(head))] if rows else []
 
@@ -126,10 +123,10 @@ def _overall_table(runs: Sequence[Run]) -> Table:
         for name, method in paper.METHODS.items()
     ]
     note = (
-        "Mean of the means of the collections. The paper's numbers are of its three "
-        "collections; its times of one NVIDIA RTX A6000 in half precision, ours of one "
-        "image after the other while the test images were judged; `efficientad "
-        f"benchmark` measures images a second. {_SATURATED} {_where(runs)}"
+        "Mean over the collections' means. The paper's numbers are of its three "
+        "collections, its times of an NVIDIA RTX A6000 in half precision. Our times "
+        "are of single test images during the evaluation; `efficientad benchmark` "
+        f"measures images per second. {_LIMITS} {_where(runs)}"
     )
     head = ("method", "scenarios", "image AU-ROC", "AU-PRO", "ms an image", "images/s")
     return Table("Detection and segmentation", note, head, tuple(rows), 2)
@@ -150,7 +147,7 @@ def _collection_table(runs: Sequence[Run]) -> Table:
     head = ("collection", "variant", "scenarios", "image AU-ROC")
     return Table(
         "By collection",
-        f"In MVTec LOCO logical and structural defects weigh the same. {_SATURATED}",
+        f"In MVTec LOCO logical and structural defects have the same weight. {_LIMITS}",
         (*head, "image AU-ROC, paper", "AU-PRO", "seeds"),
         tuple(rows),
         3,
@@ -190,8 +187,8 @@ def _scenario_table(runs: Sequence[Run]) -> Table:
     names = (name for name, _, _ in _SCENARIO_COLUMNS)
     return Table(
         "By scenario",
-        "Beside them what the public reference reimplementation (nelson1425) reaches "
-        f"with size small, image AU-ROC and AU-PRO. {_SATURATED}",
+        "The reference column has image AU-ROC and AU-PRO of the public "
+        f"reimplementation (nelson1425), size small. {_LIMITS}",
         ("collection", "scenario", "variant", *names, "reference", "seeds"),
         tuple(rows),
         3,
@@ -205,22 +202,22 @@ def _reference(collection: str, category: str, members: Sequence[Run]) -> str:
     return f"{accuracy.au_roc:.1f} / {accuracy.au_pro:.1f}"
 
 
-def _reported(group: Group, by_size: dict[ModelSize, paper.Accuracy] | None) -> str:
+def _reported(group: Group, by_size: dict[ModelSize, float] | None) -> str:
     size = _size(group.runs)
     if by_size is None or size is None:
         return _ABSENT
-    return f"{by_size[size].au_roc:.1f}"
+    return f"{by_size[size]:.1f}"
 
 
 def _size(runs: Sequence[Run]) -> ModelSize | None:
-    """Give the one size of some runs."""
+    """Return the size of some runs, or None if they differ."""
     sizes = {run.get("settings", {}).get("config", {}).get("size") for run in runs}
     size = sizes.pop() if len(sizes) == 1 else None
     return cast("ModelSize", size) if size in {"small", "medium"} else None
 
 
 def _coverage(chosen: Iterable[Group]) -> str:
-    """Say how many scenarios of each collection there are."""
+    """Return how many scenarios of each collection there are."""
     parts = []
     for group in chosen:
         n, name = len(group.scenarios), paper.COLLECTION_NAMES.get(group.collection)
