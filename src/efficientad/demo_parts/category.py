@@ -1,4 +1,4 @@
-"""Pictures of parts, one by one or as a category: nothing to download.
+"""Pictures of parts, one by one or as a category; nothing is downloaded.
 
     FOLDER/train/good/000.png                     normal images
     FOLDER/test/good/000.png                      other normal images
@@ -6,8 +6,7 @@
     FOLDER/ground_truth/TYPE/000_mask.png         where the defect is
 
 Every image has a seed of its own, made from the category's seed, its folder and its
-number: asking for more images leaves the others as they are. The folder gets its name
-when the last image is drawn.
+number: more images leave the others unchanged.
 """
 
 from pathlib import Path
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.demo_parts.canvas import Pose
-from efficientad.demo_parts.defects import (
+from efficientad.demo_parts.parts import (
     DEFECT_TYPES,
     DefectType,
+    normal_part,
     with_defect,
 )
-from efficientad.demo_parts.part import normal_part
-from efficientad.demo_parts.photograph import photograph, random_light
+from efficientad.demo_parts.photograph import photograph
 from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.rgb import Mask, RGBImage
@@ -36,24 +35,21 @@ _MIN_SIZE: Final = 64
 _COMPRESS_LEVEL: Final = 1
 
 _MAX_SHIFT: Final = 3.0
-_MAX_TURN: Final = float(np.deg2rad(2))  # radians
+_MAX_TURN: Final = float(np.deg2rad(2))
 
 
 def draw_part(
     seed: int, defect_type: DefectType | None = None, size: int = 256
 ) -> tuple[RGBImage, Mask]:
-    """Draw a part on a workbench.
+    """Return the picture of a part on a workbench, and the mask of its defect.
 
-    With the same seed, a part without a defect and one with it differ by the defect
-    alone, and by its shadow: place, light, grain and noise are the same.
+    Pictures of the same seed with and without a defect differ only by the defect and
+    its shadow: place, light, grain and noise are the same.
 
     Args:
         seed: Not negative.
         defect_type: None for a normal part.
-        size: Of the image, pixels.
-
-    Returns:
-        The image, and which of its pixels show the defect.
+        size: Width and height of the image, pixels, at least 64.
 
     Raises:
         ConfigError: If seed, defect type or size is out of range.
@@ -70,7 +66,7 @@ def draw_part(
     if defect_type is not None:
         faulty = paint(with_defect(part, defect_type, fault), pose, size, grain)
         surface, mask = faulty, difference(surface, faulty)
-    return photograph(surface, random_light(lamp), sensor), mask
+    return photograph(surface, lamp, sensor), mask
 
 
 def write_category(
@@ -82,15 +78,15 @@ def write_category(
     seed: int,
     size: int = 256,
 ) -> None:
-    """Draw the images of a category, normal and defective, with exact masks.
+    """Write the images of a category, normal and defective, with exact masks.
 
     Args:
-        folder: Does not exist yet, or is empty.
+        folder: Does not exist yet, or is empty. It appears when all images are drawn.
         n_train: Normal images in `train/good`.
         n_test_good: Normal images in `test/good`.
         n_per_defect: Images in `test/TYPE`, for each of the seven defect types.
         seed: Not negative. The same seed gives the same files.
-        size: Of the images, pixels.
+        size: Width and height of the images, pixels, at least 64.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -98,8 +94,7 @@ def write_category(
         StorageError: If a file cannot be written.
     """
     counts = {"n_train": n_train, "n_test_good": n_test_good}
-    counts["n_per_defect"] = n_per_defect
-    for name, count in counts.items():
+    for name, count in (counts | {"n_per_defect": n_per_defect}).items():
         if count < 0:
             raise ConfigError(f"{name} must not be negative, got {count}")
     _require_known(seed, None, size)
@@ -107,21 +102,18 @@ def write_category(
     wanted: list[tuple[str, DefectType | None, int]] = [
         ("train/good", None, n_train),
         ("test/good", None, n_test_good),
+        *((f"test/{kind}", kind, n_per_defect) for kind in DEFECT_TYPES),
     ]
-    wanted += [(f"test/{kind}", kind, n_per_defect) for kind in DEFECT_TYPES]
     with atomic_folder(folder) as drawn:
         for number, (inner, defect_type, count) in enumerate(wanted):
             for k in range(count):
-                part_seed = _derived_seed(seed, number, k)
+                sequence = np.random.SeedSequence((seed, number, k))
+                part_seed = int(sequence.generate_state(1, np.uint64)[0])
                 image, mask = draw_part(part_seed, defect_type, size)
                 _save(drawn / inner / f"{k:03}.png", image)
                 if defect_type is not None:
                     path = drawn / "ground_truth" / defect_type / f"{k:03}_mask.png"
                     _save(path, mask.astype(np.uint8) * 255)
-
-
-def _derived_seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _require_known(seed: int, defect_type: str | None, size: int) -> None:
@@ -137,14 +129,11 @@ def _require_known(seed: int, defect_type: str | None, size: int) -> None:
 
 
 def _require_empty(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
+    is_folder = folder.is_dir()
+    if any(folder.iterdir()) if is_folder else folder.exists():
+        wrong = "holds something" if is_folder else "is a file"
         raise DatasetError(
-            f"a new or empty folder was needed, {folder} is a file; give another one"
-        )
-    if folder.is_dir() and any(folder.iterdir()):
-        raise DatasetError(
-            f"a new or empty folder was needed, {folder} holds something; give another "
-            "one, or remove what is there"
+            f"a new or empty folder was needed, {folder} {wrong}; give another one"
         )
 
 

@@ -77,9 +77,17 @@ class RegionOverlap:
     """
 
     def __init__(self, images: Iterable[DefectPixels]) -> None:
-        self._images = [image for image in images if image.sizes.size]
-        scores = [image.scores for image in self._images]
-        self._thresholds = np.unique(np.concatenate(scores) if scores else np.empty(0))
+        images = [image for image in images if image.sizes.size]
+        scores = [image.scores for image in images]
+        self._thresholds, self._n_defects = np.unique(
+            np.concatenate(scores) if scores else np.empty(0), return_counts=True
+        )
+        self._shares = np.zeros(self._thresholds.size)
+        """Sum of what the pixels with each score add to the shares of their regions."""
+        for image in images:
+            places = np.searchsorted(self._thresholds, image.in_regions)
+            np.add.at(self._shares, places, _shares(image))
+        self._n_regions = sum(image.sizes.size for image in images)
         self._above = np.zeros(self._thresholds.size, np.int64)
         self._tied = np.zeros(self._thresholds.size, np.int64)
         self._n_normal = 0
@@ -111,10 +119,10 @@ class RegionOverlap:
         Raises:
             UndefinedMetricError: If there is no defect pixel or no normal one.
         """
-        n_defects = sum(image.scores.size for image in self._images)
+        n_defects = int(self._n_defects.sum())
         self._require(n_defects, metric, "defect pixel")
-        heights = (self._heights(image.scores, metric, 1) for image in self._images)
-        return sum(float(np.sum(each)) for each in heights) / n_defects
+        heights = self._heights(metric, 1)
+        return float(np.sum(self._n_defects * heights)) / n_defects
 
     def area(self, metric: str, fpr_limit: float) -> float:
         """Return the area under the mean share found of each region.
@@ -128,19 +136,13 @@ class RegionOverlap:
             UndefinedMetricError: If there is no region or no normal pixel.
         """
         check_fpr_limit(fpr_limit)
-        n_regions = sum(image.sizes.size for image in self._images)
-        self._require(n_regions, metric, "defect region")
-        overlap = 0.0
-        for image in self._images:
-            heights = self._heights(image.in_regions, metric, fpr_limit)
-            overlap += float(np.sum(_shares(image) * heights))
-        return overlap / n_regions
+        self._require(self._n_regions, metric, "defect region")
+        heights = self._heights(metric, fpr_limit)
+        return float(np.sum(self._shares * heights)) / self._n_regions
 
-    def _heights(self, scores: Floats, metric: str, fpr_limit: float) -> Shares:
+    def _heights(self, metric: str, fpr_limit: float) -> Shares:
         self._require(self._n_normal, metric, "normal pixel")
-        place = np.searchsorted(self._thresholds, scores)
-        limit = fpr_limit * self._n_normal
-        return step_area(self._above[place], self._tied[place], limit)
+        return step_area(self._above, self._tied, fpr_limit * self._n_normal)
 
     def _require(self, n: int, metric: str, missing: str) -> None:
         if n == 0:

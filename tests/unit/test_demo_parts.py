@@ -11,14 +11,14 @@ from efficientad.datasets import open_category, read_defect_mask
 from efficientad.demo_parts import DEFECT_TYPES, draw_part, write_category
 from efficientad.demo_parts import category as category_module
 from efficientad.demo_parts.canvas import SIDE, Canvas, Pose, box, disc, hexagon
-from efficientad.demo_parts.defects import with_defect
-from efficientad.demo_parts.part import (
+from efficientad.demo_parts.parts import (
     LABEL_PLACE,
     OPEN_HOLES,
     SCREW_PLACES,
     WASHER_PLACE,
     is_bare,
     normal_part,
+    with_defect,
 )
 from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
 from efficientad.errors import ConfigError, DatasetError, StorageError
@@ -224,11 +224,11 @@ def test_a_window_holds_its_circle_also_where_the_part_is_turned():
     pose = Pose(3, -2, 0.4)
     grain = brushed_grain(pose, 64, np.random.default_rng(0))
     surface = paint(normal_part(np.random.default_rng(0)), pose, 64, grain)
-    canvas = Canvas(surface, pose, (99, 77))
+    canvas = Canvas(surface, pose)
     at, radius = (46.0, -20.0), 15.0
 
-    u, v = canvas.places(canvas.everywhere, at)
-    cut_u, cut_v = canvas.places(canvas.around(at, radius), at)
+    _, u, v = canvas.near(at, 2 * SIDE)
+    _, cut_u, cut_v = canvas.near(at, radius)
 
     n_inside = (np.hypot(u, v) < radius).sum()
     assert n_inside == (np.hypot(cut_u, cut_v) < radius).sum()
