@@ -50,7 +50,7 @@ _N_CASES: Final = 6
 _RECALL_FPR: Final = 0.01  # the default false alarm budget of a calibration
 _SECONDS: Final = "training seconds"
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
-_LOGGER = logging.getLogger("efficientad")
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -153,7 +153,7 @@ def _predict(
         predicted[sample] = predictor.predict(image)
         seconds += time.perf_counter() - start
     if n_duplicates:
-        _LOGGER.warning(
+        logger.warning(
             "%d of %d test images of %s were trained or calibrated on; if this is not "
             "the published %s of %s, the results do not count",
             n_duplicates,
