@@ -38,8 +38,9 @@ class FakeTraining:
         self.trained = []
         self.fails_for = {}
 
-    def __call__(self, category, config, *, output, recipe, on_step):
+    def __call__(self, category, config, *, output, recipe, on_step, interrupts):
         assert callable(on_step)
+        assert callable(interrupts)
         self.trained.append((category.name, config.size, config.seed))
         if category.name in self.fails_for:
             raise self.fails_for[category.name]

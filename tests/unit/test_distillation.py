@@ -1,6 +1,7 @@
 """Distillation on small pictures and a source network of random weights."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -356,7 +357,8 @@ def test_kept_principal_components_stay_what_they_were(
         distillation.distill(images, pca, output=tmp_path / "c.safetensors")
 
 
-def test_what_is_finished_stays_to_the_byte(images, short, tmp_path, capsys):
+def test_what_is_finished_stays_to_the_byte(images, short, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "efficientad")
     output = tmp_path / "teacher.safetensors"
     explained = distillation.distill(images, short, output=output)
     before = output.read_bytes()
@@ -366,7 +368,7 @@ def test_what_is_finished_stays_to_the_byte(images, short, tmp_path, capsys):
     assert output.read_bytes() == before
     assert again.overall == explained.overall
     assert again.per_channel == pytest.approx(explained.per_channel, abs=1e-4)
-    assert f"{output} is finished" in capsys.readouterr().err
+    assert f"{output} is finished" in caplog.text
     output.with_name(f"{output.name}.jsonl").write_text('{"step": 3}\n{"ste')
     resumed = distillation.distill(images, replace(short, resume=True), output=output)
     assert resumed == explained
@@ -427,12 +429,13 @@ def test_snapshots_that_would_be_one_are_refused(images, short, tmp_path):
         replace(short, snapshots=(0.5, 0.5))
 
 
-def test_a_snapshot_that_comes_too_late_is_told(images, short, interrupted, capsys):
+def test_a_snapshot_that_comes_too_late_is_told(images, short, interrupted, caplog):
+    caplog.set_level(logging.INFO, "efficientad")
     late = replace(short, snapshots=(0.25,), resume=True)
 
     distillation.distill(images, late, output=interrupted)
 
-    assert "not kept: " in capsys.readouterr().err
+    assert "not kept: " in caplog.text
     assert not interrupted.with_stem("teacher_at_25").exists()
 
 
@@ -557,8 +560,9 @@ def with_a_broken_one(images, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_broken_image_is_told_once_and_ends_nothing(
-    with_a_broken_one, short, tmp_path, capsys, keeps
+    with_a_broken_one, short, tmp_path, caplog, keeps
 ):
+    caplog.set_level(logging.INFO, "efficientad")
     order = np.random.default_rng(short.seed).permutation(N_IMAGES)
     cache = tmp_path / "features" if keeps else None
     settings = replace(short, feature_cache=cache, batch_size=N_IMAGES - N_HELD_OUT)
@@ -570,7 +574,8 @@ def test_a_broken_image_is_told_once_and_ends_nothing(
 
         distillation.distill(folder, settings, output=output)
 
-        told = capsys.readouterr().err
+        told = caplog.text
+        caplog.clear()
         assert told.count("left out: ") == 1
         assert f"{number:02}.png cannot be decoded" in told
         provenance = open_teacher("small", output).provenance
@@ -596,8 +601,9 @@ def test_no_held_out_image_stands_for_a_broken_one_of_the_training(
 
 
 def test_an_unfinished_distillation_is_not_begun_anew_unasked(
-    interrupted, images, short, capsys
+    interrupted, images, short, caplog
 ):
+    caplog.set_level(logging.INFO, "efficientad")
     checkpoint = interrupted.with_name(f"{interrupted.name}.checkpoint")
     before = checkpoint.read_bytes()
 
@@ -607,7 +613,7 @@ def test_an_unfinished_distillation_is_not_begun_anew_unasked(
 
     checkpoint.unlink()
     distillation.distill(images, replace(short, resume=True), output=interrupted)
-    assert f"no checkpoint at {checkpoint}" in capsys.readouterr().err
+    assert f"no checkpoint at {checkpoint}" in caplog.text
     distillation.distill(images, short, output=interrupted)  # finished: made anew
 
 

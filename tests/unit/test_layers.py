@@ -348,60 +348,59 @@ def test_a_wrong_tap_would_be_noticed(tile, flat, bound):
 def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and nothing loaded or said before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.say.cache_clear()
+    native.warn_once.cache_clear()
     layers._library.cache_clear()
     layers.is_available.cache_clear()
     yield tmp_path
-    native.say.cache_clear()
+    native.warn_once.cache_clear()
     layers._library.cache_clear()
     layers.is_available.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
-def test_without_a_compiler_native_layers_are_not_there(monkeypatch, capsys):
+def test_without_a_compiler_native_layers_are_not_there(monkeypatch, caplog):
     monkeypatch.setattr(native, "_compiler", lambda: None)
 
     assert not layers.is_available()
     assert not layers.is_available()
 
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "using PyTorch's (no C++ compiler found)" in error
+    (warning,) = caplog.messages
+    assert "using PyTorch's (no C++ compiler found)" in warning
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_failing_compiler_is_one_line(monkeypatch, capsys):
+def test_a_failing_compiler_is_one_warning(monkeypatch, caplog):
     monkeypatch.setattr(native, "_compiler", lambda: "false")
 
     assert not layers.is_available()
-    assert capsys.readouterr().err.count("\n") == 1
+    assert [message.count("\n") for message in caplog.messages] == [0]
 
 
 @needs_compiler
-def test_a_cache_folder_that_cannot_be_written_is_one_line(fresh, capsys):
+def test_a_cache_folder_that_cannot_be_written_is_one_warning(fresh, caplog):
     (fresh / "efficientad").write_text("a file stands where the folder should be")
 
     assert not layers.is_available()
-    assert capsys.readouterr().err.count("\n") == 1
+    assert [message.count("\n") for message in caplog.messages] == [0]
 
 
 @needs_compiler
 @pytest.mark.usefixtures("fresh")
-def test_a_damaged_binary_is_built_anew(capsys):
+def test_a_damaged_binary_is_built_anew(caplog):
     path = native._built("layers", {"layers_matrices.h": layers.matrices_header()})
     path.write_bytes(b"not a library")
 
     assert layers.is_available()
-    assert not capsys.readouterr().err
+    assert not caplog.messages
 
 
 @needs_compiler
-def test_a_library_with_wrong_numbers_is_not_used(fresh, monkeypatch, capsys):
+def test_a_library_with_wrong_numbers_is_not_used(fresh, monkeypatch, caplog):
     header = layers.matrices_header().replace("0.5f", "0.25f")
     monkeypatch.setattr(layers, "matrices_header", lambda: header)
 
     assert not layers.is_available()
-    assert "they give wrong numbers here" in capsys.readouterr().err
+    assert "they give wrong numbers here" in caplog.text
     assert list((fresh / "efficientad").glob("layers-*.so"))
 
 

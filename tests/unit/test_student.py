@@ -1,5 +1,6 @@
 """Training, calibration and the model file, at two steps."""
 
+import logging
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from efficientad.cli.main import main
 from efficientad.errors import (
     ConfigError,
     DatasetError,
@@ -26,6 +28,7 @@ from efficientad.model_files import container as tensor_file
 from efficientad.model_files import detector_file as model_file
 from efficientad.training import run as student
 from efficientad.training.config import TrainConfig
+from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.quick import QUICK, QuickStep
 from efficientad.training.schedule import learning_rate
 
@@ -58,7 +61,12 @@ def stopped(normal_images, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QuickStep, "losses", interrupted_losses)
         with pytest.raises(KeyboardInterrupt):
-            student.train(normal_images, CONFIG, output=folder / "part.ead")
+            student.train(
+                normal_images,
+                CONFIG,
+                output=folder / "part.ead",
+                interrupts=held_back_interrupt,
+            )
     return folder
 
 
@@ -95,6 +103,42 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     assert resumed.calibration == detector.calibration
 
 
+def test_without_held_back_interrupts_ctrl_c_acts_at_once(normal_images, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(n_steps_done, _detector):
+        assert signal.getsignal(signal.SIGINT) is before
+        if n_steps_done == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        student.train(
+            normal_images, CONFIG, output=tmp_path / "part.ead", on_step=interrupt
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_on_the_command_line_leaves_a_checkpoint(
+    normal_images, tmp_path, monkeypatch, capsys
+):
+    def interrupted(self, *arguments):
+        signal.raise_signal(signal.SIGINT)
+        return losses(self, *arguments)
+
+    losses = QuickStep.losses
+    monkeypatch.setattr(QuickStep, "losses", interrupted)
+    for index, image in enumerate(normal_images):
+        Image.fromarray(image).save(tmp_path / f"{index:02}.png")
+    output = tmp_path / "made" / "part.ead"
+    options = ["--output", str(output), "--steps", "2", "--device", "cpu"]
+
+    assert main(["train", str(tmp_path), *options]) == 130
+
+    assert "interrupted; --resume goes on" in capsys.readouterr().err
+    _, content = tensor_file.read(output.with_name("part.ead.checkpoint"), "checkpoint")
+    assert content["steps"] == 1
+
+
 def test_a_detector_of_few_channels_resumes_to_the_same_bits(normal_images, tmp_path):
     recipe = replace(
         QUICK, steps=2, batch_size=2, local_channels=64, global_channels=32
@@ -103,7 +147,12 @@ def test_a_detector_of_few_channels_resumes_to_the_same_bits(normal_images, tmp_
     def trained_to(output, on_step=None):
         config = replace(CONFIG, resume=True)
         return student.train(
-            normal_images, config, output=output, recipe=recipe, on_step=on_step
+            normal_images,
+            config,
+            output=output,
+            recipe=recipe,
+            on_step=on_step,
+            interrupts=held_back_interrupt,
         )
 
     def stop(n_steps_done, _detector):
@@ -122,7 +171,8 @@ def test_a_detector_of_few_channels_resumes_to_the_same_bits(normal_images, tmp_
         assert torch.equal(value, loaded.state_dict()[name]), name
 
 
-def test_a_finished_training_is_not_repeated(trained, normal_images, capsys):
+def test_a_finished_training_is_not_repeated(trained, normal_images, caplog):
+    caplog.set_level(logging.INFO, "efficientad")
     detector, output = trained
     before = output.read_bytes()
 
@@ -133,7 +183,7 @@ def test_a_finished_training_is_not_repeated(trained, normal_images, capsys):
         on_step=lambda *_: pytest.fail("trained again"),
     )
 
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{output} is finished")
+    assert caplog.messages[-1].startswith(f"{output} is finished")
     assert output.read_bytes() == before
     assert again.provenance == detector.provenance
     for name, value in detector.state_dict().items():

@@ -18,8 +18,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
+from efficientad.cli.logs import logging_to_stderr
 from efficientad.datasets import open_category
 from efficientad.errors import ConfigError, EfficientADError
+from efficientad.kernels.native import keep_freed_memory
 from efficientad.method.networks import ModelSize
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.devices import choose_device
@@ -101,9 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run every seed that is not recorded yet."""
     options = parsed(arguments)
     code = 0
+    keep_freed_memory()
     try:
         for job in jobs(options):
-            error = do(job, Place(options.results, options.work))
+            with logging_to_stderr():
+                error = do(job, Place(options.results, options.work))
             if error is not None:
                 print(f"main_job: seed {job.config.seed}: {error}", file=sys.stderr)
                 code = 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from efficientad.cli.inspection import evaluate, export, predict, threshold
+from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import bound
 from efficientad.distillation.config import DistillConfig
 from efficientad.errors import (
@@ -39,10 +40,13 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
         output: The detector file to write, for example part.ead.
         config: Settings.
     """
+    from efficientad.training.interruption import held_back_interrupt
     from efficientad.training.run import train as train_detector
 
     print(f"settings: {config}", file=sys.stderr)
-    detector = train_detector(images, config, output=output)
+    detector = train_detector(
+        images, config, output=output, interrupts=held_back_interrupt
+    )
     assert detector.calibration is not None
     print(f"detector {output}")
     print(f"threshold {detector.calibration.threshold:.4g}")
@@ -185,6 +189,8 @@ _LAB_VERBS: Final = {
 }
 _LAB_GROUP: Final = "efficientad.verbs"
 
+_TRAINING_VERBS: Final = {"train", "demo", "distill", "reproduce", "ablate"}
+
 _REMEDIES: Final = {
     **dict.fromkeys(("train", "distill"), "; --resume goes on"),
     **dict.fromkeys(("reproduce", "ablate"), "; the same command goes on"),
@@ -210,7 +216,14 @@ def main(arguments: list[str] | None = None) -> int:
         return OK
     try:
         call = bound(_function_of(verb), verb, options)
-        return OK if call is None else call()
+        if call is None:
+            return OK
+        if verb in _TRAINING_VERBS:
+            from efficientad.kernels.native import keep_freed_memory
+
+            keep_freed_memory()
+        with logging_to_stderr():
+            return call()
     except KeyboardInterrupt:
         remedy = _REMEDIES.get(verb, "")
         print(f"efficientad: interrupted{remedy}", file=sys.stderr)

@@ -26,7 +26,6 @@ from efficientad.distillation.run import (
 )
 from efficientad.distillation.source_networks import find_source_network
 from efficientad.errors import ConfigError, TrainingError
-from efficientad.kernels.native import keep_freed_memory
 from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.storage import require_writable
@@ -66,7 +65,6 @@ def distill(
         TrainingError: If the loss is not finite; checkpoints are kept.
         StorageError: If a result cannot be written.
     """
-    keep_freed_memory()
     recipe = recipe_of(config)
     snapshots = _snapshot_steps(config, recipe)
     device = choose_device(config.device)

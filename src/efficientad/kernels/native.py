@@ -1,19 +1,18 @@
-"""Builds the package's C++ sources on first use; a cache folder keeps the result.
+"""C++ sources of the package, built on first use and stored in a cache folder.
 
 The cache key holds the sources, the compiler's version and the processor, so a cached
 binary from another machine is never loaded. Where no compiler works, or the folder
-cannot be written, `load` gives None, says so once on stderr, and callers use PyTorch
-instead.
+cannot be written, `load` returns None and logs a warning once, and callers use PyTorch.
 """
 
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,16 +20,18 @@ from pathlib import Path
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared")
 _BUILD_SECONDS = 120
 
+logger = logging.getLogger(__name__)
+
 
 def cache_folder() -> Path:
-    """Give the folder of built binaries: the user's cache folder for this package."""
+    """Return the folder of built binaries: the user's cache folder for this package."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "efficientad"
 
 
 @functools.cache
 def processor() -> str:
-    """Name the processor and its instruction sets, as far as the system tells."""
+    """Return the processor's name and instruction sets, where known."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -45,10 +46,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let this process reuse the memory of freed tensors instead of returning it.
+    """Make this process reuse the memory of freed tensors instead of returning it.
 
     By default glibc returns every large block to the system and gets it back page by
-    page, which doubled the time of a training step. No effect on another C library.
+    page, which doubled the time of a training step. It holds for the whole process, so
+    the command line calls it, not the library. No effect on another C library.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -64,30 +66,29 @@ def _compiler() -> str | None:
 
 
 def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
-    """Build (once) and load `name`.cpp of this folder.
+    """Return the library of `name`.cpp in this folder, built where it is not cached.
 
     Args:
         name: Source file without suffix.
         headers: Generated headers, file name to text, found by `#include "name"`.
 
     Returns:
-        The library, or None where it cannot be built; a reason is printed once.
+        None where it cannot be built; the reason is logged once.
     """
     try:
         return _opened(name, headers)
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
-        say(str(detail).strip().splitlines()[0] if str(detail).strip() else "?")
+        warn_once(str(detail).strip().splitlines()[0] if str(detail).strip() else "?")
         return None
 
 
 @functools.cache
-def say(reason: str, what: str = "native kernels", instead: str = "PyTorch's") -> None:
-    """Tell on stderr why something slower is used, once for each reason."""
-    print(  # noqa: T201 - the one line that says why things are slower
-        f"efficientad: {what} unavailable, using {instead} ({reason})",
-        file=sys.stderr,
-    )
+def warn_once(
+    reason: str, what: str = "native kernels", instead: str = "PyTorch's"
+) -> None:
+    """Log why something slower is used, once for each reason."""
+    logger.warning("%s unavailable, using %s (%s)", what, instead, reason)
 
 
 def _opened(name: str, headers: Mapping[str, str]) -> ctypes.CDLL:

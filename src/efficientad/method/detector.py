@@ -21,7 +21,7 @@ from efficientad.errors import NotCalibratedError
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.inspection.predictor import DetectorRuntime
 from efficientad.kernels import layers
-from efficientad.kernels.native import say
+from efficientad.kernels.native import warn_once
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.inputs import Images, Pixels, normalize_images
 from efficientad.method.losses import mean_square_map
@@ -182,7 +182,9 @@ class Detector(nn.Module):
         if self._native is None or self._native[:2] != key:
             bf16 = self.runtime == "native_bf16"
             if bf16 and self.size == "medium" and not layers.has_bf16():
-                say("they do not work here", "products in bf16", "single precision")
+                warn_once(
+                    "they do not work here", "products in bf16", "single precision"
+                )
                 bf16 = False
             native_maps = NativeMaps(
                 self.teacher,

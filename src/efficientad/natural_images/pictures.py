@@ -9,6 +9,7 @@ its central 256 x 256 pixels are taken (supplement, Algorithm 1).
 """
 
 import hashlib
+import logging
 import tarfile
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -36,7 +37,6 @@ from efficientad.natural_images.embedded_pictures import (
     vary_picture,
 )
 from efficientad.natural_images.procedural_textures import draw_shape, draw_texture
-from efficientad.training.progress import tell
 
 _RESIZED: Final = 512  # the paper's, before the central crop
 _GRAYSCALE_SHARE: Final = 0.3  # the paper's
@@ -51,6 +51,8 @@ _MAX_UNREADABLE_SHARE: Final = 0.01
 
 _TEXTURE_SHARE: Final = 0.3
 _COLLAGE_SHARE: Final = 0.15
+
+logger = logging.getLogger(__name__)
 
 
 class PretrainingImages(ABC):
@@ -118,7 +120,7 @@ class PretrainingImages(ABC):
                 f"are; replace them, the last one being: {error}"
             ) from error
         if is_new:
-            tell(f"left out: {error}")
+            logger.warning("left out: %s", error)
 
     @abstractmethod
     def description(self) -> str:

@@ -1,5 +1,6 @@
-"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a run: a bar on a terminal, a log line now and then elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -9,19 +10,20 @@ from tqdm import tqdm
 _FIRST_LINE_AFTER, _LINE_EVERY = 1.0, 15.0
 """Seconds; the pauses between lines double from the first one."""
 
+logger = logging.getLogger(__name__)
+
 
 class Progress:
-    """Shows how far a run is, how fast, and how long it still takes.
+    """Shows how far a run is, how fast it goes, and how long it still takes.
 
-    On a terminal as a bar; in a log file as plain lines, the first after a second and
-    then more and more rarely, so that logs stay readable. What has no values to show
-    and is over at once is not worth a line.
+    On a terminal as a bar; in a log as lines, the first after a second and then more
+    and more rarely. A run without values that is over within a second logs nothing.
 
     Args:
-        n_total: When it is done.
-        unit: What is counted, in the singular.
-        n_done: What an earlier sitting has done.
-        task: What happens, where one thing after the other does.
+        n_total: Count at the end.
+        unit: Noun in the singular for what is counted.
+        n_done: Count that an earlier run has reached.
+        task: Name of the run, where several follow each other.
     """
 
     def __init__(
@@ -43,10 +45,10 @@ class Progress:
         )
 
     def update(self, n_done: int, **values: float) -> None:
-        """Tell how much is done, with values to show, such as the loss."""
+        """Show the count, with values such as the loss."""
         now = time.monotonic()
         if self._n_first is None:
-            # The first step holds what starts slowly; the rate leaves it out.
+            # The first step also prepares what the others use; the rate leaves it out.
             self._n_first, self._started = n_done, now
         if self._bar is not None:
             self._bar.set_postfix(_shown(values), refresh=False)
@@ -71,7 +73,7 @@ class Progress:
         return line if self._task is None else f"{self._task}: {line}"
 
     def note(self, text: str) -> None:
-        """Print one line."""
+        """Log one line."""
         tell(text)
 
     def close(self) -> None:
@@ -81,9 +83,8 @@ class Progress:
 
 
 def tell(text: str) -> None:
-    """Print a line where progress is shown, above a bar where there is one."""
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+    """Log a line."""
+    logger.info(text)
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:

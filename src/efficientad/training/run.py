@@ -6,6 +6,7 @@ resumed training ends with the same weights, to the bit on a CPU.
 """
 
 import json
+import logging
 import math
 import platform
 import time
@@ -23,7 +24,6 @@ from efficientad import __version__
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, TrainingError
 from efficientad.images.rgb import ImageLike
-from efficientad.kernels.native import keep_freed_memory
 from efficientad.method.detector import Detector
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
@@ -41,12 +41,12 @@ from efficientad.storage import require_writable
 from efficientad.training.calibration import calibrate
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
-from efficientad.training.interruption import held_back_interrupt
+from efficientad.training.interruption import Interrupts, immediate_interrupts
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.paper_step import PaperStep
 from efficientad.training.principal_axes import along_axes, images_for_axes
-from efficientad.training.progress import Progress, tell
+from efficientad.training.progress import Progress
 from efficientad.training.provenance import finished_detector, provenance_of
 from efficientad.training.quick import QUICK, QuickRecipe, QuickStep
 from efficientad.training.schedule import learning_rate
@@ -54,6 +54,8 @@ from efficientad.training.step import Step
 
 RECIPES: Final[dict[Preset, Recipe]] = {"paper": PAPER, "quick": QUICK}
 _CHECKPOINT_SECONDS = 30.0
+
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, Detector], None]
 """Gets the number of optimizer steps taken and the detector as it is then."""
@@ -77,6 +79,7 @@ def train(
     output: Path | str | None = None,
     recipe: Recipe | None = None,
     on_step: OnStep | None = None,
+    interrupts: Interrupts = immediate_interrupts,
 ) -> Detector:
     """Train and calibrate a detector on normal images.
 
@@ -92,6 +95,10 @@ def train(
             preset, with what the config sets itself.
         on_step: Function that is called before the first step and after each one. It
             must leave the networks and the random numbers of PyTorch as they are.
+        interrupts: Context manager around the steps. When the function it returns is
+            true after a step, the training writes a checkpoint and raises
+            KeyboardInterrupt. Default: Ctrl-C acts at once, and the last checkpoint is
+            up to half a minute old.
 
     Returns:
         The calibrated detector, ready to predict.
@@ -103,7 +110,6 @@ def train(
         StorageError: If a file cannot be written.
     """
     config = config or TrainConfig()
-    keep_freed_memory()
     device = choose_device(config.device)
     target = Path(output) if output is not None else None
     if target is not None:
@@ -129,12 +135,14 @@ def train(
     if config.resume and target is not None and not has_checkpoint:
         finished = finished_detector(target, config, provenance)
         if finished is not None:
-            tell(f"{target} is finished: made of these images with these settings")
+            logger.info(
+                "%s is finished: made of these images with these settings", target
+            )
             return finished
     run = _Training(config, recipe, device, teacher, training, pretraining_images)
     if config.resume and checkpoint is not None and has_checkpoint:
         run.restore(checkpoint)
-    run.to_the_end(checkpoint, on_step)
+    run.to_the_end(checkpoint, on_step, interrupts)
     detector = run.finished_detector()
     detector.calibration = calibrate(
         detector,
@@ -189,17 +197,16 @@ class _Training:
             weight_decay=recipe.weight_decay,
         )
 
-    def to_the_end(self, checkpoint: Path | None, on_step: OnStep | None) -> None:
-        """Take all remaining steps, with a checkpoint every half minute.
-
-        Ctrl-C ends the step at work, writes a checkpoint, and counts only then.
-        """
+    def to_the_end(
+        self, checkpoint: Path | None, on_step: OnStep | None, interrupts: Interrupts
+    ) -> None:
+        """Take all remaining steps, with a checkpoint every half minute."""
         n_steps = self.recipe.steps
         progress = Progress(n_steps, "step", n_done=self.n_steps_done, task="training")
         started, last_saved = time.monotonic() - self.seconds, time.monotonic()
         if on_step is not None:
             on_step(self.n_steps_done, self.detector)
-        with held_back_interrupt() as was_interrupted, closing(progress):
+        with interrupts() as was_interrupted, closing(progress):
             while self.n_steps_done < n_steps:
                 loss = self.take_step()
                 if not math.isfinite(loss):

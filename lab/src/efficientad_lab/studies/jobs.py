@@ -26,6 +26,7 @@ from efficientad.storage import require_writable
 from efficientad.training.calibration import calibrate
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.environment import environment
+from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import train
@@ -225,6 +226,7 @@ def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
         output=path,
         recipe=job.recipe,
         on_step=HardMaskRecorder(job.category, config, job.recipe, folder),
+        interrupts=held_back_interrupt,
     )
     # The steps' time goes on where a resumed training left off.
     seconds = {

@@ -1,0 +1,57 @@
+"""Log records of the package on stderr, by the command line only."""
+
+import logging
+
+import pytest
+
+from efficientad.cli import main as cli
+from efficientad.cli.logs import logging_to_stderr
+
+LOGGER = logging.getLogger("efficientad.some.module")
+
+
+def test_messages_are_lines_on_stderr_while_the_context_lasts(capsys):
+    with logging_to_stderr():
+        LOGGER.info("read %d images", 3)
+        LOGGER.warning("no compiler")
+        LOGGER.debug("not of interest")
+    LOGGER.info("nobody listens")
+
+    assert capsys.readouterr().err == "read 3 images\nefficientad: no compiler\n"
+
+
+def test_a_verb_shows_what_the_package_logs(monkeypatch, capsys):
+    def doctor() -> int:
+        LOGGER.info("a step")
+        return 0
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
+
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().err == "a step\n"
+
+
+def test_an_error_leaves_the_logger_as_it_was():
+    logger = logging.getLogger("efficientad")
+    before = logger.level, list(logger.handlers)
+
+    with pytest.raises(ZeroDivisionError), logging_to_stderr():
+        raise ZeroDivisionError
+
+    assert (logger.level, logger.handlers) == before
+
+
+@pytest.mark.parametrize(("verb", "keeps"), [("train", True), ("doctor", False)])
+def test_verbs_that_train_reuse_freed_memory(monkeypatch, verb, keeps):
+    calls = []
+    monkeypatch.setattr(
+        "efficientad.kernels.native.keep_freed_memory", lambda: calls.append(verb)
+    )
+
+    def stand_in() -> int:
+        return 0
+
+    monkeypatch.setitem(cli._VERBS, verb, stand_in)
+
+    assert cli.main([verb]) == 0
+    assert bool(calls) == keeps
