@@ -120,7 +120,7 @@ def test_a_training_picture_in_the_test_is_an_error(category):
     assert "test/good/again.bmp" in message
 
 
-def test_twins_within_the_training_are_a_warning(category):
+def test_duplicates_within_the_training_are_a_warning(category):
     picture(4).save(category / "train/good/again.png")
 
     assert [f[:2] for f in found(category)] == [("same picture", "warning")]
@@ -201,7 +201,7 @@ def test_too_few_images_are_an_error(category):
     assert "at least 10 normal images, there are 8" in message
 
 
-def test_twins_and_broken_images_do_not_count_as_they_do_not_in_training(category):
+def test_duplicates_and_broken_images_do_not_count(category):
     for name in ("0", "1"):
         (category / "train" / "good" / f"{name}.png").unlink()
     assert not found(category)

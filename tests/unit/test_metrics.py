@@ -87,7 +87,7 @@ class TestKnownValues:
         assert f1_max(scores, is_defect) == pytest.approx(0.4)
         assert recall_at_fpr(scores, is_defect, 0.99) == 0
 
-    def test_neighbouring_floats_are_told_apart(self):
+    def test_neighboring_floats_are_different_scores(self):
         scores = np.array([1.0, np.nextafter(1.0, 2.0)])
 
         assert au_roc(scores, booleans("nd")) == 1

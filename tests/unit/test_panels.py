@@ -43,7 +43,7 @@ def test_a_prediction_is_shown_with_its_three_maps_and_the_scale():
     assert tile_count(with_mask) == 6
 
 
-def test_a_panel_tells_local_from_global():
+def test_a_panel_shows_each_map_in_its_place():
     image = gray_image(256, 256)
 
     picture = prediction_panel(image, prediction_of(256, 256, local=0.4))

@@ -179,7 +179,7 @@ def test_test_images_that_were_trained_on_are_refused(category):
         evaluate(predictor, category)
 
 
-def test_a_published_collection_is_judged_with_its_twins(category):
+def test_a_published_collection_is_evaluated_with_its_duplicates(category):
     first = open_category(category).test[0].path
     predictor = BrightnessPredictor({"one.png": image_hash(read_image(first))})
 

@@ -277,19 +277,19 @@ def test_a_file_name_of_foreign_bytes_is_written(tmp_path):
         ("good", 0.1, "passed"),
     ],
 )
-def test_a_case_tells_what_was_said_and_whether_it_was_right(
+def test_a_case_shows_the_prediction_and_whether_it_is_right(
     tmp_path, defect_type, image_score, verdict
 ):
     case = case_of(defect_type, image_score, name="test/x/000.png")
     texts = CheckedPage(written(report_of(found=[case]), tmp_path)).texts
 
     start = texts.index("test/x/000.png")
-    told = [text for text in texts[start:] if text][
+    shown = [text for text in texts[start:] if text][
         : 5 if case.defect_mask is not None else 4
     ]
-    assert told[-1] == verdict
-    assert f"score {image_score:g}" in told
-    assert "p-value 0.0625" in told
+    assert shown[-1] == verdict
+    assert f"score {image_score:g}" in shown
+    assert "p-value 0.0625" in shown
 
 
 def test_a_defect_is_shown_with_its_mask_and_three_maps(tmp_path):
