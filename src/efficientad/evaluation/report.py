@@ -108,25 +108,26 @@ def write_report(report: Report, path: Path) -> None:
 def _page(report: Report) -> str:
     evaluation = report.evaluation
     by_type = evaluation.metrics_by_defect_type
-    by_row = {_ALL_DEFECTS: evaluation.metrics, **by_type}
-    normal = [s for s in evaluation.scores if s.defect_type == NORMAL]
+    scored = {
+        name: [s for s in evaluation.scores if s.defect_type == name]
+        for name in (NORMAL, *by_type)
+    }
     defects = [s for s in evaluation.scores if s.defect_type != NORMAL]
-    scored = {NORMAL: normal, **dict.fromkeys(by_type, ())}
-    for each in defects:
-        scored[each.defect_type] = [*scored.get(each.defect_type, ()), each]
-    chosen = {_ALL_DEFECTS: defects} | {name: scored[name] for name in by_type}
     low, high = color_scale(evaluation.threshold)
     colors = np.linspace(low, high, 256, dtype=np.float32)[None]
     return render(
         "report.html.j2",
         title=report.title,
-        meta=_meta(report, len(normal), len(defects)),
+        made_on=report.made_on,
         metrics=evaluation.metrics,
         metric_names=_METRIC_NAMES,
         headlines=[name for name in _HEADLINES if name in evaluation.metrics],
-        columns=_columns(by_row.values()),
-        rows=[_row(name, chosen[name], metrics) for name, metrics in by_row.items()],
-        normal=_row("normal images", normal),
+        columns=_columns([evaluation.metrics, *by_type.values()]),
+        rows=[
+            _row(_ALL_DEFECTS, defects, evaluation.metrics),
+            *(_row(name, scored[name], metrics) for name, metrics in by_type.items()),
+        ],
+        normal=_row("normal images", scored[NORMAL]),
         defects=_row("defects", defects),
         reasons=_reasons(evaluation),
         threshold=evaluation.threshold,
@@ -135,15 +136,11 @@ def _page(report: Report) -> str:
             {name: [s.image_score for s in each] for name, each in scored.items()},
             evaluation.threshold,
         ),
-        case_sections=[
-            (title, cases)
-            for title, cases in (
-                ("Defects with the lowest scores", report.missed),
-                ("Defects with the highest scores", report.found),
-                ("Normal images with the highest scores", report.highest_normal),
-            )
-            if cases
-        ],
+        case_sections={
+            "Defects with the lowest scores": report.missed,
+            "Defects with the highest scores": report.found,
+            "Normal images with the highest scores": report.highest_normal,
+        },
         pictures=_pictures,
         scale={
             "low": low,
@@ -154,22 +151,13 @@ def _page(report: Report) -> str:
     )
 
 
-def _meta(report: Report, n_normal: int, n_defects: int) -> list[str]:
-    facts = [
-        f"{n_defects} defects, {n_normal} normal images",
-        f"threshold {report.evaluation.threshold:.4g}",
-    ]
-    return facts if report.made_on is None else [*facts, report.made_on.isoformat()]
-
-
 def _row(
     name: str, scored: Sequence[ScoredImage], metrics: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    n_reported = sum(s.is_anomalous for s in scored)
     return {
         "name": name,
         "n_images": len(scored),
-        "n_reported": n_reported,
+        "n_reported": sum(s.is_anomalous for s in scored),
         "metrics": metrics,
     }
 
