@@ -154,10 +154,8 @@ def box(u: Field, v: Field, half: Point, corner: float = 0.0) -> Field:
 
 def hexagon(u: Field, v: Field, half: float) -> Field:
     """Return distances to a hexagon, `half` from its middle to each side."""
-    distance = np.full_like(u, -half)
-    for angle in np.arange(6) * np.pi / 3:
-        side = u * np.float32(np.cos(angle)) + v * np.float32(np.sin(angle))
-        distance = np.maximum(distance, side - np.float32(half))
+    turns = [turned_by(u, v, angle)[0] for angle in np.arange(6) * np.pi / 3]
+    distance: Field = np.max(turns, axis=0) - np.float32(half)
     return distance
 
 

@@ -68,13 +68,13 @@ def _across(n: int) -> Field:
 
 
 def _slopes(height: Field) -> tuple[Field, Field]:
-    step = np.float32(SIDE / height.shape[0])
-    along_y, along_x = np.zeros_like(height), np.zeros_like(height)
-    along_y[1:-1] = (height[2:] - height[:-2]) / (2 * step)
-    along_x[:, 1:-1] = (height[:, 2:] - height[:, :-2]) / (2 * step)
+    around = np.pad(height, 1, mode="reflect")  # no slope at the border
+    down = around[2:, 1:-1] - around[:-2, 1:-1]
+    right = around[1:-1, 2:] - around[1:-1, :-2]
+    width = np.float32(2 * SIDE / height.shape[0])
     return (
-        np.clip(along_y, -_MAX_SLOPE, _MAX_SLOPE),
-        np.clip(along_x, -_MAX_SLOPE, _MAX_SLOPE),
+        np.clip(down / width, -_MAX_SLOPE, _MAX_SLOPE),
+        np.clip(right / width, -_MAX_SLOPE, _MAX_SLOPE),
     )
 
 

@@ -9,7 +9,7 @@ sides.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,15 @@ from efficientad.datasets import NORMAL
 
 ScoresByType: TypeAlias = Mapping[str, Sequence[float]]
 """Image scores by defect type, with `good` for normal images."""
+
+Line: TypeAlias = tuple[str, float, float, float, float]
+"""CSS class, x1, y1, x2, y2."""
+Bar: TypeAlias = tuple[str, float, float, float, float, int]
+"""CSS class, x, y, width, height, number of images."""
+Dot: TypeAlias = tuple[str, float, float]
+"""CSS class, x, y."""
+Text: TypeAlias = tuple[str, float, float, str, str]
+"""CSS class, x, y, anchor, text."""
 
 _WIDTH: Final = 860
 _LEFT, _RIGHT, _TOP, _BOTTOM = 132, 20, 34, 46
@@ -33,45 +42,6 @@ _MAX_NAME: Final = 17
 _MIN_LOG_RATIO: Final = 15.0
 
 _MARGIN_SHARE: Final = 0.03
-
-
-class Line(NamedTuple):
-    """A straight line of a CSS class."""
-
-    name: str
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-
-
-class Bar(NamedTuple):
-    """A bar of the histogram."""
-
-    name: str
-    x: float
-    y: float
-    width: float
-    height: float
-    n_images: int
-
-
-class Dot(NamedTuple):
-    """An image."""
-
-    name: str
-    x: float
-    y: float
-
-
-class Text(NamedTuple):
-    """A line of text."""
-
-    name: str
-    x: float
-    y: float
-    anchor: str
-    text: str
 
 
 @dataclass(eq=False, slots=True)
@@ -146,21 +116,21 @@ def score_chart(scores: ScoresByType, threshold: float) -> Chart:
     _add_dots(chart, axis, rows)
     for x in places:
         anchor, shift = ("end", -6) if x > (_LEFT + _WIDTH) / 2 else ("start", 6)
-        chart.front_lines.append(Line("threshold", x, 8, x, bottom))
+        chart.front_lines.append(("threshold", x, 8, x, bottom))
         text = f"threshold {threshold:.4g}"
-        chart.texts.append(Text("threshold-label", x + shift, 19, anchor, text))
+        chart.texts.append(("threshold-label", x + shift, 19, anchor, text))
     return chart
 
 
 def _add_axis(chart: Chart, axis: _Axis, y: float) -> None:
-    chart.lines.append(Line("axis", _LEFT, y, _WIDTH - _RIGHT, y))
+    chart.lines.append(("axis", _LEFT, y, _WIDTH - _RIGHT, y))
     ticks = axis.ticks()
     for value, x in zip(ticks, axis.places(ticks), strict=True):
-        chart.lines += [Line("grid", x, _TOP, x, y), Line("axis", x, y, x, y + 5)]
-        chart.texts.append(Text("tick", x, y + 19, "middle", f"{value:.6g}"))
+        chart.lines += [("grid", x, _TOP, x, y), ("axis", x, y, x, y + 5)]
+        chart.texts.append(("tick", x, y + 19, "middle", f"{value:.6g}"))
     name = "image score (logarithmic)" if axis.is_log else "image score"
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    chart.texts.append(Text("label", middle, y + 39, "middle", name))
+    chart.texts.append(("label", middle, y + 39, "middle", name))
 
 
 def _add_histogram(
@@ -178,19 +148,19 @@ def _add_histogram(
     top_tick = int(_round_values(0, n_most, 3)[-1])
     for tick in sorted({-top_tick, 0, top_tick}):
         y = _MIDDLE - tick * unit
-        chart.lines.append(Line("axis", _LEFT - 4, y, _LEFT, y))
-        chart.texts.append(Text("tick", _LEFT - 8, y + 4, "end", str(abs(tick))))
+        chart.lines.append(("axis", _LEFT - 4, y, _LEFT, y))
+        chart.texts.append(("tick", _LEFT - 8, y + 4, "end", str(abs(tick))))
     for name, count in zip(("normal", "defect"), counts, strict=True):
         for left, n in zip(edges[:-1], count.tolist(), strict=True):
             if n:
                 y = _MIDDLE - n * unit if name == "normal" else _MIDDLE
-                bar = Bar(name, left + 0.75, y, width - 1.5, n * unit, n)
+                bar = (name, left + 0.75, y, width - 1.5, n * unit, n)
                 chart.bars.append(bar)
-    chart.front_lines.append(Line("axis", _LEFT, _MIDDLE, _WIDTH - _RIGHT, _MIDDLE))
+    chart.front_lines.append(("axis", _LEFT, _MIDDLE, _WIDTH - _RIGHT, _MIDDLE))
     chart.texts += [
-        Text("tick", 0, 19, "start", "number of images"),
-        Text("label", 0, _MIDDLE - _HALF_HEIGHT / 2, "start", "normal images"),
-        Text("label", 0, _MIDDLE + _HALF_HEIGHT / 2 + 8, "start", "defects"),
+        ("tick", 0, 19, "start", "number of images"),
+        ("label", 0, _MIDDLE - _HALF_HEIGHT / 2, "start", "normal images"),
+        ("label", 0, _MIDDLE + _HALF_HEIGHT / 2 + 8, "start", "defects"),
     ]
 
 
@@ -213,8 +183,8 @@ def _add_dots(chart: Chart, axis: _Axis, rows: ScoresByType) -> None:
         shown = "normal" if name == NORMAL else name
         if len(shown) > _MAX_NAME:
             shown = shown[: _MAX_NAME - 1] + "…"
-        chart.texts.append(Text("row", 0, y + 4, "start", shown))
-        chart.dots += [Dot(kind, x, y) for x in axis.places(values)]
+        chart.texts.append(("row", 0, y + 4, "start", shown))
+        chart.dots += [(kind, x, y) for x in axis.places(values)]
 
 
 def _round_values(low: float, high: float, n_most: int) -> list[float]:
