@@ -83,10 +83,9 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def make_detector():
-    """Make an untrained detector that can judge, for tests of how it runs."""
+    """Make the untrained networks of a detector."""
     import torch
 
-    from efficientad.method.decision import Calibration, MapQuantiles
     from efficientad.method.detector import ChannelStatistics, Detector
     from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 
@@ -100,9 +99,30 @@ def make_detector():
                 torch.randn(n_local) * 0.01, torch.rand(n_local) * 0.05 + 0.02
             ),
         )
-        quantiles = MapQuantiles(0.5, 2.0)
-        detector.calibration = Calibration(quantiles, quantiles, (0.1, 0.2), 0.01)
         return detector.eval().requires_grad_(requires_grad=False)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def joined():
+    """Join networks and a calibration in a predictor."""
+    from efficientad.inspection.opening import detector_engine
+    from efficientad.inspection.predictor import Predictor
+    from efficientad.method.decision import Calibration
+    from efficientad.method.maps import MapScale
+
+    scales = dict.fromkeys(("local", "global"), MapScale(0.5, 2.0))
+    untrained = Calibration(scales, (0.1, 0.2), 0.01)
+
+    def made(detector, calibration=untrained, engine="pytorch", provenance=None):
+        return Predictor(
+            engine=detector_engine(detector, engine),
+            calibration=calibration,
+            provenance={"training_images": {}} if provenance is None else provenance,
+            size=detector.size,
+            detector=detector,
+        )
 
     return made
 
@@ -123,42 +143,39 @@ def photograph():
 
 
 @pytest.fixture(scope="session")
-def judging_detector(make_detector, calibrated):
-    """An untrained detector whose maps are scaled as a trained one's."""
+def predictor(make_detector, calibrated):
+    """An untrained predictor whose maps are scaled as a trained one's."""
     return calibrated(make_detector())
 
 
 @pytest.fixture(scope="session")
-def calibrated(photograph):
-    """Scale the maps of an untrained detector as a trained one's."""
-    import torch
-
+def calibrated(photograph, joined):
+    """Join an untrained detector with scales as a trained one's; PyTorch runs it."""
+    from efficientad.engines.pytorch import PyTorchEngine
     from efficientad.images.rgb import INPUT_SIZE
-    from efficientad.method.decision import Calibration, MapQuantiles
-    from efficientad.method.maps import map_levels
+    from efficientad.method.decision import Calibration
+    from efficientad.method.maps import MapScale, map_levels
 
     pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]
 
-    def quantiles(raw_map):
-        level = float(map_levels(raw_map))
-        low, high = np.quantile(raw_map.numpy() / level, (0.5, 0.95)).tolist()
+    def scale(raw):
+        level = float(map_levels(raw)[0])
+        low, high = np.quantile(raw / level, (0.5, 0.95)).tolist()
         # Other images of the tests lie within these limits and beyond them.
         limits = {"least_level": 0.9 * level, "greatest_level": 1.1 * level}
-        return MapQuantiles(low, high, **limits)
+        return MapScale(low, high, **limits)
 
     def with_calibration(detector):
-        detector.runtime = "pytorch"
-        raw = detector.judged_maps(torch.from_numpy(pixels))
-        local, glob = map(quantiles, raw)
-        detector.calibration = Calibration(local, glob, (0.1, 0.15, 0.2), 0.3)
-        return detector
+        raw = PyTorchEngine(detector).run(pixels).grids
+        scales = {name: scale(grids) for name, grids in raw.items()}
+        return joined(detector, Calibration(scales, (0.1, 0.15, 0.2), 0.3))
 
     return with_calibration
 
 
 @pytest.fixture(scope="session")
-def exports(judging_detector, tmp_path_factory):
-    """That detector in both formats, by engine."""
+def exports(predictor, tmp_path_factory):
+    """That predictor exported in both formats, by engine."""
     import efficientad
 
     folder = tmp_path_factory.mktemp("exports")
@@ -167,16 +184,16 @@ def exports(judging_detector, tmp_path_factory):
         "openvino": folder / "part.xml",
     }
     for path in found.values():
-        efficientad.export(judging_detector, path)
+        efficientad.export(predictor, path)
     return found
 
 
 @pytest.fixture(scope="session")
-def predictors(exports):
+def exported(exports):
     """These, opened, by engine."""
-    from efficientad.inspection.exported_predictor import ExportedPredictor
+    import efficientad
 
-    return {name: ExportedPredictor(path) for name, path in exports.items()}
+    return {name: efficientad.load(path) for name, path in exports.items()}
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import onnx
+from efficientad.engines.graph_outputs import GRID_OUTPUTS, INPUT
 from onnx import TensorProto, helper, numpy_helper
 
-from efficientad.engines.exported import GRID_OUTPUTS, INPUT
 from efficientad.exports.graph import RAW_GRIDS
 from efficientad.exports.inner_values import inner_values
 

@@ -22,7 +22,6 @@ from efficientad.errors import (
     ImageError,
     MissingDependencyError,
     ModelFileError,
-    NotCalibratedError,
     ResultError,
     StorageError,
     TrainingError,
@@ -38,15 +37,15 @@ if TYPE_CHECKING:
     from efficientad.evaluation.evaluate import evaluate
     from efficientad.evaluation.results import Evaluation
     from efficientad.exports.export import export
-    from efficientad.inspection.decision import change_decision, read_decision
-    from efficientad.inspection.files import predict_files
-    from efficientad.inspection.opening import load_predictor
+    from efficientad.inspection.files import predict
+    from efficientad.inspection.opening import load, save
     from efficientad.inspection.predictor import Predictor
     from efficientad.inspection.streams import predictions
+    from efficientad.inspection.threshold import threshold
     from efficientad.method.decision import Calibration, Prediction
     from efficientad.method.detector import Detector
-    from efficientad.model_files.detector_file import load, recalibrate, save
     from efficientad.model_files.teachers import load_teacher
+    from efficientad.training.calibration import calibrate
     from efficientad.training.config import TrainConfig
     from efficientad.training.run import train
 
@@ -64,7 +63,6 @@ __all__ = [
     "ImageError",
     "MissingDependencyError",
     "ModelFileError",
-    "NotCalibratedError",
     "Prediction",
     "Predictor",
     "ResultError",
@@ -72,20 +70,18 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "UndefinedMetricError",
-    "change_decision",
+    "calibrate",
     "check",
     "demo",
     "distill",
     "evaluate",
     "export",
     "load",
-    "load_predictor",
     "load_teacher",
-    "predict_files",
+    "predict",
     "predictions",
-    "read_decision",
-    "recalibrate",
     "save",
+    "threshold",
     "train",
 ]
 
@@ -97,20 +93,18 @@ _HOME_OF = {
     "Prediction": "method.decision",
     "Predictor": "inspection.predictor",
     "TrainConfig": "training.config",
-    "change_decision": "inspection.decision",
+    "calibrate": "training.calibration",
     "check": "evaluation.check",
     "demo": "demo_parts.demo",
     "distill": "distillation.distill",
     "evaluate": "evaluation.evaluate",
     "export": "exports.export",
-    "load": "model_files.detector_file",
-    "load_predictor": "inspection.opening",
+    "load": "inspection.opening",
     "load_teacher": "model_files.teachers",
-    "predict_files": "inspection.files",
+    "predict": "inspection.files",
     "predictions": "inspection.streams",
-    "read_decision": "inspection.decision",
-    "recalibrate": "model_files.detector_file",
-    "save": "model_files.detector_file",
+    "save": "inspection.opening",
+    "threshold": "inspection.threshold",
     "train": "training.run",
 }
 

@@ -36,10 +36,6 @@ class ExportMismatchError(EfficientADError, ValueError):
     """An export gives other maps than PyTorch, or loses too much accuracy."""
 
 
-class NotCalibratedError(EfficientADError, RuntimeError):
-    """A detector without calibration was asked for normalized maps or a decision."""
-
-
 class TrainingError(EfficientADError, RuntimeError):
     """A training or distillation cannot go on, for example by a non-finite loss."""
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from efficientad.inspection.exported_predictor import ExportedPredictor
 from PIL import Image
 
 import efficientad
@@ -12,7 +13,6 @@ from efficientad.datasets import MIN_NORMAL_IMAGES
 from efficientad.demo_parts import write_category
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.quantization import LIMIT
-from efficientad.inspection.exported_predictor import ExportedPredictor
 from efficientad.model_files import detector_file as model_file
 from efficientad.training.normal_images import training_and_validation
 

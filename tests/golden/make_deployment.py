@@ -21,9 +21,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
-from efficientad.method.decision import Calibration, MapQuantiles
+from efficientad.inspection.opening import DetectorEngine, detector_engine
+from efficientad.inspection.predictor import Predictor
+from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
-from efficientad.method.maps import RawMaps, image_scores, normalize_maps
+from efficientad.method.maps import (
+    MapScale,
+    combine_maps,
+    image_scores,
+    normalize_maps,
+)
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.placement import place_map
 from efficientad_lab.benchmark.baseline import baseline, raw_maps
@@ -40,7 +47,7 @@ def uniform(seed: int, shape: tuple[int, ...]) -> NDArray[np.floating]:
     return numbers.reshape(shape)
 
 
-def golden_detector() -> Detector:
+def golden_predictor(engine: DetectorEngine = "auto") -> Predictor:
     """Networks with fixed weights as large as untrained ones; a fixed calibration."""
     networks = (
         PatchDescriptionNetwork("small"),
@@ -61,10 +68,15 @@ def golden_detector() -> Detector:
     mean = torch.from_numpy(0.1 * uniform(1001, (384,))).float()
     std = torch.from_numpy(0.5 + 0.2 * uniform(1002, (384,))).float()
     detector = Detector(*networks, ChannelStatistics(mean, std))
-    detector.calibration = Calibration(
-        MapQuantiles(2.3, 3.6), MapQuantiles(0.36, 0.53), (0.04, 0.08, 0.13, 0.15), 0.4
+    detector.eval().requires_grad_(requires_grad=False)
+    scales = {"local": MapScale(2.3, 3.6), "global": MapScale(0.36, 0.53)}
+    return Predictor(
+        engine=detector_engine(detector, engine),
+        calibration=Calibration(scales, (0.04, 0.08, 0.13, 0.15), 0.4),
+        provenance={"seed": 0, "training_images": {"a.png": "00"}},
+        size="small",
+        detector=detector,
     )
-    return detector.eval().requires_grad_(requires_grad=False)
 
 
 def golden_images() -> dict[str, Image.Image]:
@@ -89,20 +101,21 @@ def golden_images() -> dict[str, Image.Image]:
     }
 
 
-def expected(detector: Detector, path: Path) -> dict[str, Any]:
+def expected(predictor: Predictor, path: Path) -> dict[str, Any]:
     """What the plain networks say in double precision."""
-    assert detector.calibration is not None
+    assert predictor.detector is not None
     image = read_image(path)
     resized = resize_image(image, INPUT_SIZE, INPUT_SIZE)
-    networks = baseline(detector).moved(torch.device("cpu"), torch.float64)
-    raw = raw_maps(networks, torch.from_numpy(resized[np.newaxis]))
-    maps = normalize_maps(RawMaps(*(m.float() for m in raw)), detector.calibration)
-    score = float(image_scores(maps.combined_map)[0])
-    placed = place_map(maps.combined_map[0].numpy(), *image.shape[:2])
+    networks = baseline(predictor.detector).moved(torch.device("cpu"), torch.float64)
+    maps = raw_maps(networks, torch.from_numpy(resized[np.newaxis]))
+    raw = {name: grids.float().numpy() for name, grids in maps.items()}
+    combined = combine_maps(normalize_maps(raw, predictor.calibration.scales))
+    score = float(image_scores(combined)[0])
+    placed = place_map(combined[0], *image.shape[:2])
     return {
         "image_score": score,
-        "p_value": detector.calibration.p_value(score),
-        "is_anomalous": score > detector.calibration.threshold,
+        "p_value": predictor.calibration.p_value(score),
+        "is_anomalous": score > predictor.calibration.threshold,
         "map": [[round(float(v), 6) for v in row] for row in placed[::STEP, ::STEP]],
     }
 
@@ -112,9 +125,9 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, image in golden_images().items():
         image.save(FOLDER / name)
-    detector = golden_detector()
+    predictor = golden_predictor()
     vectors = {
-        path.name: expected(detector, path) for path in sorted(FOLDER.glob("*.png"))
+        path.name: expected(predictor, path) for path in sorted(FOLDER.glob("*.png"))
     }
     # A row of a map stands in one line.
     text = re.sub(r",\n {4,}", ", ", json.dumps(vectors, indent=1))

@@ -27,9 +27,8 @@ from PIL import Image
 
 from efficientad.exports.export import export
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
-from efficientad.inspection.exported_predictor import ExportedPredictor
+from efficientad.inspection.opening import load, save
 from efficientad.kernels import layers
-from efficientad.model_files import detector_file as model_file
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER, Recipe, TrainConfig
@@ -99,30 +98,26 @@ def training_trace(preset: str, n_steps: int = N_STEPS) -> dict[str, Any]:
 
 def engine_trace(name: str, folder: Path) -> dict[str, Any]:
     """Give scores and grids of the golden images by one engine."""
-    detector = _DEPLOYMENT["golden_detector"]()
     paths = sorted(_DEPLOYMENT["FOLDER"].glob("*.png"))
     if name in {"pytorch", "native"}:
-        detector.runtime = name
-        predictor: Any = detector
+        predictor = _DEPLOYMENT["golden_predictor"](name)
     else:
         path = folder / ("part.onnx" if name == "onnxruntime" else "part.xml")
-        export(detector, path)
-        predictor = ExportedPredictor(path)
+        export(_DEPLOYMENT["golden_predictor"](), path)
+        predictor = load(path)
     found = [predictor.predict(path) for path in paths]
     trace: dict[str, Any] = {
         "scores": [p.image_score for p in found],
-        "grids": digest(*(g for p in found for g in (p.local_grid, p.global_grid))),
+        "grids": digest(*(g for p in found for g in p.grids.values())),
         "middle": [
-            [float(g[28, 28]), float(g[7, 40])]
-            for p in found
-            for g in (p.local_grid, p.global_grid)
+            [float(g[28, 28]), float(g[7, 40])] for p in found for g in p.grids.values()
         ],
     }
     if name in {"pytorch", "native"}:
         pixels = np.stack(
             [resize_image(read_image(p), INPUT_SIZE, INPUT_SIZE) for p in paths]
         )
-        trace["raw_grids"] = digest(*detector.judged_maps(torch.from_numpy(pixels)))
+        trace["raw_grids"] = digest(*predictor.engine.run(pixels).grids.values())
     return trace
 
 
@@ -131,11 +126,9 @@ def metadata() -> dict[str, str]:
 
     safetensors writes its entries in another order each time, so not as bytes.
     """
-    detector = _DEPLOYMENT["golden_detector"]()
-    detector.provenance = {"seed": 0, "training_images": {"a.png": "00"}}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.ead"
-        model_file.save(detector, path)
+        save(_DEPLOYMENT["golden_predictor"](), path)
         content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header: dict[str, Any] = json.loads(content[8 : 8 + length])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from efficientad_lab.studies.kept_maps import KeptMaps
 from tests.lab.study_fakes import CONFIG, FakeTraining
 
 from efficientad.cli import main as cli
@@ -29,7 +30,6 @@ from efficientad_lab.studies.ablation import (
 )
 from efficientad_lab.studies.config import StudyConfig
 from efficientad_lab.studies.jobs import MEAN_AND_DEVIATION, QUANTILES
-from efficientad_lab.studies.kept_maps import KeptMaps
 from efficientad_lab.studies.records import read_runs
 
 ONE_SEED = replace(CONFIG, seeds=(0,))

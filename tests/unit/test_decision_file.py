@@ -3,6 +3,8 @@
 import shutil
 
 import pytest
+from efficientad.inspection.decision import change_decision, read_decision
+from efficientad.inspection.exported_predictor import ExportedPredictor
 from PIL import Image
 
 from efficientad.cli.main import main
@@ -10,8 +12,6 @@ from efficientad.errors import ConfigError, DatasetError, StorageError
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.images.rgb import image_hash, read_image
 from efficientad.inspection import decision as decision_file
-from efficientad.inspection.decision import change_decision, read_decision
-from efficientad.inspection.exported_predictor import ExportedPredictor
 from efficientad.inspection.opening import load_predictor
 from efficientad.method.detector import Detector
 from efficientad.model_files import detector_file as model_file

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+from efficientad.engines.exported import GRID_OUTPUTS, INPUT, require_bf16
+from efficientad.inspection.exported_predictor import ExportedPredictor
 from PIL import Image
 
 import efficientad
-from efficientad.engines.exported import GRID_OUTPUTS, INPUT, require_bf16
 from efficientad.errors import (
     ConfigError,
     DatasetError,
@@ -37,7 +38,6 @@ from efficientad.exports.precisions import (
     with_fp16_networks,
 )
 from efficientad.images.rgb import image_hash, resize_image
-from efficientad.inspection.exported_predictor import ExportedPredictor
 from efficientad.model_files import export_metadata as metadata
 
 

@@ -12,11 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from PIL import Image
-
-import efficientad
-from efficientad.cli.main import main
-from efficientad.demo_parts import write_category
 from efficientad.engines.exported import (
     INPUT,
     MAP_OUTPUTS,
@@ -25,6 +20,12 @@ from efficientad.engines.exported import (
     OnnxRuntimeEngine,
     OpenVinoEngine,
 )
+from efficientad.inspection.exported_predictor import ExportedPredictor
+from PIL import Image
+
+import efficientad
+from efficientad.cli.main import main
+from efficientad.demo_parts import write_category
 from efficientad.engines.tensorrt import TensorRtEngine, _Session
 from efficientad.errors import (
     ConfigError,
@@ -34,7 +35,6 @@ from efficientad.errors import (
 )
 from efficientad.exports.graph_nodes import MAX_SIDE, without_resizing
 from efficientad.inspection import exported_predictor as exported_module
-from efficientad.inspection.exported_predictor import ExportedPredictor
 from efficientad.inspection.files import predict_files
 from efficientad.inspection.opening import load_predictor
 from efficientad.inspection.predictor import Predictor

@@ -37,7 +37,9 @@ TORCH_FREE = [
         for folder in ("inspection", "exports")
         for path in sorted((PACKAGE / folder).glob("[!_]*.py"))
     ),
-    "efficientad.engines.exported",
+    "efficientad.engines.graph_outputs",
+    "efficientad.engines.onnxruntime",
+    "efficientad.engines.openvino",
     "efficientad.model_files.export_metadata",
 ]
 

@@ -36,7 +36,6 @@ from efficientad.errors import (
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.exports.export import SUFFIX_OF, export
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.inspection.exported_predictor import ExportedPredictor
 from efficientad.inspection.predictor import DetectorRuntime, Predictor
 from efficientad.model_files import detector_file as model_file
 from efficientad.model_files import export_metadata as metadata

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from efficientad.training.config import Device, Runtime
+from efficientad.engines.engine import Device
+from efficientad.inspection.opening import EngineChoice
 
 OK: Final = 0
 SOME_FAILED: Final = 1
@@ -18,7 +19,7 @@ def predict(
     heatmaps: bool = True,
     maps: bool = False,
     device: Device = "auto",
-    runtime: Runtime = "auto",
+    engine: EngineChoice = "auto",
     streams: int = 1,
 ) -> int:
     """Judge images: score, p-value, decision, heatmap.
@@ -32,15 +33,15 @@ def predict(
         heatmaps: Write a picture of each image with its maps.
         maps: Write each combined map as a float32 TIFF at the image's own size.
         device: Where the networks run.
-        runtime: What computes them. auto: native layers on the CPU, else PyTorch; for
-            an exported file the engine it is made for. native_bf16: sooner for the
-            medium size, rounded.
+        engine: Engine that computes the maps. auto: native layers on the CPU, else
+            PyTorch; for an exported file the engine it is made for. native_bf16: faster
+            for the medium size, rounded.
         streams: Images judged at the same time; more than one for exported files only.
     """
-    from efficientad.inspection.files import predict_files
-    from efficientad.inspection.opening import load_predictor
+    from efficientad.inspection.files import predict as predict_files
+    from efficientad.inspection.opening import load
 
-    predictor = load_predictor(model, device=device, runtime=runtime, n_streams=streams)
+    predictor = load(model, device=device, engine=engine, n_streams=streams)
     summary = predict_files(
         predictor,
         paths,
@@ -63,7 +64,7 @@ def evaluate(
     *,
     output: Path,
     device: Device = "auto",
-    runtime: Runtime = "auto",
+    engine: EngineChoice = "auto",
 ) -> int:
     """Measure a detector on labelled test images: metrics.json and report.html.
 
@@ -72,15 +73,15 @@ def evaluate(
         category: Category folder in MVTec AD's layout, with test and ground_truth.
         output: Folder for the results.
         device: Where the networks run.
-        runtime: What computes them. auto: native layers on the CPU, else PyTorch; for
-            an exported file the engine it is made for. native_bf16: sooner for the
-            medium size, rounded.
+        engine: Engine that computes the maps. auto: native layers on the CPU, else
+            PyTorch; for an exported file the engine it is made for. native_bf16: faster
+            for the medium size, rounded.
     """
     from efficientad.evaluation.evaluate import evaluate as evaluate_category
-    from efficientad.inspection.opening import load_predictor
+    from efficientad.inspection.opening import load
 
     evaluation = evaluate_category(
-        load_predictor(model, device=device, runtime=runtime), category, output=output
+        load(model, device=device, engine=engine), category, output=output
     )
     for name, value in evaluation.metrics.items():
         print(f"{name:24} {value:.4f}")
@@ -118,8 +119,7 @@ def export(
     """
     from efficientad.exports.export import export as export_detector
     from efficientad.exports.export import require_format
-    from efficientad.inspection.opening import require_detector_file
-    from efficientad.model_files.detector_file import load
+    from efficientad.inspection.opening import load, require_detector_file
 
     require_detector_file(model)
     require_format(output, format)
@@ -156,18 +156,12 @@ def threshold(
             file replace those that p-values and threshold come from.
         output: The file to write. None: the same.
     """
-    from efficientad.inspection.decision import change_decision, read_decision
+    from efficientad.inspection.threshold import threshold as read_or_change
 
-    if (at, false_alarm_budget, images, output) == (None,) * 4:
-        decision = read_decision(model)
-    else:
-        decision = change_decision(
-            model,
-            output,
-            threshold=at,
-            false_alarm_budget=false_alarm_budget,
-            images=images,
-        )
+    decision = read_or_change(
+        model, output, at=at, false_alarm_budget=false_alarm_budget, images=images
+    )
+    if (at, false_alarm_budget, images) != (None, None, None):
         print(f"wrote {output or model}")
     print(f"threshold {decision.threshold:.4g}")
     print(decision.statement())

@@ -20,6 +20,7 @@ from efficientad.cli.inspection import evaluate, export, predict, threshold
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import bound
 from efficientad.distillation.config import DistillConfig
+from efficientad.engines.engine import Device
 from efficientad.errors import (
     TRAIN_EXTRA,
     ConfigError,
@@ -27,7 +28,7 @@ from efficientad.errors import (
     MissingDependencyError,
     train_extra_is_missing,
 )
-from efficientad.training.config import Device, TrainConfig
+from efficientad.training.config import TrainConfig
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -44,13 +45,12 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
     from efficientad.training.run import train as train_detector
 
     print(f"settings: {config}", file=sys.stderr)
-    detector = train_detector(
+    calibration = train_detector(
         images, config, output=output, interrupts=held_back_interrupt
-    )
-    assert detector.calibration is not None
+    ).calibration
     print(f"detector {output}")
-    print(f"threshold {detector.calibration.threshold:.4g}")
-    print(detector.calibration.statement())
+    print(f"threshold {calibration.threshold:.4g}")
+    print(calibration.statement())
     return OK
 
 
@@ -74,18 +74,21 @@ def calibrate(
         threshold: Decision threshold to set by hand. None: from the images.
         device: Where the networks run.
     """
-    from efficientad.model_files.detector_file import load, recalibrate, save
+    from efficientad.inspection.opening import load, save
     from efficientad.storage import require_writable
+    from efficientad.training.calibration import calibrate as calibrate_model
 
     require_writable(output)
-    detector = recalibrate(
-        load(model, device=device), images, false_alarm_budget, threshold
+    predictor = calibrate_model(
+        load(model, device=device),
+        images,
+        false_alarm_budget=false_alarm_budget,
+        threshold=threshold,
     )
-    save(detector, output)
-    assert detector.calibration is not None
+    save(predictor, output)
     print(f"wrote {output}")
-    print(f"threshold {detector.calibration.threshold:.4g}")
-    print(detector.calibration.statement())
+    print(f"threshold {predictor.calibration.threshold:.4g}")
+    print(predictor.calibration.statement())
     return OK
 
 

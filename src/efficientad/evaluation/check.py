@@ -70,7 +70,7 @@ def _unusual_by(model: Path) -> MoreFindings:
     from efficientad.evaluation import unusual_images  # noqa: PLC0415
     from efficientad.model_files import detector_file  # noqa: PLC0415
 
-    detector = detector_file.load(model)
+    detector = detector_file.read_detector(model).detector
 
     def find(category: Category, samples: Sequence[Sample]) -> Iterator[Finding]:
         if len(samples) < unusual_images.MIN_IMAGES:

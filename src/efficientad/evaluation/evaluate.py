@@ -72,8 +72,9 @@ def evaluate(
             Without, the same model and images give the same bytes.
 
     Raises:
-        DatasetError: If the category cannot be used, or if the model was trained or
-            calibrated on test images of it.
+        DatasetError: If the category cannot be used, if the model was trained or
+            calibrated on test images of it, or if its provenance does not name the
+            training images.
         MissingDependencyError: If a package for the metrics or the report is missing.
         UndefinedMetricError: If there are no normal or no defective test images.
         StorageError: If a result cannot be written.
@@ -235,14 +236,13 @@ def _report(
     def cases(samples: Sequence[Sample]) -> list[Case]:
         return [_case(category, sample, predicted[sample]) for sample in samples]
 
-    calibration = getattr(predictor, "calibration", None)
     return Report(
         title=f"{category.name}: evaluation",
         evaluation=evaluation,
         missed=cases(defects[:_N_CASES]),
         found=cases(defects[: -_N_CASES - 1 : -1]),
         highest_normal=cases(normal[: -_N_CASES - 1 : -1]),
-        calibration=None if calibration is None else calibration.statement(),
+        calibration=predictor.calibration.statement(),
         facts=_facts(predictor),
         made_on=datetime.now(UTC).astimezone().date(),
     )
@@ -262,24 +262,25 @@ def _case(category: Category, sample: Sample, prediction: Prediction) -> Case:
     )
 
 
-def _provenance(predictor: Predictor) -> Mapping[str, Any]:
-    provenance: Mapping[str, Any] = getattr(predictor, "provenance", {})
-    return provenance
-
-
 def _made_with(predictor: Predictor) -> dict[str, str]:
     """Return the names of the images that made a model, by their hash."""
+    provenance = predictor.provenance
+    if "training_images" not in provenance:
+        raise DatasetError(
+            "evaluation needs to know which images the model was trained on, its "
+            "provenance does not name them; train it again"
+        )
     return {
         digest: name
         for kind in ("decision_images", "validation_images", "training_images")
-        for name, digest in _provenance(predictor).get(kind, {}).items()
+        for name, digest in provenance.get(kind, {}).items()
     }
 
 
 def _facts(predictor: Predictor) -> dict[str, str]:
     """Return facts on the model for the report."""
-    provenance = _provenance(predictor)
-    facts = {"size": str(getattr(predictor, "size", "unknown"))}
+    provenance = predictor.provenance
+    facts: dict[str, str] = {"size": predictor.size}
     for name in ("preset", "seed", "training_seconds", "efficientad", "torch"):
         if name in provenance:
             facts[name.replace("_", " ")] = str(provenance[name])

@@ -1,4 +1,4 @@
-"""How far an export is from PyTorch, and what accuracy it loses; too much is refused.
+"""The difference of an export from PyTorch, and the accuracy it loses.
 
 What is compared with PyTorch are both normalized maps on the grid of descriptors. What
 the graph makes of them, score and maps at the image's own size, is then compared with
@@ -7,28 +7,29 @@ what this package makes of the same grids.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.engines.exported import (
+from efficientad.engines.engine import Precision
+from efficientad.engines.graph_outputs import (
     GRID_OUTPUTS,
     MAP_OUTPUTS,
+    RAW_OUTPUTS,
     SCORE_OUTPUT,
-    OnnxRuntimeEngine,
-    OpenVinoEngine,
+    WHOLE,
 )
+from efficientad.engines.onnxruntime import OnnxRuntimeEngine
+from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.errors import ExportMismatchError
 from efficientad.exports.calibration_images import spread
 from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
-from efficientad.inspection.exported_predictor import ExportedPredictor
+from efficientad.inspection.predictor import Predictor
+from efficientad.method.maps import MapScale, combine_maps, image_scores, normalize_maps
 from efficientad.method.placement import place_map
-from efficientad.model_files.export_metadata import ONNX_SUFFIX, Precision
-
-if TYPE_CHECKING:
-    from efficientad.method.detector import Detector
+from efficientad.model_files.export_metadata import ONNX_SUFFIX
 
 TOLERANCE: Final[dict[Precision, float]] = {
     "fp32": 1e-4,
@@ -95,16 +96,26 @@ def artificial_images() -> list[RGBImage]:
     ]
 
 
+GraphEngine = OnnxRuntimeEngine | OpenVinoEngine
+
+
+def whole_engine(path: Path, precision: Precision) -> GraphEngine:
+    """Return an engine that gives every output of an exported graph."""
+    if path.suffix == ONNX_SUFFIX:
+        return OnnxRuntimeEngine(path, outputs=GRID_OUTPUTS, precision=precision)
+    return OpenVinoEngine(
+        path, outputs=GRID_OUTPUTS, precision=precision, more_outputs=WHOLE
+    )
+
+
 def compared(
-    detector: "Detector",
-    exported: ExportedPredictor,
-    normal: Sequence[ImageLike],
+    predictor: Predictor, engine: GraphEngine, normal: Sequence[ImageLike]
 ) -> Differences:
     """Measure how far an export is from PyTorch.
 
     Args:
-        detector: Judges by PyTorch here.
-        exported: What was made of it.
+        predictor: The detector by PyTorch.
+        engine: The export, which gives normalized grids.
         normal: Real images, if there are any; up to `N_COMPARED` are compared, read one
             by one.
 
@@ -113,54 +124,44 @@ def compared(
         ExportMismatchError: If a difference is above the tolerance, or not a number.
     """
     artificial, real = artificial_images(), spread(normal, N_COMPARED)
-    chosen, detector.runtime = detector.runtime, "pytorch"
-    try:
-        return Differences(
-            _largest(
-                detector, exported, artificial, ARTIFICIAL_TOLERANCE, "artificial"
-            ),
-            len(artificial),
-            _largest(detector, exported, real, TOLERANCE, "real") if real else None,
-            len(real),
-        )
-    finally:
-        detector.runtime = chosen
+    of_artificial = _largest(
+        predictor, engine, artificial, ARTIFICIAL_TOLERANCE, "artificial"
+    )
+    of_real = _largest(predictor, engine, real, TOLERANCE, "real") if real else None
+    return Differences(of_artificial, len(artificial), of_real, len(real))
 
 
-def require_outputs(path: Path, precision: Precision) -> None:
-    """Refuse a file whose score or maps are not those of its grids.
+def require_outputs(engine: GraphEngine, scales: Mapping[str, MapScale]) -> None:
+    """Reject a graph whose score or maps are not those of its raw grids.
 
-    They are run as other programs run them, in a batch of two images of another size
-    than the networks'.
+    It is run as other programs run it, on a batch of two images of another size than
+    the networks'.
 
     Raises:
         ExportMismatchError: If one differs.
     """
-    engine: OnnxRuntimeEngine | OpenVinoEngine
-    if path.suffix == ONNX_SUFFIX:
-        engine = OnnxRuntimeEngine(path)
-    else:
-        engine = OpenVinoEngine(path, precision=precision, is_whole=True)
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 130, 210, 3), dtype=np.uint8)
-    found = engine.run_whole(images)
-    local, overall = found[GRID_OUTPUTS[0]], found[GRID_OUTPUTS[1]]
-    combined: NDArray[np.float32] = (local + overall) / np.float32(2)
-    grids = [combined, local, overall]
-    expected = {SCORE_OUTPUT: combined.max((1, 2))}
-    for name, grid in zip(MAP_OUTPUTS, grids, strict=True):
+    found = engine.outputs(images, WHOLE)
+    raw = {name: found[output] for name, output in RAW_OUTPUTS.items()}
+    grids = normalize_maps(raw, scales)
+    combined = combine_maps(grids)
+    expected = {GRID_OUTPUTS[name]: grid for name, grid in grids.items()}
+    expected[SCORE_OUTPUT] = image_scores(combined)
+    for name, grid in zip(MAP_OUTPUTS, (combined, *grids.values()), strict=True):
         expected[name] = np.stack([place_map(one, *images.shape[1:3]) for one in grid])
+    limit = _OUTPUT_TOLERANCE[engine.precision]
     for name, values in expected.items():
         difference = (
             relative_difference(values, found[name])
             if values.shape == found[name].shape
             else float("inf")
         )
-        if not difference <= _OUTPUT_TOLERANCE[precision]:
+        if not difference <= limit:
             raise ExportMismatchError(
-                f"an export's {name} must be that of its own grids within "
-                f"{_OUTPUT_TOLERANCE[precision]:g} of the largest value, it differs by "
-                f"{difference:.3g}; use another format, or the .ead file"
+                f"an export's {name} must follow from its raw grids within {limit:g} "
+                f"of the largest value, it differs by {difference:.3g}; use another "
+                "format, or the .ead file"
             )
 
 
@@ -190,10 +191,7 @@ class Losses(NamedTuple):
 
 
 def losses_on(
-    detector: "Detector",
-    exported: ExportedPredictor,
-    category: Path,
-    max_loss: float,
+    predictor: Predictor, exported: Predictor, category: Path, max_loss: float
 ) -> Losses:
     """Measure what an export changes on the test images of a category.
 
@@ -202,7 +200,7 @@ def losses_on(
     """
     from efficientad.evaluation.evaluate import evaluate  # noqa: PLC0415 - heavy
 
-    evaluations = evaluate(detector, category), evaluate(exported, category)
+    evaluations = evaluate(predictor, category), evaluate(exported, category)
     before, after = (found.metrics for found in evaluations)
     names = ["image_au_roc", *(name for name in PIXEL_METRICS if name in before)]
     losses = {name: 100 * (before[name] - after[name]) for name in names}
@@ -219,36 +217,31 @@ def losses_on(
 
 
 def _largest(
-    detector: "Detector",
-    exported: ExportedPredictor,
+    predictor: Predictor,
+    engine: GraphEngine,
     images: Sequence[ImageLike],
     tolerances: Mapping[Precision, float],
     kind: str,
 ) -> float:
-    precision, tolerance = exported.precision, tolerances[exported.precision]
+    tolerance = tolerances[engine.precision]
     # Not by `max`, which may pass over what is not a number: that is refused, too.
-    largest = float(np.max([_difference(detector, exported, i) for i in images]))
+    largest = float(np.max([_difference(predictor, engine, i) for i in images]))
     if not largest <= tolerance:
         raise ExportMismatchError(
-            f"an export in {precision} must give PyTorch's maps within {tolerance:g} "
-            f"of their largest value, on {kind} images it differs by {largest:.3g}; "
-            "use a higher precision, or the .ead file"
+            f"an export in {engine.precision} must give PyTorch's maps within "
+            f"{tolerance:g} of their largest value, on {kind} images it differs by "
+            f"{largest:.3g}; use a higher precision, or the .ead file"
         )
     return largest
 
 
-def _difference(
-    detector: "Detector", exported: ExportedPredictor, image: ImageLike
-) -> float:
+def _difference(predictor: Predictor, engine: GraphEngine, image: ImageLike) -> float:
     """Compare as the graph is, which resizes images itself up to a limit."""
     pixels = as_rgb(image)
     if max(pixels.shape) > MAX_SIDE:
         pixels = resize_image(pixels, INPUT_SIZE, INPUT_SIZE)
-    expected, found = detector.predict(pixels), exported.judge(pixels[np.newaxis])
-    differences = []
-    for value, other in (
-        (expected.local_grid, found.local_grids[0]),
-        (expected.global_grid, found.global_grids[0]),
-    ):
-        differences.append(relative_difference(value, other))
-    return float(np.max(differences))
+    expected = predictor.predict(pixels).grids
+    found = engine.run(pixels[np.newaxis]).grids
+    return float(
+        np.max([relative_difference(expected[k], found[k][0]) for k in expected])
+    )

@@ -10,17 +10,16 @@ Threshold and held-out normal scores travel as metadata. It is written for ONNX 
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from efficientad.datasets import open_category
-from efficientad.engines.exported import require_bf16, require_utf8
-from efficientad.errors import (
-    ConfigError,
-    MissingDependencyError,
-    NotCalibratedError,
-)
+from efficientad.engines.engine import Precision
+from efficientad.engines.graph_outputs import require_utf8
+from efficientad.engines.openvino import require_bf16
+from efficientad.engines.pytorch import PyTorchEngine
+from efficientad.errors import ConfigError, MissingDependencyError
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.comparison import (
     N_COMPARED,
@@ -29,18 +28,19 @@ from efficientad.exports.comparison import (
     compared,
     losses_on,
     require_outputs,
+    whole_engine,
 )
 from efficientad.exports.graph import detector_graph
 from efficientad.exports.precisions import with_16_bit_weights
 from efficientad.exports.quantization import QuantizationReport, quantized
 from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
-from efficientad.inspection.exported_predictor import ExportedPredictor
+from efficientad.inspection.opening import load
+from efficientad.inspection.predictor import Predictor
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (
     ONNX_SUFFIX,
     OPENVINO_SUFFIX,
     Metadata,
-    Precision,
 )
 from efficientad.model_files.files_together import files_together
 from efficientad.storage import require_writable, storage_errors
@@ -99,7 +99,7 @@ class ExportReport:
 
 
 def export(
-    detector: "Detector",
+    predictor: Predictor,
     output: Path | str,
     *,
     precision: Precision = "fp32",
@@ -110,7 +110,7 @@ def export(
     """Write a detector as one graph, after comparing it with PyTorch.
 
     Args:
-        detector: Calibrated.
+        predictor: Trained model with its networks.
         output: The file to write: `part.onnx`, or `part.xml` for OpenVINO, which comes
             with `part.bin`.
         precision: fp16 stores weights in 16 bits; bf16 also computes so, by OpenVINO
@@ -125,9 +125,9 @@ def export(
             points.
 
     Raises:
-        NotCalibratedError: If the detector has no calibration.
-        ConfigError: If the name has no known ending, the precision cannot be had,
-            int8 has no images to be measured on, or `max_loss` is no number.
+        ConfigError: If the predictor runs an export already, the name has no known
+            ending, the precision cannot be had, int8 has no images to be measured on,
+            or `max_loss` is no number.
         ExportMismatchError: If the file would give other maps than PyTorch, or lose
             more than `max_loss`; then nothing is written.
         DatasetError: If `images` has none, or only test images, or if `verify` is no
@@ -139,14 +139,15 @@ def export(
         StorageError: If the file cannot be written; what stood there stays.
     """
     target = Path(output)
-    _require_possible(detector, target, precision)
+    detector = _require_possible(predictor, target, precision)
     if verify is not None:
         _require_judgeable(verify, max_loss)
-    normal = _normal_images(detector, images or verify, precision)
+    normal = _normal_images(predictor, images or verify, precision)
     require_writable(target)
     if detector.device.type != "cpu":  # where products may be shortened, to TF32
         detector = copy.deepcopy(detector).to("cpu")
-    model = detector_graph(detector)
+    model = detector_graph(detector, predictor.calibration.scales)
+    exact = replace(predictor, engine=PyTorchEngine(detector))
     quantization = None
     if precision == "int8":
         small = [resize_image(as_rgb(i), INPUT_SIZE, INPUT_SIZE) for i in normal]
@@ -157,13 +158,13 @@ def export(
         staged = folder / target.name
         with storage_errors(target):
             _write(model, staged)
-            metadata.write(staged, _metadata_of(detector, precision))
-        exported = ExportedPredictor(staged)
-        differences = compared(detector, exported, normal)
-        require_outputs(staged, precision)
+            metadata.write(staged, _metadata_of(predictor, precision))
+        engine = whole_engine(staged, precision)
+        differences = compared(exact, engine, normal)
+        require_outputs(engine, predictor.calibration.scales)
         verified = None
         if verify is not None:
-            verified = losses_on(detector, exported, verify, max_loss)
+            verified = losses_on(predictor, load(staged), verify, max_loss)
     artificial, real = differences.artificial, differences.real
     return ExportReport(
         n_images=differences.n_artificial + differences.n_real,
@@ -199,7 +200,9 @@ def require_format(output: Path, wanted: Format | None) -> None:
         )
 
 
-def _require_possible(detector: "Detector", target: Path, precision: Precision) -> None:
+def _require_possible(
+    predictor: Predictor, target: Path, precision: Precision
+) -> "Detector":
     *others, last = get_args(Precision)
     if precision not in {*others, last}:
         raise ConfigError(
@@ -212,9 +215,10 @@ def _require_possible(detector: "Detector", target: Path, precision: Precision) 
             f"an export is written as ONNX or for OpenVINO, got {target.name}; name it "
             f"{target.stem}{ONNX_SUFFIX} or {target.stem}{OPENVINO_SUFFIX}"
         )
-    if detector.calibration is None:
-        raise NotCalibratedError(
-            "only a calibrated detector can be exported: call calibrate first"
+    if predictor.detector is None:
+        raise ConfigError(
+            "an export is made of a detector with its networks, got an exported model; "
+            "give the .ead file it was made of"
         )
     try:
         import onnx  # noqa: F401, PLC0415 - only an export needs it
@@ -235,6 +239,7 @@ def _require_possible(detector: "Detector", target: Path, precision: Precision) 
             )
         core = openvino.Core()
         require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return predictor.detector
 
 
 def _require_judgeable(verify: Path, max_loss: float) -> None:
@@ -251,11 +256,11 @@ def _require_judgeable(verify: Path, max_loss: float) -> None:
 
 
 def _normal_images(
-    detector: "Detector", folder: Path | None, precision: Precision
+    predictor: Predictor, folder: Path | None, precision: Precision
 ) -> list[Path]:
     is_measured = precision == "int8"
     n = _N_MEASURED if is_measured else N_COMPARED
-    found = calibration_images(folder, detector.provenance, n)
+    found = calibration_images(folder, predictor.provenance, n)
     if is_measured and not found:
         raise ConfigError(
             "precision int8 needs normal images to measure ranges of values on, got "
@@ -280,11 +285,10 @@ def _write(model: "onnx.ModelProto", path: Path) -> None:
     openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def _metadata_of(detector: "Detector", precision: Precision) -> Metadata:
-    assert detector.calibration is not None
+def _metadata_of(predictor: Predictor, precision: Precision) -> Metadata:
     return Metadata(
-        size=detector.size,
+        size=predictor.size,
         precision=precision,
-        calibration=detector.calibration,
-        provenance=detector.provenance,
+        calibration=predictor.calibration,
+        provenance=dict(predictor.provenance),
     )

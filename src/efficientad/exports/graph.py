@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.engines.exported import (
+from efficientad.engines.graph_outputs import (
     GRID_OUTPUTS,
     INPUT,
     MAP_OUTPUTS,
+    RAW_OUTPUTS,
     SCORE_OUTPUT,
 )
 from efficientad.exports.graph_nodes import Nodes, placement, resized
-from efficientad.method.decision import HIGH_TARGET, LOW_TARGET, MapQuantiles
+from efficientad.method.maps import (
+    HIGH_TARGET,
+    LOW_TARGET,
+    SMALLEST_DISTANCE,
+    MapScale,
+)
 from efficientad.method.placement import GRID_CELLS
 
 if TYPE_CHECKING:
@@ -31,30 +37,28 @@ OPSET = 18
 IR_VERSION = 10
 PIXELS = "pixels"
 """The resized image inside the graph: whole numbers from 0 to 255."""
-RAW_GRIDS = ("local_raw_grid", "global_raw_grid")
-"""Both maps inside the graph, before map normalization: (batch, 56, 56)."""
 
 Array = NDArray[np.float64]
 Weights = Mapping[str, Array]
 
 
-def detector_graph(detector: "Detector") -> "onnx.ModelProto":
+def detector_graph(
+    detector: "Detector", scales: Mapping[str, MapScale]
+) -> "onnx.ModelProto":
     """Give the whole detector as one ONNX model.
 
     Args:
-        detector: Calibrated.
+        detector: Trained networks.
+        scales: Normalization of each map by its name.
     """
     graph = Nodes()
-    assert detector.calibration is not None
     pixels = resized(graph, INPUT, name=PIXELS)
-    local_raw, global_raw = _raw_maps(graph, detector, pixels)
-    calibration = detector.calibration
-    local_grid = _normalized(
-        graph, local_raw, calibration.local_quantiles, "local_grid"
-    )
-    global_grid = _normalized(
-        graph, global_raw, calibration.global_quantiles, "global_grid"
-    )
+    _raw_maps(graph, detector, pixels)
+    grids = [
+        _normalized(graph, RAW_OUTPUTS[name], scale, GRID_OUTPUTS[name])
+        for name, scale in scales.items()
+    ]
+    local_grid, global_grid = grids
     combined = graph.op(
         "Mul", graph.op("Add", local_grid, global_grid), graph.constant(0.5)
     )
@@ -67,9 +71,7 @@ def detector_graph(detector: "Detector") -> "onnx.ModelProto":
         for axis in (1, 2)
     )
     columns = graph.op("Transpose", columns, perm=[1, 0])
-    for grid, name in zip(
-        (combined, local_grid, global_grid), MAP_OUTPUTS, strict=True
-    ):
+    for grid, name in zip((combined, *grids), MAP_OUTPUTS, strict=True):
         graph.op("MatMul", graph.op("MatMul", rows, grid), columns, name=name)
     return _model(graph)
 
@@ -89,7 +91,8 @@ def _model(graph: Nodes) -> "onnx.ModelProto":
             [value(INPUT, [*own, 3], TensorProto.UINT8)],
             [
                 *(value(name, own) for name in MAP_OUTPUTS),
-                *(value(name, cells) for name in GRID_OUTPUTS),
+                *(value(name, cells) for name in GRID_OUTPUTS.values()),
+                *(value(name, cells) for name in RAW_OUTPUTS.values()),
                 value(SCORE_OUTPUT, ["batch"]),
             ],
             graph.initializers(),
@@ -100,18 +103,16 @@ def _model(graph: Nodes) -> "onnx.ModelProto":
     )
 
 
-def _normalized(graph: Nodes, raw: str, quantiles: MapQuantiles, name: str) -> str:
-    if quantiles.levels is not None:
-        raw = _divided_by_level(graph, raw, *quantiles.levels)
-    scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low)
-    centred = graph.op("Sub", raw, graph.constant(quantiles.low))
-    return graph.op("Mul", centred, graph.constant(scale), name=name)
+def _normalized(graph: Nodes, raw: str, scale: MapScale, name: str) -> str:
+    if scale.levels is not None:
+        raw = _divided_by_level(graph, raw, *scale.levels)
+    slope = (HIGH_TARGET - LOW_TARGET) / (scale.high - scale.low)
+    centred = graph.op("Sub", raw, graph.constant(scale.low))
+    return graph.op("Mul", centred, graph.constant(slope), name=name)
 
 
 def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> str:
-    """Write out `maps.divided_by_level`."""
-    from efficientad.method.maps import SMALLEST_DISTANCE  # noqa: PLC0415 - needs torch
-
+    """Write out `maps.divide_by_level`."""
     bounded = graph.op("Max", raw, graph.constant(SMALLEST_DISTANCE))
     mean = graph.op(
         "ReduceMean", graph.op("Reciprocal", bounded), graph.integer([1, 2]), keepdims=1
@@ -122,7 +123,7 @@ def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> 
     return graph.op("Div", raw, level)
 
 
-def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> tuple[str, str]:
+def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> None:
     from efficientad.method.inputs import (  # noqa: PLC0415 - needs torch
         IMAGENET_MEAN,
         IMAGENET_STD,
@@ -164,18 +165,15 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> tuple[str, str
         graph, student, weight_s[n:], bias_s[n:], name="student_for_autoencoder"
     )
     difference = graph.op("Sub", autoencoder, student_for_autoencoder)
-    local_name, global_name = RAW_GRIDS
-    return (
-        _mean_of_squares(graph, local, n, local_name),
-        _mean_of_squares(graph, difference, len(bias_s) - n, global_name),
-    )
+    _mean_of_squares(graph, local, n, RAW_OUTPUTS["local"])
+    _mean_of_squares(graph, difference, len(bias_s) - n, RAW_OUTPUTS["global"])
 
 
-def _mean_of_squares(graph: Nodes, difference: str, n_channels: int, name: str) -> str:
+def _mean_of_squares(graph: Nodes, difference: str, n_channels: int, name: str) -> None:
     """Write it as a norm: the engines then never store the squares."""
     norm = graph.op("ReduceL2", difference, graph.integer([1]), keepdims=0)
     share = graph.constant(1 / n_channels)
-    return graph.op("Mul", graph.op("Mul", norm, norm), share, name=name)
+    graph.op("Mul", graph.op("Mul", norm, norm), share, name=name)
 
 
 def _convolution(

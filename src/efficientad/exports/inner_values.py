@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.engines.exported import INPUT
+from efficientad.engines.graph_outputs import INPUT
 from efficientad.images.rgb import RGBImage
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.engines.exported import GRID_OUTPUTS
+from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.exports.calibration_images import spread
 from efficientad.exports.equalization import equalized
-from efficientad.exports.graph import PIXELS, RAW_GRIDS
+from efficientad.exports.graph import PIXELS
 from efficientad.exports.inner_values import inner_values
 from efficientad.exports.rounded_graph import (
     Rounding,
@@ -32,10 +32,12 @@ from efficientad.exports.rounded_graph import (
 )
 from efficientad.exports.weight_rounding import LEVELS, kernels_of_bytes
 from efficientad.images.rgb import RGBImage
-from efficientad.method.decision import HIGH_TARGET, LOW_TARGET
+from efficientad.method.maps import HIGH_TARGET, LOW_TARGET
 
 if TYPE_CHECKING:
     import onnx
+
+_RAW, _NORMALIZED = tuple(RAW_OUTPUTS.values()), tuple(GRID_OUTPUTS.values())
 
 LIMIT: Final = 0.1
 """Largest root mean square error of a map on calibration images, as a share of the
@@ -140,7 +142,7 @@ def _candidate(
     helping = {
         name: amount
         for name, amount, helps in zip(
-            RAW_GRIDS, noise.values(), after < before, strict=True
+            _RAW, noise.values(), after < before, strict=True
         )
         if helps
     }
@@ -150,10 +152,10 @@ def _candidate(
 
 
 def _maps(model: "onnx.ModelProto", images: Sequence[RGBImage]) -> _Maps:
-    values = list(inner_values(model, (*RAW_GRIDS, *GRID_OUTPUTS), images))
+    values = list(inner_values(model, (*_RAW, *_NORMALIZED), images))
     raw, normalized = (
         np.array([[of_image[name] for name in names] for of_image in values])
-        for names in (RAW_GRIDS, GRID_OUTPUTS)
+        for names in (_RAW, _NORMALIZED)
     )
     return _Maps(raw, normalized)
 
@@ -162,7 +164,7 @@ def _noise(exact: Grids, found: Grids) -> dict[str, float]:
     """Say by how much rounding raises the quieter half of each map, by its name."""
     is_quiet = exact <= np.median(exact, (0, 2, 3), keepdims=True)
     raised = np.where(is_quiet, found - exact, np.nan)
-    return dict(zip(RAW_GRIDS, np.nanmedian(raised, (0, 2, 3)).tolist(), strict=True))
+    return dict(zip(_RAW, np.nanmedian(raised, (0, 2, 3)).tolist(), strict=True))
 
 
 def _errors(exact: Grids, found: Grids) -> NDArray[np.float32]:

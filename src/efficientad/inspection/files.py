@@ -1,4 +1,4 @@
-"""Judges files one after the other and writes what it finds; memory stays constant.
+"""Files predicted one after the other; memory stays constant.
 
     OUTPUT/predictions.csv     path, image_score, p_value, threshold, is_anomalous, ...
     OUTPUT/predictions.jsonl   the same, one JSON object a line
@@ -49,17 +49,17 @@ _FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class PredictionSummary:
-    """What came out of a run over files."""
+    """Counts of a run over files."""
 
     n_images: int
-    """Images judged."""
+    """Images predicted."""
     n_anomalous: int
-    """Of these, called anomalous."""
+    """Images called anomalous."""
     n_failed: int
-    """Files that could not be judged; named in both lists and on stderr."""
+    """Files without a prediction; named in both lists and on stderr."""
 
 
-def predict_files(
+def predict(
     predictor: Predictor,
     paths: Sequence[Path | str],
     output: Path | str,
@@ -68,33 +68,33 @@ def predict_files(
     has_maps: bool = False,
     n_streams: int = 1,
 ) -> PredictionSummary:
-    """Judge image files and folders of them.
+    """Predict image files and folders of them, and write the results.
 
     Args:
-        predictor: A detector, or any other predictor.
+        predictor: Model to predict with.
         paths: Images, and folders that are searched for images at any depth; pictures
             that an earlier run wrote to the output are none.
         output: Folder for the results; made if it is not there.
         has_heatmaps: Write a picture of each image with its maps.
         has_maps: Write each combined map as a float32 TIFF.
-        n_streams: Images judged at the same time; their order stays. More than one
-            needs a predictor that may be called so, as exported ones may.
+        n_streams: Images predicted at the same time; their order stays. More than one
+            needs an engine that takes calls from several threads.
 
     Raises:
-        ConfigError: If the predictor takes one call at a time and more were asked for,
-            or none.
+        ConfigError: If the engine takes one call at a time and more were asked for, or
+            none.
         DatasetError: If a path does not exist, or if there is no image at all.
         StorageError: If a result cannot be written.
     """
     if not paths:
-        raise DatasetError("needed images or folders of images to judge, got none")
+        raise DatasetError("needed images or folders of images to predict, got none")
     require_concurrent(predictor, n_streams)
     output = Path(output)
     own = [output.resolve() / name for name in (_HEATMAPS, _MAPS)]
     files = _named_files([Path(path) for path in paths], own)
     n_anomalous = n_failed = 0
     found = in_order(
-        partial(_judged, predictor),
+        partial(_predicted, predictor),
         (path for path, _ in files),
         n_streams=n_streams,
     )
@@ -115,7 +115,7 @@ def predict_files(
     return PredictionSummary(len(files) - n_failed, n_anomalous, n_failed)
 
 
-def _judged(
+def _predicted(
     predictor: Predictor, path: Path
 ) -> tuple[dict[str, Any], Prediction | None, RGBImage | None]:
     start = time.perf_counter()
@@ -177,7 +177,7 @@ def _named_files(paths: Sequence[Path], own: Sequence[Path]) -> list[tuple[Path,
         named.append((path, unique))
     if not named:
         raise DatasetError(
-            f"needed images to judge, found none in {', '.join(map(str, paths))}"
+            f"needed images to predict, found none in {', '.join(map(str, paths))}"
         )
     return named
 

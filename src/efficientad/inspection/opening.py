@@ -1,68 +1,114 @@
-"""Opens a model file with the engine it is made for."""
+"""Model files opened and written: the one door to a predictor."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from efficientad.engines.exported import EngineName, require_counts
+from efficientad.cores import usable_cores
+from efficientad.engines.engine import Device, Engine, EngineName, require_counts
+from efficientad.engines.graph_outputs import require_utf8
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
-from efficientad.inspection.predictor import DetectorRuntime, Predictor
+from efficientad.inspection.predictor import Predictor
+from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
-from efficientad.training.config import Device, Runtime
 
-DETECTOR_SUFFIX = ".ead"
-EXPORT_SUFFIXES = (ONNX_SUFFIX, OPENVINO_SUFFIX)
+if TYPE_CHECKING:
+    from efficientad.method.detector import Detector
+
+DETECTOR_SUFFIX: Final = ".ead"
+EXPORT_SUFFIXES: Final = (ONNX_SUFFIX, OPENVINO_SUFFIX)
 _SUFFIXES: Final = (DETECTOR_SUFFIX, *EXPORT_SUFFIXES)
 
-_OF_DETECTORS: Final[dict[Runtime, DetectorRuntime]] = {
-    "auto": "native",
-    "native": "native",
-    "native_bf16": "native_bf16",
-    "pytorch": "pytorch",
-}
+DetectorEngine = Literal["auto", "native", "native_bf16", "pytorch"]
+EngineChoice = Literal["auto", EngineName]
 
 
-def load_predictor(
+def load(
     path: Path | str,
     *,
     device: Device = "auto",
-    runtime: Runtime = "auto",
+    engine: EngineChoice = "auto",
+    n_threads: int | None = None,
     n_streams: int = 1,
 ) -> Predictor:
     """Open a model file with the engine it is made for.
 
     Args:
         path: The model file: .ead, or an exported .onnx or .xml.
-        device: Where the networks run. `cuda` runs an exported .onnx file by TensorRT.
-        runtime: What computes them. For a .ead file: `native`, this package's layers,
-            on the CPU; where they cannot be built PyTorch stands in, and a line says
-            so; `native_bf16`, these with the 1 x 1 convolutions of the medium size in
-            bf16, where the processor has such products; or `pytorch`. For an export:
-            `onnxruntime`, `openvino` or `tensorrt`. `auto`: native on the CPU, PyTorch
-            elsewhere; an export by the engine it is made for.
+        device: Device of the networks.
+        engine: Engine that computes the maps. For a .ead file: `native`, this package's
+            layers, on the CPU; `native_bf16`, these with the 1 x 1 convolutions of the
+            medium size in bf16, where the processor has such products; or `pytorch`.
+            For an export: `onnxruntime` or `openvino`. `auto`: native on the CPU,
+            PyTorch elsewhere; an export by the engine it is made for. Where the native
+            layers cannot be built, PyTorch is used and a warning says so.
+        n_threads: Threads of one prediction with an exported file. None: as many as
+            there are cores.
         n_streams: Predictions at the same time that an exported file's engine shall
             be ready for.
 
     Raises:
-        ConfigError: If device, runtime and file exclude each other, or there is no
-            stream.
+        ConfigError: If device, engine and file exclude each other, or a number is below
+            1.
         ModelFileError: If the file cannot be used.
         MissingDependencyError: If the engine is not installed.
     """
-    require_counts(n_streams=n_streams)
+    require_counts(n_threads=n_threads, n_streams=n_streams)
     path = Path(path)
     require_model_file(path)
     if path.suffix in EXPORT_SUFFIXES:
-        return _exported(path, device, runtime, n_streams)
-    if runtime not in _OF_DETECTORS:
+        return _exported(path, device, engine, n_threads, n_streams)
+    if engine == "onnxruntime" or engine == "openvino":  # noqa: PLR1714 - narrows the type
         raise ConfigError(
-            f"runtime {runtime} runs exported files, got {path}; make one with "
-            "`efficientad export`, or use runtime auto, native or pytorch"
+            f"engine {engine} runs exported files, got {path}; make one with "
+            "`efficientad export`, or use engine auto, native or pytorch"
         )
-    return _detector(path, device, runtime)
+    return _detector(path, device, engine)
+
+
+def save(predictor: Predictor, path: Path | str) -> None:
+    """Write a trained predictor to one .ead file, atomically.
+
+    Raises:
+        ConfigError: If the predictor runs an export, which is a file already.
+        StorageError: If the file cannot be written; what stood there stays.
+    """
+    if predictor.detector is None:
+        raise ConfigError(
+            "only a predictor with its networks can be saved, got one of an exported "
+            "file; copy that file"
+        )
+    from efficientad.model_files import detector_file  # noqa: PLC0415 - needs torch
+
+    file = detector_file.DetectorFile(
+        predictor.detector, predictor.calibration, dict(predictor.provenance)
+    )
+    detector_file.write_detector(file, Path(path))
+
+
+def detector_engine(detector: "Detector", engine: DetectorEngine = "auto") -> Engine:
+    """Return an engine that runs a detector's networks.
+
+    Args:
+        detector: Trained networks.
+        engine: As `load` takes it. With native layers that do not work here, a warning
+            says so and PyTorch is used.
+    """
+    from efficientad.engines import native  # noqa: PLC0415 - needs torch
+    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - likewise
+    from efficientad.kernels import layers  # noqa: PLC0415 - likewise
+    from efficientad.kernels.native import warn_once  # noqa: PLC0415 - likewise
+
+    if engine == "pytorch" or native.why_not(detector) is not None:
+        return PyTorchEngine(detector)
+    bf16 = engine == "native_bf16"
+    if bf16 and detector.size == "medium" and not layers.has_bf16():
+        warn_once("they do not work here", "products in bf16", "single precision")
+        bf16 = False
+    return native.NativeEngine(detector, bf16=bf16)
 
 
 def require_model_file(path: Path) -> None:
-    """Refuse what no name of a model file stands for.
+    """Reject what is no model file by its name.
 
     Raises:
         ModelFileError: If there is no such file, or its ending is not one of a model.
@@ -87,7 +133,7 @@ def require_model_file(path: Path) -> None:
 
 
 def require_detector_file(path: Path) -> None:
-    """Refuse what cannot be exported.
+    """Reject what cannot be exported.
 
     Raises:
         ModelFileError: As `require_model_file`, or if it is an export already.
@@ -100,16 +146,19 @@ def require_detector_file(path: Path) -> None:
         )
 
 
-def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
-    if runtime in {"native", "native_bf16"}:
+def _detector(path: Path, device: Device, engine: DetectorEngine) -> Predictor:
+    if engine in {"native", "native_bf16"}:
         if device == "cuda":
             raise ConfigError(
-                f"runtime {runtime} runs on the CPU, device cuda was asked for; "
-                "use --device cpu, or --runtime pytorch"
+                f"engine {engine} runs on the CPU, device cuda was asked for; "
+                "use --device cpu, or --engine pytorch"
             )
         device = "cpu"
     try:
-        from efficientad.model_files import detector_file as model_file  # noqa: PLC0415 - needs torch
+        from efficientad.model_files.detector_file import (  # noqa: PLC0415 - needs torch
+            read_detector,
+        )
+        from efficientad.training.devices import choose_device  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if path.suffix != DETECTOR_SUFFIX:
             raise ModelFileError(
@@ -117,49 +166,82 @@ def _detector(path: Path, device: Device, runtime: Runtime) -> Predictor:
                 "these"
             ) from error
         raise train_extra_is_missing(str(path), error) from error
-    detector = model_file.load(path, device=device)
-    detector.runtime = _OF_DETECTORS[runtime]
-    return detector
-
-
-def _exported(
-    path: Path, device: Device, runtime: Runtime, n_streams: int
-) -> Predictor:
-    from efficientad.inspection.exported_predictor import ExportedPredictor  # noqa: PLC0415
-
-    return ExportedPredictor(
-        path, engine=_engine(path, device, runtime), n_streams=n_streams
+    detector, calibration, provenance = read_detector(path)
+    detector.to(choose_device(device))
+    return Predictor(
+        engine=detector_engine(detector, engine),
+        calibration=calibration,
+        provenance=provenance,
+        size=detector.size,
+        detector=detector,
     )
 
 
-def _engine(path: Path, device: Device, runtime: Runtime) -> EngineName:
-    """Choose what runs an export.
+def _exported(
+    path: Path,
+    device: Device,
+    engine: EngineChoice,
+    n_threads: int | None,
+    n_streams: int,
+) -> Predictor:
+    name = _export_engine(path, device, engine)
+    require_utf8(path)
+    metadata = export_metadata.read(path)
+    chosen: Engine
+    if name == "onnxruntime":
+        from efficientad.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415
+
+        if n_threads is None and n_streams > 1:
+            n_threads = max(1, usable_cores() // n_streams)
+        chosen = OnnxRuntimeEngine(
+            path,
+            outputs=metadata.outputs,
+            precision=metadata.precision,
+            n_threads=n_threads,
+        )
+    else:
+        from efficientad.engines.openvino import OpenVinoEngine  # noqa: PLC0415
+
+        chosen = OpenVinoEngine(
+            path,
+            outputs=metadata.outputs,
+            precision=metadata.precision,
+            n_threads=None if n_threads is None else n_threads * n_streams,
+            n_streams=n_streams,
+        )
+    return Predictor(
+        engine=chosen,
+        calibration=metadata.calibration_of_outputs(),
+        provenance=metadata.provenance,
+        size=metadata.size,
+    )
+
+
+def _export_engine(
+    path: Path, device: Device, engine: EngineChoice
+) -> Literal["onnxruntime", "openvino"]:
+    """Return the engine that runs an export.
 
     Raises:
-        ConfigError: If device, runtime and file exclude each other.
+        ConfigError: If device, engine and file exclude each other.
     """
-    if runtime == "native" or runtime == "native_bf16" or runtime == "pytorch":  # noqa: PLR1714 - narrows the type
-        raise ConfigError(
-            f"runtime {runtime} runs {DETECTOR_SUFFIX} files, got {path}; use runtime "
-            "auto, onnxruntime, openvino or tensorrt"
-        )
     is_onnx = path.suffix == ONNX_SUFFIX
-    engine: EngineName
-    if runtime != "auto":
-        engine = runtime
-    elif device == "cuda":
-        engine = "tensorrt"
-    else:
-        engine = "onnxruntime" if is_onnx else "openvino"
-    if not is_onnx and engine != "openvino":
+    name = engine
+    if name == "auto":
+        name = "onnxruntime" if is_onnx else "openvino"
+    if name != "onnxruntime" and name != "openvino":  # noqa: PLR1714 - narrows the type
         raise ConfigError(
-            f"{path} can be run by OpenVINO on the CPU, {engine} was asked for; export "
-            f"an {ONNX_SUFFIX} file"
+            f"engine {name} runs {DETECTOR_SUFFIX} files, got {path}; use engine auto, "
+            "onnxruntime or openvino"
         )
-    runs_on = "cuda" if engine == "tensorrt" else "cpu"
-    if device not in {"auto", runs_on}:
+    if not is_onnx and name != "openvino":
         raise ConfigError(
-            f"runtime {engine} runs on {runs_on}, device {device} was asked for; leave "
-            "one of both at auto"
+            f"{path} can be run by OpenVINO only, {name} was asked for; export an "
+            f"{ONNX_SUFFIX} file"
         )
-    return engine
+    if device == "cuda":
+        raise ConfigError(
+            f"engine {name} runs on the CPU, device cuda was asked for; leave --device "
+            "at auto, or use the .ead file"
+        )
+    return name

@@ -85,10 +85,9 @@ def prediction_tiles(
         mask = resize_mask(defect_mask, height, width)
         tiles.append(Tile("annotated defect", outline(image, mask)))
     drawn = replace(prediction, height=height, width=width)
-    maps = {"local": drawn.local_map, "global": drawn.global_map}
     tiles += [
-        Tile(f"{name} map", heatmap(each, low=low, high=high))
-        for name, each in maps.items()
+        Tile(f"{name} map", heatmap(drawn.map(name), low=low, high=high))
+        for name in drawn.grids
     ]
     combined = drawn.anomaly_map
     covered = overlay(image, combined, low=low, high=high)

@@ -1,29 +1,117 @@
-"""One `Predictor`, whatever computes behind it.
+"""The predictor: a picture in, a prediction out, by any engine.
 
-Everything that judges images (prediction, evaluation, benchmarks) asks for this
-protocol only, so tests give it a fake and other engines can stand behind it. No torch
-here.
+A picture is read, resized to the networks' 256 x 256 pixels, and given to the engine.
+The raw grids of the engine become normalized maps, score and decision by the
+calibration, in this one place for all engines. No torch here.
 """
 
-from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, final
 
-from efficientad.images.rgb import ImageLike
-from efficientad.method.decision import Prediction
+import numpy as np
 
-DetectorRuntime = Literal["native", "native_bf16", "pytorch"]
-"""What computes a detector that is not exported: native layers; these with the 1 x 1
-convolutions of the medium size in bf16; PyTorch."""
+from efficientad.engines.engine import Engine, EngineOutput, Precision
+from efficientad.errors import ModelFileError
+from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
+from efficientad.method.decision import Calibration, Prediction
+from efficientad.method.maps import combine_maps, image_scores, normalize_maps
+from efficientad.training.config import ModelSize
+
+if TYPE_CHECKING:
+    from efficientad.method.detector import Detector
+
+_MAX_BATCH: Final = 16
 
 
-@runtime_checkable
-class Predictor(Protocol):
-    """Judges images."""
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Predictor:
+    """Predicts which images are anomalous, and where.
+
+    Made by `train`, or read from a file by `load`. It does not change: `calibrate`
+    returns another one.
+    """
+
+    engine: Engine
+    """What computes the raw maps."""
+
+    calibration: Calibration
+    """Scales of maps and scores, and the threshold."""
+
+    provenance: Mapping[str, Any] = field(repr=False)
+    """How the model came to be: settings, hashes, versions; JSON-like."""
+
+    size: ModelSize
+    """The paper's S or M: `small` or `medium`."""
+
+    detector: "Detector | None" = field(default=None, repr=False)
+    """The networks, for research. None for an exported file."""
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the engine."""
+        return self.engine.precision
 
     def predict(self, image: ImageLike) -> Prediction:
-        """Judge one image of any size."""
-        ...
+        """Predict one image of any size.
+
+        Args:
+            image: Path, PIL image, or RGB array (height, width, 3) or (height, width).
+
+        Raises:
+            ImageError: If the image cannot be read or used.
+            ModelFileError: If the model gives no finite maps for it.
+        """
+        return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        """Judge several images, of any sizes."""
-        ...
+        """Predict several images, of any sizes, up to 16 in one run of the engine.
+
+        Raises:
+            ImageError: If an image cannot be read or used.
+            ModelFileError: If the model gives no finite maps for one.
+        """
+        found: list[Prediction] = []
+        for start in range(0, len(images), _MAX_BATCH):
+            pixels, sizes = [], []
+            for image in images[start : start + _MAX_BATCH]:
+                array = as_rgb(image)
+                pixels.append(resize_image(array, INPUT_SIZE, INPUT_SIZE))
+                sizes.append((array.shape[0], array.shape[1]))
+            found += self.decide(self.engine.run(np.stack(pixels)), sizes)
+        return found
+
+    def decide(
+        self, output: EngineOutput, sizes: Sequence[tuple[int, int]]
+    ) -> list[Prediction]:
+        """Return the predictions that follow from the output of an engine.
+
+        Args:
+            output: Raw grids of a batch of images.
+            sizes: Height and width of each image in pixels.
+
+        Raises:
+            ModelFileError: If a grid is not finite: it would pass as normal.
+        """
+        calibration = self.calibration
+        grids = normalize_maps(output.grids, calibration.scales)
+        if not all(np.isfinite(grid).all() for grid in grids.values()):
+            raise ModelFileError(
+                "a decision needs finite maps for every image, the model gives others; "
+                "use a higher precision, or train it again"
+            )
+        scores = image_scores(combine_maps(grids)).tolist()
+        return [
+            Prediction(
+                image_score=score,
+                p_value=calibration.p_value(score),
+                threshold=calibration.threshold,
+                height=height,
+                width=width,
+                grids={name: grid[index] for name, grid in grids.items()},
+            )
+            for index, (score, (height, width)) in enumerate(
+                zip(scores, sizes, strict=True)
+            )
+        ]

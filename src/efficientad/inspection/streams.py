@@ -60,25 +60,25 @@ def predictions(
     n_waiting: int | None = None,
     gives_errors: bool = False,
 ) -> Generator[Prediction | ImageError, None, None]:
-    """Judge images as they come.
+    """Predict images as they come.
 
     Each prediction is given as soon as it and those before it are done, also while the
     source waits. Where the source waits for answers, as a line does that moves on after
-    the decision, leave `batch_size` at 1: a batch is judged when it is full, or the
+    the decision, leave `batch_size` at 1: a batch is predicted when it is full, or the
     source at its end.
 
     Closing the generator, or dropping it, ends its threads. A source that is being read
     then is waited for, up to a second; what it gives is thrown away.
 
     Args:
-        predictor: A detector, or any other predictor.
+        predictor: Model to predict with.
         images: Of any sizes; may be endless. Read in a thread of their own, from the
             first prediction that is asked for.
-        n_streams: Predictions at the same time; more than one needs a predictor that
-            may be called from several threads at once, as exported ones may.
+        n_streams: Predictions at the same time; more than one needs an engine that
+            takes calls from several threads.
         batch_size: Images of one prediction.
-        n_waiting: Batches read ahead beside those being judged. None: one a stream. At
-            most `n_streams + n_waiting` are read whose predictions the caller is not
+        n_waiting: Batches prefetched beside those being predicted. None: one a stream.
+            At most `n_streams + n_waiting` are read whose predictions the caller is not
             done with; with 1 and 0 an image is read when the next prediction is asked
             for, so a live camera's is not old.
         gives_errors: Give an image that cannot be read or used as an `ImageError` in
@@ -93,16 +93,19 @@ def predictions(
             time.
         ImageError: If an image cannot be read or used, unless these are given; all
             images before it were. So it is with what the source raises: all images it
-            gave are judged and given before.
+            gave are predicted and given before.
     """
     require_concurrent(predictor, n_streams)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     batches = _batches(images, batch_size)
-    judged = in_order(
-        partial(_judged, predictor), batches, n_streams=n_streams, n_waiting=n_waiting
+    found = in_order(
+        partial(_predicted, predictor),
+        batches,
+        n_streams=n_streams,
+        n_waiting=n_waiting,
     )
-    return _each(judged, gives_errors=gives_errors)
+    return _each(found, gives_errors=gives_errors)
 
 
 def in_order(
@@ -138,15 +141,15 @@ def in_order(
 
 
 def require_concurrent(predictor: Predictor, n_streams: int) -> None:
-    """Refuse several streams where a predictor takes one call at a time.
+    """Reject several streams where the engine takes one call at a time.
 
     Raises:
-        ConfigError: If it does.
+        ConfigError: If that is asked for.
     """
-    if n_streams > 1 and not getattr(predictor, "is_concurrent", False):
+    if n_streams > 1 and not predictor.engine.is_concurrent:
         raise ConfigError(
-            f"{n_streams} streams need a predictor that takes several calls at once, "
-            "got one that does not; use 1 stream, or an exported file"
+            f"{n_streams} streams need an engine that takes several calls at once, "
+            "got one that does not; use 1 stream, or another engine"
         )
 
 
@@ -205,16 +208,16 @@ def _batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]
             return
 
 
-def _judged(
+def _predicted(
     predictor: Predictor, batch: list[ImageLike]
 ) -> Sequence[Prediction | ImageError]:
-    """Judge a batch; where an image of it is at fault, each alone."""
+    """Predict a batch; where an image of it is at fault, each alone."""
     try:
         return predictor.predict_batch(batch)
     except ImageError as error:
         if len(batch) == 1:
             return [error]
-        return [_judged(predictor, [image])[0] for image in batch]
+        return [_predicted(predictor, [image])[0] for image in batch]
 
 
 def _each(

@@ -1,7 +1,7 @@
 """From maps and scores to a decision, on the evidence of normal images alone.
 
 A `Calibration` holds what was measured on normal images that took no part in training:
-how far the raw maps reach, and the image scores. From n such scores follows what can be
+the scale of each raw map, and the image scores. From n such scores follows what can be
 promised: if a new normal image is like them, its score is the highest of n + 1 with
 probability 1 / (n + 1), and so on for every rank (split conformal prediction). Hence
 the p-value of a score and the threshold for a false-alarm budget. No defect image is
@@ -12,6 +12,7 @@ No torch here.
 
 import math
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,63 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, ModelFileError
+from efficientad.method.maps import MapScale, combine_maps
 from efficientad.method.placement import place_map
 
 Grid = NDArray[np.float32]
-
-# The paper's, "Anomaly map normalization": quantiles and what they are sent to.
-LOW_QUANTILE, HIGH_QUANTILE = 0.9, 0.995
-LOW_TARGET, HIGH_TARGET = 0.0, 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class MapQuantiles:
-    """Two quantiles of the raw map values on normal images."""
-
-    low: float
-    high: float
-    least_level: float | None = None
-    """With `greatest_level`: a map is divided by the image's own level within these
-    limits, the range of normal images, and the quantiles are of such maps. None: raw
-    maps as they are, as in the paper."""
-    greatest_level: float | None = None
-
-    def __post_init__(self) -> None:
-        """Reject quantiles that give no scale."""
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            raise ConfigError(
-                f"map quantiles must be finite, got {self.low} and {self.high}"
-            )
-        if not self.low < self.high:
-            raise ConfigError(
-                f"map quantiles must differ, got {self.low} and {self.high}: the "
-                "calibration images give constant maps; give other normal images"
-            )
-        is_half = (self.least_level is None) != (self.greatest_level is None)
-        levels = self.levels
-        if is_half or (levels and not 0 < levels[0] <= levels[1] < math.inf):
-            raise ConfigError(
-                "the levels of a map need two limits, positive and in order, got "
-                f"{self.least_level} and {self.greatest_level}"
-            )
-
-    @property
-    def levels(self) -> tuple[float, float] | None:
-        """Limits of what a map is divided by, or None where it is not."""
-        if self.least_level is None or self.greatest_level is None:
-            return None
-        return self.least_level, self.greatest_level
+"""Values of one map on the descriptor grid, (rows, columns)."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What normal images outside the training set tell about maps and scores."""
+    """Scales of maps and scores, measured on normal images outside the training set."""
 
-    local_quantiles: MapQuantiles
-    """Of the raw local map."""
-
-    global_quantiles: MapQuantiles
-    """Of the raw global map."""
+    scales: Mapping[str, MapScale]
+    """Normalization of each raw map by its name, at least one."""
 
     normal_scores: tuple[float, ...]
     """Image scores of the held-out normal images, ascending, at least one."""
@@ -87,7 +44,9 @@ class Calibration:
     """A threshold set by the user. None: derived from the scores and the budget."""
 
     def __post_init__(self) -> None:
-        """Reject a list of scores that is empty, unordered or of no numbers."""
+        """Reject missing scales, and scores that are missing, unordered or infinite."""
+        if not self.scales:
+            raise ConfigError("calibration needs the scale of at least one map")
         if not self.normal_scores:
             raise ConfigError("calibration needs at least one held-out normal score")
         if not all(map(math.isfinite, self.normal_scores)):
@@ -130,7 +89,7 @@ class Calibration:
         return max(0, n_needed - len(self.normal_scores))
 
     def statement(self) -> str:
-        """Say in one sentence what the threshold promises."""
+        """Return one sentence on what the threshold promises."""
         n = len(self.normal_scores)
         rate = f"{100 * self.guaranteed_false_alarm_rate:.2g} %"
         text = f"{n} held-out normal images guarantee at most {rate} false alarms"
@@ -140,7 +99,7 @@ class Calibration:
         return text
 
     def p_value(self, image_score: float) -> float:
-        """Give the probability that a normal image scores at least this high.
+        """Return the probability that a normal image scores at least this high.
 
         Returns:
             In (0, 1]; small means anomalous, and never below 1 / (n + 1).
@@ -151,7 +110,7 @@ class Calibration:
         """
         if not math.isfinite(image_score):
             raise ModelFileError(
-                "an image needs a finite score to be decided, the model gives "
+                "a decision needs a finite score, the model gives "
                 f"{image_score}; use a higher precision, or train it again"
             )
         n_below = bisect_left(self.normal_scores, image_score)
@@ -160,13 +119,13 @@ class Calibration:
 
 
 def _rank(n: int, budget: float) -> int:
-    """Rank of the threshold among n ascending scores; n + 1 where none keeps it."""
+    """Return the rank of the threshold among n scores; n + 1 where none keeps it."""
     return math.ceil((n + 1) * (1 - budget) - 1e-9)
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a detector says about one image. Scores and maps rise with abnormality."""
+    """Prediction for one image. Scores and maps rise with abnormality."""
 
     image_score: float
     """Maximum of the combined map: about 0 to 0.1 on normal images."""
@@ -178,16 +137,13 @@ class Prediction:
     """Scores above it are anomalous."""
 
     height: int
-    """Of the image in pixels."""
+    """Height of the image in pixels."""
 
     width: int
-    """Of the image in pixels."""
+    """Width of the image in pixels."""
 
-    local_grid: Grid = field(repr=False)
-    """Normalized local map, one value per descriptor."""
-
-    global_grid: Grid = field(repr=False)
-    """Normalized global map, one value per descriptor."""
+    grids: Mapping[str, Grid] = field(repr=False)
+    """Normalized maps by name (`local`, `global`), one value per descriptor."""
 
     @property
     def is_anomalous(self) -> bool:
@@ -196,21 +152,19 @@ class Prediction:
 
     @property
     def combined_grid(self) -> Grid:
-        """Mean of both, one value per descriptor."""
-        mean: Grid = (self.local_grid + self.global_grid) / np.float32(2)
-        return mean
+        """Mean of all maps, one value per descriptor."""
+        return combine_maps(self.grids)
 
     @cached_property
     def anomaly_map(self) -> NDArray[np.float32]:
         """Combined map at the image's own size, (height, width)."""
         return place_map(self.combined_grid, self.height, self.width)
 
-    @cached_property
-    def local_map(self) -> NDArray[np.float32]:
-        """Local map at the image's own size: a defect within one patch."""
-        return place_map(self.local_grid, self.height, self.width)
+    def map(self, name: str) -> NDArray[np.float32]:
+        """Return one map at the image's own size, (height, width).
 
-    @cached_property
-    def global_map(self) -> NDArray[np.float32]:
-        """Global map at the image's own size: normal patches in a wrong arrangement."""
-        return place_map(self.global_grid, self.height, self.width)
+        Args:
+            name: `local` (a defect within one patch), `global` (normal patches in a
+                wrong arrangement), or another key of `grids`.
+        """
+        return place_map(self.grids[name], self.height, self.width)

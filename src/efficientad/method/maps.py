@@ -1,131 +1,163 @@
-"""From raw maps to normalized ones and the image score (Algorithm 2).
+"""From raw maps to normalized maps and the image score (supplement, Algorithm 2).
 
 A raw map is the channel mean of squared distances, one value per descriptor.
-Normalization is one affine step per map type, fitted so that 0.9 and 0.995 quantiles of
-normal pixels go to 0 and 0.1; it commutes with the linear placement on the image. The
-maximum of a linearly interpolated map is one of its grid values, so the image score is
-taken on the grid.
+Normalization is one affine step for each map, fitted so that the 0.9 and 0.995
+quantiles of normal pixels go to 0 and 0.1. It commutes with the linear placement on the
+image. The maximum of a linearly interpolated map is one of its grid values, so the
+image score is taken on the grid.
 
-Where a calibration asks for it, each raw map is first divided by its own level, within
-the range of levels that normal images have.
+Where a scale has levels, each raw map is first divided by its own level, within the
+range of levels of normal images.
+
+Maps are known by their names only: a method with one map, or three, needs nothing else.
+No torch here: the same code follows every engine.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
+from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.decision import (
-    HIGH_QUANTILE,
-    HIGH_TARGET,
-    LOW_QUANTILE,
-    LOW_TARGET,
-    Calibration,
-    MapQuantiles,
-)
 from efficientad.method.placement import place_map
 
-AnomalyMap = Float[Tensor, "batch rows columns"]
-ImageScores = Float[Tensor, " batch"]
-Grids = Sequence[NDArray[np.float32]]
+Grids = NDArray[np.float32]
+"""Values of a map on the descriptor grid: (n, rows, columns)."""
+
+# The paper's, "Anomaly map normalization": quantiles and what they are sent to.
+LOW_QUANTILE, HIGH_QUANTILE = 0.9, 0.995
+LOW_TARGET, HIGH_TARGET = 0.0, 0.1
 
 SMALLEST_DISTANCE = 1e-6
-"""What a raw map counts as at least in its level, so that a zero does no harm."""
+"""Smallest value of a raw map in its level, so that a zero does no harm."""
 
 
-class RawMaps(NamedTuple):
-    """The maps before normalization, on the descriptor grid."""
+@dataclass(frozen=True, slots=True)
+class MapScale:
+    """The affine normalization of one map, by two quantiles of normal pixels."""
 
-    local_map: AnomalyMap
-    global_map: AnomalyMap
+    low: float
+    """Value that normalization sends to 0."""
+    high: float
+    """Value that normalization sends to 0.1."""
+    least_level: float | None = None
+    """With `greatest_level`: each map is divided by its own level within these limits,
+    the range of normal images, and the quantiles are those of such maps. None: raw maps
+    are not divided, as in the paper."""
+    greatest_level: float | None = None
+    """See `least_level`."""
+
+    def __post_init__(self) -> None:
+        """Reject quantiles that give no scale."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ConfigError(
+                f"map quantiles must be finite, got {self.low} and {self.high}"
+            )
+        if not self.low < self.high:
+            raise ConfigError(
+                f"map quantiles must differ, got {self.low} and {self.high}: the "
+                "calibration images give constant maps; give other normal images"
+            )
+        is_half = (self.least_level is None) != (self.greatest_level is None)
+        levels = self.levels
+        if is_half or (levels and not 0 < levels[0] <= levels[1] < math.inf):
+            raise ConfigError(
+                "the levels of a map need two limits, positive and in order, got "
+                f"{self.least_level} and {self.greatest_level}"
+            )
+
+    @property
+    def levels(self) -> tuple[float, float] | None:
+        """Limits of the level that a map is divided by, or None."""
+        if self.least_level is None or self.greatest_level is None:
+            return None
+        return self.least_level, self.greatest_level
 
 
-class AnomalyMaps(NamedTuple):
-    """The maps of a batch of images, on the descriptor grid.
+def map_levels(raw: Grids) -> NDArray[np.float32]:
+    """Return the level of each raw map, (n,): its harmonic mean.
 
-    `local_map` reacts to a defect within one patch, `global_map` to normal patches in a
-    wrong arrangement. `combined_map` is their mean.
+    High values hardly move it, even where a defect covers half of the image.
     """
-
-    local_map: AnomalyMap
-    global_map: AnomalyMap
-    combined_map: AnomalyMap
-
-
-def map_levels(raw_map: AnomalyMap) -> Float[Tensor, " batch"]:
-    """Give the level of each image's map: its harmonic mean.
-
-    What is high, a defect even of half the image, hardly moves it.
-    """
-    distances = raw_map.float().clamp(min=SMALLEST_DISTANCE)
-    return distances.reciprocal().mean((-2, -1)).reciprocal()
+    distances = np.maximum(raw, np.float32(SMALLEST_DISTANCE))
+    levels: NDArray[np.float32] = 1 / np.mean(1 / distances, axis=(-2, -1))
+    return levels
 
 
-def divided_by_level(raw_map: AnomalyMap, least: float, greatest: float) -> AnomalyMap:
-    """Divide each image's map by its level.
+def divide_by_level(raw: Grids, least: float, greatest: float) -> Grids:
+    """Return each raw map divided by its level.
 
     Args:
-        raw_map: Of any images.
-        least: Lowest level to divide by, above 0.
-        greatest: Highest one: an image that is strange all over stays strange.
+        raw: Raw maps of any images.
+        least: Lowest divisor, above 0.
+        greatest: Highest divisor: an image that is strange all over stays strange.
     """
-    levels = map_levels(raw_map).clamp(least, greatest)
-    return raw_map / levels[:, None, None]
+    levels = map_levels(raw).clip(np.float32(least), np.float32(greatest))
+    divided: Grids = raw / levels[:, np.newaxis, np.newaxis]
+    return divided
 
 
-def normalize_map(raw_map: AnomalyMap, quantiles: MapQuantiles) -> AnomalyMap:
-    """Send the low quantile to 0 and the high one to 0.1."""
-    if quantiles.levels is not None:
-        raw_map = divided_by_level(raw_map, *quantiles.levels)
-    scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low)
-    return (raw_map - quantiles.low) * scale + LOW_TARGET
+def normalize_map(raw: Grids, scale: MapScale) -> Grids:
+    """Return raw maps on the common scale: the low quantile at 0, the high at 0.1."""
+    if scale.levels is not None:
+        raw = divide_by_level(raw, *scale.levels)
+    slope = (HIGH_TARGET - LOW_TARGET) / (scale.high - scale.low)
+    return (raw - scale.low) * slope + LOW_TARGET
 
 
-def normalize_maps(raw: RawMaps, calibration: Calibration) -> AnomalyMaps:
-    """Put both maps on one scale and average them."""
-    local_map = normalize_map(raw.local_map, calibration.local_quantiles)
-    global_map = normalize_map(raw.global_map, calibration.global_quantiles)
-    return AnomalyMaps(local_map, global_map, (local_map + global_map) / 2)
+def normalize_maps(
+    raw: Mapping[str, Grids], scales: Mapping[str, MapScale]
+) -> dict[str, Grids]:
+    """Return all raw maps on the common scale, by name."""
+    return {name: normalize_map(raw[name], scale) for name, scale in scales.items()}
 
 
-def image_scores(combined_map: AnomalyMap) -> ImageScores:
-    """Give the maximum of each combined map."""
-    return combined_map.amax((-2, -1))
+def combine_maps(normalized: Mapping[str, Grids]) -> Grids:
+    """Return the mean of the normalized maps, the combined map."""
+    first, *others = normalized.values()
+    return sum(others, start=first) / np.float32(len(normalized))
 
 
-def map_quantiles(
-    grids: Grids, *, low: float = LOW_QUANTILE, high: float = HIGH_QUANTILE
-) -> MapQuantiles:
-    """Measure the quantiles of placed maps over all their 256 x 256 pixels.
+def image_scores(combined: Grids) -> NDArray[np.float32]:
+    """Return the maximum of each combined map, (n,). It rises with abnormality."""
+    scores: NDArray[np.float32] = combined.max((-2, -1))
+    return scores
+
+
+def fit_quantiles(
+    raw: Iterable[NDArray[np.float32]],
+    *,
+    low: float = LOW_QUANTILE,
+    high: float = HIGH_QUANTILE,
+) -> MapScale:
+    """Return the scale of the quantiles of placed maps, over all 256 x 256 pixels.
 
     Args:
-        grids: Raw maps of normal images on the descriptor grid, at least one.
+        raw: Maps of normal images on the descriptor grid, at least one.
         low: The paper's a, in [0, 1]: the quantile that normalization sends to 0.
-        high: The paper's b, in [0, 1], above `low`: sent to 0.1.
+        high: The paper's b, in [0, 1], above `low`: the quantile sent to 0.1.
     """
-    values = np.quantile(_placed_pixels(grids), (low, high))
-    return MapQuantiles(float(values[0]), float(values[1]))
+    values = np.quantile(_placed_pixels(raw), (low, high))
+    return MapScale(float(values[0]), float(values[1]))
 
 
-def map_mean_and_deviation(grids: Grids) -> MapQuantiles:
-    """Measure what sends the mean of a map's pixels to 0 and their deviation to 1.
+def fit_mean_and_deviation(raw: Iterable[NDArray[np.float32]]) -> MapScale:
+    """Return the scale that sends the mean of a map's pixels to 0, a deviation to 1.
 
-    The paper's ablations compare quantiles with it. One affine step is like another: as
-    quantiles, these are the values that go to 0 and to 0.1.
+    The paper's ablations compare quantiles with it (Table 4).
 
     Args:
-        grids: Raw maps of normal images on the descriptor grid, at least one.
+        raw: Maps of normal images on the descriptor grid, at least one.
     """
-    pixels = _placed_pixels(grids).astype(np.float64)
+    pixels = _placed_pixels(raw).astype(np.float64)
     mean, deviation = float(pixels.mean()), float(pixels.std())
-    return MapQuantiles(mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation)
+    return MapScale(mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation)
 
 
-def _placed_pixels(grids: Grids) -> NDArray[np.float32]:
+def _placed_pixels(raw: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate(
-        [place_map(grid, INPUT_SIZE, INPUT_SIZE).ravel() for grid in grids]
+        [place_map(grid, INPUT_SIZE, INPUT_SIZE).ravel() for grid in raw]
     )

@@ -13,24 +13,33 @@ import hashlib
 import html
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 from efficientad import __version__
+from efficientad.engines.engine import Precision
+from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.decision import Calibration, MapQuantiles
+from efficientad.method.decision import Calibration
+from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
+from efficientad.model_files.calibration_entry import (
+    calibration_entry,
+    read_calibration,
+)
 from efficientad.model_files.files_together import files_together
 from efficientad.storage import storage_errors, write_atomically
+from efficientad.training.config import ModelSize
 
 ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
+_NORMALIZED_FORMAT: Final = 2
+"""Graphs of this format give normalized grids, no raw ones."""
 KEY: Final = "efficientad"
 _TEXT_HASH: Final = "text_hash"
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 # As Protocol Buffers number the fields of an ONNX model and of an entry of metadata.
 _METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
@@ -44,15 +53,29 @@ _OPEN, _CLOSE, _RT_INFO_END = f'<{KEY} value="'.encode(), b'" />', b"</rt_info>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """What an exported file says about itself."""
+    """Description of an exported file."""
 
-    size: str
-    """Of the networks: small or medium."""
+    size: ModelSize
+    """Size of the networks: small or medium."""
     precision: Precision
     calibration: Calibration
-    """Map quantiles (for information: the graph has them in it), scores, threshold."""
+    """Scales of the raw maps, which the graph also holds, scores and threshold."""
     provenance: dict[str, Any]
     """How the detector came to be."""
+    format: int = FORMAT_VERSION
+    """Version of the export."""
+
+    @property
+    def outputs(self) -> Mapping[str, str]:
+        """Names of the graph's outputs by the names of the maps."""
+        return GRID_OUTPUTS if self.format == _NORMALIZED_FORMAT else RAW_OUTPUTS
+
+    def calibration_of_outputs(self) -> Calibration:
+        """Return the calibration that belongs to `outputs`."""
+        if self.format != _NORMALIZED_FORMAT:
+            return self.calibration
+        identity = MapScale(LOW_TARGET, HIGH_TARGET)
+        return replace(self.calibration, scales=dict.fromkeys(GRID_OUTPUTS, identity))
 
 
 def read(path: Path) -> Metadata:
@@ -75,7 +98,7 @@ def read(path: Path) -> Metadata:
             f"{path} is not an export of this package; make one with "
             "`efficientad export`"
         ) from error
-    if version != FORMAT_VERSION:
+    if version not in {_NORMALIZED_FORMAT, FORMAT_VERSION}:
         raise ModelFileError(
             f"{path} has export format {version}, this version reads "
             f"{FORMAT_VERSION}; export it again"
@@ -107,13 +130,13 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
     output = output or path
     _, rest = _split(path)
     content = {
-        "format": FORMAT_VERSION,
+        "format": metadata.format,
         "version": __version__,
         "size": metadata.size,
         "precision": metadata.precision,
         "input_size": INPUT_SIZE,
         "threshold": metadata.calibration.threshold,
-        "calibration": asdict(metadata.calibration),
+        "calibration": calibration_entry(metadata.calibration),
         "provenance": _readable(metadata.provenance),
         "hash": _hash(path, rest),
     }
@@ -152,21 +175,25 @@ def _weights_of(path: Path) -> Path:
 
 def _metadata(path: Path, content: dict[str, Any]) -> Metadata:
     try:
-        given = dict(content["calibration"])
-        for name in ("local_quantiles", "global_quantiles"):
-            given[name] = MapQuantiles(**given[name])
-        given["normal_scores"] = tuple(given["normal_scores"])
         return Metadata(
-            size=content["size"],
+            size=_size(content["size"]),
             precision=_precision(content["precision"]),
-            calibration=Calibration(**given),
+            calibration=read_calibration(content["calibration"]),
             provenance=dict(content["provenance"]),
+            format=content["format"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path} does not hold a complete calibration (bad entry: {error}); "
             "export it again"
         ) from error
+
+
+def _size(name: Any) -> ModelSize:
+    if name not in get_args(ModelSize):
+        raise ConfigError(f"size {name!r}")
+    size: ModelSize = name
+    return size
 
 
 def _precision(name: Any) -> Precision:

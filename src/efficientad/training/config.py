@@ -7,21 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
+from efficientad.engines.engine import Device
 from efficientad.errors import ConfigError
 
 ModelSize = Literal["small", "medium"]
 Preset = Literal["paper", "quick"]
-Device = Literal["auto", "cpu", "cuda"]
-Runtime = Literal[
-    "auto",
-    "native",
-    "native_bf16",
-    "pytorch",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-]
-"""The first four run `.ead` files, the last three exported ones; `auto` both."""
 RateSchedule = Literal["drop", "cosine", "constant"]
 OptimizerName = Literal["adam", "adamw", "muon"]
 ALL_CHANNELS: Final = 384

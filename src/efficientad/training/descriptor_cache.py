@@ -18,7 +18,7 @@ from efficientad.method.networks import (
     GRID_SIZE,
     PatchDescriptionNetwork,
 )
-from efficientad.training.calibration import channel_statistics
+from efficientad.training.channel_statistics import channel_statistics
 from efficientad.training.normal_images import Pixels
 
 MAX_CACHED: Final = 600

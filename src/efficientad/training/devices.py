@@ -2,8 +2,8 @@
 
 import torch
 
+from efficientad.engines.engine import Device
 from efficientad.errors import ConfigError
-from efficientad.training.config import Device
 
 
 def choose_device(device: Device) -> torch.device:

@@ -21,7 +21,7 @@ from efficientad.method.losses import (
 )
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.natural_images.pictures import PretrainingImages
-from efficientad.training.calibration import channel_statistics
+from efficientad.training.channel_statistics import channel_statistics
 from efficientad.training.config import Recipe
 from efficientad.training.normal_images import Pixels
 from efficientad.training.step import Losses

@@ -19,7 +19,7 @@ from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
 )
-from efficientad.training.calibration import batches
+from efficientad.training.channel_statistics import batches
 from efficientad.training.normal_images import Pixels
 
 Moments = Float[Tensor, "channels channels"]

@@ -1,11 +1,12 @@
 """Provenance of a detector, and the detector that a training would make again."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from efficientad.method.detector import Detector
-from efficientad.model_files import detector_file as model_file
+from efficientad.inspection.opening import load
+from efficientad.inspection.predictor import Predictor
 from efficientad.model_files.teachers import Teacher
 from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import Recipe, TrainConfig
@@ -41,8 +42,8 @@ def provenance_of(
 
 def finished_detector(
     path: Path, config: TrainConfig, provenance: dict[str, Any]
-) -> Detector | None:
-    """Return the detector of a file if a training would make the same one again.
+) -> Predictor | None:
+    """Return the predictor of a file if a training would make the same one again.
 
     Args:
         path: File that the training would write.
@@ -57,12 +58,12 @@ def finished_detector(
     """
     if not path.exists():
         return None
-    detector = model_file.load(path, device=config.device)
-    is_same = _decisive(detector.provenance) == _decisive(provenance)
-    return detector if is_same else None
+    predictor = load(path, device=config.device)
+    is_same = _decisive(predictor.provenance) == _decisive(provenance)
+    return predictor if is_same else None
 
 
-def _decisive(provenance: dict[str, Any]) -> dict[str, Any]:
+def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries that change the result; paths of images do not."""
     names = ("recipe", "seed", "pretraining_images")
     return {

@@ -24,6 +24,8 @@ from efficientad import __version__
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, TrainingError
 from efficientad.images.rgb import ImageLike
+from efficientad.inspection.opening import detector_engine, save
+from efficientad.inspection.predictor import Predictor
 from efficientad.method.detector import Detector
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
@@ -31,14 +33,13 @@ from efficientad.method.networks import (
     PatchDescriptionNetwork,
 )
 from efficientad.model_files import container as tensor_file
-from efficientad.model_files import detector_file as model_file
 from efficientad.model_files.teachers import Teacher, open_teacher
 from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
 )
 from efficientad.storage import require_writable
-from efficientad.training.calibration import calibrate
+from efficientad.training.calibration import fit_calibration
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import Interrupts, immediate_interrupts
@@ -80,7 +81,7 @@ def train(
     recipe: Recipe | None = None,
     on_step: OnStep | None = None,
     interrupts: Interrupts = immediate_interrupts,
-) -> Detector:
+) -> Predictor:
     """Train and calibrate a detector on normal images.
 
     Args:
@@ -101,7 +102,7 @@ def train(
             up to half a minute old.
 
     Returns:
-        The calibrated detector, ready to predict.
+        The calibrated predictor; `predictor.detector` has the networks.
 
     Raises:
         DatasetError, ImageError: If the images cannot be used.
@@ -144,18 +145,25 @@ def train(
         run.restore(checkpoint)
     run.to_the_end(checkpoint, on_step, interrupts)
     detector = run.finished_detector()
-    detector.calibration = calibrate(
-        detector,
+    engine = detector_engine(detector)
+    calibration = fit_calibration(
+        engine,
         validation.pixels,
         false_alarm_budget=config.false_alarm_budget,
         divides_by_level=run.step.divides_by_level,
     )
-    detector.provenance = run.environment() | provenance
+    predictor = Predictor(
+        engine=engine,
+        calibration=calibration,
+        provenance=run.environment() | provenance,
+        size=detector.size,
+        detector=detector,
+    )
     if target is not None:
-        model_file.save(detector, target)
+        save(predictor, target)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-    return detector
+    return predictor
 
 
 class _Training:

@@ -14,10 +14,7 @@ import struct
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -27,13 +24,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 import efficientad
+from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.errors import MissingDependencyError, ModelFileError
-from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
-from efficientad.method.decision import Calibration, Prediction
-from efficientad.method.detector import Detector
-from efficientad.method.maps import RawMaps, image_scores, normalize_maps
+from efficientad.images.rgb import INPUT_SIZE
+from efficientad.inspection.predictor import Predictor
+from efficientad.method.decision import Calibration
 from efficientad.method.networks import GRID_SIZE
-from efficientad_lab.benchmark.baseline import BaselinePredictor
+from efficientad_lab.benchmark.baseline import Baseline, BaselineEngine
 from efficientad_lab.benchmark.memory import peak_mib
 
 _SCRIPT: Final = Path(__file__).with_name("anomalib_process.py")
@@ -43,45 +40,33 @@ _LONGEST_REASON: Final = 300
 _Maps = NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
-class AnomalibPrediction(Prediction):
-    """With the combined map that anomalib itself enlarges to the image's 256 x 256."""
+class AnomalibEngine:
+    """anomalib's model of EfficientAD, in single precision, as an engine.
 
-    own_map: _Maps = field(repr=False)
-
-    @cached_property
-    def anomaly_map(self) -> _Maps:
-        """Combined map as anomalib gives it; its margins and enlarging are its own."""
-        return self.own_map
-
-
-class AnomalibPredictor:
-    """Judges images by anomalib's model of EfficientAD, in single precision.
-
-    Grids and scores are of the raw maps that the model enlarges, and those of the
-    detector. Only the combined map of an image of 256 x 256, as a benchmark has it, is
-    the one that anomalib enlarged: its map normalization knows no level of an image, by
-    which preset `quick` divides. Other sizes are placed as this package does.
+    Its raw maps are those that the model enlarges. The enlarged maps, which anomalib
+    computes too, come through the pipe and are dropped.
 
     Args:
-        detector: Calibrated; its weights are copied.
+        predictor: Trained model; weights and scales are copied.
         python: The Python of an environment that has anomalib.
         n_streams: Processes, between which the threads are shared.
 
     Raises:
-        NotCalibratedError: If the detector has no calibration.
         MissingDependencyError: If that Python cannot be run, or cannot open the model.
     """
 
-    precision: Final = "fp32"
+    is_concurrent = True
+    precision: Precision = "fp32"
 
-    def __init__(self, detector: Detector, python: Path, *, n_streams: int = 1) -> None:
-        plain = BaselinePredictor(detector)
-        self.calibration = plain.calibration
-        self.size, self.device = plain.size, plain.device
+    def __init__(
+        self, predictor: Predictor, python: Path, *, n_streams: int = 1
+    ) -> None:
+        assert predictor.detector is not None
+        plain = BaselineEngine(predictor.detector)
+        self.device = plain.device
         settings = {
-            "size": self.size,
-            "device": self.device.type,
+            "size": predictor.size,
+            "device": self.device,
             "threads": str(max(1, torch.get_num_threads() // n_streams)),
         }
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
@@ -89,58 +74,30 @@ class AnomalibPredictor:
             folder = Path(name)
             # Alone: beside the original lie modules that would hide those of libraries.
             shutil.copy(_SCRIPT, folder)
-            np.savez(folder / _WEIGHTS, **_weights(plain))
+            weights = _weights(plain.networks, predictor.calibration)
+            np.savez(folder / _WEIGHTS, **weights)
             processes = [_Process(python, folder, settings) for _ in range(n_streams)]
             for process in processes:
                 self.versions = process.wait_until_ready()
                 self._idle.put(process)
         self._processes = tuple(processes)
 
-    def predict(self, image: ImageLike) -> Prediction:
-        """Judge one image of any size."""
-        return self.predict_batch([image])[0]
-
-    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        """Judge several images, of any sizes, in one call of the model.
+    def run(self, pixels: NDArray[np.uint8]) -> EngineOutput:
+        """Compute the raw maps of a batch, (n, 256, 256, 3).
 
         Raises:
             ModelFileError: If the process does not answer.
         """
-        if not images:
-            return []
-        arrays = [as_rgb(image) for image in images]
-        pixels = np.stack([resize_image(a, INPUT_SIZE, INPUT_SIZE) for a in arrays])
         process = self._idle.get()
         try:
-            own_maps, *raw = process.judge(pixels)
+            _, local, global_ = process.run(pixels)
         finally:
             self._idle.put(process)
-        maps = normalize_maps(RawMaps(*map(torch.from_numpy, raw)), self.calibration)
-        scores = image_scores(maps.combined_map).tolist()
-        grids = (maps.local_map.numpy(), maps.global_map.numpy())
-        return [
-            self._prediction(*of_one)
-            for of_one in zip(arrays, own_maps, scores, *grids, strict=True)
-        ]
+        return EngineOutput({"local": local, "global": global_})
 
     def peak_mib(self) -> float:
-        """Give the most memory that its processes ever had, MiB, all together."""
+        """Return the largest memory of its processes so far, MiB, all together."""
         return sum(peak_mib(process.popen.pid) for process in self._processes)
-
-    def _prediction(
-        self,
-        image: NDArray[np.uint8],
-        own_map: _Maps,
-        score: float,
-        local_grid: _Maps,
-        global_grid: _Maps,
-    ) -> Prediction:
-        height, width = image.shape[:2]
-        p_value, threshold = self.calibration.p_value(score), self.calibration.threshold
-        common = (score, p_value, threshold, height, width, local_grid, global_grid)
-        if (height, width) == (INPUT_SIZE, INPUT_SIZE):
-            return AnomalibPrediction(*common, own_map)
-        return Prediction(*common)
 
 
 class _Process:
@@ -184,7 +141,7 @@ class _Process:
             ) from None
         return versions
 
-    def judge(self, pixels: NDArray[np.uint8]) -> list[_Maps]:
+    def run(self, pixels: NDArray[np.uint8]) -> list[_Maps]:
         """Give anomalib's own maps, raw local and raw global maps."""
         assert self.popen.stdin is not None
         n = len(pixels)
@@ -242,9 +199,8 @@ def _stop(
             popen.stdin.close()
 
 
-def _weights(plain: BaselinePredictor) -> dict[str, Any]:
+def _weights(networks: Baseline, calibration: Calibration) -> dict[str, Any]:
     """Name a detector's plain networks and numbers as anomalib does."""
-    networks = plain.networks
     layers = {
         "teacher": [f"conv{i}" for i in range(1, 7)],
         "student": [f"conv{i}" for i in range(1, 7)],
@@ -264,14 +220,14 @@ def _weights(plain: BaselinePredictor) -> dict[str, Any]:
     named |= {
         "mean_std.mean": networks.mean.view(shape),
         "mean_std.std": networks.std.view(shape),
-    } | _quantiles(plain.calibration)
+    } | _quantiles(calibration)
     return {name: values.float().cpu().numpy() for name, values in named.items()}
 
 
 def _quantiles(calibration: Calibration) -> dict[str, torch.Tensor]:
-    ours = {"st": calibration.local_quantiles, "ae": calibration.global_quantiles}
+    ours = {"st": calibration.scales["local"], "ae": calibration.scales["global"]}
     return {
         f"quantiles.{end}_{kind}": torch.tensor(value)
-        for kind, quantiles in ours.items()
-        for end, value in (("qa", quantiles.low), ("qb", quantiles.high))
+        for kind, scale in ours.items()
+        for end, value in (("qa", scale.low), ("qb", scale.high))
     }

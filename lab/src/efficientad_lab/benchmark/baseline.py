@@ -10,14 +10,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from efficientad.errors import NotCalibratedError
-from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
-from efficientad.method.decision import Prediction
+from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import Pixels, normalize_images
-from efficientad.method.maps import RawMaps, image_scores, normalize_maps
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
     GRID_SIZE,
@@ -114,7 +112,7 @@ def baseline(detector: Detector) -> Baseline:
 
 
 @torch.no_grad()
-def raw_maps(networks: Baseline, pixels: Pixels) -> RawMaps:
+def raw_maps(networks: Baseline, pixels: Pixels) -> dict[str, Tensor]:
     """Local and global map of RGB pixels, (n, 256, 256, 3), as the script has them."""
     device, dtype = networks.mean.device, networks.mean.dtype
     images = normalize_images(pixels.to(device)).to(dtype)
@@ -125,62 +123,33 @@ def raw_maps(networks: Baseline, pixels: Pixels) -> RawMaps:
     described = networks.autoencoder(images)
     local_map = (teacher - student[:, :DESCRIPTOR_CHANNELS]).square().mean(1)
     global_map = (described - student[:, DESCRIPTOR_CHANNELS:]).square().mean(1)
-    return RawMaps(local_map, global_map)
+    return {"local": local_map, "global": global_map}
 
 
-class BaselinePredictor:
-    """Judges images by the plain networks; all around them is as in the package.
+class BaselineEngine:
+    """The plain networks as an engine; all around it is as in the package.
 
     Args:
-        detector: Calibrated; the networks are copied, and stay on its device.
-        precision: Of the networks.
-
-    Raises:
-        NotCalibratedError: If the detector has no calibration.
+        detector: Networks whose weights are copied; the copies stay on its device.
+        precision: Precision of the networks.
     """
+
+    is_concurrent = True
 
     def __init__(
         self, detector: Detector, precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     ) -> None:
-        if detector.calibration is None:
-            raise NotCalibratedError(
-                "the baseline needs a calibrated detector: call calibrate first"
-            )
-        self.calibration = detector.calibration
-        self.size, self.device = detector.size, detector.device
-        self.precision = precision
-        dtype = _TYPES[precision]
-        self.networks = baseline(detector).moved(detector.device, dtype)
-
-    def predict(self, image: ImageLike) -> Prediction:
-        """Judge one image of any size."""
-        return self.predict_batch([image])[0]
+        self.precision: Precision = precision
+        self.device: Literal["cpu", "cuda"] = (
+            "cuda" if detector.device.type == "cuda" else "cpu"
+        )
+        self.networks = baseline(detector).moved(detector.device, _TYPES[precision])
 
     @torch.inference_mode()
-    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        """Judge several images, of any sizes, in one pass of the networks."""
-        if not images:
-            return []
-        arrays = [as_rgb(image) for image in images]
-        pixels = np.stack([resize_image(a, INPUT_SIZE, INPUT_SIZE) for a in arrays])
-        raw = raw_maps(self.networks, torch.from_numpy(pixels))
-        maps = normalize_maps(RawMaps(*(m.float() for m in raw)), self.calibration)
-        scores = image_scores(maps.combined_map).tolist()
-        grids = (m.cpu().numpy() for m in (maps.local_map, maps.global_map))
-        return [
-            Prediction(
-                image_score=score,
-                p_value=self.calibration.p_value(score),
-                threshold=self.calibration.threshold,
-                height=array.shape[0],
-                width=array.shape[1],
-                local_grid=local_grid,
-                global_grid=global_grid,
-            )
-            for array, score, local_grid, global_grid in zip(
-                arrays, scores, *grids, strict=True
-            )
-        ]
+    def run(self, pixels: NDArray[np.uint8]) -> EngineOutput:
+        """Compute the raw maps of a batch, (n, 256, 256, 3)."""
+        maps = raw_maps(self.networks, torch.from_numpy(pixels))
+        return EngineOutput({k: m.float().cpu().numpy() for k, m in maps.items()})
 
 
 def _scale(n_own: int) -> float:

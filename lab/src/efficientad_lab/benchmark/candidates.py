@@ -2,25 +2,22 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from efficientad.engines.engine import Device
 from efficientad.errors import ConfigError
 from efficientad.inspection.opening import (
     DETECTOR_SUFFIX,
     EXPORT_SUFFIXES,
-    load_predictor,
+    EngineChoice,
+    load,
 )
 from efficientad.inspection.predictor import Predictor
-from efficientad.model_files.export_metadata import (
-    ONNX_SUFFIX,
-    OPENVINO_SUFFIX,
-    Precision,
-)
-from efficientad.training.config import Device, Runtime
-from efficientad_lab.benchmark.config import BenchmarkConfig, BenchmarkRuntime
+from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
+from efficientad_lab.benchmark.config import BenchmarkConfig, BenchmarkEngine
 
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector
@@ -29,36 +26,32 @@ BASELINE: Final = "baseline"
 ANOMALIB: Final = "anomalib"
 
 
-class _ForTheOccasion(NamedTuple):
+class _TemporaryExport(NamedTuple):
     """An export that is made to be measured."""
 
     suffix: str
-    engine: Runtime
-    runs_on: Literal["cpu", "cuda"]
+    engine: EngineChoice
     packages: tuple[str, ...]
     """What making and running it takes."""
 
 
-_EXPORTS: Final[dict[BenchmarkRuntime, _ForTheOccasion]] = {
-    "onnx": _ForTheOccasion(ONNX_SUFFIX, "onnxruntime", "cpu", ("onnx", "onnxruntime")),
-    "openvino": _ForTheOccasion(
-        OPENVINO_SUFFIX, "openvino", "cpu", ("onnx", "onnxruntime", "openvino")
-    ),
-    "tensorrt": _ForTheOccasion(
-        ONNX_SUFFIX, "tensorrt", "cuda", ("onnx", "onnxruntime", "tensorrt", "cuda")
+_EXPORTS: Final[dict[BenchmarkEngine, _TemporaryExport]] = {
+    "onnx": _TemporaryExport(ONNX_SUFFIX, "onnxruntime", ("onnx", "onnxruntime")),
+    "openvino": _TemporaryExport(
+        OPENVINO_SUFFIX, "openvino", ("onnx", "onnxruntime", "openvino")
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class Candidate:
     """A model file and what runs it; not open yet, so that any process can do it."""
 
     name: str
     """In tables: a runtime, or a file."""
     path: Path
     device: Device = "auto"
-    runtime: Runtime = "auto"
+    engine: EngineChoice = "auto"
     plain: Literal["fp32", "fp16"] | None = None
     """Run the plain networks instead, in this precision."""
     anomalib: Path | None = None
@@ -74,13 +67,6 @@ class Contender:
         """Whether it is opened for a number of predictions at the same time."""
         return self.is_exported or self.anomalib is not None
 
-    @property
-    def is_for_tensorrt(self) -> bool:
-        """Whether that engine is TensorRT, on CUDA."""
-        return self.is_exported and (
-            self.runtime == "tensorrt" or self.device == "cuda"
-        )
-
     def open(self, *, n_streams: int = 1) -> Predictor:
         """Load it.
 
@@ -95,28 +81,29 @@ class Contender:
         """
         if self.anomalib is not None:
             from efficientad_lab.benchmark.anomalib_peer import (  # noqa: PLC0415 - needs torch
-                AnomalibPredictor,
+                AnomalibEngine,
             )
 
-            detector = load_predictor(self.path, device=self.device, runtime="pytorch")
-            return AnomalibPredictor(
-                cast("Detector", detector), self.anomalib, n_streams=n_streams
-            )
-        predictor = load_predictor(
-            self.path, device=self.device, runtime=self.runtime, n_streams=n_streams
+            predictor = load(self.path, device=self.device, engine="pytorch")
+            engine = AnomalibEngine(predictor, self.anomalib, n_streams=n_streams)
+            return replace(predictor, engine=engine)
+        predictor = load(
+            self.path, device=self.device, engine=self.engine, n_streams=n_streams
         )
         if self.plain is None:
             return predictor
         from efficientad_lab.benchmark.baseline import (  # noqa: PLC0415 - needs torch
-            BaselinePredictor,
+            BaselineEngine,
         )
 
-        return BaselinePredictor(cast("Detector", predictor), self.plain)
+        assert predictor.detector is not None
+        plain = BaselineEngine(predictor.detector, self.plain)
+        return replace(predictor, engine=plain)
 
 
-def contenders(
+def candidates(
     model: Path, exports: Sequence[Path], config: BenchmarkConfig, folder: Path
-) -> list[Contender]:
+) -> list[Candidate]:
     """Name what is compared, the baseline first.
 
     Args:
@@ -127,11 +114,11 @@ def contenders(
         folder: Where an export for the occasion is written.
 
     Raises:
-        ConfigError: If a runtime is asked for that this machine does not have.
+        ConfigError: If an engine is asked for that this machine does not have.
         ModelFileError: If `model` cannot be used.
-        MissingDependencyError: If a package of a runtime is not installed.
+        MissingDependencyError: If a package of an engine is not installed.
     """
-    found = [Contender(path.name, path, config.device) for path in exports]
+    found = [Candidate(path.name, path, config.device) for path in exports]
     if model.suffix == DETECTOR_SUFFIX:
         return [*_of_detector(model, config, folder), *found]
     if config.anomalib is not None:
@@ -139,23 +126,24 @@ def contenders(
             f"anomalib needs the weights of a {DETECTOR_SUFFIX} file, got {model}; "
             "give the one it was exported from, or leave --anomalib out"
         )
-    if config.runtimes is not None:
+    if config.engines is not None:
         raise ConfigError(
-            f"{model} runs on the engine it was made for, runtimes "
-            f"{', '.join(config.runtimes)} were asked for; give the "
-            f"{DETECTOR_SUFFIX} file, or leave --runtimes out"
+            f"{model} runs on the engine it was made for, engines "
+            f"{', '.join(config.engines)} were asked for; give the "
+            f"{DETECTOR_SUFFIX} file, or leave --engines out"
         )
-    return [Contender(model.name, model, config.device), *found]
+    return [Candidate(model.name, model, config.device), *found]
 
 
-def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Contender]:
+def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Candidate]:
     device = config.device
-    detector = cast("Detector", load_predictor(model, device=device))
-    is_on_gpu = detector.device.type == "cuda"
-    found = [Contender(BASELINE, model, device, "pytorch", "fp32")]
+    predictor = load(model, device=device)
+    assert predictor.detector is not None
+    is_on_gpu = predictor.detector.device.type == "cuda"
+    found = [Candidate(BASELINE, model, device, "pytorch", "fp32")]
     if is_on_gpu:
         # Half precision is what the paper times.
-        found.append(Contender(f"{BASELINE}, fp16", model, device, "pytorch", "fp16"))
+        found.append(Candidate(f"{BASELINE}, fp16", model, device, "pytorch", "fp16"))
     if config.anomalib is not None:
         if not config.anomalib.exists() and shutil.which(config.anomalib) is None:
             raise ConfigError(
@@ -163,49 +151,59 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Con
                 f"{config.anomalib} cannot be run; give --anomalib another, or leave it"
                 " out"
             )
-        found.append(Contender(ANOMALIB, model, device, anomalib=config.anomalib))
-    for runtime in config.runtimes or _available(detector):
-        if runtime == "onnx" or runtime == "openvino" or runtime == "tensorrt":  # noqa: PLR1714 - narrows the type
-            found.append(_exported(runtime, model, device, folder))
+        found.append(Candidate(ANOMALIB, model, device, anomalib=config.anomalib))
+    own = available_engines(predictor.detector)
+    for engine in config.engines or [*own, *_available_exports(is_on_gpu=is_on_gpu)]:
+        if engine == "onnx" or engine == "openvino":  # noqa: PLR1714 - narrows the type
+            found.append(_exported(engine, model, device, folder))
             continue
-        if not is_on_gpu and runtime not in detector.runtimes:
+        if not is_on_gpu and engine not in own:
             needed = "a C++ compiler, or a detector it can compute"
-            if runtime == "native_bf16" and "native" in detector.runtimes:
+            if engine == "native_bf16" and "native" in own:
                 needed = "a detector of size medium and a processor with AVX512_BF16"
             raise ConfigError(
-                f"runtime {runtime} needs {needed}; see `efficientad doctor`, or leave "
-                f"{runtime} out of --runtimes"
+                f"engine {engine} needs {needed}; see `efficientad doctor`, or leave "
+                f"{engine} out of --engines"
             )
-        found.append(Contender(runtime, model, device, runtime))
+        found.append(Candidate(engine, model, device, engine))
     return found
 
 
+def available_engines(
+    detector: "Detector",
+) -> tuple[Literal["native", "native_bf16", "pytorch"], ...]:
+    """Return the engines that run a detector here, each with its own speed."""
+    from efficientad.engines import native  # noqa: PLC0415 - needs torch
+    from efficientad.kernels import layers  # noqa: PLC0415 - likewise
+
+    if native.why_not(detector) is not None:
+        return ("pytorch",)
+    if detector.size == "medium" and layers.has_bf16():
+        return "native", "native_bf16", "pytorch"
+    return "native", "pytorch"
+
+
 def _exported(
-    runtime: BenchmarkRuntime, model: Path, device: Device, folder: Path
-) -> Contender:
+    engine: Literal["onnx", "openvino"], model: Path, device: Device, folder: Path
+) -> Candidate:
     from efficientad.exports.export import export  # noqa: PLC0415 - needs torch
 
-    made = _EXPORTS[runtime]
-    if device not in {"auto", made.runs_on}:
+    made = _EXPORTS[engine]
+    if device == "cuda":
         raise ConfigError(
-            f"runtime {runtime} runs on {made.runs_on}, device {device} was asked for; "
-            f"leave {runtime} out of --runtimes, or --device at auto"
+            f"engine {engine} runs on the CPU, device cuda was asked for; leave "
+            f"{engine} out of --engines, or --device at auto"
         )
-    path = folder / f"{runtime}{made.suffix}"
-    # Half precision on a GPU, as the paper. The export is made and compared on the CPU.
-    precision: Precision = "fp16" if made.runs_on == "cuda" else "fp32"
-    detector = cast("Detector", load_predictor(model, device="cpu"))
-    export(detector, path, precision=precision)
-    return Contender(runtime, path, device, made.engine)
+    path = folder / f"{engine}{made.suffix}"
+    export(load(model, device="cpu"), path)
+    return Candidate(engine, path, device, made.engine)
 
 
-def _available(detector: "Detector") -> list[BenchmarkRuntime]:
+def _available_exports(*, is_on_gpu: bool) -> list[BenchmarkEngine]:
+    if is_on_gpu:
+        return []
     return [
-        *detector.runtimes,
-        *(
-            runtime
-            for runtime, made in _EXPORTS.items()
-            if made.runs_on == detector.device.type
-            and all(find_spec(name) is not None for name in made.packages)
-        ),
+        engine
+        for engine, made in _EXPORTS.items()
+        if all(find_spec(name) is not None for name in made.packages)
     ]

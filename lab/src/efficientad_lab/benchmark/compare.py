@@ -16,7 +16,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import Final, Literal
 
 import numpy as np
 
@@ -26,15 +26,17 @@ from efficientad.exports.comparison import relative_difference
 from efficientad.images.rgb import INPUT_SIZE, RGBImage
 from efficientad.inspection.predictor import Predictor
 from efficientad.training.environment import environment
-from efficientad_lab.benchmark.candidates import ANOMALIB, Contender, contenders
+from efficientad_lab.benchmark.candidates import (
+    ANOMALIB,
+    BASELINE,
+    Candidate,
+    candidates,
+)
 from efficientad_lab.benchmark.clock import Timing, consecutive, in_streams, interleaved
 from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.benchmark.costs import NetworkCost, Peak, Precision
 from efficientad_lab.benchmark.peak_memory import peak_memory_mib
-from efficientad_lab.benchmark.report import BenchmarkReport, RuntimeReport
-
-if TYPE_CHECKING:
-    from efficientad_lab.benchmark.baseline import BaselinePredictor
+from efficientad_lab.benchmark.report import BenchmarkReport, EngineReport
 
 _CPU_REPEATS: Final = 50
 _PAPER_REPEATS: Final = 1000
@@ -63,17 +65,17 @@ def benchmark(
         on_stage: Is told what is measured next.
 
     Raises:
-        ConfigError: If a runtime is asked for that this machine does not have, a file
+        ConfigError: If an engine is asked for that this machine does not have, a file
             is given twice, or some would run on the CPU and some on a GPU.
         ModelFileError: If a file cannot be used.
-        MissingDependencyError: If a package of a runtime is not installed.
+        MissingDependencyError: If a package of an engine is not installed.
     """
     config = config or BenchmarkConfig()
     model = Path(model)
     with TemporaryDirectory() as folder:
         on_stage("opening the models")
-        found = contenders(model, [*map(Path, exports)], config, Path(folder))
-        names = [contender.name for contender in found]
+        found = candidates(model, [*map(Path, exports)], config, Path(folder))
+        names = [candidate.name for candidate in found]
         if len(set(names)) < len(names):
             raise ConfigError(
                 "a benchmark compares files of different names, got "
@@ -88,13 +90,13 @@ class _Measurement:
     def __init__(
         self,
         model: Path,
-        found: Sequence[Contender],
+        found: Sequence[Candidate],
         config: BenchmarkConfig,
         on_stage: Callable[[str], None],
     ) -> None:
         self.model, self.found, self.config = model, found, config
         self.on_stage = on_stage
-        self.opened = {contender.name: contender.open() for contender in found}
+        self.opened = {candidate.name: candidate.open() for candidate in found}
         self.has_torch = all(map(find_spec, ("torch", "jaxtyping")))
         self.device = _only_device(self.found, self.opened)
         default = _PAPER_REPEATS if self.device == "cuda" else _CPU_REPEATS
@@ -111,21 +113,21 @@ class _Measurement:
         latencies, limits = self._latencies()
         batches, streams = self._batches(), self._streams()
         cost = self._cost()
-        memory = {contender.name: self._memory(contender) for contender in self.found}
+        memory = {candidate.name: self._memory(candidate) for candidate in self.found}
         return BenchmarkReport(
             model=self.model.name,
             settings=asdict(self.config)
             | {
                 "repeats": self.repeats,
                 "streams": self.n_streams,
-                "anomalib": getattr(self.opened.get(ANOMALIB), "versions", None),
+                "anomalib": self._anomalib_versions(),
             },
             is_on_gpu=self.device == "cuda",
             n_images_of_streams=self.n_streams * self.n_calls,
             results=tuple(
-                RuntimeReport(
+                EngineReport(
                     name=name,
-                    precision=_precision(predictor),
+                    precision=predictor.precision,
                     flops=self._flops(predictor),
                     latency=latencies[name],
                     batch=batches[name],
@@ -178,10 +180,10 @@ class _Measurement:
 
     def _streams(self) -> dict[str, Timing]:
         self.on_stage(f"throughput: {self.n_streams} streams")
-        ready = {contender.name: self._ready(contender) for contender in self.found}
+        ready = {candidate.name: self._ready(candidate) for candidate in self.found}
         work = {
-            name: in_streams(judge, self.n_streams, self.n_calls)
-            for name, judge in self._work(ready, self.images[:1]).items()
+            name: in_streams(predict, self.n_streams, self.n_calls)
+            for name, predict in self._work(ready, self.images[:1]).items()
         }
         if not self.has_torch:
             return self._timed(work, self._fewer_repeats())
@@ -190,27 +192,41 @@ class _Measurement:
         with hardware.shared_threads(self.n_streams):
             return self._timed(work, self._fewer_repeats())
 
-    def _ready(self, contender: Contender) -> Predictor:
+    def _ready(self, candidate: Candidate) -> Predictor:
         """Give it as `predict --streams` would open it."""
-        if contender.is_set_up_for_streams and self.n_streams > 1:
-            return contender.open(n_streams=self.n_streams)
-        return self.opened[contender.name]
+        if candidate.is_set_up_for_streams and self.n_streams > 1:
+            return candidate.open(n_streams=self.n_streams)
+        return self.opened[candidate.name]
+
+    def _anomalib_versions(self) -> dict[str, str] | None:
+        if ANOMALIB not in self.opened:
+            return None
+        from efficientad_lab.benchmark.anomalib_peer import (  # noqa: PLC0415 - torch
+            AnomalibEngine,
+        )
+
+        engine = self.opened[ANOMALIB].engine
+        assert isinstance(engine, AnomalibEngine)
+        return engine.versions
 
     def _cost(self) -> NetworkCost | None:
-        sizes = [getattr(p, "size", None) for p in self.opened.values()]
-        size = next((size for size in sizes if size is not None), None)
-        if size is None or not self.has_torch:
+        if not self.has_torch:
             return None
+        size = next(iter(self.opened.values())).size
         from efficientad_lab.benchmark import (  # noqa: PLC0415 - needs torch
             hardware,
             layer_costs,
         )
+        from efficientad_lab.benchmark.baseline import (  # noqa: PLC0415 - likewise
+            BaselineEngine,
+        )
 
         layers, timings = tuple(layer_costs.layer_costs(size)), None
-        plain = [p for p in self.opened.values() if hasattr(p, "networks")]
-        if self.config.layers and plain:
+        plain = self.opened.get(BASELINE)
+        if self.config.layers and plain is not None:
             self.on_stage("time of every layer of the plain networks")
-            networks = cast("BaselinePredictor", plain[0]).networks
+            assert isinstance(plain.engine, BaselineEngine)
+            networks = plain.engine.networks
             repeats = min(self.repeats, _LAYER_REPEATS)
             wait = hardware.wait_for(self.device)
             found = layer_costs.layer_timings(networks, repeats, wait=wait)
@@ -218,19 +234,20 @@ class _Measurement:
         return NetworkCost(size, layers, timings)
 
     def _flops(self, predictor: Predictor) -> float | None:
-        size = getattr(predictor, "size", None)
-        if size is None or not self.has_torch:
+        if not self.has_torch:
             return None
         from efficientad_lab.benchmark import layer_costs  # noqa: PLC0415 - needs torch
 
-        return NetworkCost(size, tuple(layer_costs.layer_costs(size))).flops
+        return NetworkCost(
+            predictor.size, tuple(layer_costs.layer_costs(predictor.size))
+        ).flops
 
-    def _memory(self, contender: Contender) -> dict[str, float] | None:
+    def _memory(self, candidate: Candidate) -> dict[str, float] | None:
         if not self.config.memory:
             return None
-        self.on_stage(f"peak memory: {contender.name}")
+        self.on_stage(f"peak memory: {candidate.name}")
         try:
-            return peak_memory_mib(contender, self.config.batch_size)
+            return peak_memory_mib(candidate, self.config.batch_size)
         except ModelFileError as error:  # what was timed before is kept
             self.on_stage(f"not known: {error}")
             return None
@@ -238,7 +255,7 @@ class _Measurement:
     @staticmethod
     def _work(predictors: Mapping[str, Predictor], images: Sequence[RGBImage]) -> Work:
         return {
-            name: partial(_judge, predictor, images)
+            name: partial(_predict, predictor, images)
             for name, predictor in predictors.items()
         }
 
@@ -255,7 +272,7 @@ class _Measurement:
 
 
 def _only_device(
-    found: Sequence[Contender], opened: Mapping[str, Predictor]
+    found: Sequence[Candidate], opened: Mapping[str, Predictor]
 ) -> Literal["cpu", "cuda"]:
     """Give where all of them run.
 
@@ -263,10 +280,8 @@ def _only_device(
         ConfigError: If they do not run on the same; protocol and limit are of one.
     """
     names: dict[str, list[str]] = {"cpu": [], "cuda": []}
-    for contender in found:
-        device = getattr(opened[contender.name], "device", None)
-        is_on_gpu = contender.is_for_tensorrt or getattr(device, "type", "") == "cuda"
-        names["cuda" if is_on_gpu else "cpu"].append(contender.name)
+    for candidate in found:
+        names[opened[candidate.name].engine.device].append(candidate.name)
     if names["cpu"] and names["cuda"]:
         raise ConfigError(
             f"a benchmark measures one device, got {', '.join(names['cpu'])} on the "
@@ -276,14 +291,7 @@ def _only_device(
     return "cuda" if names["cuda"] else "cpu"
 
 
-def _precision(predictor: Predictor) -> Precision:
-    if getattr(predictor, "runtime", None) == "native_bf16":
-        return "bf16"
-    precision: Precision = getattr(predictor, "precision", "fp32")
-    return precision
-
-
-def _judge(predictor: Predictor, images: Sequence[RGBImage]) -> None:
-    """Judge until the combined maps are drawn, which a prediction leaves for later."""
+def _predict(predictor: Predictor, images: Sequence[RGBImage]) -> None:
+    """Predict and draw the combined maps, which a prediction leaves for later."""
     for prediction in predictor.predict_batch(images):
         _ = prediction.anomaly_map

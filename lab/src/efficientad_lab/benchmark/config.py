@@ -4,33 +4,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from efficientad.engines.engine import Device
 from efficientad.errors import ConfigError
-from efficientad.training.config import Device
 
-BenchmarkRuntime = Literal[
-    "native", "native_bf16", "pytorch", "onnx", "openvino", "tensorrt"
-]
-"""What a `.ead` file can be run by; the last three run exports made for the occasion,
-`tensorrt` on CUDA."""
+BenchmarkEngine = Literal["native", "native_bf16", "pytorch", "onnx", "openvino"]
+"""Engines of a `.ead` file; the last two run exports made for the benchmark."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkConfig:
     """How speed and memory are measured. `None` means: as suits the device."""
 
-    runtimes: tuple[BenchmarkRuntime, ...] | None = None
-    """What runs a .ead file. None: all that are installed."""
+    engines: tuple[BenchmarkEngine, ...] | None = None
+    """Engines that run a .ead file. None: all that are installed."""
 
     anomalib: Path | None = None
     """The Python of an environment that has anomalib, whose EfficientAd is then
     measured with the weights of the .ead file."""
 
     device: Device = "auto"
-    """Where the networks run. For a .ead file `auto` takes CUDA where there is one; an
-    exported .onnx file is run by TensorRT where `cuda` is asked for."""
+    """Device of the networks. `auto` takes CUDA where there is one."""
 
     repeats: int | None = None
-    """Timed predictions of each runtime, at least 1. None: 50 on a CPU, in turn with
+    """Timed predictions of each engine, at least 1. None: 50 on a CPU, in turn with
     the others; the paper's 1000 on a GPU, after as many to warm up."""
 
     batch_size: int = 16
@@ -43,7 +39,7 @@ class BenchmarkConfig:
     """Whether every layer of the plain networks is timed."""
 
     memory: bool = True
-    """Whether peak memory is measured, in a process of its own for each runtime."""
+    """Whether peak memory is measured, in a process of its own for each engine."""
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""
@@ -51,7 +47,7 @@ class BenchmarkConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.runtimes is not None and not self.runtimes:
+        if self.engines is not None and not self.engines:
             raise ConfigError(
-                "runtimes needs at least one name, got none; leave it out for all"
+                "engines needs at least one name, got none; leave it out for all"
             )

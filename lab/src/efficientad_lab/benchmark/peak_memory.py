@@ -18,15 +18,15 @@ import numpy as np
 import efficientad
 from efficientad.errors import ModelFileError
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad_lab.benchmark.candidates import Contender
+from efficientad_lab.benchmark.candidates import Candidate
 from efficientad_lab.benchmark.memory import own_peak_mib
 
 
-def peak_memory_mib(contender: Contender, batch_size: int) -> dict[str, float]:
-    """Measure the peak memory of one contender, MiB.
+def peak_memory_mib(candidate: Candidate, batch_size: int) -> dict[str, float]:
+    """Measure the peak memory of one candidate, MiB.
 
     Args:
-        contender: What to open.
+        candidate: What to open.
         batch_size: Images of one call.
 
     Returns:
@@ -36,7 +36,7 @@ def peak_memory_mib(contender: Contender, batch_size: int) -> dict[str, float]:
     Raises:
         ModelFileError: If the process fails.
     """
-    given = json.dumps(asdict(contender), default=str)  # paths
+    given = json.dumps(asdict(candidate), default=str)  # paths
     source = str(Path(efficientad.__file__).resolve().parents[1])
     inherited = os.environ.get("PYTHONPATH")
     paths = os.pathsep.join([source, inherited] if inherited else [source])
@@ -50,7 +50,7 @@ def peak_memory_mib(contender: Contender, batch_size: int) -> dict[str, float]:
     if finished.returncode != 0:
         last = (finished.stderr.strip() or "no message").splitlines()[-1]
         raise ModelFileError(
-            f"the peak memory of {contender.name} needed a process of its own, which "
+            f"the peak memory of {candidate.name} needed a process of its own, which "
             f"ended with code {finished.returncode} ({last}); leave it out with "
             "--no-memory"
         )
@@ -58,12 +58,19 @@ def peak_memory_mib(contender: Contender, batch_size: int) -> dict[str, float]:
     return measured
 
 
-def measured_here(contender: Contender, batch_size: int) -> dict[str, float]:
+def measured_here(candidate: Candidate, batch_size: int) -> dict[str, float]:
     """Open and use it in this process; give what `peak_memory_mib` does."""
-    predictor = contender.open()
+    predictor = candidate.open()
     # anomalib works in a process of its own, whose memory is what counts.
-    of_other = getattr(predictor, "peak_mib", None)
-    peak_mib = of_other or own_peak_mib
+    if candidate.anomalib is not None:
+        from efficientad_lab.benchmark.anomalib_peer import (  # noqa: PLC0415 - torch
+            AnomalibEngine,
+        )
+
+        assert isinstance(predictor.engine, AnomalibEngine)
+        peak_mib = predictor.engine.peak_mib
+    else:
+        peak_mib = own_peak_mib
     found = {"opened": peak_mib()}
     image = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     predictor.predict(image)
@@ -71,7 +78,7 @@ def measured_here(contender: Contender, batch_size: int) -> dict[str, float]:
     predictor.predict_batch([image] * batch_size)
     found["batch"] = peak_mib()
     torch = sys.modules.get("torch")
-    if of_other is None and torch is not None and torch.cuda.is_initialized():
+    if torch is not None and torch.cuda.is_initialized():
         found["gpu_reserved"] = torch.cuda.max_memory_reserved() / 2**20
     return found
 
@@ -80,5 +87,5 @@ if __name__ == "__main__":
     _given, _n = sys.argv[1:]
     _fields = json.loads(_given)
     _paths = {k: Path(_fields[k]) for k in ("path", "anomalib") if _fields[k]}
-    _contender = Contender(**_fields | _paths)
-    print(json.dumps(measured_here(_contender, int(_n))))  # noqa: T201 - the result
+    _candidate = Candidate(**_fields | _paths)
+    print(json.dumps(measured_here(_candidate, int(_n))))  # noqa: T201 - the result

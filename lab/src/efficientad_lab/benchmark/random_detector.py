@@ -2,8 +2,11 @@
 
 import torch
 
-from efficientad.method.decision import Calibration, MapQuantiles
+from efficientad.inspection.opening import DetectorEngine, detector_engine
+from efficientad.inspection.predictor import Predictor
+from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.maps import MapScale
 from efficientad.method.networks import (
     DESCRIPTOR_CHANNELS,
     Autoencoder,
@@ -35,8 +38,13 @@ def random_detector(
     ).requires_grad_(requires_grad=False)
 
 
-def calibrated(detector: Detector) -> Detector:
-    """Return the detector after setting a calibration of round numbers."""
-    quantiles = MapQuantiles(0.5, 1.0)
-    detector.calibration = Calibration(quantiles, quantiles, (0.1,))
-    return detector
+def calibrated(detector: Detector, engine: DetectorEngine = "auto") -> Predictor:
+    """Return a predictor of the detector with a calibration of round numbers."""
+    scales = dict.fromkeys(("local", "global"), MapScale(0.5, 1.0))
+    return Predictor(
+        engine=detector_engine(detector, engine),
+        calibration=Calibration(scales, (0.1,)),
+        provenance={"training_images": {}},
+        size=detector.size,
+        detector=detector,
+    )

@@ -16,8 +16,8 @@ _LEAST_SHARE: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeReport:
-    """What was measured of one contender."""
+class EngineReport:
+    """What was measured of one candidate."""
 
     name: str
     precision: Precision
@@ -32,13 +32,13 @@ class RuntimeReport:
     peak_memory_mib: Mapping[str, float] | None
     """As `deployment.memory` gives it. None: not measured."""
     largest_difference: float
-    """Of any value of the combined map from the first contender's, relative to the
+    """Of any value of the combined map from the first candidate's, relative to the
     largest value, or to 0.1 if that is more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkReport:
-    """All contenders, the first being what the others are compared with."""
+    """All candidates, the first being what the others are compared with."""
 
     model: str
     """Name of the file."""
@@ -46,7 +46,7 @@ class BenchmarkReport:
     is_on_gpu: bool
     n_images_of_streams: int
     """Of all streams together, each time."""
-    results: tuple[RuntimeReport, ...]
+    results: tuple[EngineReport, ...]
     limits: Mapping[Precision, Peak]
     """What the machine can do; empty where PyTorch is not installed."""
     cost: NetworkCost | None
@@ -97,7 +97,7 @@ class BenchmarkReport:
         return "\n\n".join(part for part in parts if part)
 
     def table(self) -> str:
-        """Compare the contenders; `times` is how much sooner than the first."""
+        """Compare the candidates; `times` is how much sooner than the first."""
         n, n_streams = self.settings["batch_size"], self.settings["streams"]
         memory_of = "GPU MiB" if self.is_on_gpu else "peak MiB"
         rows = [
@@ -162,7 +162,7 @@ class BenchmarkReport:
             for precision, peak in self.limits.items()
         ]
 
-    def _measured(self, result: RuntimeReport) -> dict[str, Any]:
+    def _measured(self, result: EngineReport) -> dict[str, Any]:
         median = result.latency.median
         limit = self.limits.get(result.precision)
         flops = None if result.flops is None else result.flops / (median / 1000)

@@ -10,8 +10,8 @@ from efficientad.datasets import Sample, read_defect_mask
 from efficientad.errors import ResultError
 from efficientad.images.heatmaps import color_scale, heatmap, outline, resize_mask
 from efficientad.images.rgb import INPUT_SIZE, Mask, read_image, resize_image
+from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Prediction
-from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
@@ -113,7 +113,11 @@ def local_and_global_maps(material: Material) -> "Figure":
         sample = defects[int(rng.integers(len(defects)))]
         picture, mask, prediction = _judged(detector, sample)
         low, high = color_scale(prediction.threshold)
-        maps = (prediction.local_map, prediction.global_map, prediction.anomaly_map)
+        maps = (
+            prediction.map("local"),
+            prediction.map("global"),
+            prediction.anomaly_map,
+        )
         drawn = [heatmap(each, low=low, high=high) for each in maps]
         shown = picture if mask is None else outline(picture, mask)
         rows.append((f"{run['category']}, {name}", [shown, *drawn]))
@@ -149,7 +153,7 @@ def _drawn(material: Material, run: Run, rng: np.random.Generator) -> list[Sampl
 
 
 def _judged(
-    detector: Detector, sample: Sample
+    detector: Predictor, sample: Sample
 ) -> tuple[Picture, Mask | None, Prediction]:
     """Judge an image, and give it with mask and maps at a size fit for print."""
     image = read_image(sample.path)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from efficientad.datasets import NORMAL, Sample
 from efficientad.errors import ResultError
-from efficientad.method.detector import Detector
-from efficientad.model_files.detector_file import load
+from efficientad.inspection.opening import load
+from efficientad.inspection.predictor import Predictor
 from efficientad_lab.figures.config import FigureConfig
 from efficientad_lab.studies.evaluated_samples import read_samples
 from efficientad_lab.studies.jobs import MODEL_FILE
@@ -66,7 +66,7 @@ class Material:
         """Give the folder of a run's training."""
         return self.work / str(run["training"])
 
-    def detector(self, run: Run) -> Detector:
+    def detector(self, run: Run) -> Predictor:
         """Read the detector of a run, for the CPU.
 
         Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from efficientad.datasets import Category
-from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
+from efficientad.method.maps import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.training.config import ModelSize, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.quick import QuickRecipe

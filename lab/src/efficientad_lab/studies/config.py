@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from efficientad.engines.engine import Device
 from efficientad.errors import ConfigError
-from efficientad.training.config import Device, ModelSize, Preset, TrainConfig
+from efficientad.training.config import ModelSize, Preset, TrainConfig
 
 PaperTable = Literal[3, 4, 5]
 

@@ -17,13 +17,17 @@ from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.evaluation.results import Evaluation
-from efficientad.method.decision import HIGH_QUANTILE, LOW_QUANTILE
-from efficientad.method.detector import Detector
-from efficientad.method.maps import map_mean_and_deviation, map_quantiles
-from efficientad.model_files import detector_file as model_file
+from efficientad.inspection.opening import load
+from efficientad.inspection.predictor import Predictor
+from efficientad.method.maps import (
+    HIGH_QUANTILE,
+    LOW_QUANTILE,
+    fit_mean_and_deviation,
+    fit_quantiles,
+)
 from efficientad.model_files.teachers import teacher_hash
 from efficientad.storage import require_writable
-from efficientad.training.calibration import calibrate
+from efficientad.training.calibration import Fit, fit_calibration
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.environment import environment
 from efficientad.training.interruption import held_back_interrupt
@@ -31,13 +35,13 @@ from efficientad.training.normal_images import NormalImages, training_and_valida
 from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import train
 from efficientad_lab.benchmark.memory import own_peak_mib
+from efficientad_lab.studies.cached_maps import CachingEngine
 from efficientad_lab.studies.evaluated_samples import (
     annotations_fingerprint,
     fingerprint,
     write_samples,
 )
 from efficientad_lab.studies.hard_masks import HardMaskRecorder
-from efficientad_lab.studies.kept_maps import KeptMaps
 from efficientad_lab.studies.records import (
     FAILURE,
     Run,
@@ -189,12 +193,12 @@ def do(job: Job, place: Place) -> Exception | None:
     require_writable(place.results / file_name(job.identity(left[0])))
     folder = place.work / job.name
     try:
-        detector, timings = _trained(job, folder)
-        judge = KeptMaps(detector)
+        predictor, timings = _trained(job, folder)
+        predictor = replace(predictor, engine=CachingEngine(predictor.engine))
         # First with the calibration of the training, and a latency of the networks.
         left.sort(key=lambda judging: judging.normalization != QUANTILES)
         while left:
-            measured = _judged(job, left[0], judge, folder)
+            measured = _judged(job, left[0], predictor, folder)
             measured["seconds"] = timings | measured["seconds"]
             _record(job, left[0], measured, place)
             del left[0]
@@ -210,7 +214,7 @@ def do(job: Job, place: Place) -> Exception | None:
     return None
 
 
-def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
+def _trained(job: Job, folder: Path) -> tuple[Predictor, dict[str, float]]:
     """Give the detector of a job, trained now or by a process that was killed."""
     require_usable(job.category)
     path = folder / MODEL_FILE
@@ -220,7 +224,7 @@ def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
         return kept, {"train": kept.provenance["training_seconds"]}
     started = time.monotonic()
     config = replace(job.config, resume=True)
-    detector = train(
+    predictor = train(
         job.category,
         config,
         output=path,
@@ -230,17 +234,17 @@ def _trained(job: Job, folder: Path) -> tuple[Detector, dict[str, float]]:
     )
     # The steps' time goes on where a resumed training left off.
     seconds = {
-        "train": detector.provenance["training_seconds"],
+        "train": predictor.provenance["training_seconds"],
         "this_process": round(time.monotonic() - started, 1),
     }
-    return detector, seconds
+    return predictor, seconds
 
 
-def _kept_detector(job: Job, path: Path) -> Detector | None:
+def _kept_detector(job: Job, path: Path) -> Predictor | None:
     if not path.exists():
         return None
-    detector = model_file.load(path, device=job.config.device)
-    made = detector.provenance
+    predictor = load(path, device=job.config.device)
+    made = predictor.provenance
     teacher = teacher_hash(job.config.size, job.config.teacher)
     training, held_out = _split(job)
     if (
@@ -254,7 +258,7 @@ def _kept_detector(job: Job, path: Path) -> Detector | None:
             f"{path} is a detector of other settings or images; remove it, or give "
             "another output"
         )
-    return detector
+    return predictor
 
 
 def _split(job: Job) -> tuple[NormalImages, NormalImages]:
@@ -269,15 +273,15 @@ def _split(job: Job) -> tuple[NormalImages, NormalImages]:
 
 
 def _judged(
-    job: Job, judging: Judging, judge: KeptMaps, folder: Path
+    job: Job, judging: Judging, predictor: Predictor, folder: Path
 ) -> dict[str, Any]:
     """Evaluate once; the main judging of a job also writes its report."""
     is_main = judging.normalization == QUANTILES
     if not is_main:
-        _normalize(job, judging.normalization, judge)
+        predictor = _normalized(job, judging.normalization, predictor)
     started = time.monotonic()
     category = job.category
-    evaluation = evaluate(judge, category, output=folder if is_main else None)
+    evaluation = evaluate(predictor, category, output=folder if is_main else None)
     memory = own_peak_mib()
     measured = _measured(evaluation)
     if not is_main:
@@ -291,21 +295,24 @@ def _judged(
     }
 
 
-def _normalize(job: Job, normalization: Normalization, judge: KeptMaps) -> None:
-    """Calibrate anew on the images that were held out from the training."""
+def _normalized(
+    job: Job, normalization: Normalization, predictor: Predictor
+) -> Predictor:
+    """Return it calibrated anew on the images held out from the training."""
     _, held_out = _split(job)
     low, high = normalization.low, normalization.high
-    fit = map_mean_and_deviation
+    fit: Fit = fit_mean_and_deviation
     if low is not None and high is not None:
-        fit = partial(map_quantiles, low=low, high=high)
-    judge.detector.calibration = calibrate(
-        judge,
+        fit = partial(fit_quantiles, low=low, high=high)
+    calibration = fit_calibration(
+        predictor.engine,
         held_out.pixels,
         false_alarm_budget=job.config.false_alarm_budget,
         fit=fit,
         divides_by_level=isinstance(job.recipe, QuickRecipe)
         and job.recipe.divides_by_level,
     )
+    return replace(predictor, calibration=calibration)
 
 
 def _measured(evaluation: Evaluation) -> dict[str, Any]:

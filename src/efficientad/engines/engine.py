@@ -1,0 +1,72 @@
+"""The contract of engines: pixels in, named raw grids out.
+
+An engine knows nothing of thresholds, masks, files or sizes of pictures. Everything
+behind the grids (calibration, regions, decision) is one Python text for all engines.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientad.errors import ConfigError
+
+Pixels = NDArray[np.uint8]
+"""RGB images of the networks' size: (n, 256, 256, 3)."""
+
+EngineName = Literal["native", "native_bf16", "pytorch", "onnxruntime", "openvino"]
+"""`native` and `pytorch` run detector files, the others exported ones. `native_bf16`
+computes the 1 x 1 convolutions of the medium size in bf16."""
+
+Device = Literal["auto", "cpu", "cuda"]
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+NO_VALUES: Final[Mapping[str, NDArray[np.float32]]] = {}
+
+
+class EngineOutput(NamedTuple):
+    """What an engine computes for a batch."""
+
+    grids: Mapping[str, NDArray[np.float32]]
+    """Raw maps by name, (n, rows, columns)."""
+    values: Mapping[str, NDArray[np.float32]] = NO_VALUES
+    """Image-level values by name, (n, length)."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Computes raw grids of pixels."""
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the largest part of the work."""
+        ...
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Device that the engine runs on."""
+        ...
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether several threads may call `run` at the same time."""
+        ...
+
+    def run(self, pixels: Pixels) -> EngineOutput:
+        """Compute the raw grids of a batch, (n, 256, 256, 3), n at least 1."""
+        ...
+
+
+def require_counts(*, n_threads: int | None = None, n_streams: int = 1) -> None:
+    """Reject numbers of threads or streams that nothing could run with.
+
+    Raises:
+        ConfigError: If one is below 1.
+    """
+    for count, what in ((n_threads, "thread"), (n_streams, "stream")):
+        if count is not None and count < 1:
+            raise ConfigError(
+                f"an engine needs at least 1 {what}, got {count}; give 1 or more"
+            )

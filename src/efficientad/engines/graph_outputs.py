@@ -1,0 +1,49 @@
+"""Names of the inputs and outputs of exported graphs, and how engines read them.
+
+Graphs of export format 3 give raw grids, which the calibration in Python then scales.
+Graphs of format 2 have normalized grids only; their raw grids are lost.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from efficientad.errors import ModelFileError
+
+INPUT: Final = "images"
+SCORE_OUTPUT: Final = "image_score"
+RAW_OUTPUTS: Final[Mapping[str, str]] = {
+    "local": "local_raw_grid",
+    "global": "global_raw_grid",
+}
+"""(batch, 56, 56), before map normalization, by the name of the map."""
+GRID_OUTPUTS: Final[Mapping[str, str]] = {
+    "local": "local_grid",
+    "global": "global_grid",
+}
+"""(batch, 56, 56), normalized, by the name of the map."""
+MAP_OUTPUTS: Final = ("combined_map", "local_map", "global_map")
+"""(batch, height, width), at the images' own size. For callers of the graph in other
+languages; this package draws maps from the grids when they are needed."""
+WHOLE: Final = (
+    SCORE_OUTPUT,
+    *RAW_OUTPUTS.values(),
+    *GRID_OUTPUTS.values(),
+    *MAP_OUTPUTS,
+)
+"""All outputs of a graph of format 3."""
+
+
+def require_utf8(path: Path) -> None:
+    """Reject a name that no engine can open.
+
+    Raises:
+        ModelFileError: If it is no UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ModelFileError(
+            f"{path} has a name that is no UTF-8, which engines cannot open; rename or "
+            "move it"
+        ) from error

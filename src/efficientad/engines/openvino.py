@@ -1,0 +1,108 @@
+"""OpenVINO on the CPU. No torch."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientad.engines.engine import EngineOutput, Pixels, Precision
+from efficientad.engines.graph_outputs import INPUT, RAW_OUTPUTS
+from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+
+
+class OpenVinoEngine:
+    """Runs an exported .xml file with its .bin, or an .onnx file.
+
+    Args:
+        path: The .xml or .onnx file.
+        outputs: Names of the graph's outputs by the names of the maps.
+        precision: bf16 lets the processor compute in bfloat16. All others compute in
+            float32 and, where the graph says so, in 8 bits.
+        n_threads: Threads of all runs together. None: OpenVINO's own choice.
+        n_streams: Runs at the same time.
+        more_outputs: Names of further outputs that `outputs` shall return.
+
+    Raises:
+        ModelFileError: If the engine cannot read the file.
+        ConfigError: If the processor lacks what the precision needs.
+        MissingDependencyError: If openvino is not installed.
+    """
+
+    is_concurrent = True
+    device: Literal["cpu"] = "cpu"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        outputs: Mapping[str, str] = RAW_OUTPUTS,
+        precision: Precision = "fp32",
+        n_threads: int | None = None,
+        n_streams: int = 1,
+        more_outputs: Iterable[str] = (),
+    ) -> None:
+        try:
+            import openvino  # noqa: PLC0415 - only this engine needs it
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"{path} needs openvino, which is not installed; "
+                "run: pip install 'efficientad[openvino]'"
+            ) from error
+        core = openvino.Core()
+        if precision == "bf16":
+            require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        settings: dict[str, Any] = {
+            # Else a processor with bfloat16 would take that for everything.
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "NUM_STREAMS": str(n_streams),
+        }
+        if n_threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = n_threads
+            # Else two processes of one thread each might be tied to the same core.
+            settings["ENABLE_CPU_PINNING"] = False
+        self.precision, self._outputs = precision, dict(outputs)
+        self._names = list(dict.fromkeys([*outputs.values(), *more_outputs]))
+        try:
+            model = core.read_model(path)
+            results = [model.output(name) for name in self._names]
+            wanted = openvino.Model(results, model.get_parameters(), "grids")
+            self._compiled = core.compile_model(wanted, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"{path} is not a model OpenVINO can read; export it again"
+            ) from error
+        self._requests = threading.local()
+
+    def run(self, pixels: Pixels) -> EngineOutput:
+        """Compute the grids of images of one size, (batch, height, width, 3)."""
+        found = self.outputs(pixels, self._outputs.values())
+        return EngineOutput({k: found[name] for k, name in self._outputs.items()})
+
+    def outputs(
+        self, pixels: Pixels, names: Iterable[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return outputs of the graph by their names."""
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        found = self._requests.own.infer({INPUT: pixels})
+        # The request writes its next outputs to the same place.
+        return {name: np.array(found[self._names.index(name)]) for name in names}
+
+
+def require_bf16(capabilities: list[str]) -> None:
+    """Reject a processor without bfloat16.
+
+    Args:
+        capabilities: OpenVINO's list of what the processor is good at.
+
+    Raises:
+        ConfigError: If bfloat16 is not in it.
+    """
+    if "BF16" not in capabilities:
+        raise ConfigError(
+            "precision bf16 needs a processor with AVX512_BF16 or AMX, this one has "
+            f"{', '.join(capabilities)}; use fp32, fp16 or int8"
+        )

@@ -1,0 +1,35 @@
+"""The networks by PyTorch, on the CPU or on CUDA."""
+
+from typing import Literal
+
+import torch
+
+from efficientad.engines.engine import EngineOutput, Pixels, Precision
+from efficientad.method.detector import Detector
+from efficientad.method.inputs import normalize_images
+
+
+class PyTorchEngine:
+    """Runs a detector's networks as they are, on their device.
+
+    Args:
+        detector: Networks, put into evaluation mode.
+    """
+
+    is_concurrent = False
+    precision: Precision = "fp32"
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector.eval()
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Device of the networks."""
+        return "cuda" if self._detector.device.type == "cuda" else "cpu"
+
+    @torch.inference_mode()
+    def run(self, pixels: Pixels) -> EngineOutput:
+        """Compute the raw maps of a batch, (n, 256, 256, 3)."""
+        images = torch.from_numpy(pixels).to(self._detector.device)
+        maps = self._detector.raw_maps(normalize_images(images))
+        return EngineOutput({k: v.float().cpu().numpy() for k, v in maps.items()})
