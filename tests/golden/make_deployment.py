@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from efficientad.engines.names import DetectorEngine
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
-from efficientad.inspection.opening import DetectorEngine, detector_engine
+from efficientad.inspection.opening import detector_engine
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector

@@ -37,7 +37,10 @@ TORCH_FREE = [
         for folder in ("inspection", "exports")
         for path in sorted((PACKAGE / folder).glob("[!_]*.py"))
     ),
+    "efficientad.training.calibration",
+    "efficientad.engines.engine",
     "efficientad.engines.graph_outputs",
+    "efficientad.engines.names",
     "efficientad.engines.onnxruntime",
     "efficientad.engines.openvino",
     "efficientad.model_files.export_metadata",

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from efficientad.engines.engine import Device
-from efficientad.inspection.opening import EngineChoice
+from efficientad.engines.names import Device, EngineChoice
 
 OK: Final = 0
 SOME_FAILED: Final = 1

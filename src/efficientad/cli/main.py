@@ -20,7 +20,7 @@ from efficientad.cli.inspection import evaluate, export, predict, threshold
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import bound
 from efficientad.distillation.config import DistillConfig
-from efficientad.engines.engine import Device
+from efficientad.engines.names import Device
 from efficientad.errors import (
     TRAIN_EXTRA,
     ConfigError,

@@ -15,12 +15,6 @@ from efficientad.errors import ConfigError
 Pixels = NDArray[np.uint8]
 """RGB images of the networks' size: (n, 256, 256, 3)."""
 
-EngineName = Literal["native", "native_bf16", "pytorch", "onnxruntime", "openvino"]
-"""`native` and `pytorch` run detector files, the others exported ones. `native_bf16`
-computes the 1 x 1 convolutions of the medium size in bf16."""
-
-Device = Literal["auto", "cpu", "cuda"]
-
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 NO_VALUES: Final[Mapping[str, NDArray[np.float32]]] = {}

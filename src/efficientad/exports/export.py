@@ -18,7 +18,6 @@ from efficientad.datasets import open_category
 from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.openvino import require_bf16
-from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import ConfigError, MissingDependencyError
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.comparison import (
@@ -138,6 +137,8 @@ def export(
         ModelFileError: If the name is no UTF-8.
         StorageError: If the file cannot be written; what stood there stays.
     """
+    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
+
     target = Path(output)
     detector = _require_possible(predictor, target, precision)
     if verify is not None:

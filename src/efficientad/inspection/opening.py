@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from efficientad.cores import usable_cores
-from efficientad.engines.engine import Device, Engine, EngineName, require_counts
+from efficientad.engines.engine import Engine, require_counts
 from efficientad.engines.graph_outputs import require_utf8
+from efficientad.engines.names import DetectorEngine, Device, EngineChoice
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files import export_metadata
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 DETECTOR_SUFFIX: Final = ".ead"
 EXPORT_SUFFIXES: Final = (ONNX_SUFFIX, OPENVINO_SUFFIX)
 _SUFFIXES: Final = (DETECTOR_SUFFIX, *EXPORT_SUFFIXES)
-
-DetectorEngine = Literal["auto", "native", "native_bf16", "pytorch"]
-EngineChoice = Literal["auto", EngineName]
 
 
 def load(

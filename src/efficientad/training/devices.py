@@ -2,7 +2,7 @@
 
 import torch
 
-from efficientad.engines.engine import Device
+from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
 
 

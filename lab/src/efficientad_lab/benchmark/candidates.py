@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from efficientad.engines.engine import Device
+from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import ConfigError
 from efficientad.inspection.opening import (
     DETECTOR_SUFFIX,
     EXPORT_SUFFIXES,
-    EngineChoice,
     load,
 )
 from efficientad.inspection.predictor import Predictor

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from efficientad.engines.engine import Device
+from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
 
 BenchmarkEngine = Literal["native", "native_bf16", "pytorch", "onnx", "openvino"]

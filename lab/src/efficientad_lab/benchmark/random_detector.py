@@ -2,7 +2,8 @@
 
 import torch
 
-from efficientad.inspection.opening import DetectorEngine, detector_engine
+from efficientad.engines.names import DetectorEngine
+from efficientad.inspection.opening import detector_engine
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector

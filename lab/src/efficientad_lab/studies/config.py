@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from efficientad.engines.engine import Device
+from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
 from efficientad.training.config import ModelSize, Preset, TrainConfig
 

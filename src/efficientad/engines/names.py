@@ -1,0 +1,13 @@
+"""Names of engines and devices, as options take them. Nothing heavy is loaded."""
+
+from typing import Literal
+
+EngineName = Literal["native", "native_bf16", "pytorch", "onnxruntime", "openvino"]
+"""`native` and `pytorch` run detector files, the others exported ones. `native_bf16`
+computes the 1 x 1 convolutions of the medium size in bf16."""
+
+EngineChoice = Literal["auto", EngineName]
+
+DetectorEngine = Literal["auto", "native", "native_bf16", "pytorch"]
+
+Device = Literal["auto", "cpu", "cuda"]
