@@ -2,10 +2,9 @@
 
 import numpy as np
 import onnx
-from efficientad.engines.graph_outputs import GRID_OUTPUTS, INPUT
 from onnx import TensorProto, helper, numpy_helper
 
-from efficientad.exports.graph import RAW_GRIDS
+from efficientad.engines.graph_outputs import GRID_OUTPUTS, INPUT, RAW_OUTPUTS
 from efficientad.exports.inner_values import inner_values
 
 
@@ -28,9 +27,9 @@ def small_model(first, second) -> onnx.ModelProto:
 def model_of(nodes, weights) -> onnx.ModelProto:
     """End the nodes with both maps of their last result."""
     last, nodes = nodes[-1].output[0], list(nodes)
-    for raw, grid in zip(RAW_GRIDS, GRID_OUTPUTS, strict=True):
+    for name, raw in RAW_OUTPUTS.items():
         nodes.append(helper.make_node("Squeeze", [last, "axis"], [raw]))
-        nodes.append(helper.make_node("Identity", [raw], [grid]))
+        nodes.append(helper.make_node("Identity", [raw], [GRID_OUTPUTS[name]]))
     constants = [
         numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()
     ]
@@ -39,7 +38,7 @@ def model_of(nodes, weights) -> onnx.ModelProto:
     given = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [*shape, 3])
     maps = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name in GRID_OUTPUTS
+        for name in GRID_OUTPUTS.values()
     ]
     graph = helper.make_graph(nodes, "small", [given], maps, constants)
     opset = helper.make_opsetid("", 18)
@@ -77,7 +76,8 @@ def pooled_and_joined_model() -> onnx.ModelProto:
     return model_of(nodes, weights)
 
 
-def maps_of(model, images):
-    """Both normalized maps of each image, (images, 2, height, width)."""
-    values = inner_values(model, GRID_OUTPUTS, images)
-    return np.array([[of_image[name] for name in GRID_OUTPUTS] for of_image in values])
+def maps_of(model, images, outputs=GRID_OUTPUTS):
+    """Return both maps of each image, (images, 2, height, width); else normalized."""
+    names = list(outputs.values())
+    values = inner_values(model, names, images)
+    return np.array([[of_image[name] for name in names] for of_image in values])

@@ -85,7 +85,7 @@ def rounded_graph(
 
 
 def without(model: "onnx.ModelProto", noise: Mapping[str, float]) -> "onnx.ModelProto":
-    """Subtract a number from each of some values before anything reads them.
+    """Subtract a number from each of some values, which may be outputs of the graph.
 
     A share of what there was stays: a raw map is positive, and one cell of it near zero
     would decide the level that the whole map is divided by.
@@ -112,15 +112,16 @@ def without(model: "onnx.ModelProto", noise: Mapping[str, float]) -> "onnx.Model
 
     for node in model.graph.node:
         found.graph.node.append(node)
-        inputs = [f"{k}_without_noise" if k in noise else k for k in node.input]
-        found.graph.node[-1].input[:] = inputs
         name = node.output[0]
         if name in noise:
+            noisy = f"{name}_noisy"
+            last = found.graph.node[-1]
+            last.name = last.output[0] = noisy
             amount = constant(noise[name], f"{name}_noise")
             share = constant(_LEAST_SHARE, f"{name}_least_share")
-            rest = op("Sub", name, amount, f"{name}_rest")
-            least = op("Mul", name, share, f"{name}_least")
-            op("Max", rest, least, f"{name}_without_noise")
+            rest = op("Sub", noisy, amount, f"{name}_rest")
+            least = op("Mul", noisy, share, f"{name}_least")
+            op("Max", rest, least, name)
     return found
 
 
