@@ -1,6 +1,5 @@
 """The calibration as an entry of model files, of detectors and of exports."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -16,11 +15,14 @@ def calibration_entry(calibration: Calibration) -> dict[str, Any]:
     return asdict(calibration)
 
 
-def read_calibration(entry: Mapping[str, Any]) -> Calibration:
+def read_calibration(entry: Any) -> Calibration:
     """Return the calibration of an entry.
 
+    Args:
+        entry: What JSON holds, not checked yet.
+
     Raises:
-        KeyError, TypeError, ConfigError: If the entry is incomplete or wrong.
+        KeyError, TypeError, ValueError: If the entry is incomplete or wrong.
     """
     if "scales" in entry:
         scales = dict(entry["scales"])

@@ -69,7 +69,7 @@ def read_detector(path: Path) -> DetectorFile:
             f"{path} does not hold the weights of a {content['size']} detector; train "
             "it again"
         ) from error
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path} does not hold a complete detector (bad entry: {error}); train it "
             "again"
