@@ -16,6 +16,7 @@ from efficientad.engines.native import NativeEngine
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.engines.pytorch import PyTorchEngine
+from efficientad.inspection.opening import native_arrays
 from efficientad.kernels import layers
 from efficientad.model_files import container, export_metadata
 from efficientad_lab.benchmark.baseline import BaselineEngine
@@ -23,7 +24,7 @@ from efficientad_lab.studies.cached_maps import CachingEngine
 
 ENGINES = {
     "pytorch": lambda detector, _: PyTorchEngine(detector),
-    "native": lambda detector, _: NativeEngine(detector),
+    "native": lambda detector, _: NativeEngine(native_arrays(detector), "small"),
     "baseline": lambda detector, _: BaselineEngine(detector),
     "cached": lambda detector, _: CachingEngine(PyTorchEngine(detector)),
     "onnxruntime": lambda _, paths: OnnxRuntimeEngine(paths["onnxruntime"]),

@@ -15,14 +15,11 @@ computed from numbers rounded to bf16.
 """
 
 import threading
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.errors import ConfigError
@@ -32,41 +29,38 @@ from efficientad.kernels.layers import (
     MIN_WINOGRAD_SIZE,
     Call,
     Convolution,
+    Doubles,
     Finish,
+    Grid,
     convolution,
     resize,
     run,
     to_float,
 )
-from efficientad.method.detector import MAP_NAMES, Detector
 from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD
-from efficientad.method.networks import (
-    DECODER_SIZES,
-    GRID_SIZE,
-    Autoencoder,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import DECODER_SIZES, GRID_SIZE, ModelSize
 
 # So many images go through the layers together; more would only take more memory.
 _LARGEST_BATCH = 4
 _BORDER = 1  # the padding of the autoencoder's first convolution
 _SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
 
-Weights = tuple[Tensor, Tensor]
-"""Weight and bias of a convolution, in double precision; a weight in bfloat16 asks for
-products so."""
+Weights = tuple[Doubles, Doubles]
+"""Weight and bias of a convolution, in double precision."""
+Arrays = Mapping[str, NDArray[Any]]
+"""Weights and statistics of a detector by their names in its state."""
 
-Step = Callable[[], None]
+Maps = NDArray[np.float32]
+"""Both maps of n images: (2, n, 56, 56, 1)."""
+
+Step = Callable[[int | None], None]
+"""Computes something in the grids of a plan, with so many threads."""
 
 
-def why_not(detector: Detector) -> str | None:
+def why_not(arrays: Arrays) -> str | None:
     """Return why native layers cannot compute a detector here; None where they can."""
-    if detector.teacher.has_batch_norm or detector.student.has_batch_norm:
+    if any(".norms." in name for name in arrays):
         return "the networks have batch normalization"
-    if detector.device.type != "cpu":
-        return "the networks are not on the CPU"
-    if detector.teacher_mean.dtype != torch.float32:
-        return "the networks are not in single precision"
     if not layers.is_available():
         return "the native layers cannot be built"
     return None
@@ -78,9 +72,11 @@ class NativeEngine:
     The weights are transformed once: later changes of the detector do not count.
 
     Args:
-        detector: Networks on the CPU, without batch normalization.
+        arrays: Weights and statistics of a detector, without batch normalization.
+        size: The paper's S or M.
         bf16: Round the factors of 1 x 1 convolutions to bf16; needs
             `kernels.layers.has_bf16()`. The small networks have no such convolutions.
+        n_threads: Threads of one run. None: as many as OpenMP takes.
 
     Raises:
         ConfigError: If native layers cannot compute the detector.
@@ -89,35 +85,41 @@ class NativeEngine:
     is_concurrent = True
     device: Literal["cpu"] = "cpu"
 
-    def __init__(self, detector: Detector, *, bf16: bool = False) -> None:
-        reason = why_not(detector)
+    def __init__(
+        self,
+        arrays: Arrays,
+        size: ModelSize,
+        *,
+        bf16: bool = False,
+        n_threads: int | None = None,
+    ) -> None:
+        reason = why_not(arrays)
         if reason is not None:
             raise ConfigError(
                 f"the native engine cannot run this detector: {reason}; use engine "
                 "pytorch"
             )
         self.precision: Precision = "bf16" if bf16 else "fp32"
-        taught, learned = _weights(detector.teacher), _weights(detector.student)
-        scale = detector.teacher_std.double()
+        taught, learned = _weights(arrays, "teacher"), _weights(arrays, "student")
+        mean, std = _double(arrays["teacher_mean"]), _double(arrays["teacher_std"])
         weight, bias = taught[-1]
-        taught[-1] = (
-            weight / scale.view(-1, 1, 1, 1),
-            (bias - detector.teacher_mean.double()) / scale,
-        )
-        if bf16:
-            taught, learned = (
-                [_rounded(w) if _is_1x1(w) else w for w in weights]
-                for weights in (taught, learned)
-            )
-        build = _Small if detector.size == "small" else _Medium
-        self._networks = build(taught, learned, _Reconstruction(detector.autoencoder))
+        taught[-1] = weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
+        autoencoder = _Reconstruction(arrays)
+        self._networks: _Small | _Medium
+        if size == "small":
+            self._networks = _Small(taught, learned, autoencoder)
+        else:
+            self._networks = _Medium(taught, learned, autoencoder, bf16=bf16)
+        self._n_threads = n_threads
         self._local = threading.local()
 
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the raw maps of a batch, (n, 256, 256, 3)."""
-        batches = torch.split(torch.from_numpy(pixels), _LARGEST_BATCH)
-        maps = [self._plan(len(batch)).maps(batch) for batch in batches]
-        return EngineOutput(dict(zip(MAP_NAMES, np.concatenate(maps, 1), strict=True)))
+        starts = range(0, len(pixels), _LARGEST_BATCH)
+        batches = (pixels[start : start + _LARGEST_BATCH] for start in starts)
+        maps = [self._plan(len(b)).maps(b, self._n_threads) for b in batches]
+        local, global_ = np.concatenate(maps, 1)
+        return EngineOutput({"local": local, "global": global_})
 
     def _plan(self, n: int) -> "_Plan":
         """Return grids and steps for n images, which each thread has of its own."""
@@ -133,20 +135,19 @@ class _Plan:
     def __init__(self, n: int, networks: "_Small | _Medium") -> None:
         side = INPUT_SIZE + 2 * _BORDER
         # Outside the image is what normalization sends to zero: the mean.
-        margin = torch.tensor(IMAGENET_MEAN) * 255
-        bordered = margin.expand(n, side, side, 3).contiguous()
+        margin = np.array(IMAGENET_MEAN, np.float32) * np.float32(255)
+        bordered = np.broadcast_to(margin, (n, side, side, 3)).copy()
         inner = slice(_BORDER, _BORDER + INPUT_SIZE)
         self._image = bordered[:, inner, inner]
-        self._maps = torch.empty(2, n, GRID_SIZE, GRID_SIZE, 1)
+        self._maps = np.empty((2, n, GRID_SIZE, GRID_SIZE, 1), np.float32)
         self._steps = networks.steps(bordered, self._image, self._maps)
 
-    def maps(self, pixels: Tensor) -> NDArray[np.float32]:
+    def maps(self, pixels: Pixels, n_threads: int | None) -> NDArray[np.float32]:
         """Return both maps of n images, (2, n, 56, 56)."""
-        to_float(pixels, self._image)
+        to_float(pixels, self._image, n_threads)
         for step in self._steps:
-            step()
-        maps: NDArray[np.float32] = self._maps.squeeze(-1).numpy().copy()
-        return maps
+            step(n_threads)
+        return self._maps[..., 0].copy()
 
 
 class _Small:
@@ -166,7 +167,7 @@ class _Small:
         for_teacher, for_autoencoder = _split(student[-1], len(teacher[-1][0]))
         describe = autoencoder.describe
         # A 3 x 3 kernel is a 4 x 4 one with zeros; the grids have the border it needs.
-        describe = functional.pad(describe[0], (0, 1, 0, 1)), describe[1]
+        describe = np.pad(describe[0], ((0, 0), (0, 0), (0, 1), (0, 1))), describe[1]
         self._differences = [
             _layer(w, "mean_square", tile=_LARGE_TILE)
             for w in (
@@ -176,14 +177,16 @@ class _Small:
         ]
         self._autoencoder = autoencoder
 
-    def steps(self, bordered: Tensor, image: Tensor, maps: Tensor) -> list[Step]:
+    def steps(
+        self, bordered: Grid, image: Grid, maps: NDArray[np.float32]
+    ) -> list[Step]:
         n = len(image)
         hidden = _grid_after(self._first, image)
         width = self._pairs[0][0].n_out
-        second = torch.empty(n, *_size_after(self._pairs[0][0], hidden), 2 * width)
+        second = _empty(n, *_size_after(self._pairs[0][0], hidden), 2 * width)
         size = _size_after(self._pairs[1][0], second)
         n_described = self._autoencoder.n_features
-        joined = torch.zeros(n, *size, 2 * width + n_described)
+        joined = np.zeros((n, *size, 2 * width + n_described), np.float32)
         half = hidden.shape[3] // 2
         inner = slice(1, 1 + GRID_SIZE)
         steps = [
@@ -221,6 +224,8 @@ class _Medium:
         teacher: list[Weights],
         student: list[Weights],
         autoencoder: "_Reconstruction",
+        *,
+        bf16: bool,
     ) -> None:
         self._first = _first_layer(teacher[0], student[0])
         finishes: list[tuple[Finish, int | None]] = [
@@ -230,36 +235,39 @@ class _Medium:
             ("store", _LARGE_TILE),
         ]
         self._pairs = [
-            [_layer(w, finish, tile=tile) for w in weights]
+            [_layer(w, finish, tile=tile, bf16=bf16 and _is_1x1(w)) for w in weights]
             for (finish, tile), *weights in zip(
                 finishes, teacher[1:-1], student[1:-1], strict=True
             )
         ]
         for_teacher, for_autoencoder = _split(student[-1], len(teacher[-1][0]))
-        self._local = _layer(_difference(teacher[-1], for_teacher), "mean_square")
+        local = _difference(teacher[-1], for_teacher)
+        self._local = _layer(local, "mean_square", bf16=bf16)
         self._describe = _layer(
             autoencoder.describe, "store", tile=_SMALL_TILE, padding=1, relu=False
         )
         weight, bias = for_autoencoder
-        self._global = _layer((-weight, -bias), "mean_square")
+        self._global = _layer((-weight, -bias), "mean_square", bf16=bf16)
         self._autoencoder = autoencoder
 
-    def steps(self, bordered: Tensor, image: Tensor, maps: Tensor) -> list[Step]:
+    def steps(
+        self, bordered: Grid, image: Grid, maps: NDArray[np.float32]
+    ) -> list[Step]:
         n = len(image)
         grid = _grid_after(self._first, image)
         steps = [_step(Call(self._first, image, grid))]
         split = grid.shape[3] // 2
         for pair in self._pairs:
             widths = [layer.n_out for layer in pair]
-            output = torch.empty(n, *_size_after(pair[0], grid), sum(widths))
+            output = _empty(n, *_size_after(pair[0], grid), sum(widths))
             sources = grid[..., :split], grid[..., split:]
             split = widths[0]
             targets = output[..., :split], output[..., split:]
             calls = map(Call, pair, sources, targets)
             steps.append(_step(*calls))
             grid = output
-        features = torch.empty(n, GRID_SIZE, GRID_SIZE, self._autoencoder.n_features)
-        described = torch.empty(n, GRID_SIZE, GRID_SIZE, self._describe.n_out)
+        features = _empty(n, GRID_SIZE, GRID_SIZE, self._autoencoder.n_features)
+        described = _empty(n, GRID_SIZE, GRID_SIZE, self._describe.n_out)
         steps += self._autoencoder.steps(bordered, features)
         return [
             *steps,
@@ -274,29 +282,32 @@ class _Medium:
 class _Reconstruction:
     """The autoencoder up to its last features; who compares them takes `describe`."""
 
-    def __init__(self, network: Autoencoder) -> None:
-        encoder = [_doubles(m) for m in network.encoder]
-        first, *others = encoder
+    def __init__(self, arrays: Arrays) -> None:
+        first, *others = _weights(arrays, "autoencoder", "encoder")
         # The border is part of the image's grid.
         self._encoder = [_layer(_on_pixels(first), "store", stride=2)]
         self._encoder += [_layer(w, "store", stride=2, padding=1) for w in others]
-        self._encoder.append(_layer(_doubles(network.bottleneck), "store", relu=False))
+        self._encoder.append(
+            _layer(_pair(arrays, "autoencoder.bottleneck"), "store", relu=False)
+        )
         self._decoder = [
             _layer(
-                _doubles(m),
+                weights,
                 "store",
                 padding=2,
                 tile=_cheapest_tile(size + 1) if size >= MIN_WINOGRAD_SIZE else None,
             )
-            for m, size in zip(network.decoder, DECODER_SIZES, strict=True)
+            for weights, size in zip(
+                _weights(arrays, "autoencoder", "decoder"), DECODER_SIZES, strict=True
+            )
         ]
         self._refine = _layer(
-            _doubles(network.refine), "store", padding=1, tile=_SMALL_TILE
+            _pair(arrays, "autoencoder.refine"), "store", padding=1, tile=_SMALL_TILE
         )
-        self.describe = _doubles(network.describe)
+        self.describe = _pair(arrays, "autoencoder.describe")
         self.n_features = self._refine.n_out
 
-    def steps(self, bordered: Tensor, features: Tensor) -> list[Step]:
+    def steps(self, bordered: Grid, features: Grid) -> list[Step]:
         """From the image with its border to `features` on the descriptor grid."""
         steps: list[Step] = []
         grid = bordered
@@ -313,38 +324,37 @@ class _Reconstruction:
         return [*steps, _step(Call(self._refine, resized, features))]
 
 
-def _weights(network: PatchDescriptionNetwork) -> list[Weights]:
-    return [_doubles(module) for module in network.convolutions]
+def _weights(arrays: Arrays, network: str, part: str = "convolutions") -> list[Weights]:
+    """Return the convolutions of a network, or of a part of it, in their order."""
+    prefix = f"{network}.{part}"
+    n = sum(name.startswith(prefix) and name.endswith(".bias") for name in arrays)
+    return [_pair(arrays, f"{prefix}.{index}") for index in range(n)]
 
 
-def _doubles(module: nn.Module) -> Weights:
-    assert isinstance(module, nn.Conv2d)
-    assert module.bias is not None
-    return module.weight.detach().cpu().double(), module.bias.detach().cpu().double()
+def _pair(arrays: Arrays, layer: str) -> Weights:
+    return _double(arrays[f"{layer}.weight"]), _double(arrays[f"{layer}.bias"])
+
+
+def _double(array: NDArray[Any]) -> Doubles:
+    return array.astype(np.float64)
 
 
 def _is_1x1(weights: Weights) -> bool:
-    return weights[0].shape[-1] == 1
-
-
-def _rounded(weights: Weights) -> Weights:
-    weight, bias = weights
-    return weight.bfloat16(), bias
+    return bool(weights[0].shape[-1] == 1)
 
 
 def _on_pixels(weights: Weights) -> Weights:
     """Fold the images' normalization in: the same function of pixels from 0 to 255."""
     weight, bias = weights
     mean, std = (
-        torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) * 255
-        for v in (IMAGENET_MEAN, IMAGENET_STD)
+        np.array(v).reshape(1, -1, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD)
     )
     return weight / std, bias - (weight * mean / std).sum((1, 2, 3))
 
 
 def _stacked(one: Weights, other: Weights) -> Weights:
     """Two convolutions of the same input as one."""
-    return torch.cat([one[0], other[0]]), torch.cat([one[1], other[1]])
+    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
 
 
 def _split(weights: Weights, n_first: int) -> tuple[Weights, Weights]:
@@ -358,7 +368,9 @@ def _difference(
 ) -> Weights:
     """One minus the other, over the features of both side by side."""
     parts = [one[0], -other[0]]
-    return torch.cat(parts[::-1] if subtrahend_first else parts, 1), one[1] - other[1]
+    if subtrahend_first:
+        parts.reverse()
+    return np.concatenate(parts, 1), one[1] - other[1]
 
 
 def _first_layer(teacher: Weights, student: Weights) -> Convolution:
@@ -385,6 +397,7 @@ def _layer(
     tile: int | None = None,
     flat: bool = False,
     relu: bool | None = None,
+    bf16: bool = False,
 ) -> Convolution:
     """A hidden layer has ReLU, the last one of a network has not."""
     return convolution(
@@ -395,24 +408,29 @@ def _layer(
         finish=finish,
         tile=tile,
         flat=flat,
+        bf16=bf16,
     )
 
 
-def _size_after(layer: Convolution, grid: Tensor) -> tuple[int, int]:
+def _empty(*shape: int) -> Grid:
+    return np.empty(shape, np.float32)
+
+
+def _size_after(layer: Convolution, grid: Grid) -> tuple[int, int]:
     return layer.output_size(grid.shape[1], grid.shape[2])
 
 
-def _grid_after(layer: Convolution, grid: Tensor) -> Tensor:
-    return torch.empty(len(grid), *_size_after(layer, grid), layer.n_out)
+def _grid_after(layer: Convolution, grid: Grid) -> Grid:
+    return _empty(len(grid), *_size_after(layer, grid), layer.n_out)
 
 
-def _square(grid: Tensor, size: int) -> Tensor:
-    return torch.empty(len(grid), size, size, grid.shape[3])
+def _square(grid: Grid, size: int) -> Grid:
+    return _empty(len(grid), size, size, grid.shape[3])
 
 
 def _step(*calls: Call) -> Step:
-    return lambda: run(calls)
+    return lambda n_threads: run(calls, n_threads)
 
 
-def _resizing(grid: Tensor, output: Tensor) -> Step:
-    return lambda: resize(grid, output)
+def _resizing(grid: Grid, output: Grid) -> Step:
+    return lambda n_threads: resize(grid, output, n_threads)

@@ -1,7 +1,9 @@
 """Model files opened and written: the one door to a predictor."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from numpy.typing import NDArray
 
 from efficientad.cores import usable_cores
 from efficientad.engines.engine import Engine, require_counts
@@ -39,10 +41,9 @@ def load(
             For an export: `onnxruntime` or `openvino`. `auto`: native on the CPU,
             PyTorch elsewhere; an export by the engine it is made for. Where the native
             layers cannot be built, PyTorch is used and a warning says so.
-        n_threads: Threads of one prediction with an exported file. None: as many as
-            there are cores.
-        n_streams: Predictions at the same time that an exported file's engine shall
-            be ready for.
+        n_threads: Threads of one prediction, but by PyTorch. None: as many as there are
+            cores for one stream.
+        n_streams: Predictions at the same time that the engine shall be ready for.
 
     Raises:
         ConfigError: If device, engine and file exclude each other, or a number is below
@@ -60,7 +61,7 @@ def load(
             f"engine {engine} runs exported files, got {path}; make one with "
             "`efficientad export`, or use engine auto, native or pytorch"
         )
-    return _detector(path, device, engine)
+    return _detector(path, device, engine, n_threads, n_streams)
 
 
 def save(predictor: Predictor, path: Path | str) -> None:
@@ -83,26 +84,48 @@ def save(predictor: Predictor, path: Path | str) -> None:
     detector_file.write_detector(file, Path(path))
 
 
-def detector_engine(detector: "Detector", engine: DetectorEngine = "auto") -> Engine:
+def detector_engine(
+    detector: "Detector",
+    engine: DetectorEngine = "auto",
+    *,
+    n_threads: int | None = None,
+) -> Engine:
     """Return an engine that runs a detector's networks.
 
     Args:
         detector: Trained networks.
         engine: As `load` takes it. With native layers that do not work here, a warning
             says so and PyTorch is used.
+        n_threads: Threads of one run of the native engine. None: as many as OpenMP
+            takes.
     """
     from efficientad.engines import native  # noqa: PLC0415 - needs torch
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - likewise
     from efficientad.kernels import layers  # noqa: PLC0415 - likewise
     from efficientad.kernels.native import warn_once  # noqa: PLC0415 - likewise
 
-    if engine == "pytorch" or native.why_not(detector) is not None:
+    arrays = native_arrays(detector)
+    if engine == "pytorch" or arrays is None:
         return PyTorchEngine(detector)
     bf16 = engine == "native_bf16"
     if bf16 and detector.size == "medium" and not layers.has_bf16():
         warn_once("they do not work here", "products in bf16", "single precision")
         bf16 = False
-    return native.NativeEngine(detector, bf16=bf16)
+    return native.NativeEngine(arrays, detector.size, bf16=bf16, n_threads=n_threads)
+
+
+def native_arrays(detector: "Detector") -> dict[str, NDArray[Any]] | None:
+    """Return a detector's arrays for the native engine; None where it cannot run."""
+    import torch  # noqa: PLC0415 - a detector has it
+
+    from efficientad.engines import native  # noqa: PLC0415 - builds its layers
+
+    is_plain = detector.device.type == "cpu"
+    is_plain &= detector.teacher_mean.dtype == torch.float32
+    arrays = (
+        {k: v.numpy() for k, v in detector.state_dict().items()} if is_plain else {}
+    )
+    return arrays if is_plain and native.why_not(arrays) is None else None
 
 
 def require_model_file(path: Path) -> None:
@@ -144,7 +167,13 @@ def require_detector_file(path: Path) -> None:
         )
 
 
-def _detector(path: Path, device: Device, engine: DetectorEngine) -> Predictor:
+def _detector(
+    path: Path,
+    device: Device,
+    engine: DetectorEngine,
+    n_threads: int | None,
+    n_streams: int,
+) -> Predictor:
     if engine in {"native", "native_bf16"}:
         if device == "cuda":
             raise ConfigError(
@@ -167,7 +196,9 @@ def _detector(path: Path, device: Device, engine: DetectorEngine) -> Predictor:
     detector, calibration, provenance = read_detector(path)
     detector.to(choose_device(device))
     return Predictor(
-        engine=detector_engine(detector, engine),
+        engine=detector_engine(
+            detector, engine, n_threads=_of_one(n_threads, n_streams)
+        ),
         calibration=calibration,
         provenance=provenance,
         size=detector.size,
@@ -189,13 +220,11 @@ def _exported(
     if name == "onnxruntime":
         from efficientad.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415
 
-        if n_threads is None and n_streams > 1:
-            n_threads = max(1, usable_cores() // n_streams)
         chosen = OnnxRuntimeEngine(
             path,
             outputs=metadata.outputs,
             precision=metadata.precision,
-            n_threads=n_threads,
+            n_threads=_of_one(n_threads, n_streams),
         )
     else:
         from efficientad.engines.openvino import OpenVinoEngine  # noqa: PLC0415
@@ -213,6 +242,13 @@ def _exported(
         provenance=metadata.provenance,
         size=metadata.size,
     )
+
+
+def _of_one(n_threads: int | None, n_streams: int) -> int | None:
+    """Return the threads of one prediction, so that all streams share the cores."""
+    if n_threads is None and n_streams > 1:
+        return max(1, usable_cores() // n_streams)
+    return n_threads
 
 
 def _export_engine(

@@ -18,6 +18,8 @@
 // fractions by cook_toom.py; the weights are transformed and packed in panels by
 // layers.py.
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -182,6 +184,8 @@ WINOGRAD(8, 4)
   }
 
 STRIPS(6, 4)
+
+extern "C" int64_t max_threads() { return omp_get_max_threads(); }
 
 // RGB bytes (n, height, width, 3) to floats.
 extern "C" void to_float(const uint8_t* pixels, const Grid* to, int64_t threads) {

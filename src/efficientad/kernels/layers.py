@@ -1,5 +1,7 @@
 """Whole layers of inference in native code: convolution and what follows it, fused.
 
+Plain arrays in and out: no torch here, neither to build nor to run the layers.
+
 A layer is a convolution with bias, then ReLU or not, then one of three finishes: store
 the result, average it over 2 x 2, or give only the channel mean of its squares.
 Stride 1 with 3 x 3 or 4 x 4 kernels goes by Winograd's form with tiles of 6 to 8
@@ -8,24 +10,28 @@ by patches and one product, in bf16 if that is asked for and the processor has s
 products. All are described in `layers.cpp`.
 Weights are transformed in double precision and packed once.
 
-Grids are float32 tensors (n, height, width, channels), spaced as their strides say, so
+Grids are float32 arrays (n, height, width, channels), spaced as their strides say, so
 that layers can write side by side into one grid that a later layer reads as a whole.
 No gradients here: training uses `winograd.py`.
 """
 
 import ctypes
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from efficientad.kernels import native
 from efficientad.kernels.cook_toom import FORMS, Matrix, halved, transforms
 
+Grid = NDArray[np.float32]
+"""(n, height, width, channels), channels contiguous."""
+Doubles = NDArray[np.float64]
 Finish = Literal["store", "pool", "mean_square"]
 _FINISHES: tuple[Finish, ...] = ("store", "pool", "mean_square")
 
@@ -93,7 +99,7 @@ def matrices_header() -> str:
 def _library() -> ctypes.CDLL | None:
     library = native.load("layers", {"layers_matrices.h": matrices_header()})
     if library is not None:
-        for name in ("lanes", "panel", "has_bf16"):
+        for name in ("lanes", "panel", "has_bf16", "max_threads"):
             getattr(library, name).restype = ctypes.c_int64
     return library
 
@@ -125,18 +131,19 @@ def has_bf16() -> bool:
 def _deviation(
     tile: int | None, kernel: int, *, flat: bool = False, bf16: bool = False
 ) -> float:
-    """Compare one small layer with PyTorch's, relative to its standard deviation."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 32, 17, 18, generator=generator)
-    weight = torch.randn(32, 32, kernel, kernel, generator=generator)
+    """Return the error of one small layer, as a share of the standard deviation."""
+    rng = np.random.default_rng(0)
+    grid = rng.standard_normal((1, 17, 18, 32), np.float32)
+    weight = rng.standard_normal((32, 32, kernel, kernel))
     if bf16:
-        image, weight = image.bfloat16().float(), weight.bfloat16()
-    expected = functional.conv2d(image, weight.float())
-    layer = convolution(weight, torch.zeros(32), tile=tile, flat=flat)
-    output = torch.empty_like(expected.permute(0, 2, 3, 1).contiguous())
-    run([Call(layer, image.permute(0, 2, 3, 1).contiguous(), output)])
-    actual = output.permute(0, 3, 1, 2)
-    return float((actual - expected).abs().max() / expected.std())
+        grid = _from_bf16(_to_bf16(grid))
+        weight = _from_bf16(_to_bf16(weight)).astype(np.float64)
+    windows = sliding_window_view(grid.astype(np.float64), (kernel, kernel), (1, 2))
+    expected = np.einsum("nyxiab,oiab->nyxo", windows, weight)
+    layer = convolution(weight, np.zeros(32), tile=tile, flat=flat, bf16=bf16)
+    output = np.empty(expected.shape, np.float32)
+    run([Call(layer, grid, output)])
+    return float(np.abs(output - expected).max() / expected.std())
 
 
 def _loaded() -> ctypes.CDLL:
@@ -149,8 +156,9 @@ def _loaded() -> ctypes.CDLL:
 class Convolution:
     """Weights of one layer, made ready. See `convolution`."""
 
-    weights: Tensor
-    bias: Tensor
+    weights: NDArray[np.float32] | NDArray[np.uint16]
+    """Packed; bf16 as 16-bit words."""
+    bias: NDArray[np.float32]
     n_in: int
     n_out: int
     kernel: int
@@ -175,9 +183,9 @@ class Convolution:
         return rows, columns
 
 
-def convolution(
-    weight: Tensor,
-    bias: Tensor,
+def convolution(  # noqa: PLR0913 - an argument for each property of a layer
+    weight: Doubles,
+    bias: Doubles,
     *,
     stride: int = 1,
     padding: int = 0,
@@ -185,14 +193,14 @@ def convolution(
     finish: Finish = "store",
     tile: int | None = None,
     flat: bool = False,
+    bf16: bool = False,
 ) -> Convolution:
     """Transform and pack the weights of a layer.
 
     Args:
-        weight: (out, in, kernel, kernel), best in double precision. In bfloat16 what is
-            multiplied is rounded so, which takes half the time where `has_bf16()`: for
-            an even number of products a sum, without a tile. Channels that do not fill
-            the processor's vectors are filled up with zeros, where the form needs it.
+        weight: (out, in, kernel, kernel), best in double precision. Channels that do
+            not fill the processor's vectors are filled up with zeros, where the form
+            needs it.
         bias: (out,).
         stride: Of the convolution; 1 for Winograd's form.
         padding: Zeros on each side.
@@ -201,17 +209,18 @@ def convolution(
         tile: Outputs of a Winograd tile, as in `cook_toom.FORMS`; even if it pools.
         flat: Take Winograd's form along x only, as in `FLAT_FORMS`: for few input
             channels, and any finish but the mean of squares.
+        bf16: Whether what is multiplied is rounded to bf16, which takes half the time
+            where `has_bf16()`: for an even number of products a sum, without a tile.
     """
     n_out, n_in, kernel, _ = weight.shape
-    bf16 = weight.dtype == torch.bfloat16
     assert not bf16 or (tile is None and kernel**2 * n_in % 2 == 0)
     assert not flat or ((tile, kernel) in FLAT_FORMS and finish != "mean_square")
     more_in = -n_in % _loaded().lanes() if tile and not flat else 0
     more_out = -n_out % _loaded().panel()
-    weight = functional.pad(weight.double(), (0, 0, 0, 0, 0, more_in, 0, more_out))
+    weight = np.pad(weight, ((0, more_out), (0, more_in), (0, 0), (0, 0)))
     return Convolution(
         weights=_packed_pairs(weight) if bf16 else _packed(weight, tile, flat=flat),
-        bias=functional.pad(bias.double(), (0, more_out)).float().contiguous(),
+        bias=np.pad(bias, (0, more_out)).astype(np.float32),
         n_in=n_in + more_in,
         n_out=n_out + more_out,
         kernel=kernel,
@@ -225,68 +234,88 @@ def convolution(
     )
 
 
-def _packed_pairs(weight: Tensor) -> Tensor:
-    """Give (panels, pairs of rows, columns of a panel, 2), bfloat16, on huge pages."""
+def _packed_pairs(weight: Doubles) -> NDArray[np.uint16]:
+    """Return (panels, pairs of rows, columns of a panel, 2) in bf16, on huge pages."""
     panel = _loaded().panel()
     n_out, n_in, kernel, _ = weight.shape
-    pairs = weight.permute(2, 3, 1, 0).reshape(-1, 2, n_out // panel, panel)
-    packed = _huge((n_out // panel, kernel**2 * n_in // 2, panel, 2), torch.bfloat16)
-    return packed.copy_(pairs.permute(2, 0, 3, 1))
-
-
-def _packed(weight: Tensor, tile: int | None, *, flat: bool) -> Tensor:
-    """Give (panels, planes, rows, columns of a panel), float32, on huge pages."""
-    panel = _loaded().panel()
-    n_out, n_in, kernel, _ = weight.shape
-    taps = weight.permute(2, 3, 1, 0)
-    if tile is None:
-        combine = torch.ones(1, 1, dtype=torch.float64)
-        taps = taps.reshape(1, kernel**2 * n_in, n_out)
-    elif flat:
-        combine = _doubles(transforms(tile, kernel)[1])
-        taps = weight.permute(3, 1, 2, 0).reshape(kernel, n_in * kernel, n_out)
-    else:
-        matrix = _doubles(transforms(tile, kernel)[1])
-        combine = torch.kron(matrix, matrix)
-        taps = taps.reshape(kernel**2, n_in, n_out)
-    n_rows = taps.shape[1]
-    packed = _huge((n_out // panel, len(combine), n_rows, panel))
-    for start in range(0, n_rows, _PACKED_ROWS):
-        rows = slice(start, start + _PACKED_ROWS)
-        mixed = combine @ taps[:, rows].flatten(1)
-        mixed = mixed.view(len(combine), -1, n_out // panel, panel)
-        packed[:, :, rows] = mixed.permute(2, 0, 1, 3)
+    pairs = weight.transpose(2, 3, 1, 0).reshape(-1, 2, n_out // panel, panel)
+    shape = (n_out // panel, kernel**2 * n_in // 2, panel, 2)
+    packed: NDArray[np.uint16] = _huge(shape, np.dtype(np.uint16))
+    packed[:] = _to_bf16(pairs.transpose(2, 0, 3, 1))
     return packed
 
 
-def _doubles(matrix: Matrix) -> Tensor:
-    return torch.tensor([[float(v) for v in row] for row in matrix]).double()
+def _packed(weight: Doubles, tile: int | None, *, flat: bool) -> NDArray[np.float32]:
+    """Return (panels, planes, rows, columns of a panel), float32, on huge pages."""
+    panel = _loaded().panel()
+    n_out, n_in, kernel, _ = weight.shape
+    taps = weight.transpose(2, 3, 1, 0)
+    if tile is None:
+        combine = np.ones((1, 1))
+        taps = taps.reshape(1, kernel**2 * n_in, n_out)
+    elif flat:
+        combine = _doubles(transforms(tile, kernel)[1])
+        taps = weight.transpose(3, 1, 2, 0).reshape(kernel, n_in * kernel, n_out)
+    else:
+        matrix = _doubles(transforms(tile, kernel)[1])
+        combine = np.kron(matrix, matrix).astype(np.float64)
+        taps = taps.reshape(kernel**2, n_in, n_out)
+    n_rows = taps.shape[1]
+    shape = (n_out // panel, len(combine), n_rows, panel)
+    packed: NDArray[np.float32] = _huge(shape, np.dtype(np.float32))
+    for start in range(0, n_rows, _PACKED_ROWS):
+        rows = slice(start, start + _PACKED_ROWS)
+        mixed = combine @ taps[:, rows].reshape(len(taps), -1)
+        mixed = mixed.reshape(len(combine), -1, n_out // panel, panel)
+        packed[:, :, rows] = mixed.transpose(2, 0, 1, 3)
+    return packed
 
 
-def _huge(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Give memory that starts at a huge page and uses such where the system agrees."""
-    n = dtype.itemsize * torch.Size(shape).numel()
-    memory = torch.empty(n + _HUGE_PAGE, dtype=torch.uint8)
-    start = -memory.data_ptr() % _HUGE_PAGE
-    _loaded().advise_huge(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_int64(n))
-    return memory[start : start + n].view(dtype).view(shape)
+def _doubles(matrix: Matrix) -> Doubles:
+    return np.array([[float(v) for v in row] for row in matrix])
+
+
+def _to_bf16(values: NDArray[np.floating]) -> NDArray[np.uint16]:
+    """Round finite values to bf16, half to even, as 16-bit words."""
+    words = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded: NDArray[np.uint16] = ((words + 0x7FFF + ((words >> 16) & 1)) >> 16).astype(
+        np.uint16
+    )
+    return rounded
+
+
+def _from_bf16(words: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (words.astype(np.uint32) << 16).view(np.float32)
+
+
+def _huge(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return memory on huge pages, where the system agrees."""
+    n = dtype.itemsize * math.prod(shape)
+    memory = np.empty(n + _HUGE_PAGE, np.uint8)
+    start = -memory.ctypes.data % _HUGE_PAGE
+    _loaded().advise_huge(
+        ctypes.c_void_p(memory.ctypes.data + start), ctypes.c_int64(n)
+    )
+    return memory[start : start + n].view(dtype).reshape(shape)
 
 
 class Call(NamedTuple):
     """One layer with its grids."""
 
     layer: Convolution
-    input: Tensor
-    output: Tensor
-    residual: Tensor | None = None
+    input: Grid
+    output: Grid
+    residual: Grid | None = None
     """Added to the output before the finish; (n, height, width, out), contiguous."""
 
 
-def run(calls: Sequence[Call]) -> None:
+def run(calls: Sequence[Call], n_threads: int | None = None) -> None:
     """Compute layers of one kind that do not depend on each other.
 
-    Blocks of all of them are spread over PyTorch's threads; the result does not depend
-    on how many there are.
+    Args:
+        calls: Layers with their grids.
+        n_threads: Threads that blocks of all layers are spread over; the result does
+            not depend on it. None: as many as OpenMP takes.
     """
     layers = (_Layer * len(calls))(*(_layer(call) for call in calls))
     first = calls[0].layer
@@ -296,7 +325,7 @@ def run(calls: Sequence[Call]) -> None:
     else:
         kind, block = ("strips", _STRIPS) if first.flat else ("winograd", _TILES)
         function = getattr(_loaded(), f"{kind}_{first.tile}_{first.kernel}")
-    sizes = (len(calls), torch.get_num_threads(), block)
+    sizes = (len(calls), _threads(n_threads), block)
     function(layers, *map(ctypes.c_int64, sizes))
 
 
@@ -307,9 +336,9 @@ def _layer(call: Call) -> _Layer:
     return _Layer(
         _grid(grid),
         _grid(output),
-        layer.weights.data_ptr(),
-        layer.bias.data_ptr(),
-        0 if residual is None else residual.data_ptr(),
+        layer.weights.ctypes.data,
+        layer.bias.ctypes.data,
+        0 if residual is None else residual.ctypes.data,
         layer.n_in,
         layer.n_out,
         layer.kernel,
@@ -320,30 +349,37 @@ def _layer(call: Call) -> _Layer:
     )
 
 
-def _grid(tensor: Tensor) -> _Grid:
-    assert tensor.dtype == torch.float32
-    assert tensor.stride(3) == 1 or tensor.shape[3] == 1
-    image, row, pixel, _ = tensor.stride()
-    return _Grid(tensor.data_ptr(), *tensor.shape[:3], pixel, row, image)
+def _threads(n_threads: int | None) -> int:
+    return int(_loaded().max_threads()) if n_threads is None else n_threads
 
 
-def resize(grid: Tensor, output: Tensor) -> None:
-    """Resize bilinearly, as `torch.nn.functional.interpolate` does by default."""
+def _grid(array: Grid) -> _Grid:
+    assert array.dtype == np.float32
+    size = array.itemsize
+    assert array.strides[3] == size or array.shape[3] == 1
+    image, row, pixel = (stride // size for stride in array.strides[:3])
+    return _Grid(array.ctypes.data, *array.shape[:3], pixel, row, image)
+
+
+def resize(grid: Grid, output: Grid, n_threads: int | None = None) -> None:
+    """Resize bilinearly, pixel centres on pixel centres, without antialiasing."""
     from_grid, to_grid = _grid(grid), _grid(output)
     _loaded().resize(
         ctypes.byref(from_grid),
         ctypes.byref(to_grid),
         ctypes.c_int64(grid.shape[3]),
-        ctypes.c_int64(torch.get_num_threads()),
+        ctypes.c_int64(_threads(n_threads)),
     )
 
 
-def to_float(pixels: Tensor, output: Tensor) -> None:
+def to_float(
+    pixels: NDArray[np.uint8], output: Grid, n_threads: int | None = None
+) -> None:
     """Copy bytes (n, height, width, channels) into a float grid."""
-    pixels = pixels.contiguous()
+    pixels = np.ascontiguousarray(pixels)
     grid = _grid(output)
     _loaded().to_float(
-        ctypes.c_void_p(pixels.data_ptr()),
+        ctypes.c_void_p(pixels.ctypes.data),
         ctypes.byref(grid),
-        ctypes.c_int64(torch.get_num_threads()),
+        ctypes.c_int64(_threads(n_threads)),
     )

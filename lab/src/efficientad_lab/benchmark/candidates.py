@@ -13,6 +13,7 @@ from efficientad.inspection.opening import (
     DETECTOR_SUFFIX,
     EXPORT_SUFFIXES,
     load,
+    native_arrays,
 )
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
@@ -172,10 +173,9 @@ def available_engines(
     detector: "Detector",
 ) -> tuple[Literal["native", "native_bf16", "pytorch"], ...]:
     """Return the engines that run a detector here, each with its own speed."""
-    from efficientad.engines import native  # noqa: PLC0415 - needs torch
-    from efficientad.kernels import layers  # noqa: PLC0415 - likewise
+    from efficientad.kernels import layers  # noqa: PLC0415 - builds them
 
-    if native.why_not(detector) is not None:
+    if native_arrays(detector) is None:
         return ("pytorch",)
     if detector.size == "medium" and layers.has_bf16():
         return "native", "native_bf16", "pytorch"
