@@ -1,14 +1,19 @@
 """Several streams: the order stays, the queue is bounded, all of them work."""
 
 import threading
+from typing import Literal
 
 import numpy as np
 import pytest
 
+import efficientad
+from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.errors import ConfigError, ImageError
 from efficientad.inspection import streams
+from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, predictions
-from efficientad.method.decision import Prediction
+from efficientad.method.decision import Calibration, Prediction
+from efficientad.method.maps import MapScale
 
 PATIENCE = 30  # seconds until a thread that waits for another one gives up
 
@@ -147,43 +152,54 @@ def test_closing_does_not_wait_for_a_source_that_does_not_answer(monkeypatch):
     assert worked_on == [0]
 
 
-class Sizes:
-    """A predictor that only notes sizes: of images, and of batches."""
+class Flat:
+    """An engine whose maps are zero, and that notes the sizes of its batches."""
+
+    precision: Precision = "fp32"
+    device: Literal["cpu"] = "cpu"
 
     def __init__(self, *, is_concurrent):
         self.is_concurrent = is_concurrent
         self.batches = []
 
-    def predict_batch(self, images):
-        self.batches.append(len(images))
-        grid = np.zeros((56, 56), np.float32)
-        return [
-            Prediction(0.0, 1.0, 0.1, image.shape[0], image.shape[1], grid, grid)
-            for image in images
-        ]
-
-    def predict(self, image):
-        return self.predict_batch([image])[0]
+    def run(self, pixels):
+        self.batches.append(len(pixels))
+        grids = np.zeros((len(pixels), 56, 56), np.float32)
+        return EngineOutput({"local": grids, "global": grids})
 
 
-def widths(predicted):
-    """Say of each prediction how wide its image is; errors stay."""
+def flat_predictor(*, is_concurrent=True):
+    scales = dict.fromkeys(("local", "global"), MapScale(0.0, 0.1))
+    return Predictor(
+        engine=Flat(is_concurrent=is_concurrent),
+        calibration=Calibration(scales, (0.1,)),
+        provenance={},
+        size="small",
+    )
+
+
+def numbered_image(number):
+    return np.zeros((8, 8 + number, 3), np.uint8)
+
+
+def numbers(predicted):
+    """Tell by its width which image each prediction is of; errors stay."""
     for found in predicted:
-        yield found.width if isinstance(found, Prediction) else found
+        yield found.width - 8 if isinstance(found, Prediction) else found
 
 
 def images(n):
-    return (np.zeros((1, width, 3), np.uint8) for width in range(1, n + 1))
+    return (numbered_image(number) for number in range(1, n + 1))
 
 
 @pytest.mark.parametrize("n_streams", [1, 3])
-def test_images_are_judged_in_batches_and_in_order(n_streams):
-    predictor = Sizes(is_concurrent=True)
+def test_images_are_predicted_in_batches_and_in_order(n_streams):
+    predictor = flat_predictor()
 
     found = predictions(predictor, images(7), n_streams=n_streams, batch_size=3)
 
-    assert list(widths(found)) == [1, 2, 3, 4, 5, 6, 7]
-    assert sorted(predictor.batches) == [1, 3, 3]
+    assert list(numbers(found)) == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(predictor.engine.batches) == [1, 3, 3]
 
 
 class Line:
@@ -197,11 +213,11 @@ class Line:
         for number in range(self.n):
             assert number == 0 or self.decided.wait(self.patience), "no decision came"
             self.decided.clear()
-            yield np.zeros((1, 1 + number, 3), np.uint8)
+            yield numbered_image(1 + number)
 
     def answers(self, **settings):
-        for prediction in predictions(Sizes(is_concurrent=True), self, **settings):
-            yield prediction.width
+        for prediction in predictions(flat_predictor(), self, **settings):
+            yield prediction.width - 8
             self.decided.set()
 
 
@@ -222,12 +238,12 @@ def test_a_camera_that_waits_for_ever_is_noticed():
         next(answers)
 
 
-def test_images_of_a_batch_that_does_not_get_full_are_judged_before_the_error():
+def test_images_of_a_batch_that_does_not_get_full_are_predicted_before_the_error():
     def source():
         yield from images(3)
         raise OSError("the camera is gone")
 
-    found = widths(predictions(Sizes(is_concurrent=True), source(), batch_size=2))
+    found = numbers(predictions(flat_predictor(), source(), batch_size=2))
 
     assert [next(found) for _ in range(3)] == [1, 2, 3]
     with pytest.raises(OSError, match="the camera is gone"):
@@ -240,29 +256,20 @@ def with_a_bad_one():
     yield from images(4)
 
 
-class Strict(Sizes):
-    """Cannot take a batch with a path in it."""
-
-    def predict_batch(self, images):
-        if any(isinstance(image, str) for image in images):
-            raise ImageError("needed an image")
-        return super().predict_batch(images)
-
-
 @pytest.mark.parametrize("settings", [{"batch_size": 3}, {"n_streams": 2}])
 def test_an_image_at_fault_is_given_in_its_place(settings):
-    predictor = Strict(is_concurrent=True)
+    predictor = flat_predictor()
 
     predicted = predictions(predictor, with_a_bad_one(), gives_errors=True, **settings)
 
-    found = list(widths(predicted))
+    found = list(numbers(predicted))
     assert [*found[:4], *found[5:]] == [1, 2, 3, 4, 1, 2, 3, 4]
     assert isinstance(found[4], ImageError)
 
 
 def test_all_images_before_one_at_fault_are_given_before_it_is_raised():
-    predictor = Strict(is_concurrent=True)
-    found = widths(predictions(predictor, with_a_bad_one(), batch_size=8))
+    predictor = flat_predictor()
+    found = numbers(predictions(predictor, with_a_bad_one(), batch_size=8))
 
     assert [next(found) for _ in range(4)] == [1, 2, 3, 4]
     with pytest.raises(ImageError):
@@ -271,8 +278,8 @@ def test_all_images_before_one_at_fault_are_given_before_it_is_raised():
 
 def test_predictions_may_be_closed_early():
     before = set(threading.enumerate())
-    found = predictions(Sizes(is_concurrent=True), images(100), n_streams=4)
-    assert next(found).width == 1
+    found = predictions(flat_predictor(), images(100), n_streams=4)
+    assert next(numbers(found)) == 1
 
     found.close()
 
@@ -280,10 +287,10 @@ def test_predictions_may_be_closed_early():
 
 
 def test_a_predictor_of_one_call_at_a_time_gets_one_stream():
-    predictor = Sizes(is_concurrent=False)
+    predictor = flat_predictor(is_concurrent=False)
 
-    assert list(widths(predictions(predictor, images(2)))) == [1, 2]
-    with pytest.raises(ConfigError, match="use 1 stream, or an exported file"):
+    assert list(numbers(predictions(predictor, images(2)))) == [1, 2]
+    with pytest.raises(ConfigError, match="use 1 stream, or another engine"):
         predictions(predictor, images(2), n_streams=2)
 
 
@@ -297,15 +304,13 @@ def test_a_predictor_of_one_call_at_a_time_gets_one_stream():
 )
 def test_senseless_numbers_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        predictions(Sizes(is_concurrent=True), images(2), **settings)
+        predictions(flat_predictor(), images(2), **settings)
 
 
-def test_an_export_judges_alike_in_one_stream_and_in_two(exports, photograph):
-    from efficientad.inspection.exported_predictor import ExportedPredictor
-
+def test_an_export_predicts_alike_in_one_stream_and_in_two(exports, photograph):
     given = [photograph(40, 50, seed) for seed in range(4)]
     for path in exports.values():
-        predictor = ExportedPredictor(path, n_streams=2)
+        predictor = efficientad.load(path, n_streams=2)
         alone = [predictor.predict(image).image_score for image in given]
         found = predictions(predictor, given, n_streams=2)
         assert [p.image_score for p in found] == pytest.approx(alone, rel=1e-4)
