@@ -1,37 +1,95 @@
 import numpy as np
-import torch
+import pytest
 
-from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.maps import map_levels, map_quantiles
-from efficientad.training.calibration import calibrate
+import efficientad
+from efficientad.errors import ConfigError, DatasetError
+from efficientad.images.rgb import INPUT_SIZE, image_hash
+from efficientad.method.maps import fit_mean_and_deviation, fit_quantiles, map_levels
+from efficientad.training.calibration import fit_calibration, raw_grids
+
+
+@pytest.fixture(scope="module")
+def pixels(photograph):
+    return np.stack([photograph(INPUT_SIZE, INPUT_SIZE, seed) for seed in range(3)])
 
 
 def test_levels_reach_from_the_least_to_the_greatest_of_the_held_out_images(
-    judging_detector, photograph
+    predictor, pixels
 ):
-    pixels = np.stack([photograph(INPUT_SIZE, INPUT_SIZE, seed) for seed in range(3)])
-    raw = judging_detector.judged_maps(torch.from_numpy(pixels))
+    raw = raw_grids(predictor.engine, pixels)
 
-    calibration = calibrate(judging_detector, pixels, divides_by_level=True)
+    calibration = fit_calibration(predictor.engine, pixels, divides_by_level=True)
 
-    for raw_maps, quantiles in zip(
-        raw, (calibration.local_quantiles, calibration.global_quantiles), strict=True
-    ):
-        levels = map_levels(raw_maps)
-        assert quantiles.least_level == float(levels.min())
-        assert quantiles.greatest_level == float(levels.max())
-        own = map_quantiles(list((raw_maps / levels[:, None, None]).numpy()))
+    assert list(calibration.scales) == list(raw) == ["local", "global"]
+    for name, scale in calibration.scales.items():
+        levels = map_levels(raw[name])
+        assert scale.least_level == float(levels.min())
+        assert scale.greatest_level == float(levels.max())
+        own = fit_quantiles(raw[name] / levels[:, None, None])
         np.testing.assert_allclose(
-            (quantiles.low, quantiles.high), (own.low, own.high), rtol=1e-5
+            (scale.low, scale.high), (own.low, own.high), rtol=1e-5
         )
 
 
-def test_without_it_maps_are_compared_as_they_are(judging_detector, photograph):
-    pixels = np.stack([photograph(INPUT_SIZE, INPUT_SIZE, seed) for seed in range(3)])
-    raw = judging_detector.judged_maps(torch.from_numpy(pixels))
+@pytest.mark.parametrize("fit", [fit_quantiles, fit_mean_and_deviation])
+def test_without_it_maps_are_compared_as_they_are(predictor, pixels, fit):
+    raw = raw_grids(predictor.engine, pixels)
 
-    calibration = calibrate(judging_detector, pixels)
+    calibration = fit_calibration(predictor.engine, pixels, fit=fit)
 
-    expected = map_quantiles(list(raw.local_map.numpy()))
-    assert calibration.local_quantiles == expected
-    assert calibration.local_quantiles.least_level is None
+    for name, scale in calibration.scales.items():
+        assert scale == fit(raw[name])
+        assert scale.least_level is None
+
+
+def test_the_normal_scores_are_those_of_the_predictions(predictor, pixels):
+    found = efficientad.calibrate(predictor, list(pixels), false_alarm_budget=0.3)
+
+    scores = [found.predict(image).image_score for image in pixels]
+    np.testing.assert_allclose(
+        found.calibration.normal_scores, sorted(scores), rtol=1e-5
+    )
+    assert found.calibration.false_alarm_budget == 0.3
+
+
+def test_a_calibrated_predictor_is_another_one_that_names_its_images(predictor, pixels):
+    before, provenance = predictor.calibration, dict(predictor.provenance)
+
+    found = efficientad.calibrate(predictor, list(pixels), threshold=0.7)
+
+    assert found.calibration.threshold == 0.7
+    assert found.engine is predictor.engine
+    assert found.detector is predictor.detector
+    hashes = [image_hash(image) for image in pixels]
+    assert list(found.provenance["validation_images"].values()) == hashes
+    assert found.provenance["training_images"] == provenance["training_images"]
+    assert (predictor.calibration, predictor.provenance) == (before, provenance)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "has_levels"),
+    [
+        ({"divides_by_level": True}, True),
+        ({"divides_by_level": False}, False),
+        ({"quick": {"divides_by_level": True}}, True),
+        ({"quick": None}, False),
+    ],
+)
+def test_levels_are_those_that_the_training_used(
+    predictor, joined, pixels, recipe, has_levels
+):
+    provenance = {"training_images": {}, "recipe": recipe}
+    trained = joined(predictor.detector, provenance=provenance)
+
+    found = efficientad.calibrate(trained, list(pixels))
+
+    assert [
+        scale.levels is not None for scale in found.calibration.scales.values()
+    ] == [has_levels] * 2
+
+
+def test_calibration_needs_images_and_networks(predictor, pixels, exported):
+    with pytest.raises(DatasetError, match="calibration needs normal images"):
+        fit_calibration(predictor.engine, pixels[:0])
+    with pytest.raises(ConfigError, match="needs a detector file, got an exported"):
+        efficientad.calibrate(exported["onnxruntime"], list(pixels))

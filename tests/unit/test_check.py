@@ -299,7 +299,7 @@ def test_mvtec_loco_without_its_defects_config_is_a_warning(loco):
 
 
 def test_a_normal_image_unlike_all_others_is_suspicious(
-    category, make_detector, tmp_path
+    category, make_detector, joined, tmp_path
 ):
     base = np.asarray(picture(0), np.float32)
     for i in range(12):
@@ -312,7 +312,7 @@ def test_a_normal_image_unlike_all_others_is_suspicious(
         (category / "test" / "good" / f"{name}.png").unlink()
     Image.fromarray(base.astype(np.uint8)).save(category / "test" / "good" / "0.png")
     model = tmp_path / "part.ead"
-    save(make_detector(), model)
+    save(joined(make_detector()), model)
 
     suspicious = [f for f in found(category, model=model) if f[0] == "suspicious"]
 

@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.decision import Calibration, MapQuantiles, Prediction
+from efficientad.method.decision import Calibration, Prediction
+from efficientad.method.maps import MapScale
 
-SCALE = MapQuantiles(0.0, 1.0)
+SCALE = MapScale(0.0, 1.0)
+SCALES = {"local": SCALE, "global": SCALE}
 
 
 def calibration_of(scores, budget=0.01, threshold=None):
-    return Calibration(SCALE, SCALE, tuple(sorted(scores)), budget, threshold)
+    return Calibration(SCALES, tuple(sorted(scores)), budget, threshold)
 
 
 @given(
@@ -85,13 +87,18 @@ def test_a_score_that_is_no_number_is_not_called_normal(score):
 )
 def test_scores_that_give_no_threshold_are_refused(scores):
     with pytest.raises(ConfigError):
-        Calibration(SCALE, SCALE, scores)
+        Calibration(SCALES, scores)
+
+
+def test_a_calibration_needs_a_map():
+    with pytest.raises(ConfigError, match="the scale of at least one map"):
+        Calibration({}, (0.1,))
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (0.0, float("nan"))])
 def test_quantiles_without_a_scale_are_refused(low, high):
     with pytest.raises(ConfigError):
-        MapQuantiles(low, high)
+        MapScale(low, high)
 
 
 def test_a_prediction_places_its_maps_at_the_images_own_size():
@@ -102,14 +109,15 @@ def test_a_prediction_places_its_maps_at_the_images_own_size():
         threshold=0.4,
         height=20,
         width=30,
-        local_grid=ones,
-        global_grid=3 * ones,
+        grids={"local": ones, "global": 3 * ones},
     )
 
     assert not prediction.is_anomalous
     np.testing.assert_allclose(prediction.anomaly_map, np.full((20, 30), 2), rtol=1e-6)
-    np.testing.assert_allclose(prediction.local_map, np.full((20, 30), 1), rtol=1e-6)
-    np.testing.assert_allclose(prediction.global_map, np.full((20, 30), 3), rtol=1e-6)
+    np.testing.assert_allclose(prediction.map("local"), np.full((20, 30), 1), rtol=1e-6)
+    np.testing.assert_allclose(
+        prediction.map("global"), np.full((20, 30), 3), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,9 +125,9 @@ def test_a_prediction_places_its_maps_at_the_images_own_size():
 )
 def test_levels_need_two_limits_in_order(limits):
     with pytest.raises(ConfigError, match="two limits, positive and in order"):
-        MapQuantiles(0.0, 1.0, *limits)
+        MapScale(0.0, 1.0, *limits)
 
 
 def test_levels_are_there_or_not():
     assert SCALE.levels is None
-    assert MapQuantiles(0.0, 1.0, 0.5, 0.5).levels == (0.5, 0.5)
+    assert MapScale(0.0, 1.0, 0.5, 0.5).levels == (0.5, 0.5)

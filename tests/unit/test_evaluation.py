@@ -2,10 +2,12 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fake_engines import BrightnessEngine, brightness_predictor
 
 from efficientad.demo_parts import DEFECT_TYPES, write_category
 from efficientad.errors import (
@@ -16,24 +18,6 @@ from efficientad.errors import (
 from efficientad.evaluation import rendering
 from efficientad.evaluation.evaluate import evaluate, image_metrics
 from efficientad.images.rgb import as_rgb, image_hash
-from efficientad.method.decision import Prediction
-
-
-class BrightnessPredictor:
-    """Its score is the mean brightness: no better than chance, but defined."""
-
-    def __init__(self, **provenance):
-        self.provenance = provenance
-
-    def predict(self, image):
-        rgb = as_rgb(image)
-        score = float(rgb.mean() / 255)
-        grid = np.full((56, 56), score, np.float32)
-        height, width = rgb.shape[:2]
-        return Prediction(score, 0.5, 0.5, height, width, grid, grid)
-
-    def predict_batch(self, images):
-        return [self.predict(image) for image in images]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +28,7 @@ def parts(tmp_path_factory):
 
 
 def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
-    evaluation = evaluate(BrightnessPredictor(), parts, output=tmp_path)
+    evaluation = evaluate(brightness_predictor(), parts, output=tmp_path)
 
     assert set(evaluation.metrics) == {
         "image_au_roc",
@@ -65,7 +49,7 @@ def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
 def test_a_report_shows_date_and_training_time_unless_undated(
     parts, tmp_path, is_dated
 ):
-    predictor = BrightnessPredictor(training_seconds=212.5, seed=3)
+    predictor = brightness_predictor(training_seconds=212.5, seed=3)
     evaluate(predictor, parts, output=tmp_path, is_dated=is_dated)
 
     report = (tmp_path / "report.html").read_text()
@@ -77,12 +61,13 @@ def test_a_report_shows_date_and_training_time_unless_undated(
 def test_a_report_needs_jinja2_before_the_first_prediction(
     parts, tmp_path, monkeypatch
 ):
+    predictor = brightness_predictor()
     rendering.environment.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.delattr(BrightnessPredictor, "predict")
+    monkeypatch.setattr(BrightnessEngine, "run", lambda *_: pytest.fail("predicted"))
 
     with pytest.raises(MissingDependencyError, match="a report needs jinja2"):
-        evaluate(BrightnessPredictor(), parts, output=tmp_path)
+        evaluate(predictor, parts, output=tmp_path)
 
 
 def test_evaluate_refuses_images_of_the_calibration_but_warns_if_published(
@@ -90,7 +75,7 @@ def test_evaluate_refuses_images_of_the_calibration_but_warns_if_published(
 ):
     normal = min((parts / "test" / "good").iterdir())
     used = {"normal.png": image_hash(as_rgb(normal))}
-    predictor = BrightnessPredictor(validation_images=used)
+    predictor = brightness_predictor(validation_images=used)
     copy = Path(shutil.copytree(parts, tmp_path / "copy" / "screw"))
     for folder in (copy / "test", copy / "ground_truth"):
         (folder / "scratch").rename(folder / "thread_top")
@@ -106,6 +91,13 @@ def test_evaluate_refuses_images_of_the_calibration_but_warns_if_published(
     assert "the results do not count" in warning
 
 
+def test_a_model_that_does_not_name_its_training_images_is_not_evaluated(parts):
+    unknown = replace(brightness_predictor(), provenance={"seed": 3})
+
+    with pytest.raises(DatasetError, match="does not name them; train it again"):
+        evaluate(unknown, parts)
+
+
 def test_image_metrics_count_defects_above_the_highest_normal_image():
     scores = np.array([0.1, 0.5, 0.4, 0.6, 0.7])
 
@@ -119,4 +111,4 @@ def test_a_category_without_defects_has_no_metrics(parts, tmp_path):
     (tmp_path / "test" / "good").symlink_to(parts / "test" / "good")
 
     with pytest.raises(UndefinedMetricError, match="has no defective ones"):
-        evaluate(BrightnessPredictor(), tmp_path)
+        evaluate(brightness_predictor(), tmp_path)

@@ -13,8 +13,9 @@ from efficientad.method.decision import Prediction
 
 def prediction_of(height, width, local=0.0, overall=0.0, image_score=0.5):
     """Constant maps: the colors of a panel are known without looking."""
-    grids = [np.full((56, 56), value, np.float32) for value in (local, overall)]
-    return Prediction(image_score, 0.1, 0.2, height, width, *grids)
+    values = {"local": local, "global": overall}
+    grids = {k: np.full((56, 56), value, np.float32) for k, value in values.items()}
+    return Prediction(image_score, 0.1, 0.2, height, width, grids)
 
 
 def gray_image(height, width, value=120):

@@ -77,8 +77,7 @@ def case_of(defect_type="scratch", image_score=0.9, *, name="a.png", shape=(40, 
         threshold=0.5,
         height=shape[0],
         width=shape[1],
-        local_grid=grid,
-        global_grid=grid.T.copy(),
+        grids={"local": grid, "global": grid.T.copy()},
     )
     image = np.full((*shape, 3), 128, np.uint8)
     mask = None
