@@ -4,24 +4,24 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import openvino
 import pytest
-from efficientad.engines.exported import GRID_OUTPUTS, INPUT, require_bf16
-from efficientad.inspection.exported_predictor import ExportedPredictor
 from PIL import Image
 
 import efficientad
+from efficientad.engines.graph_outputs import GRID_OUTPUTS, INPUT, RAW_OUTPUTS
+from efficientad.engines.openvino import require_bf16
 from efficientad.errors import (
     ConfigError,
     DatasetError,
     ExportMismatchError,
     MissingDependencyError,
     ModelFileError,
-    NotCalibratedError,
     StorageError,
     UndefinedMetricError,
 )
@@ -42,27 +42,27 @@ from efficientad.model_files import export_metadata as metadata
 
 
 @pytest.fixture(scope="module")
-def model(judging_detector):
-    return detector_graph(judging_detector)
+def model(predictor):
+    return detector_graph(predictor.detector, predictor.calibration.scales)
 
 
 def grids(model, image):
-    """What OpenVINO makes of a graph, all in single precision."""
+    """Return the grids that OpenVINO computes, all in single precision."""
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(
         core.read_model(model.SerializeToString()), "CPU", settings
     )
     found = compiled({INPUT: image[np.newaxis]})
-    return np.stack([found[name][0] for name in GRID_OUTPUTS])
+    return np.stack([found[name][0] for name in GRID_OUTPUTS.values()])
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_an_export_that_differs_is_refused_and_nothing_is_left(
-    judging_detector, tmp_path, monkeypatch, suffix
+    predictor, tmp_path, monkeypatch, suffix
 ):
-    def wrong(given):
-        model = detector_graph(given)
+    def wrong(*given):
+        model = detector_graph(*given)
         for tensor in model.graph.initializer:
             if list(tensor.dims) == [384, 256, 4, 4]:
                 value = onnx.numpy_helper.to_array(tensor) * 1.01
@@ -76,7 +76,7 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(
     with pytest.raises(
         ExportMismatchError, match=r"on artificial images it differs by 0\.\d"
     ):
-        efficientad.export(judging_detector, target)
+        efficientad.export(predictor, target)
 
     assert target.read_bytes() == b"an earlier export"
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
@@ -92,19 +92,19 @@ def test_an_export_is_two_files_for_openvino_and_one_else(exports):
     ("engine", "weights"), [("onnxruntime", ".onnx"), ("openvino", ".bin")]
 )
 def test_16_bits_halve_the_file_and_hardly_change_the_maps(
-    judging_detector, exports, predictors, photograph, tmp_path, engine, weights
+    predictor, exports, exported, photograph, tmp_path, engine, weights
 ):
     path = tmp_path / exports[engine].name
 
-    report = efficientad.export(judging_detector, path, precision="fp16")
+    report = efficientad.export(predictor, path, precision="fp16")
 
     sizes = [f.with_suffix(weights).stat().st_size for f in (path, exports[engine])]
     assert sizes[0] < 0.52 * sizes[1]
     assert 0 < report.largest_difference < 1e-2
     assert metadata.read(path).precision == "fp16"
     image = photograph(80, 90)
-    exact = predictors[engine].predict(image)
-    found = ExportedPredictor(path).predict(image)
+    exact = exported[engine].predict(image)
+    found = efficientad.load(path).predict(image)
     assert found.image_score == pytest.approx(exact.image_score, rel=1e-2)
 
 
@@ -152,12 +152,12 @@ def test_bf16_is_refused_where_the_processor_has_none():
         require_bf16(["FP32", "INT8"])
 
 
-def test_bf16_is_exported_where_the_processor_can(judging_detector, tmp_path):
+def test_bf16_is_exported_where_the_processor_can(predictor, tmp_path):
     found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in found:
         pytest.skip("needs a processor with AVX512_BF16 or AMX")
 
-    report = efficientad.export(judging_detector, tmp_path / "a.xml", precision="bf16")
+    report = efficientad.export(predictor, tmp_path / "a.xml", precision="bf16")
 
     assert report.largest_difference > 0
 
@@ -170,11 +170,9 @@ def test_bf16_is_exported_where_the_processor_can(judging_detector, tmp_path):
         ("part.onnx", "int8", "give --images FOLDER"),
     ],
 )
-def test_what_cannot_be_had_is_refused(
-    judging_detector, tmp_path, name, precision, message
-):
+def test_what_cannot_be_had_is_refused(predictor, tmp_path, name, precision, message):
     with pytest.raises(ConfigError, match=message):
-        efficientad.export(judging_detector, tmp_path / name, precision=precision)
+        efficientad.export(predictor, tmp_path / name, precision=precision)
 
     assert not list(tmp_path.iterdir())
 
@@ -203,27 +201,28 @@ def test_a_format_and_another_ending_exclude_each_other(tmp_path):
         export_module.require_format(tmp_path / "part.onnx", "openvino")
 
 
-def test_an_uncalibrated_detector_is_not_exported(make_detector, tmp_path):
-    detector = make_detector()
-    detector.calibration = None
+def test_an_export_is_neither_exported_again_nor_saved(exported, tmp_path):
+    with pytest.raises(ConfigError, match=r"give the \.ead file it was made of"):
+        efficientad.export(exported["onnxruntime"], tmp_path / "part.onnx")
+    with pytest.raises(ConfigError, match="of an exported file; copy that file"):
+        efficientad.save(exported["onnxruntime"], tmp_path / "part.ead")
 
-    with pytest.raises(NotCalibratedError, match="call calibrate first"):
-        efficientad.export(detector, tmp_path / "part.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("package", ["onnx", "openvino"])
-def test_a_missing_package_is_named(judging_detector, tmp_path, monkeypatch, package):
+def test_a_missing_package_is_named(predictor, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
 
     with pytest.raises(MissingDependencyError, match=rf"{package}.*\[export\]"):
-        efficientad.export(judging_detector, tmp_path / "part.xml")
+        efficientad.export(predictor, tmp_path / "part.xml")
 
 
-def test_a_place_that_cannot_be_written_is_found_out_first(judging_detector, tmp_path):
+def test_a_place_that_cannot_be_written_is_found_out_first(predictor, tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(StorageError, match="choose another output"):
-        efficientad.export(judging_detector, tmp_path / "file" / "part.onnx")
+        efficientad.export(predictor, tmp_path / "file" / "part.onnx")
 
 
 @pytest.fixture
@@ -243,7 +242,7 @@ def evaluations(monkeypatch):
     def lose(points, pixel_metrics=("au_pro",)):
         def evaluate(predictor, category):
             assert (category / "train" / "good").is_dir()
-            is_export = isinstance(predictor, ExportedPredictor)
+            is_export = predictor.detector is None
             return Faked(points if is_export else 0.0, pixel_metrics)
 
         monkeypatch.setattr(evaluation, "evaluate", evaluate)
@@ -267,18 +266,18 @@ def category(tmp_path, photograph):
 
 @pytest.fixture
 def nothing_is_made(monkeypatch):
-    monkeypatch.setattr(export_module, "detector_graph", lambda _: pytest.fail("made"))
+    monkeypatch.setattr(export_module, "detector_graph", lambda *_: pytest.fail("made"))
 
 
 @pytest.mark.usefixtures("nothing_is_made")
-def test_a_category_that_cannot_be_judged_is_found_out_first(
-    judging_detector, tmp_path, category
+def test_a_category_that_cannot_be_evaluated_is_found_out_first(
+    predictor, tmp_path, category
 ):
     target, images = tmp_path / "part.onnx", category / "train" / "good"
 
     def exported(verify, max_loss=0.2):
         efficientad.export(
-            judging_detector, target, images=images, verify=verify, max_loss=max_loss
+            predictor, target, images=images, verify=verify, max_loss=max_loss
         )
 
     with pytest.raises(DatasetError, match="gone"):
@@ -291,7 +290,7 @@ def test_a_category_that_cannot_be_judged_is_found_out_first(
 
 
 def test_what_cannot_be_read_is_not_told_as_what_cannot_be_written(
-    judging_detector, tmp_path, evaluations, category, monkeypatch
+    predictor, tmp_path, evaluations, category, monkeypatch
 ):
     def locked(*_):
         raise PermissionError(13, "Permission denied", "test/broken")
@@ -300,20 +299,20 @@ def test_what_cannot_be_read_is_not_told_as_what_cannot_be_written(
     monkeypatch.setattr(export_module, "losses_on", locked)
 
     with pytest.raises(PermissionError, match="test/broken"):
-        efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
+        efficientad.export(predictor, tmp_path / "a.onnx", verify=category)
 
     assert list(tmp_path.iterdir()) == [category]
 
 
 @pytest.mark.usefixtures("nothing_is_made")
-def test_a_name_that_no_engine_can_open_is_found_out_first(judging_detector, tmp_path):
+def test_a_name_that_no_engine_can_open_is_found_out_first(predictor, tmp_path):
     with pytest.raises(ModelFileError, match="no UTF-8"):
-        efficientad.export(judging_detector, tmp_path / "\udce9.onnx")
+        efficientad.export(predictor, tmp_path / "\udce9.onnx")
 
 
 @pytest.mark.parametrize("suffixes", [[".onnx"], [".xml", ".bin"]])
 def test_links_stay_and_the_files_they_name_are_replaced(
-    judging_detector, tmp_path, monkeypatch, suffixes
+    predictor, tmp_path, monkeypatch, suffixes
 ):
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     (tmp_path / "v3").mkdir()
@@ -322,7 +321,7 @@ def test_links_stay_and_the_files_they_name_are_replaced(
         link.symlink_to(Path("v3", f"part{link.suffix}"))
         link.write_bytes(b"an earlier one")
 
-    efficientad.export(judging_detector, links[0])
+    efficientad.export(predictor, links[0])
 
     assert all(link.is_symlink() for link in links)
     assert {p.name for p in (tmp_path / "v3").iterdir()} == {
@@ -333,7 +332,7 @@ def test_links_stay_and_the_files_they_name_are_replaced(
 
 
 def test_a_link_to_one_file_of_two_does_not_part_them(
-    judging_detector, tmp_path, monkeypatch, exports
+    predictor, tmp_path, monkeypatch, exports
 ):
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     (tmp_path / "v3").mkdir()
@@ -342,7 +341,7 @@ def test_a_link_to_one_file_of_two_does_not_part_them(
         (tmp_path / "v3" / f"part{suffix}").write_bytes(kept.read_bytes())
     (tmp_path / "current.xml").symlink_to(Path("v3", "part.xml"))
 
-    efficientad.export(judging_detector, tmp_path / "current.xml", precision="fp16")
+    efficientad.export(predictor, tmp_path / "current.xml", precision="fp16")
 
     assert metadata.read(tmp_path / "current.xml").precision == "fp16"
     assert metadata.read(tmp_path / "v3" / "part.xml").precision == "fp32"
@@ -350,21 +349,21 @@ def test_a_link_to_one_file_of_two_does_not_part_them(
 
 @pytest.mark.parametrize("metric", ["au_pro", "au_spro"])
 def test_an_export_that_loses_accuracy_is_refused(
-    judging_detector, tmp_path, evaluations, category, metric
+    predictor, tmp_path, evaluations, category, metric
 ):
     evaluations(0.3, [metric])
     with pytest.raises(
         ExportMismatchError, match=rf"lose 0\.2 points of {metric} .* loses 0\.3;"
     ):
-        efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
+        efficientad.export(predictor, tmp_path / "a.onnx", verify=category)
 
     assert list(tmp_path.iterdir()) == [category]
 
 
-def test_the_accuracy_lost_is_told(judging_detector, tmp_path, evaluations, category):
+def test_the_accuracy_lost_is_told(predictor, tmp_path, evaluations, category):
     evaluations(0.15)
 
-    report = efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
+    report = efficientad.export(predictor, tmp_path / "a.onnx", verify=category)
 
     assert report.n_images == 2
     assert report.verified is not None
@@ -373,12 +372,12 @@ def test_the_accuracy_lost_is_told(judging_detector, tmp_path, evaluations, cate
     assert "1 of 2 test images are called otherwise; " in report.lines()[-1]
 
 
-def test_it_is_told_that_no_pixels_were_judged(
-    judging_detector, tmp_path, evaluations, category
+def test_it_is_told_that_no_pixels_were_evaluated(
+    predictor, tmp_path, evaluations, category
 ):
     evaluations(0.0, [])
 
-    report = efficientad.export(judging_detector, tmp_path / "a.onnx", verify=category)
+    report = efficientad.export(predictor, tmp_path / "a.onnx", verify=category)
 
     assert report.lines()[1:] == [
         "image_au_roc loses 0.000 points",
@@ -389,34 +388,59 @@ def test_it_is_told_that_no_pixels_were_judged(
 
 @pytest.mark.parametrize("name", ["part.onnx", "part.xml"])
 def test_maps_that_are_not_those_of_the_grids_are_refused(
-    judging_detector, tmp_path, monkeypatch, name
+    predictor, tmp_path, monkeypatch, name
 ):
     def doubled(graph, pixels):
         return graph.op("Mul", placement(graph, pixels), graph.constant(2))
 
     monkeypatch.setattr(graph_module, "placement", doubled)
 
-    with pytest.raises(ExportMismatchError, match="combined_map must be that of its"):
-        efficientad.export(judging_detector, tmp_path / name)
+    with pytest.raises(ExportMismatchError, match="combined_map must follow from its"):
+        efficientad.export(predictor, tmp_path / name)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_grids_that_are_not_those_of_the_raw_grids_are_refused(
+    predictor, tmp_path, monkeypatch
+):
+    """Engines read the raw grids, other programs what the graph makes of them."""
+    raw = RAW_OUTPUTS["local"]
+
+    def wrong(*given):
+        model = detector_graph(*given)
+        (node,) = (n for n in model.graph.node if n.output[0] == raw)
+        node.output[0] = "inner"
+        for reader in model.graph.node:
+            reader.input[:] = ["inner" if k == raw else k for k in reader.input]
+        squares = onnx.helper.make_node("Mul", ["inner", "inner"], [raw])
+        model.graph.node.append(squares)
+        return model
+
+    monkeypatch.setattr(export_module, "detector_graph", wrong)
+    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+
+    with pytest.raises(ExportMismatchError, match="local_grid must follow from its"):
+        efficientad.export(predictor, tmp_path / "part.onnx")
 
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_difference_that_is_no_number_is_refused_wherever_it_comes(
-    judging_detector, tmp_path, monkeypatch, place
+    predictor, tmp_path, monkeypatch, place
 ):
     differences = iter([0.0, np.nan] if place else [np.nan, 0.0])
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK, BLACK])
     monkeypatch.setattr(comparison, "_difference", lambda *_: next(differences))
 
     with pytest.raises(ExportMismatchError, match="differs by nan"):
-        efficientad.export(judging_detector, tmp_path / "part.onnx")
+        efficientad.export(predictor, tmp_path / "part.onnx")
 
     assert not list(tmp_path.iterdir())
 
 
-def test_of_two_files_none_is_replaced_alone(judging_detector, tmp_path, monkeypatch):
+def test_of_two_files_none_is_replaced_alone(predictor, tmp_path, monkeypatch):
     target = tmp_path / "part.xml"
     target.write_bytes(b"an earlier graph")
     target.with_suffix(".bin").write_bytes(b"its weights")
@@ -430,7 +454,7 @@ def test_of_two_files_none_is_replaced_alone(judging_detector, tmp_path, monkeyp
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     monkeypatch.setattr(Path, "replace", fails_for_the_graph)
     with pytest.raises(StorageError, match="No space left"):
-        efficientad.export(judging_detector, target)
+        efficientad.export(predictor, target)
 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "part.xml": b"an earlier graph",
@@ -439,28 +463,33 @@ def test_of_two_files_none_is_replaced_alone(judging_detector, tmp_path, monkeyp
 
 
 @pytest.fixture
-def own_images(judging_detector, photograph, tmp_path, monkeypatch):
-    """Images the detector remembers, by what for."""
+def own_images(photograph, tmp_path):
+    """Images that a detector remembers, by their purpose."""
     made = {}
     for seed, kind in enumerate(["training_images", "validation_images"]):
         image = photograph(60, 50, seed)
         path = tmp_path / f"{kind}.png"
         Image.fromarray(image).save(path)
         made[kind] = path, image
-    provenance = {k: {str(p): image_hash(i)} for k, (p, i) in made.items()}
-    monkeypatch.setattr(judging_detector, "provenance", provenance)
     return made
 
 
+@pytest.fixture
+def remembering(predictor, own_images):
+    """A predictor whose provenance names these images."""
+    provenance = {k: {str(p): image_hash(i)} for k, (p, i) in own_images.items()}
+    return replace(predictor, provenance=provenance)
+
+
 def test_an_export_is_compared_on_the_images_of_the_calibration(
-    judging_detector, own_images
+    remembering, own_images
 ):
     (validation_path, _), (training_path, _) = (
         own_images[kind] for kind in ("validation_images", "training_images")
     )
 
     def found():
-        return calibration_images(None, judging_detector.provenance, 8)
+        return calibration_images(None, remembering.provenance, 8)
 
     assert found() == [validation_path]
     validation_path.write_bytes(training_path.read_bytes())
@@ -470,12 +499,12 @@ def test_an_export_is_compared_on_the_images_of_the_calibration(
 
 
 def test_without_images_those_of_the_detector_are_compared(
-    judging_detector, own_images, tmp_path, monkeypatch
+    remembering, own_images, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     sentence = "compared on artificial images only; give --images FOLDER"
 
-    report = efficientad.export(judging_detector, tmp_path / "part.onnx")
+    report = efficientad.export(remembering, tmp_path / "part.onnx")
     assert (report.n_images, report.n_real_images) == (2, 1)
     assert sentence not in report.lines()
     differences = report.largest_difference, report.largest_artificial_difference
@@ -484,15 +513,15 @@ def test_without_images_those_of_the_detector_are_compared(
 
     for path, _ in own_images.values():
         path.unlink()
-    report = efficientad.export(judging_detector, tmp_path / "part.onnx")
+    report = efficientad.export(remembering, tmp_path / "part.onnx")
     assert (report.n_images, report.n_real_images) == (1, 0)
     assert sentence in report.lines()
     with pytest.raises(ConfigError, match="give --images FOLDER"):
-        efficientad.export(judging_detector, tmp_path / "b.onnx", precision="int8")
+        efficientad.export(remembering, tmp_path / "b.onnx", precision="int8")
 
 
 def test_8_bits_are_measured_on_the_images_of_the_detector(
-    judging_detector, own_images, tmp_path, monkeypatch
+    remembering, own_images, tmp_path, monkeypatch
 ):
     measured = []
 
@@ -502,28 +531,28 @@ def test_8_bits_are_measured_on_the_images_of_the_detector(
 
     monkeypatch.setattr(export_module, "quantized", quantized)
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
-    efficientad.export(judging_detector, tmp_path / "a.onnx", precision="int8")
+    efficientad.export(remembering, tmp_path / "a.onnx", precision="int8")
 
     expected = resize_image(own_images["validation_images"][1], 256, 256)
     assert np.array_equal(measured, [expected])
 
 
 def test_an_image_larger_than_a_graph_takes_is_compared_made_small(
-    judging_detector, exports, monkeypatch
+    predictor, exports, monkeypatch
 ):
     line_scan = np.zeros((8, MAX_SIDE + 1, 3), np.uint8)
     line_scan[:, ::7] = 200
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
-    exported = ExportedPredictor(exports["onnxruntime"])
+    engine = comparison.whole_engine(exports["onnxruntime"], "fp32")
 
-    found = comparison.compared(judging_detector, exported, [line_scan])
+    found = comparison.compared(predictor, engine, [line_scan])
 
     assert found.n_real == 1
     assert found.real is not None
     assert found.real < 1e-4
 
 
-def test_images_are_spread_over_all_there_are(judging_detector, exports, monkeypatch):
+def test_images_are_spread_over_all_there_are(predictor, exports, monkeypatch):
     assert spread(range(32), 8) == [0, 4, 8, 12, 16, 20, 24, 28]
     assert spread("abc", 8) == ["a", "b", "c"]
     images = [np.full((8, 8, 3), value, np.uint8) for value in range(32)]
@@ -535,18 +564,18 @@ def test_images_are_spread_over_all_there_are(judging_detector, exports, monkeyp
 
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     monkeypatch.setattr(comparison, "_difference", noted)
-    exported = ExportedPredictor(exports["onnxruntime"])
+    engine = comparison.whole_engine(exports["onnxruntime"], "fp32")
 
-    assert comparison.compared(judging_detector, exported, images).n_real == 8
+    assert comparison.compared(predictor, engine, images).n_real == 8
     assert seen == [0, *spread(range(32), 8)]
 
 
 @pytest.mark.gpu
-def test_a_detector_on_a_gpu_is_exported_as_on_a_cpu(make_detector, tmp_path):
+def test_a_detector_on_a_gpu_is_exported_as_on_a_cpu(make_detector, joined, tmp_path):
     """Where products of single precision are shortened unless told otherwise."""
     detector = make_detector().to("cuda")
 
-    report = efficientad.export(detector, tmp_path / "part.onnx")
+    report = efficientad.export(joined(detector), tmp_path / "part.onnx")
 
     assert report.largest_artificial_difference < 1e-4
     assert detector.device.type == "cuda"
