@@ -5,14 +5,16 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 
+import efficientad
+from efficientad.engines.native import NativeEngine
+from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import ConfigError
-from efficientad.inspection import opening as runtimes
+from efficientad.inspection.opening import detector_engine
 from efficientad.kernels import layers, native
-from efficientad.method.detector import Detector
-from efficientad.model_files import detector_file as model_file
-from efficientad_lab.benchmark.baseline import baseline, raw_maps
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad_lab.benchmark.baseline import BaselineEngine
+from efficientad_lab.benchmark.candidates import available_engines
 
 needs_compiler = pytest.mark.skipif(
     not layers.is_available(), reason="needs a C++ compiler for the native layers"
@@ -31,11 +33,15 @@ def detector(make_detector):
     return make_detector()
 
 
+def native_engine(detector, name="native"):
+    engine = detector_engine(detector, name)
+    assert isinstance(engine, NativeEngine)
+    return engine
+
+
 def noise(n):
-    generator = torch.Generator().manual_seed(n)
-    return torch.randint(
-        0, 256, (n, 256, 256, 3), dtype=torch.uint8, generator=generator
-    )
+    rng = np.random.default_rng(n)
+    return rng.integers(0, 256, (n, 256, 256, 3), dtype=np.uint8)
 
 
 def extreme_images():
@@ -45,12 +51,17 @@ def extreme_images():
     single[128, 128] = 255
     stripes = black.copy()
     stripes[:, ::2] = 255
-    return torch.from_numpy(np.stack([black, white, single, stripes]))
+    return np.stack([black, white, single, stripes])
+
+
+def maps_of(engine, pixels):
+    return engine.run(pixels).grids
 
 
 def assert_same(actual, expected, tolerance=TOLERANCE):
-    for one, other in zip(actual, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=0)
+    assert list(actual) == list(expected) == ["local", "global"]
+    for name, grids in actual.items():
+        np.testing.assert_allclose(grids, expected[name], rtol=tolerance, atol=0)
 
 
 @needs_compiler
@@ -58,8 +69,9 @@ def assert_same(actual, expected, tolerance=TOLERANCE):
 def test_small_maps_are_those_of_the_plain_networks(detector, make):
     pixels = make()
 
-    assert detector.is_native
-    assert_same(detector.judged_maps(pixels), raw_maps(baseline(detector), pixels))
+    found = maps_of(native_engine(detector), pixels)
+
+    assert_same(found, maps_of(BaselineEngine(detector), pixels))
 
 
 @needs_compiler
@@ -67,19 +79,22 @@ def test_medium_maps_are_those_of_the_plain_networks(make_detector):
     detector = make_detector("medium")
     pixels = noise(1)
 
-    assert_same(detector.judged_maps(pixels), raw_maps(baseline(detector), pixels))
+    found = maps_of(native_engine(detector), pixels)
+
+    assert_same(found, maps_of(BaselineEngine(detector), pixels))
 
 
 @needs_bf16
 def test_medium_maps_in_bf16_are_near(make_detector):
     detector = make_detector("medium")
-    pixels = torch.cat([noise(1), extreme_images()])
-    exact = detector.judged_maps(pixels)
-    detector.runtime = "native_bf16"
+    pixels = np.concatenate([noise(1), extreme_images()])
+    exact = maps_of(native_engine(detector), pixels)
+    engine = native_engine(detector, "native_bf16")
 
-    rounded = detector.judged_maps(pixels)
+    rounded = maps_of(engine, pixels)
 
-    assert not torch.equal(rounded.local_map, exact.local_map)
+    assert engine.precision == "bf16"
+    assert not np.array_equal(rounded["local"], exact["local"])
     assert_same(rounded, exact, BF16_TOLERANCE)
 
 
@@ -89,27 +104,30 @@ def test_where_bf16_does_not_work_single_precision_stands_in(
 ):
     detector = make_detector("medium")
     pixels = noise(1)
-    exact = detector.judged_maps(pixels)
+    exact = maps_of(native_engine(detector), pixels)
     monkeypatch.setattr(layers, "has_bf16", lambda: False)
     native.warn_once.cache_clear()
-    detector.runtime = "native_bf16"
 
     for _ in range(2):
-        assert_same(detector.judged_maps(pixels), exact, tolerance=0)
+        engine = detector_engine(detector, "native_bf16")
+        assert engine.precision == "fp32"
+    assert_same(maps_of(engine, pixels), exact, tolerance=0)
 
     (warning,) = caplog.messages
     assert "products in bf16 unavailable, using single precision" in warning
-    assert detector.runtimes == ("native", "pytorch")
+    assert available_engines(detector) == ("native", "pytorch")
 
 
 @needs_compiler
 def test_the_small_networks_have_nothing_to_round(detector):
     pixels = noise(1)
-    rounded = copy.deepcopy(detector)
-    rounded.runtime = "native_bf16"
+    rounded = native_engine(detector, "native_bf16")
 
-    assert_same(rounded.judged_maps(pixels), detector.judged_maps(pixels), tolerance=0)
-    assert "native_bf16" not in detector.runtimes
+    found = maps_of(rounded, pixels)
+
+    assert_same(found, maps_of(native_engine(detector), pixels), tolerance=0)
+    assert rounded.precision == "fp32"
+    assert "native_bf16" not in available_engines(detector)
 
 
 @needs_compiler
@@ -118,89 +136,108 @@ def test_a_small_change_of_a_weight_would_be_noticed(detector):
     changed = copy.deepcopy(detector)
     changed.autoencoder.describe.bias.add_(0.02)
     pixels = noise(1)
+    found, expected = (maps_of(native_engine(d), pixels) for d in (changed, detector))
 
     with pytest.raises(AssertionError):
-        assert_same(changed.judged_maps(pixels), detector.judged_maps(pixels))
+        assert_same(found, expected)
 
 
 @needs_compiler
-def test_weights_that_change_are_taken_up(detector):
-    changed = copy.deepcopy(detector)
+def test_weights_that_change_later_do_not_count(detector):
+    """An engine transforms the weights once; PyTorch runs them as they are."""
+    changing = copy.deepcopy(detector)
     pixels = noise(1)
-    before = changed.judged_maps(pixels)
-    changed.student.convolutions[2].weight.mul_(1.5)
+    engine, plain = native_engine(changing), PyTorchEngine(changing)
+    before = maps_of(engine, pixels)
+    for value in changing.state_dict().values():
+        value.mul_(1.5)
 
-    after = changed.judged_maps(pixels)
-
-    assert not torch.allclose(after.local_map, before.local_map)
-    changed.runtime = "pytorch"
-    assert_same(after, changed.judged_maps(pixels))
+    assert_same(maps_of(engine, pixels), before, tolerance=0)
+    found = maps_of(native_engine(changing), pixels)
+    assert_same(found, maps_of(plain, pixels))
+    assert not np.allclose(found["local"], before["local"])
 
 
 @needs_compiler
 def test_an_image_s_maps_do_not_depend_on_its_batch(detector):
     pixels = noise(6)
+    engine = native_engine(detector)
 
-    together = detector.judged_maps(pixels)
-    alone = detector.judged_maps(pixels[4:5])
+    together = maps_of(engine, pixels)
+    alone = maps_of(engine, pixels[4:5])
 
-    assert torch.equal(together.local_map[4], alone.local_map[0])
-    assert torch.equal(together.global_map[4], alone.global_map[0])
+    for name, grids in together.items():
+        np.testing.assert_array_equal(grids[4], alone[name][0])
 
 
 @needs_compiler
-def test_threads_may_share_a_detector(detector):
+def test_threads_may_share_an_engine(detector):
+    engine = native_engine(detector)
     images = [noise(n)[:1] for n in (1, 2)]
-    expected = [detector.judged_maps(image).local_map for image in images]
-    found: list[list[torch.Tensor]] = [[], []]
+    expected = [maps_of(engine, image)["local"] for image in images]
+    found: list[list[np.ndarray]] = [[], []]
 
-    def judge(index):
+    def run(index):
         for _ in range(5):
-            found[index].append(detector.judged_maps(images[index]).local_map)
+            found[index].append(maps_of(engine, images[index])["local"])
 
-    threads = [threading.Thread(target=judge, args=(i,)) for i in range(2)]
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
+    assert engine.is_concurrent
+    assert not np.array_equal(*expected)
     for one, maps in zip(expected, found, strict=True):
         assert len(maps) == 5
-        assert all(torch.equal(one, m) for m in maps)
+        assert all(np.array_equal(one, m) for m in maps)
 
 
-def test_without_native_layers_predictions_stay_the_same(detector, monkeypatch):
-    image = noise(1)[0].numpy()
-    native = detector.predict(image)
+@needs_compiler
+def test_without_native_layers_predictions_stay_the_same(detector, joined, monkeypatch):
+    image = noise(1)[0]
+    fast = joined(detector, engine="auto")
+    assert isinstance(fast.engine, NativeEngine)
+    expected = fast.predict(image)
     monkeypatch.setattr(layers, "is_available", lambda: False)
 
-    plain = detector.predict(image)
+    plain = joined(detector, engine="auto")
+    found = plain.predict(image)
 
+    assert isinstance(plain.engine, PyTorchEngine)
     # A tenth is where the high quantile of normal pixels lies.
-    assert plain.image_score == pytest.approx(native.image_score, abs=1e-5)
-    np.testing.assert_allclose(plain.local_grid, native.local_grid, atol=1e-3)
+    assert found.image_score == pytest.approx(expected.image_score, abs=1e-5)
+    np.testing.assert_allclose(found.grids["local"], expected.grids["local"], atol=1e-3)
 
 
-def test_other_devices_and_numbers_go_by_pytorch(make_detector):
-    detector = make_detector()
+@needs_compiler
+def test_other_devices_and_numbers_go_by_pytorch(detector):
+    double, elsewhere = (copy.deepcopy(detector) for _ in range(2))
+    with_norm = copy.deepcopy(detector)
+    with_norm.teacher = PatchDescriptionNetwork("small", has_batch_norm=True)
 
-    assert not copy.deepcopy(detector).double().is_native
-    assert not detector.to("meta").is_native
+    for other in (double.double(), elsewhere.to("meta"), with_norm):
+        assert isinstance(detector_engine(other, "native"), PyTorchEngine)
+        assert available_engines(other) == ("pytorch",)
+    assert available_engines(detector)[0] == "native"
 
 
-@pytest.mark.parametrize("runtime", ["auto", "native", "native_bf16", "pytorch"])
-def test_a_runtime_can_be_chosen(detector, tmp_path, runtime):
+@pytest.mark.parametrize("engine", ["auto", "native", "native_bf16", "pytorch"])
+def test_an_engine_can_be_chosen(detector, joined, tmp_path, engine):
     path = tmp_path / "part.ead"
-    model_file.save(detector, path)
+    efficientad.save(joined(detector), path)
 
-    predictor = runtimes.load_predictor(path, device="cpu", runtime=runtime)
+    predictor = efficientad.load(path, device="cpu", engine=engine)
 
-    assert isinstance(predictor, Detector)
-    assert predictor.is_native == (runtime != "pytorch" and layers.is_available())
+    is_native = engine != "pytorch" and layers.is_available()
+    assert isinstance(predictor.engine, NativeEngine if is_native else PyTorchEngine)
+    assert predictor.precision == "fp32"
 
 
-def test_native_layers_need_the_cpu(tmp_path):
+@pytest.mark.parametrize("engine", ["native", "native_bf16"])
+def test_native_layers_need_the_cpu(tmp_path, engine):
     (tmp_path / "part.ead").touch()
 
-    with pytest.raises(ConfigError, match="use --device cpu, or --runtime pytorch"):
-        runtimes.load_predictor(tmp_path / "part.ead", device="cuda", runtime="native")
+    with pytest.raises(ConfigError, match="use --device cpu, or --engine pytorch"):
+        efficientad.load(tmp_path / "part.ead", device="cuda", engine=engine)

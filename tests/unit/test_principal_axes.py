@@ -1,15 +1,18 @@
 """A trained detector along its principal axes: fewer channels, the same maps."""
 
+import numpy as np
 import pytest
 import torch
 
+import efficientad
+from efficientad.engines.native import NativeEngine
+from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import ModelFileError
-from efficientad.method.decision import Calibration, MapQuantiles
-from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.inspection.opening import detector_engine
+from efficientad.kernels import layers
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
-from efficientad.model_files.detector_file import load, save
 from efficientad.training.principal_axes import along_axes, moments, principal_axes
-from efficientad_lab.benchmark import baseline
+from efficientad_lab.benchmark.baseline import BaselineEngine
 
 
 @pytest.fixture
@@ -73,26 +76,15 @@ def test_a_projected_network_gives_the_projected_descriptors(size):
     torch.testing.assert_close(projected(image), expected, rtol=1e-3, atol=1e-4)
 
 
-def random_detector(size, n_local, n_global):
-    torch.manual_seed(0)
-    std = torch.rand(n_local) * 0.05 + 0.02
-    return Detector(
-        PatchDescriptionNetwork(size, n_local, n_hidden=384),
-        PatchDescriptionNetwork(size, n_local + n_global, n_hidden=768),
-        Autoencoder(n_global),
-        ChannelStatistics(torch.randn(n_local) * 0.01, std),
-    ).eval()
-
-
 @pytest.fixture(params=["small", "medium"])
-def narrow_detector(request):
+def narrow_detector(request, make_detector):
     """Networks of 64 channels for the local map, and 32 for the global one."""
-    return random_detector(request.param, 64, 32)
+    return make_detector(request.param, 64, 32)
 
 
 @pytest.fixture
 def pixels(rng):
-    return torch.from_numpy(rng.integers(0, 256, (1, 256, 256, 3), "uint8"))
+    return rng.integers(0, 256, (1, 256, 256, 3), np.uint8)
 
 
 @pytest.fixture
@@ -102,21 +94,20 @@ def images():
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])
-def test_along_all_axes_the_maps_are_the_same(size, images):
-    detector = random_detector(size, 384, 384)
+def test_along_all_axes_the_maps_are_the_same(size, make_detector, images):
+    detector = make_detector(size)
 
     turned = along_axes(detector, [[images]], 384, 384)
 
-    for one, other in zip(
-        turned.raw_maps(images), detector.raw_maps(images), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        turned.raw_maps(images), detector.raw_maps(images), rtol=1e-3, atol=1e-6
+    )
     assert not turned.training
     assert not any(p.requires_grad for p in turned.parameters())
 
 
-def test_along_few_axes_the_maps_lose_what_lies_outside_of_them(images):
-    detector = random_detector("small", 384, 384)
+def test_along_few_axes_the_maps_lose_what_lies_outside_of_them(make_detector, images):
+    detector = make_detector()
     other_images = images.flip(3) / 2
     kinds = [[images], [other_images, -other_images]]
 
@@ -124,7 +115,7 @@ def test_along_few_axes_the_maps_lose_what_lies_outside_of_them(images):
 
     whole = detector.raw_maps(images)
     shares = [
-        [part / all_ for part, all_ in zip(d.raw_maps(images), whole, strict=True)]
+        [part / whole[name] for name, part in d.raw_maps(images).items()]
         for d in (few, more)
     ]
     for little, much in zip(*shares, strict=True):
@@ -136,43 +127,43 @@ def test_along_few_axes_the_maps_lose_what_lies_outside_of_them(images):
     assert global_share > 0.9
 
 
-def test_native_layers_compare_few_channels_as_pytorch_does(narrow_detector, pixels):
-    found = narrow_detector.judged_maps(pixels)
-    narrow_detector.runtime = "pytorch"
+def assert_same(found, expected):
+    assert list(found) == list(expected)
+    for name, grids in found.items():
+        np.testing.assert_allclose(grids, expected[name], rtol=1e-3, atol=1e-6)
 
-    for one, other in zip(found, narrow_detector.judged_maps(pixels), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+@pytest.mark.skipif(
+    not layers.is_available(), reason="needs a C++ compiler for the native layers"
+)
+def test_native_layers_compare_few_channels_as_pytorch_does(narrow_detector, pixels):
+    engine = detector_engine(narrow_detector, "native")
+
+    assert isinstance(engine, NativeEngine)
+    found = engine.run(pixels).grids
+    assert_same(found, PyTorchEngine(narrow_detector).run(pixels).grids)
 
 
 def test_the_plain_networks_give_the_same_maps_from_all_channels(
     narrow_detector, pixels
 ):
-    narrow_detector.runtime = "pytorch"
-    plain = baseline.baseline(narrow_detector)
+    plain = BaselineEngine(narrow_detector)
 
-    assert plain.teacher[-1].out_channels == 384
-    assert plain.student[-1].out_channels == 768
-    for one, other in zip(
-        baseline.raw_maps(plain, pixels),
-        narrow_detector.judged_maps(pixels),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    assert plain.networks.teacher[-1].out_channels == 384
+    assert plain.networks.student[-1].out_channels == 768
+    expected = PyTorchEngine(narrow_detector).run(pixels).grids
+    assert_same(plain.run(pixels).grids, expected)
 
 
-def saved(detector, path):
-    quantiles = MapQuantiles(0.0, 1.0)
-    detector.calibration = Calibration(quantiles, quantiles, (0.1,))
-    save(detector, path)
-    return path
-
-
-def test_a_student_of_other_channels_than_its_teacher_is_refused(tmp_path):
-    detector = random_detector("small", 32, 32)
+def test_a_student_of_other_channels_than_its_teacher_is_refused(
+    make_detector, joined, tmp_path
+):
+    detector = make_detector("small", 32, 32)
     detector.autoencoder = Autoencoder(64)
+    efficientad.save(joined(detector), tmp_path / "part.ead")
 
     with pytest.raises(ModelFileError, match="64 channels of the student"):
-        load(saved(detector, tmp_path / "part.ead"))
+        efficientad.load(tmp_path / "part.ead", device="cpu")
 
 
 def test_images_that_are_all_alike_give_axes_too():
@@ -181,10 +172,13 @@ def test_images_that_are_all_alike_give_axes_too():
     assert axes.isfinite().all()
 
 
-def test_a_detector_of_few_channels_is_saved_and_read(narrow_detector, tmp_path):
-    saved(narrow_detector, tmp_path / "part.ead")
+def test_a_detector_of_few_channels_is_saved_and_read(
+    narrow_detector, joined, tmp_path
+):
+    efficientad.save(joined(narrow_detector), tmp_path / "part.ead")
 
-    found = load(tmp_path / "part.ead").state_dict()
+    loaded = efficientad.load(tmp_path / "part.ead", device="cpu").detector
 
+    found = loaded.state_dict()
     for name, value in narrow_detector.state_dict().items():
         assert torch.equal(found[name], value)

@@ -99,7 +99,7 @@ class NativeEngine:
                 f"the native engine cannot run this detector: {reason}; use engine "
                 "pytorch"
             )
-        self.precision: Precision = "bf16" if bf16 else "fp32"
+        self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
         taught, learned = _weights(arrays, "teacher"), _weights(arrays, "student")
         mean, std = _double(arrays["teacher_mean"]), _double(arrays["teacher_std"])
         weight, bias = taught[-1]
