@@ -21,7 +21,7 @@ teacher = efficientad.load_teacher("small")
 
 
 def descriptors_of(path: Path) -> torch.Tensor:
-    """Give a descriptor of 384 numbers for every patch, one every 4 pixels."""
+    """Return a descriptor of 384 numbers for every patch, one every 4 pixels."""
     pixels = torch.from_numpy(resize_image(read_image(path), 256, 256)[None])
     with torch.inference_mode():
         grid = teacher(normalize_images(pixels))[0]

@@ -1,4 +1,4 @@
-"""Train on pictures in memory and judge another one; no file is needed.
+"""Train on pictures in memory and predict another one; no file is needed.
 
 Replace `photograph` by your camera.
 
@@ -15,14 +15,14 @@ steps = int(sys.argv[1]) if len(sys.argv) > 1 else 50
 
 
 def photograph(number: int, defect_type: DefectType | None = None) -> RGBImage:
-    """Give a picture as your camera would: (height, width, 3), RGB, uint8."""
+    """Return a picture as your camera does: (height, width, 3), RGB, uint8."""
     return draw_part(number, defect_type)[0]
 
 
 normal_images = [photograph(number) for number in range(12)]
 config = efficientad.TrainConfig(steps=steps)
-detector = efficientad.train(normal_images, config)
+predictor = efficientad.train(normal_images, config)
 
 for picture in (photograph(1000), photograph(1000, "scratch")):
-    prediction = detector.predict(picture)
+    prediction = predictor.predict(picture)
     print(prediction.image_score, prediction.p_value, prediction.is_anomalous)

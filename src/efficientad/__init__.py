@@ -2,8 +2,8 @@
 
     import efficientad
 
-    detector = efficientad.train("parts/good")
-    prediction = detector.predict("part.png")
+    predictor = efficientad.train("parts/good")
+    prediction = predictor.predict("part.png")
     prediction.image_score, prediction.is_anomalous, prediction.anomaly_map
 
 A name that needs torch is loaded when it is first asked for (PEP 562): a line-side

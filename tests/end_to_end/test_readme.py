@@ -22,7 +22,7 @@ N_STEPS = 2
 
 MAIN = """
 from efficientad.cli.main import main
-from efficientad.evaluation import demo
+from efficientad.demo_parts import demo
 
 demo._N_TRAIN, demo._N_TEST_GOOD, demo._N_PER_DEFECT = 12, 2, 1
 raise SystemExit(main())
