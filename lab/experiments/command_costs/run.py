@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from efficientad.errors import ResultError
-from efficientad.model_files.detector_file import save
+from efficientad.inspection.opening import save
 from efficientad.training.environment import environment
 from efficientad_lab.benchmark.random_detector import calibrated, random_detector
 from efficientad_lab.studies.records import Run, write_run

@@ -21,12 +21,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from efficientad.engines.engine import Precision
 from efficientad.errors import (
     ConfigError,
     ExportMismatchError,
@@ -36,15 +38,19 @@ from efficientad.errors import (
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.exports.export import SUFFIX_OF, export
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.inspection.predictor import DetectorRuntime, Predictor
-from efficientad.model_files import detector_file as model_file
+from efficientad.inspection.opening import load
+from efficientad.inspection.predictor import Predictor
 from efficientad.model_files import export_metadata as metadata
-from efficientad.model_files.export_metadata import Precision
 from efficientad.storage import file_hash, write_atomically
 from efficientad.training.environment import commit, environment, machine
-from efficientad_lab.benchmark.anomalib_peer import AnomalibPredictor
-from efficientad_lab.benchmark.baseline import BaselinePredictor
-from efficientad_lab.benchmark.candidates import ANOMALIB, BASELINE, Contender
+from efficientad_lab.benchmark.anomalib_peer import AnomalibEngine
+from efficientad_lab.benchmark.baseline import BaselineEngine
+from efficientad_lab.benchmark.candidates import (
+    ANOMALIB,
+    BASELINE,
+    Candidate,
+    available_engines,
+)
 from efficientad_lab.benchmark.clock import Timing, interleaved
 from efficientad_lab.studies.records import FAILURE, Run, write_run
 
@@ -52,6 +58,9 @@ EXPERIMENTS = Path(__file__).resolve().parents[1]
 
 METRICS: Final = ("image_au_roc", "au_pro")
 _ROUNDS: Final = 5  # between two writes of what was measured
+
+OwnEngine = Literal["native", "native_bf16", "pytorch"]
+OWN_ENGINES: Final[tuple[OwnEngine, ...]] = ("native", "native_bf16", "pytorch")
 
 Openers = Mapping[str, Callable[[], Predictor]]
 State = dict[str, dict[str, Any]]
@@ -78,20 +87,20 @@ WAYS: Final = tuple(
 )
 
 
-def of_detector(model: Path, runtime: DetectorRuntime | None) -> Predictor:
+def of_detector(model: Path, engine: OwnEngine | None) -> Predictor:
     """Open the detector with this package's layers, PyTorch's, or as the baseline."""
-    detector = model_file.load(model, device="cpu")
-    if runtime is None:
-        return BaselinePredictor(detector)
-    if runtime not in detector.runtimes:
-        raise ConfigError(f"{runtime} does not work here; see `efficientad doctor`")
-    detector.runtime = runtime
-    return detector
+    predictor = load(model, device="cpu", engine=engine or "pytorch")
+    assert predictor.detector is not None
+    if engine is None:
+        return replace(predictor, engine=BaselineEngine(predictor.detector))
+    if engine not in available_engines(predictor.detector):
+        raise ConfigError(f"{engine} does not work here; see `efficientad doctor`")
+    return predictor
 
 
 def accuracy(predictor: Predictor, category: Path) -> Mapping[str, float]:
-    """Judge the test images; anomalib's maps are the baseline's, enlarged otherwise."""
-    if isinstance(predictor, AnomalibPredictor):
+    """Evaluate on the test images; anomalib's raw maps are those of the baseline."""
+    if isinstance(predictor.engine, AnomalibEngine):
         return {}
     return evaluate(predictor, category).metrics
 
@@ -99,11 +108,11 @@ def accuracy(predictor: Predictor, category: Path) -> Mapping[str, float]:
 def exported(model: Path, category: Path, work: Path, way: Way) -> Predictor:
     """Export the detector, unless that was done before, and open the file."""
     path = work / f"{way.precision}{way.suffix}"
-    detector = model_file.load(model, device="cpu")
-    if not path.is_file() or metadata.read(path).provenance != detector.provenance:
-        report = export(detector, path, precision=way.precision, images=category)
+    predictor = load(model, device="cpu", engine="pytorch")
+    if not path.is_file() or metadata.read(path).provenance != predictor.provenance:
+        report = export(predictor, path, precision=way.precision, images=category)
         print(way.name, *report.lines(), sep="\n  ", flush=True)
-    return ExportedPredictor(path)
+    return load(path)
 
 
 def opened(openers: Openers) -> tuple[dict[str, Predictor], dict[str, str]]:
@@ -158,7 +167,7 @@ def measure(
         del row["milliseconds"][n_done:]
     shape = (INPUT_SIZE, INPUT_SIZE, 3)
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    calls = {name: partial(_judge, p, image) for name, p in predictors.items()}
+    calls = {name: partial(_predict, p, image) for name, p in predictors.items()}
     while n_done < repeats:
         n = min(_ROUNDS, repeats - n_done)
         for name, timing in interleaved(calls, n).items():
@@ -235,10 +244,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         BASELINE: partial(of_detector, given.model, None)
     }
     if given.anomalib is not None:
-        peer = Contender(ANOMALIB, given.model, "cpu", anomalib=given.anomalib)
+        peer = Candidate(ANOMALIB, given.model, "cpu", anomalib=given.anomalib)
         openers[ANOMALIB] = peer.open
-    for runtime in get_args(DetectorRuntime):
-        openers[runtime] = partial(of_detector, given.model, runtime)
+    for engine in OWN_ENGINES:
+        openers[engine] = partial(of_detector, given.model, engine)
     for way in WAYS:
         openers[way.name] = partial(
             exported, given.model, given.category, given.work, way
@@ -264,26 +273,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.repeats,
         identity,
     )
-    detector = model_file.load(given.model, device="cpu")
+    predictor = load(given.model, device="cpu", engine="pytorch")
     common: Run = {
         "experiment": given.experiment,
         "category": given.category.resolve().name,
-        "seed": detector.provenance["config"]["seed"],
+        "seed": predictor.provenance["config"]["seed"],
         "settings": {
-            "size": detector.size,
-            "steps": detector.provenance["recipe"]["steps"],
+            "size": predictor.size,
+            "steps": predictor.provenance["recipe"]["steps"],
             "niceness": os.nice(0),
         },
     }
-    measured_peer = predictors.get(ANOMALIB)
-    if isinstance(measured_peer, AnomalibPredictor):
-        common["anomalib"] = measured_peer.versions
+    if ANOMALIB in predictors:
+        peer_engine = predictors[ANOMALIB].engine
+        assert isinstance(peer_engine, AnomalibEngine)
+        common["anomalib"] = peer_engine.versions
     for run in runs(state, refused, common):
         print(write_run(run | environment(), results))
     return 0
 
 
-def _judge(predictor: Predictor, image: Any) -> object:
+def _predict(predictor: Predictor, image: Any) -> object:
     return predictor.predict(image).anomaly_map
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.losses import (
@@ -20,7 +19,7 @@ from efficientad.method.losses import (
     student_autoencoder_loss,
 )
 from efficientad.method.networks import DESCRIPTOR_CHANNELS, ModelSize
-from efficientad_lab.benchmark.random_detector import random_detector
+from efficientad_lab.benchmark.random_detector import calibrated, random_detector
 from lab.experiments.gpu.networks import Batch, DeviceMaps, DeviceTraining
 
 # Largest relative difference from double precision, as a norm.
@@ -38,14 +37,6 @@ def difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     gap = sum(float((f - w).square().sum()) for f, w in pairs)
     size = sum(float(w.square().sum()) for _, w in pairs)
     return math.sqrt(gap / size)
-
-
-def calibrated(detector: Detector) -> Detector:
-    """Give it a calibration that changes no time."""
-    quantiles = MapQuantiles(0.5, 2.0)
-    detector.calibration = Calibration(quantiles, quantiles, (0.0,), 0.01)
-    detector.runtime = "pytorch"
-    return detector
 
 
 def exact_loss(detector: Detector, batch: Batch) -> Tensor:
@@ -110,16 +101,17 @@ def check_maps(
     rng = torch.Generator().manual_seed(2)
     pixels = torch.randint(0, 256, (n, INPUT_SIZE, INPUT_SIZE, 3), generator=rng)
     pixels = pixels.byte()
-    exact = calibrated(random_detector(size).to(reference))
+    exact = random_detector(size).to(reference).eval()
     wanted = exact.raw_maps(normalize_images(pixels).to(reference))
     found = {}
     types = {"single": torch.float32, "half": torch.float16}
     for name, dtype in types.items():
         if dtype == torch.float16 and device.type == "cpu":
             continue
-        maps = DeviceMaps(calibrated(random_detector(size)), n, device, dtype)
+        predictor = calibrated(random_detector(size), "pytorch")
+        maps = DeviceMaps(predictor, n, device, dtype)
         found[f"maps_{name}"] = difference(
-            maps.raw_maps(pixels.to(device)), list(wanted)
+            maps.raw_maps(pixels.to(device)), list(wanted.values())
         )
     return found
 

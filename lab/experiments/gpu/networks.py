@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.decision import HIGH_TARGET, LOW_TARGET, Calibration
+from efficientad.inspection.predictor import Predictor
+from efficientad.method.decision import Calibration
 from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD
 from efficientad.method.losses import (
@@ -25,6 +26,7 @@ from efficientad.method.losses import (
     pretraining_penalty,
     student_autoencoder_loss,
 )
+from efficientad.method.maps import HIGH_TARGET, LOW_TARGET
 from efficientad.method.networks import Autoencoder
 from efficientad.method.placement import placement_matrix
 from efficientad.training.config import PAPER, Recipe
@@ -215,18 +217,19 @@ class DeviceMaps(nn.Module):
     combined map is drawn on the 256 x 256 pixels.
 
     Args:
-        detector: Calibrated; copied to the device.
+        predictor: Trained model; its networks are copied to the device.
         n: Images a batch.
         device: Where to compute.
         dtype: Of weights and hidden grids; the maps are single precision.
     """
 
     def __init__(
-        self, detector: Detector, n: int, device: torch.device, dtype: torch.dtype
+        self, predictor: Predictor, n: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        assert detector.calibration is not None
-        self._affine = _affine(detector.calibration)
+        detector = predictor.detector
+        assert detector is not None
+        self._affine = _affine(predictor.calibration)
         self.dtype = dtype
         mean, std = detector.teacher_mean.double(), detector.teacher_std.double()
         teacher = _convolutions(detector.teacher)
@@ -254,8 +257,8 @@ class DeviceMaps(nn.Module):
         self._std = torch.tensor(IMAGENET_STD, device=device) * 255
         self._run = Replayed(self._compute, device)
 
-    def judge(self) -> Tensor:
-        """Judge `host_pixels`; gives `host_map`, complete once the device is done."""
+    def predict(self) -> Tensor:
+        """Return `host_map` of `host_pixels`, complete once the device is done."""
         with torch.inference_mode():
             self._run()
         return self.host_map
@@ -287,12 +290,12 @@ class DeviceMaps(nn.Module):
 def _affine(calibration: Calibration) -> tuple[float, float, float]:
     """Factors of both raw maps, and what is added, to give the combined map."""
     factors, offset = [], 0.0
-    for quantiles in (calibration.local_quantiles, calibration.global_quantiles):
+    for scale in (calibration.scales["local"], calibration.scales["global"]):
         # Detectors measured here are the paper's; levels would be one more step.
-        assert quantiles.levels is None
-        scale = (HIGH_TARGET - LOW_TARGET) / (quantiles.high - quantiles.low) / 2
-        factors.append(scale)
-        offset += LOW_TARGET / 2 - quantiles.low * scale
+        assert scale.levels is None
+        factor = (HIGH_TARGET - LOW_TARGET) / (scale.high - scale.low) / 2
+        factors.append(factor)
+        offset += LOW_TARGET / 2 - scale.low * factor
     return factors[0], factors[1], offset
 
 

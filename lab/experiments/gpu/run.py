@@ -5,7 +5,7 @@
 checks and measures on a CUDA machine; `--device cpu --steps 2 --runs 2` does the same
 with tiny numbers anywhere, as the tests do. With `--category`, a folder laid out like
 MVTec AD's, and `--natural`, natural images, the training is a real one, and the
-detector is judged on the test images afterwards.
+detector is evaluated on the test images afterwards.
 
 First the networks on the device are compared with the plain ones on the CPU in double
 precision: maps, losses and gradients. A difference above the limits ends it with exit
@@ -29,8 +29,10 @@ import torch
 from torch import Tensor
 
 import efficientad
+from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import EfficientADError
 from efficientad.images.rgb import INPUT_SIZE
+from efficientad.inspection.predictor import Predictor
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import (
@@ -40,7 +42,8 @@ from efficientad.method.networks import (
     PatchDescriptionNetwork,
 )
 from efficientad.natural_images.pictures import open_pretraining_images
-from efficientad.training.calibration import calibrate, channel_statistics
+from efficientad.training.calibration import fit_calibration
+from efficientad.training.channel_statistics import channel_statistics
 from efficientad.training.environment import environment
 from efficientad.training.normal_images import training_and_validation
 from efficientad_lab.benchmark.baseline import Baseline, baseline, raw_maps
@@ -80,7 +83,8 @@ def baseline_runner(
 
     @torch.no_grad()
     def run() -> Tensor:
-        both = torch.stack(raw_maps(plain, maps.host_pixels), 1).float()
+        found = raw_maps(plain, maps.host_pixels)
+        both = torch.stack(list(found.values()), 1).float()
         size = (INPUT_SIZE, INPUT_SIZE)
         placed = torch.nn.functional.interpolate(both, size, mode="bilinear")
         return placed.mean(1).cpu()
@@ -89,19 +93,21 @@ def baseline_runner(
 
 
 def measure_inference(
-    detector: Detector, n: int, n_runs: int, device: torch.device
+    predictor: Predictor, n: int, n_runs: int, device: torch.device
 ) -> dict[str, float]:
     """Latency and throughput, from pixels on the host to the map on the host."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    maps = DeviceMaps(detector, n, device, dtype)
+    assert predictor.detector is not None
+    maps = DeviceMaps(predictor, n, device, dtype)
     maps.host_pixels.copy_(torch.randint(0, 256, maps.host_pixels.shape))
-    own = seconds_each(maps.judge, n_runs, device)
+    own = seconds_each(maps.predict, n_runs, device)
     start = time.perf_counter()
     for _ in range(n_runs):  # one behind the other, as a line would feed it
-        maps.judge()
+        maps.predict()
     synchronize(device)
     together = time.perf_counter() - start
-    plain = seconds_each(baseline_runner(detector, maps, device), n_runs, device)
+    run_plain = baseline_runner(predictor.detector, maps, device)
+    plain = seconds_each(run_plain, n_runs, device)
     return {
         "latency_ms": 1e3 * statistics.median(own),
         "latency_ms_99": 1e3 * float(np.quantile(own, 0.99)),
@@ -145,11 +151,12 @@ def baseline_step(training: DeviceTraining, plain: Baseline) -> Callable[[], Non
 
 
 class Material:
-    """What a detector is trained on and judged by."""
+    """Images that a detector is trained, calibrated and evaluated on."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         rng = np.random.default_rng(0)
         self.category: Path | None = options.category
+        self.training_images: dict[str, str] = {}
         size = (INPUT_SIZE, INPUT_SIZE, 3)
         if self.category is None:
             self.training = self.validation = rng.integers(0, 256, (8, *size), np.uint8)
@@ -158,6 +165,7 @@ class Material:
                 self.category, validation=None, validation_share=0.1, seed=options.seed
             )
             self.training, self.validation = (part.pixels for part in split)
+            self.training_images = split[0].hash_of_name
         if options.natural is None:
             self.natural = rng.integers(0, 256, (8, *size), np.uint8)
         else:
@@ -188,8 +196,8 @@ def measure_training(
     material: Material,
     options: argparse.Namespace,
     device: torch.device,
-) -> tuple[dict[str, float], dict[str, float], Detector]:
-    """Train for real; give metrics, seconds and the calibrated detector."""
+) -> tuple[dict[str, float], dict[str, float], Predictor]:
+    """Train for real; return metrics, seconds and the calibrated predictor."""
     detector = untrained_detector(size, material, device, options.seed)
     training = DeviceTraining(
         detector,
@@ -214,16 +222,22 @@ def measure_training(
     plain = baseline_step(training, baseline(detector))
     of_baseline = seconds_each(plain, n_baseline, device)
     detector = detector.eval().requires_grad_(requires_grad=False)
-    detector.runtime = "pytorch"
-    detector.calibration = calibrate(detector, material.validation)
+    engine = PyTorchEngine(detector)
+    predictor = Predictor(
+        engine=engine,
+        calibration=fit_calibration(engine, material.validation),
+        provenance={"training_images": material.training_images},
+        size=size,
+        detector=detector,
+    )
     metrics = {
         "loss": loss,
         "step_ms": 1e3 * each,
         "baseline_step_ms": 1e3 * statistics.median(of_baseline),
     }
     if material.category is not None:
-        metrics |= efficientad.evaluate(detector, material.category).metrics
-    return metrics, {"train": seconds}, detector
+        metrics |= efficientad.evaluate(predictor, material.category).metrics
+    return metrics, {"train": seconds}, predictor
 
 
 def measured(
@@ -236,9 +250,9 @@ def measured(
     if not is_correct(differences):
         return None
     material = Material(options)
-    metrics, seconds, detector = measure_training(size, material, options, device)
+    metrics, seconds, predictor = measure_training(size, material, options, device)
     for n in options.batches:
-        found = measure_inference(detector, n, options.runs, device)
+        found = measure_inference(predictor, n, options.runs, device)
         metrics |= {f"batch_{n}_{name}": value for name, value in found.items()}
     for name, value in metrics.items():
         print(f"{size:7} {name:40} {value:.4g}")
@@ -263,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--reference", choices=("double", "single"), default="double")
-    parser.add_argument("--category", type=Path, help="trained on and judged")
+    parser.add_argument("--category", type=Path, help="trained and evaluated on")
     parser.add_argument("--natural", type=Path, help="images for the penalty")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)

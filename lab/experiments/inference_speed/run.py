@@ -19,13 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from efficientad.engines.engine import Engine, EngineOutput, Pixels
+from efficientad.inspection.opening import detector_engine
 from efficientad.method.networks import ModelSize
 from efficientad.training.environment import environment
 from efficientad.training.quick import QUICK
-from efficientad_lab.benchmark.baseline import baseline, raw_maps
+from efficientad_lab.benchmark.baseline import BaselineEngine
+from efficientad_lab.benchmark.candidates import available_engines
 from efficientad_lab.benchmark.clock import interleaved
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.studies.records import write_run
@@ -33,8 +36,6 @@ from efficientad_lab.studies.records import write_run
 RESULTS = Path(__file__).with_name("results")
 FEW = QUICK.local_channels, QUICK.global_channels
 """Channels of the local and the global map that preset `quick` keeps."""
-
-Maps = tuple[Tensor, Tensor]
 
 
 class Row(NamedTuple):
@@ -49,47 +50,56 @@ class Row(NamedTuple):
     """Largest difference of a map value from the baseline's, relative to the value."""
 
 
-def engines(
-    size: ModelSize, pixels: Tensor
-) -> dict[str, tuple[Callable[[Tensor], Maps], Maps]]:
-    """Return every engine, the baseline first, each with the maps it must give."""
-    networks = baseline(random_detector(size))
-    exact = raw_maps(networks, pixels)
-    found: dict[str, tuple[Callable[[Tensor], Maps], Maps]] = {
-        "baseline": (partial(raw_maps, networks), exact)
-    }
-    for runtime in random_detector(size).runtimes:
-        detector = random_detector(size)
-        detector.runtime = runtime
-        found[runtime] = detector.judged_maps, exact
-    narrow = random_detector(size, *FEW)
-    found[f"native, {' and '.join(map(str, FEW))} channels"] = (
-        narrow.judged_maps,
-        raw_maps(baseline(narrow), pixels),
-    )
+class Compared(NamedTuple):
+    """An engine beside the one whose maps it must give."""
+
+    engine: Engine
+    exact: Engine
+
+
+def engines(size: ModelSize, n_threads: int) -> dict[str, Compared]:
+    """Return every engine, the baseline first."""
+    detector, narrow = random_detector(size), random_detector(size, *FEW)
+    baseline = BaselineEngine(detector)
+    found = {"baseline": Compared(baseline, baseline)}
+    for name in available_engines(detector):
+        engine = detector_engine(detector, name, n_threads=n_threads)
+        found[name] = Compared(engine, baseline)
+    if "native" in found:
+        few = f"native, {' and '.join(map(str, FEW))} channels"
+        engine = detector_engine(narrow, "native", n_threads=n_threads)
+        found[few] = Compared(engine, BaselineEngine(narrow))
     return found
+
+
+def difference(found: EngineOutput, exact: EngineOutput) -> float:
+    """Return the largest difference of a map value relative to the exact value."""
+    return max(
+        float((np.abs(grids - exact.grids[name]) / exact.grids[name]).max())
+        for name, grids in found.grids.items()
+    )
 
 
 def measure(size: ModelSize, threads: int, batch: int, repeats: int) -> list[Row]:
     """Return a row for each engine."""
     torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
     shape = (batch, 256, 256, 3)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    found = engines(size, pixels)
-    with torch.inference_mode():
-        maps = {name: run(pixels) for name, (run, _) in found.items()}
-        calls = {name: partial(run, pixels) for name, (run, _) in found.items()}
-        times = {k: t.median for k, t in interleaved(calls, repeats).items()}
+    pixels: Pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    found = engines(size, threads)
+    calls: dict[str, Callable[[], EngineOutput]] = {
+        name: partial(compared.engine.run, pixels) for name, compared in found.items()
+    }
+    differences = {
+        name: difference(calls[name](), compared.exact.run(pixels))
+        for name, compared in found.items()
+    }
+    times = {k: t.median for k, t in interleaved(calls, repeats).items()}
     return [
         Row(
             name,
             milliseconds / batch,
             times["baseline"] / milliseconds,
-            max(
-                float(((one - other).abs() / other).max())
-                for one, other in zip(maps[name], found[name][1], strict=True)
-            ),
+            differences[name],
         )
         for name, milliseconds in times.items()
     ]

@@ -37,24 +37,24 @@ def main() -> None:
     config = efficientad.TrainConfig(
         preset="quick", seed=task["seed"], validation=images / "held_out"
     )
-    detector = efficientad.train(images / "trained", config)
+    predictor = efficientad.train(images / "trained", config)
     trained = time.perf_counter()
     maps, scores, seconds = [], [], []
     for path in task["test"]:
         image = read_image(Path(path))
         start_one = time.perf_counter()
-        prediction = detector.predict(image)
+        prediction = predictor.predict(image)
         seconds.append(time.perf_counter() - start_one)
         maps.append(place_map(prediction.combined_grid, SIDE, SIDE))
         scores.append(prediction.image_score)
     batches = []
     for _ in range(3):
         start_one = time.perf_counter()
-        detector.predict_batch([image] * BATCH)
+        predictor.predict_batch([image] * BATCH)
         batches.append(BATCH / (time.perf_counter() - start_one))
-    networks = (detector.teacher, detector.student, detector.autoencoder)
-    n_numbers = sum(p.numel() for network in networks for p in network.parameters())
-    recipe = detector.provenance["recipe"]
+    assert predictor.detector is not None
+    n_numbers = sum(p.numel() for p in predictor.detector.parameters())
+    recipe = predictor.provenance["recipe"]
     facts = {
         "train_seconds": trained - start,
         "steps": recipe["steps"] * recipe["batch_size"],  # images, as recorded before

@@ -11,7 +11,6 @@ from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import ConfigError
 from efficientad.inspection.opening import (
     DETECTOR_SUFFIX,
-    EXPORT_SUFFIXES,
     load,
     native_arrays,
 )
@@ -58,21 +57,16 @@ class Candidate:
     """Run anomalib's networks instead, by this Python."""
 
     @property
-    def is_exported(self) -> bool:
-        """Whether an engine runs the file."""
-        return self.path.suffix in EXPORT_SUFFIXES
-
-    @property
     def is_set_up_for_streams(self) -> bool:
         """Whether it is opened for a number of predictions at the same time."""
-        return self.is_exported or self.anomalib is not None
+        return self.engine != "pytorch"
 
     def open(self, *, n_streams: int = 1) -> Predictor:
         """Load it.
 
         Args:
-            n_streams: Predictions at the same time that an exported file's engine, or
-                anomalib, shall be ready for.
+            n_streams: Predictions at the same time that the engine shall be ready for;
+                those of PyTorch share its threads by themselves.
 
         Raises:
             ConfigError: If device, runtime and file exclude each other.
