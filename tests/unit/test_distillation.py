@@ -24,7 +24,7 @@ from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import load_teacher, open_teacher
 from efficientad.natural_images import pictures as pretraining_images
-from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.natural_images.pictures import open_images
 from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.environment import commit, machine
 from efficientad.training.optimizers import make_optimizer
@@ -129,7 +129,7 @@ def test_the_teacher_learns_and_the_log_tells(distilled):
 def test_explained_variance_equals_its_definition(distilled, images, config):
     """On all held-out windows at once, by the textbook."""
     explained, output = distilled
-    material = Material(open_pretraining_images(images), config, torch.device("cpu"))
+    material = Material(open_images(images), config, torch.device("cpu"))
     material.get_ready()
     run = distillation_run.Distillation(
         config, distillation_run.recipe_of(config), material
@@ -298,7 +298,7 @@ def test_kept_principal_components_are_those_of_one_basis(images, config):
     def material(reduction, n_images):
         changed = replace(config, reduction=reduction, n_images=n_images)
         device = torch.device("cpu")
-        return Material(open_pretraining_images(images), changed, device)
+        return Material(open_images(images), changed, device)
 
     few, many = (material("pca", n)._fingerprint() for n in (8, 9))
     assert few != many
@@ -448,7 +448,7 @@ def test_all_held_out_is_another_fault_than_too_few_images(images, config):
     few = replace(config, n_images=N_HELD_OUT)
 
     with pytest.raises(ConfigError, match=r"must be above n_held_out \(4\), got 4"):
-        Material(open_pretraining_images(images), few, torch.device("cpu"))
+        Material(open_images(images), few, torch.device("cpu"))
 
 
 class _Positions(torch.nn.Module):
@@ -468,7 +468,7 @@ class _Positions(torch.nn.Module):
 def positions(images, config, monkeypatch):
     """Material of images whose pixels tell where they are, as the features do."""
     in_color = replace(config, grayscale_share=0.0)
-    material = Material(open_pretraining_images(images), in_color, torch.device("cpu"))
+    material = Material(open_images(images), in_color, torch.device("cpu"))
     monkeypatch.setattr(material, "features", _Positions())
     unchanged = torch.zeros(384, 1, 1), torch.ones(384, 1, 1)
     monkeypatch.setattr(material, "_statistics", unchanged)
@@ -589,7 +589,7 @@ def test_no_held_out_image_stands_for_a_broken_one_of_the_training(
     numbers = np.random.default_rng(short.seed).permutation(N_IMAGES)
     folder = with_a_broken_one(f"{numbers[N_HELD_OUT]:02}.png")
     material, sound = (
-        Material(open_pretraining_images(place), short, torch.device("cpu"))
+        Material(open_images(place), short, torch.device("cpu"))
         for place in (folder, images)
     )
 

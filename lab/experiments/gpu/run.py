@@ -39,7 +39,7 @@ from efficientad.method.networks import (
     ModelSize,
     PatchDescriptionNetwork,
 )
-from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.natural_images.pictures import open_images
 from efficientad.training.calibration import calibrate, channel_statistics
 from efficientad.training.environment import environment
 from efficientad.training.normal_images import training_and_validation
@@ -161,7 +161,7 @@ class Material:
         if options.natural is None:
             self.natural = rng.integers(0, 256, (8, *size), np.uint8)
         else:
-            images = open_pretraining_images(options.natural)
+            images = open_images(options.natural)
             n = min(_N_NATURAL, len(images))
             self.natural = np.stack([images.draw(rng) for _ in range(n)])
 

@@ -24,7 +24,7 @@ from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
 from efficientad.model_files.teachers import open_teacher
-from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.natural_images.pictures import open_images
 from efficientad.storage import atomic_write
 from efficientad.training.environment import environment
 from efficientad_lab.figures.gradients import (
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     try:
-        images = open_pretraining_images(options.images)
+        images = open_images(options.images)
         for number in options.numbers:
             if not 0 <= number < len(images):
                 raise DatasetError(

@@ -27,7 +27,7 @@ from efficientad.distillation.run import (
 from efficientad.distillation.source_networks import find_source_network
 from efficientad.errors import ConfigError, TrainingError
 from efficientad.model_files.teachers import save_teacher
-from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.natural_images.pictures import open_images
 from efficientad.storage import require_writable
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import held_back_interrupt
@@ -76,7 +76,7 @@ def distill(
     require_writable(output)
     files = DistillationFiles(output)
     files.require_decision(is_to_go_on=config.resume)
-    material = Material(open_pretraining_images(images), config, device)
+    material = Material(open_images(images), config, device)
     run = Distillation(config, recipe, material)
     if config.resume and files.checkpoint.exists():
         run.restore(files.checkpoint)

@@ -33,7 +33,7 @@ from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
 from efficientad.model_files import container as tensor_file
-from efficientad.natural_images.pictures import PretrainingImages
+from efficientad.natural_images.pictures import ImageFiles
 from efficientad.storage import file_hash
 from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.prefetch import Prefetcher
@@ -83,7 +83,7 @@ class Material:
     """
 
     def __init__(
-        self, images: PretrainingImages, config: DistillConfig, device: torch.device
+        self, images: ImageFiles, config: DistillConfig, device: torch.device
     ) -> None:
         """Choose the images and open the source network.
 

@@ -50,8 +50,8 @@ class TrainConfig:
     """File of the teacher. None: the shipped one of this size."""
 
     pretraining_images: Path | None = None
-    """Folder or tar of natural images for the pretraining penalty. None: the embedded
-    pictures and textures."""
+    """Folder or tar of natural images for the pretraining penalty. None: textures
+    and scenes drawn by code."""
 
     has_pretraining_penalty: bool = True
     """Whether the student is kept from imitating the teacher on natural images."""

@@ -40,7 +40,7 @@ def images_for_axes(
 
     Args:
         normal: Training images, (n, 256, 256, 3). Held-out ones must not be among them.
-        natural: Images that stand for anything else. None: the embedded ones.
+        natural: Images that stand for anything else. None: drawn by code.
         seed: Of the draw from them.
         device: Where the images are needed.
     """

@@ -33,7 +33,8 @@ class FigureConfig:
     results."""
 
     images: Path | None = None
-    """Folder or tar of natural images for figure 3. None: the embedded ones."""
+    """Folder or tar of natural images for figure 3. None: textures drawn
+    by code."""
 
     source: str | None = None
     """Source network for figure 3: a weights file, or a name such as `mobilenet-v2`.

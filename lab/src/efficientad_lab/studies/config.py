@@ -33,8 +33,8 @@ class StudyConfig:
     """File of the teacher, of one size. None: the shipped ones."""
 
     pretraining_images: Path | None = None
-    """Folder or tar of natural images for the pretraining penalty. None: the embedded
-    pictures and textures."""
+    """Folder or tar of natural images for the pretraining penalty. None: textures
+    and scenes drawn by code."""
 
     device: Device = "auto"
     """Where the networks run. `auto` takes CUDA where there is one."""
