@@ -9,17 +9,16 @@ Batch normalization is folded into the convolution before it.
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, NamedTuple, final
+from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from efficientad.distillation.weights_reader import Weights
 from efficientad.errors import ModelFileError
-from efficientad.kernels.winograd import conv2d
 from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD, Images
 
 FineStage = Float[Tensor, "batch fine_channels fine_height fine_width"]
@@ -53,24 +52,6 @@ _STAGE_STRIDES: Final = (1, 2, 2, 2, 1)  # after a stem of stride 2
 _N_FINE_STAGES: Final = 3
 
 
-class _Family(NamedTuple):
-    is_inverted: bool
-    is_tensorflow: bool
-    """Zeros are padded as TensorFlow does, and its epsilon is larger."""
-
-
-_RESIDUAL: Final = _Family(is_inverted=False, is_tensorflow=False)
-
-
-class _BlockPlan(NamedTuple):
-    convolutions: Sequence[Names]
-    stride: int
-    stride_at: int
-    """Index of the convolution with the stride."""
-    projection: Names | None
-    """Convolution of the shortcut, where sizes or channels change."""
-
-
 class SourceNetwork(nn.Module):
     """A frozen network with two outputs.
 
@@ -96,7 +77,11 @@ class SourceNetwork(nn.Module):
         self.stage_channels = stage_channels
 
     def stages(self, images: Images) -> tuple[FineStage, CoarseStage]:
-        """Return the outputs of stride 8 and 16 for ImageNet-normalized RGB images."""
+        """Return the outputs of stride 8 and 16.
+
+        Args:
+            images: RGB, ImageNet-normalized, height and width multiples of 16.
+        """
         fine = self.to_fine(self.stem(images))
         return fine, self.to_coarse(fine)
 
@@ -132,20 +117,23 @@ def resnet(weights: Weights, *, stride_in_first_convolution: bool) -> SourceNetw
             f" {', '.join(_RESNETS.values())}"
         )
     weights.tensor("conv1.weight", _RESNET_STEM)
+    builder = _Builder(weights)
     stride_at = int(is_bottleneck and not stride_in_first_convolution)
-    plans = []
+    stem = builder.convolution(("conv1", "bn1"), stride=2)
+    layers: list[tuple[nn.Module, int]] = []
     for layer, n in zip(_RESNET_LAYERS, n_blocks, strict=True):
+        blocks = []
         for i in range(n):
-            at = f"{layer}{i}."
-            names = [
-                (f"{at}conv{j + 1}", f"{at}bn{j + 1}") for j in range(n_convolutions)
-            ]
-            stride = 2 if i == 0 and layer != _RESNET_LAYERS[0] else 1
-            projection = (f"{at}downsample.0", f"{at}downsample.1")
-            plans.append(_BlockPlan(names, stride, stride_at, projection))
-    stem = FoldedConvolution(weights, ("conv1", "bn1"), 3, stride=2)
-    layers = [stem, nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)]
-    return _network(weights, name, layers, plans, n_blocks[0] + n_blocks[1], _RESIDUAL)
+            at, numbers = f"{layer}{i}.", range(1, n_convolutions + 1)
+            names = [(f"{at}conv{j}", f"{at}bn{j}") for j in numbers]
+            shortcut = (f"{at}downsample.0", f"{at}downsample.1")
+            stride = 2 if i == 0 and layers else 1
+            blocks.append(builder.residual_block(names, shortcut, stride, stride_at))
+        layers.append((nn.Sequential(*blocks), builder.n_channels))
+    (first, _), (second, n_fine), (third, n_coarse) = layers
+    pooled = nn.Sequential(stem, nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
+    fine = nn.Sequential(first, second)
+    return SourceNetwork(name, pooled, fine, third, (n_fine, n_coarse))
 
 
 def inverted_residual_network(weights: Weights) -> SourceNetwork:
@@ -155,16 +143,13 @@ def inverted_residual_network(weights: Weights) -> SourceNetwork:
         ModelFileError: If they belong to none of the known networks.
     """
     is_efficientnet = "_conv_stem.weight" in weights
-    family = _Family(is_inverted=True, is_tensorflow=is_efficientnet)
     if is_efficientnet:
-        stem_names, names = ("_conv_stem", "_bn0"), [*_efficientnet_blocks(weights)]
+        stem_names, names = ("_conv_stem", "_bn0"), _efficientnet_blocks(weights)
     else:
-        stem_names, names = (
-            ("features.0.0", "features.0.1"),
-            [*_mobilenet_blocks(weights)],
-        )
-    widths = [weights.tensor(f"{block[-1][0]}.weight").shape[0] for block in names]
-    stages = [(width, len([*same])) for width, same in groupby(widths)]
+        stem_names, names = ("features.0.0", "features.0.1"), _mobilenet_blocks(weights)
+    all_names = list(names)
+    widths = [weights.tensor(f"{block[-1][0]}.weight").shape[0] for block in all_names]
+    stages = [(width, len(list(same))) for width, same in groupby(widths)]
     stages = stages[: len(_STAGE_STRIDES)]
     name = _INVERTED.get(tuple(stages))
     if name is None or any("_se_" in tensor for tensor in weights.tensors):
@@ -172,19 +157,23 @@ def inverted_residual_network(weights: Weights) -> SourceNetwork:
             f"{weights.path} holds a network of inverted residuals of another make;"
             f" give one of {', '.join(_INVERTED.values())}"
         )
-    strides = [
-        stride if i == 0 else 1
-        for stride, (_, n) in zip(_STAGE_STRIDES, stages, strict=True)
-        for i in range(n)
-    ]
-    plans = [
-        _BlockPlan(block, stride, len(block) - 2, None)
-        for block, stride in zip(names, strides, strict=False)
-    ]
-    stem = FoldedConvolution(weights, stem_names, 3, stride=2, family=family)
-    layers = [*[_Rescaling()] * is_efficientnet, stem, nn.ReLU6()]
-    n_fine = sum(n for _, n in stages[:_N_FINE_STAGES])
-    return _network(weights, name, layers, plans, n_fine, family)
+    builder = _Builder(weights, is_tensorflow=is_efficientnet)
+    stem = [builder.convolution(stem_names, stride=2), nn.ReLU6()]
+    if is_efficientnet:
+        stem.insert(0, _efficientnet_normalization())
+    blocks = iter(all_names)
+    parts = []
+    for stride, (_, n) in zip(_STAGE_STRIDES, stages, strict=True):
+        strides = [stride] + [1] * (n - 1)
+        parts.append(
+            [builder.inverted_block(next(blocks), stride) for stride in strides]
+        )
+    fine, coarse = (
+        nn.Sequential(*(block for part in some for block in part))
+        for some in (parts[:_N_FINE_STAGES], parts[_N_FINE_STAGES:])
+    )
+    channels = stages[_N_FINE_STAGES - 1][0], stages[-1][0]
+    return SourceNetwork(name, nn.Sequential(*stem), fine, coarse, channels)
 
 
 def _mobilenet_blocks(weights: Weights) -> Iterator[list[Names]]:
@@ -197,10 +186,8 @@ def _mobilenet_blocks(weights: Weights) -> Iterator[list[Names]]:
 
 def _efficientnet_blocks(weights: Weights) -> Iterator[list[Names]]:
     for i in range(_count(weights, "_blocks.{}._depthwise_conv.weight")):
-        kinds = enumerate(("expand", "depthwise", "project"))
-        names = [
-            (f"_blocks.{i}._{kind}_conv", f"_blocks.{i}._bn{j}") for j, kind in kinds
-        ]
+        at, kinds = f"_blocks.{i}.", ("expand", "depthwise", "project")
+        names = [(f"{at}_{kind}_conv", f"{at}_bn{j}") for j, kind in enumerate(kinds)]
         yield names if f"{names[0][0]}.weight" in weights else names[1:]
 
 
@@ -211,152 +198,105 @@ def _count(weights: Weights, pattern: str, start: int = 0) -> int:
     return n
 
 
-def _network(
-    weights: Weights,
-    architecture: str,
-    stem: Sequence[nn.Module],
-    plans: Sequence[_BlockPlan],
-    n_fine: int,
-    family: _Family,
-) -> SourceNetwork:
-    """Build each block for the channels of the one before it."""
-    blocks: list[Block] = []
-    channels = [next(m.out_channels for m in stem if isinstance(m, FoldedConvolution))]
-    for plan in plans:
-        blocks.append(Block(weights, plan, channels[-1], family))
-        channels.append(blocks[-1].out_channels)
-    return SourceNetwork(
-        architecture,
-        nn.Sequential(*stem),
-        nn.Sequential(*blocks[:n_fine]),
-        nn.Sequential(*blocks[n_fine:]),
-        (channels[n_fine], channels[-1]),
-    )
+@dataclass
+class _Builder:
+    """Builds the layers of a network one after the other."""
 
+    weights: Weights
+    is_tensorflow: bool = False
+    """Whether zeros are padded as in TensorFlow, and its epsilon is used."""
+    n_channels: int = 3
+    """Channels of the last layer."""
 
-class _Rescaling(nn.Module):
-    """Replaces ImageNet's normalization by EfficientNet-Lite's (x - 127) / 128."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        mean, std = (
-            torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
-        )
-        self.scale = nn.Buffer(255 * std / 128)
-        self.shift = nn.Buffer((255 * mean - 127) / 128)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images * self.scale + self.shift
-
-
-@final
-class FoldedConvolution(nn.Module):
-    """A convolution with its batch normalization folded in, without activation.
-
-    Args:
-        weights: Source of its tensors.
-        names: Prefixes of the convolution and of its batch normalization.
-        in_channels: Channels of the layer before.
-        stride: Stride in both directions.
-        is_depthwise: Whether each channel has its own kernel.
-        family: Kind of padding and epsilon.
-    """
-
-    def __init__(
-        self,
-        weights: Weights,
-        names: Names,
-        in_channels: int,
-        *,
-        stride: int = 1,
-        is_depthwise: bool = False,
-        family: _Family = _RESIDUAL,
-    ) -> None:
-        super().__init__()
-        convolution, norm = names
-        kernel = weights.tensor(f"{convolution}.weight")
+    def convolution(
+        self, names: Names, *, stride: int = 1, is_depthwise: bool = False
+    ) -> nn.Module:
+        """Build a convolution with its batch normalization folded in."""
+        kernel = self.weights.tensor(f"{names[0]}.weight")
         out, *_, size = kernel.shape if kernel.ndim > 1 else (0, 0)
-        needed = (out, 1 if is_depthwise else in_channels, size, size)
-        weights.tensor(f"{convolution}.weight", needed)
+        n_in = 1 if is_depthwise else self.n_channels
+        self.weights.tensor(f"{names[0]}.weight", (out, n_in, size, size))
         gain, shift, mean, variance = (
-            weights.tensor(f"{norm}.{part}", (out,))
+            self.weights.tensor(f"{names[1]}.{part}", (out,))
             for part in ("weight", "bias", "running_mean", "running_var")
         )
-        eps = 1e-3 if family.is_tensorflow else 1e-5
+        eps = 1e-3 if self.is_tensorflow else 1e-5
         scale = gain / (variance.clamp(min=0) + eps).sqrt()
-        self.kernel = nn.Buffer(kernel * scale.reshape(-1, 1, 1, 1))
-        self.bias = nn.Buffer(shift - mean * scale)
-        self.out_channels, self.stride = out, stride
-        self.groups = out if is_depthwise else 1
-        self.pads_like_tensorflow = family.is_tensorflow and stride > 1
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Convolve and normalize; zeros around the image."""
-        size = self.kernel.shape[-1]
-        padding = size // 2
-        if self.pads_like_tensorflow:
-            images = _pad_like_tensorflow(images, size, self.stride)
-            padding = 0
-        if self.stride == 1 and self.groups == 1:
-            return conv2d(images, self.kernel, self.bias, padding=padding)
-        return functional.conv2d(
-            images, self.kernel, self.bias, self.stride, padding, groups=self.groups
+        self.n_channels = out
+        frozen = _frozen_convolution(
+            kernel * scale.reshape(-1, 1, 1, 1),
+            shift - mean * scale,
+            stride=stride,
+            padding=size // 2,
+            groups=out if is_depthwise else 1,
         )
+        if not self.is_tensorflow or stride == 1:
+            return frozen
+        # For even sizes, TensorFlow pads more zeros after the image than before it.
+        frozen.padding = (0, 0)
+        before, after = (size - 2) // 2, (size - 1) // 2
+        return nn.Sequential(nn.ZeroPad2d((before, after, before, after)), frozen)
+
+    def residual_block(
+        self, names: Sequence[Names], shortcut: Names, stride: int, stride_at: int
+    ) -> "Block":
+        """Build convolutions with ReLU, the last one after the sum."""
+        n_in = self.n_channels
+        path: list[nn.Module] = []
+        for i, pair in enumerate(names):
+            own = stride if i == stride_at else 1
+            path += [self.convolution(pair, stride=own), nn.ReLU()]
+        beside: nn.Module = nn.Identity()
+        if stride > 1 or self.n_channels != n_in:
+            self.n_channels = n_in
+            beside = self.convolution(shortcut, stride=stride)
+        return Block(path[:-1], beside, nn.ReLU())
+
+    def inverted_block(self, names: Sequence[Names], stride: int) -> "Block":
+        """Build a block that widens, filters each channel by itself, and narrows.
+
+        It has a shortcut only if sizes and channels allow it.
+        """
+        n_in = self.n_channels
+        path: list[nn.Module] = []
+        for pair in names[:-2]:
+            path += [self.convolution(pair), nn.ReLU6()]
+        depthwise = self.convolution(names[-2], stride=stride, is_depthwise=True)
+        path += [depthwise, nn.ReLU6(), self.convolution(names[-1])]
+        has_shortcut = stride == 1 and self.n_channels == n_in
+        return Block(path, nn.Identity() if has_shortcut else None, nn.Identity())
 
 
-@final
 class Block(nn.Module):
-    """Convolutions beside a shortcut.
-
-    A residual block has ReLU after each convolution, the last time after the sum. An
-    inverted one widens, filters each channel by itself and narrows, with ReLU6 after
-    all but the last convolution, and a shortcut only if sizes and channels allow it.
-    """
+    """Layers beside a shortcut, and an activation after their sum."""
 
     def __init__(
-        self, weights: Weights, plan: _BlockPlan, in_channels: int, family: _Family
+        self, path: Sequence[nn.Module], shortcut: nn.Module | None, last: nn.Module
     ) -> None:
         super().__init__()
-        self.is_inverted = family.is_inverted
-        self.convolutions = nn.ModuleList()
-        self.out_channels = in_channels
-        for i, names in enumerate(plan.convolutions):
-            convolution = FoldedConvolution(
-                weights,
-                names,
-                self.out_channels,
-                stride=plan.stride if i == plan.stride_at else 1,
-                is_depthwise=self.is_inverted and i == plan.stride_at,
-                family=family,
-            )
-            self.convolutions.append(convolution)
-            self.out_channels = convolution.out_channels
-        self.shortcut: nn.Module | None = None
-        if plan.stride == 1 and self.out_channels == in_channels:
-            self.shortcut = nn.Identity()
-        elif plan.projection is not None:
-            self.shortcut = FoldedConvolution(
-                weights, plan.projection, in_channels, stride=plan.stride
-            )
+        self.path, self.shortcut, self.last = nn.Sequential(*path), shortcut, last
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the block's output."""
-        activation = functional.relu6 if self.is_inverted else functional.relu
-        *inner, last = self.convolutions
-        hidden = images
-        for convolution in inner:
-            hidden = activation(convolution(hidden))
-        result: Tensor = last(hidden)
+        result = self.path(images)
         if self.shortcut is not None:
             result = result + self.shortcut(images)
-        return result if self.is_inverted else functional.relu(result)
+        output: Tensor = self.last(result)
+        return output
 
 
-def _pad_like_tensorflow(images: Tensor, size: int, stride: int) -> Tensor:
-    """Pad more zeros after the image than before it."""
-    padding = []
-    for n_pixels in (images.shape[-1], images.shape[-2]):
-        n_outputs = -(-n_pixels // stride)
-        total = max((n_outputs - 1) * stride + size - n_pixels, 0)
-        padding += [total // 2, total - total // 2]
-    return functional.pad(images, padding)
+def _efficientnet_normalization() -> nn.Conv2d:
+    """Replace ImageNet's normalization by (x - 127) / 128, x in 0 ... 255."""
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    kernel = (255 * std / 128).view(3, 1, 1, 1)
+    return _frozen_convolution(kernel, (255 * mean - 127) / 128, groups=3)
+
+
+def _frozen_convolution(
+    kernel: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> nn.Conv2d:
+    out, n_in, *_, size = kernel.shape
+    shape = groups * n_in, out, size, stride, padding
+    convolution = nn.Conv2d(*shape, groups=groups, device="meta")
+    convolution.load_state_dict({"weight": kernel, "bias": bias}, assign=True)
+    return convolution.requires_grad_(requires_grad=False)
