@@ -20,6 +20,7 @@ from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.data import DistillationData, Picture
 from efficientad.distillation.feature_cache import FeatureCache
 from efficientad.distillation.source_networks import SourceFeatures
+from efficientad.distillation.unfolding import unfold
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
@@ -421,6 +422,121 @@ def test_losses_and_waits_of_all_sittings_are_logged(
 def _step_of_loss_300(run, _prepared):
     run.n_steps_done += 1
     return 300.0
+
+
+def test_a_distillation_starts_from_a_teacher(distilled, images, config, tmp_path):
+    explained, start = distilled
+    more = replace(
+        config, steps=1, learning_rate=1e-6, snapshots=(), checkpoint_every=1
+    )
+    output = tmp_path / "teacher.safetensors"
+
+    begun = distillation.distill(images, replace(more, start_from=start), output=output)
+
+    anew = distillation.distill(images, more, output=tmp_path / "anew.safetensors")
+    assert begun.overall == pytest.approx(explained.overall, abs=0.01)
+    assert anew.overall < explained.overall - 0.05
+    facts = open_teacher("small", output).provenance
+    assert facts["start"]["n_steps"] == N_STEPS
+    assert facts["settings"]["start_from"] == open_teacher("small", start).file_hash
+
+
+def test_the_papers_preset_starts_from_a_teacher(distilled, images, config, tmp_path):
+    explained, start = distilled
+    paper = replace(
+        config,
+        preset="paper",
+        steps=1,
+        batch_size=1,
+        learning_rate=1e-9,
+        snapshots=(),
+        start_from=start,
+    )
+
+    begun = distillation.distill(images, paper, output=tmp_path / "t.safetensors")
+
+    assert begun.overall == pytest.approx(explained.overall, abs=0.01)
+
+
+def test_a_checkpoint_of_another_start_is_refused(
+    distilled, images, short, interrupted
+):
+    _, start = distilled
+    other = replace(short, start_from=start, resume=True)
+
+    with pytest.raises(ModelFileError, match="is a checkpoint of other settings"):
+        distillation.distill(images, other, output=interrupted)
+
+
+def test_a_start_that_cannot_be_used_is_refused(distilled, images, short, tmp_path):
+    _, start = distilled
+    output = tmp_path / "teacher.safetensors"
+
+    with pytest.raises(ConfigError, match="first teacher's own file; choose another"):
+        distillation.distill(images, replace(short, start_from=start), output=start)
+    medium = replace(short, start_from=start, size="medium")
+    with pytest.raises(ModelFileError, match="is a teacher of size small"):
+        distillation.distill(images, medium, output=output)
+    gone = replace(short, start_from=tmp_path / "gone.safetensors")
+    with pytest.raises(ModelFileError, match=r"no teacher file at .*gone"):
+        distillation.distill(images, gone, output=output)
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+@torch.no_grad()
+def test_an_unfolded_network_equals_the_plain_one(size):
+    torch.manual_seed(0)
+    plain = PatchDescriptionNetwork(size).eval()
+    network = PatchDescriptionNetwork(size, has_batch_norm=True)
+    norms = [n for n in network.norms if isinstance(n, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight)
+    images = torch.randn(4, 3, 64, 64)
+
+    unfold(network, plain, images.split(2))
+
+    expected = plain(images)
+    scale = float(expected.std())
+    unfolded = network.eval()(images)
+    torch.testing.assert_close(unfolded, expected, rtol=0, atol=1e-4 * scale)
+    folded = network.folded()(images)
+    torch.testing.assert_close(folded, expected, rtol=0, atol=1e-4 * scale)
+    # The statistics are those of these images: as a batch they give nearly the same.
+    trained = network.train()(images)
+    torch.testing.assert_close(trained, expected, rtol=0, atol=0.02 * scale)
+    torch.nn.init.ones_(norms[0].bias)  # the positive control
+    assert (network.eval()(images) - expected).abs().max() > 1e-3 * scale
+
+
+def test_a_distillation_ends_when_its_time_is_over(
+    images, short, tmp_path, monkeypatch, capsys
+):
+    rates = []
+    monkeypatch.setattr(
+        distillation_run, "set_rate", lambda _, rate: rates.append(rate)
+    )
+    timed = replace(short, steps=None, minutes=0.03, checkpoint_every=1000)
+    output = tmp_path / "teacher.safetensors"
+
+    explained = distillation.distill(images, timed, output=output)
+
+    *_, last = lines_of(output)
+    assert 0.03 * 60 <= last["seconds"] < 10
+    assert len(rates) == last["step"]
+    peak = rates.index(max(rates))
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < max(rates) / 2
+    resumed = distillation.distill(images, replace(timed, resume=True), output=output)
+    assert resumed == explained
+    assert f"{output} is finished" in capsys.readouterr().err
+
+
+def test_a_time_limit_excludes_steps_and_snapshots(short):
+    for counted in ({"steps": 4}, {"steps": None, "snapshots": (0.5,)}):
+        with pytest.raises(ConfigError, match="exclude steps and snapshots"):
+            replace(short, minutes=2.0, **counted)
+    with pytest.raises(ConfigError, match="minutes must be > 0"):
+        replace(short, steps=None, minutes=0.0)
 
 
 def test_snapshots_that_would_be_one_are_refused(images, short, tmp_path):

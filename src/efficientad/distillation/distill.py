@@ -113,12 +113,14 @@ def _take_steps(
         run.load_start()
     run.preparation_seconds = time.monotonic() - started
     files.cut_log(run.n_steps_done)
-    has_limit = run.config.minutes is not None
-    unit, end = ("second", sys.maxsize) if has_limit else ("step", run.n_total)
+    minutes = run.config.minutes
+    unit, total, end = "step", run.recipe.steps, run.recipe.steps
+    if minutes is not None:
+        unit, total, end = "second", max(1, round(60 * minutes)), sys.maxsize
     started, waited = time.monotonic() - run.seconds, run.seconds_waited
     with (
         held_back_interrupt() as was_interrupted,
-        closing(Progress(run.n_total, unit, n_done=run.n_done)) as progress,
+        closing(Progress(total, unit, n_done=round(run.progress * total))) as progress,
         closing(Prefetcher(run.prepare, run.n_steps_done, end)) as batches,
     ):
         while not run.is_finished:
@@ -128,7 +130,7 @@ def _take_steps(
             _require_finite(loss, run, files)
             run.losses.append(loss)
             number = run.n_steps_done
-            progress.update(run.n_done, loss=loss)
+            progress.update(round(run.progress * total), loss=loss)
             is_due = run.is_finished or number % run.config.checkpoint_every == 0
             if is_due or number in snapshots:
                 explained = run.measure().overall

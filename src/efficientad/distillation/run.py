@@ -97,21 +97,16 @@ class Distillation:
         self.seconds = self.seconds_waited = self.preparation_seconds = 0.0
 
     @property
-    def n_done(self) -> int:
-        """Steps so far or, with a time limit, seconds."""
-        is_limited = self.config.minutes is not None
-        return int(self.seconds) if is_limited else self.n_steps_done
-
-    @property
-    def n_total(self) -> int:
-        """Steps or, with a time limit, seconds of the whole run."""
-        minutes = self.config.minutes
-        return self.recipe.steps if minutes is None else max(1, round(60 * minutes))
+    def progress(self) -> float:
+        """Share of the steps or, with a time limit, of the time that is over."""
+        if self.config.minutes is not None:
+            return self.seconds / (60 * self.config.minutes)
+        return self.n_steps_done / self.recipe.steps
 
     @property
     def is_finished(self) -> bool:
         """Whether all steps are taken, or the time is over."""
-        return self.n_done >= self.n_total
+        return self.progress >= 1
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that a checkpoint must agree on, as JSON has them."""
@@ -186,7 +181,7 @@ class Distillation:
         if not self.recipe.has_batch_norm:
             self.network.load_state_dict(self.start.network.state_dict())
             return
-        batches = (self._prepare(2, i) for i in range(_UNFOLDING_BATCHES))
+        batches = (self._prepare(3, i) for i in range(_UNFOLDING_BATCHES))
         inputs = (self.data.finish(batch)[0] for batch in batches)
         unfold(self.network, self.start.network, inputs)
 
@@ -212,8 +207,7 @@ class Distillation:
         """Take one optimizer step and return the loss."""
         recipe = self.recipe
         inputs, targets = self.data.finish(prepared)
-        progress = self.n_done / self.n_total
-        rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
+        rate = learning_rate(self.progress, recipe.learning_rate, recipe.rate_schedule)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         self.network.train()
