@@ -29,6 +29,7 @@ from efficientad.natural_images import pictures as pretraining_images
 from efficientad.natural_images.pictures import open_images
 from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.environment import commit, machine
+from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.optimizers import make_optimizer
 from efficientad.training.prefetch import Prefetcher
 
@@ -95,7 +96,12 @@ def stopped(images, short, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation_run.Distillation, "step", step)
         with pytest.raises(KeyboardInterrupt):
-            distillation.distill(images, short, output=folder / "teacher.safetensors")
+            distillation.distill(
+                images,
+                short,
+                output=folder / "teacher.safetensors",
+                interrupts=held_back_interrupt,
+            )
     return folder
 
 
@@ -509,8 +515,9 @@ def test_an_unfolded_network_equals_the_plain_one(size):
 
 
 def test_a_distillation_ends_when_its_time_is_over(
-    images, short, tmp_path, monkeypatch, capsys
+    images, short, tmp_path, monkeypatch, caplog
 ):
+    caplog.set_level(logging.INFO, "efficientad")
     rates = []
     monkeypatch.setattr(
         distillation_run, "set_rate", lambda _, rate: rates.append(rate)
@@ -528,7 +535,7 @@ def test_a_distillation_ends_when_its_time_is_over(
     assert rates[-1] < max(rates) / 2
     resumed = distillation.distill(images, replace(timed, resume=True), output=output)
     assert resumed == explained
-    assert f"{output} is finished" in capsys.readouterr().err
+    assert f"{output} is finished" in caplog.text
 
 
 def test_a_time_limit_excludes_steps_and_snapshots(short):

@@ -149,10 +149,16 @@ def distill(
     """
     from efficientad.distillation.distill import distill as distill_teacher
     from efficientad.training.environment import commit, machine
+    from efficientad.training.interruption import held_back_interrupt
 
     print(f"settings: {config}", file=sys.stderr)
-    made_with = {"commit": commit(), "hardware": machine()}
-    explained = distill_teacher(images, config, output=output, provenance=made_with)
+    explained = distill_teacher(
+        images,
+        config,
+        output=output,
+        provenance={"commit": commit(), "hardware": machine()},
+        interrupts=held_back_interrupt,
+    )
     print(f"wrote {output}")
     print(f"held-out explained variance {explained.overall:.4f}")
     return OK

@@ -6,6 +6,7 @@ patch does not tell, it averages out. The share that it predicts on images it ha
 seen is the held-out explained variance.
 """
 
+import logging
 import math
 import sys
 import time
@@ -24,9 +25,11 @@ from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_images
 from efficientad.storage import require_writable
 from efficientad.training.devices import choose_device
-from efficientad.training.interruption import held_back_interrupt
+from efficientad.training.interruption import Interrupts, immediate_interrupts
 from efficientad.training.prefetch import Prefetcher
-from efficientad.training.progress import Progress, tell
+from efficientad.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def distill(
@@ -35,6 +38,7 @@ def distill(
     *,
     output: Path | str,
     provenance: dict[str, Any] | None = None,
+    interrupts: Interrupts = immediate_interrupts,
 ) -> ExplainedVariance:
     """Distil a teacher and write it to a file.
 
@@ -47,6 +51,9 @@ def distill(
         config: Settings.
         output: Teacher file to write.
         provenance: More facts for the file, such as licences and hardware.
+        interrupts: Context manager around the steps. When the function it returns is
+            true after a step, a checkpoint is written and KeyboardInterrupt raised.
+            Default: Ctrl-C acts at once.
 
     Returns:
         The explained variance on held-out images at the end.
@@ -73,9 +80,9 @@ def distill(
         run.restore(files.checkpoint)
     files.report_missing(snapshots, run.n_steps_done)
     if run.is_finished and run.has_made(output):
-        tell(f"{output} is finished, and stays as it is")
+        logger.info("%s is finished, and stays as it is", output)
     else:
-        _take_steps(run, files, snapshots, provenance or {})
+        _take_steps(run, files, snapshots, provenance or {}, interrupts)
         save_teacher(run.teacher(), run.provenance() | (provenance or {}), output)
     assert run.measured is not None
     return run.measured
@@ -103,8 +110,9 @@ def _take_steps(
     files: DistillationFiles,
     snapshots: Mapping[int, float],
     provenance: dict[str, Any],
+    interrupts: Interrupts,
 ) -> None:
-    """Take all remaining steps; Ctrl-C ends the current one and writes a checkpoint."""
+    """Take all remaining steps, with checkpoints and measurements."""
     if run.is_finished:  # and its teacher lost
         return
     started = time.monotonic()
@@ -119,7 +127,7 @@ def _take_steps(
         unit, total, end = "second", max(1, round(60 * minutes)), sys.maxsize
     started, waited = time.monotonic() - run.seconds, run.seconds_waited
     with (
-        held_back_interrupt() as was_interrupted,
+        interrupts() as was_interrupted,
         closing(Progress(total, unit, n_done=round(run.progress * total))) as progress,
         closing(Prefetcher(run.prepare, run.n_steps_done, end)) as batches,
     ):

@@ -1,6 +1,7 @@
 """The files beside the teacher of a distillation: checkpoint, log and snapshots."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.model_files import container as tensor_file
 from efficientad.storage import write_atomically
-from efficientad.training.progress import tell
+
+logger = logging.getLogger(__name__)
 
 
 class DistillationFiles:
@@ -35,7 +37,7 @@ class DistillationFiles:
         """
         if not self.checkpoint.exists():
             if resume:
-                tell(f"no checkpoint at {self.checkpoint}: this begins anew")
+                logger.info("no checkpoint at %s: this begins anew", self.checkpoint)
             return
         if resume:
             return
@@ -61,7 +63,7 @@ class DistillationFiles:
         for number, share in snapshots.items():
             path = self.snapshot(share)
             if number <= n_steps and not path.exists():
-                tell(f"not saved: {path}, step {number} is over")
+                logger.warning("not saved: %s, step %d is over", path, number)
 
     def cut_log(self, n_steps: int) -> None:
         """Remove the lines of later steps, and incomplete ones."""
