@@ -108,7 +108,7 @@ def check(
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
         n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
-        print(f"{checked.name}: {numbers or 'no'} images, {n} finding{plural}")
+        print(f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}")
         for finding in checked.findings:
             print(f"  {finding.severity}: {finding.message}")
     return SOME_FAILED if any(checked.has_errors for checked in checks) else OK
