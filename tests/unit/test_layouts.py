@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from tests.dataset_files import (
     HEIGHT,
+    LIST,
     WIDTH,
     draw,
     draw_many,
@@ -409,11 +410,14 @@ def test_too_few_images_in_a_category_are_counted(bolt):
         normal_image_paths(bolt)
 
 
-def test_too_few_images_in_a_list_are_counted(tmp_path):
-    path = write_list(tmp_path / "parts.csv")
+@pytest.mark.parametrize("n", [0, 7])
+def test_too_few_images_in_a_list_are_counted(tmp_path, n):
+    path = write_list(tmp_path / "parts.csv", LIST[12 - n :])
 
-    with pytest.raises(DatasetError, match=r"at least 13 .*parts\.csv has 12 for the"):
-        normal_image_paths(path, min_images=13)
+    with pytest.raises(
+        DatasetError, match=rf"at least 10 .*parts\.csv has {n} for the training; rec"
+    ):
+        normal_image_paths(path)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

@@ -6,7 +6,7 @@ channels, and the value of a pixel says which type of defect it belongs to; the 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,7 +21,6 @@ from efficientad.images.rgb import Labels, Mask, read_labels, read_mask
 # JPEG and WebP are lossy: nobody knows which values of a mask are noise.
 _MASK_SUFFIXES: Final = (".png", ".bmp", ".tif", ".tiff")
 
-
 _Array = TypeVar("_Array", Mask, Labels)
 
 
@@ -29,8 +28,8 @@ _Array = TypeVar("_Array", Mask, Labels)
 class SaturationArea:
     """The part of a defect that is enough to count as found completely.
 
-    A missing object, for example, may be marked wherever it could have been: a map that
-    finds one of these places is as good as one that finds all.
+    A missing object, for example, is marked wherever it could have been, and finding
+    one of these places is enough.
     """
 
     size: float
@@ -96,8 +95,9 @@ def read_defect_mask(sample: Sample, height: int, width: int) -> Mask:
         DatasetError: If a defective image has no mask, or one of another size.
         ImageError: If a mask cannot be read.
     """
-    masks = _read_all(read_mask, sample, height, width)
-    defect_mask: Mask = np.any([np.zeros((height, width), np.bool_), *masks], axis=0)
+    defect_mask = np.zeros((height, width), np.bool_)
+    for mask in _masks(read_mask, sample, height, width):
+        defect_mask |= mask
     return defect_mask
 
 
@@ -116,7 +116,7 @@ def read_annotation_channels(sample: Sample, height: int, width: int) -> list[La
         DatasetError: If a defective image has no mask, or one of another size.
         ImageError: If a mask cannot be read, or is in color.
     """
-    return _read_all(read_labels, sample, height, width)
+    return list(_masks(read_labels, sample, height, width))
 
 
 def mask_files(sample: Sample) -> list[Path]:
@@ -161,14 +161,13 @@ def require_size_of_image(
         )
 
 
-def _read_all(
+def _masks(
     read: Callable[[Path], _Array], sample: Sample, height: int, width: int
-) -> list[_Array]:
-    masks = []
+) -> Iterator[_Array]:
     for path in mask_files(sample):
-        masks.append(read(path))
-        require_size_of_image(masks[-1], path, sample, height, width)
-    return masks
+        mask = read(path)
+        require_size_of_image(mask, path, sample, height, width)
+        yield mask
 
 
 def _area_of_value(index: int, entry: Mapping[str, Any]) -> tuple[int, SaturationArea]:

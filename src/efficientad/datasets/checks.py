@@ -61,24 +61,7 @@ def check_category(
 
     category = open_category(folder, needs_test=False, on_problem=note)
     masks = MaskCheck(category)
-    pictures: list[_Picture] = []
-    samples = [(split, s) for split, part in category.splits.items() for s in part]
-    for split, sample in tqdm(samples, unit="image", disable=None):
-        if not sample.path.is_file():
-            continue  # in a list, and a finding of its layout
-        try:
-            image = read_image(sample.path)
-            mode = f"mode {stored_mode(sample.path)}"
-        except ImageError as error:
-            problem = Finding("unreadable", "error", str(error), (sample.path,))
-            findings.append(problem)
-            continue
-        height, width = image.shape[:2]
-        name, size = category.name_of(sample.path), f"{width} x {height} pixels"
-        digest, small = image_hash(image), thumbnail(image)
-        pictures.append(_Picture(sample, name, split, digest, size, mode, small))
-        if sample.is_defect:
-            masks.read(sample, height, width)
+    pictures = list(_read(category, masks, findings))
     different: dict[str, _Picture] = {}
     for picture in pictures:
         different.setdefault(picture.digest, picture)
@@ -100,13 +83,36 @@ def check_category(
     )
 
 
-def _too_few(category: Category, n_train: int) -> Iterator[Finding]:
-    """Compare numbers of images with those that are needed.
+def _read(
+    category: Category, masks: MaskCheck, findings: list[Finding]
+) -> Iterator[_Picture]:
+    samples = [(split, s) for split, part in category.splits.items() for s in part]
+    for split, sample in tqdm(samples, unit="image", disable=None):
+        if not sample.path.is_file():
+            continue  # in a list, and a finding of its layout
+        try:
+            image = read_image(sample.path)
+            mode = stored_mode(sample.path)
+        except ImageError as error:
+            path = sample.path
+            findings.append(Finding("unreadable", "error", str(error), (path,)))
+            continue
+        height, width = image.shape[:2]
+        if sample.is_defect:
+            masks.read(sample, height, width)
+        yield _Picture(
+            sample=sample,
+            name=category.name_of(sample.path),
+            split=split,
+            digest=image_hash(image),
+            size=f"{width} x {height} pixels",
+            mode=f"mode {mode}",
+            thumbnail=thumbnail(image),
+        )
 
-    Args:
-        category: Category whose test images are counted as listed.
-        n_train: Number of different training pictures that can be read.
-    """
+
+def _too_few(category: Category, n_train: int) -> Iterator[Finding]:
+    """Compare the numbers of images, `n_train` of them to train on, with the needed."""
     if n_train < MIN_NORMAL_IMAGES:
         n_listed = len(category.train)
         listed = f" different ones in {n_listed} files" if n_listed != n_train else ""

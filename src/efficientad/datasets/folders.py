@@ -139,13 +139,7 @@ def _test_samples(category: Path, on_problem: OnProblem) -> Iterator[Sample]:
 
 
 def _check_mask_folders(masks: Path, types: Path, on_problem: OnProblem) -> None:
-    """Find masks of normal images, and of defect types without images.
-
-    Args:
-        masks: Folder of the masks, one folder for each defect type.
-        types: Folder of the defect types.
-        on_problem: Function to call with each.
-    """
+    """Report masks of normal images, and of defect types without images."""
     for folder in subfolders(masks) if masks.is_dir() else ():
         files = [path for path in find_images(folder, recursive=True) if is_mask(path)]
         images = types / folder.name

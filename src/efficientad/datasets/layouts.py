@@ -31,6 +31,10 @@ def _raise(problem: str) -> None:
     raise DatasetError(problem)
 
 
+def _pass_over(_problem: str) -> None:
+    pass
+
+
 def open_category(
     folder: Path, *, needs_test: bool = True, on_problem: OnProblem = _raise
 ) -> Category:
@@ -116,12 +120,12 @@ def normal_image_paths(
     if not is_table:
         _require_folder(folder)
         _refuse_test_images(folder)
-    # A table is checked as a whole. Of folders, training needs no masks.
-    category = _list(folder, _raise if is_table else _ignore, needs_test=False)
-    if not category.train:
+    # A table must be right as a whole. In folders, faults of masks do not matter here.
+    category = _list(folder, _raise if is_table else _pass_over, needs_test=False)
+    if not category.train and not is_table:
         raise DatasetError(
-            f"a category with test images needs its normal images in train/{NORMAL}, "
-            f"{folder} holds {describe_contents(folder)}; move them there"
+            f"a category needs its normal images in train/{NORMAL}, {folder} holds "
+            f"{describe_contents(folder)}; move them there"
         )
     if len(category.train) < min_images:
         raise DatasetError(
@@ -129,10 +133,6 @@ def normal_image_paths(
             f"{len(category.train)} for the training; record more good parts"
         )
     return _paths(category.train), _paths(category.validation)
-
-
-def _ignore(_problem: str) -> None:
-    """Do nothing about a fault."""
 
 
 def _paths(samples: Sequence[Sample]) -> list[Path]:
@@ -143,8 +143,8 @@ def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:
     if lists.is_list(folder):
         return lists.list_category(folder, on_problem)
     _require_folder(folder)
-    for is_laid_out_so, category_of in _FOLDER_LAYOUTS:
-        if is_laid_out_so(folder):
+    for has_layout, category_of in _FOLDER_LAYOUTS:
+        if has_layout(folder):
             return category_of(folder, on_problem)
     if not needs_test and find_images(folder):
         return folders.plain_category(folder)
@@ -158,7 +158,7 @@ def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    if any(is_laid_out_so(folder) for is_laid_out_so, _ in _FOLDER_LAYOUTS):
+    if any(has_layout(folder) for has_layout, _ in _FOLDER_LAYOUTS):
         yield folder
     elif visa.is_visa(folder):
         yield from visa.visa_folders(folder)

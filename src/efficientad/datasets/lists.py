@@ -12,9 +12,8 @@ may be missing.
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 from efficientad.datasets.folders import OnProblem
 from efficientad.datasets.samples import NORMAL, Category, Sample, Split
@@ -25,16 +24,8 @@ _SUFFIXES: Final = frozenset({".csv", ".json"})
 _COLUMNS: Final = ("image", "split", "defect_type")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One image of a table."""
-
-    place: str
-    """Where the row stands, such as `line 3`, for messages."""
-    image: str
-    split: str
-    defect_type: str
-    mask: str | None
+Rows: TypeAlias = list[tuple[str, dict[str, Any]]]
+"""The place of each row in messages, such as `line 3`, and its values by column."""
 
 
 def is_list(path: Path) -> bool:
@@ -48,22 +39,18 @@ def list_category(path: Path, on_problem: OnProblem) -> Category:
     Raises:
         DatasetError: If the file is no such list.
     """
-    table = _json_rows(path) if path.suffix.lower() == ".json" else csv_rows(path)
-    rows = [
-        Row(place, row["image"], row["split"], row["defect_type"], row.get("mask"))
-        for place, row in table
-    ]
+    rows = _json_rows(path) if path.suffix.lower() == ".json" else csv_rows(path)
     splits = splits_of(rows, path, path.parent, on_problem)
     return Category(path.stem, path.parent, *splits)
 
 
 def splits_of(
-    rows: Sequence[Row], table: Path, folder: Path, on_problem: OnProblem
+    rows: Rows, table: Path, folder: Path, on_problem: OnProblem
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...], tuple[Sample, ...]]:
     """Return the samples for training, validation and test.
 
     Args:
-        rows: Rows of the table.
+        rows: Rows with `image`, `split`, `defect_type` and perhaps `mask`.
         table: Path of the table, for messages.
         folder: Folder that paths in the table are relative to.
         on_problem: Function to call with each missing file and each wrong mask.
@@ -74,26 +61,26 @@ def splits_of(
     """
     splits: dict[str, list[Sample]] = {name: [] for name in get_args(Split)}
     place_of: dict[Path, str] = {}
-    for row in rows:
-        sample = _sample(row, table, folder, on_problem)
-        where = f"{table}, {row.place}"
-        if row.split not in splits:
+    for place, row in rows:
+        split, where = row["split"], f"{table}, {place}"
+        sample = _sample(row, where, folder, on_problem)
+        if split not in splits:
             raise DatasetError(
-                f"a split must be one of {', '.join(splits)}, {where}, has "
-                f"{row.split!r}; correct it"
+                f"a split must be one of {', '.join(splits)}, {where}, has {split!r}; "
+                "correct it"
             )
-        if sample.is_defect and row.split != "test":
+        if sample.is_defect and split != "test":
             raise DatasetError(
-                f"{row.split} images must be {NORMAL}, {where}, has the defect type "
+                f"{split} images must be {NORMAL}, {where}, has the defect type "
                 f"{sample.defect_type}; move {sample.path.name} to the test"
             )
-        first = place_of.setdefault(sample.path, row.place)
-        if first != row.place:
+        first = place_of.setdefault(sample.path, place)
+        if first != place:
             raise DatasetError(
                 f"each image may be listed once, {where}, has {sample.path} again "
                 f"(first in {first}); remove one of them"
             )
-        splits[row.split].append(sample)
+        splits[split].append(sample)
     _check_all_masked(splits["test"], table, on_problem)
     train, validation, test = (
         tuple(sorted(samples, key=_order)) for samples in splits.values()
@@ -101,9 +88,7 @@ def splits_of(
     return train, validation, test
 
 
-def csv_rows(
-    path: Path, columns: tuple[str, ...] = _COLUMNS
-) -> list[tuple[str, dict[str, str]]]:
+def csv_rows(path: Path, columns: tuple[str, ...] = _COLUMNS) -> Rows:
     """Return the rows of a CSV file with a heading, each with its place.
 
     Raises:
@@ -118,11 +103,10 @@ def csv_rows(
             f"cannot be read ({error}); save it again as CSV in UTF-8"
         ) from error
     placed = [(f"line {number}", row) for number, row in enumerate(rows, start=2)]
-    _require_filled(placed, path, columns)
-    return placed
+    return _filled(placed, path, columns)
 
 
-def _json_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
+def _json_rows(path: Path) -> Rows:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -136,13 +120,10 @@ def _json_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
             "holds something else; write [{...}, {...}]"
         )
     placed = [(f"entry {number}", row) for number, row in enumerate(content, start=1)]
-    _require_filled(placed, path, _COLUMNS)
-    return placed
+    return _filled(placed, path, _COLUMNS)
 
 
-def _require_filled(
-    rows: Sequence[tuple[str, Mapping[str, Any]]], path: Path, columns: tuple[str, ...]
-) -> None:
+def _filled(rows: Rows, path: Path, columns: tuple[str, ...]) -> Rows:
     if not rows:
         raise DatasetError(
             f"a list of images was needed, {path} holds none; name the columns "
@@ -162,27 +143,30 @@ def _require_filled(
                 f"a mask must be a path as text, {path} has {mask!r} in {place}; put "
                 "several masks of one image into one folder"
             )
+    return rows
 
 
-def _sample(row: Row, table: Path, folder: Path, on_problem: OnProblem) -> Sample:
-    path, where = folder / row.image, f"{table}, {row.place}"
-    mask = folder / row.mask if row.mask else None
+def _sample(
+    row: Mapping[str, Any], where: str, folder: Path, on_problem: OnProblem
+) -> Sample:
+    path, defect_type = folder / row["image"], row["defect_type"]
+    mask = folder / row["mask"] if row.get("mask") else None
     if not path.is_file():
         on_problem(f"an image was needed at {path} ({where}); there is none")
     if mask is not None and not mask.exists():
         on_problem(f"a mask was needed at {mask} ({where}); there is none")
-    if mask is not None and row.defect_type == NORMAL:
+    if mask is not None and defect_type == NORMAL:
         on_problem(
             f"normal images need no mask, {path} has {mask} ({where}); remove it, or "
             "name the defect type"
         )
-    return Sample(path, row.defect_type, mask)
+    return Sample(path, defect_type, mask)
 
 
 def _check_all_masked(
     test: Sequence[Sample], table: Path, on_problem: OnProblem
 ) -> None:
-    """Find images without a mask where others of their defect type have one."""
+    """Report images without a mask where others of their defect type have one."""
     for kind in dict.fromkeys(s.defect_type for s in test if s.is_defect):
         samples = [sample for sample in test if sample.defect_type == kind]
         missing = [sample.path.name for sample in samples if sample.mask_path is None]

@@ -12,7 +12,7 @@ from typing import Final
 
 from efficientad.datasets.annotations import is_mask
 from efficientad.datasets.folders import OnProblem
-from efficientad.datasets.lists import Row, csv_rows, splits_of
+from efficientad.datasets.lists import csv_rows, splits_of
 from efficientad.datasets.samples import NORMAL, Category
 from efficientad.errors import DatasetError
 from efficientad.images.listing import find_images, join_names
@@ -21,7 +21,6 @@ _TABLE: Final = Path("split_csv") / "1cls.csv"
 _IMAGES: Final = Path("Data") / "Images"
 _MASKS: Final = Path("Data") / "Masks"
 _COLUMNS: Final = ("object", "split", "label", "image", "mask")
-_NORMAL: Final = "normal"
 
 
 def is_visa(folder: Path) -> bool:
@@ -36,7 +35,8 @@ def is_visa_category(folder: Path) -> bool:
 
 def visa_folders(root: Path) -> list[Path]:
     """Return the folders of all objects that the table names."""
-    return [root / name for name in sorted({row["object"] for _, row in _rows(root)})]
+    rows = csv_rows(root / _TABLE, _COLUMNS)
+    return [root / name for name in sorted({row["object"] for _, row in rows})]
 
 
 def visa_category(folder: Path, on_problem: OnProblem) -> Category:
@@ -52,8 +52,8 @@ def visa_category(folder: Path, on_problem: OnProblem) -> Category:
             f"images, {root / _TABLE} is not there; unpack the whole archive"
         )
     rows = [
-        Row(place, row["image"], row["split"], _defect_type(row["label"]), row["mask"])
-        for place, row in _rows(root)
+        (place, row | {"defect_type": _defect_type(row["label"])})
+        for place, row in csv_rows(root / _TABLE, _COLUMNS)
         if row["object"] == name
     ]
     if not rows:
@@ -71,7 +71,7 @@ def visa_category(folder: Path, on_problem: OnProblem) -> Category:
 
 
 def _check_masks(category: Category, on_problem: OnProblem) -> None:
-    """Find masks of normal images, and masks without an image.
+    """Report masks of normal images, and masks without an image.
 
     Images that the table does not list may have masks.
     """
@@ -110,8 +110,4 @@ def _name_in(folder: Path, path: Path) -> Path:
 
 
 def _defect_type(label: str) -> str:
-    return NORMAL if label == _NORMAL else label
-
-
-def _rows(root: Path) -> list[tuple[str, dict[str, str]]]:
-    return csv_rows(root / _TABLE, _COLUMNS)
+    return NORMAL if label == "normal" else label
