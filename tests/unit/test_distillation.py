@@ -20,7 +20,6 @@ from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.data import DistillationData, Picture
 from efficientad.distillation.feature_cache import FeatureCache
 from efficientad.distillation.source_networks import SourceFeatures
-from efficientad.distillation.unfolding import unfold
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
@@ -486,32 +485,6 @@ def test_a_start_that_cannot_be_used_is_refused(distilled, images, short, tmp_pa
     gone = replace(short, start_from=tmp_path / "gone.safetensors")
     with pytest.raises(ModelFileError, match=r"no teacher file at .*gone"):
         distillation.distill(images, gone, output=output)
-
-
-@pytest.mark.parametrize("size", ["small", "medium"])
-@torch.no_grad()
-def test_an_unfolded_network_equals_the_plain_one(size):
-    torch.manual_seed(0)
-    plain = PatchDescriptionNetwork(size).eval()
-    network = PatchDescriptionNetwork(size, has_batch_norm=True)
-    norms = [n for n in network.norms if isinstance(n, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        torch.nn.init.normal_(norm.weight)
-    images = torch.randn(4, 3, 64, 64)
-
-    unfold(network, plain, images.split(2))
-
-    expected = plain(images)
-    scale = float(expected.std())
-    unfolded = network.eval()(images)
-    torch.testing.assert_close(unfolded, expected, rtol=0, atol=1e-4 * scale)
-    folded = network.folded()(images)
-    torch.testing.assert_close(folded, expected, rtol=0, atol=1e-4 * scale)
-    # The statistics are those of these images: as a batch they give nearly the same.
-    trained = network.train()(images)
-    torch.testing.assert_close(trained, expected, rtol=0, atol=0.02 * scale)
-    torch.nn.init.ones_(norms[0].bias)  # the positive control
-    assert (network.eval()(images) - expected).abs().max() > 1e-3 * scale
 
 
 def test_a_distillation_ends_when_its_time_is_over(

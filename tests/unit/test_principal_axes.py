@@ -8,7 +8,12 @@ from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.model_files.detector_file import load, save
-from efficientad.training.principal_axes import along_axes, moments, principal_axes
+from efficientad.training.principal_axes import (
+    along_axes,
+    moments,
+    principal_axes,
+    projected,
+)
 from efficientad_lab.benchmark import baseline
 
 
@@ -66,11 +71,11 @@ def test_a_projected_network_gives_the_projected_descriptors(size):
     matrix, mean = torch.randn(16, 384), torch.randn(384)
     image = torch.rand(1, 3, 41, 41)
 
-    projected = network.projected(matrix, mean)
+    reduced = projected(network, matrix, mean)
 
     centred = network(image) - mean.view(1, -1, 1, 1)
     expected = torch.einsum("ac,bchw->bahw", matrix, centred)
-    torch.testing.assert_close(projected(image), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(reduced(image), expected, rtol=1e-3, atol=1e-4)
 
 
 def random_detector(size, n_local, n_global):

@@ -28,7 +28,7 @@ from efficientad.errors import EfficientADError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import ModelSize
+from efficientad.method.sizes import ModelSize
 from efficientad.training.environment import environment
 from efficientad_lab.benchmark.baseline import Baseline, baseline, raw_maps
 from efficientad_lab.benchmark.clock import consecutive

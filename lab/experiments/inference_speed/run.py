@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from efficientad.method.networks import ModelSize
+from efficientad.method.sizes import ModelSize
 from efficientad.training.environment import environment
 from efficientad.training.quick import QUICK
 from efficientad_lab.benchmark.baseline import baseline, raw_maps

@@ -22,7 +22,8 @@ from efficientad.errors import DatasetError, EfficientADError
 from efficientad.images.heatmaps import heatmap
 from efficientad.images.rgb import INPUT_SIZE, RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.method.sizes import PATCH_SIZE
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_images
 from efficientad.storage import atomic_write

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from efficientad.errors import ConfigError
+from efficientad.method.sizes import ModelSize
 from efficientad.training.config import (
     Device,
-    ModelSize,
     OptimizerName,
     RateSchedule,
     require_seed,

@@ -32,7 +32,7 @@ from efficientad.distillation.source_networks import (
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import PATCH_SIZE, PATCH_STRIDE
+from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
 from efficientad.model_files import container as tensor_file
 from efficientad.natural_images.pictures import ImageFiles
 from efficientad.storage import file_hash

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from efficientad.distillation.batch_norm import NormalizedNetwork, unfold
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.distillation.data import DistillationData, Prepared
-from efficientad.distillation.unfolding import unfold
 from efficientad.errors import ModelFileError
+from efficientad.kernels.winograd import FAST
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import open_teacher
@@ -76,9 +77,8 @@ class Distillation:
         self.config, self.data = config, data
         self.recipe = recipe = recipe_of(config)
         torch.manual_seed(config.seed)
-        self.network = PatchDescriptionNetwork(
-            config.size, has_batch_norm=recipe.has_batch_norm
-        ).to(data.device)
+        build = NormalizedNetwork if recipe.has_batch_norm else PatchDescriptionNetwork
+        self.network = build(config.size, operations=FAST).to(data.device)
         if data.device.type == "cuda":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(
@@ -178,7 +178,7 @@ class Distillation:
         """Take over the weights of the teacher to start from."""
         if self.start is None:
             return
-        if not self.recipe.has_batch_norm:
+        if not isinstance(self.network, NormalizedNetwork):
             self.network.load_state_dict(self.start.network.state_dict())
             return
         batches = (self._prepare(3, i) for i in range(_UNFOLDING_BATCHES))
@@ -256,7 +256,7 @@ class Distillation:
     def teacher(self) -> PatchDescriptionNetwork:
         """Return the teacher with its batch normalization folded."""
         network = self.network.eval()
-        return network.folded() if self.recipe.has_batch_norm else network
+        return network.folded() if isinstance(network, NormalizedNetwork) else network
 
     def log_line(self) -> dict[str, Any]:
         """Return the last measurement for the log."""

@@ -34,12 +34,8 @@ from efficientad.kernels.layers import (
 )
 from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD, Pixels
 from efficientad.method.maps import RawMaps
-from efficientad.method.networks import (
-    DECODER_SIZES,
-    GRID_SIZE,
-    Autoencoder,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.sizes import DECODER_SIZES, GRID_SIZE
 
 # So many images go through the layers together; more would only take more memory.
 _LARGEST_BATCH = 4

@@ -35,6 +35,7 @@ from efficientad.images.decoding import (
     require_size,
     strips,
 )
+from efficientad.method import sizes
 
 RGBImage: TypeAlias = NDArray[np.uint8]
 """(height, width, 3)."""
@@ -48,7 +49,7 @@ Labels: TypeAlias = NDArray[np.int32]
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
 """A file, a Pillow image, or an array as `as_rgb` takes it."""
 
-INPUT_SIZE: Final = 256
+INPUT_SIZE: Final = sizes.INPUT_SIZE
 """Height and width of the networks' input, pixels; the paper's."""
 
 _LABEL_MODES: Final = (DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}

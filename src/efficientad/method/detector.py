@@ -22,6 +22,7 @@ from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.inspection.predictor import DetectorRuntime
 from efficientad.kernels import layers
 from efficientad.kernels.native import warn_once
+from efficientad.kernels.winograd import FAST
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.inputs import Images, Pixels, normalize_images
 from efficientad.method.losses import mean_square_map
@@ -31,12 +32,8 @@ from efficientad.method.maps import (
     image_scores,
     normalize_maps,
 )
-from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    Autoencoder,
-    ModelSize,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 
 Descriptors = Float[Tensor, "batch channels rows columns"]
 Channels = Float[Tensor, " channels"]
@@ -173,6 +170,8 @@ class Detector(nn.Module):
         """
         self.eval()
         if not self.is_native:
+            for network in (self.teacher, self.student, self.autoencoder):
+                network.operations = FAST
             return self.raw_maps(normalize_images(pixels.to(self.device)))
         return self._native_maps()(pixels)
 

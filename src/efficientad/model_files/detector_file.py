@@ -18,12 +18,8 @@ from efficientad.errors import ConfigError, ModelFileError, NotCalibratedError
 from efficientad.images.rgb import ImageLike
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
-from efficientad.method.networks import (
-    LAYERS,
-    Autoencoder,
-    ModelSize,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.sizes import PATCH_DESCRIPTION_NETWORKS, Conv, ModelSize
 from efficientad.model_files import container as tensor_file
 from efficientad.training.calibration import calibrate
 from efficientad.training.config import Device
@@ -147,7 +143,8 @@ def _network(
     Raises:
         RuntimeError: If they are of another size, as PyTorch does.
     """
-    last = len(LAYERS[size]) - 1
+    layers = PATCH_DESCRIPTION_NETWORKS[size]
+    last = sum(isinstance(layer, Conv) for layer in layers) - 1
     names = [f"{name}.convolutions.{index}.bias" for index in (last - 1, last)]
     if not all(name in tensors for name in names):
         raise RuntimeError(f"needed {' and '.join(names)}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from efficientad.errors import ConfigError
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 
-ModelSize = Literal["small", "medium"]
 Preset = Literal["paper", "quick"]
 Device = Literal["auto", "cpu", "cuda"]
 Runtime = Literal[
@@ -24,7 +24,7 @@ Runtime = Literal[
 """The first four run `.ead` files, the last three exported ones; `auto` both."""
 RateSchedule = Literal["drop", "cosine", "constant"]
 OptimizerName = Literal["adam", "adamw", "muon"]
-ALL_CHANNELS: Final = 384
+ALL_CHANNELS: Final = DESCRIPTOR_CHANNELS
 """Channels of a descriptor while the networks are trained."""
 _CHANNELS: Final = range(32, ALL_CHANNELS + 1, 32)  # what native layers work on
 

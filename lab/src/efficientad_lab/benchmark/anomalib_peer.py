@@ -32,7 +32,7 @@ from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.detector import Detector
 from efficientad.method.maps import RawMaps, image_scores, normalize_maps
-from efficientad.method.networks import GRID_SIZE
+from efficientad.method.sizes import GRID_SIZE
 from efficientad_lab.benchmark.baseline import BaselinePredictor
 from efficientad_lab.benchmark.memory import peak_mib
 

@@ -4,12 +4,8 @@ import torch
 
 from efficientad.method.decision import Calibration, MapQuantiles
 from efficientad.method.detector import ChannelStatistics, Detector
-from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    Autoencoder,
-    ModelSize,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 
 
 def random_detector(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from efficientad.errors import ConfigError
-from efficientad.training.config import ModelSize
+from efficientad.method.sizes import ModelSize
 
 FigureNumber = Literal[1, 3, 4, 5, 6, 7]
 

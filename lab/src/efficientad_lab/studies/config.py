@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from efficientad.errors import ConfigError
-from efficientad.training.config import Device, ModelSize, Preset, TrainConfig
+from efficientad.method.sizes import ModelSize
+from efficientad.training.config import Device, Preset, TrainConfig
 
 PaperTable = Literal[3, 4, 5]
 

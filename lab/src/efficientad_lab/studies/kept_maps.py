@@ -20,7 +20,7 @@ from efficientad.images.rgb import (
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.detector import Detector
 from efficientad.method.maps import RawMaps
-from efficientad.method.networks import ModelSize
+from efficientad.method.sizes import ModelSize
 
 
 class KeptMaps:
