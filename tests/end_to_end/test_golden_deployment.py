@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from efficientad.engines.engine import EngineName
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import efficientad
+from efficientad.engines.engine import EngineName
 from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.decoding import MAX_PIXELS, MIN_SIDE
 from efficientad.images.heatmaps import color_scale, heatmap

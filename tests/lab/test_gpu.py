@@ -10,21 +10,15 @@ import pytest
 import torch
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.detector import Detector
-from efficientad.method.inputs import normalize_images
 from efficientad.method.placement import place_map
 from efficientad.training.paper_step import vary_color
+from efficientad_lab.benchmark.baseline import baseline, raw_maps
 from efficientad_lab.benchmark.random_detector import random_detector
-from lab.experiments.gpu import checks as gpu_checks
 from lab.experiments.gpu import networks as gpu_networks
 from lab.experiments.gpu import run as gpu
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-
-
-def small_detector() -> Detector:
-    return gpu_checks.calibrated(random_detector("small"))
 
 
 @pytest.mark.slow
@@ -46,7 +40,7 @@ def test_the_gpu_script_checks_and_measures(tmp_path):
     (written,) = tmp_path.iterdir()
     run = json.loads(written.read_text())
     assert run["variant"] == "small, cpu, 1 steps"
-    assert gpu_checks.is_correct(run["differences"])
+    assert gpu.is_correct(run["differences"])
     assert {"step_single", "maps_single"} <= set(run["differences"])
     for name in (
         *("step_ms", "baseline_step_ms", "batch_1_latency_ms"),
@@ -64,8 +58,8 @@ def test_a_gpu_computes_what_the_cpu_does(tmp_path):
 
 @pytest.mark.parametrize("value", [0.1, float("nan")])
 def test_a_wrong_device_is_noticed(value):
-    assert gpu_checks.is_correct({"maps_single": 1e-6, "step_single": 1e-6})
-    assert not gpu_checks.is_correct({"maps_single": value, "step_single": 1e-6})
+    assert gpu.is_correct({"maps_single": 1e-6, "step_single": 1e-6})
+    assert not gpu.is_correct({"maps_single": value, "step_single": 1e-6})
 
 
 def test_a_machine_without_cuda_is_told(capsys, monkeypatch):
@@ -88,7 +82,7 @@ def test_colours_vary_as_in_training(kind, rng):
         rng.integers(0, 256, (1, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     )
     training = gpu_networks.DeviceTraining(
-        small_detector().requires_grad_(), pixels, pixels, 1, is_half=False
+        gpu.trained_detector("small"), pixels, pixels, 1, is_half=False
     )
 
     varied = training.varied(pixels.float(), torch.tensor([kind]), torch.tensor([1.15]))
@@ -99,24 +93,24 @@ def test_colours_vary_as_in_training(kind, rng):
 
 
 def test_the_device_draws_the_map_that_the_detector_predicts(rng):
-    detector = small_detector()
+    detector = random_detector("small")
     pixels = rng.integers(0, 256, (1, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-    maps = gpu_networks.DeviceMaps(detector, 1, CPU, torch.float32)
+    affine = (0.2, 0.3, -0.1)
+    maps = gpu_networks.DeviceMaps(detector, affine, 1, CPU, torch.float32)
     maps.host_pixels.copy_(torch.from_numpy(pixels))
 
-    judged = maps.judge()[0].numpy()
+    drawn = maps.predict()[0].numpy()
 
-    with torch.inference_mode():
-        images = normalize_images(torch.from_numpy(pixels))
-        grid = detector.anomaly_maps(images).combined_map[0].numpy()
+    local_map, global_map = raw_maps(baseline(detector), torch.from_numpy(pixels))
+    grid = (0.2 * local_map + 0.3 * global_map - 0.1)[0].numpy()
     expected = place_map(grid, INPUT_SIZE, INPUT_SIZE)
-    np.testing.assert_allclose(judged, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_rate_falls_for_the_last_5_percent(monkeypatch):
     pixels = torch.zeros(1, 1, 1, 3, dtype=torch.uint8)
     training = gpu_networks.DeviceTraining(
-        small_detector().requires_grad_(), pixels, pixels, 40, is_half=False
+        gpu.trained_detector("small"), pixels, pixels, 40, is_half=False
     )
     rates = []
     monkeypatch.setattr(

@@ -1,5 +1,7 @@
 """The figure of a teacher, with networks of random weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import efficientad
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files.teachers import save_teacher
 from efficientad_lab.figures.gradients import box_of, gradient_map
+from efficientad_lab.studies.records import read_run
 from lab.experiments.teacher_figure import run as teacher_figure
 
 
@@ -69,9 +72,16 @@ def test_the_gradient_of_one_descriptor_ends_after_33_pixels(teacher):
     assert box_of(spread) == (5, 5)
 
 
-def test_the_figure_has_a_row_for_each_image():
-    tiles = [np.zeros((8, 8, 3), np.uint8)] * 5
+def test_the_figure_is_drawn_and_recorded(data, teacher, resnet18, tmp_path, capsys):
+    arguments = [
+        *("--images", str(data / "natural_images"), "--source", str(resnet18)),
+        *("--teacher", str(teacher), "--numbers", "0", "2"),
+        *("--output", str(tmp_path / "f.png"), "--results", str(tmp_path)),
+    ]
 
-    page = teacher_figure.figure([tiles, tiles])
+    assert teacher_figure.main(arguments) == 0
 
-    assert page.size == (5 * 166 - 6, 18 + 2 * 166 - 6)
+    run = read_run(Path(capsys.readouterr().out.strip()))
+    assert run["metrics"]["teacher_gradient_height"] == 33
+    with Image.open(tmp_path / "f.png") as picture:
+        assert picture.width > picture.height

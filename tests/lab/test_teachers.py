@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import efficientad
-from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.natural_images.pictures import open_images
 from lab.experiments.teachers import pack_images
 
 DISTIL = Path(pack_images.__file__).with_name("distill.sh")
@@ -36,7 +36,7 @@ def test_shards_hold_all_images_and_are_small(pictures, tmp_path, capsys):
     tars = sorted(tmp_path.glob("*.tar"))
     assert len(tars) > 1
     assert all(tar.stat().st_size <= 0.02 * 2**20 for tar in tars)
-    packed = open_pretraining_images(tmp_path)
+    packed = open_images(tmp_path)
     assert len(packed) == 5
     assert packed.read(0).shape == (44, 44, 3)
     told = capsys.readouterr()

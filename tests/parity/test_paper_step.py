@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from efficientad.kernels.winograd import FAST
+from efficientad.method.networks import PLAIN
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER
 from efficientad.training.paper_step import (
@@ -26,9 +28,11 @@ def convolutions(network):
     return [m for m in network.modules() if isinstance(m, nn.Conv2d)]
 
 
-@pytest.fixture
-def detector():
+@pytest.fixture(params=[PLAIN, FAST])
+def detector(request):
     made = random_detector("small")
+    for network in (made.teacher, made.student, made.autoencoder):
+        network.operations = request.param
     for network in (made.student, made.autoencoder):
         network.requires_grad_(requires_grad=True)
     return made.train()

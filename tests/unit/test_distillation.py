@@ -17,16 +17,18 @@ from efficientad.cli import main as cli
 from efficientad.distillation import distill as distillation
 from efficientad.distillation import run as distillation_run
 from efficientad.distillation.config import DistillConfig
+from efficientad.distillation.data import DistillationData, Picture
 from efficientad.distillation.feature_cache import FeatureCache
-from efficientad.distillation.material import Material, Picture
+from efficientad.distillation.source_networks import SourceFeatures
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import load_teacher, open_teacher
 from efficientad.natural_images import pictures as pretraining_images
-from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.natural_images.pictures import open_images
 from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.environment import commit, machine
+from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.optimizers import make_optimizer
 from efficientad.training.prefetch import Prefetcher
 
@@ -93,7 +95,12 @@ def stopped(images, short, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation_run.Distillation, "step", step)
         with pytest.raises(KeyboardInterrupt):
-            distillation.distill(images, short, output=folder / "teacher.safetensors")
+            distillation.distill(
+                images,
+                short,
+                output=folder / "teacher.safetensors",
+                interrupts=held_back_interrupt,
+            )
     return folder
 
 
@@ -129,12 +136,10 @@ def test_the_teacher_learns_and_the_log_tells(distilled):
 def test_explained_variance_equals_its_definition(distilled, images, config):
     """On all held-out windows at once, by the textbook."""
     explained, output = distilled
-    material = Material(open_pretraining_images(images), config, torch.device("cpu"))
-    material.get_ready()
-    run = distillation_run.Distillation(
-        config, distillation_run.recipe_of(config), material
-    )
-    windows = run._held_out_windows()
+    data = DistillationData(open_images(images), config, torch.device("cpu"))
+    data.get_ready()
+    run = distillation_run.Distillation(config, data)
+    windows = run._held_out_windows
     inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
     checkpoint, _ = tensor_file.read(
         output.with_name(f"{output.name}.checkpoint"), "checkpoint"
@@ -295,36 +300,40 @@ def test_the_papers_preset_takes_whole_images(images, config, tmp_path, monkeypa
 def test_kept_principal_components_are_those_of_one_basis(images, config):
     """It is fitted on the last images, so more images are another one."""
 
-    def material(reduction, n_images):
-        changed = replace(config, reduction=reduction, n_images=n_images)
+    def opened(reduction, n_images):
+        changed = replace(
+            config, reduction=reduction, n_images=n_images, image_size=192
+        )
         device = torch.device("cpu")
-        return Material(open_pretraining_images(images), changed, device)
+        data = DistillationData(open_images(images), changed, device)
+        if reduction == "pca":
+            data._find_basis(None)
+        return data
 
-    few, many = (material("pca", n)._fingerprint() for n in (8, 9))
+    few, many = (opened("pca", n)._fingerprint() for n in (8, 9))
     assert few != many
-    assert few == material("pca", 8)._fingerprint()
-    usual = material("mean", 8)
-    assert usual._fingerprint() == material("mean", 9)._fingerprint()
+    assert few == opened("pca", 8)._fingerprint()
+    usual = opened("mean", 8)
+    assert usual._fingerprint() == opened("mean", 9)._fingerprint()
     of_images = usual.images.fingerprint()
-    assert usual._fingerprint() == f"{usual.source_hash} mean 0 0.1 {of_images} 64"
+    assert usual._fingerprint() == f"{usual.source_hash} mean 0 0.1 {of_images} 192"
 
 
 def test_principal_components_survive_a_checkpoint(images, config, tmp_path):
     pca = replace(
         config, reduction="pca", image_size=128, steps=1, batch_size=1, snapshots=()
     )
-    output = tmp_path / "t.safetensors"
-    explained = distillation.distill(images, pca, output=output)
-    output.unlink()  # as if it had been stopped behind its last checkpoint
-    output.with_name(f"{output.name}.jsonl").unlink()
+    explained = distillation.distill(images, pca, output=tmp_path / "t.safetensors")
 
-    assert (
-        distillation.distill(images, replace(pca, resume=True), output=output)
-        == explained
-    )
+    data = DistillationData(open_images(images), pca, torch.device("cpu"))
+    run = distillation_run.Distillation(pca, data)
+    run.restore(tmp_path / "t.safetensors.checkpoint")
+
+    assert run.measured == explained
+    assert run.measure() == explained
 
 
-def test_kept_principal_components_stay_what_they_were(
+def test_cached_principal_components_stay_what_they_were(
     images, config, tmp_path, monkeypatch
 ):
     """Fitted again, on another machine, they may have other signs."""
@@ -338,23 +347,23 @@ def test_kept_principal_components_stay_what_they_were(
         feature_cache=tmp_path / "features",
     )
     explained = distillation.distill(images, pca, output=tmp_path / "a.safetensors")
-    monkeypatch.setattr(Material, "_fit_reduction", lambda _: pytest.fail("again"))
-
-    again = distillation.distill(images, pca, output=tmp_path / "b.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceFeatures, "fit", lambda *_: pytest.fail("again"))
+        again = distillation.distill(images, pca, output=tmp_path / "b.safetensors")
 
     assert again == explained
     basis = tmp_path / "features" / "basis.safetensors"
     tensors, content = tensor_file.read(basis, "basis")
     tensors["matrix"] *= -1
     tensor_file.write(basis, "basis", tensors, content)
-    (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(ModelFileError, match="principal components of another basis"):
-        distillation.distill(
-            images, replace(pca, resume=True), output=tmp_path / "b.safetensors"
-        )
-    basis.unlink()
-    with pytest.raises(ModelFileError, match="without their basis; delete the folder"):
-        distillation.distill(images, pca, output=tmp_path / "c.safetensors")
+    for resume in (True, False):
+        (tmp_path / "b.safetensors").unlink(missing_ok=True)
+        finished = tmp_path / "b.safetensors.checkpoint"
+        finished.unlink(missing_ok=True)
+        with pytest.raises(ModelFileError, match="holds features of another source"):
+            distillation.distill(
+                images, replace(pca, resume=resume), output=tmp_path / "b.safetensors"
+            )
 
 
 def test_what_is_finished_stays_to_the_byte(images, short, tmp_path, caplog):
@@ -420,6 +429,96 @@ def _step_of_loss_300(run, _prepared):
     return 300.0
 
 
+def test_a_distillation_starts_from_a_teacher(distilled, images, config, tmp_path):
+    explained, start = distilled
+    more = replace(
+        config, steps=1, learning_rate=1e-6, snapshots=(), checkpoint_every=1
+    )
+    output = tmp_path / "teacher.safetensors"
+
+    begun = distillation.distill(images, replace(more, start_from=start), output=output)
+
+    anew = distillation.distill(images, more, output=tmp_path / "anew.safetensors")
+    assert begun.overall == pytest.approx(explained.overall, abs=0.01)
+    assert anew.overall < explained.overall - 0.05
+    facts = open_teacher("small", output).provenance
+    assert facts["start"]["n_steps"] == N_STEPS
+    assert facts["settings"]["start_from"] == open_teacher("small", start).file_hash
+
+
+def test_the_papers_preset_starts_from_a_teacher(distilled, images, config, tmp_path):
+    explained, start = distilled
+    paper = replace(
+        config,
+        preset="paper",
+        steps=1,
+        batch_size=1,
+        learning_rate=1e-9,
+        snapshots=(),
+        start_from=start,
+    )
+
+    begun = distillation.distill(images, paper, output=tmp_path / "t.safetensors")
+
+    assert begun.overall == pytest.approx(explained.overall, abs=0.01)
+
+
+def test_a_checkpoint_of_another_start_is_refused(
+    distilled, images, short, interrupted
+):
+    _, start = distilled
+    other = replace(short, start_from=start, resume=True)
+
+    with pytest.raises(ModelFileError, match="is a checkpoint of other settings"):
+        distillation.distill(images, other, output=interrupted)
+
+
+def test_a_start_that_cannot_be_used_is_refused(distilled, images, short, tmp_path):
+    _, start = distilled
+    output = tmp_path / "teacher.safetensors"
+
+    with pytest.raises(ConfigError, match="first teacher's own file; choose another"):
+        distillation.distill(images, replace(short, start_from=start), output=start)
+    medium = replace(short, start_from=start, size="medium")
+    with pytest.raises(ModelFileError, match="is a teacher of size small"):
+        distillation.distill(images, medium, output=output)
+    gone = replace(short, start_from=tmp_path / "gone.safetensors")
+    with pytest.raises(ModelFileError, match=r"no teacher file at .*gone"):
+        distillation.distill(images, gone, output=output)
+
+
+def test_a_distillation_ends_when_its_time_is_over(
+    images, short, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO, "efficientad")
+    rates = []
+    monkeypatch.setattr(
+        distillation_run, "set_rate", lambda _, rate: rates.append(rate)
+    )
+    timed = replace(short, steps=None, minutes=0.03, checkpoint_every=1000)
+    output = tmp_path / "teacher.safetensors"
+
+    explained = distillation.distill(images, timed, output=output)
+
+    *_, last = lines_of(output)
+    assert 0.03 * 60 <= last["seconds"] < 10
+    assert len(rates) == last["step"]
+    peak = rates.index(max(rates))
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < max(rates) / 2
+    resumed = distillation.distill(images, replace(timed, resume=True), output=output)
+    assert resumed == explained
+    assert f"{output} is finished" in caplog.text
+
+
+def test_a_time_limit_excludes_steps_and_snapshots(short):
+    for counted in ({"steps": 4}, {"steps": None, "snapshots": (0.5,)}):
+        with pytest.raises(ConfigError, match="exclude steps and snapshots"):
+            replace(short, minutes=2.0, **counted)
+    with pytest.raises(ConfigError, match="minutes must be > 0"):
+        replace(short, steps=None, minutes=0.0)
+
+
 def test_snapshots_that_would_be_one_are_refused(images, short, tmp_path):
     same = replace(short, snapshots=(0.1, 0.2))
 
@@ -435,7 +534,7 @@ def test_a_snapshot_that_comes_too_late_is_told(images, short, interrupted, capl
 
     distillation.distill(images, late, output=interrupted)
 
-    assert "not kept: " in caplog.text
+    assert "not saved: " in caplog.text
     assert not interrupted.with_stem("teacher_at_25").exists()
 
 
@@ -448,7 +547,7 @@ def test_all_held_out_is_another_fault_than_too_few_images(images, config):
     few = replace(config, n_images=N_HELD_OUT)
 
     with pytest.raises(ConfigError, match=r"must be above n_held_out \(4\), got 4"):
-        Material(open_pretraining_images(images), few, torch.device("cpu"))
+        DistillationData(open_images(images), few, torch.device("cpu"))
 
 
 class _Positions(torch.nn.Module):
@@ -466,9 +565,9 @@ class _Positions(torch.nn.Module):
 
 @pytest.fixture
 def positions(images, config, monkeypatch):
-    """Material of images whose pixels tell where they are, as the features do."""
+    """Images whose pixels tell where they are, as their features do."""
     in_color = replace(config, grayscale_share=0.0)
-    material = Material(open_pretraining_images(images), in_color, torch.device("cpu"))
+    material = DistillationData(open_images(images), in_color, torch.device("cpu"))
     monkeypatch.setattr(material, "features", _Positions())
     unchanged = torch.zeros(384, 1, 1), torch.ones(384, 1, 1)
     monkeypatch.setattr(material, "_statistics", unchanged)
@@ -484,15 +583,15 @@ def test_a_window_and_its_features_are_at_one_place(positions):
     rng = np.random.default_rng(0)
     n_cells = 3
     prepared = positions.prepare([5, 6], rng, n_cells)
-    inputs, targets = positions.finished(prepared, n_cells)
+    inputs, targets = positions.finish(prepared)
 
     mean, std = torch.tensor([0.485, 0.456]), torch.tensor([0.229, 0.224])
     pixels = 255 * (inputs[:, :2] * std[:, None, None] + mean[:, None, None])
     assert inputs.shape[-2:] == (33 + 4 * (n_cells - 1),) * 2
     rows, columns = pixels[:, 0, :, 0], pixels[:, 1, 0, :]
-    corners = torch.from_numpy(prepared.corners).float()
-    torch.testing.assert_close(rows[:, 0], 4 * corners[:, 0])
-    torch.testing.assert_close(columns[:, 0], 4 * corners[:, 1])
+    corners = np.random.default_rng(0).integers(0, 6, (2, 2))
+    torch.testing.assert_close(rows[:, 0], torch.tensor(4.0 * corners[:, 0]).float())
+    torch.testing.assert_close(columns[:, 0], torch.tensor(4.0 * corners[:, 1]).float())
     # The patch of the window's first cell is centred at 16 pixels in; a cell of the
     # padded grid lies at every fourth pixel from the edge.
     torch.testing.assert_close(4 * targets[:, 0, :, 0], rows[:, 16:-16:4])
@@ -501,7 +600,7 @@ def test_a_window_and_its_features_are_at_one_place(positions):
 
 def test_whole_images_come_with_all_their_features(positions):
     prepared = positions.prepare([5], np.random.default_rng(0), None)
-    inputs, targets = positions.finished(prepared, None)
+    inputs, targets = positions.finish(prepared)
 
     assert inputs.shape == (1, 3, 64, 64)
     assert targets.shape == (1, 384, 16, 16)
@@ -589,7 +688,7 @@ def test_no_held_out_image_stands_for_a_broken_one_of_the_training(
     numbers = np.random.default_rng(short.seed).permutation(N_IMAGES)
     folder = with_a_broken_one(f"{numbers[N_HELD_OUT]:02}.png")
     material, sound = (
-        Material(open_pretraining_images(place), short, torch.device("cpu"))
+        DistillationData(open_images(place), short, torch.device("cpu"))
         for place in (folder, images)
     )
 
@@ -800,23 +899,23 @@ def test_ahead_gives_all_in_order_and_raises_what_was_raised():
 def fives(n_done, n_images=4):
     """Features of nothing but five, two images at once."""
     for start in range(n_done, n_images, 2):
-        yield torch.full((min(2, n_images - start), 3, 2, 2), 5.0)
+        yield torch.full((min(2, n_images - start), 2, 2, 3), 5.0)
 
 
 @pytest.fixture
 def cache(tmp_path):
-    """Kept features of four images."""
-    kept = FeatureCache(tmp_path / "features", (7, 3, 0, 4), 3, "of these", 2)
-    kept.build(fives)
-    assert kept.n_done() == 4
-    return kept
+    """Cached features of four images."""
+    cached = FeatureCache(tmp_path / "features", (4, 2, 2, 3), "of these")
+    cached.build(fives(0))
+    assert cached.n_done() == 4
+    return cached
 
 
 def test_features_of_a_deleted_file_are_computed_again(cache):
     (cache.folder / "features.f16").unlink()
 
     assert cache.n_done() == 0
-    cache.build(fives)
+    cache.build(fives(0))
     assert (cache.open() == 5).all()
 
 
@@ -824,7 +923,7 @@ def test_features_of_a_file_that_was_cut_are_computed_again(cache):
     os.truncate(cache.folder / "features.f16", 80)
 
     assert cache.n_done() == 0
-    cache.build(fives)
+    cache.build(fives(0))
     assert (cache.open() == 5).all()
 
 
@@ -832,24 +931,20 @@ def test_space_that_is_not_filled_does_not_pass_for_features(cache):
     (cache.folder / "features.f16").unlink()
 
     with pytest.raises(ZeroDivisionError):  # stopped before the first image is done
-        cache.build(lambda _: 1 // 0)
+        cache.build(1 // 0 for _ in range(1))
 
     assert cache.n_done() == 0
-    cache.build(fives)
+    cache.build(fives(0))
     assert (cache.open() == 5).all()
 
 
 def test_a_stopped_build_goes_on_where_it_was(cache):
-    more = replace(cache, numbers=(*cache.numbers, 9))
-    asked = []
+    more = replace(cache, shape=(5, 2, 2, 3))
+    assert more.n_done() == 4
 
-    def features_from(n_done):
-        asked.append(n_done)
-        return fives(n_done, 5)
+    more.build(fives(4, 5))
 
-    more.build(features_from)
-
-    assert asked == [4]
+    assert more.n_done() == 5
     assert (more.open() == 5).all()
 
 

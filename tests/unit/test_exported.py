@@ -20,13 +20,13 @@ from efficientad.engines.exported import (
     OnnxRuntimeEngine,
     OpenVinoEngine,
 )
+from efficientad.engines.tensorrt import TensorRtEngine, _Session
 from efficientad.inspection.exported_predictor import ExportedPredictor
 from PIL import Image
 
 import efficientad
 from efficientad.cli.main import main
 from efficientad.demo_parts import write_category
-from efficientad.engines.tensorrt import TensorRtEngine, _Session
 from efficientad.errors import (
     ConfigError,
     ImageError,

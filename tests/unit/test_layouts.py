@@ -1,162 +1,56 @@
-"""Small faithful copies of every layout a data set is published in."""
+"""Folders in every layout, as samples, and what never gets into a training."""
 
-import csv
-import json
 import shutil
+from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from tests.dataset_files import (
+    HEIGHT,
+    LIST,
+    WIDTH,
+    draw,
+    draw_many,
+    draw_mask,
+    write_converted_visa,
+    write_list,
+    write_mvtec_ad,
+    write_mvtec_loco,
+    write_unsplit,
+    write_visa,
+)
 
 from efficientad.datasets import (
+    MIN_NORMAL_IMAGES,
+    Sample,
     find_categories,
     normal_image_paths,
     open_category,
-    read_annotation_channels,
     read_defect_mask,
 )
-from efficientad.errors import DatasetError, ImageError
-
-HEIGHT, WIDTH = 12, 16
-VISA_TABLE = "split_csv/1cls.csv"
+from efficientad.errors import DatasetError
+from efficientad.images.rgb import read_image
 
 
-def draw(path, value=100, mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    color = (value,) * 3 if mode == "RGB" else value
-    Image.new(mode, (WIDTH, HEIGHT), color).save(path)
-    return path
-
-
-def draw_mask(path, rows, value=255):
-    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    labels[rows] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(labels).save(path)
-    return path
-
-
-def draw_many(folder, n, suffix=".png"):
-    return [draw(folder / f"{i:03}{suffix}", 50 + i) for i in range(n)]
-
-
-def write_mvtec_ad(root, defect_types=("broken_large", "contamination")):
-    draw_many(root / "train" / "good", 12)
-    draw_many(root / "test" / "good", 4)
-    for defect_type in defect_types:
-        draw_many(root / "test" / defect_type, 2)
-        for i in range(2):
-            draw_mask(root / f"ground_truth/{defect_type}/{i:03}_mask.png", np.s_[2:5])
-    return root
-
-
-def write_mvtec_loco(root):
+@pytest.fixture
+def bolt(tmp_path):
+    """A category in MVTec AD's layout with every folder there may be."""
+    root = tmp_path / "bolt"
     draw_many(root / "train" / "good", 12)
     draw_many(root / "validation" / "good", 3)
     draw_many(root / "test" / "good", 4)
-    for defect_type, value in (
-        ("logical_anomalies", 254),
-        ("structural_anomalies", 227),
-    ):
-        draw_many(root / "test" / defect_type, 2)
-        masks = root / "ground_truth" / defect_type
-        draw_mask(masks / "000" / "000.png", np.s_[1:3], value)
-        draw_mask(masks / "000" / "001.png", np.s_[2:6], value - 1)
-        draw_mask(masks / "001" / "000.png", np.s_[8:9], value)
-    config = [
-        {
-            "defect_name": f"defect {value}",
-            "pixel_value": value,
-            "saturation_threshold": 10 if value > 250 else 0.5,
-            "relative_saturation": value <= 250,
-        }
-        for value in (254, 253, 227, 226)
-    ]
-    (root / "defects_config.json").write_text(json.dumps(config))
+    for defect_type in ("scratch", "dent"):
+        for path in draw_many(root / "test" / defect_type, 2, ".jpg"):
+            masks = root / "ground_truth" / defect_type
+            draw_mask(masks / f"{path.stem}_mask.png", slice(2, 5))
     return root
-
-
-def write_visa(root, names=("candle", "pcb1")):
-    rows = []
-    for name in names:
-        images = f"{name}/Data/Images"
-        for i in range(16):
-            path = draw(root / f"{images}/Normal/{i:04}.JPG", 50 + i)
-            split = "train" if i < 12 else "test"
-            rows.append([name, split, "normal", path.relative_to(root), ""])
-        for i in range(3):
-            path = draw(root / f"{images}/Anomaly/{i:03}.JPG", 150 + i)
-            mask = draw_mask(root / f"{name}/Data/Masks/Anomaly/{i:03}.png", 3, i + 1)
-            rows.append(
-                [
-                    name,
-                    "test",
-                    "anomaly",
-                    path.relative_to(root),
-                    mask.relative_to(root),
-                ]
-            )
-        (root / name / "image_anno.csv").write_text("image,label,mask\n")
-    (root / "split_csv").mkdir()
-    with (root / VISA_TABLE).open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [["object", "split", "label", "image", "mask"], *rows]
-        )
-    return root
-
-
-def write_converted_visa(root):
-    draw_many(root / "train" / "good", 12, ".JPG")
-    draw_many(root / "test" / "good", 4, ".JPG")
-    draw_many(root / "test" / "bad", 3, ".JPG")
-    for i in range(3):
-        draw_mask(root / "ground_truth" / "bad" / f"{i:03}.png", 3)
-    return root
-
-
-def write_unsplit(root):
-    draw_many(root / "good", 20)
-    draw_many(root / "scratch", 2)
-    draw_many(root / "dent", 3)
-    draw_mask(root / "ground_truth/scratch/000.png", np.s_[1:3])
-    draw_mask(root / "ground_truth/scratch/001.png", np.s_[1:3])
-    return root
-
-
-LIST = [
-    *(
-        {"image": f"shots/{i:03}.png", "split": "train", "defect_type": "good"}
-        for i in range(12)
-    ),
-    {"image": "shots/012.png", "split": "validation", "defect_type": "good"},
-    {"image": "shots/013.png", "split": "test", "defect_type": "good"},
-    {
-        "image": "shots/014.png",
-        "split": "test",
-        "defect_type": "scratch",
-        "mask": "masks/014.png",
-    },
-]
-
-
-def write_list(path, rows=LIST):
-    draw_many(path.parent / "shots", 15)
-    draw_mask(path.parent / "masks" / "014.png", np.s_[1:3])
-    if path.suffix == ".json":
-        path.write_text(json.dumps(rows))
-        return path
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, ["image", "split", "defect_type", "mask"])
-        table.writeheader()
-        table.writerows(rows)
-    return path
 
 
 def counts(category):
     return {name: len(samples) for name, samples in category.splits.items()}
 
 
-def masks_of(category):
+def masked_rows(category):
     return [
         read_defect_mask(sample, HEIGHT, WIDTH).any(axis=1).sum()
         for sample in category.test
@@ -164,27 +58,102 @@ def masks_of(category):
     ]
 
 
-# Each layout
+# One category
 
 
-def test_mvtec_ad_is_known_by_folders_and_name(tmp_path):
+def test_open_category_lists_every_split(bolt):
+    opened = open_category(bolt)
+
+    assert (opened.name, opened.root) == ("bolt", bolt)
+    assert counts(opened) == {"train": 12, "validation": 3, "test": 8}
+    assert [s.defect_type for s in opened.test] == ["good"] * 4 + ["dent"] * 2 + [
+        "scratch"
+    ] * 2
+    assert opened.train[0] == Sample(bolt / "train" / "good" / "000.png", "good")
+    assert opened.test[4].mask_path == bolt / "ground_truth/dent/000_mask.png"
+
+
+def test_only_samples_of_a_defect_type_are_defects(bolt):
+    opened = open_category(bolt)
+
+    assert [s.is_defect for s in opened.test] == [False] * 4 + [True] * 4
+    assert not any(s.is_defect for s in opened.train + opened.validation)
+    assert all((s.mask_path is not None) == s.is_defect for s in opened.test)
+
+
+def test_the_current_folder_has_its_own_name(bolt, monkeypatch):
+    monkeypatch.chdir(bolt)
+
+    assert open_category(Path()).name == "bolt"
+
+
+def test_validation_and_masks_are_optional(bolt):
+    shutil.rmtree(bolt / "validation")
+    shutil.rmtree(bolt / "ground_truth")
+
+    opened = open_category(bolt)
+
+    assert opened.validation == ()
+    assert {s.mask_path for s in opened.test} == {None}
+    assert sum(s.is_defect for s in opened.test) == 4
+
+
+def test_training_images_are_optional(bolt):
+    shutil.rmtree(bolt / "train")
+
+    assert counts(open_category(bolt)) == {"train": 0, "validation": 3, "test": 8}
+
+
+def test_test_images_are_required_unless_needs_test_is_false(bolt):
+    shutil.rmtree(bolt / "test")
+
+    with pytest.raises(DatasetError, match=r"test holds none; put images in test/good"):
+        open_category(bolt)
+
+    assert open_category(bolt, needs_test=False).test == ()
+
+
+def test_hidden_files_and_files_that_are_no_images_are_no_samples(bolt):
+    (bolt / "test" / "good" / ".hidden.png").touch()
+    (bolt / "test" / "good" / "Thumbs.db").touch()
+    (bolt / "test" / ".cache").mkdir()
+
+    assert len(open_category(bolt).test) == 8
+
+
+def test_images_may_differ_in_size_and_mode(bolt):
+    good = bolt / "train" / "good"
+    Image.new("RGB", (WIDTH, HEIGHT), (10, 200, 30)).save(good / "color.jpg")
+    Image.new("L", (40, 30), 7).save(good / "larger.bmp")
+
+    images = [read_image(s.path) for s in open_category(bolt).train]
+
+    assert len(images) == 14
+    assert {image.shape for image in images} == {(HEIGHT, WIDTH, 3), (30, 40, 3)}
+    assert len(normal_image_paths(bolt)[0]) == 14
+
+
+# The published collections
+
+
+def test_mvtec_ad_is_known_by_scenario_and_defect_types(tmp_path):
     category = open_category(write_mvtec_ad(tmp_path / "bottle"))
 
     assert category.collection == "mvtec_ad"
     assert counts(category) == {"train": 12, "validation": 0, "test": 8}
-    assert masks_of(category) == [3] * 4
+    assert masked_rows(category) == [3] * 4
     assert category.defects_config is None
 
 
-def test_another_product_laid_out_like_mvtec_ad_is_plain(tmp_path):
-    for place, kinds in (("a", ["scratch"]), ("b", [])):
-        category = open_category(write_mvtec_ad(tmp_path / place / "bolt", kinds))
+@pytest.mark.parametrize("defect_types", [("scratch",), ()])
+def test_another_product_in_the_layout_of_mvtec_ad_is_plain(tmp_path, defect_types):
+    category = open_category(write_mvtec_ad(tmp_path / "bolt", defect_types))
 
-        assert (category.collection, category.name) == ("plain", "bolt")
+    assert (category.collection, category.name) == ("plain", "bolt")
 
 
-def test_a_product_of_ones_own_may_be_called_as_one_of_mvtec_ad(tmp_path):
-    category = open_category(write_mvtec_ad(tmp_path / "bottle", ["dent"]))
+def test_a_product_with_the_name_of_a_scenario_and_other_defects_is_plain(tmp_path):
+    category = open_category(write_mvtec_ad(tmp_path / "bottle", ("dent",)))
 
     assert (category.collection, category.name) == ("plain", "bottle")
 
@@ -195,80 +164,7 @@ def test_mvtec_loco_is_known_by_its_defects_config(tmp_path):
     assert category.collection == "mvtec_loco"
     assert category.defects_config == tmp_path / "juice_bottle/defects_config.json"
     assert counts(category) == {"train": 12, "validation": 3, "test": 8}
-    assert masks_of(category) == [5, 1] * 2
-
-
-def test_each_file_of_mvtec_loco_is_a_channel(tmp_path):
-    category = open_category(write_mvtec_loco(tmp_path / "juice_bottle"))
-    first = next(sample for sample in category.test if sample.is_defect)
-
-    channels = read_annotation_channels(first, HEIGHT, WIDTH)
-
-    assert [np.unique(channel).tolist() for channel in channels] == [[0, 254], [0, 253]]
-    assert [np.count_nonzero(channel) for channel in channels] == [2 * WIDTH, 4 * WIDTH]
-    assert read_annotation_channels(category.test[0], HEIGHT, WIDTH) == []
-
-
-def test_a_channel_in_color_is_refused(tmp_path):
-    category = open_category(write_mvtec_loco(tmp_path / "juice_bottle"))
-    first = next(sample for sample in category.test if sample.is_defect)
-    draw(tmp_path / "juice_bottle/ground_truth/logical_anomalies/000/000.png")
-
-    with pytest.raises(ImageError, match=r"000\.png has the mode RGB; export it with"):
-        read_annotation_channels(first, HEIGHT, WIDTH)
-
-
-def test_a_channel_of_another_size_is_refused(tmp_path):
-    category = open_category(write_mvtec_loco(tmp_path / "juice_bottle"))
-    first = next(sample for sample in category.test if sample.is_defect)
-
-    with pytest.raises(DatasetError, match=r"000\.png has 16 x 12 pixels and"):
-        read_annotation_channels(first, HEIGHT, WIDTH + 1)
-
-
-def test_visa_is_split_by_its_table(tmp_path):
-    root = write_visa(tmp_path / "VisA")
-
-    category = open_category(root / "candle")
-
-    assert (category.collection, category.name) == ("visa", "candle")
-    assert counts(category) == {"train": 12, "validation": 0, "test": 7}
-    assert [s.defect_type for s in category.test] == ["good"] * 4 + ["anomaly"] * 3
-    assert masks_of(category) == [1] * 3
-    assert category.name_of(category.train[0]) == "Data/Images/Normal/0000.JPG"
-
-
-def test_of_visa_training_sees_what_the_table_gives_to_it(tmp_path):
-    root = write_visa(tmp_path / "VisA")
-
-    training, validation = normal_image_paths(root / "pcb1")
-
-    assert [path.stem for path in training] == [f"{i:04}" for i in range(12)]
-    assert validation == []
-
-
-@pytest.mark.parametrize("inner", ["Normal", "Anomaly"])
-def test_an_image_folder_of_visa_is_refused_for_training(tmp_path, inner):
-    root = write_visa(tmp_path / "VisA")
-
-    with pytest.raises(DatasetError, match=r"test images of VisA .*mean .*candle\?"):
-        normal_image_paths(root / "candle" / "Data" / "Images" / inner)
-
-
-def test_visa_without_its_table_is_refused(tmp_path):
-    root = write_visa(tmp_path / "VisA")
-    (root / VISA_TABLE).unlink()
-
-    with pytest.raises(DatasetError, match=r"1cls\.csv is not there; unpack the whole"):
-        open_category(root / "candle")
-
-
-def test_an_object_that_visa_s_table_does_not_know_is_refused(tmp_path):
-    root = write_visa(tmp_path / "VisA")
-    (root / "candle").rename(root / "wax")
-
-    with pytest.raises(DatasetError, match=r"1cls\.csv has no line for the object wax"):
-        open_category(root / "wax")
+    assert masked_rows(category) == [5, 1] * 2
 
 
 def test_converted_visa_is_known_by_name_and_defect_type(tmp_path):
@@ -276,10 +172,13 @@ def test_converted_visa_is_known_by_name_and_defect_type(tmp_path):
 
     assert category.collection == "visa"
     assert [s.defect_type for s in category.test] == ["good"] * 4 + ["bad"] * 3
-    assert masks_of(category) == [1] * 3
+    assert masked_rows(category) == [1] * 3
 
 
-def test_a_share_of_unsplit_normal_images_is_kept_for_the_test(tmp_path):
+# Folders that are not split
+
+
+def test_a_fifth_of_unsplit_normal_images_is_for_the_test(tmp_path):
     root = write_unsplit(tmp_path / "parts")
 
     category = open_category(root)
@@ -293,7 +192,7 @@ def test_a_share_of_unsplit_normal_images_is_kept_for_the_test(tmp_path):
     ] * 2
 
 
-def test_the_share_is_the_same_in_a_copy(tmp_path):
+def test_a_copy_of_unsplit_images_is_split_in_the_same_way(tmp_path):
     first = write_unsplit(tmp_path / "first")
     second = tmp_path / "second"
     shutil.copytree(first, second)
@@ -303,7 +202,7 @@ def test_the_share_is_the_same_in_a_copy(tmp_path):
     ]
 
 
-def test_a_folder_of_normal_images_has_nothing_to_test(tmp_path):
+def test_a_folder_of_normal_images_is_a_category_without_test(tmp_path):
     draw_many(tmp_path, 10)
 
     assert counts(open_category(tmp_path, needs_test=False))["train"] == 10
@@ -311,97 +210,106 @@ def test_a_folder_of_normal_images_has_nothing_to_test(tmp_path):
         open_category(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["parts.csv", "parts.json"])
-def test_a_list_says_what_each_image_is_for(tmp_path, name):
-    path = write_list(tmp_path / name)
-
-    category = open_category(path)
-    training, validation = normal_image_paths(path)
-
-    assert (category.name, category.collection) == ("parts", "plain")
-    assert counts(category) == {"train": 12, "validation": 1, "test": 2}
-    assert masks_of(category) == [2]
-    assert (len(training), len(validation)) == (12, 1)
-    assert category.name_of(category.train[0]) == "shots/000.png"
+# Faults of a layout
 
 
-def test_an_image_elsewhere_is_called_by_its_whole_path(tmp_path):
-    path = write_list(tmp_path / "lists" / "parts.csv")
-    elsewhere = draw(tmp_path / "elsewhere.png")
-    row = {"image": str(elsewhere), "split": "test", "defect_type": "dent"}
-    write_list(path, [*LIST, row])
+def test_a_folder_that_is_no_category_is_described(tmp_path):
+    draw_many(tmp_path / "parts", 3)
+    draw_many(tmp_path / "parts" / "more", 2)
 
-    category = open_category(path)
-
-    assert str(elsewhere) in map(category.name_of, category.test)
-
-
-# Lists that are wrong
+    with pytest.raises(
+        DatasetError, match=r"parts holds 3 images and the folders more \(2\)"
+    ):
+        open_category(tmp_path / "parts")
 
 
-def changed(position, **changes):
-    rows = [dict(row) for row in LIST]
-    rows[position] |= changes
-    return rows
+def test_a_folder_of_categories_is_no_category(bolt):
+    with pytest.raises(DatasetError, match=r"did you mean .*bolt.train.good\?"):
+        open_category(bolt.parent)
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (changed(0, split="training"), r"line 2, has 'training'; correct it"),
-        (changed(0, defect_type="dent"), r"line 2, has the defect type dent; move 000"),
-        (changed(3, image="shots/000.png"), r"line 5, has .*000\.png again \(first in"),
-        (changed(4, image="gone.png"), r"gone\.png \(.*line 6\); there is none"),
-        (changed(14, mask="gone.png"), r"mask was needed .*line 16\); there is none"),
-        (changed(13, mask="masks/014.png"), r"normal images need no mask, .*013\.png"),
-        (changed(1, split=""), r"has '' for split in line 3; fill it in"),
-        ([], "holds none; name the columns image, split, defect_type"),
-    ],
-)
-def test_a_wrong_line_is_named(tmp_path, rows, message):
-    path = write_list(tmp_path / "parts.csv", rows)
+def test_images_directly_in_test_are_refused(bolt):
+    draw(bolt / "test" / "000.png")
 
-    with pytest.raises(DatasetError, match=message):
-        open_category(path)
+    with pytest.raises(DatasetError, match=r"test holds 1 image .*; move them to"):
+        open_category(bolt)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[{", r"parts\.json cannot be read \(.*\); correct the file"),
-        ('{"image": "a.png"}', "a JSON list of objects with image, split, defect_type"),
-        ('[{"image": 3}]', "has 3 for image in entry 1; fill it in"),
-        (
-            '[{"image": "a", "split": "test", "defect_type": "x", "mask": ["b"]}]',
-            r"a mask must be a path as text, .* has \['b'\] in entry 1",
-        ),
-        ("[]", "holds none; name the columns"),
-    ],
-)
-def test_wrong_json_is_described(tmp_path, text, message):
-    path = tmp_path / "parts.json"
-    path.write_text(text)
+def test_an_empty_defect_type_is_refused(bolt):
+    draw(bolt / "test" / "crack" / "deeper" / "000.png")
 
-    with pytest.raises(DatasetError, match=message):
-        open_category(path)
+    with pytest.raises(DatasetError, match=r"crack, it holds no images and .*deeper"):
+        open_category(bolt)
 
 
-def test_a_list_in_another_encoding_is_refused(tmp_path):
-    path = tmp_path / "parts.csv"
-    path.write_bytes("image,split,defect_type\nä.png,test,good\n".encode("latin-1"))
+def test_on_problem_is_called_with_each_fault_instead_of_an_error(bolt):
+    draw(bolt / "test" / "000.png")
+    (bolt / "ground_truth" / "dent" / "001_mask.png").unlink()
+    problems: list[str] = []
 
-    with pytest.raises(DatasetError, match="save it again as CSV in UTF-8"):
-        open_category(path)
+    opened = open_category(bolt, on_problem=problems.append)
 
-
-def test_too_few_images_in_a_list_are_counted(tmp_path):
-    path = write_list(tmp_path / "parts.csv", LIST[5:])
-
-    with pytest.raises(DatasetError, match=r"at least 10 .*parts\.csv lists 7; record"):
-        normal_image_paths(path)
+    assert len(opened.test) == 8
+    assert len(problems) == 2
+    assert "move them to" in problems[0]
+    assert "1 of 2 have none" in problems[1]
 
 
-# Masks and images that miss each other
+def test_a_missing_mask_is_named(bolt):
+    (bolt / "ground_truth" / "dent" / "001_mask.png").unlink()
+
+    with pytest.raises(DatasetError, match=r"1 of 2 have none: 001\.jpg; name them"):
+        open_category(bolt)
+
+
+def test_many_missing_masks_are_counted(bolt):
+    draw_many(bolt / "test" / "dent", 30)
+
+    with pytest.raises(
+        DatasetError, match=r"28 of 32 have none: 002.png, .* and 23 more;"
+    ):
+        open_category(bolt)
+
+
+def test_an_empty_mask_folder_counts_as_missing_masks(bolt):
+    for path in (bolt / "ground_truth" / "dent").iterdir():
+        path.unlink()
+
+    with pytest.raises(DatasetError, match=r"2 of 2 have none: 000\.jpg, 001\.jpg;"):
+        open_category(bolt)
+
+
+def test_a_defect_type_without_a_mask_folder_is_accepted(bolt):
+    shutil.rmtree(bolt / "ground_truth" / "dent")
+
+    opened = open_category(bolt)
+
+    assert [s.mask_path is None for s in opened.test if s.is_defect] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("name", ["000_mask.png", "000.png", "000.PNG", "000.bmp"])
+def test_masks_are_found_under_their_usual_names(bolt, name):
+    masks = bolt / "ground_truth" / "dent"
+    (masks / "000_mask.png").unlink()
+    draw_mask(masks / name, slice(7, 8), value=1)
+
+    sample = next(s for s in open_category(bolt).test if s.defect_type == "dent")
+
+    assert sample.mask_path == masks / name
+    assert read_defect_mask(sample, HEIGHT, WIDTH).sum() == WIDTH
+
+
+def test_a_jpeg_is_no_mask(bolt):
+    masks = bolt / "ground_truth" / "dent"
+    (masks / "000_mask.png").rename(masks / "000_mask.jpg")
+
+    with pytest.raises(DatasetError, match="1 of 2 have none"):
+        open_category(bolt)
 
 
 def test_a_mask_without_image_is_refused(tmp_path):
@@ -428,7 +336,7 @@ def test_masks_of_normal_images_are_refused(tmp_path):
         open_category(root)
 
 
-def test_masks_of_unsplit_images_are_checked_likewise(tmp_path):
+def test_masks_of_unsplit_images_are_checked_in_the_same_way(tmp_path):
     of_good, of_nothing, of_empty = (
         write_unsplit(tmp_path / name) for name in ("of_good", "of_nothing", "of_empty")
     )
@@ -444,49 +352,153 @@ def test_masks_of_unsplit_images_are_checked_likewise(tmp_path):
             open_category(root)
 
 
-def test_a_mask_of_visa_without_image_is_refused(tmp_path):
-    root = write_visa(tmp_path / "VisA")
-    draw_mask(root / "candle/Data/Masks/Anomaly/007.png", 1)
-
-    with pytest.raises(DatasetError, match=r"1 have none: Anomaly/007\.png; add the"):
-        open_category(root / "candle")
+# The images of a training
 
 
-def test_a_mask_of_a_normal_image_of_visa_is_refused(tmp_path):
-    root = write_visa(tmp_path / "VisA")
-    draw_mask(root / "candle/Data/Masks/Normal/0012.png", 1)
+def test_training_gets_the_normal_images_of_a_category(bolt):
+    training, validation = normal_image_paths(bolt)
 
-    with pytest.raises(DatasetError, match=r"normal images need no mask.*/0012\.png;"):
-        open_category(root / "candle")
-
-
-def test_a_table_with_masks_for_some_images_of_a_defect_type_is_refused(tmp_path):
-    second = LIST[-1] | {"image": "shots/011.png", "mask": ""}
-    path = write_list(tmp_path / "parts.csv", [*LIST[:11], *LIST[12:], second])
-    root = write_visa(tmp_path / "VisA")
-    table = root / VISA_TABLE
-    table.write_text(table.read_text().replace("candle/Data/Masks/Anomaly/001.png", ""))
-
-    with pytest.raises(DatasetError, match=r"image of scratch needs .* 1 of 2 .*011"):
-        open_category(path)
-    with pytest.raises(DatasetError, match=r"image of anomaly needs .* 1 of 3 .*001"):
-        open_category(root / "candle")
+    assert {path.parent for path in training} == {bolt / "train" / "good"}
+    assert {path.parent for path in validation} == {bolt / "validation" / "good"}
+    assert (len(training), len(validation)) == (12, 3)
 
 
-def test_images_that_visa_s_table_leaves_out_may_have_masks(tmp_path):
-    root = write_visa(tmp_path / "VisA")
-    draw(root / "candle/Data/Images/Anomaly/007.JPG")
-    draw_mask(root / "candle/Data/Masks/Anomaly/007.png", 1)
+def test_without_a_validation_folder_there_are_no_validation_images(bolt):
+    shutil.rmtree(bolt / "validation")
 
-    assert counts(open_category(root / "candle"))["test"] == 7
+    assert normal_image_paths(bolt)[1] == []
 
 
-# Whole collections
+def test_training_does_not_depend_on_masks(bolt):
+    (bolt / "ground_truth" / "dent" / "001_mask.png").unlink()
+    with pytest.raises(DatasetError, match="have none"):
+        open_category(bolt)
+
+    assert len(normal_image_paths(bolt)[0]) == 12
 
 
-def test_all_categories_below_a_folder_are_found(tmp_path):
+def test_training_gets_the_images_directly_in_a_plain_folder(tmp_path):
+    paths = draw_many(tmp_path, 10)
+    draw(tmp_path / "rejected" / "000.png")
+
+    assert normal_image_paths(tmp_path) == (paths, [])
+
+
+def test_the_folder_of_normal_images_may_be_given_itself(bolt):
+    training, validation = normal_image_paths(bolt / "train" / "good")
+
+    assert (len(training), validation) == (12, [])
+
+
+@pytest.mark.parametrize("n", [MIN_NORMAL_IMAGES - 1, 1])
+def test_too_few_images_are_counted(tmp_path, n):
+    draw_many(tmp_path, n)
+
+    with pytest.raises(
+        DatasetError, match=rf"at least 10 .* has {n} for the training; record"
+    ):
+        normal_image_paths(tmp_path)
+
+    assert len(normal_image_paths(tmp_path, min_images=1)[0]) == n
+
+
+def test_too_few_images_in_a_category_are_counted(bolt):
+    for path in normal_image_paths(bolt)[0][3:]:
+        path.unlink()
+
+    with pytest.raises(DatasetError, match=r"at least 10 .*bolt has 3 for the train"):
+        normal_image_paths(bolt)
+
+
+@pytest.mark.parametrize("n", [0, 7])
+def test_too_few_images_in_a_list_are_counted(tmp_path, n):
+    path = write_list(tmp_path / "parts.csv", LIST[12 - n :])
+
+    with pytest.raises(
+        DatasetError, match=rf"at least 10 .*parts\.csv has {n} for the training; rec"
+    ):
+        normal_image_paths(path)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="holds no images; give the folder that"):
+        normal_image_paths(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    for list_images in (normal_image_paths, open_category, find_categories):
+        with pytest.raises(DatasetError, match="gone does not exist; check the path"):
+            list_images(tmp_path / "gone")
+
+
+def test_a_file_is_refused(tmp_path):
+    path = draw(tmp_path / "part.png")
+
+    with pytest.raises(DatasetError, match=r"part\.png is a file; give the folder"):
+        normal_image_paths(path)
+
+
+@pytest.mark.parametrize("inner", ["train", "."])
+def test_the_right_folder_is_proposed_for_a_folder_above_it(bolt, inner):
+    folder = bolt / inner if inner == "train" else bolt.parent
+
+    with pytest.raises(DatasetError, match=r"did you mean .*train.good\?"):
+        normal_image_paths(folder)
+
+
+def test_no_folder_is_proposed_where_names_say_nothing(tmp_path):
+    draw_many(tmp_path / "broken", 20)
+    draw_many(tmp_path / "intact", 20)
+
+    with pytest.raises(
+        DatasetError,
+        match=r"no images and the folders broken \(20\), intact \(20\) .*; give the",
+    ):
+        normal_image_paths(tmp_path)
+
+
+def test_of_many_folders_five_are_named(tmp_path):
+    for i in range(9):
+        draw(tmp_path / f"lot{i}" / "000.png")
+
+    with pytest.raises(DatasetError, match=r"lot4 \(1\) and 4 more \(images in them\)"):
+        normal_image_paths(tmp_path)
+
+
+def test_a_folder_with_tests_but_without_train_good_is_refused(tmp_path):
+    draw_many(tmp_path, 20)
+    draw(tmp_path / "test" / "000.png")
+
+    with pytest.raises(DatasetError, match=r"20 images and .*test \(1\).*; move them"):
+        normal_image_paths(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "inner", ["test", "test/good", "test/dent", "ground_truth/dent"]
+)
+def test_test_images_are_refused_for_training(bolt, inner, monkeypatch):
+    draw_many(bolt / inner, 20)
+    message = r"belongs to the test images of bolt; did you mean .*train.good\?"
+
+    with pytest.raises(DatasetError, match=message):
+        normal_image_paths(bolt / inner)
+    monkeypatch.chdir(bolt / inner)
+    with pytest.raises(DatasetError, match=message):
+        normal_image_paths(Path())
+
+
+def test_a_folder_called_test_outside_of_a_category_is_accepted(tmp_path):
+    draw_many(tmp_path / "test" / "good", 10)
+
+    assert len(normal_image_paths(tmp_path / "test" / "good")[0]) == 10
+
+
+# All categories below a folder
+
+
+def test_find_categories_finds_every_layout(tmp_path):
     write_mvtec_ad(tmp_path / "mvtec_ad" / "bottle")
-    write_mvtec_ad(tmp_path / "mvtec_ad" / "screw", ["thread_top"])
+    write_mvtec_ad(tmp_path / "mvtec_ad" / "screw", ("thread_top",))
     write_visa(tmp_path / "VisA")
     write_mvtec_loco(tmp_path / "loco" / "juice_bottle")
     write_converted_visa(tmp_path / "VisA_pytorch" / "1cls" / "fryum")
@@ -506,7 +518,7 @@ def test_all_categories_below_a_folder_are_found(tmp_path):
     ]
 
 
-def test_a_category_and_a_list_are_found_by_themselves(tmp_path):
+def test_find_categories_accepts_one_category_and_a_list(tmp_path):
     bottle = write_mvtec_ad(tmp_path / "bottle")
     parts = write_list(tmp_path / "lists" / "parts.csv")
 
@@ -514,7 +526,7 @@ def test_a_category_and_a_list_are_found_by_themselves(tmp_path):
     assert [category.name for category in find_categories(parts)] == ["parts"]
 
 
-def test_categories_without_test_images_are_left_out(tmp_path):
+def test_find_categories_leaves_out_those_without_test_images(tmp_path):
     write_mvtec_ad(tmp_path / "bottle")
     draw_many(tmp_path / "screw" / "train" / "good", 10)
 
@@ -522,7 +534,7 @@ def test_categories_without_test_images_are_left_out(tmp_path):
     assert len(find_categories(tmp_path, needs_test=False)) == 2
 
 
-def test_an_unknown_layout_is_described(tmp_path):
+def test_find_categories_describes_an_unknown_layout(tmp_path):
     draw_many(tmp_path / "pictures", 3)
 
     with pytest.raises(
@@ -531,6 +543,30 @@ def test_an_unknown_layout_is_described(tmp_path):
         find_categories(tmp_path)
 
 
-def test_a_collection_that_is_not_there_is_told_so(tmp_path):
-    with pytest.raises(DatasetError, match="gone does not exist; check the path"):
-        find_categories(tmp_path / "gone")
+# Real categories
+
+
+@pytest.mark.parametrize(
+    ("folder", "n_train", "n_good", "n_defects", "n_empty"),
+    [
+        ("mvtec_ad/bottle", 209, 20, 63, 0),
+        ("mvtec_ad/screw", 320, 41, 119, 0),
+        ("magnetic_tile", 300, 100, 392, 4),
+    ],
+)
+def test_real_categories_are_complete(
+    shared_data, folder, n_train, n_good, n_defects, n_empty
+):
+    category = open_category(shared_data / folder)
+    defects = [sample for sample in category.test if sample.is_defect]
+    empty = 0
+    for sample in defects:
+        with Image.open(sample.path) as picture:
+            width, height = picture.size
+        empty += not read_defect_mask(sample, height, width).any()
+
+    assert len(category.train) == n_train
+    assert len(category.test) - len(defects) == n_good
+    assert len(defects) == n_defects
+    assert empty == n_empty
+    assert len(normal_image_paths(shared_data / folder)[0]) == n_train

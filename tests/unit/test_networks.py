@@ -4,7 +4,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.kernels.winograd import FAST
+from efficientad.method.networks import (
+    PLAIN,
+    Autoencoder,
+    PatchDescriptionNetwork,
+    plain_network,
+)
+from efficientad.method.sizes import (
+    AUTOENCODER,
+    PATCH_DESCRIPTION_NETWORKS,
+    unpadded,
+    with_channels,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -99,39 +111,60 @@ def test_a_whole_image_gives_the_papers_grids():
         assert Autoencoder()(image, (64, 64)).shape == (1, 384, 64, 64)
 
 
-def test_folding_batch_normalization_changes_no_descriptor():
-    network = PatchDescriptionNetwork("small", has_batch_norm=True)
-    for _ in range(3):
-        network(torch.randn(2, 3, 49, 49) * 2 + 1)
-    network.eval()
-    image = torch.randn(1, 3, 61, 61)
-
-    with torch.no_grad():
-        for padded in (False, True):
-            expected = network(image, padded=padded)
-            folded = network.folded()(image, padded=padded)
-            torch.testing.assert_close(folded, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_folding_is_needed():
-    """Positive control: without folding the same weights give other descriptors."""
-    network = PatchDescriptionNetwork("small", has_batch_norm=True)
-    network(torch.randn(2, 3, 49, 49) * 2 + 1)
-    network.eval()
-    plain = PatchDescriptionNetwork("small")
-    plain.load_state_dict(network.state_dict(), strict=False)
-    image = torch.randn(1, 3, 61, 61)
-
-    with torch.no_grad(), pytest.raises(AssertionError):
-        torch.testing.assert_close(plain(image), network(image), atol=1e-5, rtol=1e-4)
-
-
 def test_everything_the_autoencoder_knows_passes_through_64_numbers():
-    autoencoder = Autoencoder().eval()
-    seen = []
-    autoencoder.bottleneck.register_forward_hook(lambda *a: seen.append(a[2].shape))
+    seen: list[torch.Size] = []
+
+    def convolve(image, weight, bias, **options):
+        result = PLAIN.convolve(image, weight, bias, **options)
+        if weight is autoencoder.bottleneck.weight:
+            seen.append(result.shape)
+        return result
+
+    autoencoder = Autoencoder(operations=PLAIN._replace(convolve=convolve)).eval()
 
     with torch.no_grad():
         autoencoder(torch.rand(1, 3, 256, 256))
 
     assert seen == [(1, 64, 1, 1)]
+
+
+def assert_same_function(network, plain, image, **options):
+    """Give `plain` the weights of `network`, in their order, and compare."""
+    with torch.no_grad():
+        for own, copied in zip(network.parameters(), plain.parameters(), strict=True):
+            own.copy_(copied)
+        expected = plain.eval()(image)
+        found = network.eval()(image, **options)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("operations", [PLAIN, FAST])
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_a_patch_description_network_computes_its_rows(size, operations):
+    layers = with_channels(PATCH_DESCRIPTION_NETWORKS[size], 96, 128)
+    network = PatchDescriptionNetwork(size, 96, n_hidden=128, operations=operations)
+    image = torch.rand(1, 3, 65, 61)
+
+    assert_same_function(network, plain_network(unpadded(layers)), image)
+    assert_same_function(network, plain_network(layers), image, padded=True)
+    with pytest.raises(AssertionError):
+        assert_same_function(network, plain_network(layers), image)
+
+
+@pytest.mark.parametrize("operations", [PLAIN, FAST])
+def test_the_autoencoder_computes_its_rows(operations):
+    autoencoder = Autoencoder(operations=operations)
+
+    assert_same_function(
+        autoencoder, plain_network(AUTOENCODER), torch.rand(1, 3, 256, 256)
+    )
+
+
+def test_dropout_acts_while_training_only():
+    autoencoder, image = Autoencoder(), torch.rand(1, 3, 256, 256)
+
+    with torch.no_grad():
+        one, other = autoencoder(image), autoencoder(image)
+        assert not torch.equal(one, other)
+        autoencoder.eval()
+        assert torch.equal(autoencoder(image), autoencoder(image))

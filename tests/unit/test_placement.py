@@ -6,12 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientad.method.networks import (
-    PATCH_SIZE,
-    PATCH_STRIDE,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.placement import GRID_CELLS, place_map, placement_matrix
+from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
 
 
 @given(n_pixels=st.integers(1, 2000))

@@ -1,6 +1,4 @@
-import importlib.util
 import io
-import sys
 import tarfile
 from pathlib import Path
 
@@ -9,20 +7,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from efficientad.errors import DatasetError, ImageError, MissingDependencyError
+from efficientad.errors import DatasetError, ImageError
 from efficientad.images.rgb import resize_image
-from efficientad.natural_images.embedded_pictures import (
-    _window,
-    find_embedded_pictures,
-    pyramid,
-    vary_picture,
-)
+from efficientad.natural_images import procedural_textures
 from efficientad.natural_images.pictures import (
-    EmbeddedImages,
-    PretrainingImages,
+    DrawnImages,
+    ImageFiles,
+    open_images,
     open_pretraining_images,
 )
-from efficientad.natural_images.procedural_textures import draw_texture
 
 Pixels = NDArray[np.uint8]
 
@@ -58,14 +51,14 @@ def write_folder(folder: Path, seeds: dict[str, int]) -> Path:
     return folder
 
 
-def contents(images: PretrainingImages) -> list[Pixels]:
+def contents(images: ImageFiles) -> list[Pixels]:
     return [images.read(i) for i in range(len(images))]
 
 
 def test_a_folder_is_read_with_the_folders_below(tmp_path):
     folder = write_folder(tmp_path / "nature", {"b.png": 1, "a/c.PNG": 0})
     (folder / "notes.txt").write_text("no image")
-    images = open_pretraining_images(folder)
+    images = open_images(folder)
     np.testing.assert_array_equal(contents(images), [random_pixels(i) for i in (0, 1)])
     assert images.description() == "nature (2 images)"
 
@@ -78,7 +71,7 @@ def test_a_tar_is_read_in_place(tmp_path):
         "a/._b.png": b"a companion file of another system",
         "list.txt": b"b.png",
     }
-    images = open_pretraining_images(write_tar(tmp_path / "some.tar", members))
+    images = open_images(write_tar(tmp_path / "some.tar", members))
     np.testing.assert_array_equal(contents(images), [random_pixels(i) for i in (0, 1)])
     assert images.description() == "some.tar (2 images)"
 
@@ -87,7 +80,7 @@ def test_several_sources_are_read_as_one(tmp_path):
     folder = write_folder(tmp_path / "pictures", {"0.png": 0, "1.png": 1})
     members = {f"{i}.png": png(random_pixels(i)) for i in (2, 3, 4)}
     tar = write_tar(tmp_path / "more.tar", members)
-    images = open_pretraining_images([folder, tar])
+    images = open_images([folder, tar])
     np.testing.assert_array_equal(
         contents(images), [random_pixels(i) for i in range(5)]
     )
@@ -100,14 +93,14 @@ def test_images_that_would_count_twice_are_refused(tmp_path, given):
     write_tar(tmp_path / "a" / "more.tar", {"0.png": png(random_pixels(2))})
 
     with pytest.raises(DatasetError, match="each image must be given once"):
-        open_pretraining_images([tmp_path / name for name in given])
+        open_images([tmp_path / name for name in given])
 
 
 def test_tars_inside_a_folder_are_read_after_its_images(tmp_path):
     write_tar(tmp_path / "z.tar", {"0.png": png(random_pixels(2))})
     write_tar(tmp_path / "a.tar", {"0.png": png(random_pixels(1))})
     write_folder(tmp_path, {"pictures/0.png": 0})
-    images = open_pretraining_images(tmp_path)
+    images = open_images(tmp_path)
     np.testing.assert_array_equal(
         contents(images), [random_pixels(i) for i in range(3)]
     )
@@ -115,7 +108,7 @@ def test_tars_inside_a_folder_are_read_after_its_images(tmp_path):
 
 def test_a_fingerprint_tells_images_and_order_but_not_their_place(tmp_path):
     one, same, other = (
-        open_pretraining_images(write_folder(tmp_path / place, {name: 0}))
+        open_images(write_folder(tmp_path / place, {name: 0}))
         for place, name in [("x", "0.png"), ("y", "0.png"), ("z", "1.png")]
     )
     assert one.fingerprint() == same.fingerprint()
@@ -125,14 +118,14 @@ def test_a_fingerprint_tells_images_and_order_but_not_their_place(tmp_path):
         for seed in (0, 1)
     ]
     prints = {
-        open_pretraining_images(paths).fingerprint()
+        open_images(paths).fingerprint()
         for paths in (tars[0], tars[1], tars, tars[::-1])
     }
     assert len(prints) == 4
 
 
 def test_a_draw_is_the_central_crop_and_sometimes_gray(tmp_path, rng):
-    images = open_pretraining_images(write_folder(tmp_path, {"0.png": 0}))
+    images = open_images(write_folder(tmp_path, {"0.png": 0}))
     crop = resize_image(random_pixels(0), 512, 512)[128:384, 128:384]
     gray = np.asarray(Image.fromarray(crop).convert("L"))[:, :, None].repeat(3, axis=2)
     n_draws, n_gray = 200, 0
@@ -145,7 +138,7 @@ def test_a_draw_is_the_central_crop_and_sometimes_gray(tmp_path, rng):
 
 
 def test_changing_a_draw_changes_no_later_one(tmp_path):
-    images = open_pretraining_images(write_folder(tmp_path, {"0.png": 0}))
+    images = open_images(write_folder(tmp_path, {"0.png": 0}))
     first = images.draw(np.random.default_rng(0))
     expected = first.copy()
     first[:] = 0
@@ -153,9 +146,7 @@ def test_changing_a_draw_changes_no_later_one(tmp_path):
 
 
 def test_every_image_is_drawn(tmp_path, rng):
-    images = open_pretraining_images(
-        write_folder(tmp_path, {f"{i}.png": i for i in range(3)})
-    )
+    images = open_images(write_folder(tmp_path, {f"{i}.png": i for i in range(3)}))
     drawn = {images.draw(rng).tobytes() for _ in range(60)}
     assert len(drawn) == 6  # in color and in gray
 
@@ -165,7 +156,7 @@ def test_every_image_is_drawn(tmp_path, rng):
 )
 def test_an_unreadable_member_is_named_with_its_tar(tmp_path, content, rng):
     path = write_tar(tmp_path / "some.tar", {"good/broken.png": content})
-    images = open_pretraining_images(path)
+    images = open_images(path)
     for attempt in (lambda: images.read(0), lambda: images.draw(rng)):
         with pytest.raises(ImageError, match=r"good/broken\.png in .*some\.tar"):
             attempt()
@@ -174,7 +165,7 @@ def test_an_unreadable_member_is_named_with_its_tar(tmp_path, content, rng):
 def test_a_member_is_read_by_the_rules_of_files(tmp_path):
     """Vector graphics would start another program."""
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
-    images = open_pretraining_images(write_tar(tmp_path / "t.tar", {"a.jpg": content}))
+    images = open_images(write_tar(tmp_path / "t.tar", {"a.jpg": content}))
 
     with pytest.raises(ImageError, match=r"a\.jpg in .*t\.tar"):
         images.read(0)
@@ -183,7 +174,7 @@ def test_a_member_is_read_by_the_rules_of_files(tmp_path):
 def test_of_a_hundred_images_one_may_be_damaged(tmp_path, caplog):
     folder = write_folder(tmp_path / "p", {f"{i:03}.png": i for i in range(100)})
     (folder / "050.png").write_text("no picture")
-    images = open_pretraining_images(folder)
+    images = open_images(folder)
 
     for _ in range(2):
         stands_for_it = images.read_or_other(range(100), 50)
@@ -203,10 +194,10 @@ def test_of_a_hundred_images_one_may_be_damaged(tmp_path, caplog):
 
 def test_a_draw_of_a_damaged_image_changes_no_other_one(tmp_path):
     seeds = {f"{i:03}.png": i for i in range(100)}
-    sound = open_pretraining_images(write_folder(tmp_path / "sound", seeds))
+    sound = open_images(write_folder(tmp_path / "sound", seeds))
     folder = write_folder(tmp_path / "damaged", seeds)
     (folder / "050.png").write_text("no picture")
-    damaged = open_pretraining_images(folder)
+    damaged = open_images(folder)
     rngs = np.random.default_rng(1), np.random.default_rng(1)
 
     differ = [
@@ -220,7 +211,7 @@ def test_a_draw_of_a_damaged_image_changes_no_other_one(tmp_path):
 
 def test_an_image_that_is_gone_is_no_damaged_one(tmp_path):
     seeds = {f"{i:03}.png": i for i in range(100)}
-    images = open_pretraining_images(write_folder(tmp_path, seeds))
+    images = open_images(write_folder(tmp_path, seeds))
     (tmp_path / "050.png").unlink()
 
     with pytest.raises(ImageError, match=r"050\.png does not exist"):
@@ -234,7 +225,7 @@ def test_only_visible_files_that_end_so_are_tars(tmp_path):
         (tmp_path / name).parent.mkdir()
         write_tar(tmp_path / name, {"0.png": png(random_pixels(int(name[-5])))})
 
-    images = open_pretraining_images(str(tmp_path))
+    images = open_images(str(tmp_path))
 
     np.testing.assert_array_equal(contents(images), [random_pixels(i) for i in (0, 2)])
 
@@ -245,32 +236,32 @@ def test_a_tar_that_was_cut_off_is_refused(tmp_path):
     cut = tmp_path / "cut.tar"
     cut.write_bytes(path.read_bytes()[:20_000])
     with pytest.raises((DatasetError, ImageError), match=r"cut\.tar"):
-        contents(open_pretraining_images(cut))
+        contents(open_images(cut))
 
 
 def test_a_compressed_tar_is_refused(tmp_path):
     path = write_tar(tmp_path / "some.tar", {"0.png": png(random_pixels(0))}, "w:gz")
     with pytest.raises(DatasetError, match="an uncompressed tar of images was needed"):
-        open_pretraining_images(path)
+        open_images(path)
 
 
 def test_a_tar_without_images_is_refused(tmp_path):
     path = write_tar(tmp_path / "some.tar", {"inner.tar": b""})
     with pytest.raises(DatasetError, match=r"some\.tar holds none"):
-        open_pretraining_images(path)
+        open_images(path)
 
 
 def test_paths_without_images_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="holds no images and no tars"):
-        open_pretraining_images(tmp_path)
+        open_images(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):
-        open_pretraining_images(tmp_path / "gone")
+        open_images(tmp_path / "gone")
     with pytest.raises(DatasetError, match="got none"):
-        open_pretraining_images([])
+        open_images([])
 
 
-def test_embedded_draws_follow_from_the_generator_alone():
-    fresh, used = EmbeddedImages(), EmbeddedImages()
+def test_drawn_images_follow_from_the_generator_alone():
+    fresh, used = DrawnImages(), DrawnImages()
     rng = np.random.default_rng(5)
     drawn = [used.draw(rng) for _ in range(12)]
     rng = np.random.default_rng(5)
@@ -279,81 +270,50 @@ def test_embedded_draws_follow_from_the_generator_alone():
     np.testing.assert_array_equal([used.draw(rng) for _ in range(12)], drawn)
 
 
-def test_embedded_draws_differ_and_are_as_the_networks_take_them(rng):
-    images = open_pretraining_images()
+def test_drawn_images_differ_and_are_as_the_networks_take_them(rng):
+    images = open_pretraining_images(None)
     drawn = [images.draw(rng) for _ in range(80)]
     assert {(picture.shape, picture.dtype.name) for picture in drawn} == {
         ((256, 256, 3), "uint8")
     }
     assert len({picture.tobytes() for picture in drawn}) == len(drawn)
     is_gray = [bool((picture[:, :, :1] == picture).all()) for picture in drawn]
-    assert 0.2 < np.mean(is_gray) < 0.7  # some pictures are gray themselves
-    contrast = np.median([picture.std() for picture in drawn])
-    assert 20 < contrast < 90
+    assert 0.2 < np.mean(is_gray) < 0.5
+    contrast = [picture.std() for picture in drawn]
+    assert 20 < np.median(contrast) < 90
+    assert np.mean([one > 5 for one in contrast]) > 0.9
 
 
-def test_embedded_pictures_are_readable_and_told_of():
-    images = open_pretraining_images()
-    assert len(images) >= 10
-    assert all(picture.shape[2] == 3 for picture in contents(images))
-    assert images.description().startswith(f"embedded ({len(images)} pictures, 30 %")
-    assert images.fingerprint() == EmbeddedImages().fingerprint()
+def test_drawn_images_describe_themselves(monkeypatch):
+    images = open_pretraining_images(None)
+    assert images.description() == "textures and scenes drawn by code"
+    before = images.fingerprint()
+    assert before == DrawnImages().fingerprint()
+    monkeypatch.setattr(procedural_textures, "_SCENE_SHARE", 0.0)
+    assert images.fingerprint() != before
 
 
-def test_finding_embedded_pictures_runs_no_package():
-    before = set(sys.modules)
-    paths = find_embedded_pictures()
-    assert {"astronaut.png", "china.jpg"} <= {path.name for path in paths}
-    loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-    assert not loaded & {"skimage", "sklearn"}
+@pytest.mark.parametrize("field", procedural_textures._FIELDS)
+def test_a_field_spans_values_from_0_to_1_and_varies(field):
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        values = field(rng)
+        assert (values.shape, values.dtype.name) == ((256, 256), "float32")
+        assert values.min() >= 0
+        assert values.max() <= 1
+        assert values.std() > 0.01
 
 
-def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(MissingDependencyError, match=r"scikit-image.*pip install"):
-        open_pretraining_images()
-
-
-@pytest.mark.parametrize("size", [(300, 900), (1200, 1100), (120, 100)])
-def test_a_window_never_leaves_the_picture(size, rng):
-    levels = pyramid(Image.new("RGB", size, (255, 255, 255)))
-    for _ in range(50):
-        assert _window(levels, rng).getextrema() == ((255, 255),) * 3
-
-
-def test_a_window_shows_the_same_place_at_every_level_of_the_pyramid():
-    rows, columns = np.mgrid[:1100, :1300] / 1300 * 255
-    slope = np.stack([rows, columns, 255 - rows], axis=2).astype(np.uint8)
-    levels = pyramid(Image.fromarray(slope))
-    assert [level.size for level in levels] == [(1300, 1100), (650, 550), (325, 275)]
-    for seed in range(20):
-        shrunk, full = (
-            np.asarray(_window(some, np.random.default_rng(seed)), np.int16)
-            for some in (levels, levels[:1])
-        )
-        np.testing.assert_allclose(shrunk, full, atol=2)
-
-
-def test_varied_pictures_are_turned_and_recolored(rng):
-    levels = pyramid(Image.fromarray(random_pixels(0, 300, 300)))
-    drawn = {vary_picture(levels, rng).tobytes() for _ in range(10)}
-    assert len(drawn) == 10
-
-
-def test_textures_differ_and_are_deterministic():
-    first: list[Pixels] = []
-    second: list[Pixels] = []
-    for textures in (first, second):
-        rng = np.random.default_rng(7)
-        textures += [draw_texture(rng) for _ in range(40)]
-    np.testing.assert_array_equal(first, second)
-    assert len({texture.tobytes() for texture in first}) == 40
-    assert {(t.shape, t.dtype.name) for t in first} == {((256, 256, 3), "uint8")}
-    assert np.mean([texture.std() > 5 for texture in first]) > 0.9
+def test_a_scene_shows_more_textures_than_one(rng):
+    colors = [
+        len(set(map(tuple, np.asarray(procedural_textures._scene(rng)).reshape(-1, 3))))
+        for _ in range(20)
+    ]
+    assert min(colors) > 2
 
 
 def test_the_real_natural_images_open(shared_data, rng):
-    images = open_pretraining_images(shared_data / "natural_images")
+    images = open_images(shared_data / "natural_images")
     assert len(images) == 8000
     assert images.draw(rng).shape == (256, 256, 3)
     assert images.read(len(images) - 1).shape == (256, 256, 3)

@@ -11,7 +11,12 @@ from efficientad.errors import ModelFileError
 from efficientad.inspection.opening import detector_engine
 from efficientad.kernels import layers
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
-from efficientad.training.principal_axes import along_axes, moments, principal_axes
+from efficientad.training.principal_axes import (
+    along_axes,
+    moments,
+    principal_axes,
+    projected,
+)
 from efficientad_lab.benchmark.baseline import BaselineEngine
 
 
@@ -69,11 +74,11 @@ def test_a_projected_network_gives_the_projected_descriptors(size):
     matrix, mean = torch.randn(16, 384), torch.randn(384)
     image = torch.rand(1, 3, 41, 41)
 
-    projected = network.projected(matrix, mean)
+    reduced = projected(network, matrix, mean)
 
     centred = network(image) - mean.view(1, -1, 1, 1)
     expected = torch.einsum("ac,bchw->bahw", matrix, centred)
-    torch.testing.assert_close(projected(image), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(reduced(image), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(params=["small", "medium"])

@@ -38,7 +38,7 @@ def names_beside(path):
     return sorted(p.name for p in path.parent.iterdir())
 
 
-def test_a_file_is_replaced_when_all_is_written(target):
+def test_a_file_is_replaced_at_the_end_of_the_block(target):
     with atomic_write(target) as partial:
         partial.write_text("the new one")
         assert target.read_text() == "the old one"
@@ -48,7 +48,7 @@ def test_a_file_is_replaced_when_all_is_written(target):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
-def test_what_stood_there_outlives_a_failure(target, error):
+def test_a_failed_write_leaves_the_previous_file(target, error):
     with pytest.raises((StorageError, KeyboardInterrupt)):
         write_half_of_it(target, error)
 
@@ -56,7 +56,7 @@ def test_what_stood_there_outlives_a_failure(target, error):
     assert names_beside(target) == ["result.txt"]
 
 
-def test_the_part_that_was_written_can_be_kept(target):
+def test_keeps_partial_keeps_what_a_failed_write_wrote(target):
     error = OSError(28, "No space left on device")
 
     with pytest.raises(StorageError):
@@ -70,7 +70,7 @@ def test_the_part_that_was_written_can_be_kept(target):
     assert names_beside(target) == ["result.txt"]
 
 
-def test_a_link_stays_and_the_file_it_names_is_replaced(target):
+def test_a_link_stays_and_its_file_is_replaced(target):
     link = target.with_name("current")
     link.symlink_to(target.name)
 
@@ -91,7 +91,7 @@ def test_a_full_disk_is_a_storage_error_that_says_so(target):
 
 
 @pytest.mark.parametrize("keeps_partial", [False, True])
-def test_processes_that_write_the_same_file_do_not_meet(
+def test_processes_that_write_the_same_file_do_not_disturb_each_other(
     target, monkeypatch, keeps_partial
 ):
     with atomic_write(target, keeps_partial=keeps_partial) as first:
@@ -106,7 +106,7 @@ def test_processes_that_write_the_same_file_do_not_meet(
     assert names_beside(target) == ["result.txt"]
 
 
-def test_containers_that_number_their_processes_alike_do_not_meet(target):
+def test_temporary_paths_differ_between_containers(target):
     of_another = subprocess.check_output(
         [sys.executable, "-c", ANOTHER_CONTAINER, str(target)], text=True
     )
@@ -134,7 +134,7 @@ def pipe(tmp_path):
     os.close(reader)
 
 
-def test_what_is_no_file_is_written_as_it_comes(pipe):
+def test_a_pipe_is_written_directly(pipe):
     path, reader = pipe
 
     require_writable(path, may_be_device=True)
@@ -145,7 +145,7 @@ def test_what_is_no_file_is_written_as_it_comes(pipe):
     assert names_beside(path) == ["pipe"]
 
 
-def test_a_model_does_not_replace_what_is_no_file(pipe):
+def test_a_model_does_not_replace_a_pipe(pipe):
     path, _ = pipe
     link = path.with_name("part.onnx")
     link.symlink_to(path.name)
@@ -168,12 +168,12 @@ def test_errors_of_another_file_keep_their_name(target, tmp_path):
         write_atomically(tmp_path / "file" / "inner.txt", b"")
 
 
-def test_errors_that_are_not_the_disk_s_pass(target):
+def test_other_errors_pass_unchanged(target):
     with pytest.raises(ZeroDivisionError), atomic_write(target):
         raise ZeroDivisionError
 
 
-def test_a_place_is_tried_before_it_is_needed(target, tmp_path):
+def test_require_writable_tries_the_folder_and_leaves_the_file(target, tmp_path):
     require_writable(tmp_path / "new folder" / "result.txt")
     require_writable(target)
 
@@ -184,7 +184,7 @@ def test_a_place_is_tried_before_it_is_needed(target, tmp_path):
         require_writable(target / "result.txt")
 
 
-def test_a_file_of_tensors_may_be_read_by_whom_other_files_may(tmp_path):
+def test_a_model_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "usual").touch()
 
     tensor_file.write(tmp_path / "part.ead", "detector", {"x": torch.zeros(3)}, {})
@@ -193,13 +193,13 @@ def test_a_file_of_tensors_may_be_read_by_whom_other_files_may(tmp_path):
     assert (tmp_path / "part.ead").stat().st_mode == usual
 
 
-def test_the_hash_of_a_file_is_its_sha256(tmp_path):
+def test_file_hash_is_the_sha256_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"content")
 
     assert file_hash(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
     assert file_hash(str(tmp_path / "a")) == file_hash(tmp_path / "a")
 
 
-def test_the_hash_of_no_file_is_a_storage_error(tmp_path):
+def test_file_hash_of_a_missing_file_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="gone"):
         file_hash(tmp_path / "gone")

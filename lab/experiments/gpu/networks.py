@@ -1,11 +1,9 @@
-"""The detector on an accelerator: everything on the device, replayed as one graph.
+"""Training and inference with everything on the device, replayed as one CUDA graph.
 
-Training is Algorithm 1 at one image a step. Images, random draws, losses and optimizer
-stay on the device, so the host does nothing but replay. Convolutions run in half
-precision; the weights that are trained stay in single precision.
-
-On a CPU the same code runs step by step, so that tests can compare it with the plain
-networks.
+Training is Algorithm 1 with one image a step. Images, random draws, losses and
+optimizer stay on the device. Convolutions run in half precision; trained weights stay
+in single precision. On a CPU the same code runs step by step, so that tests can compare
+it with the plain networks.
 """
 
 import math
@@ -16,23 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
 from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
-from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD
 from efficientad.method.losses import (
     autoencoder_loss,
     hard_feature_loss,
     pretraining_penalty,
     student_autoencoder_loss,
 )
-from efficientad.method.maps import HIGH_TARGET, LOW_TARGET
-from efficientad.method.networks import Autoencoder
 from efficientad.method.placement import placement_matrix
-from efficientad.training.config import PAPER, Recipe
+from efficientad.method.sizes import IMAGENET_MEAN, IMAGENET_STD
+from efficientad.training.config import PAPER
+from efficientad_lab.benchmark.baseline import autoencoder, baseline
 
 _GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in training
-_GRAY_SHARE = 0.3  # of natural images, the paper's
+_GRAY_SHARE = 0.3  # share of natural images, the paper's
 _COLOR_FACTORS = (0.8, 1.2)
 _N_WARM_UP = 3
 
@@ -41,15 +36,16 @@ class Replayed:
     """A function without arguments, captured once as a CUDA graph and then replayed.
 
     Args:
-        function: Works on the same tensors each time, and never waits for the device.
-        device: On a CPU, the function is just called.
+        function: Function that uses the same tensors in each call and never waits for
+            the device.
+        device: Device of the tensors. On a CPU the function is called.
     """
 
     def __init__(self, function: Callable[[], None], device: torch.device) -> None:
         self._function = function
         self._graph: torch.cuda.CUDAGraph | None = None
-        self.n_calls_before = 0
-        """How often capturing has called the function already."""
+        self.n_warm_up_calls = 0
+        """Number of calls that capturing has made."""
         if device.type != "cuda":
             return
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -58,13 +54,13 @@ class Replayed:
             for _ in range(_N_WARM_UP):
                 function()
         torch.cuda.current_stream().wait_stream(stream)
-        self.n_calls_before = _N_WARM_UP
+        self.n_warm_up_calls = _N_WARM_UP
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             function()
 
     def __call__(self) -> None:
-        """Do it once more."""
+        """Run the function once more."""
         if self._graph is None:
             self._function()
         else:
@@ -72,7 +68,7 @@ class Replayed:
 
 
 class Batch(NamedTuple):
-    """What one step looks at, as pixels from 0 to 255, float."""
+    """The images of one step, as float pixels from 0 to 255, (1, 256, 256, 3)."""
 
     image: Tensor
     natural: Tensor
@@ -80,15 +76,14 @@ class Batch(NamedTuple):
 
 
 class DeviceTraining(nn.Module):
-    """Student and autoencoder by Algorithm 1, one image a step.
+    """Trains student and autoencoder by Algorithm 1, one image a step.
 
     Args:
-        detector: On the device; its student and autoencoder are trained.
+        detector: Detector on the device; its student and autoencoder are trained.
         pixels: Training images on the device, (n, 256, 256, 3), uint8.
-        natural: Crops of natural images for the penalty, likewise.
-        n_steps: Of the whole training; the rate falls for the last 5 %.
+        natural: Natural images for the penalty, (n, 256, 256, 3), uint8.
+        n_steps: Length of the training; the rate falls for the last 5 %.
         is_half: Run the convolutions in bfloat16.
-        recipe: The paper's numbers.
     """
 
     def __init__(
@@ -99,12 +94,11 @@ class DeviceTraining(nn.Module):
         n_steps: int,
         *,
         is_half: bool,
-        recipe: Recipe = PAPER,
     ) -> None:
         super().__init__()
         self.detector = detector.train()
         self.pixels, self.natural, self.n_steps = pixels, natural, n_steps
-        self.is_half, self.recipe = is_half, recipe
+        self.is_half = is_half
         device = pixels.device
         # Constants live on the device: nothing is copied there while capturing.
         self.register_buffer("gray_weights", torch.tensor(_GRAY_WEIGHTS, device=device))
@@ -114,12 +108,12 @@ class DeviceTraining(nn.Module):
         is_cuda = device.type == "cuda"
         if is_cuda:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rate = recipe.learning_rate
+        rate = PAPER.learning_rate
         self.rate = torch.tensor(rate, device=device) if is_cuda else rate
         self.optimizer = torch.optim.Adam(
             [*detector.student.parameters(), *detector.autoencoder.parameters()],
             lr=self.rate,
-            weight_decay=recipe.weight_decay,
+            weight_decay=PAPER.weight_decay,
             fused=True,
             capturable=is_cuda,
         )
@@ -127,10 +121,10 @@ class DeviceTraining(nn.Module):
         self._step: Replayed | None = None
 
     def run(self, n_steps: int) -> None:
-        """Go on until so many steps are taken; nothing waits for the device."""
+        """Continue until `n_steps` are done, without waiting for the device."""
         if self._step is None:
             self._step = Replayed(self.take_step, self.pixels.device)
-            self.n_steps_done += self._step.n_calls_before
+            self.n_steps_done += self._step.n_warm_up_calls
         drop_at = math.floor(0.95 * self.n_steps)
         while self.n_steps_done < n_steps:
             if self.n_steps_done == drop_at:
@@ -146,7 +140,7 @@ class DeviceTraining(nn.Module):
                 group["lr"] = 0.1 * self.rate
 
     def take_step(self) -> None:
-        """Draw, compare, and change the weights; all of it can be captured."""
+        """Draw images, compute the loss and change the weights; can be captured."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.losses(self.draw())
         loss.backward()  # type: ignore[no-untyped-call]
@@ -154,10 +148,9 @@ class DeviceTraining(nn.Module):
         self.loss.copy_(loss.detach())
 
     def draw(self) -> Batch:
-        """Draw the images of a step from the device's own random numbers."""
+        """Draw the images of a step by the device's own random numbers."""
         device = self.pixels.device
-        image = self._any_of(self.pixels)
-        natural = self._any_of(self.natural)
+        image, natural = self._any_of(self.pixels), self._any_of(self.natural)
         is_gray = torch.rand(1, device=device) < _GRAY_SHARE
         natural = torch.where(is_gray, self._gray(natural).round(), natural)
         kind = torch.randint(3, (1,), device=device)
@@ -180,76 +173,73 @@ class DeviceTraining(nn.Module):
         return torch.lerp(anchor, image, factor).clamp(0, 255).round()
 
     def losses(self, batch: Batch) -> Tensor:
-        """Give the sum of the four losses, as `PaperStep` has them."""
+        """Return the sum of the four losses of a step."""
         detector, mean, std = (
             self.detector,
             self.get_buffer("mean"),
             self.get_buffer("std"),
         )
-        pixels = torch.cat(batch)
-        images = ((pixels - mean) / std).permute(0, 3, 1, 2)
+        images = ((torch.cat(batch) - mean) / std).permute(0, 3, 1, 2)
         with torch.autocast(
             images.device.type, torch.bfloat16, self.is_half, cache_enabled=False
         ):
             with torch.no_grad():
                 described = detector.teacher(images[::2])
             student = detector.student(images)
-            blurred = detector.autoencoder(images[2:]).float()
+            predicted = detector.autoencoder(images[2:]).float()
         shape = (1, -1, 1, 1)
         centred = described.float() - detector.teacher_mean.view(shape)
         teacher = centred / detector.teacher_std.view(shape)
         for_teacher = student[:, FOR_TEACHER].float()
         for_autoencoder = student[:, FOR_AUTOENCODER].float()
         loss: Tensor = (
-            hard_feature_loss(teacher[:1], for_teacher[:1], self.recipe.p_hard)
+            hard_feature_loss(teacher[:1], for_teacher[:1], PAPER.p_hard)
             + pretraining_penalty(for_teacher[1:2])
-            + autoencoder_loss(teacher[1:], blurred)
-            + student_autoencoder_loss(blurred, for_autoencoder[2:])
+            + autoencoder_loss(teacher[1:], predicted)
+            + student_autoencoder_loss(predicted, for_autoencoder[2:])
         )
         return loss
 
 
 class DeviceMaps(nn.Module):
-    """From pixels on the host to the combined map on the host, batch by batch.
+    """Computes the combined map on the host from pixels on the host, batch by batch.
 
-    Normalization of images and of the teacher's channels is folded into convolutions,
-    both map normalizations and the mean of the maps are one affine step, and only the
-    combined map is drawn on the 256 x 256 pixels.
+    The normalizations of images and of the teacher's channels are folded into
+    convolutions. Both map normalizations and the mean of the maps are one affine step.
 
     Args:
-        predictor: Trained model; its networks are copied to the device.
-        n: Images a batch.
-        device: Where to compute.
-        dtype: Of weights and hidden grids; the maps are single precision.
+        detector: Detector of all channels; copied to the device.
+        affine: Factors of the raw local and global map, and the offset, that give the
+            combined map.
+        n: Images of a batch.
+        device: Device to compute on.
+        dtype: Type of weights and hidden grids; the maps are in single precision.
     """
 
     def __init__(
-        self, predictor: Predictor, n: int, device: torch.device, dtype: torch.dtype
+        self,
+        detector: Detector,
+        affine: tuple[float, float, float],
+        n: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        detector = predictor.detector
-        assert detector is not None
-        self._affine = _affine(predictor.calibration)
-        self.dtype = dtype
-        mean, std = detector.teacher_mean.double(), detector.teacher_std.double()
-        teacher = _convolutions(detector.teacher)
-        _scale_outputs(teacher[-1], 1 / std, -mean / std)
-        student = _convolutions(detector.student)
-        for convolutions in (teacher, student):
-            _take_pixels(convolutions[0])
-        self.teacher = _patch_network(teacher, detector.size)
-        self.student = _patch_network(student, detector.size)
-        self.autoencoder = Autoencoder()
-        self.autoencoder.load_state_dict(detector.autoencoder.state_dict())
+        self._affine, self.dtype = affine, dtype
+        networks = baseline(detector).moved(torch.device("cpu"), torch.float64)
+        self.teacher, self.student = networks.teacher, networks.student
+        self.autoencoder = autoencoder()
+        self.autoencoder.load_state_dict(networks.autoencoder.state_dict())
+        _scale_outputs(self.teacher, 1 / networks.std, -networks.mean / networks.std)
+        for network in (self.teacher, self.student):
+            _take_pixels(network)
         self.eval().requires_grad_(requires_grad=False).to(device, dtype)
-        if device.type == "cuda":
+        is_cuda = device.type == "cuda"
+        if is_cuda:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        is_pinned = device.type == "cuda"
         size = (n, INPUT_SIZE, INPUT_SIZE)
-        self.host_pixels = torch.zeros(
-            *size, 3, dtype=torch.uint8, pin_memory=is_pinned
-        )
-        self.host_map = torch.empty(size, pin_memory=is_pinned)
+        self.host_pixels = torch.zeros(*size, 3, dtype=torch.uint8, pin_memory=is_cuda)
+        self.host_map = torch.empty(size, pin_memory=is_cuda)
         self._pixels = torch.zeros(*size, 3, dtype=torch.uint8, device=device)
         matrix = torch.from_numpy(placement_matrix(INPUT_SIZE).copy())
         self._placement = matrix.to(device)
@@ -258,7 +248,7 @@ class DeviceMaps(nn.Module):
         self._run = Replayed(self._compute, device)
 
     def predict(self) -> Tensor:
-        """Return `host_map` of `host_pixels`, complete once the device is done."""
+        """Return `host_map` of `host_pixels`, complete once the device has finished."""
         with torch.inference_mode():
             self._run()
         return self.host_map
@@ -274,68 +264,39 @@ class DeviceMaps(nn.Module):
 
     @torch.no_grad()
     def raw_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Local and global map on the descriptor grid, single precision."""
-        # A pixel's 0 to 255 is exact in half precision, but its products are large.
+        """Return local and global map on the descriptor grid, in single precision."""
+        # A pixel from 0 to 255 is exact in half precision, but its products are large.
         images = (pixels.float() / 255).permute(0, 3, 1, 2).to(self.dtype)
         teacher, student = self.teacher(images), self.student(images)
         whole = ((pixels.float() - self._mean) / self._std).permute(0, 3, 1, 2)
-        blurred = self.autoencoder(whole.to(self.dtype))
+        predicted = self.autoencoder(whole.to(self.dtype))
         for_teacher, for_autoencoder = student.chunk(2, dim=1)
         return (
             (teacher - for_teacher).float().square().mean(1),
-            (blurred - for_autoencoder).float().square().mean(1),
+            (predicted - for_autoencoder).float().square().mean(1),
         )
 
 
-def _affine(calibration: Calibration) -> tuple[float, float, float]:
-    """Factors of both raw maps, and what is added, to give the combined map."""
-    factors, offset = [], 0.0
-    for scale in (calibration.scales["local"], calibration.scales["global"]):
-        # Detectors measured here are the paper's; levels would be one more step.
-        assert scale.levels is None
-        factor = (HIGH_TARGET - LOW_TARGET) / (scale.high - scale.low) / 2
-        factors.append(factor)
-        offset += LOW_TARGET / 2 - scale.low * factor
-    return factors[0], factors[1], offset
+def _convolutions(network: nn.Sequential) -> list[nn.Conv2d]:
+    return [module for module in network if isinstance(module, nn.Conv2d)]
 
 
-def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
-    """Copies in double precision, in order."""
-    copies = []
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            channels = (module.in_channels, module.out_channels)
-            copy = nn.Conv2d(*channels, module.kernel_size[0], dtype=torch.float64)
-            copy.load_state_dict(module.state_dict())
-            copies.append(copy.requires_grad_(requires_grad=False))
-    return copies
+@torch.no_grad()
+def _scale_outputs(network: nn.Sequential, scale: Tensor, shift: Tensor) -> None:
+    last = _convolutions(network)[-1]
+    assert last.bias is not None
+    last.weight.mul_(scale.view(-1, 1, 1, 1))
+    last.bias.mul_(scale).add_(shift)
 
 
-def _scale_outputs(convolution: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
-    assert convolution.bias is not None
-    scale, shift = scale.cpu(), shift.cpu()
-    convolution.weight.mul_(scale.view(-1, 1, 1, 1))
-    convolution.bias.mul_(scale).add_(shift)
-
-
-def _take_pixels(convolution: nn.Conv2d) -> None:
-    """Make it take pixels from 0 to 1 instead of normalized ones."""
-    assert convolution.bias is not None
+@torch.no_grad()
+def _take_pixels(network: nn.Sequential) -> None:
+    """Fold the normalization of pixels from 0 to 1 into the first convolution."""
+    first = _convolutions(network)[0]
+    assert first.bias is not None
     mean, std = (
         torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
         for v in (IMAGENET_MEAN, IMAGENET_STD)
     )
-    convolution.weight.div_(std)
-    convolution.bias.sub_((convolution.weight * mean).sum((1, 2, 3)))
-
-
-def _patch_network(convolutions: list[nn.Conv2d], size: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for index, convolution in enumerate(convolutions):
-        layers.append(convolution)
-        if index < len(convolutions) - 1:
-            layers.append(nn.ReLU(inplace=True))
-        if index < 2:  # noqa: PLR2004 - both sizes pool after their first two layers
-            layers.append(nn.AvgPool2d(2, 2))
-    assert size in {"small", "medium"}
-    return nn.Sequential(*layers)
+    first.weight.div_(std)
+    first.bias.sub_((first.weight * mean).sum((1, 2, 3)))

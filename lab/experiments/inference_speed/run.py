@@ -4,15 +4,11 @@
 
 All are called in turn in one process, so that a slower moment of the machine meets all
 of them; the result is the median time of an image. Weights and pixels are random: they
-do not change the time. With `--processes 2`, two processes of one thread each predict
-at the same time. `efficientad benchmark` measures whole predictions of a trained model.
+do not change the time. `efficientad benchmark` measures whole predictions.
 """
 
 import argparse
-import json
 import os
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,7 +20,7 @@ import torch
 
 from efficientad.engines.engine import Engine, EngineOutput, Pixels
 from efficientad.inspection.opening import detector_engine
-from efficientad.method.networks import ModelSize
+from efficientad.method.sizes import ModelSize
 from efficientad.training.environment import environment
 from efficientad.training.quick import QUICK
 from efficientad_lab.benchmark.baseline import BaselineEngine
@@ -105,25 +101,6 @@ def measure(size: ModelSize, threads: int, batch: int, repeats: int) -> list[Row
     ]
 
 
-def measure_together(size: ModelSize, processes: int, repeats: int) -> list[Row]:
-    """Return a row for each engine, run by several processes of one thread at once."""
-    command = [sys.executable, __file__, "--alone", "--size", size]
-    command += ["--repeats", str(repeats)]
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this script itself
-        for _ in range(processes)
-    ]
-    outputs = [process.communicate()[0] for process in started]
-    rows = [[Row(*row) for row in json.loads(output)] for output in outputs]
-    joined = []
-    for same in zip(*rows, strict=True):
-        milliseconds = statistics.fmean(row.milliseconds for row in same) / processes
-        difference = max(row.difference for row in same)
-        joined.append(Row(same[0].name, milliseconds, 0.0, difference))
-    first = joined[0].milliseconds
-    return [row._replace(speedup=first / row.milliseconds) for row in joined]
-
-
 def run_of(size: ModelSize, setting: str, row: Row) -> dict[str, Any]:
     """Return the recorded run of a row."""
     metrics = {
@@ -147,28 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=get_args(ModelSize), default="small")
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    size, repeats = options.size, options.repeats
-    if options.alone:
-        print(json.dumps(measure(size, 1, 1, repeats)))
-        return 0
-    if options.processes:
-        setting = f"{options.processes} processes of 1 thread"
-        found = {setting: measure_together(size, options.processes, repeats)}
-    else:
-        found = {
-            f"batch {options.batch}, {n} threads": measure(
-                size, n, options.batch, repeats
-            )
-            for n in options.threads
-        }
-    for setting, rows in found.items():
-        for row in rows:
-            run = run_of(size, setting, row)
+    for n_threads in options.threads:
+        setting = f"batch {options.batch}, {n_threads} threads"
+        for row in measure(options.size, n_threads, options.batch, options.repeats):
+            run = run_of(options.size, setting, row)
             print(run["category"], run["variant"], run["metrics"], flush=True)
             write_run(run | environment(), options.results)
     return 0

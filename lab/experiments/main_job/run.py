@@ -22,7 +22,7 @@ from efficientad.cli.logs import logging_to_stderr
 from efficientad.datasets import open_category
 from efficientad.errors import ConfigError, EfficientADError
 from efficientad.kernels.native import keep_freed_memory
-from efficientad.method.networks import ModelSize
+from efficientad.method.sizes import ModelSize
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.run import RECIPES, recipe_of

@@ -127,11 +127,11 @@ def judged(category: Category, folder: Path) -> MetricValues:
     """Judge the maps a worker wrote, each at its image's own size."""
     maps = np.load(folder / "maps.npy", mmap_mode="r")
     scores = np.load(folder / "scores.npy")
-    small = dict(zip(map(category.name_of, category.test), maps, strict=True))
+    small = dict(zip(category.test, maps, strict=True))
 
     def map_of(sample: Sample) -> NDArray[np.float32]:
         height, width = read_image(sample.path).shape[:2]
-        return _resized(small[category.name_of(sample)], height, width)
+        return _resized(small[sample], height, width)
 
     is_defect = np.array([sample.is_defect for sample in category.test])
     pixels = measure_pixels(category, map_of).overall.values

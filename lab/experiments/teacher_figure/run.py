@@ -13,20 +13,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from efficientad.errors import DatasetError, EfficientADError
 from efficientad.images.heatmaps import heatmap
-from efficientad.images.rgb import RGBImage, resize_image
+from efficientad.images.rgb import INPUT_SIZE, RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import PATCH_SIZE, PatchDescriptionNetwork
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.method.sizes import PATCH_SIZE
 from efficientad.model_files.teachers import open_teacher
-from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.natural_images.pictures import open_images
 from efficientad.storage import atomic_write
 from efficientad.training.environment import environment
+from efficientad_lab.figures.canvas import picture_table
 from efficientad_lab.figures.gradients import (
     Map,
     Network,
@@ -38,14 +40,9 @@ from efficientad_lab.figures.gradients import (
 from efficientad_lab.studies.records import write_run
 
 RESULTS = Path(__file__).with_name("results")
-
-_TILE, _GAP, _HEAD = 160, 6, 18
-_COLUMNS = (
-    "image",
-    "teacher: gradient",
-    "source: gradient",
-    "teacher: mean",
-    "source: mean",
+_HEAD: Final = (
+    *("image", "teacher: gradient", "source: gradient"),
+    *("teacher: mean", "source: mean"),
 )
 
 
@@ -56,10 +53,10 @@ def share_outside(gradient: Map, side: int) -> float:
     return float(1 - inside / gradient.sum())
 
 
-def rows_of(
+def row_of(
     teacher: PatchDescriptionNetwork, source: Network, picture: RGBImage
 ) -> tuple[list[RGBImage], dict[str, float]]:
-    """Return the five tiles of one image and the measurements on them."""
+    """Return the five pictures of one image and the measurements on them."""
     small = normalize_images(torch.from_numpy(picture[None]))
     large = enlarged(small)
     # In double precision the plain convolution is used: exact zeros stay zeros.
@@ -68,8 +65,8 @@ def rows_of(
     teacher.float()
     with torch.inference_mode():
         means = [
-            network(x)[0].mean(0).numpy()
-            for network, x in ((teacher, small), (source, large))
+            network(images)[0].mean(0).numpy()
+            for network, images in ((teacher, small), (source, large))
         ]
     height, width = box_of(of_teacher)
     measured = {
@@ -79,8 +76,7 @@ def rows_of(
     }
     # The root makes weak gradients visible.
     gradients = [np.sqrt(g / g.max()) for g in (of_teacher, of_source)]
-    tiles = [picture, *(_colored(m) for m in (*gradients, *means))]
-    return tiles, measured
+    return [picture, *(_colored(m) for m in (*gradients, *means))], measured
 
 
 def _colored(values: Map) -> RGBImage:
@@ -88,18 +84,44 @@ def _colored(values: Map) -> RGBImage:
     return heatmap(values.astype(np.float32), low=low, high=high)
 
 
-def figure(rows: Sequence[Sequence[RGBImage]]) -> Image.Image:
-    """Return one picture of all tiles, with a heading over each column."""
-    step = _TILE + _GAP
-    size = (len(_COLUMNS) * step - _GAP, _HEAD + len(rows) * step - _GAP)
-    page = Image.new("RGB", size, "white")
-    canvas = ImageDraw.Draw(page)
-    for j, title in enumerate(_COLUMNS):
-        canvas.text((j * step + 2, 3), title, fill="black")
-        for i, row in enumerate(rows):
-            tile = Image.fromarray(row[j]).resize((_TILE, _TILE), Image.Resampling.BOX)
-            page.paste(tile, (j * step, _HEAD + i * step))
-    return page
+def draw(options: argparse.Namespace) -> Path:
+    """Write the figure, record its measurements, and return the record's path.
+
+    Raises:
+        DatasetError: If there is no image of a number.
+        ModelFileError: If a network cannot be read.
+    """
+    images = open_images(options.images)
+    for number in options.numbers:
+        if not 0 <= number < len(images):
+            raise DatasetError(
+                f"images are numbered from 0 to {len(images) - 1}, number {number} "
+                "was asked for; choose --numbers among these"
+            )
+    opened = open_teacher(options.size, options.teacher)
+    source = open_source(options.source)
+    pictures = (images.read(number) for number in options.numbers)
+    rows = [
+        row_of(opened.network.eval(), source, resize_image(p, INPUT_SIZE, INPUT_SIZE))
+        for p in pictures
+    ]
+    figure = picture_table(_HEAD, [("", tiles) for tiles, _ in rows])
+    with atomic_write(options.output) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
+    measured = [values for _, values in rows]
+    run = {
+        "experiment": "teacher_figure",
+        "category": "natural_images",
+        "variant": options.size,
+        "seed": 0,
+        "settings": {
+            "numbers": list(options.numbers),
+            "source": Path(options.source).name,
+        },
+        "teacher": {"hash": opened.file_hash},
+        "metrics": {k: float(np.mean([m[k] for m in measured])) for k in measured[0]},
+    }
+    return write_run(run | environment(), options.results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,40 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--numbers", type=int, nargs="+", default=(5, 2300, 4700))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
     try:
-        images = open_pretraining_images(options.images)
-        for number in options.numbers:
-            if not 0 <= number < len(images):
-                raise DatasetError(
-                    f"images are numbered from 0 to {len(images) - 1}, number {number} "
-                    "was asked for; choose --numbers among these"
-                )
-        opened = open_teacher(options.size, options.teacher)
-        source = open_source(options.source)
-        rows, measured = [], []
-        for number in options.numbers:
-            picture = resize_image(images.read(number), 256, 256)
-            tiles, values = rows_of(opened.network.eval(), source, picture)
-            rows.append(tiles)
-            measured.append(values)
-        with atomic_write(options.output) as partial:
-            figure(rows).quantize(128).save(partial, "PNG", optimize=True)
-        run = {
-            "experiment": "teacher_figure",
-            "category": "natural_images",
-            "variant": options.size,
-            "seed": 0,
-            "settings": {
-                "numbers": list(options.numbers),
-                "source": Path(options.source).name,
-            },
-            "teacher": {"hash": opened.file_hash},
-            "metrics": {
-                k: float(np.mean([m[k] for m in measured])) for k in measured[0]
-            },
-        }
-        print(write_run(run | environment(), options.results))
+        print(draw(parser.parse_args(arguments)))
     except EfficientADError as error:
         print(f"teacher_figure: {error}", file=sys.stderr)
         return 2

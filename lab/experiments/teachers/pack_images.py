@@ -19,8 +19,8 @@ from PIL import Image
 from efficientad.errors import DatasetError, EfficientADError, ImageError
 from efficientad.images.rgb import resize_image
 from efficientad.natural_images.pictures import (
-    PretrainingImages,
-    open_pretraining_images,
+    ImageFiles,
+    open_images,
 )
 from efficientad.storage import atomic_write
 
@@ -28,9 +28,7 @@ _BLOCK = 512  # of a tar; a member is a header and whole blocks
 _END = 20 * _BLOCK  # a tar is filled up to a record
 
 
-def encoded(
-    images: PretrainingImages, side: int, quality: int
-) -> Iterator[tuple[str, bytes]]:
+def encoded(images: ImageFiles, side: int, quality: int) -> Iterator[tuple[str, bytes]]:
     """Return name and JPEG of each image."""
     for index in range(len(images)):
         try:
@@ -89,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"shards need a folder of their own, {options.output} has earlier "
                 "ones; remove them, or choose another --output"
             )
-        images = open_pretraining_images(options.images)
+        images = open_images(options.images)
         members = encoded(images, options.side, options.quality)
         for number, shard in enumerate(shards(members, int(options.mib * 2**20))):
             path = options.output / f"shard-{number:03}.tar"

@@ -10,6 +10,7 @@ log or page are refused.
 """
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -104,7 +105,7 @@ def log_of(path: Path, facts: Mapping[str, Any]) -> Path:
             f"a shipped teacher needs its log, {files.log_file} is missing; copy it "
             "there"
         )
-    last = files.last_line()
+    last = json.loads((files.log_file.read_text().splitlines() or ["{}"])[-1])
     names = {"step": "n_steps", "explained_variance": "explained_variance"}
     if any(last.get(name) != facts.get(fact) for name, fact in names.items()):
         raise ModelFileError(

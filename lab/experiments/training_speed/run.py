@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from efficientad.kernels.native import keep_freed_memory
-from efficientad.method.networks import ModelSize
+from efficientad.kernels.winograd import FAST
+from efficientad.method.sizes import ModelSize
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER, Recipe
 from efficientad.training.environment import environment
@@ -42,6 +43,8 @@ def package_step(size: ModelSize, recipe: Recipe) -> Step:
     detector, rng = random_detector(size), np.random.default_rng(0)
     for network in (detector.student, detector.autoencoder):
         network.requires_grad_(requires_grad=True)
+    for network in (detector.teacher, detector.student, detector.autoencoder):
+        network.operations = FAST
     pixels = rng.integers(0, 256, (_N_IMAGES, _SIDE, _SIDE, 3), np.uint8)
     natural = open_pretraining_images(None)
     material = detector.teacher, pixels, natural

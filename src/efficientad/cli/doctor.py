@@ -8,8 +8,8 @@ import torch
 from efficientad import __version__
 from efficientad.errors import ModelFileError
 from efficientad.kernels import layers, native, winograd
+from efficientad.method.sizes import ModelSize
 from efficientad.model_files.teachers import open_teacher
-from efficientad.training.config import ModelSize
 
 
 def _prediction() -> str:

@@ -111,7 +111,7 @@ def check(
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
         n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
-        print(f"{checked.name}: {numbers or 'no'} images, {n} finding{plural}")
+        print(f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}")
         for finding in checked.findings:
             print(f"  {finding.severity}: {finding.message}")
     return SOME_FAILED if any(checked.has_errors for checked in checks) else OK
@@ -152,10 +152,16 @@ def distill(
     """
     from efficientad.distillation.distill import distill as distill_teacher
     from efficientad.training.environment import commit, machine
+    from efficientad.training.interruption import held_back_interrupt
 
     print(f"settings: {config}", file=sys.stderr)
-    made_with = {"commit": commit(), "hardware": machine()}
-    explained = distill_teacher(images, config, output=output, provenance=made_with)
+    explained = distill_teacher(
+        images,
+        config,
+        output=output,
+        provenance={"commit": commit(), "hardware": machine()},
+        interrupts=held_back_interrupt,
+    )
     print(f"wrote {output}")
     print(f"held-out explained variance {explained.overall:.4f}")
     return OK

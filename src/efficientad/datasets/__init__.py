@@ -1,17 +1,13 @@
-"""Images in folders or lists, as samples of a category.
+"""Images in folders or lists, as samples of a category. No torch here.
 
-| module | what |
+| module | content |
 |---|---|
-| `samples` | a sample, a category, and the masks of a defective image |
-| `folders` | MVTec AD, MVTec LOCO, converted VisA, plain folders |
-| `tables` | VisA as it is published, CSV and JSON lists |
-| `layouts` | which of these a folder is; all categories below a folder |
+| `samples`, `published` | a sample, a category, and the collection it belongs to |
+| `annotations` | masks, channels and saturation areas |
+| `folders`, `visa`, `lists` | MVTec AD and plain folders; VisA; CSV and JSON |
+| `layouts` | the layout of a folder, and all categories below it |
 | `splits` | holding images out, keeping sets apart |
-| `check` | what is wrong with a data set, before hours are spent on it |
-| `mask_check`, `near_duplicates` | its parts: masks, and pictures nearly the same |
-| `findings` | what it gives |
-
-No torch here.
+| `checks`, `mask_checks`, `near_duplicates`, `findings` | faults of a data set |
 """
 
 from efficientad.datasets.annotations import (
@@ -24,23 +20,13 @@ from efficientad.datasets.layouts import (
     normal_image_paths,
     open_category,
 )
-from efficientad.datasets.samples import (
-    NORMAL,
-    Category,
-    Collection,
-    Sample,
-)
-from efficientad.datasets.splits import (
-    require_disjoint,
-    shared_images,
-    split_validation,
-)
+from efficientad.datasets.samples import NORMAL, Category, Sample
+from efficientad.datasets.splits import require_disjoint, split_validation
 
 __all__ = [
     "MIN_NORMAL_IMAGES",
     "NORMAL",
     "Category",
-    "Collection",
     "Sample",
     "find_categories",
     "normal_image_paths",
@@ -48,6 +34,5 @@ __all__ = [
     "read_annotation_channels",
     "read_defect_mask",
     "require_disjoint",
-    "shared_images",
     "split_validation",
 ]

@@ -6,10 +6,10 @@ channels, and the value of a pixel says which type of defect it belongs to; the 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -21,13 +21,15 @@ from efficientad.images.rgb import Labels, Mask, read_labels, read_mask
 # JPEG and WebP are lossy: nobody knows which values of a mask are noise.
 _MASK_SUFFIXES: Final = (".png", ".bmp", ".tif", ".tiff")
 
+_Array = TypeVar("_Array", Mask, Labels)
+
 
 @dataclass(frozen=True, slots=True)
 class SaturationArea:
     """The part of a defect that is enough to count as found completely.
 
-    A missing object, for example, may be marked wherever it could have been: a map that
-    finds one of these places is as good as one that finds all.
+    A missing object, for example, is marked wherever it could have been, and finding
+    one of these places is enough.
     """
 
     size: float
@@ -94,9 +96,7 @@ def read_defect_mask(sample: Sample, height: int, width: int) -> Mask:
         ImageError: If a mask cannot be read.
     """
     defect_mask = np.zeros((height, width), np.bool_)
-    for path in mask_files(sample):
-        mask = read_mask(path)
-        require_size_of_image(mask, path, sample, height, width)
+    for mask in _masks(read_mask, sample, height, width):
         defect_mask |= mask
     return defect_mask
 
@@ -116,12 +116,7 @@ def read_annotation_channels(sample: Sample, height: int, width: int) -> list[La
         DatasetError: If a defective image has no mask, or one of another size.
         ImageError: If a mask cannot be read, or is in color.
     """
-    channels = []
-    for path in mask_files(sample):
-        channel = read_labels(path)
-        require_size_of_image(channel, path, sample, height, width)
-        channels.append(channel)
-    return channels
+    return list(_masks(read_labels, sample, height, width))
 
 
 def mask_files(sample: Sample) -> list[Path]:
@@ -164,6 +159,15 @@ def require_size_of_image(
             f"{mask.shape[0]} pixels and {sample.path} {width} x {height}; export it "
             "again at the size of the image"
         )
+
+
+def _masks(
+    read: Callable[[Path], _Array], sample: Sample, height: int, width: int
+) -> Iterator[_Array]:
+    for path in mask_files(sample):
+        mask = read(path)
+        require_size_of_image(mask, path, sample, height, width)
+        yield mask
 
 
 def _area_of_value(index: int, entry: Mapping[str, Any]) -> tuple[int, SaturationArea]:

@@ -1,7 +1,7 @@
-"""What a check gives: single findings, and all those in a category."""
+"""The result of a check: single findings, and all those of a category."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,15 +18,15 @@ Kind: TypeAlias = Literal[
     "too few",
     "suspicious",
 ]
-Severity: TypeAlias = Literal["error", "warning"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or may be."""
+    """One fault, or possible fault, of a data set."""
 
     kind: Kind
-    severity: Severity
+    severity: Literal["error", "warning"]
+    """An error ends a training or makes results meaningless; a warning may be meant."""
     message: str
     paths: tuple[Path, ...] = ()
     """All files it is about; the message may name only some."""
@@ -34,9 +34,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CategoryCheck:
-    """What was found in one category."""
+    """All findings in one category."""
 
-    name: str
+    category: str
     root: Path
     n_images: Mapping[Split, int]
     findings: tuple[Finding, ...]
@@ -44,22 +44,13 @@ class CategoryCheck:
 
     @property
     def has_errors(self) -> bool:
-        """Whether something makes results meaningless, or ends a training."""
+        """Whether one of the findings is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Give everything as JSON knows it."""
-        return {
-            "category": self.name,
-            "root": str(self.root),
-            "n_images": dict(self.n_images),
-            "findings": [
-                {
-                    "kind": finding.kind,
-                    "severity": finding.severity,
-                    "message": finding.message,
-                    "paths": [str(path) for path in finding.paths],
-                }
-                for finding in self.findings
-            ],
-        }
+        """Return everything in types that JSON has."""
+        findings = [
+            asdict(finding) | {"paths": [str(path) for path in finding.paths]}
+            for finding in self.findings
+        ]
+        return {**asdict(self), "root": str(self.root), "findings": findings}

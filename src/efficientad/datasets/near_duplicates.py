@@ -1,22 +1,21 @@
 """Pictures that are nearly the same: stored again, resized, or shot twice.
 
-All normal parts look alike, so two pictures are compared in what is special to them:
-what a small gray copy shows beyond the mean of all. The same shot stored again agrees
-in that by a correlation of more than 0.994, at JPEG quality 60 as well, two parts in
-the same place by less: 0.97 at most among the bottles of MVTec AD, 0.993 among its
-screws, some of which lie at the same angle. A picture that was shifted by some pixels,
-or whose contrast was changed, may be missed.
+All normal parts look alike, so thumbnails are compared after their mean over all images
+is subtracted. The same shot stored again then has a correlation above 0.994, even at
+JPEG quality 60. Two parts in the same position have less: at most 0.97 among the
+bottles of MVTec AD, and 0.993 among its screws, some of which lie at the same angle. A
+picture that was shifted by some pixels, or whose contrast was changed, may be missed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.images.rgb import RGBImage, resize_image
 
-Thumbnail = NDArray[np.float32]
+Thumbnail: TypeAlias = NDArray[np.float32]
 
 _SIDE: Final = 64
 _MIN_CORRELATION: Final = 0.994
@@ -24,9 +23,9 @@ _N_ROWS: Final = 512
 
 
 def thumbnail(image: RGBImage) -> Thumbnail:
-    """Give a small gray copy, flattened, with mean 0 and deviation 1.
+    """Return a small gray copy, flattened, with mean 0 and standard deviation 1.
 
-    All zero where the image has one color.
+    It is all zero if the image has one color.
     """
     gray = resize_image(image, _SIDE, _SIDE).mean(axis=2, dtype=np.float32).ravel()
     gray -= gray.mean()
@@ -36,56 +35,46 @@ def thumbnail(image: RGBImage) -> Thumbnail:
 
 
 def similar_pairs(thumbnails: Sequence[Thumbnail]) -> Iterator[tuple[int, int]]:
-    """Find the pairs that are nearly the same picture.
+    """Yield the pairs of nearly the same picture: two indices, the smaller one first.
+
+    They come one by one, since a static camera gives millions.
 
     Args:
-        thumbnails: Of all images of a category, equal pictures only once: the more
-            there are, the better is known what all have in common.
-
-    Yields:
-        Indices, the smaller one first, in ascending order: one by one, since a static
-        camera gives millions.
+        thumbnails: Thumbnails of all different pictures of a category. More pictures
+            give a better mean.
     """
     if not thumbnails:
         return
-    special = np.stack(thumbnails)
-    special -= special.mean(axis=0)
-    lengths = np.linalg.norm(special, axis=1, keepdims=True)
-    special /= np.maximum(lengths, np.finfo(np.float32).tiny)
-    yield from _pairs(special)
-
-
-def linked(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Group what is linked by pairs; what is not linked is left out.
-
-    Args:
-        n: Indices in the pairs are below it.
-        pairs: In any order.
-
-    Returns:
-        Indices in ascending order, groups in that of their first index.
-    """
-    # Union-find: each index points to a smaller one of its group, the first to itself.
-    parent = list(range(n))
-    for left, right in pairs:
-        first, other = _first_of_group(parent, left), _first_of_group(parent, right)
-        parent[max(first, other)] = min(first, other)
-    groups: dict[int, list[int]] = {}
-    for index in range(n):
-        groups.setdefault(_first_of_group(parent, index), []).append(index)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _pairs(special: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
-    for first in range(0, len(special), _N_ROWS):
-        correlations = special[first : first + _N_ROWS] @ special[first:].T
+    residuals = np.stack(thumbnails)
+    residuals -= residuals.mean(axis=0)
+    lengths = np.linalg.norm(residuals, axis=1, keepdims=True)
+    residuals /= np.maximum(lengths, np.finfo(np.float32).tiny)
+    for first in range(0, len(residuals), _N_ROWS):
+        correlations = residuals[first : first + _N_ROWS] @ residuals[first:].T
         rows, columns = np.nonzero(np.triu(correlations, k=1) >= _MIN_CORRELATION)
         yield from zip((rows + first).tolist(), (columns + first).tolist(), strict=True)
 
 
-def _first_of_group(parent: list[int], index: int) -> int:
-    while parent[index] != index:
-        # Halves the way for the next time.
-        parent[index] = parent[parent[index]]
-        index = parent[index]
-    return index
+def linked(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return the groups of indices below `n` that pairs link, directly or by others.
+
+    Args:
+        n: Number of indices. Those without a pair are in no group.
+        pairs: Pairs of indices in any order.
+    """
+    # Union-find: each index points to a smaller one of its group, the first to itself.
+    parent = list(range(n))
+
+    def first_of_group(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]  # halves the way for the next time
+            index = parent[index]
+        return index
+
+    for left, right in pairs:
+        first, other = first_of_group(left), first_of_group(right)
+        parent[max(first, other)] = min(first, other)
+    groups: dict[int, list[int]] = {}
+    for index in range(n):
+        groups.setdefault(first_of_group(index), []).append(index)
+    return [group for group in groups.values() if len(group) > 1]

@@ -1,16 +1,15 @@
-"""What a data set is made of: samples, their masks, and the category they belong to."""
+"""A sample, an image with what is known about it, and a category, one product."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-Collection: TypeAlias = Literal["mvtec_ad", "visa", "mvtec_loco", "plain"]
-"""The published collection a category belongs to; `plain`: none of them."""
+from efficientad.datasets.published import Collection
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 
 NORMAL: Final = "good"
-"""The defect type of images without a defect, and the name of their folder."""
+"""Defect type of images without a defect, and the name of their folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +18,10 @@ class Sample:
 
     path: Path
     defect_type: str
-    """Name of its folder; `good` where there is no defect."""
+    """Name of its folder; `good` without a defect."""
 
     mask_path: Path | None = None
-    """A file, or a folder of several masks. None: normal, or nobody annotated it."""
+    """A file, or a folder of several masks. None: normal, or not annotated."""
 
     @property
     def is_defect(self) -> bool:
@@ -32,31 +31,26 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """One product and its images: a scenario, where it is part of a collection."""
+    """The images of one product, called a scenario in a published collection."""
 
     name: str
     root: Path
-    """The folder that was opened, or that the list lies in."""
+    """The folder that was opened, or the folder of the list."""
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     test: tuple[Sample, ...]
-    """Normal ones first, then by defect type."""
+    """Normal images first, then by defect type."""
     collection: Collection = "plain"
     defects_config: Path | None = None
-    """MVTec LOCO's `defects_config.json`: the saturation area of each mask value. None:
-    masks have no values, each connected group of their pixels is one defect."""
+    """MVTec LOCO's file with the saturation area of each mask value. None: masks have
+    no values, and each connected group of their pixels is one defect."""
 
     @property
     def splits(self) -> dict[Split, tuple[Sample, ...]]:
         """The samples by the name of their split."""
-        return {
-            "train": self.train,
-            "validation": self.validation,
-            "test": self.test,
-        }
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def name_of(self, sample: Sample) -> str:
-        """Give a sample's path within the category, or its whole path if it is not."""
-        if sample.path.is_relative_to(self.root):
-            return str(sample.path.relative_to(self.root))
-        return str(sample.path)
+    def name_of(self, path: Path) -> str:
+        """Return a path relative to the category; the whole path if it is outside."""
+        is_inside = path.is_relative_to(self.root)
+        return str(path.relative_to(self.root) if is_inside else path)

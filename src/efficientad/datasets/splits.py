@@ -17,21 +17,21 @@ def split_validation(
 ) -> tuple[list[_Item], list[_Item]]:
     """Hold out a share of the training images for the calibration.
 
-    Which ones follows from the seed and their number in sorted order: neither from the
-    machine, nor from where the folder is or how it was listed.
+    The choice follows from the seed and the number of images in sorted order. It does
+    not depend on the machine, the folder, or the order of the list.
 
     Args:
         items: Paths or numbers, at least two, in any order.
-        share: To hold out, in (0, 1). Of four or more images at least two are, since
-            one alone would decide the threshold.
-        seed: Another one gives another split.
+        share: Share to hold out, in (0, 1). At least two of four or more images are
+            held out, since one alone would set the threshold.
+        seed: Another seed gives another split.
 
     Returns:
-        Those for training and those for validation, both sorted, neither empty.
+        Training items and validation items, both sorted, neither empty.
 
     Raises:
         ConfigError: If `share` is out of range.
-        DatasetError: If there are fewer than two items, or one is there twice.
+        DatasetError: If there are fewer than two items, or one is listed twice.
     """
     if not 0 < share < 1:
         raise ConfigError(f"the validation share must be in (0, 1), got {share}")
@@ -54,46 +54,25 @@ def split_validation(
     )
 
 
-def shared_images(
-    hashes: Mapping[_Name, str], other_hashes: Mapping[_Name, str]
-) -> list[tuple[_Name, _Name]]:
-    """Find the pictures that two sets of images have in common.
-
-    Args:
-        hashes: Of each image's decoded pixels, by `image_hash`.
-        other_hashes: Likewise.
-
-    Returns:
-        All pairs of equal pictures, sorted; empty where the sets are disjoint.
-    """
-    twins: dict[str, list[_Name]] = {}
-    for path, digest in other_hashes.items():
-        twins.setdefault(digest, []).append(path)
-    return sorted(
-        (path, twin)
-        for path, digest in hashes.items()
-        for twin in twins.get(digest, ())
-    )
-
-
 def require_disjoint(
     held_out: Mapping[_Name, str], trained: Mapping[_Name, str]
 ) -> None:
-    """Refuse held-out images that were trained on: on those a detector is too good.
+    """Raise if held-out images were trained on: a detector is too good on those.
 
     Args:
-        held_out: Hash of each image, by `image_hash`.
-        trained: Likewise.
+        held_out: Hash of each image's pixels, by `image_hash`.
+        trained: Hashes of the training images.
 
     Raises:
-        DatasetError: If they share some.
+        DatasetError: If the two have a picture in common.
     """
-    shared = shared_images(held_out, trained)
+    trained_name = {digest: name for name, digest in trained.items()}
+    shared = sorted(name for name, digest in held_out.items() if digest in trained_name)
     if shared:
-        name, twin = shared[0]
+        same = trained_name[held_out[shared[0]]]
         raise DatasetError(
             f"calibration needs images that were not trained on, {len(shared)} of them "
-            f"were: {name} is the same picture as {twin}; take others"
+            f"were: {shared[0]} is the same picture as {same}; take others"
         )
 
 

@@ -131,10 +131,10 @@ def _require_known(seed: int, defect_type: str | None, size: int) -> None:
 def _require_empty(folder: Path) -> None:
     is_folder = folder.is_dir()
     if any(folder.iterdir()) if is_folder else folder.exists():
-        wrong = "holds something" if is_folder else "is a file"
-        raise DatasetError(
-            f"a new or empty folder was needed, {folder} {wrong}; give another one"
-        )
+        wrong = "is a file; give another one"
+        if is_folder:
+            wrong = "holds something; give another one, or remove what is there"
+        raise DatasetError(f"a new or empty folder was needed, {folder} {wrong}")
 
 
 def _save(path: Path, picture: RGBImage | NDArray[np.uint8]) -> None:

@@ -3,14 +3,14 @@
 No torch here, so that the command line starts at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
+from efficientad.method.sizes import ModelSize
 from efficientad.training.config import (
-    ModelSize,
     OptimizerName,
     RateSchedule,
     require_seed,
@@ -26,7 +26,7 @@ _MIN_IMAGE_SIZE: Final = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillConfig:
-    """How a teacher is distilled. `None` means: as the preset says."""
+    """Settings of a distillation. `None` means: as the preset says."""
 
     source: str
     """Source network: a weights file, or a name such as `mobilenet-v2`."""
@@ -42,6 +42,13 @@ class DistillConfig:
     steps: int | None = None
     """Optimizer steps, at least 1."""
 
+    minutes: float | None = None
+    """Time for the steps, in minutes, above 0. The learning rate follows the time, and
+    `steps` must not be given. None: all steps."""
+
+    start_from: Path | None = None
+    """Teacher file whose weights the network starts with. None: random weights."""
+
     batch_size: int | None = None
     """Images a step, at least 1."""
 
@@ -55,7 +62,7 @@ class DistillConfig:
     """`adam` as in the paper, `adamw`, or `muon`."""
 
     stride_in_first_convolution: bool | None = None
-    """Of a ResNet: whether its bottlenecks stride in their first 1x1 convolution, as in
+    """Whether the bottlenecks of a ResNet stride in their first 1x1 convolution, as in
     Caffe's and Keras' weights, or in the 3x3, as in torchvision's. None: as the file's
     metadata say, otherwise as in torchvision's."""
 
@@ -77,7 +84,7 @@ class DistillConfig:
     """Share of the images that both networks see in gray, in [0, 1]."""
 
     feature_cache: Path | None = None
-    """Folder that keeps source features (3 MiB an image). None: computed every time."""
+    """Folder for source features (3 MiB an image). None: computed every time."""
 
     device: Device = "auto"
     """Where the networks run. `auto` takes CUDA where there is one."""
@@ -89,8 +96,8 @@ class DistillConfig:
     """Steps between checkpoints and measurements on held-out images, at least 1."""
 
     snapshots: tuple[float, ...] = ()
-    """Shares of the training, in (0, 1), after which the teacher so far is kept as a
-    file of its own, for example `teacher_at_30.safetensors` after 0.3."""
+    """Shares of the training, in (0, 1), after which the teacher so far is saved, for
+    example as `teacher_at_30.safetensors` after 0.3."""
 
     seed: int = 0
     """Seed of every random draw, at least 0."""
@@ -100,16 +107,25 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""
-        for name in ("steps", "batch_size", "n_images", "n_held_out"):
+        for name in (
+            "steps",
+            "batch_size",
+            "n_images",
+            "n_held_out",
+            "checkpoint_every",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.checkpoint_every < 1:
+        for name in ("learning_rate", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be > 0, got {value}")
+        if self.minutes is not None and (self.steps is not None or self.snapshots):
             raise ConfigError(
-                f"checkpoint_every must be at least 1, got {self.checkpoint_every}"
+                f"minutes ({self.minutes:g}) exclude steps and snapshots, which count "
+                "steps; leave out the one or the others"
             )
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate must be > 0, got {self.learning_rate}")
         if self.image_size < _MIN_IMAGE_SIZE or self.image_size % _IMAGE_SIZE_STEP:
             raise ConfigError(
                 f"image_size must be a multiple of {_IMAGE_SIZE_STEP}, at least "
@@ -130,7 +146,7 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillRecipe:
-    """What a distillation preset stands for."""
+    """The numbers of a distillation: those of a preset, with what the user set."""
 
     steps: int
     batch_size: int
@@ -165,3 +181,13 @@ DISTILL_RECIPES: Final[dict[DistillPreset, DistillRecipe]] = {
         window_cells=24,
     ),
 }
+
+
+def recipe_of(config: DistillConfig) -> DistillRecipe:
+    """Return the preset's numbers, with what the config sets itself."""
+    given = {
+        field.name: value
+        for field in fields(DistillRecipe)
+        if (value := getattr(config, field.name, None)) is not None
+    }
+    return replace(DISTILL_RECIPES[config.preset], **given)

@@ -1,38 +1,35 @@
-"""A teacher out of a deep source network (paper, section 3.1; supplement, Algorithm 3).
+"""Distillation of a teacher (paper, section 3.1; supplement, Algorithm 3).
 
-The patch description network learns to predict, from 33 x 33 pixels alone, what a deep
-network says about the image there. Its targets are source features, normalized per
-channel over many images. What it cannot know from so small a patch it averages out; the
-share it does predict on images it has never seen is the held-out explained variance.
+The patch description network learns to predict, from 33 x 33 pixels alone, the features
+of a deep source network there, normalized per channel over many images. What so small a
+patch does not tell, it averages out. The share that it predicts on images it has never
+seen is the held-out explained variance.
 """
 
+import logging
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from efficientad.distillation.config import DistillConfig, DistillRecipe
+from efficientad.distillation.config import DistillConfig, recipe_of
+from efficientad.distillation.data import DistillationData
 from efficientad.distillation.files import DistillationFiles
-from efficientad.distillation.material import Material
-from efficientad.distillation.run import (
-    DIGITS,
-    Distillation,
-    ExplainedVariance,
-    recipe_of,
-)
+from efficientad.distillation.run import Distillation, ExplainedVariance
 from efficientad.distillation.source_networks import find_source_network
 from efficientad.errors import ConfigError, TrainingError
 from efficientad.model_files.teachers import save_teacher
-from efficientad.natural_images.pictures import open_pretraining_images
+from efficientad.natural_images.pictures import open_images
 from efficientad.storage import require_writable
 from efficientad.training.devices import choose_device
-from efficientad.training.interruption import held_back_interrupt
+from efficientad.training.interruption import Interrupts, immediate_interrupts
 from efficientad.training.prefetch import Prefetcher
-from efficientad.training.progress import Progress, tell
+from efficientad.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def distill(
@@ -41,18 +38,22 @@ def distill(
     *,
     output: Path | str,
     provenance: dict[str, Any] | None = None,
+    interrupts: Interrupts = immediate_interrupts,
 ) -> ExplainedVariance:
     """Distil a teacher and write it to a file.
 
-    Beside the output stand a checkpoint (`.checkpoint`), a log (`.jsonl`, one line per
-    measurement), and the snapshots that were asked for. To resume what is finished
-    changes nothing.
+    A checkpoint (`.checkpoint`), a log (`.jsonl`, one line for each measurement) and
+    the snapshots of the config are written beside the output. Resuming a finished
+    distillation changes nothing.
 
     Args:
         images: Folders or uncompressed tars of natural images.
         config: Settings.
-        output: The teacher file to write.
+        output: Teacher file to write.
         provenance: More facts for the file, such as licences and hardware.
+        interrupts: Context manager around the steps. When the function it returns is
+            true after a step, a checkpoint is written and KeyboardInterrupt raised.
+            Default: Ctrl-C acts at once.
 
     Returns:
         The explained variance on held-out images at the end.
@@ -60,143 +61,107 @@ def distill(
     Raises:
         DatasetError: If there are too few images.
         ImageError: If more than one in a hundred cannot be read.
-        ModelFileError: If the source network or checkpoint cannot be used.
+        ModelFileError: If source network, first teacher or checkpoint cannot be used.
         ConfigError: If settings exclude each other.
-        TrainingError: If the loss is not finite; checkpoints are kept.
+        TrainingError: If the loss is not finite; the last checkpoint stays.
         StorageError: If a result cannot be written.
     """
-    recipe = recipe_of(config)
-    snapshots = _snapshot_steps(config, recipe)
-    device = choose_device(config.device)
     output = Path(output)
-    if find_source_network(config.source).resolve() == output.resolve():
-        raise ConfigError(
-            f"{output} is the source network's own file; choose another output"
-        )
+    snapshots = _snapshot_steps(config)
+    device = choose_device(config.device)
+    _require_other_file(output, "source network", find_source_network(config.source))
+    if config.start_from is not None:
+        _require_other_file(output, "first teacher", config.start_from)
     require_writable(output)
     files = DistillationFiles(output)
-    files.require_decision(is_to_go_on=config.resume)
-    material = Material(open_pretraining_images(images), config, device)
-    run = Distillation(config, recipe, material)
+    files.require_decision(resume=config.resume)
+    run = Distillation(config, DistillationData(open_images(images), config, device))
     if config.resume and files.checkpoint.exists():
         run.restore(files.checkpoint)
-        if run.n_steps_done >= recipe.steps and run.has_made(output):
-            files.tell_missing(snapshots)
-            tell(f"{output} is finished, and stays as it is")
-            return _measured_at_the_end(run, files)
-    started = time.monotonic()
-    material.get_ready()
-    run.preparation_seconds = time.monotonic() - started
-    with closing(Progress(recipe.steps, "step", n_done=run.n_steps_done)) as progress:
-        files.cut_log(run.n_steps_done)
-        sitting = _Sitting(run, progress, files, snapshots, provenance or {})
-        measured = sitting.to_the_end()
-    save_teacher(run.teacher(), run.facts(measured) | (provenance or {}), output)
-    return measured
+    files.report_missing(snapshots, run.n_steps_done)
+    if run.is_finished and run.has_made(output):
+        logger.info("%s is finished, and stays as it is", output)
+    else:
+        _take_steps(run, files, snapshots, provenance or {}, interrupts)
+        save_teacher(run.teacher(), run.provenance() | (provenance or {}), output)
+    assert run.measured is not None
+    return run.measured
 
 
-def _measured_at_the_end(
-    run: Distillation, files: DistillationFiles
-) -> ExplainedVariance:
-    """Give what the log of a run says of its last step; measure where it is gone."""
-    last = files.last_line()
-    if last.get("step") == run.n_steps_done:
-        per_channel = tuple(last["explained_variance_per_channel"])
-        return ExplainedVariance(last["explained_variance"], per_channel)
-    run.material.get_ready()
-    return run.explained_variance()
+def _require_other_file(output: Path, name: str, path: Path) -> None:
+    if path.resolve() == output.resolve():
+        raise ConfigError(f"{output} is the {name}'s own file; choose another output")
 
 
-def _snapshot_steps(config: DistillConfig, recipe: DistillRecipe) -> dict[int, float]:
-    """Give the share whose teacher is kept after each of these steps."""
-    shares = {max(1, round(s * recipe.steps)): s for s in config.snapshots}
+def _snapshot_steps(config: DistillConfig) -> dict[int, float]:
+    """Return the shares by the step after which their snapshot is taken."""
+    steps = recipe_of(config).steps
+    shares = {max(1, round(s * steps)): s for s in config.snapshots}
     if len(shares) < len(config.snapshots):
         raise ConfigError(
             f"snapshots must be taken after different steps, {config.snapshots} of "
-            f"{recipe.steps} are not; leave some out"
+            f"{steps} are not; leave some out"
         )
     return shares
 
 
-class _Sitting:
-    """The steps from where a distillation stands to its end, or to Ctrl-C."""
+def _take_steps(
+    run: Distillation,
+    files: DistillationFiles,
+    snapshots: Mapping[int, float],
+    provenance: dict[str, Any],
+    interrupts: Interrupts,
+) -> None:
+    """Take all remaining steps, with checkpoints and measurements."""
+    if run.is_finished:  # and its teacher lost
+        return
+    started = time.monotonic()
+    run.data.get_ready()
+    if run.n_steps_done == 0:
+        run.load_start()
+    run.preparation_seconds = time.monotonic() - started
+    files.cut_log(run.n_steps_done)
+    minutes = run.config.minutes
+    unit, total, end = "step", run.recipe.steps, run.recipe.steps
+    if minutes is not None:
+        unit, total, end = "second", max(1, round(60 * minutes)), sys.maxsize
+    started, waited = time.monotonic() - run.seconds, run.seconds_waited
+    with (
+        interrupts() as was_interrupted,
+        closing(Progress(total, unit, n_done=round(run.progress * total))) as progress,
+        closing(Prefetcher(run.prepare, run.n_steps_done, end)) as batches,
+    ):
+        while not run.is_finished:
+            loss = run.step(batches.take())
+            run.seconds = time.monotonic() - started
+            run.seconds_waited = waited + batches.seconds_waited
+            _require_finite(loss, run, files)
+            run.losses.append(loss)
+            number = run.n_steps_done
+            progress.update(round(run.progress * total), loss=loss)
+            is_due = run.is_finished or number % run.config.checkpoint_every == 0
+            if is_due or number in snapshots:
+                explained = run.measure().overall
+                _require_finite(explained, run, files)
+                files.log(run.log_line())
+                run.losses.clear()
+                progress.note(
+                    f"step {number}: held-out explained variance {explained:.4f}"
+                )
+            if number in snapshots:
+                path = files.snapshot(snapshots[number])
+                save_teacher(run.teacher(), run.provenance() | provenance, path)
+            if is_due or was_interrupted():
+                run.save(files.checkpoint)
+            if was_interrupted():
+                raise KeyboardInterrupt
 
-    def __init__(
-        self,
-        run: Distillation,
-        progress: Progress,
-        files: DistillationFiles,
-        snapshot_at: Mapping[int, float],
-        provenance: dict[str, Any],
-    ) -> None:
-        self.run, self.progress, self.files = run, progress, files
-        self.snapshot_at, self.provenance = snapshot_at, provenance
-        self.data = Prefetcher(run.prepare, run.n_steps_done, run.recipe.steps)
-        self.seconds_before, self.started = run.seconds, time.monotonic()
-        self.waited_before = run.seconds_waited
-        files.tell_missing(
-            {n: s for n, s in snapshot_at.items() if n <= run.n_steps_done}
+
+def _require_finite(value: float, run: Distillation, files: DistillationFiles) -> None:
+    if not math.isfinite(value):
+        checkpoint = files.checkpoint
+        kept = f"; the last checkpoint, {checkpoint}, is kept" * checkpoint.exists()
+        raise TrainingError(
+            f"the loss is not finite at step {run.n_steps_done}; start again with a "
+            f"lower --learning-rate and another --output{kept}"
         )
-        self.measured: ExplainedVariance | None = None
-
-    def to_the_end(self) -> ExplainedVariance:
-        """Take all steps; Ctrl-C ends the step at work and writes a checkpoint."""
-        run, every = self.run, self.run.config.checkpoint_every
-        with held_back_interrupt() as was_interrupted, closing(self.data):
-            while run.n_steps_done < run.recipe.steps:
-                self._step()
-                number = run.n_steps_done
-                is_due = number == run.recipe.steps or number % every == 0
-                if is_due or number in self.snapshot_at:
-                    self._measure()
-                if number in self.snapshot_at:
-                    self._keep_snapshot(self.snapshot_at[number])
-                if is_due or was_interrupted():
-                    run.save(self.files.checkpoint)
-                if was_interrupted():
-                    raise KeyboardInterrupt
-        return self.measured or _measured_at_the_end(run, self.files)
-
-    def _step(self) -> None:
-        loss = self.run.step(self.data.take())
-        self._require_finite(loss)
-        self.run.losses.append(loss)
-        self.run.seconds_waited = self.waited_before + self.data.seconds_waited
-        self.run.seconds = self.seconds_before + time.monotonic() - self.started
-        self.progress.update(self.run.n_steps_done, loss=loss)
-
-    def _measure(self) -> None:
-        run = self.run
-        self.measured = run.explained_variance()
-        self._require_finite(self.measured.overall)
-        per_channel = [round(value, DIGITS) for value in self.measured.per_channel]
-        self.files.log(
-            {
-                "step": run.n_steps_done,
-                "loss": float(np.mean(run.losses)),
-                "explained_variance": self.measured.overall,
-                "explained_variance_quartiles": self.measured.quartiles(),
-                "explained_variance_per_channel": per_channel,
-                "seconds": round(run.seconds, 1),
-                "seconds_waited_for_data": round(run.seconds_waited, 3),
-            }
-        )
-        run.losses.clear()
-        self.progress.note(
-            f"step {run.n_steps_done}: held-out explained variance "
-            f"{self.measured.overall:.4f}"
-        )
-
-    def _keep_snapshot(self, share: float) -> None:
-        assert self.measured is not None
-        facts = self.run.facts(self.measured) | self.provenance
-        save_teacher(self.run.teacher(), facts, self.files.snapshot(share))
-
-    def _require_finite(self, value: float) -> None:
-        if not math.isfinite(value):
-            checkpoint = self.files.checkpoint
-            kept = f"; the last checkpoint, {checkpoint}, is kept" * checkpoint.exists()
-            raise TrainingError(
-                f"the loss is not finite at step {self.run.n_steps_done}; start again "
-                f"with a lower --learning-rate and another --output{kept}"
-            )

@@ -1,18 +1,17 @@
 """Source features on disk: computed once for each image, read many times.
 
-On a CPU a deep source network costs as much as a training step of the network that
-learns from it. Kept features make the same images cheap in every later step.
+On a CPU, a deep source network costs as much as a training step of the network that
+learns from it. Cached features make the same images cheap in every later step.
 
-The file holds half-precision features, (n, rows, columns, channels), of whole images in
-one fixed order, and grows image by image: a stopped build goes on where it was, a
-killed one up to 100 images before.
+The file holds half-precision features, (images, rows, columns, channels), in one fixed
+order, and grows image by image. A stopped build resumes at its last image, a killed one
+up to 100 images before.
 """
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,123 +21,102 @@ from torch import Tensor
 
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.storage import write_atomically
-from efficientad.training.progress import Progress
 
-_FILE = "features.f16"
-_INDEX = "features.json"
+_N_BYTES = np.dtype(np.float16).itemsize
 _NOTED_EVERY = 100
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features of `numbers`, the images in the order of the file."""
+    """A folder with the features of numbered images."""
 
     folder: Path
-    numbers: tuple[int, ...]
-    n_channels: int
+    shape: tuple[int, int, int, int]
+    """Images, rows, columns and channels."""
     fingerprint: str
-    """Names source network, reduction and images; another one is refused."""
-    grid_size: int
-    """Rows and columns of one image's features."""
+    """Name of source network, reduction and images; another one is refused."""
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of the whole file."""
-        return (len(self.numbers), self.grid_size, self.grid_size, self.n_channels)
+    def _file(self) -> Path:
+        return self.folder / "features.f16"
+
+    @property
+    def _index(self) -> Path:
+        return self.folder / "features.json"
 
     def open(self) -> NDArray[np.float16]:
         """Open the finished file for reading."""
-        return np.memmap(
-            self.folder / _FILE, dtype=np.float16, mode="r", shape=self.shape
-        )
+        return np.memmap(self._file, dtype=np.float16, mode="r", shape=self.shape)
 
     def n_done(self) -> int:
-        """Count the images whose features are on disk already.
+        """Return the number of images on disk.
 
-        None are where the file is gone, or shorter than its index says.
+        It is 0 if the file is missing, or shorter than its index says.
 
         Raises:
             ModelFileError: If the folder holds features of something else.
         """
-        index = self.folder / _INDEX
-        if not index.exists():
+        if not self._index.exists():
             return 0
         try:
-            found = json.loads(index.read_text())
+            found = json.loads(self._index.read_text())
             fingerprint, n_done = str(found["fingerprint"]), int(found["n_done"])
         except (ValueError, KeyError, TypeError) as error:
             raise ModelFileError(
-                f"{index} is not the index of a feature cache; delete the folder"
+                f"{self._index} is not the index of a feature cache; delete the folder"
             ) from error
         if fingerprint != self.fingerprint:
             raise ModelFileError(
                 f"{self.folder} holds features of another source network, reduction or "
                 "set of images; delete the folder or choose another one"
             )
-        return n_done if self._n_bytes_found() >= self._n_bytes(n_done) else 0
+        n_found = self._file.stat().st_size if self._file.exists() else 0
+        return n_done if n_found >= n_done * math.prod(self.shape[1:]) * _N_BYTES else 0
 
-    def build(
-        self,
-        features_from: Callable[[int], Iterable[Tensor]],
-    ) -> None:
-        """Compute what is missing.
+    def build(self, batches: Iterable[Tensor]) -> None:
+        """Append what is missing.
 
         Args:
-            features_from: Gives the features of all images behind the first so many,
-                in their order, some at once: (n, channels, rows, columns).
+            batches: Features of the images from number `n_done()` on, (batch, rows,
+                columns, channels).
 
         Raises:
             ModelFileError: If the folder holds features of something else.
             StorageError: If the features cannot be written.
         """
-        n_done, n = self.n_done(), len(self.numbers)
-        # First: space that is taken and not filled must not pass for features.
+        n_done = n_noted = self.n_done()
+        # First: reserved space must not pass for features.
         self._note(n_done)
         try:
             self._reserve()
-            file = np.memmap(
-                self.folder / _FILE, dtype=np.float16, mode="r+", shape=self.shape
-            )
+            file = np.memmap(self._file, dtype=np.float16, mode="r+", shape=self.shape)
         except OSError as error:
             raise StorageError(
-                f"cannot write {self.folder / _FILE} ({error.strerror or error}); "
-                "choose a folder with more space"
+                f"cannot write {self._file} ({error.strerror or error}); choose a "
+                "folder with more space"
             ) from error
-        task = "keeping the source features"
-        n_noted = n_done
-        with closing(Progress(n, "image", n_done=n_done, task=task)) as progress:
-            try:
-                for features in features_from(n_done):
-                    grids = features.permute(0, 2, 3, 1).half().cpu().numpy()
-                    file[n_done : n_done + len(grids)] = grids
-                    n_done += len(grids)
-                    if n_done - n_noted >= _NOTED_EVERY:
-                        file.flush()
-                        self._note(n_done)
-                        n_noted = n_done
-                    progress.update(n_done)
-            finally:
-                # Only what is on the disk counts, even if the machine stops at once.
-                file.flush()
-                self._note(n_done)
+        try:
+            for batch in batches:
+                file[n_done : n_done + len(batch)] = batch.half().cpu().numpy()
+                n_done += len(batch)
+                if n_done - n_noted >= _NOTED_EVERY:
+                    file.flush()
+                    self._note(n_done)
+                    n_noted = n_done
+        finally:
+            # Only images on the disk count, even if the machine stops at once.
+            file.flush()
+            self._note(n_done)
 
     def _reserve(self) -> None:
-        """Take the whole space at once: a full disk ends a mapped write in a crash."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        n_bytes = self._n_bytes(len(self.numbers))
-        with (self.folder / _FILE).open("ab") as file:
+        """Reserve all space: a mapped write to a full disk would end the process."""
+        n_bytes = math.prod(self.shape) * _N_BYTES
+        with self._file.open("ab") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
             else:
                 file.truncate(n_bytes)
 
-    def _n_bytes(self, n_images: int) -> int:
-        return n_images * math.prod(self.shape[1:]) * np.dtype(np.float16).itemsize
-
-    def _n_bytes_found(self) -> int:
-        path = self.folder / _FILE
-        return path.stat().st_size if path.exists() else 0
-
     def _note(self, n_done: int) -> None:
         text = json.dumps({"fingerprint": self.fingerprint, "n_done": n_done})
-        write_atomically(self.folder / _INDEX, text.encode())
+        write_atomically(self._index, text.encode())

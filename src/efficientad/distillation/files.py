@@ -1,6 +1,7 @@
-"""What a distillation leaves beside its teacher: a checkpoint, a log and snapshots."""
+"""The files beside the teacher of a distillation: checkpoint, log and snapshots."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,85 +9,71 @@ from typing import Any
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.model_files import container as tensor_file
 from efficientad.storage import write_atomically
-from efficientad.training.progress import tell
+
+logger = logging.getLogger(__name__)
 
 
 class DistillationFiles:
-    """What stands beside the output file.
+    """Paths of the files beside an output file.
+
+    Args:
+        output: Teacher file to write.
 
     Attributes:
-        checkpoint: Where the run is kept while it is not finished, and after it.
-        log_file: Where what was measured stands, a line of JSON each.
+        checkpoint: State of the run, during it and after it.
+        log_file: Measurements, one line of JSON each.
     """
 
     def __init__(self, output: Path) -> None:
-        """Name the files; none is touched.
-
-        Args:
-            output: The teacher file to be written.
-        """
-        self._output = output
+        self.output = output
         self.checkpoint = output.with_name(output.name + ".checkpoint")
         self.log_file = output.with_name(output.name + ".jsonl")
 
-    def require_decision(self, *, is_to_go_on: bool) -> None:
-        """Refuse to begin over the checkpoint of what is not finished.
+    def require_decision(self, *, resume: bool) -> None:
+        """Refuse to overwrite the checkpoint of an unfinished run.
 
         Raises:
             ModelFileError: If there is one, or one that cannot be read.
         """
-        if is_to_go_on and not self.checkpoint.exists():
-            tell(f"no checkpoint at {self.checkpoint}: this begins anew")
-        if not is_to_go_on and self._is_unfinished():
+        if not self.checkpoint.exists():
+            if resume:
+                logger.info("no checkpoint at %s: this begins anew", self.checkpoint)
+            return
+        if resume:
+            return
+        _, content = tensor_file.read(self.checkpoint, "checkpoint")
+        # A teacher is written after its last checkpoint.
+        if (
+            not content.get("is_finished")
+            or not self.output.exists()
+            or self.checkpoint.stat().st_mtime_ns > self.output.stat().st_mtime_ns
+        ):
             raise ModelFileError(
                 f"{self.checkpoint} is of a distillation that is not finished; go on "
                 "with --resume, or remove it to begin anew"
             )
 
-    def _is_unfinished(self) -> bool:
-        """Whether a run stands here that has steps to do, or has no teacher yet.
-
-        Raises:
-            ModelFileError: If what stands here is no checkpoint.
-        """
-        if not self.checkpoint.exists():
-            return False
-        _, content = tensor_file.read(self.checkpoint, "checkpoint")
-        if content["steps"] < content["settings"]["steps"] or not self._output.exists():
-            return True
-        # A teacher is written after its last checkpoint.
-        return self.checkpoint.stat().st_mtime_ns > self._output.stat().st_mtime_ns
-
     def snapshot(self, share: float) -> Path:
-        """Name the teacher that is kept after a share of the training."""
+        """Return the path of the teacher after a share of the training."""
         percent = f"{100 * share:g}"
-        return self._output.with_stem(f"{self._output.stem}_at_{percent}")
+        return self.output.with_stem(f"{self.output.stem}_at_{percent}")
 
-    def tell_missing(self, snapshots: Mapping[int, float]) -> None:
-        """Say which snapshots, by step, are not there, though their step is over."""
+    def report_missing(self, snapshots: Mapping[int, float], n_steps: int) -> None:
+        """Name the snapshots of steps before `n_steps` that were not saved."""
         for number, share in snapshots.items():
-            if not self.snapshot(share).exists():
-                tell(f"not kept: {self.snapshot(share)}, step {number} is over")
+            path = self.snapshot(share)
+            if number <= n_steps and not path.exists():
+                logger.warning("not saved: %s, step %d is over", path, number)
 
     def cut_log(self, n_steps: int) -> None:
-        """Keep the lines up to a step; those behind it will come again."""
-        if not self.log_file.exists():
-            return
-        lines = self.log_file.read_text().splitlines()
-        kept = [f"{line}\n" for line in lines if _is_up_to(n_steps, line)]
-        write_atomically(self.log_file, "".join(kept).encode())
-
-    def last_line(self) -> dict[str, Any]:
-        """Give the last line of the log; an empty one where there is no whole one."""
-        lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
-        try:
-            last: dict[str, Any] = json.loads(lines[-1])
-        except (IndexError, ValueError):
-            return {}
-        return last
+        """Remove the lines of later steps, and incomplete ones."""
+        if self.log_file.exists():
+            lines = self.log_file.read_text().splitlines()
+            kept = [f"{line}\n" for line in lines if _is_up_to(n_steps, line)]
+            write_atomically(self.log_file, "".join(kept).encode())
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the log.
+        """Append a line to the log.
 
         Raises:
             StorageError: If it cannot be written.
@@ -102,7 +89,6 @@ class DistillationFiles:
 
 
 def _is_up_to(n_steps: int, line: str) -> bool:
-    """Whether a line of the log is whole, and of a step until then."""
     try:
         step: int = json.loads(line)["step"]
     except ValueError:  # half a line: the process was killed, or the disk was full

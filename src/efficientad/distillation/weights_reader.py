@@ -1,4 +1,4 @@
-"""Weights files of other people: read without running anything that is in them.
+"""Weights files of other programs, read without running anything that is in them.
 
 A `.pth` file is a pickle, and a pickle can hold code. Only tensors and plain containers
 are taken from it; a file that asks for more is refused. A `.safetensors` file cannot
@@ -19,10 +19,8 @@ from torch import Tensor
 
 from efficientad.errors import ModelFileError
 
-PICKLE_SUFFIXES: Final = frozenset({".pth", ".pt"})
-WEIGHTS_SUFFIXES: Final = PICKLE_SUFFIXES | {".safetensors"}
-
-# What `torch.load` is seen to raise on damaged files, besides `UnpicklingError`.
+WEIGHTS_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
+# `torch.load` raises these on damaged files, besides `UnpicklingError`.
 _DAMAGE: Final = (
     RuntimeError,
     EOFError,
@@ -32,15 +30,14 @@ _DAMAGE: Final = (
     TypeError,
     AssertionError,
     struct.error,
+    OSError,
 )
-_WRAPPERS: Final = ("state_dict", "model")
-_PARALLEL_PREFIX: Final = "module."
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Named tensors of one file, and the text that a safetensors header carries."""
+    """Named tensors of one file, and the text of a safetensors header."""
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -50,7 +47,7 @@ class Weights:
         return name in self.tensors
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """One tensor as float32.
+        """Return one tensor as float32.
 
         Raises:
             ModelFileError: If it is missing, of another shape, or not finite.
@@ -81,20 +78,13 @@ def read_weights(path: Path) -> Weights:
         ModelFileError: If the file is missing, damaged, of another kind, holds code, or
             holds no named tensors.
     """
-    suffix = path.suffix.lower()
-    if suffix not in WEIGHTS_SUFFIXES:
+    if path.suffix.lower() not in WEIGHTS_SUFFIXES:
         raise ModelFileError(
-            f"a weights file ends in {', '.join(sorted(WEIGHTS_SUFFIXES))}, got {path};"
-            " convert it first"
+            f"a weights file ends in {', '.join(WEIGHTS_SUFFIXES)}, got {path}; convert"
+            " it first"
         )
-    if not path.is_file():
-        raise ModelFileError(f"the weights file {path} does not exist; check the path")
-    if suffix in PICKLE_SUFFIXES:
+    if path.suffix.lower() != ".safetensors":
         return Weights(path, _named_tensors(path, _read_pickle(path)), {})
-    return _read_safetensors(path)
-
-
-def _read_safetensors(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -109,37 +99,35 @@ def _read_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelFileError(_refusal(path, str(error))) from error
-    except (*_DAMAGE, OSError) as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is None:
+            raise ModelFileError(
+                f"{path} is damaged or holds no plain weights; get it again"
+            ) from error
+        raise ModelFileError(
+            f"{path} holds Python code or objects ({code.group(1)}) besides weights and"
+            " was not run; save only the network's state_dict, best as safetensors"
+        ) from error
+    except _DAMAGE as error:
         first_line = str(error).partition("\n")[0] or type(error).__name__
         raise ModelFileError(
             f"{path} cannot be read as weights ({first_line}); get it again"
         ) from error
 
 
-def _refusal(path: Path, reason: str) -> str:
-    code = re.search(r"GLOBAL (\S+)", reason)
-    if code is None:
-        return f"{path} is damaged or holds no plain weights; get it again"
-    return (
-        f"{path} holds Python code or objects ({code.group(1)}) besides weights and was"
-        " not run; save only the network's state_dict, best as safetensors"
-    )
-
-
 def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
     named = content if isinstance(content, Mapping) else {}
-    for wrapper in _WRAPPERS:
+    for wrapper in ("state_dict", "model"):
         if isinstance(named.get(wrapper), Mapping):
             named = named[wrapper]
             break
     tensors = {
-        str(name).removeprefix(_PARALLEL_PREFIX): value
+        str(name).removeprefix("module."): value  # of torch's DataParallel
         for name, value in named.items()
         if isinstance(value, Tensor)
     }
-    if tensors:
-        return tensors
-    raise ModelFileError(
-        f"{path} holds no named tensors; save the network's state_dict"
-    )
+    if not tensors:
+        raise ModelFileError(
+            f"{path} holds no named tensors; save the network's state_dict"
+        )
+    return tensors

@@ -37,8 +37,13 @@ from efficientad.kernels.layers import (
     run,
     to_float,
 )
-from efficientad.method.inputs import IMAGENET_MEAN, IMAGENET_STD
-from efficientad.method.networks import DECODER_SIZES, GRID_SIZE, ModelSize
+from efficientad.method.sizes import (
+    DECODER_SIZES,
+    GRID_SIZE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ModelSize,
+)
 
 # So many images go through the layers together; more would only take more memory.
 _LARGEST_BATCH = 4

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
+from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
 
@@ -21,6 +22,8 @@ class PyTorchEngine:
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector.eval()
+        for network in (detector.teacher, detector.student, detector.autoencoder):
+            network.operations = FAST
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:

@@ -1,7 +1,7 @@
 """The verb `check`: find what is wrong with data before hours are spent on it."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,7 +11,6 @@ from efficientad.datasets.checks import MoreFindings, check_category
 from efficientad.datasets.findings import CategoryCheck, Finding
 from efficientad.datasets.layouts import find_category_folders
 from efficientad.datasets.lists import is_list
-from efficientad.datasets.samples import Split
 from efficientad.errors import DatasetError
 from efficientad.images.listing import join_names
 from efficientad.storage import require_writable, write_atomically
@@ -45,9 +44,7 @@ def check(
     checks = []
     for folder in folders:
         try:
-            checks.append(
-                check_category(folder, progress=_progress, more_findings=more)
-            )
+            checks.append(check_category(folder, more_findings=more))
         except DatasetError as error:
             if len(folders) == 1:
                 raise
@@ -58,10 +55,6 @@ def check(
         text = json.dumps([each.as_json() for each in checks], indent=2)
         write_atomically(output, (text + "\n").encode())
     return checks
-
-
-def _progress(samples: list[tuple[Split, Sample]]) -> Iterable[tuple[Split, Sample]]:
-    return tqdm(samples, unit="image", disable=None)
 
 
 def _unusual_by(model: Path) -> MoreFindings:
@@ -82,14 +75,14 @@ def _unusual_by(model: Path) -> MoreFindings:
         flagged = unusual_images.is_unusual(distances).nonzero()[0]
         order = sorted(flagged.tolist(), key=lambda i: -distances[i])
         if order:
-            found = [samples[i] for i in order]
+            found = [paths[i] for i in order]
             yield Finding(
                 "suspicious",
                 "warning",
                 f"{len(found)} normal images are unlike all others: "
-                f"{join_names(category.name_of(sample) for sample in found)}; have a "
-                "look whether they show defects",
-                tuple(sample.path for sample in found),
+                f"{join_names(map(category.name_of, found))}; have a look whether they "
+                "show defects",
+                tuple(found),
             )
 
     return find

@@ -202,7 +202,7 @@ def _evaluation(
         },
         scores=tuple(
             ScoredImage(
-                name=category.name_of(sample),
+                name=category.name_of(sample.path),
                 defect_type=sample.defect_type,
                 image_score=prediction.image_score,
                 p_value=prediction.p_value,
@@ -252,7 +252,7 @@ def _case(category: Category, sample: Sample, prediction: Prediction) -> Case:
     image = read_image(sample.path)
     is_annotated = sample.is_defect and sample.mask_path is not None
     return Case(
-        name=category.name_of(sample),
+        name=category.name_of(sample.path),
         defect_type=sample.defect_type,
         prediction=prediction,
         image=image,

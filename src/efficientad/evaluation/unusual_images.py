@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
+from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
 
@@ -47,6 +48,7 @@ def leave_one_out_distances(
         detector: Its teacher describes the patches.
         paths: Different normal images that can be read, at least `MIN_IMAGES`.
     """
+    detector.teacher.operations = FAST
     patches = torch.stack([_patches(detector, path) for path in paths])
     return np.array([_distance(patches, index) for index in range(len(patches))])
 

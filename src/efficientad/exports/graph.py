@@ -7,6 +7,7 @@ student is one convolution over the hidden features of both.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,15 @@ from efficientad.method.maps import (
     MapScale,
 )
 from efficientad.method.placement import GRID_CELLS
+from efficientad.method.sizes import (
+    AUTOENCODER,
+    DECODER_SIZES,
+    ENCODER,
+    PATCH_DESCRIPTION_NETWORKS,
+    Conv,
+    Pool,
+    Resize,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -124,7 +134,7 @@ def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> 
 
 
 def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> None:
-    from efficientad.method.inputs import (  # noqa: PLC0415 - needs torch
+    from efficientad.method.sizes import (  # noqa: PLC0415
         IMAGENET_MEAN,
         IMAGENET_STD,
     )
@@ -208,43 +218,41 @@ def _hidden(
     Returns:
         Its hidden features, and the name of the last convolution in a network.
     """
-    from efficientad.method.networks import LAYERS  # noqa: PLC0415 - needs torch
-
-    *hidden, _ = LAYERS[detector.size]
-    for index, (_, _, _, after) in enumerate(hidden):
-        layer = f"{network}.convolutions.{index}"
-        x = _convolution(
-            graph,
-            x,
-            weights[f"{layer}.weight"],
-            weights[f"{layer}.bias"],
-            relu=True,
-            name=f"{network}_{index}",
-        )
-        if after == "pool":
+    index = 0
+    for layer in PATCH_DESCRIPTION_NETWORKS[detector.size][:-1]:
+        if isinstance(layer, Pool):
             x = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-    return x, f"convolutions.{len(hidden)}"
+            continue
+        name = f"{network}.convolutions.{index}"
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        x = _convolution(graph, x, weight, bias, relu=True, name=f"{network}_{index}")
+        index += 1
+    return x, f"convolutions.{index}"
 
 
 def _autoencoder(graph: Nodes, weights: Weights, x: str) -> str:
-    from efficientad.method.networks import (  # noqa: PLC0415 - needs torch
-        DECODER_SIZES,
-        ENCODER_CHANNELS,
+    names = chain(
+        (f"encoder.{index}" for index in range(len(ENCODER) - 1)),
+        ("bottleneck",),
+        (f"decoder.{index}" for index in range(len(DECODER_SIZES))),
+        ("refine", "describe"),
     )
-
-    def convolved(x: str, name: str, *, relu: bool = True, **how: int) -> str:
-        layer = f"autoencoder.{name}"
-        weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
-        name = layer.replace(".", "_")
-        return _convolution(graph, x, weight, bias, relu=relu, name=name, **how)
-
-    for index in range(len(ENCODER_CHANNELS)):
-        x = convolved(x, f"encoder.{index}", stride=2, padding=1)
-    x = convolved(x, "bottleneck", relu=False)
-    for index, size in enumerate(DECODER_SIZES):
-        x = convolved(_upsampled(graph, x, size), f"decoder.{index}", padding=2)
-    x = convolved(_upsampled(graph, x, GRID_CELLS), "refine", padding=1)
-    return convolved(x, "describe", padding=1, relu=False)
+    for layer in AUTOENCODER:
+        if isinstance(layer, Resize):
+            x = _upsampled(graph, x, layer.side)
+        elif isinstance(layer, Conv):
+            name = f"autoencoder.{next(names)}"
+            x = _convolution(
+                graph,
+                x,
+                weights[f"{name}.weight"],
+                weights[f"{name}.bias"],
+                stride=layer.stride,
+                padding=layer.padding,
+                relu=layer.relu,
+                name=name.replace(".", "_"),
+            )
+    return x
 
 
 def _upsampled(graph: Nodes, x: str, size: int) -> str:

@@ -35,6 +35,7 @@ from efficientad.images.decoding import (
     require_size,
     strips,
 )
+from efficientad.method import sizes
 
 RGBImage: TypeAlias = NDArray[np.uint8]
 """(height, width, 3)."""
@@ -48,12 +49,10 @@ Labels: TypeAlias = NDArray[np.int32]
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
 """A file, a Pillow image, or an array as `as_rgb` takes it."""
 
-INPUT_SIZE: Final = 256
+INPUT_SIZE: Final = sizes.INPUT_SIZE
 """Height and width of the networks' input, pixels; the paper's."""
 
 _LABEL_MODES: Final = (DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}
-
-_ARRAY_CHANNELS: Final = (1, 3, 4)
 
 
 def read_image(path: str | Path) -> RGBImage:
@@ -194,7 +193,7 @@ def _colors_of(strip: Image.Image) -> NDArray[np.uint8]:
 
 def _rgb_from_array(array: NDArray[Any], name: str) -> RGBImage:
     channels = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - axes
-    if channels.ndim != 3 or channels.shape[2] not in _ARRAY_CHANNELS:  # noqa: PLR2004
+    if channels.ndim != 3 or channels.shape[2] not in (1, 3, 4):  # noqa: PLR2004
         raise ImageError(
             "an image array needs the shape (height, width) or (height, width, "
             f"channels) with 1, 3 or 4 channels, {name} has {array.shape}; put the "

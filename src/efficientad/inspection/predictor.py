@@ -16,7 +16,7 @@ from efficientad.errors import ModelFileError
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.maps import combine_maps, image_scores, normalize_maps
-from efficientad.training.config import ModelSize
+from efficientad.method.sizes import ModelSize
 
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector

@@ -15,7 +15,7 @@ the pooling between the convolutions, with the ReLU before it. Without a compile
 import ctypes
 import functools
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch.nn import functional
 from efficientad.kernels import cook_toom as form
 from efficientad.kernels import native
 from efficientad.kernels.cook_toom import Matrix
+from efficientad.method.networks import Operations
 
 # Interpolation points for tiles of 4 outputs; infinity is the last, implied one. Small
 # points and reciprocals keep the transforms well conditioned.
@@ -265,15 +266,17 @@ def conv2d(
     weight: Tensor,
     bias: Tensor | None,
     *,
+    stride: int = 1,
     padding: int = 0,
     relu: bool = False,
 ) -> Tensor:
-    """Correlate as `torch.nn.functional.conv2d` with stride 1 does, faster if possible.
+    """Correlate as `torch.nn.functional.conv2d` does, faster if possible.
 
     Args:
         image: (n, in, height, width), any memory format.
         weight: (out, in, R, R).
         bias: (out,), or None.
+        stride: Steps between outputs; Winograd's form has stride 1.
         padding: Zeros on each side.
         relu: Apply ReLU to the result, in the same pass.
 
@@ -282,10 +285,10 @@ def conv2d(
         differs from the direct form by less than 2e-4 of the output's standard
         deviation, where gradients follow by less than 2e-3.
     """
-    if is_faster(image, weight, padding):
+    if stride == 1 and is_faster(image, weight, padding):
         result: Tensor = _WinogradConv2d.apply(image, weight, bias, padding, relu)  # type: ignore[no-untyped-call]
         return result
-    result = functional.conv2d(image, weight, bias, padding=padding)
+    result = functional.conv2d(image, weight, bias, stride=stride, padding=padding)
     return functional.relu(result) if relu else result
 
 
@@ -340,3 +343,7 @@ def relu_pool(image: Tensor, *, padding: int = 0) -> Tensor:
         result: Tensor = _ReluPool.apply(image, padding)  # type: ignore[no-untyped-call]
         return result
     return functional.avg_pool2d(functional.relu(image), 2, 2, padding=padding)
+
+
+FAST: Final = Operations(conv2d, relu_pool)
+"""Operations for the networks of the method, on the CPU in single precision."""

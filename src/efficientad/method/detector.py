@@ -19,12 +19,8 @@ from torch import Tensor, nn
 
 from efficientad.method.inputs import Images
 from efficientad.method.losses import mean_square_map
-from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    Autoencoder,
-    ModelSize,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 
 Descriptors = Float[Tensor, "batch channels rows columns"]
 RawMap = Float[Tensor, "batch rows columns"]

@@ -4,12 +4,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from efficientad.method.sizes import IMAGENET_MEAN, IMAGENET_STD
+
 Pixels = UInt8[Tensor, "batch height width 3"]
 Images = Float[Tensor, "batch 3 height width"]
-
-# Of ImageNet's training images, red, green, blue, on pixel values from 0 to 1.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize_images(pixels: Pixels) -> Images:

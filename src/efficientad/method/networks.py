@@ -1,63 +1,158 @@
 """The three networks: patch description networks (teacher, student), autoencoder.
 
-Paper, section 3.1, "Patch description networks", and 3.3, "Logical anomaly detection";
-layer tables in the supplement.
+Paper, section 3.1, "Patch description networks", and 3.3, "Logical anomaly detection".
+The layers are in `sizes`; here they become PyTorch modules. `plain_network` is the
+shortest form. The classes compute the same from the same rows: they can leave out the
+padding or some of the descriptors' channels, and take faster `Operations`.
 
 A patch description network (PDN) is fully convolutional. Each output vector, a
 descriptor, depends on exactly one patch of 33 x 33 pixels; neighbouring descriptors are
-4 pixels apart. With padding, as while distilling, 256 x 256 pixels give 64 x 64
-descriptors; without, as while training a student and at inference, 56 x 56. The weights
-are the same, and the unpadded descriptors are the interior of the padded ones.
+4 pixels apart. The unpadded descriptors are the interior of the padded ones.
 
 The networks know nothing about normalization of images or descriptors.
 """
 
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from efficientad.kernels.winograd import conv2d, relu_pool
+from efficientad.method.inputs import Images
+from efficientad.method.sizes import (
+    AUTOENCODER,
+    DESCRIPTOR_CHANNELS,
+    ENCODER,
+    GRID_SIZE,
+    PATCH_DESCRIPTION_NETWORKS,
+    Conv,
+    Dropout,
+    Layer,
+    ModelSize,
+    Pool,
+    Resize,
+    unpadded,
+    with_channels,
+)
 
-Images = Float[Tensor, "batch 3 height width"]
 Descriptors = Float[Tensor, "batch channels rows columns"]
 
-ModelSize = Literal["small", "medium"]
 
-DESCRIPTOR_CHANNELS = 384
-PATCH_SIZE = 33
-PATCH_STRIDE = 4
-BOTTLENECK_SIZE = 64
-AUTOENCODER_INPUT_SIZE = 256
-GRID_SIZE = 56
-"""Rows and columns of descriptors of 256 x 256 pixels, unpadded."""
+class Convolve(Protocol):
+    """Computes a convolution with bias, and ReLU where asked for."""
 
-# One row a convolution: kernel, channels out (None: the network's own), padding while
-# distilling, and what follows it.
-_Layer = tuple[int, int | None, int, Literal["pool", "relu", "none"]]
-LAYERS: dict[ModelSize, tuple[_Layer, ...]] = {
-    "small": (
-        (4, 128, 3, "pool"),
-        (4, 256, 3, "pool"),
-        (3, 256, 1, "relu"),
-        (4, None, 0, "none"),
-    ),
-    "medium": (
-        (4, 256, 3, "pool"),
-        (4, 512, 3, "pool"),
-        (1, 512, 0, "relu"),
-        (3, 512, 1, "relu"),
-        (4, None, 0, "relu"),
-        (1, None, 0, "none"),
-    ),
-}
+    def __call__(
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        relu: bool = False,
+    ) -> Tensor:
+        """Return the result."""
+        ...
 
 
-class PatchDescriptionNetwork(nn.Module):
+class ReluPool(Protocol):
+    """Computes ReLU, then the average over 2 x 2 pixels."""
+
+    def __call__(self, image: Tensor, *, padding: int = 0) -> Tensor:
+        """Return the result."""
+        ...
+
+
+class Operations(NamedTuple):
+    """Functions that compute the layers; all sets agree but for rounding."""
+
+    convolve: Convolve
+    relu_pool: ReluPool
+
+
+def _convolve(
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    relu: bool = False,
+) -> Tensor:
+    result = functional.conv2d(image, weight, bias, stride=stride, padding=padding)
+    return functional.relu(result) if relu else result
+
+
+def _relu_pool(image: Tensor, *, padding: int = 0) -> Tensor:
+    return functional.avg_pool2d(functional.relu(image), 2, 2, padding=padding)
+
+
+PLAIN = Operations(_convolve, _relu_pool)
+"""PyTorch's own operations."""
+
+
+def plain_network(layers: Sequence[Layer]) -> nn.Sequential:
+    """Return the layers as PyTorch's modules, with random weights."""
+    modules: list[nn.Module] = []
+    n_in = 3
+    for layer in layers:
+        match layer:
+            case Conv(kernel, n_out, stride, padding, relu):
+                modules.append(nn.Conv2d(n_in, n_out, kernel, stride, padding))
+                modules += [nn.ReLU(inplace=True)] if relu else []
+                n_in = n_out
+            case Pool(padding):
+                modules.append(nn.AvgPool2d(2, 2, padding))
+            case Resize(side):
+                modules.append(nn.Upsample((side, side), mode="bilinear"))
+            case Dropout(share):
+                modules.append(nn.Dropout(share))
+    return nn.Sequential(*modules)
+
+
+class _Network(nn.Module):
+    """Runs layers with convolutions of its own."""
+
+    def __init__(self, operations: Operations) -> None:
+        super().__init__()
+        self.operations = operations
+
+    def _run(
+        self, x: Tensor, layers: Sequence[Layer], convolutions: Iterable[nn.Module]
+    ) -> Tensor:
+        remaining = iter(convolutions)
+        for layer, following in zip(layers, (*layers[1:], None), strict=True):
+            match layer:
+                case Conv():
+                    # ReLU before pooling is part of the pooling.
+                    relu = layer.relu and not isinstance(following, Pool)
+                    x = self._convolved(x, next(remaining), layer, relu=relu)
+                case Pool(padding):
+                    x = self.operations.relu_pool(x, padding=padding)
+                case Resize(side):
+                    x = functional.interpolate(
+                        x, (side, side), mode="bilinear", align_corners=False
+                    )
+                case Dropout(share):
+                    x = functional.dropout(x, share, self.training)
+        return x
+
+    def _convolved(
+        self, x: Tensor, convolution: nn.Module, layer: Conv, *, relu: bool
+    ) -> Tensor:
+        assert isinstance(convolution, nn.Conv2d)
+        return self.operations.convolve(
+            x,
+            convolution.weight,
+            convolution.bias,
+            stride=layer.stride,
+            padding=layer.padding,
+            relu=relu,
+        )
+
+
+class PatchDescriptionNetwork(_Network):
     """Describes every 33 x 33 patch of an image by one vector.
 
     Args:
@@ -65,10 +160,10 @@ class PatchDescriptionNetwork(nn.Module):
         n_channels: Length of a descriptor: 384 for a teacher, 768 for a student.
         n_hidden: Channels of the medium network's last hidden layer. None: as many as
             a descriptor has, as in the paper.
-        has_batch_norm: Normalize each hidden convolution's output over the batch. A
-            means of training only: `folded` gives the same function as a plain
-            network.
+        operations: Functions that compute the layers.
     """
+
+    has_batch_norm = False
 
     def __init__(
         self,
@@ -76,23 +171,16 @@ class PatchDescriptionNetwork(nn.Module):
         n_channels: int = DESCRIPTOR_CHANNELS,
         *,
         n_hidden: int | None = None,
-        has_batch_norm: bool = False,
+        operations: Operations = PLAIN,
     ) -> None:
-        super().__init__()
+        super().__init__(operations)
         self.size: ModelSize = size
         self.n_channels = n_channels
         self.n_hidden = n_channels if n_hidden is None else n_hidden
-        self.has_batch_norm = has_batch_norm
-        self.convolutions = nn.ModuleList()
-        self.norms = nn.ModuleList()
-        n_in = 3
-        for kernel, channels, _, after in LAYERS[size]:
-            own = n_channels if after == "none" else self.n_hidden
-            n_out = channels or own
-            self.convolutions.append(nn.Conv2d(n_in, n_out, kernel))
-            if has_batch_norm and after != "none":
-                self.norms.append(nn.BatchNorm2d(n_out))
-            n_in = n_out
+        layers = PATCH_DESCRIPTION_NETWORKS[size]
+        self._padded = with_channels(layers, n_channels, self.n_hidden)
+        self._unpadded = unpadded(self._padded)
+        self.convolutions = nn.ModuleList(_convolutions(self._unpadded))
 
     def forward(self, images: Images, *, padded: bool = False) -> Descriptors:
         """Describe the patches of normalized RGB images.
@@ -104,156 +192,53 @@ class PatchDescriptionNetwork(nn.Module):
         Returns:
             One descriptor every 4 pixels; (i, j) unpadded looks at rows 4i to 4i + 32.
         """
-        return self.head(self.hidden(images, padded=padded), padded=padded)
+        return self.head(self.hidden(images, padded=padded))
 
     def hidden(self, images: Images, *, padded: bool = False) -> Tensor:
-        """Give what the last convolution reads.
+        """Return the input of the last convolution."""
+        layers = self._padded if padded else self._unpadded
+        return self._run(images, layers[:-1], list(self.convolutions)[:-1])
+
+    def head(self, hidden: Tensor, channels: slice = slice(None)) -> Descriptors:
+        """Return some channels of the descriptors; the others cost nothing.
 
         Args:
-            images: As for a whole pass.
-            padded: As for a whole pass.
-        """
-        x = images
-        norms = iter(self.norms)
-        for convolution, layer in zip(
-            list(self.convolutions)[:-1], LAYERS[self.size][:-1], strict=True
-        ):
-            x = self._layer(x, convolution, norms, layer, padded=padded)
-        return x
-
-    def head(
-        self,
-        hidden: Tensor,
-        channels: slice = slice(None),
-        *,
-        padded: bool = False,
-    ) -> Descriptors:
-        """Give some channels of the descriptors; the others cost nothing.
-
-        Args:
-            hidden: What `hidden` gave.
-            channels: Of the descriptors.
-            padded: As for `hidden`.
+            hidden: Result of `hidden`.
+            channels: Channels of the descriptors.
         """
         last = self.convolutions[-1]
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
-        _, _, padding, _ = LAYERS[self.size][-1]
-        weight, bias = last.weight[channels], last.bias[channels]
-        return conv2d(hidden, weight, bias, padding=padding if padded else 0)
-
-    def _layer(
-        self,
-        x: Tensor,
-        convolution: nn.Module,
-        norms: Iterator[nn.Module],
-        layer: _Layer,
-        *,
-        padded: bool,
-    ) -> Tensor:
-        _, _, padding, after = layer
-        assert isinstance(convolution, nn.Conv2d)
-        x = conv2d(
-            x,
-            convolution.weight,
-            convolution.bias,
-            padding=padding if padded else 0,
-            relu=after == "relu" and not self.has_batch_norm,
+        return self.operations.convolve(
+            hidden, last.weight[channels], last.bias[channels]
         )
-        if self.has_batch_norm:
-            x = next(norms)(x)
-        if after == "pool":
-            return relu_pool(x, padding=1 if padded else 0)
-        return functional.relu(x, inplace=True) if self.has_batch_norm else x
-
-    def folded(self) -> "PatchDescriptionNetwork":
-        """Give the plain network that computes what this one does in evaluation mode.
-
-        Exact but for rounding: batch normalization with fixed statistics is one affine
-        map per channel, taken up by the convolution before it.
-        """
-        plain = PatchDescriptionNetwork(
-            self.size, self.n_channels, n_hidden=self.n_hidden
-        )
-        state = {
-            name: value
-            for name, value in self.state_dict().items()
-            if name.startswith("convolutions")
-        }
-        for index, norm in enumerate(self.norms):
-            assert isinstance(norm, nn.BatchNorm2d)
-            assert norm.running_var is not None
-            assert norm.running_mean is not None
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            weight, bias = f"convolutions.{index}.weight", f"convolutions.{index}.bias"
-            state[weight] = state[weight] * scale.view(-1, 1, 1, 1)
-            state[bias] = norm.bias + (state[bias] - norm.running_mean) * scale
-        plain.load_state_dict(state)
-        return plain.train(self.training)
-
-    @torch.no_grad()
-    def projected(
-        self,
-        matrix: Float[Tensor, "channels own_channels"],
-        mean: Float[Tensor, " own_channels"],
-    ) -> "PatchDescriptionNetwork":
-        """Give the plain network whose descriptors are `matrix @ (descriptor - mean)`.
-
-        The last convolution is linear, so it takes up both, and with fewer channels
-        costs less.
-
-        Args:
-            matrix: A row for each channel of the new descriptors.
-            mean: What is taken off the descriptors before.
-        """
-        plain = PatchDescriptionNetwork(self.size, len(matrix), n_hidden=self.n_hidden)
-        last = f"convolutions.{len(self.convolutions) - 1}"
-        state = dict(self.folded().state_dict())
-        state[f"{last}.bias"] = state[f"{last}.bias"] - mean
-        plain.load_state_dict(_projected(state, last, matrix))
-        return plain.to(matrix.device).train(self.training)
 
 
-def _projected(
-    state: dict[str, Tensor], last: str, matrix: Float[Tensor, "channels own_channels"]
-) -> dict[str, Tensor]:
-    """Multiply what a network gives, by its last convolution."""
-    weight, bias = (state[f"{last}.{part}"].double() for part in ("weight", "bias"))
-    rows = matrix.double()
-    return state | {
-        f"{last}.weight": torch.einsum("ac,cihw->aihw", rows, weight),
-        f"{last}.bias": rows @ bias,
-    }
-
-
-ENCODER_CHANNELS = (32, 32, 64, 64, 64)
-DECODER_SIZES = (3, 8, 15, 32, 63, 127)
-_DECODER_CHANNELS = 64
-_DROPOUT = 0.2
-
-
-class Autoencoder(nn.Module):
+class Autoencoder(_Network):
     """Predicts the teacher's descriptors of a whole image through 64 numbers.
 
     The bottleneck is too narrow for fine detail, so the prediction is blurred; it holds
     the arrangement of the parts, which a 33 x 33 patch cannot.
+
+    Args:
+        n_channels: Length of a descriptor.
+        operations: Functions that compute the layers.
     """
 
-    def __init__(self, n_channels: int = DESCRIPTOR_CHANNELS) -> None:
-        super().__init__()
-        channels = (3, *ENCODER_CHANNELS)
-        self.encoder = nn.ModuleList(
-            nn.Conv2d(n_in, n_out, 4, stride=2, padding=1)
-            for n_in, n_out in pairwise(channels)
-        )
-        self.bottleneck = nn.Conv2d(channels[-1], BOTTLENECK_SIZE, 8)
-        self.decoder = nn.ModuleList(
-            nn.Conv2d(_DECODER_CHANNELS, _DECODER_CHANNELS, 4, padding=2)
-            for _ in DECODER_SIZES
-        )
-        self.dropout = nn.Dropout(_DROPOUT)
-        self.refine = nn.Conv2d(_DECODER_CHANNELS, _DECODER_CHANNELS, 3, padding=1)
-        self.describe = nn.Conv2d(_DECODER_CHANNELS, n_channels, 3, padding=1)
+    def __init__(
+        self,
+        n_channels: int = DESCRIPTOR_CHANNELS,
+        *,
+        operations: Operations = PLAIN,
+    ) -> None:
+        super().__init__(operations)
+        self._layers = with_channels(AUTOENCODER, n_channels)
+        convolutions = _convolutions(self._layers)
+        n_encoding = len(ENCODER)
+        self.encoder = nn.ModuleList(convolutions[: n_encoding - 1])
+        self.bottleneck = convolutions[n_encoding - 1]
+        self.decoder = nn.ModuleList(convolutions[n_encoding:-2])
+        self.refine, self.describe = convolutions[-2:]
 
     def forward(
         self,
@@ -266,33 +251,16 @@ class Autoencoder(nn.Module):
             images: ImageNet-normalized, 256 x 256 pixels.
             grid: Rows and columns of descriptors: 56 unpadded, 64 padded.
         """
+        assert grid[0] == grid[1]
+        layers = [
+            Resize(grid[0]) if layer == Resize(GRID_SIZE) else layer
+            for layer in self._layers
+        ]
+        last = self.refine, self.describe
+        convolutions = *self.encoder, self.bottleneck, *self.decoder, *last
         # The encoder's strided layers are fastest in the default memory layout.
-        x = images.contiguous()
-        for convolution in self.encoder:
-            x = functional.relu(convolution(x))
-        x = self.bottleneck(x)
-        for size, convolution in zip(DECODER_SIZES, self.decoder, strict=True):
-            assert isinstance(convolution, nn.Conv2d)
-            x = _resized(x, (size, size))
-            x = conv2d(x, convolution.weight, convolution.bias, padding=2, relu=True)
-            x = self.dropout(x)
-        x = _resized(x, grid)
-        x = conv2d(x, self.refine.weight, self.refine.bias, padding=1, relu=True)
-        return conv2d(x, self.describe.weight, self.describe.bias, padding=1)
-
-    @torch.no_grad()
-    def projected(
-        self, matrix: Float[Tensor, "channels own_channels"]
-    ) -> "Autoencoder":
-        """Give the autoencoder whose descriptors are `matrix @ descriptor`.
-
-        Args:
-            matrix: A row for each channel of the new descriptors.
-        """
-        other = Autoencoder(len(matrix))
-        other.load_state_dict(_projected(self.state_dict(), "describe", matrix))
-        return other.to(matrix.device).train(self.training)
+        return self._run(images.contiguous(), layers, convolutions)
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+def _convolutions(layers: Sequence[Layer]) -> list[nn.Conv2d]:
+    return [m for m in plain_network(layers) if isinstance(m, nn.Conv2d)]

@@ -14,12 +14,8 @@ from torch import Tensor
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
-from efficientad.method.networks import (
-    LAYERS,
-    Autoencoder,
-    ModelSize,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.sizes import PATCH_DESCRIPTION_NETWORKS, Conv, ModelSize
 from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import (
     calibration_entry,
@@ -104,7 +100,8 @@ def _network(
     Raises:
         RuntimeError: If they are of another size, as PyTorch does.
     """
-    last = len(LAYERS[size]) - 1
+    layers = PATCH_DESCRIPTION_NETWORKS[size]
+    last = sum(isinstance(layer, Conv) for layer in layers) - 1
     names = [f"{name}.convolutions.{index}.bias" for index in (last - 1, last)]
     if not all(name in tensors for name in names):
         raise RuntimeError(f"needed {' and '.join(names)}")

@@ -24,13 +24,13 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.decision import Calibration
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
+from efficientad.method.sizes import ModelSize
 from efficientad.model_files.calibration_entry import (
     calibration_entry,
     read_calibration,
 )
 from efficientad.model_files.files_together import files_together
 from efficientad.storage import storage_errors, write_atomically
-from efficientad.training.config import ModelSize
 
 ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    ModelSize,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.model_files import container as tensor_file
 from efficientad.storage import write_atomically
 

@@ -1,8 +1,7 @@
 """Natural images for distillation and for the pretraining penalty.
 
-The paper takes both from ImageNet. Here they come from a folder, from uncompressed tars
-(read in place, never unpacked), from several of these together, or, where the user
-gives none, from pictures that installed packages carry and from textures drawn by code.
+The paper takes both from ImageNet. Here they come from folders and uncompressed tars,
+which are read in place. For the penalty alone, they may also be drawn by code.
 
 For the penalty, an image is resized to 512 x 512, made gray with probability 0.3, and
 its central 256 x 256 pixels are taken (supplement, Algorithm 1).
@@ -12,15 +11,14 @@ import hashlib
 import logging
 import tarfile
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from itertools import accumulate, chain
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images.listing import IMAGE_SUFFIXES, find_images
@@ -31,62 +29,136 @@ from efficientad.images.rgb import (
     read_image,
     resize_image,
 )
-from efficientad.natural_images.embedded_pictures import (
-    find_embedded_pictures,
-    pyramid,
-    vary_picture,
-)
-from efficientad.natural_images.procedural_textures import draw_shape, draw_texture
+from efficientad.natural_images.procedural_textures import draw_picture
 
 _RESIZED: Final = 512  # the paper's, before the central crop
 _GRAYSCALE_SHARE: Final = 0.3  # the paper's
-# Crops are kept up to so many (200 MB). Draws are random, so none is worth more than
-# another and the first ones stay.
-_N_KEPT_CROPS: Final = 1000
-
-# Hashing all of ImageNet would take longer than many a training.
+# Crops are cached up to this number (200 MB). Draws are random, so no crop is worth
+# more than another, and the first ones stay.
+_N_CACHED_CROPS: Final = 1000
+# Hashing all of ImageNet would take longer than many trainings.
 _N_HASHED_CONTENTS: Final = 100
-
 _MAX_UNREADABLE_SHARE: Final = 0.01
-
-_TEXTURE_SHARE: Final = 0.3
-_COLLAGE_SHARE: Final = 0.15
+_N_HASHED_DRAWS: Final = 8
 
 logger = logging.getLogger(__name__)
 
 
 class PretrainingImages(ABC):
-    """Numbered natural images, and random draws from them for the penalty."""
+    """Natural images, drawn at random for the pretraining penalty."""
 
     def __init__(self) -> None:
-        self._crops: dict[int, RGBImage] = {}
         self.unreadable: set[int] = set()
-        """Images that `read_or_other` found damaged so far."""
-        self._noting = Lock()
+        """Numbers of the images that were found damaged so far."""
 
     @abstractmethod
+    def draw(self, rng: np.random.Generator) -> RGBImage:
+        """Return a random image for the penalty, (256, 256, 3).
+
+        Args:
+            rng: Source of the random numbers; equal numbers give equal images.
+
+        Raises:
+            ImageError: If more than one image in a hundred cannot be read.
+        """
+
+    @abstractmethod
+    def description(self) -> str:
+        """Return a text for provenance, without paths."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the images or their order."""
+
+
+@final
+class DrawnImages(PretrainingImages):
+    """Textures and scenes drawn by code.
+
+    Deviation: the paper's penalty sees ImageNet. These are for users who have no
+    folder of natural images at hand.
+    """
+
+    def draw(self, rng: np.random.Generator) -> RGBImage:
+        """Draw a new texture or scene."""
+        return _sometimes_gray(draw_picture(rng), rng)
+
+    def description(self) -> str:
+        """Return what these images are."""
+        return "textures and scenes drawn by code"
+
+    def fingerprint(self) -> str:
+        """Return a hash of some draws with fixed random numbers."""
+        draws = (draw_picture(np.random.default_rng(i)) for i in range(_N_HASHED_DRAWS))
+        return hashlib.sha256(b"".join(d.tobytes() for d in draws)).hexdigest()
+
+
+class _File(NamedTuple):
+    """An image file, or an image in a tar."""
+
+    path: Path
+    name: str
+    """Path within the folder or tar."""
+    n_bytes: int
+    offset: int | None = None
+    """Position in the tar, bytes. None: a file of its own."""
+
+    def content(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset or 0)
+            return file.read(self.n_bytes)
+
+    def read(self) -> RGBImage:
+        if self.offset is None:
+            return read_image(self.path)
+        name = f"{self.name} in {self.path}"
+        try:
+            content = self.content()
+        except OSError as error:
+            raise ImageError(
+                f"cannot read {name} ({error.strerror or error}); check path and "
+                "permissions"
+            ) from error
+        return decode_image(content, name)
+
+
+@final
+class ImageFiles(PretrainingImages):
+    """Numbered images of folders and tars.
+
+    Args:
+        parts: The files of each folder or tar, by its path.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Path, Sequence[_File]]]) -> None:
+        super().__init__()
+        self._parts = parts
+        self._files = list(chain.from_iterable(files for _, files in parts))
+        self._crops: dict[int, RGBImage] = {}
+        self._lock = Lock()
+
     def __len__(self) -> int:
-        """Number of images that can be read."""
+        return len(self._files)
 
-    @abstractmethod
     def read(self, index: int) -> RGBImage:
         """Read one image in its own size.
 
         Raises:
-            ImageError: If it cannot be read.
+            ImageError: If it cannot be read; the message names file and tar.
         """
+        return self._files[index].read()
 
     def read_or_other(self, numbers: Sequence[int], position: int) -> RGBImage:
-        """Read an image or, where it is damaged, the nearest before it that is not.
+        """Read an image or, if it is damaged, the nearest undamaged one before it.
 
-        One broken picture among thousands must not end a run of hours, and a run that
-        goes on later must meet the same ones: which stands for it follows from the
-        files alone. It is told once. Safe in threads.
+        A damaged image among thousands must not end a run of hours. Its substitute
+        follows from the files alone, so that a resumed run meets the same images. Each
+        damaged image is reported once. Safe in threads.
 
         Args:
-            numbers: Of the images that may stand for each other; those behind are
-                taken only where all before are damaged.
-            position: In `numbers`, of the one wanted.
+            numbers: Images that may replace each other. Those behind the wanted one
+                are only taken if all before it are damaged.
+            position: Index in `numbers` of the wanted image.
 
         Raises:
             ImageError: If more than one in a hundred of all images is damaged, or one
@@ -108,7 +180,7 @@ class PretrainingImages(ABC):
         ) from last
 
     def _note_unreadable(self, number: int, error: ImageError) -> None:
-        with self._noting:
+        with self._lock:
             is_new = number not in self.unreadable
             self.unreadable.add(number)
         n, n_allowed = len(self.unreadable), int(len(self) * _MAX_UNREADABLE_SHARE)
@@ -122,308 +194,145 @@ class PretrainingImages(ABC):
         if is_new:
             logger.warning("left out: %s", error)
 
-    @abstractmethod
-    def description(self) -> str:
-        """What these images are, without the folders they lie in; for provenance."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of all names and sizes and of the contents of some images.
-
-        It tells whether anything computed from these images still holds.
-        """
-
     def draw(self, rng: np.random.Generator) -> RGBImage:
-        """Draw the crop of a random image, (256, 256, 3), as the penalty takes it.
-
-        Args:
-            rng: Where the random numbers come from; the same ones give the same image.
-
-        Raises:
-            ImageError: If more than one image in a hundred cannot be read.
-        """
+        """Return the central crop of a random image."""
         index = int(rng.integers(len(self)))
         crop = self._crops.get(index)
         if crop is None:
-            crop = _central_crop(self.read_or_other(range(len(self)), index))
-            if len(self._crops) < _N_KEPT_CROPS:
+            image = self.read_or_other(range(len(self)), index)
+            first = (_RESIZED - INPUT_SIZE) // 2
+            inner = slice(first, first + INPUT_SIZE)
+            crop = resize_image(image, _RESIZED, _RESIZED)[inner, inner].copy()
+            if len(self._crops) < _N_CACHED_CROPS:
                 self._crops[index] = crop
         return _sometimes_gray(crop, rng)
 
-
-@final
-class ImageFolder(PretrainingImages):
-    """All images in a folder and the folders below it."""
-
-    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
-        super().__init__()
-        self._folder = folder
-        self._paths = tuple(paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> RGBImage:
-        """Read one image in its own size."""
-        return read_image(self._paths[index])
-
     def description(self) -> str:
-        """Name of the folder and number of images."""
-        return f"{self._folder.resolve().name} ({len(self)} images)"
+        """Return names and numbers of images of the folders and tars."""
+        return ", ".join(
+            f"{path.resolve().name} ({len(files)} images)"
+            for path, files in self._parts
+        )
 
     def fingerprint(self) -> str:
-        """Hash of all names and sizes and of the contents of some images."""
-        labels = [
-            f"{path.relative_to(self._folder).as_posix()} {path.stat().st_size}"
-            for path in self._paths
-        ]
-        return _fingerprint(labels, lambda index: self._paths[index].read_bytes())
+        """Return a hash of all names and sizes and of the contents of some images."""
+        prints = [_fingerprint(files) for _, files in self._parts]
+        if len(prints) == 1:
+            return prints[0]
+        return hashlib.sha256("".join(prints).encode()).hexdigest()
 
 
-@final
-class ImageTar(PretrainingImages):
-    """The images in an uncompressed tar, read where they lie."""
-
-    def __init__(self, path: Path) -> None:
-        """List the members; only their headers are read.
-
-        Raises:
-            DatasetError: If the file is no uncompressed tar, or holds no images.
-        """
-        super().__init__()
-        self._path = path
-        self._names: list[str] = []
-        self._places: list[tuple[int, int]] = []  # offset and size, bytes
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    if member.isreg() and _is_image_name(member.name):
-                        self._names.append(member.name)
-                        self._places.append((member.offset_data, member.size))
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise DatasetError(
-                f"an uncompressed tar of images was needed, {path} cannot be read as"
-                f" one ({error}); unpack it and give the folder"
-            ) from error
-        if not self._names:
-            raise DatasetError(
-                f"a tar of images was needed, {path} holds none directly; unpack it and"
-                " give the folder"
-            )
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def read(self, index: int) -> RGBImage:
-        """Read one image in its own size.
-
-        Raises:
-            ImageError: If it cannot be read; the message names tar and member.
-        """
-        name = f"{self._names[index]} in {self._path}"
-        try:
-            content = self._content(index)
-        except OSError as error:
-            raise ImageError(
-                f"cannot read {name} ({error.strerror or error}); check path and "
-                "permissions"
-            ) from error
-        return decode_image(content, name)
-
-    def description(self) -> str:
-        """Name of the tar and number of images."""
-        return f"{self._path.name} ({len(self)} images)"
-
-    def fingerprint(self) -> str:
-        """Hash of all names and sizes and of the contents of some images."""
-        labels = [
-            f"{name} {size}"
-            for name, (_, size) in zip(self._names, self._places, strict=True)
-        ]
-        return _fingerprint(labels, self._content)
-
-    def _content(self, index: int) -> bytes:
-        offset, size = self._places[index]
-        with self._path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-
-@final
-class JoinedImages(PretrainingImages):
-    """Several sources as one."""
-
-    def __init__(self, parts: Sequence[PretrainingImages]) -> None:
-        super().__init__()
-        self._parts = tuple(parts)
-        self._ends = tuple(accumulate(len(part) for part in parts))
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def read(self, index: int) -> RGBImage:
-        """Read one image in its own size."""
-        number = bisect_right(self._ends, index)
-        part = self._parts[number]
-        return part.read(index - self._ends[number] + len(part))
-
-    def description(self) -> str:
-        """Descriptions of all parts."""
-        return ", ".join(part.description() for part in self._parts)
-
-    def fingerprint(self) -> str:
-        """Hash of the parts' fingerprints."""
-        prints = "".join(part.fingerprint() for part in self._parts)
-        return hashlib.sha256(prints.encode()).hexdigest()
-
-
-@final
-class EmbeddedImages(PretrainingImages):
-    """Pictures out of installed packages, varied, and textures drawn by code.
-
-    Deviation: the paper's penalty sees ImageNet. These are for users who have no
-    folder of natural images at hand.
-    """
-
-    def __init__(self) -> None:
-        """Find the pictures.
-
-        Raises:
-            MissingDependencyError: If a package that carries them is not installed.
-        """
-        super().__init__()
-        self._paths = find_embedded_pictures()
-        self._pyramids: dict[int, list[Image.Image]] = {}
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> RGBImage:
-        """Read one picture as it is."""
-        return read_image(self._paths[index])
-
-    def draw(self, rng: np.random.Generator) -> RGBImage:
-        """Draw a varied picture, a texture, or a collage of two of them."""
-        drawn = self._draw_plain(rng)
-        if rng.random() < _COLLAGE_SHARE:
-            mask = Image.new("L", (INPUT_SIZE, INPUT_SIZE))
-            canvas = ImageDraw.Draw(mask)
-            for _ in range(int(rng.integers(1, 6))):
-                draw_shape(canvas, 255, INPUT_SIZE / 2, rng)
-            other = Image.fromarray(self._draw_plain(rng))
-            drawn = np.asarray(Image.composite(other, Image.fromarray(drawn), mask))
-        return _sometimes_gray(drawn, rng)
-
-    def _draw_plain(self, rng: np.random.Generator) -> RGBImage:
-        if rng.random() < _TEXTURE_SHARE:
-            return draw_texture(rng)
-        index = int(rng.integers(len(self)))
-        if index not in self._pyramids:
-            self._pyramids[index] = pyramid(Image.fromarray(self.read(index)))
-        return np.asarray(vary_picture(self._pyramids[index], rng))
-
-    def description(self) -> str:
-        """How many pictures, and the share of textures."""
-        share = round(100 * _TEXTURE_SHARE)
-        return f"embedded ({len(self)} pictures, {share} % textures drawn by code)"
-
-    def fingerprint(self) -> str:
-        """Hash of the pictures' names and contents."""
-        names = [path.name for path in self._paths]
-        return _fingerprint(names, lambda index: self._paths[index].read_bytes())
-
-
-def open_pretraining_images(
-    path: Path | str | Sequence[Path | str] | None = None,
-) -> PretrainingImages:
-    """Open a folder or tar of natural images, several of them, or the embedded ones.
+def open_pretraining_images(path: Path | None) -> PretrainingImages:
+    """Open the images of the pretraining penalty.
 
     Args:
-        path: A folder (read with all folders below it, tars in it included), an
-            uncompressed tar, or a list of these. `None`: the embedded pictures and
-            textures.
+        path: A folder or tar. None: textures and scenes drawn by code.
 
     Raises:
-        DatasetError: If a path does not exist or holds no images, or lies in another
-            one: its images would count twice.
-        MissingDependencyError: If the embedded pictures are not installed.
+        DatasetError: As `open_images`.
     """
-    if path is None:
-        return EmbeddedImages()
-    paths = [path] if isinstance(path, Path | str) else path
-    _require_apart([Path(one) for one in paths])
-    parts = [part for one in paths for part in _open_parts(Path(one))]
+    return DrawnImages() if path is None else open_images(path)
+
+
+def open_images(path: Path | str | Sequence[Path | str]) -> ImageFiles:
+    """Open natural images.
+
+    Args:
+        path: A folder (read with all folders and tars below it), an uncompressed tar,
+            or a list of these.
+
+    Raises:
+        DatasetError: If a path does not exist, holds no images, or lies in another
+            one, so that its images would count twice.
+    """
+    paths = [Path(one) for one in ([path] if isinstance(path, Path | str) else path)]
+    _require_apart(paths)
+    parts = [part for one in paths for part in _open_parts(one)]
     if not parts:
         raise DatasetError("at least one folder or tar of images was needed, got none")
-    return parts[0] if len(parts) == 1 else JoinedImages(parts)
+    return ImageFiles(parts)
 
 
 def _require_apart(paths: Sequence[Path]) -> None:
     places = [path.resolve() for path in paths]
-    known, seen = set(places), set[Path]()
-    for path, place in zip(paths, places, strict=True):
-        outer = place if place in seen else None
-        outer = outer or next((p for p in place.parents if p in known), None)
-        if outer is not None:
-            raise DatasetError(
-                f"each image must be given once, {path} is part of {outer}, which is "
-                "read with all below it; leave it out"
-            )
-        seen.add(place)
+    for n, (path, place) in enumerate(zip(paths, places, strict=True)):
+        for outer in (*places[:n], *(p for p in places if p != place)):
+            if place.is_relative_to(outer):
+                raise DatasetError(
+                    f"each image must be given once, {path} is part of {outer}, which "
+                    "is read with all below it; leave it out"
+                )
 
 
-def _open_parts(path: Path) -> list[PretrainingImages]:
+def _open_parts(path: Path) -> list[tuple[Path, Sequence[_File]]]:
     if path.is_file():
-        return [ImageTar(path)]
+        return [(path, _members(path))]
     if not path.is_dir():
         raise DatasetError(
             f"a folder or tar of images was needed, {path} does not exist; check the"
             " path"
         )
-    parts: list[PretrainingImages] = []
-    images = find_images(path, recursive=True)
-    if images:
-        parts.append(ImageFolder(path, images))
-    tars = sorted(path.rglob("*.[tT][aA][rR]"))
-    parts += [ImageTar(tar) for tar in tars if _is_visible_file(tar, path)]
-    if not parts:
+    files = [
+        _File(image, image.relative_to(path).as_posix(), image.stat().st_size)
+        for image in find_images(path, recursive=True)
+    ]
+    tars = [
+        tar
+        for tar in sorted(path.rglob("*.[tT][aA][rR]"))
+        if tar.is_file() and _is_visible(tar.relative_to(path).parts)
+    ]
+    if not files and not tars:
         raise DatasetError(
             f"a folder of images was needed, {path} holds no images and no tars; give"
             " one with natural photographs"
         )
-    return parts
+    own = [(path, files)] if files else []
+    return [*own, *((tar, _members(tar)) for tar in tars)]
 
 
-def _is_visible_file(path: Path, folder: Path) -> bool:
-    return path.is_file() and all(map(_is_visible, path.relative_to(folder).parts))
+def _members(path: Path) -> list[_File]:
+    """List the images of a tar; only the headers are read."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            files = [
+                _File(path, member.name, member.size, member.offset_data)
+                for member in tar
+                if member.isreg() and _is_image_name(member.name)
+            ]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DatasetError(
+            f"an uncompressed tar of images was needed, {path} cannot be read as one "
+            f"({error}); unpack it and give the folder"
+        ) from error
+    if not files:
+        raise DatasetError(
+            f"a tar of images was needed, {path} holds none directly; unpack it and "
+            "give the folder"
+        )
+    return files
 
 
 def _is_damaged(error: ImageError) -> bool:
-    """Tell whether a picture is at fault, and not the disk or network it lies on."""
+    """Return whether the image is at fault, not the disk or network it lies on."""
     cause = error.__cause__
     return not (isinstance(cause, OSError) and cause.errno is not None)
 
 
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".")
+def _is_visible(parts: Sequence[str]) -> bool:
+    return not any(part.startswith(".") for part in parts)
 
 
 def _is_image_name(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and _is_visible(path.name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and _is_visible([path.name])
 
 
-def _fingerprint(labels: Sequence[str], content: Callable[[int], bytes]) -> str:
-    digest = hashlib.sha256("\n".join(labels).encode(errors="surrogateescape"))
-    for index in range(0, len(labels), -(-len(labels) // _N_HASHED_CONTENTS)):
-        digest.update(content(index))
+def _fingerprint(files: Sequence[_File]) -> str:
+    lines = "\n".join(f"{file.name} {file.n_bytes}" for file in files)
+    digest = hashlib.sha256(lines.encode(errors="surrogateescape"))
+    for file in files[:: -(-len(files) // _N_HASHED_CONTENTS)]:
+        digest.update(file.content())
     return digest.hexdigest()
-
-
-def _central_crop(image: RGBImage) -> RGBImage:
-    first = (_RESIZED - INPUT_SIZE) // 2
-    inner = slice(first, first + INPUT_SIZE)
-    return resize_image(image, _RESIZED, _RESIZED)[inner, inner].copy()
 
 
 def _sometimes_gray(image: RGBImage, rng: np.random.Generator) -> RGBImage:

@@ -9,12 +9,12 @@ from typing import ClassVar, Final, Literal
 
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 
-ModelSize = Literal["small", "medium"]
 Preset = Literal["paper", "quick"]
 RateSchedule = Literal["drop", "cosine", "constant"]
 OptimizerName = Literal["adam", "adamw", "muon"]
-ALL_CHANNELS: Final = 384
+ALL_CHANNELS: Final = DESCRIPTOR_CHANNELS
 """Channels of a descriptor while the networks are trained."""
 _CHANNELS: Final = range(32, ALL_CHANNELS + 1, 32)  # what native layers work on
 
@@ -40,8 +40,8 @@ class TrainConfig:
     """File of the teacher. None: the shipped one of this size."""
 
     pretraining_images: Path | None = None
-    """Folder or tar of natural images for the pretraining penalty. None: the embedded
-    pictures and textures."""
+    """Folder or tar of natural images for the pretraining penalty. None: textures
+    and scenes drawn by code."""
 
     has_pretraining_penalty: bool = True
     """Whether the student is kept from imitating the teacher on natural images."""

@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.method.inputs import normalize_images
-from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    GRID_SIZE,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, GRID_SIZE
 from efficientad.training.channel_statistics import channel_statistics
 from efficientad.training.normal_images import Pixels
 

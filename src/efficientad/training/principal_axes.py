@@ -7,14 +7,20 @@ keeps all 384 channels.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from efficientad.method.detector import ChannelStatistics, Descriptors, Detector
+from efficientad.method.detector import (
+    Channels,
+    ChannelStatistics,
+    Descriptors,
+    Detector,
+)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
@@ -25,6 +31,7 @@ from efficientad.training.normal_images import Pixels
 Moments = Float[Tensor, "channels channels"]
 Axes = Float[Tensor, "axes channels"]
 Batch = Float[Tensor, "_ 3 256 256"]
+Network = TypeVar("Network", PatchDescriptionNetwork, Autoencoder)
 
 _N_IMAGES: Final = 24  # of each kind
 _DRAW: Final = (0, 1)  # beside the seed; a step's own draws have one number there
@@ -40,7 +47,7 @@ def images_for_axes(
 
     Args:
         normal: Training images, (n, 256, 256, 3). Held-out ones must not be among them.
-        natural: Images that stand for anything else. None: the embedded ones.
+        natural: Images that stand for anything else. None: drawn by code.
         seed: Of the draw from them.
         device: Where the images are needed.
     """
@@ -108,12 +115,41 @@ def along_axes(
     mean, std = detector.teacher_mean, detector.teacher_std
     both: Tensor = torch.block_diag(local_axes, global_axes)  # type: ignore[no-untyped-call]
     reduced = Detector(
-        detector.teacher.projected(local_axes / std, mean),
-        detector.student.projected(both, mean.new_zeros(2 * n)),
-        detector.autoencoder.projected(global_axes),
+        projected(detector.teacher, local_axes / std, mean),
+        projected(detector.student, both, mean.new_zeros(2 * n)),
+        projected(detector.autoencoder, global_axes, mean.new_zeros(n)),
         ChannelStatistics(mean.new_zeros(n_local), mean.new_ones(n_local)),
     )
     return reduced.eval().requires_grad_(requires_grad=False)
+
+
+@torch.no_grad()
+def projected(network: Network, matrix: Axes, mean: Channels) -> Network:
+    """Return the network whose descriptors are `matrix @ (descriptor - mean)`.
+
+    The last convolution is linear, so it takes up both, and costs less with fewer
+    channels.
+
+    Args:
+        network: Patch description network or autoencoder.
+        matrix: A row for each channel of the new descriptors.
+        mean: Vector that is subtracted from the descriptors before.
+    """
+    if isinstance(network, Autoencoder):
+        other, last = Autoencoder(len(matrix)), "describe"
+    else:
+        other = PatchDescriptionNetwork(
+            network.size, len(matrix), n_hidden=network.n_hidden
+        )
+        last = f"convolutions.{len(network.convolutions) - 1}"
+    state = dict(network.state_dict())
+    weight, bias = state[f"{last}.weight"].double(), state[f"{last}.bias"] - mean
+    rows = matrix.double()
+    state[f"{last}.weight"] = torch.einsum("ac,cihw->aihw", rows, weight)
+    state[f"{last}.bias"] = rows @ bias.double()
+    other.load_state_dict(state)
+    other.operations = network.operations
+    return other.to(matrix.device).train(network.training)
 
 
 def _moments_of_both(

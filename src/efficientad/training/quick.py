@@ -31,12 +31,8 @@ from efficientad.method.losses import (
     pretraining_penalty,
     student_autoencoder_loss,
 )
-from efficientad.method.networks import (
-    GRID_SIZE,
-    PATCH_SIZE,
-    PATCH_STRIDE,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
 from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import Preset, Recipe
 from efficientad.training.descriptor_cache import DescriptorCache

@@ -26,12 +26,10 @@ from efficientad.errors import ModelFileError, TrainingError
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.opening import detector_engine, save
 from efficientad.inspection.predictor import Predictor
+from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
-from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    Autoencoder,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import Teacher, open_teacher
 from efficientad.natural_images.pictures import (
@@ -186,6 +184,7 @@ class _Training:
         self.n_steps_done = 0
         self.seconds = 0.0
         network = teacher.network.to(device).eval().requires_grad_(requires_grad=False)
+        network.operations = FAST
         material = network, training.pixels, pretraining_images
         self.step: Step = (
             QuickStep(*material, recipe, device)
@@ -193,8 +192,10 @@ class _Training:
             else PaperStep(*material, recipe, device)
         )
         torch.manual_seed(config.seed)
-        student = PatchDescriptionNetwork(config.size, 2 * DESCRIPTOR_CHANNELS)
-        autoencoder = Autoencoder()
+        student = PatchDescriptionNetwork(
+            config.size, 2 * DESCRIPTOR_CHANNELS, operations=FAST
+        )
+        autoencoder = Autoencoder(operations=FAST)
         self.step.start(student)
         self.detector = Detector(
             network, student, autoencoder, self.step.statistics

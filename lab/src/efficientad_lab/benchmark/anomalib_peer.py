@@ -29,7 +29,7 @@ from efficientad.errors import MissingDependencyError, ModelFileError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
-from efficientad.method.networks import GRID_SIZE
+from efficientad.method.sizes import GRID_SIZE
 from efficientad_lab.benchmark.baseline import Baseline, BaselineEngine
 from efficientad_lab.benchmark.memory import peak_mib
 

@@ -17,14 +17,19 @@ from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import Pixels, normalize_images
 from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    GRID_SIZE,
     Autoencoder,
-    ModelSize,
     PatchDescriptionNetwork,
+    plain_network,
+)
+from efficientad.method.sizes import (
+    AUTOENCODER,
+    DESCRIPTOR_CHANNELS,
+    PATCH_DESCRIPTION_NETWORKS,
+    ModelSize,
+    unpadded,
+    with_channels,
 )
 
-_DECODER_SIZES = (3, 8, 15, 32, 63, 127)
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -49,45 +54,14 @@ class Baseline(NamedTuple):
 
 
 def pdn(size: ModelSize, n_channels: int) -> nn.Sequential:
-    """A patch description network without padding."""
-    if size == "small":
-        layers: list[nn.Module] = [
-            *(nn.Conv2d(3, 128, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)),
-            *(nn.Conv2d(128, 256, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)),
-            *(nn.Conv2d(256, 256, 3), nn.ReLU(inplace=True)),
-            nn.Conv2d(256, n_channels, 4),
-        ]
-    else:
-        layers = [
-            *(nn.Conv2d(3, 256, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)),
-            *(nn.Conv2d(256, 512, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)),
-            *(nn.Conv2d(512, 512, 1), nn.ReLU(inplace=True)),
-            *(nn.Conv2d(512, 512, 3), nn.ReLU(inplace=True)),
-            *(nn.Conv2d(512, n_channels, 4), nn.ReLU(inplace=True)),
-            nn.Conv2d(n_channels, n_channels, 1),
-        ]
-    return nn.Sequential(*layers)
+    """Return a patch description network without padding."""
+    layers = with_channels(PATCH_DESCRIPTION_NETWORKS[size], n_channels)
+    return plain_network(unpadded(layers))
 
 
 def autoencoder() -> nn.Sequential:
-    """The autoencoder for a grid of 56 x 56 descriptors."""
-    layers: list[nn.Module] = []
-    n_in = 3
-    for n_out in (32, 32, 64, 64, 64):
-        layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.ReLU(inplace=True)]
-        n_in = n_out
-    layers.append(nn.Conv2d(64, 64, 8))
-    for size in _DECODER_SIZES:
-        layers += [
-            nn.Upsample(size=(size, size), mode="bilinear"),
-            *(nn.Conv2d(64, 64, 4, 1, 2), nn.ReLU(inplace=True), nn.Dropout(0.2)),
-        ]
-    layers += [
-        nn.Upsample(size=(GRID_SIZE, GRID_SIZE), mode="bilinear"),
-        *(nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(inplace=True)),
-        nn.Conv2d(64, DESCRIPTOR_CHANNELS, 3, 1, 1),
-    ]
-    return nn.Sequential(*layers)
+    """Return the autoencoder for a grid of 56 x 56 descriptors."""
+    return plain_network(AUTOENCODER)
 
 
 def baseline(detector: Detector) -> Baseline:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.networks import DESCRIPTOR_CHANNELS, ModelSize
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad_lab.benchmark.baseline import Baseline, autoencoder, pdn
 from efficientad_lab.benchmark.clock import Timing
 from efficientad_lab.benchmark.costs import LayerCost

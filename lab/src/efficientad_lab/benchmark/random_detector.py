@@ -8,12 +8,8 @@ from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.maps import MapScale
-from efficientad.method.networks import (
-    DESCRIPTOR_CHANNELS,
-    Autoencoder,
-    ModelSize,
-    PatchDescriptionNetwork,
-)
+from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 
 
 def random_detector(

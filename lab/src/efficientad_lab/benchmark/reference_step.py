@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from efficientad.method.networks import DESCRIPTOR_CHANNELS, ModelSize
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad_lab.benchmark.baseline import Baseline, autoencoder, pdn
 
 _HARD_QUANTILE: Final = 0.999

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from efficientad.errors import ConfigError
-from efficientad.training.config import ModelSize
+from efficientad.method.sizes import ModelSize
 
 FigureNumber = Literal[1, 3, 4, 5, 6, 7]
 
@@ -33,7 +33,8 @@ class FigureConfig:
     results."""
 
     images: Path | None = None
-    """Folder or tar of natural images for figure 3. None: the embedded ones."""
+    """Folder or tar of natural images for figure 3. None: textures drawn
+    by code."""
 
     source: str | None = None
     """Source network for figure 3: a weights file, or a name such as `mobilenet-v2`.

@@ -9,7 +9,7 @@ import torch
 from efficientad.datasets import Sample, read_defect_mask
 from efficientad.errors import ResultError
 from efficientad.images.heatmaps import color_scale, heatmap, outline, resize_mask
-from efficientad.images.rgb import INPUT_SIZE, Mask, read_image, resize_image
+from efficientad.images.rgb import Mask, read_image, resize_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Prediction
 from efficientad.method.inputs import normalize_images
@@ -48,9 +48,7 @@ def receptive_fields(material: Material) -> "Figure":
     rng = np.random.default_rng(config.seed)
     rows = []
     for _ in range(config.n_images):
-        picture = resize_image(
-            images.read(int(rng.integers(len(images)))), INPUT_SIZE, INPUT_SIZE
-        )
+        picture = images.draw(rng)
         small = normalize_images(torch.from_numpy(picture[None]))
         pictures = [picture, _gradient_picture(gradient_map(teacher, small.double()))]
         if source is not None:

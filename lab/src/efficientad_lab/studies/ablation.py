@@ -16,7 +16,8 @@ from typing import Final
 
 from efficientad.datasets import Category
 from efficientad.method.maps import HIGH_QUANTILE, LOW_QUANTILE
-from efficientad.training.config import ModelSize, Recipe, TrainConfig
+from efficientad.method.sizes import ModelSize
+from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import recipe_of

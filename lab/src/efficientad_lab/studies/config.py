@@ -6,7 +6,8 @@ from typing import Literal
 
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
-from efficientad.training.config import ModelSize, Preset, TrainConfig
+from efficientad.method.sizes import ModelSize
+from efficientad.training.config import Preset, TrainConfig
 
 PaperTable = Literal[3, 4, 5]
 
@@ -34,8 +35,8 @@ class StudyConfig:
     """File of the teacher, of one size. None: the shipped ones."""
 
     pretraining_images: Path | None = None
-    """Folder or tar of natural images for the pretraining penalty. None: the embedded
-    pictures and textures."""
+    """Folder or tar of natural images for the pretraining penalty. None: textures
+    and scenes drawn by code."""
 
     device: Device = "auto"
     """Where the networks run. `auto` takes CUDA where there is one."""

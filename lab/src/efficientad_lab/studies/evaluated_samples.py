@@ -24,7 +24,7 @@ def fingerprint(category: Category) -> str:
     A copy in another folder has the same hash.
     """
     lines = [
-        f"{split} {category.name_of(sample)} {sample.defect_type} "
+        f"{split} {category.name_of(sample.path)} {sample.defect_type} "
         f"{sample.path.stat().st_size if sample.path.is_file() else None}"
         for split, samples in category.splits.items()
         for sample in samples
@@ -38,7 +38,7 @@ def annotations_fingerprint(category: Category) -> str:
     A copy in another folder has the same hash. Unreadable masks count as missing.
     """
     lines = [
-        f"{category.name_of(sample)} {_hashes_of_masks(sample)}"
+        f"{category.name_of(sample.path)} {_hashes_of_masks(sample)}"
         for sample in category.test
         if sample.mask_path is not None
     ]

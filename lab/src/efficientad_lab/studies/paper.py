@@ -7,8 +7,8 @@ size small, with a teacher distilled on ImageNet.
 
 from typing import Final, NamedTuple
 
-from efficientad.datasets.folders import MVTEC_LOCO_DEFECTS
-from efficientad.training.config import ModelSize
+from efficientad.datasets.published import MVTEC_LOCO_DEFECTS
+from efficientad.method.sizes import ModelSize
 
 
 class Accuracy(NamedTuple):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from efficientad.errors import ModelFileError
+from efficientad.method.sizes import ModelSize
 from efficientad.model_files.teachers import open_teacher
-from efficientad.training.config import ModelSize, Recipe, TrainConfig
+from efficientad.training.config import Recipe, TrainConfig
 from efficientad_lab.studies.config import StudyConfig
 from efficientad_lab.studies.executor import Executor, LocalProcesses
 from efficientad_lab.studies.jobs import Job, Place, do, pending

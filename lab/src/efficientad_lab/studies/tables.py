@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, cast
 
-from efficientad.training.config import ModelSize
+from efficientad.method.sizes import ModelSize
 from efficientad_lab.studies import paper
 from efficientad_lab.studies.records import (
     FAILURE,

@@ -1,10 +1,6 @@
-"""Any file in, RGB out, or a sentence that says why not."""
+"""Any image in, RGB or a mask out, or a sentence that says why not."""
 
 import inspect
-import os
-import struct
-import tracemalloc
-import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -13,24 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image, ImageOps
+from PIL import Image
+from tests.image_files import GRADIENT_8, GRADIENT_16, encoded
 
 from efficientad.errors import ImageError
-from efficientad.images import decoding as pictures
-from efficientad.images.decoding import MAX_PIXELS, MIN_SIDE
-from efficientad.images.listing import IMAGE_SUFFIXES
 from efficientad.images.rgb import (
     as_rgb,
     decode_image,
     image_hash,
     read_image,
+    read_labels,
     read_mask,
     resize_image,
+    stored_mode,
 )
-
-ORIENTATION = 0x0112
-GRADIENT_16 = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(24, 20)
-GRADIENT_8 = (GRADIENT_16 >> 8).astype(np.uint8)
 
 
 @pytest.fixture
@@ -43,178 +35,8 @@ def pixels(picture):
     return np.array(picture)
 
 
-def encoded(picture, file_format, **options):
-    buffer = BytesIO()
-    picture.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
 def in_gray(values):
     return np.stack([values] * 3, axis=2)
-
-
-def png_without_pixels(width, height):
-    """A PNG that says its size and ends where its pixels begin: decoding it fails."""
-    content = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    checksum = struct.pack(">I", zlib.crc32(content))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + content
-        + checksum
-        + b"\0\0\1\0IDAT"
-    )
-
-
-# Reading files
-
-
-@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
-def test_every_listed_suffix_is_read(tmp_path, picture, suffix):
-    path = tmp_path / f"part{suffix.upper()}"
-    options = {"lossless": True} if suffix == ".webp" else {}
-    picture.save(path, **options)
-
-    image = read_image(path)
-
-    assert image.dtype == np.uint8
-    assert image.flags.writeable
-    np.testing.assert_array_equal(image, np.array(Image.open(path).convert("RGB")))
-
-
-def test_a_path_may_be_text(tmp_path, picture, pixels):
-    picture.save(tmp_path / "part.png")
-
-    np.testing.assert_array_equal(read_image(str(tmp_path / "part.png")), pixels)
-    np.testing.assert_array_equal(as_rgb(str(tmp_path / "part.png")), pixels)
-
-
-@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
-def test_compressed_tiff_is_read(tmp_path, picture, pixels, compression):
-    path = tmp_path / "part.tif"
-    picture.save(path, compression=compression)
-
-    np.testing.assert_array_equal(read_image(path), pixels)
-    np.testing.assert_array_equal(decode_image(path.read_bytes(), "part"), pixels)
-
-
-def test_content_counts_and_not_the_suffix(tmp_path, picture, pixels):
-    path = tmp_path / "part.jpg"
-    path.write_bytes(encoded(picture, "PNG"))
-
-    np.testing.assert_array_equal(read_image(path), pixels)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ImageError, match=r"gone\.png does not exist; check the path"):
-        read_image(tmp_path / "gone.png")
-
-
-def test_a_folder_is_no_image(tmp_path):
-    with pytest.raises(ImageError, match="is a folder; give a file in it"):
-        read_image(tmp_path)
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read all")
-def test_a_forbidden_file_is_named(tmp_path, picture):
-    path = tmp_path / "part.png"
-    picture.save(path)
-    path.chmod(0)
-
-    with pytest.raises(ImageError, match="Permission denied"):
-        read_image(path)
-
-
-def test_an_unusable_path_is_no_other_error():
-    with pytest.raises(ImageError, match="cannot be opened"):
-        read_image("part\0.png")
-    with pytest.raises(ImageError, match="cannot be opened"):
-        read_image("x" * 5000)
-
-
-def test_an_empty_file_is_named(tmp_path):
-    path = tmp_path / "part.png"
-    path.touch()
-
-    with pytest.raises(ImageError, match=r"part\.png is empty \(0 bytes\)"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("content", [b"x", b"not a picture at all", b"RIFF1234WAVEfmt"])
-def test_text_named_as_picture_is_told_so(tmp_path, content):
-    path = tmp_path / "part.png"
-    path.write_bytes(content)
-
-    with pytest.raises(ImageError, match=r"part\.png is no PNG, JPEG, .* export it"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"])
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.8])
-def test_a_truncated_file_is_named(tmp_path, picture, file_format, share):
-    content = encoded(picture, file_format)
-    path = tmp_path / "part.png"
-    path.write_bytes(content[: max(13, int(share * len(content)))])
-
-    with pytest.raises(ImageError, match=r"part\.png cannot be decoded"):
-        read_image(path)
-
-    path.write_bytes(content)
-    assert read_image(path).shape == (24, 20, 3)
-
-
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"])
-def test_damaged_bytes_give_an_image_or_an_image_error(picture, rng, file_format):
-    content = encoded(picture, file_format)
-    n_refused = 0
-    for _ in range(150):
-        damaged = bytearray(content)
-        for place in rng.integers(0, min(len(content), 300), 3):
-            damaged[place] = rng.integers(256)
-        try:
-            image = decode_image(bytes(damaged), "part")
-        except ImageError:
-            n_refused += 1
-        else:
-            assert image.shape[2] == 3
-
-    assert n_refused > 0
-
-
-# Frames
-
-
-@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "TIFF", "PNG"])
-def test_several_frames_are_refused(picture, file_format):
-    others = [ImageOps.invert(picture), ImageOps.mirror(picture)]
-    content = encoded(picture, file_format, save_all=True, append_images=others)
-
-    with pytest.raises(ImageError, match="must have one frame, part has 3; save each"):
-        decode_image(content, "part")
-
-    assert decode_image(encoded(picture, file_format), "part").shape == (24, 20, 3)
-
-
-def test_previews_in_a_phone_s_picture_are_no_frames(picture):
-    preview = picture.resize((10, 12))
-    content = encoded(picture, "MPO", save_all=True, append_images=[preview])
-    opened = Image.open(BytesIO(content))
-    expected = np.array(Image.open(BytesIO(content)).convert("RGB"))
-
-    assert getattr(opened, "n_frames", 1) == 2
-    np.testing.assert_array_equal(as_rgb(opened), expected)
-    np.testing.assert_array_equal(decode_image(content, "part"), expected)
-
-
-def test_one_frame_taken_out_by_the_user_is_an_image(picture, pixels):
-    others = [ImageOps.mirror(picture)]
-    content = encoded(picture, "TIFF", save_all=True, append_images=others)
-    opened = Image.open(BytesIO(content))
-
-    with pytest.raises(ImageError, match="one frame"):
-        as_rgb(opened)
-
-    np.testing.assert_array_equal(as_rgb(opened.copy()), pixels)
 
 
 # Colors and depths
@@ -344,100 +166,6 @@ def test_a_mode_without_a_way_to_rgb_is_refused():
         decode_image(content, "part")
 
 
-# Orientation
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_orientation_is_applied(picture, file_format, orientation):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    content = encoded(picture, file_format, exif=exif)
-    opened = Image.open(BytesIO(content))
-    expected = np.array(ImageOps.exif_transpose(opened))
-
-    np.testing.assert_array_equal(decode_image(content, "part"), expected)
-    np.testing.assert_array_equal(as_rgb(Image.open(BytesIO(content))), expected)
-    assert expected.shape[0] == (24 if orientation < 5 else 20)
-
-
-@pytest.mark.parametrize("orientation", [0, 9])
-def test_an_undefined_orientation_changes_nothing(picture, pixels, orientation):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    content = encoded(picture, "PNG", exif=exif)
-
-    np.testing.assert_array_equal(decode_image(content, "part"), pixels)
-
-
-def test_damaged_metadata_beside_sound_pixels_is_ignored(picture, pixels):
-    content = encoded(picture, "PNG", exif=b"Exif\0\0XX\0\0 this is no TIFF header")
-
-    np.testing.assert_array_equal(decode_image(content, "part"), pixels)
-
-
-# Sizes
-
-
-def test_the_smallest_image_is_read_and_a_smaller_one_refused():
-    smallest = np.zeros((MIN_SIDE, 50), np.uint8)
-
-    assert as_rgb(smallest).shape == (MIN_SIDE, 50, 3)
-    with pytest.raises(ImageError, match=r"at least 8 x 8 pixels, .* has 50 x 7"):
-        as_rgb(smallest[1:])
-    with pytest.raises(ImageError, match="at least 8 x 8 pixels, part has 7 x 50"):
-        decode_image(encoded(Image.new("L", (7, 50)), "PNG"), "part")
-
-
-def test_too_many_pixels_are_refused_before_they_are_decoded():
-    with pytest.raises(ImageError, match="200 million pixels, part has 20000 x 10001"):
-        decode_image(png_without_pixels(20000, MAX_PIXELS // 20000 + 1), "part")
-
-    # The positive control: at the limit, decoding is tried.
-    with pytest.raises(ImageError, match="part cannot be decoded"):
-        decode_image(png_without_pixels(20000, 9), "part")
-
-
-def test_pillow_s_limit_for_the_whole_process_is_neither_used_nor_changed(
-    picture, pixels, monkeypatch
-):
-    content = encoded(picture, "PNG")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr(pictures, "_STRIP_PIXELS", 40)
-
-    with pytest.raises(Image.DecompressionBombError):
-        Image.open(BytesIO(content))
-
-    np.testing.assert_array_equal(decode_image(content, "part"), pixels)
-    assert Image.MAX_IMAGE_PIXELS == 100
-
-
-@pytest.mark.parametrize("strip_pixels", [1, 20, 70, 10**6])
-def test_strips_leave_no_trace(picture, monkeypatch, strip_pixels):
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    content = encoded(picture, "PNG", exif=exif)
-    whole = decode_image(content, "part")
-    from_array = as_rgb(GRADIENT_16)
-    monkeypatch.setattr(pictures, "_STRIP_PIXELS", strip_pixels)
-
-    np.testing.assert_array_equal(decode_image(content, "part"), whole)
-    np.testing.assert_array_equal(as_rgb(GRADIENT_16), from_array)
-
-
-def test_reading_needs_little_memory_besides_the_result():
-    content = encoded(Image.new("RGB", (4000, 3000)), "PNG")
-    tracemalloc.start()
-    try:
-        image = decode_image(content, "part")
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-
-    # Pillow's own copy is not traced: 4 bytes a pixel.
-    assert image.nbytes < peak < 1.4 * image.nbytes
-
-
 # Arrays
 
 
@@ -501,7 +229,7 @@ def test_anything_else_is_refused_by_its_type(thing):
         as_rgb_in_production(thing)
 
 
-def test_messages_call_an_image_as_the_caller_does():
+def test_messages_use_the_given_name():
     with pytest.raises(ImageError, match=r"image 7 has \(9,\)"):
         as_rgb(np.zeros(9), "image 7")
     with pytest.raises(ImageError, match="image 7 has 4 x 4"):
@@ -524,7 +252,7 @@ def test_a_picture_closed_by_the_user_is_an_image_error(tmp_path, picture):
         fill=st.integers(0, 255),
     )
 )
-def test_a_lossless_file_gives_its_image_back(image):
+def test_a_lossless_file_returns_the_same_image(image):
     content = encoded(Image.fromarray(image), "PNG")
 
     np.testing.assert_array_equal(decode_image(content, "part"), image)
@@ -577,10 +305,33 @@ def test_a_mask_that_is_no_image_is_an_image_error(tmp_path):
         read_mask(tmp_path / "mask.png")
 
 
+def test_labels_are_the_stored_values_of_a_gray_file(tmp_path):
+    labels = (GRADIENT_16 // 200).astype(np.uint16)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+
+    np.testing.assert_array_equal(read_labels(tmp_path / "labels.png"), labels)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("RGB", "png"), ("F", "tif")])
+def test_labels_in_color_or_floating_point_are_refused(tmp_path, mode, suffix):
+    path = tmp_path / f"labels.{suffix}"
+    Image.new(mode, (20, 24)).save(path)
+
+    with pytest.raises(ImageError, match=rf"labels\.{suffix} has the mode {mode}; exp"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "I;16"])
+def test_stored_mode_is_pillow_s_name(tmp_path, mode):
+    Image.new(mode, (20, 24)).save(tmp_path / "part.png")
+
+    assert stored_mode(tmp_path / "part.png") == mode
+
+
 # Resizing
 
 
-def test_resizing_gives_the_size_asked_for(pixels):
+def test_resizing_returns_the_requested_size(pixels):
     assert resize_image(pixels, 30, 50).shape == (30, 50, 3)
 
 
@@ -601,7 +352,7 @@ def test_resizing_is_pillow_s_bilinear(picture, pixels):
     np.testing.assert_array_equal(resize_image(pixels, 13, 11), np.array(expected))
 
 
-def test_resizing_to_the_same_size_gives_an_own_copy(pixels):
+def test_resizing_to_the_same_size_returns_a_copy(pixels):
     same = resize_image(pixels, 24, 20)
 
     np.testing.assert_array_equal(same, pixels)
@@ -612,7 +363,7 @@ def test_resizing_to_the_same_size_gives_an_own_copy(pixels):
 # Hashing pictures
 
 
-def test_equal_pictures_hash_equally_whatever_the_file(picture, pixels):
+def test_equal_pictures_have_one_hash_in_every_format(picture, pixels):
     in_files = [encoded(picture, name) for name in ("PNG", "BMP", "TIFF")]
     hashes = {image_hash(decode_image(content, "part")) for content in in_files}
 
@@ -620,7 +371,7 @@ def test_equal_pictures_hash_equally_whatever_the_file(picture, pixels):
     assert len(hashes) == 1
 
 
-def test_another_pixel_or_shape_hashes_otherwise(pixels):
+def test_another_pixel_or_shape_changes_the_hash(pixels):
     changed = pixels.copy()
     changed[7, 7, 1] ^= 1
 
