@@ -10,21 +10,14 @@ import pytest
 import torch
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.detector import Detector
-from efficientad.method.inputs import normalize_images
-from efficientad.method.placement import place_map
 from efficientad.training.paper_step import vary_color
-from efficientad_lab.benchmark.random_detector import random_detector
+from efficientad_lab.benchmark.random_detector import calibrated, random_detector
 from lab.experiments.gpu import checks as gpu_checks
 from lab.experiments.gpu import networks as gpu_networks
 from lab.experiments.gpu import run as gpu
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-
-
-def small_detector() -> Detector:
-    return gpu_checks.calibrated(random_detector("small"))
 
 
 @pytest.mark.slow
@@ -88,7 +81,7 @@ def test_colours_vary_as_in_training(kind, rng):
         rng.integers(0, 256, (1, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     )
     training = gpu_networks.DeviceTraining(
-        small_detector().requires_grad_(), pixels, pixels, 1, is_half=False
+        random_detector("small").requires_grad_(), pixels, pixels, 1, is_half=False
     )
 
     varied = training.varied(pixels.float(), torch.tensor([kind]), torch.tensor([1.15]))
@@ -98,25 +91,22 @@ def test_colours_vary_as_in_training(kind, rng):
     )
 
 
-def test_the_device_draws_the_map_that_the_detector_predicts(rng):
-    detector = small_detector()
+def test_the_device_draws_the_map_that_the_predictor_gives(rng):
+    predictor = calibrated(random_detector("small"), "pytorch")
     pixels = rng.integers(0, 256, (1, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-    maps = gpu_networks.DeviceMaps(detector, 1, CPU, torch.float32)
+    maps = gpu_networks.DeviceMaps(predictor, 1, CPU, torch.float32)
     maps.host_pixels.copy_(torch.from_numpy(pixels))
 
-    judged = maps.judge()[0].numpy()
+    drawn = maps.predict()[0].numpy()
 
-    with torch.inference_mode():
-        images = normalize_images(torch.from_numpy(pixels))
-        grid = detector.anomaly_maps(images).combined_map[0].numpy()
-    expected = place_map(grid, INPUT_SIZE, INPUT_SIZE)
-    np.testing.assert_allclose(judged, expected, rtol=1e-4, atol=1e-5)
+    expected = predictor.predict(pixels[0]).anomaly_map
+    np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_rate_falls_for_the_last_5_percent(monkeypatch):
     pixels = torch.zeros(1, 1, 1, 3, dtype=torch.uint8)
     training = gpu_networks.DeviceTraining(
-        small_detector().requires_grad_(), pixels, pixels, 40, is_half=False
+        random_detector("small").requires_grad_(), pixels, pixels, 40, is_half=False
     )
     rates = []
     monkeypatch.setattr(
