@@ -1,8 +1,10 @@
 """An engine without networks, for tests of what stands behind the grids."""
 
+from typing import Literal
+
 import numpy as np
 
-from efficientad.engines.engine import EngineOutput
+from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
 from efficientad.method.maps import MapScale
@@ -12,8 +14,8 @@ class BrightnessEngine:
     """Its maps are the brightness of the image, from 0 to 1, everywhere the same."""
 
     is_concurrent = True
-    precision = "fp32"
-    device = "cpu"
+    precision: Precision = "fp32"
+    device: Literal["cpu"] = "cpu"
 
     def run(self, pixels):
         """Compute two constant maps of each image."""

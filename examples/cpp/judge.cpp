@@ -29,7 +29,8 @@ namespace {
 
 constexpr int normal = 0, anomalous = 1, failed = 2;
 
-constexpr int format_version = 2;  // of exports, as `deployment/metadata.py` has it
+constexpr int format_version = 3;  // of exports, as `export_metadata.py` has it
+constexpr int older_version = 2;   // with the same score and the same combined map
 
 struct Decision {
     double threshold;
@@ -74,7 +75,7 @@ nlohmann::json read_metadata(const ov::Model& model, const std::string& path) {
 // Entries that are not needed here may be there or not.
 Decision read_decision(const ov::Model& model, const std::string& path) {
     const nlohmann::json content = read_metadata(model, path);
-    if (content["format"] != format_version) {
+    if (content["format"] != format_version && content["format"] != older_version) {
         throw std::runtime_error(path + " has export format " + content["format"].dump() +
                                  ", this program reads " + std::to_string(format_version) +
                                  "; export it again");

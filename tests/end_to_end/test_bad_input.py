@@ -24,11 +24,11 @@ import efficientad
 from efficientad.cli.main import main
 from efficientad.demo_parts import write_category
 from efficientad.images.listing import find_images
-from efficientad.method.decision import Calibration, MapQuantiles
+from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.maps import MapScale
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
-from efficientad.model_files import detector_file as model_file
 from efficientad.model_files import teachers
 from efficientad.storage import temporary_path
 from efficientad.training import run as student
@@ -91,15 +91,15 @@ def untrained_detector():
         Autoencoder(),
         ChannelStatistics(torch.zeros(384), torch.ones(384)),
     )
-    quantiles = MapQuantiles(0.0, 1.0)
-    detector.calibration = Calibration(quantiles, quantiles, (0.1, 0.2, 0.3), 0.01)
-    return detector
+    return detector.eval().requires_grad_(requires_grad=False)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, joined):
     path = tmp_path_factory.mktemp("model") / "part.ead"
-    model_file.save(untrained_detector(), path)
+    scales = dict.fromkeys(("local", "global"), MapScale(0.0, 1.0))
+    calibration = Calibration(scales, (0.1, 0.2, 0.3), 0.01)
+    efficientad.save(joined(untrained_detector(), calibration), path)
     return path
 
 
@@ -216,13 +216,13 @@ def test_an_unusable_test_image_is_named(model, parts, tmp_path, capsys):
 
 
 def write_kinds(folder):
-    """The same picture in many ways: the file of each, and its plain twin's pixels."""
+    """The same picture in many ways: the file of each, and its plain copy's pixels."""
     gray, deep = pixels_of(101)[..., 0], pixels_of(102)[..., 0]
     opaque, upright, printed = (pixels_of(seed) for seed in (103, 104, 105))
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     few_colors = Image.fromarray(pixels_of(106)).quantize(16)
-    twin_of = {
+    copy_of = {
         save(folder / "gray.png", gray): np.dstack([gray] * 3),
         save(folder / "16 bit.png", deep.astype(np.uint16) * 257): np.dstack(
             [deep] * 3
@@ -234,7 +234,7 @@ def write_kinds(folder):
     }
     Image.fromarray(printed).convert("CMYK").save(folder / "cmyk.tiff")
     few_colors.save(folder / "palette.png")
-    return twin_of
+    return copy_of
 
 
 def test_the_kinds_are_what_they_are_called(tmp_path):
@@ -257,21 +257,21 @@ def test_the_kinds_are_what_they_are_called(tmp_path):
     }
 
 
-def test_every_kind_of_image_is_judged_as_its_plain_twin(model, tmp_path):
-    twin_of = write_kinds(tmp_path / "kinds")
-    for path, pixels in twin_of.items():
-        save(tmp_path / "twins" / f"{path.stem}.png", pixels)
+def test_every_kind_of_image_is_predicted_as_its_plain_copy(model, tmp_path):
+    copy_of = write_kinds(tmp_path / "kinds")
+    for path, pixels in copy_of.items():
+        save(tmp_path / "copies" / f"{path.stem}.png", pixels)
 
-    for folder in ("kinds", "twins"):
+    for folder in ("kinds", "copies"):
         arguments = ["predict", str(model), str(tmp_path / folder), "--no-heatmaps"]
         results = ["--maps", "--output", str(tmp_path / f"of {folder}")]
         assert main([*arguments, *results]) == 0
 
     kinds = predictions_in(tmp_path / "of kinds")
-    twins = predictions_in(tmp_path / "of twins")
-    for path, pixels in twin_of.items():
-        twin = twins[f"{path.stem}.png"]
-        assert kinds[path.name]["image_score"] == twin["image_score"], path.name
+    copies = predictions_in(tmp_path / "of copies")
+    for path, pixels in copy_of.items():
+        copy = copies[f"{path.stem}.png"]
+        assert kinds[path.name]["image_score"] == copy["image_score"], path.name
         anomaly_map = tifffile.imread(tmp_path / f"of kinds/maps/{path.stem}.tiff")
         assert anomaly_map.shape == pixels.shape[:2], path.name
 
@@ -282,7 +282,7 @@ def test_all_kinds_are_trained_on_together(normal_images, tmp_path):
 
     assert main(["train", str(normal_images), "--output", str(output), *FAST]) == 0
 
-    provenance = model_file.load(output).provenance
+    provenance = efficientad.load(output).provenance
     used = provenance["training_images"] | provenance["validation_images"]
     names = {Path(name).name for name in used}
     assert names == {path.name for path in find_images(normal_images)}
@@ -390,14 +390,14 @@ def test_images_that_are_not_there(model, tmp_path, capsys, verb):
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_to_judge(model, tmp_path, capsys):
+def test_nothing_to_predict(model, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
 
     for paths in ([], [tmp_path / "empty"]):
         sentence = refusal_of(
             capsys, "predict", model, *paths, "--output", tmp_path / "out"
         )
-        assert "to judge" in sentence
+        assert "to predict" in sentence
     assert not (tmp_path / "out").exists()
 
 
@@ -483,6 +483,12 @@ def write_no_calibration(path, model):
     tensor_file.write(path, "detector", tensors, content)
 
 
+def write_foreign_scales(path, model):
+    tensors, content = tensor_file.read(model, "detector")
+    content["calibration"]["scales"] = "abc"
+    tensor_file.write(path, "detector", tensors, content)
+
+
 UNUSABLE_MODELS = {
     "truncated": (write_truncated_model, "truncated, damaged or something else"),
     "foreign": (write_foreign_file, "truncated, damaged or something else"),
@@ -494,6 +500,7 @@ UNUSABLE_MODELS = {
     "of another size": (write_another_size, "not hold the weights of a medium detect"),
     "of unknown size": (write_unknown_size, "not hold a complete detector"),
     "not calibrated": (write_no_calibration, "not hold a complete detector"),
+    "of foreign scales": (write_foreign_scales, "not hold a complete detector"),
     "missing": (lambda _path, _model: None, "no model file at"),
     "a folder": (lambda path, _model: path.mkdir(), "no model file at"),
 }
@@ -640,7 +647,7 @@ def test_a_full_disk_at_the_end_costs_nothing_but_space(
     fill_disk("nothing")
     monkeypatch.setattr(student._Training, "take_step", lambda _: pytest.fail("again"))
     assert main([*arguments, "--resume"]) == 0
-    assert model_file.load(output).calibration is not None
+    assert efficientad.load(output).calibration.normal_scores
 
 
 def test_a_full_disk_while_calibrating_anew(model, tmp_path, capsys, fill_disk):

@@ -2,32 +2,11 @@
 
 from dataclasses import asdict
 
-from torch import nn
-
-from efficientad.method.decision import Calibration, MapQuantiles
-from efficientad.method.detector import Detector
-from efficientad.method.maps import RawMaps
 from efficientad.model_files.teachers import open_teacher
 from efficientad.training.normal_images import training_and_validation
 from efficientad_lab.studies.config import StudyConfig
 
 CONFIG = StudyConfig(sizes=("small",), seeds=(0, 1), steps=4, preset="quick")
-
-
-class FakeDetector(Detector):
-    """Its score is the brightness, so that each image has one; it has no networks."""
-
-    def __init__(self, provenance):
-        nn.Module.__init__(self)
-        as_they_are = MapQuantiles(0.0, 0.1)
-        self.calibration = Calibration(as_they_are, as_they_are, normal_scores=(0.5,))
-        self.provenance = provenance
-        self.runtime = "pytorch"
-
-    def judged_maps(self, pixels):
-        brightness = pixels.float().mean((1, 2, 3)) / 255
-        maps = brightness[:, None, None].expand(-1, 56, 56)
-        return RawMaps(maps, maps)
 
 
 class FakeTraining:

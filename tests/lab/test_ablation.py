@@ -1,23 +1,19 @@
 """The paper's ablations: which trainings they need, and what they change."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from efficientad_lab.studies.kept_maps import KeptMaps
 from tests.lab.study_fakes import CONFIG, FakeTraining
 
 from efficientad.cli import main as cli
 from efficientad.demo_parts import write_category
+from efficientad.engines.engine import Precision
 from efficientad.errors import ConfigError
 from efficientad.method.losses import hard_feature_loss, hard_feature_mask
-from efficientad.method.maps import (
-    map_mean_and_deviation,
-    map_quantiles,
-    normalize_map,
-)
-from efficientad.method.placement import place_map
+from efficientad.method.maps import MapScale
 from efficientad.training.config import PAPER
 from efficientad.training.quick import QUICK, QuickRecipe
 from efficientad_lab.studies import jobs
@@ -28,6 +24,7 @@ from efficientad_lab.studies.ablation import (
     ablate,
     planned,
 )
+from efficientad_lab.studies.cached_maps import CachingEngine
 from efficientad_lab.studies.config import StudyConfig
 from efficientad_lab.studies.jobs import MEAN_AND_DEVIATION, QUANTILES
 from efficientad_lab.studies.records import read_runs
@@ -108,35 +105,12 @@ def test_a_hard_mask_is_the_share_of_channels_at_or_above_the_quantile(rng):
         torch.testing.assert_close(drawn, expected)
 
 
-def test_by_mean_and_deviation_a_map_gets_mean_0_and_deviation_1(rng):
-    grids = [rng.gamma(2, 3, (56, 56)).astype(np.float32) for _ in range(2)]
-
-    scale = map_mean_and_deviation(grids)
-
-    raw = torch.from_numpy(np.stack([place_map(g, 256, 256) for g in grids]))
-    normalized = normalize_map(raw, scale)
-    assert abs(float(normalized.mean())) < 1e-4
-    assert abs(float(normalized.std()) - 1) < 1e-4
-
-
-def test_other_quantiles_go_to_0_and_a_tenth(rng):
-    grids = [rng.gamma(2, 3, (56, 56)).astype(np.float32)]
-
-    scale = map_quantiles(grids, low=0.5, high=0.99)
-
-    pixels = place_map(grids[0], 256, 256)
-    expected = np.quantile(pixels, [0.5, 0.99])
-    np.testing.assert_allclose([scale.low, scale.high], expected, rtol=1e-6)
-
-
 @pytest.fixture
-def ablated(axle, make_detector, monkeypatch, tmp_path):
+def ablated(axle, make_detector, joined, monkeypatch, tmp_path):
     """Table 5 by detectors of random weights: one is calibrated in two ways."""
 
     def make(provenance, _output):
-        detector = make_detector()
-        detector.provenance = provenance
-        return detector
+        return joined(make_detector(), engine="auto", provenance=provenance)
 
     training = FakeTraining(make)
     monkeypatch.setattr(jobs, "train", training)
@@ -145,15 +119,15 @@ def ablated(axle, make_detector, monkeypatch, tmp_path):
     return training, failures, tmp_path
 
 
-def fast_evaluation(detector, category, **_options):
-    """Judge two images of each kind; random weights need no more."""
+def fast_evaluation(predictor, category, **_options):
+    """Predict two images of each kind; random weights need no more."""
     from efficientad.evaluation.evaluate import evaluate
 
     test = [category.test[0], category.test[-1]]
-    return evaluate(detector, replace(category, test=tuple(test)))
+    return evaluate(predictor, replace(category, test=tuple(test)))
 
 
-def test_what_a_normalization_changes_is_judged_and_undone(ablated):
+def test_what_a_normalization_changes_is_evaluated_and_undone(ablated):
     training, failures, results = ablated
     runs = {run["variant"]: run for run in read_runs(results)}
 
@@ -169,22 +143,55 @@ def test_what_a_normalization_changes_is_judged_and_undone(ablated):
     assert runs[f"{name}, without penalty"]["threshold"] == runs[name]["threshold"]
 
 
-def test_another_normalization_needs_no_network_again(make_detector, photograph):
-    detector = make_detector()
-    kept = KeptMaps(detector)
+class CountingEngine:
+    """Counts the images that another engine computes."""
+
+    is_concurrent = True
+    precision: Precision = "fp32"
+    device: Literal["cpu"] = "cpu"
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.n_images = 0
+
+    def run(self, pixels):
+        self.n_images += len(pixels)
+        return self.engine.run(pixels)
+
+
+def test_another_normalization_needs_no_network_again(predictor, photograph):
+    counting = CountingEngine(predictor.engine)
+    cached = replace(predictor, engine=CachingEngine(counting))
     image = photograph(256, 256)
-    expected = detector.predict(image)
-    first = kept.predict(image)
-    detector.judged_maps = None  # it cannot be asked again
-    quantiles = detector.calibration.local_quantiles
-    halved = replace(quantiles, high=(quantiles.low + quantiles.high) / 2)
-    detector.calibration = replace(detector.calibration, local_quantiles=halved)
+    expected = predictor.predict(image)
+    first = cached.predict(image)
+    scales = dict(predictor.calibration.scales)
+    local = scales["local"]
+    middle = (local.low + local.high) / 2
+    scales["local"] = MapScale(local.low, middle, *local.levels)
+    halved = replace(cached, calibration=replace(cached.calibration, scales=scales))
 
-    again = kept.predict(image)
+    again = halved.predict(image)
 
+    assert counting.n_images == 1
     np.testing.assert_array_equal(first.combined_grid, expected.combined_grid)
-    np.testing.assert_allclose(again.local_grid, 2 * first.local_grid, rtol=1e-5)
-    np.testing.assert_array_equal(again.global_grid, first.global_grid)
+    np.testing.assert_allclose(
+        again.grids["local"], 2 * first.grids["local"], rtol=1e-5
+    )
+    np.testing.assert_array_equal(again.grids["global"], first.grids["global"])
+
+
+def test_other_images_are_computed(predictor, photograph):
+    """Positive control of the cache: it knows images by their pixels."""
+    counting = CountingEngine(predictor.engine)
+    cached = CachingEngine(counting)
+    pixels = np.stack([photograph(256, 256, seed) for seed in (0, 1, 0)])
+
+    found = cached.run(pixels)
+
+    assert counting.n_images == 2
+    for name, grids in predictor.engine.run(pixels).grids.items():
+        np.testing.assert_allclose(found.grids[name], grids, rtol=1e-4, atol=1e-6)
 
 
 def test_the_tables_of_an_ablation_name_the_paper_s_numbers(ablated):
@@ -201,9 +208,9 @@ def test_the_tables_of_an_ablation_name_the_paper_s_numbers(ablated):
 
 
 def test_judgings_in_any_order_give_the_method_the_calibration_of_its_training(
-    axle, make_detector, monkeypatch, tmp_path
+    axle, make_detector, joined, monkeypatch, tmp_path
 ):
-    made = make_detector()
+    made = joined(make_detector(), engine="auto")
     (job, *_) = planned([axle], ONE_SEED, [5])
     reversed_job = replace(job, judgings=job.judgings[::-1])
     assert [j.normalization for j in reversed_job.judgings] == [
@@ -212,16 +219,15 @@ def test_judgings_in_any_order_give_the_method_the_calibration_of_its_training(
     ]
 
     def make(provenance, _output):
-        made.provenance = provenance
-        return made
+        return replace(made, provenance=provenance)
 
     monkeypatch.setattr(jobs, "train", FakeTraining(make))
     monkeypatch.setattr(jobs, "evaluate", fast_evaluation)
-    before = made.calibration
     assert jobs.do(reversed_job, jobs.Place(tmp_path, tmp_path / "work")) is None
     runs = {run["variant"]: run for run in read_runs(tmp_path)}
-    assert runs["small, quick, 4 steps"]["threshold"] == before.threshold
-    assert made.calibration != before
+    name = "small, quick, 4 steps"
+    assert runs[name]["threshold"] == made.calibration.threshold
+    assert runs[f"{name}, mean and deviation"]["threshold"] != runs[name]["threshold"]
 
 
 def test_the_paper_s_sweeps_hold_the_method_s_number_once_each():

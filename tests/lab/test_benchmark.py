@@ -1,4 +1,4 @@
-"""What the benchmark says about predictors; how long things take is never tested."""
+"""Benchmark of engines; how long things take is never tested."""
 
 import json
 import os
@@ -13,29 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.fake_engines import brightness_predictor
 
+import efficientad
 from efficientad.cli import main as cli
-from efficientad.errors import (
-    ConfigError,
-    ModelFileError,
-    NotCalibratedError,
-    StorageError,
-)
-from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
-from efficientad.model_files import detector_file as model_file
+from efficientad.engines.engine import EngineOutput
+from efficientad.engines.pytorch import PyTorchEngine
+from efficientad.errors import ConfigError, ModelFileError, StorageError
 from efficientad_lab import cli as lab_cli
-from efficientad_lab.benchmark import candidates as contenders_module
+from efficientad_lab.benchmark import candidates as candidates_module
 from efficientad_lab.benchmark import clock, hardware, layer_costs, memory
 from efficientad_lab.benchmark import compare as benchmark_module
-from efficientad_lab.benchmark.baseline import BaselinePredictor
-from efficientad_lab.benchmark.candidates import Contender, contenders
+from efficientad_lab.benchmark.anomalib_peer import AnomalibEngine
+from efficientad_lab.benchmark.baseline import BaselineEngine
+from efficientad_lab.benchmark.candidates import (
+    Candidate,
+    available_engines,
+    candidates,
+)
 from efficientad_lab.benchmark.clock import Timing
 from efficientad_lab.benchmark.compare import benchmark
 from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.benchmark.costs import NetworkCost, Peak
 from efficientad_lab.benchmark.peak_memory import peak_memory_mib
-from efficientad_lab.benchmark.report import BenchmarkReport, RuntimeReport
+from efficientad_lab.benchmark.report import BenchmarkReport, EngineReport
 
 TINY = BenchmarkConfig(repeats=1, batch_size=2, streams=1, memory=False)
 
@@ -188,61 +189,56 @@ def test_streams_share_the_threads_and_give_them_back():
 # The baseline
 
 
-def test_the_baseline_predicts_what_the_detector_does(make_detector, rng):
-    detector = make_detector()
-    detector.runtime = "pytorch"
+def test_the_baseline_predicts_what_the_detector_does(predictor, rng):
     image = rng.integers(0, 256, (50, 70, 3), np.uint8)
 
-    plain = BaselinePredictor(detector)
-    expected, found = detector.predict(image), plain.predict(image)
+    plain = replace(predictor, engine=BaselineEngine(predictor.detector))
+    expected, found = predictor.predict(image), plain.predict(image)
 
-    assert isinstance(plain, Predictor)
     assert found.image_score == pytest.approx(expected.image_score, rel=1e-4)
     assert (found.p_value, found.threshold) == (expected.p_value, expected.threshold)
     np.testing.assert_allclose(
         found.anomaly_map, expected.anomaly_map, rtol=1e-3, atol=1e-5
     )
-    assert plain.predict_batch([]) == []
 
 
-def test_the_baseline_needs_a_calibration(make_detector):
-    detector = make_detector()
-    detector.calibration = None
-
-    with pytest.raises(NotCalibratedError, match="call calibrate first"):
-        BaselinePredictor(detector)
+# The comparison, with engines that compute nothing
 
 
-# The comparison, with predictors that compute nothing
+class FakeEngine:
+    """Gives the same maps of every image, and counts the images of each run."""
 
+    is_concurrent = True
 
-class Fake:
-    """Says the same about every image."""
-
-    size = "small"
-    device = torch.device("cpu")
-
-    def __init__(self, value, precision="fp32"):
-        self.value, self.precision = value, precision
-        self.versions: dict[str, str] | None = None
+    def __init__(self, value, precision="fp32", device="cpu"):
+        self.value, self.precision, self.device = value, precision, device
         self.n_images = []
 
-    def predict(self, image):
-        return self.predict_batch([image])[0]
+    def run(self, pixels):
+        self.n_images.append(len(pixels))
+        grids = np.full((len(pixels), 56, 56), self.value, np.float32)
+        return EngineOutput({"local": grids, "global": grids})
 
-    def predict_batch(self, images):
-        self.n_images.append(len(images))
-        grid = np.full((56, 56), self.value, np.float32)
-        return [Prediction(self.value, 1.0, 0.5, 256, 256, grid, grid) for _ in images]
+
+class FakeAnomalib(FakeEngine, AnomalibEngine):
+    """Stands for anomalib's processes."""
+
+    def __init__(self, value):
+        super().__init__(value)
+        self.versions = {"anomalib": "2.7.0"}
+
+
+def fake(engine):
+    return replace(brightness_predictor(), engine=engine)
 
 
 @pytest.fixture
 def measured(monkeypatch):
     """A report about two fakes, the second of which differs by a twentieth."""
-    fakes = {"one": Fake(2.0), "other": Fake(2.1, "int8")}
-    found = [Contender(name, Path("part.ead")) for name in fakes]
-    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: found)
-    monkeypatch.setattr(Contender, "open", lambda self, **_: fakes[self.name])
+    fakes = {"one": FakeEngine(2.0), "other": FakeEngine(2.1, "int8")}
+    found = [Candidate(name, Path("part.ead")) for name in fakes]
+    monkeypatch.setattr(benchmark_module, "candidates", lambda *_: found)
+    monkeypatch.setattr(Candidate, "open", lambda self, **_: fake(fakes[self.name]))
     monkeypatch.setattr(
         hardware, "matrix_products", lambda _: [product("fp32"), product("int8")]
     )
@@ -275,14 +271,15 @@ def test_the_report_tells_all_that_was_measured(measured):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """What files are opened with, by predictors that compute nothing."""
+    """What files are opened with, by engines that compute nothing."""
     asked = []
 
     def load(path, **settings):
         asked.append((path.name, settings))
-        return Fake(2.0)
+        device = "cuda" if settings["device"] == "cuda" else "cpu"
+        return fake(FakeEngine(2.0, device=device))
 
-    monkeypatch.setattr(contenders_module, "load_predictor", load)
+    monkeypatch.setattr(candidates_module, "load", load)
     monkeypatch.setattr(hardware, "matrix_products", lambda _: [product("fp32")])
     return asked
 
@@ -315,7 +312,7 @@ def test_speeds_are_ratios_to_the_first(measured):
     slow, fast = Timing((100.0,)), Timing((25.0,))
     cost = NetworkCost("small", tuple(layer_costs.layer_costs("small")))
     results = tuple(
-        RuntimeReport(
+        EngineReport(
             name=name,
             precision="fp32",
             flops=cost.flops,
@@ -366,10 +363,11 @@ def test_the_text_has_the_tables(measured):
     ("devices", "is_refused"), [(["cuda", "cpu"], True), (["cuda", "cuda"], False)]
 )
 def test_all_that_is_compared_runs_on_one_device(devices, is_refused):
-    found = [Contender(name, Path("part.ead")) for name in ("baseline", "native")]
-    opened = {contender.name: Fake(2.0) for contender in found}
-    for fake, device in zip(opened.values(), devices, strict=True):
-        fake.device = torch.device(device)
+    found = [Candidate(name, Path("part.ead")) for name in ("baseline", "native")]
+    opened = {
+        candidate.name: fake(FakeEngine(2.0, device=device))
+        for candidate, device in zip(found, devices, strict=True)
+    }
 
     if not is_refused:
         assert benchmark_module._only_device(found, opened) == "cuda"
@@ -380,10 +378,9 @@ def test_all_that_is_compared_runs_on_one_device(devices, is_refused):
 
 def test_the_report_tells_which_anomalib_was_measured(measured, monkeypatch):
     _, fakes, _ = measured
-    fakes["anomalib"] = fake = Fake(2.0)
-    fake.versions = {"anomalib": "2.7.0"}
-    found = [Contender("anomalib", Path("part.ead"), anomalib=Path("python"))]
-    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: found)
+    fakes["anomalib"] = FakeAnomalib(2.0)
+    found = [Candidate("anomalib", Path("part.ead"), anomalib=Path("python"))]
+    monkeypatch.setattr(benchmark_module, "candidates", lambda *_: found)
     config = replace(TINY, anomalib=Path("python"))
 
     content = benchmark(Path("part.ead"), (), config).as_json()
@@ -393,12 +390,12 @@ def test_the_report_tells_which_anomalib_was_measured(measured, monkeypatch):
 
 
 def test_memory_that_cannot_be_measured_costs_nothing_else(monkeypatch):
-    def fail(contender, _n):
-        raise ModelFileError(f"the process of {contender.name} was killed")
+    def fail(candidate, _n):
+        raise ModelFileError(f"the process of {candidate.name} was killed")
 
-    one = [Contender("one", Path("part.ead"))]
-    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: one)
-    monkeypatch.setattr(Contender, "open", lambda *_, **__: Fake(2.0))
+    one = [Candidate("one", Path("part.ead"))]
+    monkeypatch.setattr(benchmark_module, "candidates", lambda *_: one)
+    monkeypatch.setattr(Candidate, "open", lambda *_, **__: fake(FakeEngine(2.0)))
     monkeypatch.setattr(benchmark_module, "peak_memory_mib", fail)
     monkeypatch.setattr(hardware, "matrix_products", lambda _: [product("fp32")])
     stages: list[str] = []
@@ -413,8 +410,8 @@ def test_memory_that_cannot_be_measured_costs_nothing_else(monkeypatch):
 
 
 def test_a_file_given_twice_is_refused(monkeypatch):
-    twice = [Contender("part.onnx", Path("part.onnx"))] * 2
-    monkeypatch.setattr(benchmark_module, "contenders", lambda *_: twice)
+    twice = [Candidate("part.onnx", Path("part.onnx"))] * 2
+    monkeypatch.setattr(benchmark_module, "candidates", lambda *_: twice)
 
     with pytest.raises(ConfigError, match="files of different names"):
         benchmark(Path("part.onnx"), (), TINY)
@@ -424,99 +421,128 @@ def test_a_file_given_twice_is_refused(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def saved(make_detector, tmp_path_factory):
+def saved(predictor, tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmark") / "part.ead"
-    model_file.save(make_detector(), path)
+    efficientad.save(predictor, path)
     return path
 
 
 def test_the_baseline_comes_first_and_exports_last(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(contenders_module, "_available", lambda _: ["pytorch"])
+    monkeypatch.setattr(candidates_module, "available_engines", lambda _: ("pytorch",))
+    monkeypatch.setattr(candidates_module, "find_spec", lambda _: None)
 
-    found = contenders(saved, [Path("a.onnx")], BenchmarkConfig(), tmp_path)
+    found = candidates(saved, [Path("a.onnx")], BenchmarkConfig(), tmp_path)
 
-    assert [contender.name for contender in found] == ["baseline", "pytorch", "a.onnx"]
-    assert [contender.plain for contender in found] == ["fp32", None, None]
+    assert [candidate.name for candidate in found] == ["baseline", "pytorch", "a.onnx"]
+    assert [candidate.plain for candidate in found] == ["fp32", None, None]
+    opened = [candidate.open().engine for candidate in found[:2]]
+    assert list(map(type, opened)) == [BaselineEngine, PyTorchEngine]
+
+
+@pytest.mark.parametrize("n_streams", [1, 2])
+def test_engines_share_the_cores_between_streams(saved, monkeypatch, n_streams):
+    asked = []
+
+    def load(_path, **settings):
+        asked.append(settings)
+        return brightness_predictor()
+
+    monkeypatch.setattr(candidates_module, "load", load)
+
+    for name in ("native", "native_bf16", "auto"):
+        candidate = Candidate(name, saved, "cpu", name)
+        assert candidate.is_set_up_for_streams
+        candidate.open(n_streams=n_streams)
+
+    assert [settings["n_streams"] for settings in asked] == [n_streams] * 3
+    assert not Candidate("pytorch", saved, "cpu", "pytorch").is_set_up_for_streams
 
 
 def test_an_exported_file_has_one_engine(tmp_path):
-    config = BenchmarkConfig(runtimes=("native",))
+    config = BenchmarkConfig(engines=("native",))
 
     with pytest.raises(ConfigError, match=r"give the \.ead file"):
-        contenders(Path("part.onnx"), [], config, tmp_path)
+        candidates(Path("part.onnx"), [], config, tmp_path)
 
 
-def test_exports_for_the_occasion_are_made(judging_detector, tmp_path):
-    model_file.save(judging_detector, tmp_path / "part.ead")
-    config = BenchmarkConfig(runtimes=("onnx", "openvino"))
+def test_exports_for_the_occasion_are_made(saved, tmp_path):
+    config = BenchmarkConfig(engines=("onnx", "openvino"))
 
-    found = contenders(tmp_path / "part.ead", [], config, tmp_path)
+    found = candidates(saved, [], config, tmp_path)
 
     assert [c.name for c in found] == ["baseline", "onnx", "openvino"]
     assert [c.path.suffix for c in found] == [".ead", ".onnx", ".xml"]
     assert all(c.path.is_file() for c in found)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_an_export_for_the_cpu_is_not_taken_for_one_on_the_gpu(runtime, tmp_path):
-    with pytest.raises(ConfigError, match="runs on cpu, device cuda was asked for"):
-        contenders_module._exported(runtime, Path("part.ead"), "cuda", tmp_path)
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_an_export_for_the_cpu_is_not_taken_for_one_on_the_gpu(engine, tmp_path):
+    with pytest.raises(ConfigError, match="runs on the CPU, device cuda was asked for"):
+        candidates_module._exported(engine, Path("part.ead"), "cuda", tmp_path)
 
 
-def test_openvinos_file_is_refused_where_cuda_is_asked_for(tmp_path):
-    (tmp_path / "part.xml").touch()
+@pytest.mark.parametrize("name", ["part.onnx", "part.xml"])
+def test_an_exported_file_is_refused_where_cuda_is_asked_for(name, tmp_path):
+    (tmp_path / name).touch()
     config = BenchmarkConfig(device="cuda")
-    (contender,) = contenders(tmp_path / "part.xml", [], config, tmp_path)
+    (candidate,) = candidates(tmp_path / name, [], config, tmp_path)
 
-    with pytest.raises(ConfigError, match="tensorrt was asked for"):
-        contender.open()
-
-
-def test_an_export_for_tensorrt_is_run_by_it(saved, tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        "efficientad.exports.export.export",
-        lambda *given, precision: made.append((*given, precision)),
-    )
-
-    found = contenders_module._exported("tensorrt", saved, "auto", tmp_path)
-
-    ((detector, path, precision),) = made
-    assert precision == "fp16"
-    assert detector.device.type == "cpu"
-    assert (found.path, path.suffix) == (path, ".onnx")
-    assert (found.runtime, found.is_for_tensorrt) == ("tensorrt", True)
+    with pytest.raises(ConfigError, match="runs on the CPU, device cuda was asked for"):
+        candidate.open()
 
 
-def test_a_runtime_that_is_not_there_is_refused(saved, tmp_path, monkeypatch):
+def test_an_engine_that_is_not_there_is_refused(saved, tmp_path, monkeypatch):
     monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: False)
-    config = BenchmarkConfig(runtimes=("native",))
+    config = BenchmarkConfig(engines=("native",))
 
     with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
-        contenders(saved, [], config, tmp_path)
+        candidates(saved, [], config, tmp_path)
 
 
 def test_bf16_is_refused_where_single_precision_would_be_measured(
     saved, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: True)
-    config = BenchmarkConfig(runtimes=("native_bf16",))
+    config = BenchmarkConfig(engines=("native_bf16",))
 
     with pytest.raises(
         ConfigError, match="native_bf16 needs a detector of size medium"
     ):
-        contenders(saved, [], config, tmp_path)
+        candidates(saved, [], config, tmp_path)
 
 
-def test_without_a_choice_all_that_works_is_measured(make_detector, monkeypatch):
-    detector = make_detector()
+def test_without_a_choice_all_that_works_is_measured(saved, tmp_path, monkeypatch):
+    def names():
+        found = candidates(saved, [], BenchmarkConfig(), tmp_path)
+        return [candidate.name for candidate in found]
+
+    monkeypatch.setattr(
+        candidates_module,
+        "_exported",
+        lambda engine, *_: Candidate(engine, Path("part.onnx")),
+    )
     monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: True)
-    found = contenders_module._available(detector)
-    assert found == ["native", "pytorch", "onnx", "openvino"]
+    assert names() == ["baseline", "native", "pytorch", "onnx", "openvino"]
 
     monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: False)
-    monkeypatch.setattr(contenders_module, "find_spec", lambda _: None)
-    assert contenders_module._available(detector) == ["pytorch"]
+    monkeypatch.setattr(candidates_module, "find_spec", lambda _: None)
+    assert names() == ["baseline", "pytorch"]
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "engines"),
+    [
+        (True, ("native", "native_bf16", "pytorch")),
+        (False, ("native", "pytorch")),
+    ],
+)
+def test_engines_of_the_medium_size_round_where_the_processor_can(
+    make_detector, monkeypatch, has_bf16, engines
+):
+    monkeypatch.setattr("efficientad.kernels.layers.is_available", lambda: True)
+    monkeypatch.setattr("efficientad.kernels.layers.has_bf16", lambda: has_bf16)
+
+    assert available_engines(make_detector("medium", 32, 32)) == engines
 
 
 @pytest.mark.parametrize(
@@ -525,7 +551,7 @@ def test_without_a_choice_all_that_works_is_measured(make_detector, monkeypatch)
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"streams": -1}, "streams must be at least 1"),
-        ({"runtimes": ()}, "runtimes needs at least one name"),
+        ({"engines": ()}, "engines needs at least one name"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -539,7 +565,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_memory_is_that_of_another_process(saved):
     ballast = np.ones(3 * 2**25)  # 768 MiB that are not the child's
 
-    measured = peak_memory_mib(Contender("pytorch", saved, "cpu", "pytorch"), 2)
+    measured = peak_memory_mib(Candidate("pytorch", saved, "cpu", "pytorch"), 2)
 
     assert set(measured) == {"opened", "one_image", "batch"}
     assert 50 < measured["opened"] <= measured["one_image"] <= measured["batch"]
@@ -562,7 +588,7 @@ def test_the_peak_is_what_the_system_says(tmp_path, monkeypatch):
 
 def test_a_failing_process_is_told(tmp_path):
     with pytest.raises(ModelFileError, match=r"no model file at .*--no-memory"):
-        peak_memory_mib(Contender("gone", tmp_path / "gone.ead"), 1)
+        peak_memory_mib(Candidate("gone", tmp_path / "gone.ead"), 1)
 
 
 # The command line
@@ -573,7 +599,7 @@ def test_the_command_line_measures_and_writes(saved, tmp_path, capsys, monkeypat
         hardware, "matrix_products", lambda _: [product("fp32"), product("int8")]
     )
     target = tmp_path / "speed.json"
-    options = ["--runtimes", "pytorch", "--repeats", "1", "--batch-size", "1"]
+    options = ["--engines", "pytorch", "--repeats", "1", "--batch-size", "1"]
     options += ["--streams", "1", "--no-memory", "--output", str(target)]
 
     assert cli.main(["benchmark", str(saved), *options]) == 0
@@ -609,13 +635,13 @@ def test_settings_can_be_read_without_torch():
         "from efficientad_lab.benchmark import compare, memory\n"
         "print(BenchmarkConfig().batch_size)"
     )
-    source = Path(benchmark_module.__file__).resolve().parents[2]
+    sources = [Path(str(m.__file__)).parents[1] for m in (efficientad, lab_cli)]
     finished = subprocess.run(
         [sys.executable, "-c", program],
         check=False,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(source)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sources))},
     )
 
     assert finished.stdout == "16\n", finished.stderr

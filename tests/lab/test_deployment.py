@@ -1,36 +1,41 @@
-"""The script that records speed beside accuracy, by predictors that compute nothing."""
+"""The script that records speed beside accuracy, by engines that compute nothing."""
 
 import json
+from dataclasses import replace
 
-import numpy as np
 import pytest
+from tests.fake_engines import BrightnessEngine, brightness_predictor
 
+import efficientad
+from efficientad.engines.native import NativeEngine
+from efficientad.engines.onnxruntime import OnnxRuntimeEngine
+from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import ConfigError, ExportMismatchError, ResultError
-from efficientad.method.decision import Prediction
+from efficientad.kernels import layers
+from efficientad_lab.benchmark.baseline import BaselineEngine
 from efficientad_lab.benchmark.candidates import BASELINE
 from lab.experiments.deployment import run as deployment
 from lab.experiments.deployment.run import measure, opened, runs
 
 
-class Still:
-    """Says the same of every image, and counts them."""
+class CountingEngine(BrightnessEngine):
+    """Counts the images."""
 
     def __init__(self):
         self.n = 0
 
-    def predict(self, image):
-        self.n += 1
-        grid = np.zeros((56, 56), np.float32)
-        height, width, _ = image.shape
-        return Prediction(0.0, 1.0, 0.1, height, width, grid, grid)
+    def run(self, pixels):
+        self.n += len(pixels)
+        return super().run(pixels)
 
-    def predict_batch(self, images):
-        return [self.predict(image) for image in images]
+
+def counting():
+    return replace(brightness_predictor(), engine=CountingEngine())
 
 
 @pytest.fixture
 def predictors():
-    return {BASELINE: Still(), "OpenVINO int8": Still()}
+    return {BASELINE: counting(), "OpenVINO int8": counting()}
 
 
 def metrics(_predictor):
@@ -48,7 +53,7 @@ def test_all_are_called_equally_often_and_everything_is_kept(predictors, tmp_pat
     assert json.loads(path.read_text()) == {"of": OF, "rows": state}
     assert {len(row["milliseconds"]) for row in state.values()} == {7}
     # Each of the two sittings begins with a turn that does not count.
-    assert [p.n for p in predictors.values()] == [9, 9]
+    assert [p.engine.n for p in predictors.values()] == [9, 9]
 
 
 def test_what_was_measured_is_not_measured_again(predictors, tmp_path):
@@ -122,7 +127,7 @@ def test_accuracy_alone_is_told_in_points_lost(predictors, tmp_path):
     assert first["metrics"] == {"image_au_roc": 0.9, "lost_image_au_roc": 0.0}
     assert second["metrics"]["lost_image_au_roc"] == pytest.approx(0.1)
     assert "milliseconds" not in second["metrics"]
-    assert [p.n for p in predictors.values()] == [0, 0]
+    assert [p.engine.n for p in predictors.values()] == [0, 0]
 
 
 def test_what_the_machine_cannot_have_is_left_out_and_said(capsys):
@@ -132,7 +137,7 @@ def test_what_the_machine_cannot_have_is_left_out_and_said(capsys):
     def refused():
         raise ExportMismatchError("it differs by 0.5")
 
-    found, why = opened({"a": Still, "b": left_out, "c": refused})
+    found, why = opened({"a": counting, "b": left_out, "c": refused})
 
     assert list(found) == ["a"]
     assert why == {"c": "it differs by 0.5"}
@@ -147,3 +152,41 @@ def test_every_format_has_every_precision():
     assert len(set(names)) == len(names) == 8
     assert "ONNX Runtime int8" in names
     assert "OpenVINO bf16" in names
+
+
+@pytest.fixture(scope="module")
+def saved(predictor, tmp_path_factory):
+    path = tmp_path_factory.mktemp("deployment") / "part.ead"
+    efficientad.save(predictor, path)
+    return path
+
+
+def test_a_detector_is_opened_by_each_engine_that_works_here(saved):
+    plain = deployment.of_detector(saved, None)
+    by_pytorch = deployment.of_detector(saved, "pytorch")
+
+    assert isinstance(plain.engine, BaselineEngine)
+    assert isinstance(by_pytorch.engine, PyTorchEngine)
+    if layers.is_available():
+        native = deployment.of_detector(saved, "native")
+        assert isinstance(native.engine, NativeEngine)
+    with pytest.raises(ConfigError, match="native_bf16 does not work here"):
+        deployment.of_detector(saved, "native_bf16")  # it is small
+
+
+def test_an_export_is_made_once(predictor, saved, tmp_path, monkeypatch):
+    made = []
+
+    def export(given, path, **settings):
+        made.append(settings)
+        return efficientad.export(given, path, precision=settings["precision"])
+
+    monkeypatch.setattr(deployment, "export", export)
+    (way,) = (way for way in deployment.WAYS if way.name == "ONNX Runtime fp32")
+
+    opened = [deployment.exported(saved, tmp_path, tmp_path, way) for _ in range(2)]
+
+    assert made == [{"precision": "fp32", "images": tmp_path}]
+    for one in opened:
+        assert isinstance(one.engine, OnnxRuntimeEngine)
+        assert one.calibration == predictor.calibration

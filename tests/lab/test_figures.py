@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.lab.study_fakes import FakeDetector, loco_run, run_of
+from tests.fake_engines import brightness_predictor
+from tests.lab.study_fakes import loco_run, run_of
 
 from efficientad.cli import main as cli
 from efficientad.datasets import Category, Sample
 from efficientad.errors import ConfigError, ResultError
+from efficientad.method.detector import Detector
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training.config import TrainConfig
 from efficientad.training.quick import QUICK
@@ -40,13 +42,13 @@ from efficientad_lab.studies.records import write_run
 RECIPE = replace(QUICK, steps=10)
 
 
-class RandomDescriptors(FakeDetector):
+class RandomDescriptors(Detector):
     """Describes images by noise: the networks themselves would take their time."""
 
     device = torch.device("cpu")
 
-    def __init__(self, provenance):
-        super().__init__(provenance)
+    def __init__(self):
+        torch.nn.Module.__init__(self)
         self.student = RandomGrid()
 
     def describe(self, images):
@@ -86,9 +88,9 @@ def images(tmp_path):
 
 @pytest.fixture
 def results(tmp_path, images, monkeypatch):
-    """Two recorded runs with all that belongs to them; the detector is a fake."""
+    """Two recorded runs with all that belongs to them; the predictor is a fake."""
     folder = tmp_path / "results"
-    monkeypatch.setattr(figure_runs, "load", lambda *_a, **_k: FakeDetector({}))
+    monkeypatch.setattr(figure_runs, "load", lambda *_a, **_k: brightness_predictor())
     for run in (run_of("bottle", 0.9), loco_run(0.8, 0.9)):
         training = folder / "work" / f"training_of_{run['category']}"
         write_run(run | {"training": training.name}, folder)
@@ -96,7 +98,7 @@ def results(tmp_path, images, monkeypatch):
         (training / "part.ead").write_text("")
         recorder = HardMaskRecorder(images, TrainConfig(), RECIPE, training)
         for n_steps in range(11):
-            recorder(n_steps, RandomDescriptors({}))
+            recorder(n_steps, RandomDescriptors())
     return folder
 
 

@@ -101,7 +101,9 @@ def test_the_device_draws_the_map_that_the_detector_predicts(rng):
 
     drawn = maps.predict()[0].numpy()
 
-    local_map, global_map = raw_maps(baseline(detector), torch.from_numpy(pixels))
+    local_map, global_map = raw_maps(
+        baseline(detector), torch.from_numpy(pixels)
+    ).values()
     grid = (0.2 * local_map + 0.3 * global_map - 0.1)[0].numpy()
     expected = place_map(grid, INPUT_SIZE, INPUT_SIZE)
     np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-5)

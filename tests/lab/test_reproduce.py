@@ -1,6 +1,6 @@
 """Reproduction: what is recorded, skipped, tried again and resumed.
 
-Trainings are faked by a detector of random weights, so that only the machinery runs.
+An engine without networks stands for trainings, so that only the machinery runs.
 """
 
 import json
@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.lab.study_fakes import CONFIG, FakeDetector, FakeTraining
+from tests.fake_engines import brightness_predictor
+from tests.lab.study_fakes import CONFIG, FakeTraining
 
+import efficientad
 from efficientad.cli import main as cli
 from efficientad.datasets import open_category
 from efficientad.demo_parts import write_category
 from efficientad.errors import DatasetError, ImageError, ResultError, StorageError
 from efficientad.evaluation.evaluate import evaluate
-from efficientad.model_files import detector_file as model_file
 from efficientad.model_files.teachers import open_teacher
 from efficientad_lab.studies import jobs
 from efficientad_lab.studies.records import read_runs
@@ -32,7 +33,7 @@ from lab.experiments.main_job import run as main_job
 
 @pytest.fixture
 def training(monkeypatch):
-    fake = FakeTraining(lambda provenance, _output: FakeDetector(provenance))
+    fake = FakeTraining(lambda provenance, _output: brightness_predictor(**provenance))
     monkeypatch.setattr(jobs, "train", fake)
     return fake
 
@@ -242,17 +243,16 @@ def test_two_scenarios_of_one_name_are_refused(collection, tmp_path):
 
 
 @pytest.fixture
-def real_files(training, make_detector, monkeypatch):
-    """Trainings that leave a real detector file; judged is a fake in its place."""
+def real_files(training, make_detector, joined, monkeypatch):
+    """Trainings that leave a real detector file; a fake is evaluated in its place."""
 
     def make(provenance, output):
-        detector = make_detector()
-        detector.provenance = provenance
-        model_file.save(detector, output)
-        return detector
+        predictor = joined(make_detector(), provenance=provenance)
+        efficientad.save(predictor, output)
+        return predictor
 
-    def evaluate_fake(_detector, category, output):
-        return evaluate(FakeDetector({}), category, output=output)
+    def evaluate_fake(_predictor, category, output):
+        return evaluate(brightness_predictor(), category, output=output)
 
     monkeypatch.setattr(jobs, "evaluate", evaluate_fake)
     training.make = make
@@ -284,9 +284,9 @@ def test_a_kept_detector_of_other_settings_is_not_judged(collection, tmp_path):
     reproduce([collection / "axle"], tmp_path, config)
     (tmp_path / "reproduce_axle_small_quick_4_steps_seed0.json").unlink()
     path = tmp_path / "work" / "reproduce_axle_small_quick_4_steps_seed0" / "part.ead"
-    detector = model_file.load(path)
-    detector.provenance["recipe"]["p_hard"] = 0.5
-    model_file.save(detector, path)
+    predictor = efficientad.load(path)
+    predictor.provenance["recipe"]["p_hard"] = 0.5
+    efficientad.save(predictor, path)
 
     (failure,) = reproduce([collection / "axle"], tmp_path, config)
 

@@ -50,6 +50,7 @@ def test_another_threshold_leaves_the_graph_to_the_byte(copied, engine):
     metadata.write(path, given)
 
     assert metadata.read(path) == given
+    assert list(metadata.read(path).calibration.scales) == ["local", "global"]
     assert metadata._split(path)[1] == before
 
 

@@ -2,18 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fake_engines import BrightnessEngine, brightness_predictor
 
 from efficientad.datasets import open_category
 from efficientad.datasets.annotations import SaturationArea
+from efficientad.engines.engine import EngineOutput
 from efficientad.errors import DatasetError
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.evaluation.metrics import au_pro, au_spro
-from efficientad.images.rgb import as_rgb, image_hash, read_image
-from efficientad.method.decision import Prediction
+from efficientad.images.rgb import image_hash, read_image
 
 SIDE = 32
 AREAS = {
@@ -22,19 +24,19 @@ AREAS = {
 }
 
 
-class BrightnessPredictor:
-    """Bright is anomalous, a cell of the grid being a pixel."""
+class PixelEngine(BrightnessEngine):
+    """Bright is anomalous, a cell of the grid being a pixel of the image."""
 
-    def __init__(self, training_images=()):
-        self.provenance = {"training_images": dict(training_images)}
+    def run(self, pixels):
+        n, _, _, _ = pixels.shape
+        cells = pixels[..., 0].reshape(n, SIDE, 256 // SIDE, SIDE, 256 // SIDE)
+        grids = cells.mean((2, 4), dtype=np.float32) / np.float32(255)
+        return EngineOutput({"local": grids, "global": grids})
 
-    def predict(self, image):
-        grid = (as_rgb(image)[..., 0] / 255).astype(np.float32)
-        height, width = grid.shape
-        return Prediction(float(grid.max()), 0.5, 0.5, height, width, grid, grid)
 
-    def predict_batch(self, images):
-        return [self.predict(image) for image in images]
+def pixel_predictor(training_images=()):
+    trained_on = brightness_predictor(training_images=dict(training_images))
+    return replace(trained_on, engine=PixelEngine())
 
 
 def noise(seed):
@@ -99,7 +101,7 @@ def expected(root, kinds, limit):
     maps, channels = [], []
     for sample in open_category(root).test:
         if sample.defect_type in {"good", *kinds}:
-            predicted = BrightnessPredictor().predict(sample.path)
+            predicted = pixel_predictor().predict(sample.path)
             maps.append(predicted.anomaly_map)
             of_kind = CHANNELS.get(sample.defect_type)
             channels.append(of_kind[int(sample.path.stem)] if of_kind else [])
@@ -107,7 +109,7 @@ def expected(root, kinds, limit):
 
 
 def test_mvtec_loco_is_measured_by_au_spro(category, tmp_path):
-    evaluation = evaluate(BrightnessPredictor(), category, output=tmp_path / "out")
+    evaluation = evaluate(pixel_predictor(), category, output=tmp_path / "out")
 
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for name, limit in (
@@ -126,11 +128,11 @@ def test_mvtec_loco_is_measured_by_au_spro(category, tmp_path):
 def test_without_saturation_areas_it_is_au_pro(category):
     (category / "defects_config.json").unlink()
 
-    metrics = evaluate(BrightnessPredictor(), category).metrics
+    metrics = evaluate(pixel_predictor(), category).metrics
 
     masks, maps = [], []
     for sample in open_category(category).test:
-        maps.append(BrightnessPredictor().predict(sample.path).anomaly_map)
+        maps.append(pixel_predictor().predict(sample.path).anomaly_map)
         of_kind = CHANNELS.get(sample.defect_type)
         joined = np.zeros((SIDE, SIDE), np.uint8)
         for labels in of_kind[int(sample.path.stem)] if of_kind else []:
@@ -146,7 +148,7 @@ def test_a_value_without_saturation_area_names_the_masks(category):
     with pytest.raises(
         DatasetError, match=r"structural_anomalies/000 do not fit: .*the value 227, but"
     ):
-        evaluate(BrightnessPredictor(), category)
+        evaluate(pixel_predictor(), category)
 
 
 @pytest.mark.parametrize(
@@ -167,13 +169,13 @@ def test_a_wrong_defects_config_is_named(category, text, message):
     (category / "defects_config.json").write_text(text)
 
     with pytest.raises(DatasetError, match=message):
-        evaluate(BrightnessPredictor(), category)
+        evaluate(pixel_predictor(), category)
 
 
 def test_test_images_that_were_trained_on_are_refused(category):
     (category / "defects_config.json").unlink()
     first = open_category(category).test[0].path
-    predictor = BrightnessPredictor({"one.png": image_hash(read_image(first))})
+    predictor = pixel_predictor({"one.png": image_hash(read_image(first))})
 
     with pytest.raises(DatasetError, match=r"000\.png was, as one\.png; train on"):
         evaluate(predictor, category)
@@ -181,7 +183,7 @@ def test_test_images_that_were_trained_on_are_refused(category):
 
 def test_a_published_collection_is_evaluated_with_its_duplicates(category):
     first = open_category(category).test[0].path
-    predictor = BrightnessPredictor({"one.png": image_hash(read_image(first))})
+    predictor = pixel_predictor({"one.png": image_hash(read_image(first))})
 
     assert "au_spro" in evaluate(predictor, category).metrics
 
@@ -189,7 +191,7 @@ def test_a_published_collection_is_evaluated_with_its_duplicates(category):
 def test_a_category_without_annotation_has_image_metrics_only(category):
     shutil.rmtree(category / "ground_truth")
 
-    assert set(evaluate(BrightnessPredictor(), category).metrics) == {
+    assert set(evaluate(pixel_predictor(), category).metrics) == {
         "image_au_roc",
         "image_average_precision",
         "image_f1_max",
@@ -202,7 +204,7 @@ def test_a_metric_without_a_value_is_missing_with_its_reason(category, tmp_path)
     names = {"pixel_au_roc", "au_spro", "au_spro_0.1", "au_spro_0.3", "au_spro_1"}
     reason = "AU-sPRO needs at least one defect region, got none in 3 images"
 
-    evaluation = evaluate(BrightnessPredictor(), category, output=tmp_path / "out")
+    evaluation = evaluate(pixel_predictor(), category, output=tmp_path / "out")
 
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert names <= set(written)

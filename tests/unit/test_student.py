@@ -14,18 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
+import efficientad
 from efficientad.cli.main import main
 from efficientad.errors import (
     ConfigError,
     DatasetError,
     ModelFileError,
-    NotCalibratedError,
     StorageError,
     TrainingError,
 )
+from efficientad.inspection.predictor import Predictor
 from efficientad.method.detector import Detector
 from efficientad.model_files import container as tensor_file
-from efficientad.model_files import detector_file as model_file
 from efficientad.training import run as student
 from efficientad.training.config import TrainConfig
 from efficientad.training.interruption import held_back_interrupt
@@ -76,31 +76,37 @@ def interrupted(stopped, tmp_path):
     return shutil.copytree(stopped, tmp_path / "interrupted") / "part.ead"
 
 
-def test_a_saved_detector_answers_as_before(trained, normal_images):
-    detector, path = trained
+def assert_same_weights(one, other):
+    expected = other.detector.state_dict()
+    for name, value in one.detector.state_dict().items():
+        assert torch.equal(value, expected[name]), name
 
-    loaded = model_file.load(path, device="cpu")
 
-    before, after = detector.predict(normal_images[0]), loaded.predict(normal_images[0])
+def test_a_saved_predictor_answers_as_before(trained, normal_images):
+    predictor, path = trained
+
+    loaded = efficientad.load(path, device="cpu")
+
+    before, after = (p.predict(normal_images[0]) for p in (predictor, loaded))
     assert after.image_score == before.image_score
     np.testing.assert_array_equal(after.anomaly_map, before.anomaly_map)
-    assert loaded.calibration == detector.calibration
-    assert loaded.provenance == detector.provenance
+    assert loaded.calibration == predictor.calibration
+    assert loaded.provenance == predictor.provenance
+    assert loaded.size == predictor.size
     assert not path.with_name("part.ead.checkpoint").exists()
 
 
 def test_an_interrupted_training_resumes_to_the_same_bits(
     trained, normal_images, interrupted
 ):
-    detector, _ = trained
+    predictor, _ = trained
 
     resumed = student.train(
         normal_images, replace(CONFIG, resume=True), output=interrupted
     )
 
-    for name, value in detector.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert resumed.calibration == detector.calibration
+    assert_same_weights(predictor, resumed)
+    assert resumed.calibration == predictor.calibration
 
 
 def test_without_held_back_interrupts_ctrl_c_acts_at_once(normal_images, tmp_path):
@@ -164,16 +170,16 @@ def test_a_detector_of_few_channels_resumes_to_the_same_bits(normal_images, tmp_
         trained_to(tmp_path / "part.ead", stop)
     resumed = trained_to(tmp_path / "part.ead")
 
-    assert (whole.teacher.n_channels, whole.student.n_channels) == (64, 96)
-    loaded = model_file.load(tmp_path / "part.ead", device="cpu")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-        assert torch.equal(value, loaded.state_dict()[name]), name
+    networks = whole.detector
+    assert (networks.teacher.n_channels, networks.student.n_channels) == (64, 96)
+    loaded = efficientad.load(tmp_path / "part.ead", device="cpu")
+    assert_same_weights(whole, resumed)
+    assert_same_weights(whole, loaded)
 
 
 def test_a_finished_training_is_not_repeated(trained, normal_images, caplog):
     caplog.set_level(logging.INFO, "efficientad")
-    detector, output = trained
+    predictor, output = trained
     before = output.read_bytes()
 
     again = student.train(
@@ -185,9 +191,8 @@ def test_a_finished_training_is_not_repeated(trained, normal_images, caplog):
 
     assert caplog.messages[-1].startswith(f"{output} is finished")
     assert output.read_bytes() == before
-    assert again.provenance == detector.provenance
-    for name, value in detector.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+    assert again.provenance == predictor.provenance
+    assert_same_weights(predictor, again)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +247,7 @@ student.train(list(np.load(sys.argv[1])), config, output=sys.argv[2], on_step=ki
 
 def test_a_killed_training_resumes_to_the_same_bits(trained, normal_images, tmp_path):
     """By `kill -9`, after a checkpoint and a step that is lost."""
-    detector, _ = trained
+    predictor, _ = trained
     images, output = tmp_path / "images.npy", tmp_path / "part.ead"
     np.save(images, np.stack(normal_images))
     source = Path(student.__file__).resolve().parents[2]
@@ -259,14 +264,13 @@ def test_a_killed_training_resumes_to_the_same_bits(trained, normal_images, tmp_
     assert tensor_file.read(checkpoint, "checkpoint")[1]["steps"] == 1
     resumed = student.train(normal_images, replace(CONFIG, resume=True), output=output)
 
-    for name, value in detector.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert resumed.calibration == detector.calibration
+    assert_same_weights(predictor, resumed)
+    assert resumed.calibration == predictor.calibration
 
 
 def test_watching_a_training_changes_nothing(trained, normal_images):
     """Also where the recipe is given as a whole, as ablations do."""
-    detector, _ = trained
+    predictor, _ = trained
     seen = []
 
     watched = student.train(
@@ -277,8 +281,7 @@ def test_watching_a_training_changes_nothing(trained, normal_images):
     )
 
     assert seen == [(n_steps, Detector) for n_steps in range(3)]
-    for name, value in detector.state_dict().items():
-        assert torch.equal(value, watched.state_dict()[name]), name
+    assert_same_weights(predictor, watched)
 
 
 def test_a_recipe_reaches_the_training(normal_images):
@@ -286,10 +289,10 @@ def test_a_recipe_reaches_the_training(normal_images):
         student.recipe_of(CONFIG, torch.device("cpu")), p_hard=0.5, steps=1
     )
 
-    detector = student.train(normal_images, CONFIG, recipe=recipe)
+    predictor = student.train(normal_images, CONFIG, recipe=recipe)
 
-    assert detector.provenance["recipe"]["p_hard"] == 0.5
-    assert detector.provenance["recipe"]["steps"] == 1
+    assert predictor.provenance["recipe"]["p_hard"] == 0.5
+    assert predictor.provenance["recipe"]["steps"] == 1
 
 
 def test_a_checkpoint_of_other_settings_is_refused(normal_images, interrupted):
@@ -330,11 +333,15 @@ def test_an_output_that_cannot_be_written_is_refused_first(normal_images, tmp_pa
 def test_a_paper_step_trains_all_but_the_teacher(normal_images):
     config = TrainConfig(preset="paper", steps=1, device="cpu")
 
-    detector = student.train(normal_images, config)
+    predictor = student.train(normal_images, config)
 
-    assert isinstance(detector, Detector)
-    assert detector.calibration is not None
-    assert detector.provenance["preset"] == "paper"
+    assert isinstance(predictor, Predictor)
+    assert isinstance(predictor.detector, Detector)
+    expected = efficientad.load_teacher("small").state_dict()
+    for name, value in predictor.detector.teacher.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert len(predictor.calibration.normal_scores) == 2
+    assert predictor.provenance["preset"] == "paper"
 
 
 def test_truncated_foreign_and_newer_files_are_refused(trained, tmp_path, monkeypatch):
@@ -355,14 +362,14 @@ def test_truncated_foreign_and_newer_files_are_refused(trained, tmp_path, monkey
         (foreign, "truncated, damaged"),
         (teacher, "is a teacher file; needed a detector"),
         (newer, "update efficientad"),
-        (tmp_path / "missing.ead", "no detector file"),
+        (tmp_path / "missing.ead", "no model file at"),
     ):
         with pytest.raises(ModelFileError, match=words):
-            model_file.load(file)
+            efficientad.load(file)
 
 
 def test_a_failed_save_leaves_the_old_file(trained, tmp_path, monkeypatch):
-    detector, _ = trained
+    predictor, _ = trained
     target = tmp_path / "part.ead"
     target.write_text("the old one")
 
@@ -372,28 +379,16 @@ def test_a_failed_save_leaves_the_old_file(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tensor_file, "save_file", full_disk)
     with pytest.raises(StorageError, match="No space left"):
-        model_file.save(detector, target)
+        efficientad.save(predictor, target)
     assert target.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_uncalibrated_detector_is_neither_used_nor_saved(trained, tmp_path):
-    _, path = trained
-    detector = model_file.load(path, device="cpu")
-    detector.calibration = None
-
-    with pytest.raises(NotCalibratedError):
-        detector.predict(np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(NotCalibratedError):
-        model_file.save(detector, tmp_path / "part.ead")
-
-
 def test_calibration_refuses_images_that_were_trained_on(trained, normal_images):
-    _, path = trained
-    detector = model_file.load(path, device="cpu")
+    predictor, _ = trained
 
     with pytest.raises(DatasetError, match="were not trained on"):
-        model_file.recalibrate(detector, normal_images)
+        efficientad.calibrate(predictor, normal_images)
 
 
 def test_the_papers_rate_falls_to_a_tenth_for_the_last_5_percent():

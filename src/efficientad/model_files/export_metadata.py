@@ -141,7 +141,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "hash": _hash(path, rest),
     }
     content[_TEXT_HASH] = _text_hash(content)
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    text = json.dumps(content, allow_nan=False)
     written = _joined(path, text, rest)
     if output.resolve() == path.resolve():
         write_atomically(output, written)

@@ -37,15 +37,17 @@ def peak_memory_mib(candidate: Candidate, batch_size: int) -> dict[str, float]:
         ModelFileError: If the process fails.
     """
     given = json.dumps(asdict(candidate), default=str)  # paths
-    source = str(Path(efficientad.__file__).resolve().parents[1])
-    inherited = os.environ.get("PYTHONPATH")
-    paths = os.pathsep.join([source, inherited] if inherited else [source])
+    # The process runs what runs here, whatever is installed.
+    sources = [Path(efficientad.__file__).parents[1], Path(__file__).parents[2]]
+    paths = [str(source.resolve()) for source in sources]
+    if inherited := os.environ.get("PYTHONPATH"):
+        paths.append(inherited)
     finished = subprocess.run(  # noqa: S603 - this module itself
         [sys.executable, "-m", __name__, given, str(batch_size)],
         check=False,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": paths},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     )
     if finished.returncode != 0:
         last = (finished.stderr.strip() or "no message").splitlines()[-1]
