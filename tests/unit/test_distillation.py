@@ -84,16 +84,16 @@ def short(config):
 def stopped(images, short, tmp_path_factory):
     """What a distillation leaves that Ctrl-C stopped in the middle of a step."""
     folder = tmp_path_factory.mktemp("stopped")
-    finished = distillation_run.Distillation.step
+    finished = distillation_run.Distillation.take_step
 
-    def step(self, prepared):
-        loss = finished(self, prepared)
+    def step(self):
+        loss = finished(self)
         if self.n_steps_done == 2:
             signal.raise_signal(signal.SIGINT)
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation_run.Distillation, "step", step)
+        patch.setattr(distillation_run.Distillation, "take_step", step)
         with pytest.raises(KeyboardInterrupt):
             distillation.distill(
                 images,
@@ -260,7 +260,7 @@ def test_a_checkpoint_of_other_images_is_refused(images, short, interrupted, tmp
     for path in sorted(images.iterdir())[1:]:
         (others / path.name).write_bytes(path.read_bytes())
 
-    with pytest.raises(ModelFileError, match="other settings, source network or"):
+    with pytest.raises(ModelFileError, match="of other settings, networks or images"):
         distillation.distill(others, replace(short, resume=True), output=interrupted)
 
 
@@ -415,7 +415,7 @@ def test_losses_and_waits_of_all_sittings_are_logged(
     assert len(content["losses"]) == 2
     changed = content | {"losses": [100.0, 200.0], "seconds_waited": 50.0}
     tensor_file.write(checkpoint, "checkpoint", tensors, changed)
-    monkeypatch.setattr(distillation_run.Distillation, "step", _step_of_loss_300)
+    monkeypatch.setattr(distillation_run.Distillation, "take_step", _step_of_loss_300)
 
     distillation.distill(images, replace(short, resume=True), output=interrupted)
 
@@ -424,7 +424,7 @@ def test_losses_and_waits_of_all_sittings_are_logged(
     assert first["seconds_waited_for_data"] >= 50
 
 
-def _step_of_loss_300(run, _prepared):
+def _step_of_loss_300(run):
     run.n_steps_done += 1
     return 300.0
 
@@ -626,13 +626,13 @@ def test_settings_outside_their_range_are_refused(setting):
 
 def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkeypatch):
     output = tmp_path / "teacher.safetensors"
-    finished = distillation_run.Distillation.step
+    finished = distillation_run.Distillation.take_step
 
-    def step(self, prepared):
-        loss = finished(self, prepared)
+    def step(self):
+        loss = finished(self)
         return float("nan") if self.n_steps_done == 3 else loss
 
-    monkeypatch.setattr(distillation_run.Distillation, "step", step)
+    monkeypatch.setattr(distillation_run.Distillation, "take_step", step)
     few = replace(config, batch_size=1, checkpoint_every=2, snapshots=())
     with pytest.raises(TrainingError, match="not finite at step 3; start") as raised:
         distillation.distill(images, few, output=output)
@@ -772,7 +772,9 @@ def test_an_optimizer_is_restored_in_the_layout_of_its_parameters():
 def test_a_non_finite_loss_names_no_checkpoint_that_is_not_there(
     images, short, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(distillation_run.Distillation, "step", lambda *_: float("nan"))
+    monkeypatch.setattr(
+        distillation_run.Distillation, "take_step", lambda *_: float("nan")
+    )
 
     with pytest.raises(TrainingError, match=r"another --output$"):
         distillation.distill(images, short, output=tmp_path / "t.safetensors")

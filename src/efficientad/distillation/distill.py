@@ -7,8 +7,6 @@ seen is the held-out explained variance.
 """
 
 import logging
-import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -20,14 +18,13 @@ from efficientad.distillation.data import DistillationData
 from efficientad.distillation.files import DistillationFiles
 from efficientad.distillation.run import Distillation, ExplainedVariance
 from efficientad.distillation.source_networks import find_source_network
-from efficientad.errors import ConfigError, TrainingError
+from efficientad.errors import ConfigError
 from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_images
 from efficientad.storage import require_writable
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import Interrupts, immediate_interrupts
-from efficientad.training.prefetch import Prefetcher
-from efficientad.training.progress import Progress
+from efficientad.training.loop import require_finite, take_steps
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +79,9 @@ def distill(
     if run.is_finished and run.has_made(output):
         logger.info("%s is finished, and stays as it is", output)
     else:
-        _take_steps(run, files, snapshots, provenance or {}, interrupts)
+        if not run.is_finished:
+            _prepare(run, files)
+            _take_steps(run, files, snapshots, provenance or {}, interrupts)
         save_teacher(run.teacher(), run.provenance() | (provenance or {}), output)
     assert run.measured is not None
     return run.measured
@@ -105,6 +104,16 @@ def _snapshot_steps(config: DistillConfig) -> dict[int, float]:
     return shares
 
 
+def _prepare(run: Distillation, files: DistillationFiles) -> None:
+    """Do what the steps need."""
+    started = time.monotonic()
+    run.data.get_ready()
+    if run.n_steps_done == 0:
+        run.load_start()
+    run.preparation_seconds = time.monotonic() - started
+    files.cut_log(run.n_steps_done)
+
+
 def _take_steps(
     run: Distillation,
     files: DistillationFiles,
@@ -113,55 +122,31 @@ def _take_steps(
     interrupts: Interrupts,
 ) -> None:
     """Take all remaining steps, with checkpoints and measurements."""
-    if run.is_finished:  # and its teacher lost
-        return
-    started = time.monotonic()
-    run.data.get_ready()
-    if run.n_steps_done == 0:
-        run.load_start()
-    run.preparation_seconds = time.monotonic() - started
-    files.cut_log(run.n_steps_done)
-    minutes = run.config.minutes
-    unit, total, end = "step", run.recipe.steps, run.recipe.steps
-    if minutes is not None:
-        unit, total, end = "second", max(1, round(60 * minutes)), sys.maxsize
-    started, waited = time.monotonic() - run.seconds, run.seconds_waited
-    with (
-        interrupts() as was_interrupted,
-        closing(Progress(total, unit, n_done=round(run.progress * total))) as progress,
-        closing(Prefetcher(run.prepare, run.n_steps_done, end)) as batches,
-    ):
-        while not run.is_finished:
-            loss = run.step(batches.take())
-            run.seconds = time.monotonic() - started
-            run.seconds_waited = waited + batches.seconds_waited
-            _require_finite(loss, run, files)
-            run.losses.append(loss)
-            number = run.n_steps_done
-            progress.update(round(run.progress * total), loss=loss)
-            is_due = run.is_finished or number % run.config.checkpoint_every == 0
-            if is_due or number in snapshots:
-                explained = run.measure().overall
-                _require_finite(explained, run, files)
-                files.log(run.log_line())
-                run.losses.clear()
-                progress.note(
-                    f"step {number}: held-out explained variance {explained:.4f}"
-                )
-            if number in snapshots:
-                path = files.snapshot(snapshots[number])
-                save_teacher(run.teacher(), run.provenance() | provenance, path)
-            if is_due or was_interrupted():
-                run.save(files.checkpoint)
-            if was_interrupted():
-                raise KeyboardInterrupt
+    every, minutes = run.config.checkpoint_every, run.config.minutes
 
-
-def _require_finite(value: float, run: Distillation, files: DistillationFiles) -> None:
-    if not math.isfinite(value):
+    def remedy() -> str:
         checkpoint = files.checkpoint
         kept = f"; the last checkpoint, {checkpoint}, is kept" * checkpoint.exists()
-        raise TrainingError(
-            f"the loss is not finite at step {run.n_steps_done}; start again with a "
-            f"lower --learning-rate and another --output{kept}"
-        )
+        return f"start again with a lower --learning-rate and another --output{kept}"
+
+    def after_step(loss: float, must_save: bool) -> None:  # noqa: FBT001
+        number = run.n_steps_done
+        run.losses.append(loss)
+        is_due = run.is_finished or number % every == 0
+        if is_due or number in snapshots:
+            explained = run.measure().overall
+            require_finite(explained, number, remedy)
+            files.log(run.log_line())
+            run.losses.clear()
+            logger.info("step %d: held-out explained variance %.4f", number, explained)
+        if number in snapshots:
+            path = files.snapshot(snapshots[number])
+            save_teacher(run.teacher(), run.provenance() | provenance, path)
+        if is_due or must_save:
+            run.save(files.checkpoint)
+
+    count = run.recipe.steps, "step"
+    if minutes is not None:
+        count = max(1, round(60 * minutes)), "second"
+    with closing(run):
+        take_steps(run, count, after_step, interrupts, remedy)
