@@ -42,7 +42,6 @@ _FREE_SETTINGS = (
     "device",
     "checkpoint_every",
     "feature_cache",
-    "snapshots",
     "start_from",
 )
 
@@ -69,7 +68,8 @@ class Distillation:
     Attributes:
         n_steps_done: Optimizer steps since the start.
         losses: Losses of the steps since the last measurement.
-        measured: The last measurement.
+        log: All measurements.
+        measured: The last measurement, not rounded.
         seconds: Time of all steps.
         seconds_waited: Time that the steps waited for data.
         preparation_seconds: Time before the steps.
@@ -95,6 +95,7 @@ class Distillation:
         self.start = None if path is None else open_teacher(config.size, path)
         self.n_steps_done = 0
         self.losses: list[float] = []
+        self.log: list[dict[str, Any]] = []
         self.measured: ExplainedVariance | None = None
         self.seconds = self.seconds_waited = self.preparation_seconds = 0.0
 
@@ -142,6 +143,7 @@ class Distillation:
             "steps": self.n_steps_done,
             "is_finished": self.is_finished,
             "losses": self.losses,
+            "log": self.log,
             "measured": self.measured and asdict(self.measured),
             "seconds": self.seconds,
             "seconds_waited": self.seconds_waited,
@@ -160,6 +162,7 @@ class Distillation:
         self.data.restore(tensor_file.with_prefix(tensors, "data."))
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done, self.losses = content["steps"], content["losses"]
+        self.log = content["log"]
         self.seconds = content["seconds"]
         self.seconds_waited = content["seconds_waited"]
         self.data.images.unreadable.update(content["unreadable"])
@@ -227,7 +230,10 @@ class Distillation:
 
     @torch.no_grad()
     def measure(self) -> ExplainedVariance:
-        """Measure the explained variance on a fixed window of each held-out image."""
+        """Measure the explained variance on a fixed window of each held-out image.
+
+        The result is appended to the log, with the mean loss since the one before.
+        """
         self.network.eval()
         error = total = square = torch.zeros((), dtype=torch.float64)
         n = 0
@@ -244,6 +250,19 @@ class Distillation:
         per_channel = torch.where(scatter > 0, 1 - error / scatter, 0.0)
         overall = float(1 - error.sum() / scatter.sum())
         self.measured = ExplainedVariance(overall, tuple(per_channel.tolist()))
+        rounded = [round(value, _DIGITS) for value in self.measured.per_channel]
+        self.log.append(
+            {
+                "step": self.n_steps_done,
+                "loss": float(np.mean(self.losses)) if self.losses else None,
+                "explained_variance": overall,
+                "explained_variance_quartiles": self.measured.quartiles(),
+                "explained_variance_per_channel": rounded,
+                "seconds": round(self.seconds, 1),
+                "seconds_waited_for_data": round(self.seconds_waited, 3),
+            }
+        )
+        self.losses.clear()
         return self.measured
 
     @cached_property
@@ -259,21 +278,6 @@ class Distillation:
         """Return the teacher with its batch normalization folded."""
         network = self.network.eval()
         return network.folded() if isinstance(network, NormalizedNetwork) else network
-
-    def log_line(self) -> dict[str, Any]:
-        """Return the last measurement for the log."""
-        assert self.measured is not None
-        return {
-            "step": self.n_steps_done,
-            "loss": float(np.mean(self.losses)),
-            "explained_variance": self.measured.overall,
-            "explained_variance_quartiles": self.measured.quartiles(),
-            "explained_variance_per_channel": [
-                round(value, _DIGITS) for value in self.measured.per_channel
-            ],
-            "seconds": round(self.seconds, 1),
-            "seconds_waited_for_data": round(self.seconds_waited, 3),
-        }
 
     def provenance(self) -> dict[str, Any]:
         """Return where the teacher comes from."""
