@@ -79,12 +79,12 @@ def test_both_teachers_are_distilled_and_a_stopped_one_goes_on(
     stop.write_text(
         "import signal\n"
         "from efficientad.distillation import run as distillation_run\n"
-        "finished = distillation_run.Distillation.step\n"
-        "def step(self, prepared):\n"
-        "    loss = finished(self, prepared)\n"
+        "finished = distillation_run.Distillation.take_step\n"
+        "def step(self):\n"
+        "    loss = finished(self)\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    return loss\n"
-        "distillation_run.Distillation.step = step\n"
+        "distillation_run.Distillation.take_step = step\n"
     )
     source = Path(efficientad.__file__).resolve().parents[1]
     path = {"PYTHONPATH": f"{stop.parent}:{source}"}

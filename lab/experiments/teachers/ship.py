@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientad.distillation.files import DistillationFiles
 from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.model_files.container import read
 from efficientad.model_files.teachers import open_teacher, ship_teacher
@@ -99,20 +98,19 @@ def log_of(path: Path, facts: Mapping[str, Any]) -> Path:
     Raises:
         ModelFileError: If there is no log, or it belongs to another teacher.
     """
-    files = DistillationFiles(path)
-    if not files.log_file.is_file():
+    log_file = path.with_name(f"{path.name}.jsonl")
+    if not log_file.is_file():
         raise ModelFileError(
-            f"a shipped teacher needs its log, {files.log_file} is missing; copy it "
-            "there"
+            f"a shipped teacher needs its log, {log_file} is missing; copy it there"
         )
-    last = json.loads((files.log_file.read_text().splitlines() or ["{}"])[-1])
+    last = json.loads((log_file.read_text().splitlines() or ["{}"])[-1])
     names = {"step": "n_steps", "explained_variance": "explained_variance"}
     if any(last.get(name) != facts.get(fact) for name, fact in names.items()):
         raise ModelFileError(
-            f"{files.log_file} must end with step and explained variance of "
+            f"{log_file} must end with step and explained variance of "
             f"{path.name}, it does not; use log and teacher of one distillation"
         )
-    return files.log_file
+    return log_file
 
 
 def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:

@@ -146,37 +146,27 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillRecipe:
-    """The numbers of a distillation: those of a preset, with what the user set."""
+    """The numbers of a distillation. The defaults are the paper's."""
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    rate_schedule: RateSchedule
-    optimizer: OptimizerName
-    weight_decay: float
-    has_batch_norm: bool
-    window_cells: int | None
+    steps: int = 60_000
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    rate_schedule: RateSchedule = "constant"
+    optimizer: OptimizerName = "adam"
+    weight_decay: float = 1e-5
+    has_batch_norm: bool = False
+    window_cells: int | None = None
     """Descriptors along the side of a random window. None: whole images, padded."""
 
 
 DISTILL_RECIPES: Final[dict[DistillPreset, DistillRecipe]] = {
-    "paper": DistillRecipe(
-        steps=60_000,
-        batch_size=16,
-        learning_rate=1e-4,
-        rate_schedule="constant",
-        optimizer="adam",
-        weight_decay=1e-5,
-        has_batch_norm=False,
-        window_cells=None,
-    ),
+    "paper": DistillRecipe(),
     "quick": DistillRecipe(
         steps=2_500,
         batch_size=8,
         learning_rate=0.02,
         rate_schedule="cosine",
         optimizer="muon",
-        weight_decay=1e-5,
         has_batch_norm=True,
         window_cells=24,
     ),

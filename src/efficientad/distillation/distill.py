@@ -6,28 +6,26 @@ patch does not tell, it averages out. The share that it predicts on images it ha
 seen is the held-out explained variance.
 """
 
+import json
 import logging
-import math
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.distillation.data import DistillationData
-from efficientad.distillation.files import DistillationFiles
 from efficientad.distillation.run import Distillation, ExplainedVariance
 from efficientad.distillation.source_networks import find_source_network
-from efficientad.errors import ConfigError, TrainingError
+from efficientad.errors import ConfigError, ModelFileError
+from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_images
-from efficientad.storage import require_writable
+from efficientad.storage import require_writable, write_atomically
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import Interrupts, immediate_interrupts
-from efficientad.training.prefetch import Prefetcher
-from efficientad.training.progress import Progress
+from efficientad.training.loop import require_finite, take_steps
 
 logger = logging.getLogger(__name__)
 
@@ -67,25 +65,45 @@ def distill(
         StorageError: If a result cannot be written.
     """
     output = Path(output)
-    snapshots = _snapshot_steps(config)
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    snapshots = _snapshots(config, output)
     device = choose_device(config.device)
     _require_other_file(output, "source network", find_source_network(config.source))
     if config.start_from is not None:
         _require_other_file(output, "first teacher", config.start_from)
     require_writable(output)
-    files = DistillationFiles(output)
-    files.require_decision(resume=config.resume)
+    has_checkpoint = checkpoint.exists()
+    if config.resume and not has_checkpoint:
+        logger.info("no checkpoint at %s: this begins anew", checkpoint)
+    if has_checkpoint and not config.resume:
+        _require_finished(checkpoint, output)
     run = Distillation(config, DistillationData(open_images(images), config, device))
-    if config.resume and files.checkpoint.exists():
-        run.restore(files.checkpoint)
-    files.report_missing(snapshots, run.n_steps_done)
+    if config.resume and has_checkpoint:
+        run.restore(checkpoint)
     if run.is_finished and run.has_made(output):
         logger.info("%s is finished, and stays as it is", output)
     else:
-        _take_steps(run, files, snapshots, provenance or {}, interrupts)
-        save_teacher(run.teacher(), run.provenance() | (provenance or {}), output)
+        facts = provenance or {}
+        if not run.is_finished:
+            _take_steps(run, checkpoint, snapshots, facts, interrupts)
+        save_teacher(run.teacher(), run.provenance() | facts, output)
     assert run.measured is not None
     return run.measured
+
+
+def _snapshots(config: DistillConfig, output: Path) -> dict[int, Path]:
+    """Return the files of the snapshots by the steps after which they are written."""
+    steps = recipe_of(config).steps
+    paths = {
+        max(1, round(s * steps)): output.with_stem(f"{output.stem}_at_{100 * s:g}")
+        for s in config.snapshots
+    }
+    if len(paths) < len(config.snapshots):
+        raise ConfigError(
+            f"snapshots must be taken after different steps, {config.snapshots} of "
+            f"{steps} are not; leave some out"
+        )
+    return paths
 
 
 def _require_other_file(output: Path, name: str, path: Path) -> None:
@@ -93,75 +111,58 @@ def _require_other_file(output: Path, name: str, path: Path) -> None:
         raise ConfigError(f"{output} is the {name}'s own file; choose another output")
 
 
-def _snapshot_steps(config: DistillConfig) -> dict[int, float]:
-    """Return the shares by the step after which their snapshot is taken."""
-    steps = recipe_of(config).steps
-    shares = {max(1, round(s * steps)): s for s in config.snapshots}
-    if len(shares) < len(config.snapshots):
-        raise ConfigError(
-            f"snapshots must be taken after different steps, {config.snapshots} of "
-            f"{steps} are not; leave some out"
+def _require_finished(checkpoint: Path, output: Path) -> None:
+    """Refuse to overwrite the checkpoint of an unfinished run."""
+    _, content = tensor_file.read(checkpoint, "checkpoint")
+    # A teacher is written after its last checkpoint.
+    if (
+        not content.get("is_finished")
+        or not output.exists()
+        or checkpoint.stat().st_mtime_ns > output.stat().st_mtime_ns
+    ):
+        raise ModelFileError(
+            f"{checkpoint} is of a distillation that is not finished; go on with "
+            "--resume, or remove it to begin anew"
         )
-    return shares
 
 
 def _take_steps(
     run: Distillation,
-    files: DistillationFiles,
-    snapshots: Mapping[int, float],
-    provenance: dict[str, Any],
+    checkpoint: Path,
+    snapshots: dict[int, Path],
+    facts: dict[str, Any],
     interrupts: Interrupts,
 ) -> None:
-    """Take all remaining steps, with checkpoints and measurements."""
-    if run.is_finished:  # and its teacher lost
-        return
+    """Take all remaining steps, with measurements, snapshots and checkpoints."""
     started = time.monotonic()
     run.data.get_ready()
     if run.n_steps_done == 0:
         run.load_start()
     run.preparation_seconds = time.monotonic() - started
-    files.cut_log(run.n_steps_done)
+    log_file = checkpoint.with_suffix(".jsonl")
     minutes = run.config.minutes
-    unit, total, end = "step", run.recipe.steps, run.recipe.steps
-    if minutes is not None:
-        unit, total, end = "second", max(1, round(60 * minutes)), sys.maxsize
-    started, waited = time.monotonic() - run.seconds, run.seconds_waited
-    with (
-        interrupts() as was_interrupted,
-        closing(Progress(total, unit, n_done=round(run.progress * total))) as progress,
-        closing(Prefetcher(run.prepare, run.n_steps_done, end)) as batches,
-    ):
-        while not run.is_finished:
-            loss = run.step(batches.take())
-            run.seconds = time.monotonic() - started
-            run.seconds_waited = waited + batches.seconds_waited
-            _require_finite(loss, run, files)
-            run.losses.append(loss)
-            number = run.n_steps_done
-            progress.update(round(run.progress * total), loss=loss)
-            is_due = run.is_finished or number % run.config.checkpoint_every == 0
-            if is_due or number in snapshots:
-                explained = run.measure().overall
-                _require_finite(explained, run, files)
-                files.log(run.log_line())
-                run.losses.clear()
-                progress.note(
-                    f"step {number}: held-out explained variance {explained:.4f}"
-                )
-            if number in snapshots:
-                path = files.snapshot(snapshots[number])
-                save_teacher(run.teacher(), run.provenance() | provenance, path)
-            if is_due or was_interrupted():
-                run.save(files.checkpoint)
-            if was_interrupted():
-                raise KeyboardInterrupt
 
-
-def _require_finite(value: float, run: Distillation, files: DistillationFiles) -> None:
-    if not math.isfinite(value):
-        checkpoint = files.checkpoint
+    def remedy() -> str:
         kept = f"; the last checkpoint, {checkpoint}, is kept" * checkpoint.exists()
-        raise TrainingError(
-            f"the loss is not finite at step {run.n_steps_done}; start again with a "
-            f"lower --learning-rate and another --output{kept}"
-        )
+        return f"start again with a lower --learning-rate and another --output{kept}"
+
+    def after_step(loss: float, must_save: bool) -> None:  # noqa: FBT001
+        number = run.n_steps_done
+        run.losses.append(loss)
+        is_due = run.is_finished or number % run.config.checkpoint_every == 0
+        if is_due or number in snapshots:
+            explained = run.measure().overall
+            require_finite(explained, number, remedy)
+            logger.info("step %d: held-out explained variance %.4f", number, explained)
+            lines = (f"{json.dumps(line, allow_nan=False)}\n" for line in run.log)
+            write_atomically(log_file, "".join(lines).encode())
+        if number in snapshots:
+            save_teacher(run.teacher(), run.provenance() | facts, snapshots[number])
+        if is_due or must_save:
+            run.save(checkpoint)
+
+    count = run.recipe.steps, "step"
+    if minutes is not None:
+        count = max(1, round(60 * minutes)), "second"
+    with closing(run):
+        take_steps(run, count, after_step, interrupts, remedy)

@@ -8,7 +8,7 @@ is folded away at the end; with a feature cache, the grayscale draw is taken onc
 each image; see docs/teachers.md.
 """
 
-import json
+import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,9 @@ from efficientad.kernels.winograd import FAST
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import open_teacher
+from efficientad.training.loop import open_checkpoint, save_checkpoint
 from efficientad.training.optimizers import make_optimizer, set_rate
+from efficientad.training.prefetch import Prefetcher
 from efficientad.training.schedule import learning_rate
 
 _DIGITS = 4  # of the explained variance of single channels, where it is written
@@ -40,7 +42,6 @@ _FREE_SETTINGS = (
     "device",
     "checkpoint_every",
     "feature_cache",
-    "snapshots",
     "start_from",
 )
 
@@ -67,7 +68,8 @@ class Distillation:
     Attributes:
         n_steps_done: Optimizer steps since the start.
         losses: Losses of the steps since the last measurement.
-        measured: The last measurement.
+        log: All measurements.
+        measured: The last measurement, not rounded.
         seconds: Time of all steps.
         seconds_waited: Time that the steps waited for data.
         preparation_seconds: Time before the steps.
@@ -93,6 +95,7 @@ class Distillation:
         self.start = None if path is None else open_teacher(config.size, path)
         self.n_steps_done = 0
         self.losses: list[float] = []
+        self.log: list[dict[str, Any]] = []
         self.measured: ExplainedVariance | None = None
         self.seconds = self.seconds_waited = self.preparation_seconds = 0.0
 
@@ -109,19 +112,21 @@ class Distillation:
         return self.progress >= 1
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that a checkpoint must agree on, as JSON has them."""
+        """Return the settings that a checkpoint must agree on."""
         settings = {
             name: value
             for name, value in asdict(self.config).items()
             if name not in _FREE_SETTINGS and value is not None
         }
-        settings |= asdict(self.recipe) | {
-            "source": Path(self.config.source).name,
-            "has_feature_cache": self.config.feature_cache is not None,
-            "start_from": self.start and self.start.file_hash,
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(settings))
-        return plain
+        return (
+            settings
+            | asdict(self.recipe)
+            | {
+                "source": Path(self.config.source).name,
+                "has_feature_cache": self.config.feature_cache is not None,
+                "start_from": self.start and self.start.file_hash,
+            }
+        )
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -133,23 +138,18 @@ class Distillation:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
-        parts = {"network": self.network.state_dict(), "data": self.data.state()}
-        tensors = {
-            f"{part}.{name}": value
-            for part, state in parts.items()
-            for name, value in state.items()
-        }
-        tensors |= tensor_file.optimizer_tensors(self.optimizer)
-        state = {
+        states = {"network": self.network.state_dict(), "data": self.data.state()}
+        content = self._identity | {
             "steps": self.n_steps_done,
             "is_finished": self.is_finished,
             "losses": self.losses,
+            "log": self.log,
             "measured": self.measured and asdict(self.measured),
             "seconds": self.seconds,
             "seconds_waited": self.seconds_waited,
             "unreadable": sorted(self.data.images.unreadable),
         }
-        tensor_file.write(path, "checkpoint", tensors, self._identity | state)
+        save_checkpoint(path, states, self.optimizer, content)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -157,16 +157,12 @@ class Distillation:
         Raises:
             ModelFileError: If it is unusable, or of other settings, source or images.
         """
-        tensors, content = tensor_file.read(path, "checkpoint")
-        if any(content.get(k) != v for k, v in self._identity.items()):
-            raise ModelFileError(
-                f"{path} is a checkpoint of other settings, source network or images; "
-                "use those it was made with, or remove it to start anew"
-            )
+        tensors, content = open_checkpoint(path, self._identity)
         self.network.load_state_dict(tensor_file.with_prefix(tensors, "network."))
         self.data.restore(tensor_file.with_prefix(tensors, "data."))
         tensor_file.restore_optimizer(self.optimizer, tensors)
         self.n_steps_done, self.losses = content["steps"], content["losses"]
+        self.log = content["log"]
         self.seconds = content["seconds"]
         self.seconds_waited = content["seconds_waited"]
         self.data.images.unreadable.update(content["unreadable"])
@@ -193,9 +189,17 @@ class Distillation:
             return False
         return not teacher.differing(self.teacher())
 
-    def prepare(self, number: int) -> Prepared:
-        """Draw and read the images of a step; safe in threads."""
-        return self._prepare(1, number)
+    @cached_property
+    def _batches(self) -> Prefetcher[Prepared]:
+        # The number of steps in a limited time is not known.
+        end = self.recipe.steps if self.config.minutes is None else sys.maxsize
+        return Prefetcher(
+            lambda number: self._prepare(1, number), self.n_steps_done, end
+        )
+
+    def close(self) -> None:
+        """End the prefetch of images."""
+        self._batches.close()
 
     def _prepare(self, purpose: int, number: int) -> Prepared:
         rng = np.random.default_rng((self.config.seed, purpose, number))
@@ -203,10 +207,11 @@ class Distillation:
         drawn = rng.choice(len(rows), n, replace=len(rows) < n) + rows.start
         return self.data.prepare(drawn.tolist(), rng, self.window_cells)
 
-    def step(self, prepared: Prepared) -> float:
+    def take_step(self) -> float:
         """Take one optimizer step and return the loss."""
-        recipe = self.recipe
-        inputs, targets = self.data.finish(prepared)
+        recipe, waited = self.recipe, self._batches.seconds_waited
+        inputs, targets = self.data.finish(self._batches.take())
+        self.seconds_waited += self._batches.seconds_waited - waited
         rate = learning_rate(self.progress, recipe.learning_rate, recipe.rate_schedule)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
@@ -225,7 +230,10 @@ class Distillation:
 
     @torch.no_grad()
     def measure(self) -> ExplainedVariance:
-        """Measure the explained variance on a fixed window of each held-out image."""
+        """Measure the explained variance on a fixed window of each held-out image.
+
+        The result is appended to the log, with the mean loss since the one before.
+        """
         self.network.eval()
         error = total = square = torch.zeros((), dtype=torch.float64)
         n = 0
@@ -242,6 +250,19 @@ class Distillation:
         per_channel = torch.where(scatter > 0, 1 - error / scatter, 0.0)
         overall = float(1 - error.sum() / scatter.sum())
         self.measured = ExplainedVariance(overall, tuple(per_channel.tolist()))
+        rounded = [round(value, _DIGITS) for value in self.measured.per_channel]
+        self.log.append(
+            {
+                "step": self.n_steps_done,
+                "loss": float(np.mean(self.losses)) if self.losses else None,
+                "explained_variance": overall,
+                "explained_variance_quartiles": self.measured.quartiles(),
+                "explained_variance_per_channel": rounded,
+                "seconds": round(self.seconds, 1),
+                "seconds_waited_for_data": round(self.seconds_waited, 3),
+            }
+        )
+        self.losses.clear()
         return self.measured
 
     @cached_property
@@ -257,21 +278,6 @@ class Distillation:
         """Return the teacher with its batch normalization folded."""
         network = self.network.eval()
         return network.folded() if isinstance(network, NormalizedNetwork) else network
-
-    def log_line(self) -> dict[str, Any]:
-        """Return the last measurement for the log."""
-        assert self.measured is not None
-        return {
-            "step": self.n_steps_done,
-            "loss": float(np.mean(self.losses)),
-            "explained_variance": self.measured.overall,
-            "explained_variance_quartiles": self.measured.quartiles(),
-            "explained_variance_per_channel": [
-                round(value, _DIGITS) for value in self.measured.per_channel
-            ],
-            "seconds": round(self.seconds, 1),
-            "seconds_waited_for_data": round(self.seconds_waited, 3),
-        }
 
     def provenance(self) -> dict[str, Any]:
         """Return where the teacher comes from."""

@@ -5,13 +5,10 @@ every draw of a step follows from the seed and the step's number, so an interrup
 resumed training ends with the same weights, to the bit on a CPU.
 """
 
-import json
 import logging
-import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +19,6 @@ import torch
 
 from efficientad import __version__
 from efficientad.datasets import Category
-from efficientad.errors import ModelFileError, TrainingError
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.opening import detector_engine, save
 from efficientad.inspection.predictor import Predictor
@@ -41,11 +37,11 @@ from efficientad.training.calibration import fit_calibration
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.interruption import Interrupts, immediate_interrupts
+from efficientad.training.loop import open_checkpoint, save_checkpoint, take_steps
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.paper_step import PaperStep
 from efficientad.training.principal_axes import along_axes, images_for_axes
-from efficientad.training.progress import Progress
 from efficientad.training.provenance import finished_detector, provenance_of
 from efficientad.training.quick import QUICK, QuickRecipe, QuickStep
 from efficientad.training.schedule import learning_rate
@@ -53,6 +49,7 @@ from efficientad.training.step import Step
 
 RECIPES: Final[dict[Preset, Recipe]] = {"paper": PAPER, "quick": QUICK}
 _CHECKPOINT_SECONDS = 30.0
+_REMEDY = "look for broken images, or try another seed"
 
 logger = logging.getLogger(__name__)
 
@@ -210,38 +207,33 @@ class _Training:
         self, checkpoint: Path | None, on_step: OnStep | None, interrupts: Interrupts
     ) -> None:
         """Take all remaining steps, with a checkpoint every half minute."""
-        n_steps = self.recipe.steps
-        progress = Progress(n_steps, "step", n_done=self.n_steps_done, task="training")
-        started, last_saved = time.monotonic() - self.seconds, time.monotonic()
+        last_saved = time.monotonic()
+
+        def after_step(_loss: float, must_save: bool) -> None:  # noqa: FBT001
+            nonlocal last_saved
+            if on_step is not None:
+                on_step(self.n_steps_done, self.detector)
+            is_due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
+            if checkpoint is not None and (is_due or must_save):
+                self.save(checkpoint)
+                last_saved = time.monotonic()
+
         if on_step is not None:
             on_step(self.n_steps_done, self.detector)
-        with interrupts() as was_interrupted, closing(progress):
-            while self.n_steps_done < n_steps:
-                loss = self.take_step()
-                if not math.isfinite(loss):
-                    raise TrainingError(
-                        f"the loss is not finite at step {self.n_steps_done}; look for "
-                        "broken images, or try another seed"
-                    )
-                progress.update(self.n_steps_done, loss=loss)
-                if on_step is not None:
-                    on_step(self.n_steps_done, self.detector)
-                self.seconds = time.monotonic() - started
-                is_due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
-                if is_due or was_interrupted():
-                    self._save_if_wanted(checkpoint)
-                    last_saved = time.monotonic()
-                if was_interrupted():
-                    raise KeyboardInterrupt
-        self._save_if_wanted(checkpoint)
+        count = self.recipe.steps, "step"
+        take_steps(self, count, after_step, interrupts, lambda: _REMEDY)
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps that are taken."""
+        return self.n_steps_done / self.recipe.steps
 
     def take_step(self) -> float:
         """Take one optimizer step and return the total loss."""
         number, recipe = self.n_steps_done, self.recipe
         rng = np.random.default_rng((self.config.seed, number))
         torch.manual_seed(int(rng.integers(2**63)))
-        progress = number / recipe.steps
-        rate = learning_rate(progress, recipe.learning_rate, recipe.rate_schedule)
+        rate = learning_rate(self.progress, recipe.learning_rate, recipe.rate_schedule)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.step.losses(self.detector, rng).total()
@@ -252,8 +244,8 @@ class _Training:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        """Settings that a checkpoint must agree on, as JSON has them."""
-        settings = {
+        """Settings that a checkpoint must agree on."""
+        return {
             "size": self.config.size,
             "seed": self.config.seed,
             "recipe": asdict(self.recipe),
@@ -262,8 +254,6 @@ class _Training:
             "pretraining_images": self.pretraining_images
             and self.pretraining_images.fingerprint(),
         }
-        plain: dict[str, Any] = json.loads(json.dumps(settings))
-        return plain
 
     @property
     def _unreadable(self) -> set[int]:
@@ -271,26 +261,19 @@ class _Training:
         images = self.pretraining_images
         return set() if images is None else images.unreadable
 
-    def _save_if_wanted(self, path: Path | None) -> None:
-        if path is None:
-            return
-        networks = {
-            "student": self.detector.student,
-            "autoencoder": self.detector.autoencoder,
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        states = {
+            "student": self.detector.student.state_dict(),
+            "autoencoder": self.detector.autoencoder.state_dict(),
         }
-        tensors = {
-            f"{name}.{key}": value
-            for name, network in networks.items()
-            for key, value in network.state_dict().items()
-        }
-        tensors |= tensor_file.optimizer_tensors(self.optimizer)
         content = {
             "settings": self._settings,
             "steps": self.n_steps_done,
             "seconds": self.seconds,
             "unreadable": sorted(self._unreadable),
         }
-        tensor_file.write(path, "checkpoint", tensors, content)
+        save_checkpoint(path, states, self.optimizer, content)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -298,12 +281,7 @@ class _Training:
         Raises:
             ModelFileError: If it is unusable, or of other settings or images.
         """
-        tensors, content = tensor_file.read(path, "checkpoint")
-        if content.get("settings") != self._settings:
-            raise ModelFileError(
-                f"{path} is a checkpoint of other settings or other images; use those "
-                "it was made with, or remove it to start anew"
-            )
+        tensors, content = open_checkpoint(path, {"settings": self._settings})
         for name in ("student", "autoencoder"):
             state = tensor_file.with_prefix(tensors, name + ".")
             getattr(self.detector, name).load_state_dict(state)

@@ -1,0 +1,132 @@
+"""The loop of every training: steps, progress, checkpoints and interrupts."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from efficientad.errors import ModelFileError, TrainingError
+from efficientad.model_files import container as tensor_file
+from efficientad.training.interruption import Interrupts
+from efficientad.training.progress import Progress
+
+
+@runtime_checkable
+class Run(Protocol):
+    """A training that can be stopped and resumed."""
+
+    n_steps_done: int
+    seconds: float
+    """Time of all steps, those of earlier runs included."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done; from 1 on it is finished."""
+        ...
+
+    def take_step(self) -> float:
+        """Take one optimizer step and return the loss."""
+        ...
+
+
+def take_steps(
+    run: Run,
+    count: tuple[int, str],
+    after_step: Callable[[float, bool], None],
+    interrupts: Interrupts,
+    remedy: Callable[[], str],
+) -> None:
+    """Take all remaining steps.
+
+    Args:
+        run: Training to finish.
+        count: Number and unit for the display of progress, such as 70 000 and "step".
+        after_step: Function that is called after each step with the loss, and whether
+            it must write a checkpoint: this is the last step, or an interrupt came.
+        interrupts: Context manager around the steps. When the function it returns is
+            true after a step, KeyboardInterrupt is raised.
+        remedy: Function that returns what to do about a loss that is not finite.
+
+    Raises:
+        TrainingError: If the loss is not finite.
+    """
+    total, unit = count
+    n_done = round(run.progress * total)
+    started = time.monotonic() - run.seconds
+    with (
+        interrupts() as was_interrupted,
+        closing(Progress(total, unit, n_done=n_done, task="training")) as progress,
+    ):
+        while run.progress < 1:
+            loss = run.take_step()
+            run.seconds = time.monotonic() - started
+            require_finite(loss, run.n_steps_done, remedy)
+            progress.update(round(run.progress * total), loss=loss)
+            is_interrupted = was_interrupted()
+            after_step(loss, is_interrupted or run.progress >= 1)
+            if is_interrupted:
+                raise KeyboardInterrupt
+
+
+def require_finite(value: float, n_steps: int, remedy: Callable[[], str]) -> None:
+    """Refuse a loss or measurement that is not finite.
+
+    Raises:
+        TrainingError: If it is not.
+    """
+    if not math.isfinite(value):
+        raise TrainingError(f"the loss is not finite at step {n_steps}; {remedy()}")
+
+
+def save_checkpoint(
+    path: Path,
+    states: Mapping[str, Mapping[str, Tensor]],
+    optimizer: Optimizer,
+    content: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint.
+
+    Args:
+        path: File to write.
+        states: Tensors by the name of a part and their own.
+        optimizer: Optimizer whose state is written as well.
+        content: Everything else, as JSON has it.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    tensors = {
+        f"{part}.{name}": value
+        for part, state in states.items()
+        for name, value in state.items()
+    }
+    tensors |= tensor_file.optimizer_tensors(optimizer)
+    tensor_file.write(path, "checkpoint", tensors, content)
+
+
+def open_checkpoint(
+    path: Path, identity: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and content of a checkpoint.
+
+    Args:
+        path: File to read.
+        identity: Content that it must agree on.
+
+    Raises:
+        ModelFileError: If it is unusable, or of other settings or images.
+    """
+    tensors, content = tensor_file.read(path, "checkpoint")
+    expected = json.loads(json.dumps(identity))
+    if any(content.get(name) != value for name, value in expected.items()):
+        raise ModelFileError(
+            f"{path} is a checkpoint of other settings, networks or images; use those "
+            "it was made with, or remove it to start anew"
+        )
+    return tensors, content
