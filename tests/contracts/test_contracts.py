@@ -1,6 +1,8 @@
 """Every engine and every way to open a model keeps the contract."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,20 +13,19 @@ from tests.contracts.engine_checks import (
 )
 
 import efficientad
-from efficientad.engines.engine import EngineOutput
-from efficientad.engines.native import NativeEngine
+from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.engines.pytorch import PyTorchEngine
-from efficientad.inspection.opening import native_arrays
+from efficientad.inspection.opening import detector_engine
 from efficientad.kernels import layers
 from efficientad.model_files import container, export_metadata
 from efficientad_lab.benchmark.baseline import BaselineEngine
 from efficientad_lab.studies.cached_maps import CachingEngine
 
-ENGINES = {
+ENGINES: dict[str, Callable[..., Engine]] = {
     "pytorch": lambda detector, _: PyTorchEngine(detector),
-    "native": lambda detector, _: NativeEngine(native_arrays(detector), "small"),
+    "native": lambda detector, _: detector_engine(detector, "native"),
     "baseline": lambda detector, _: BaselineEngine(detector),
     "cached": lambda detector, _: CachingEngine(PyTorchEngine(detector)),
     "onnxruntime": lambda _, paths: OnnxRuntimeEngine(paths["onnxruntime"]),
@@ -35,7 +36,9 @@ ENGINES = {
 class FakeEngine:
     """Gives the mean brightness of cells of 8 pixels: a method with one map."""
 
-    precision, device, is_concurrent = "fp32", "cpu", True
+    precision: Precision = "fp32"
+    device: Literal["cpu"] = "cpu"
+    is_concurrent = True
 
     def run(self, pixels):
         cells = pixels.reshape(len(pixels), 32, 8, 32, 8, 3)

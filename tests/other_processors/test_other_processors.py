@@ -118,7 +118,12 @@ def test_layers_give_the_same_numbers(
         [*emulator, str(program)],
         image,
         layers.convolution(
-            weight, bias, tile=tile, flat=flat, padding=1, finish=finish
+            weight.double().numpy(),
+            bias.double().numpy(),
+            tile=tile,
+            flat=flat,
+            padding=1,
+            finish=finish,
         ),
         tmp_path,
     )
@@ -142,8 +147,8 @@ def computed(command, image, layer, folder):
     grid = image.permute(0, 2, 3, 1).contiguous()
     with (folder / "layer").open("wb") as file:
         file.write(np.array(head, np.int64).tobytes())
-        for tensor in (layer.weights, layer.bias, grid):
-            file.write(tensor.numpy().tobytes())
+        for array in (layer.weights, layer.bias, grid.numpy()):
+            file.write(array.tobytes())
     files = [str(folder / "layer"), str(folder / "output")]
     subprocess.run([*command, *files], check=True, timeout=120)
     output = torch.from_numpy(np.fromfile(files[1], np.float32))

@@ -60,16 +60,27 @@ def dot(one, other):
     return sum(x * y for x, y in zip(one, other, strict=True))
 
 
-def computed(image, weight, bias, *, finish="store", **settings_of_layer):
+def packed(weight, bias, **settings_of_layer):
+    """A native layer of PyTorch's weights."""
+    doubles = weight.double().numpy(), bias.double().numpy()
+    return layers.convolution(*doubles, **settings_of_layer)
+
+
+def call(layer, *grids):
+    """A call of a layer that reads and writes PyTorch's memory."""
+    return layers.Call(layer, *(grid.numpy() for grid in grids))
+
+
+def computed(image, weight, bias, *, finish="store", n_threads=None, **settings):
     """The native layer on an image in PyTorch's layout, whatever its channels."""
-    layer = layers.convolution(weight, bias, finish=finish, **settings_of_layer)
+    layer = packed(weight, bias, finish=finish, **settings)
     n, n_in, height, width = image.shape
     grid = torch.zeros(n, height, width, layer.n_in)
     grid[..., :n_in] = image.permute(0, 2, 3, 1)
     channels = 1 if finish == "mean_square" else layer.n_out
     size = layer.output_size(height, width)
     output = torch.full((n, *size, channels), torch.nan)
-    layers.run([layers.Call(layer, grid, output)])
+    layers.run([call(layer, grid, output)], n_threads)
     return output[..., : len(weight)].permute(0, 3, 1, 2)
 
 
@@ -165,11 +176,9 @@ def test_a_flat_layer_reads_and_writes_parts_of_grids():
     grid = torch.full((2, 35, 33, 5), torch.nan)
     grid[:, 2:33, 1:30, 1:4] = image.permute(0, 2, 3, 1)
     output = torch.zeros(2, 14, 13, 96)
-    layer = layers.convolution(weight, bias, tile=6, flat=True, finish="pool")
+    layer = packed(weight, bias, tile=6, flat=True, finish="pool")
 
-    layers.run(
-        [layers.Call(layer, grid[:, 2:33, 1:30, 1:4], part := output[..., 32:64])]
-    )
+    layers.run([call(layer, grid[:, 2:33, 1:30, 1:4], part := output[..., 32:64])])
 
     exact, deviation = expected(image, weight, bias, finish="pool")
     assert (part.permute(0, 3, 1, 2) - exact).abs().max() < FLAT_BOUND * deviation
@@ -213,14 +222,9 @@ def test_the_mean_of_squares_needs_no_output(form):
 def test_the_number_of_threads_changes_nothing(form, flat):
     tile, kernel = form or (None, 3)
     arguments = drawn(2, 2, (64, 64), kernel, (40, 37))
-    n_threads = torch.get_num_threads()
-    results = []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            results.append(computed(*arguments, tile=tile, flat=flat))
-    finally:
-        torch.set_num_threads(n_threads)
+    results = [
+        computed(*arguments, tile=tile, flat=flat, n_threads=n) for n in (1, 2, 3)
+    ]
 
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -230,11 +234,11 @@ def test_the_number_of_threads_changes_nothing(form, flat):
 def test_a_residual_is_added_before_the_squares():
     image, weight, bias = drawn(3, 2, (24, 64), 1, (9, 8))
     residual = torch.randn(2, 9, 8, 64, generator=torch.Generator().manual_seed(4))
-    layer = layers.convolution(weight, bias, finish="mean_square")
+    layer = packed(weight, bias, finish="mean_square")
     grid = image.permute(0, 2, 3, 1).contiguous()
     output = torch.empty(2, 9, 8, 1)
 
-    layers.run([layers.Call(layer, grid, output, residual)])
+    layers.run([call(layer, grid, output, residual)])
 
     described = functional.conv2d(image, weight, bias).permute(0, 2, 3, 1)
     expected_map = (described + residual).square().mean(-1, keepdim=True)
@@ -248,7 +252,7 @@ def test_layers_side_by_side_share_grids():
     grid = image.permute(0, 2, 3, 1).contiguous()
     output = torch.zeros(1, 20, 20, 96)
     halves = [
-        layers.convolution(weight[part, source], bias[part], tile=6)
+        packed(weight[part, source], bias[part], tile=6)
         for part, source in (
             (slice(0, 32), slice(0, 32)),
             (slice(32, 64), slice(32, 64)),
@@ -257,8 +261,8 @@ def test_layers_side_by_side_share_grids():
 
     layers.run(
         [
-            layers.Call(halves[0], grid[..., :32], output[:, 1:19, 1:19, :32]),
-            layers.Call(halves[1], grid[..., 32:], output[:, 1:19, 1:19, 64:]),
+            call(halves[0], grid[..., :32], output[:, 1:19, 1:19, :32]),
+            call(halves[1], grid[..., 32:], output[:, 1:19, 1:19, 64:]),
         ]
     )
 
@@ -281,7 +285,7 @@ def test_resizing_is_pytorchs(size, other, n):
     image = torch.randn(n, 32, size, size + 1, generator=generator)
     output = torch.empty(n, other, other + 2, 32)
 
-    layers.resize(image.permute(0, 2, 3, 1).contiguous(), output)
+    layers.resize(image.permute(0, 2, 3, 1).contiguous().numpy(), output.numpy())
 
     reference = functional.interpolate(image, (other, other + 2), mode="bilinear")
     torch.testing.assert_close(output.permute(0, 3, 1, 2), reference)
@@ -310,11 +314,9 @@ def test_bf16_rounds_what_is_multiplied_and_nothing_else(
     relu, finish = after
     image, weight, bias = drawn(seed, n, (n_in, n_out), kernel, size)
 
-    weight = weight.bfloat16()
+    actual = computed(image, weight, bias, relu=relu, finish=finish, bf16=True)
 
-    actual = computed(image, weight, bias, relu=relu, finish=finish)
-
-    image = image.bfloat16()
+    image, weight = image.bfloat16(), weight.bfloat16()
     exact, deviation = expected(image, weight, bias, relu=relu, finish=finish)
     assert (actual - exact).abs().max() / deviation < BOUNDS[None]
 
@@ -323,7 +325,7 @@ def test_bf16_rounds_what_is_multiplied_and_nothing_else(
 def test_bf16_stays_near_the_exact_product():
     image, weight, bias = drawn(4, 1, (512, 64), 1, (20, 20))
 
-    actual = computed(image, weight.bfloat16(), bias)
+    actual = computed(image, weight, bias, bf16=True)
 
     exact, deviation = expected(image, weight, bias)
     assert (actual - exact).abs().max() / deviation < BF16_BOUND

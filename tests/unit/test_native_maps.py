@@ -12,7 +12,6 @@ from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import ConfigError
 from efficientad.inspection.opening import detector_engine
 from efficientad.kernels import layers, native
-from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad_lab.benchmark.baseline import BaselineEngine
 from efficientad_lab.benchmark.candidates import available_engines
 
@@ -214,10 +213,8 @@ def test_without_native_layers_predictions_stay_the_same(detector, joined, monke
 @needs_compiler
 def test_other_devices_and_numbers_go_by_pytorch(detector):
     double, elsewhere = (copy.deepcopy(detector) for _ in range(2))
-    with_norm = copy.deepcopy(detector)
-    with_norm.teacher = PatchDescriptionNetwork("small", has_batch_norm=True)
 
-    for other in (double.double(), elsewhere.to("meta"), with_norm):
+    for other in (double.double(), elsewhere.to("meta")):
         assert isinstance(detector_engine(other, "native"), PyTorchEngine)
         assert available_engines(other) == ("pytorch",)
     assert available_engines(detector)[0] == "native"

@@ -122,7 +122,9 @@ def check_maps(
     found = {}
     for name, dtype in types.items():
         maps = DeviceMaps(random_detector(size), AFFINE, 2, device, dtype)
-        found[f"maps_{name}"] = difference(maps.raw_maps(pixels.to(device)), wanted)
+        found[f"maps_{name}"] = difference(
+            maps.raw_maps(pixels.to(device)), wanted.values()
+        )
     return found
 
 
@@ -205,7 +207,7 @@ def measure_inference(
 
     @torch.no_grad()
     def run_plain() -> Tensor:
-        both = torch.stack(raw_maps(plain, maps.host_pixels), 1).float()
+        both = torch.stack([*raw_maps(plain, maps.host_pixels).values()], 1).float()
         placed = torch.nn.functional.interpolate(both, _SHAPE[:2], mode="bilinear")
         return placed.mean(1).cpu()
 

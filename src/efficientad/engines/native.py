@@ -62,29 +62,20 @@ Step = Callable[[int | None], None]
 """Computes something in the grids of a plan, with so many threads."""
 
 
-def why_not(arrays: Arrays) -> str | None:
-    """Return why native layers cannot compute a detector here; None where they can."""
-    if any(".norms." in name for name in arrays):
-        return "the networks have batch normalization"
-    if not layers.is_available():
-        return "the native layers cannot be built"
-    return None
-
-
 class NativeEngine:
     """Computes the raw maps of one detector by native layers.
 
     The weights are transformed once: later changes of the detector do not count.
 
     Args:
-        arrays: Weights and statistics of a detector, without batch normalization.
+        arrays: Weights and statistics of a detector.
         size: The paper's S or M.
         bf16: Round the factors of 1 x 1 convolutions to bf16; needs
             `kernels.layers.has_bf16()`. The small networks have no such convolutions.
         n_threads: Threads of one run. None: as many as OpenMP takes.
 
     Raises:
-        ConfigError: If native layers cannot compute the detector.
+        ConfigError: If the native layers cannot be built.
     """
 
     is_concurrent = True
@@ -98,11 +89,10 @@ class NativeEngine:
         bf16: bool = False,
         n_threads: int | None = None,
     ) -> None:
-        reason = why_not(arrays)
-        if reason is not None:
+        if not layers.is_available():
             raise ConfigError(
-                f"the native engine cannot run this detector: {reason}; use engine "
-                "pytorch"
+                "the native engine needs its layers, which cannot be built here; use "
+                "engine pytorch"
             )
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
         taught, learned = _weights(arrays, "teacher"), _weights(arrays, "student")

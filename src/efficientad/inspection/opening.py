@@ -118,14 +118,12 @@ def native_arrays(detector: "Detector") -> dict[str, NDArray[Any]] | None:
     """Return a detector's arrays for the native engine; None where it cannot run."""
     import torch  # noqa: PLC0415 - a detector has it
 
-    from efficientad.engines import native  # noqa: PLC0415 - builds its layers
+    from efficientad.kernels import layers  # noqa: PLC0415 - builds them
 
-    is_plain = detector.device.type == "cpu"
-    is_plain &= detector.teacher_mean.dtype == torch.float32
-    arrays = (
-        {k: v.numpy() for k, v in detector.state_dict().items()} if is_plain else {}
-    )
-    return arrays if is_plain and native.why_not(arrays) is None else None
+    is_single = detector.teacher_mean.dtype == torch.float32
+    if detector.device.type != "cpu" or not is_single or not layers.is_available():
+        return None
+    return {name: value.numpy() for name, value in detector.state_dict().items()}
 
 
 def require_model_file(path: Path) -> None:
