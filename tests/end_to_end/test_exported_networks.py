@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from efficientad.inspection.exported_predictor import ExportedPredictor
 from PIL import Image
 
 import efficientad
@@ -13,7 +12,6 @@ from efficientad.datasets import MIN_NORMAL_IMAGES
 from efficientad.demo_parts import write_category
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.quantization import LIMIT
-from efficientad.model_files import detector_file as model_file
 from efficientad.training.normal_images import training_and_validation
 
 
@@ -30,53 +28,48 @@ def normal_images(tmp_path_factory, photograph):
     ("name", "engines"),
     [("part.onnx", ["onnxruntime", "openvino"]), ("part.xml", ["openvino"])],
 )
-def test_in_8_bits_all_engines_judge_as_pytorch_does(
-    judging_detector, normal_images, photograph, tmp_path, name, engines
+def test_in_8_bits_all_engines_predict_as_pytorch_does(
+    predictor, normal_images, photograph, tmp_path, name, engines
 ):
     path = tmp_path / name
 
-    report = efficientad.export(
-        judging_detector, path, precision="int8", images=normal_images
-    )
+    report = efficientad.export(predictor, path, precision="int8", images=normal_images)
 
     assert report.quantization is not None
     assert report.quantization.in_single_precision == ()
     assert 0 < report.quantization.error < LIMIT
     image = photograph(256, 256, seed=9)
-    exact = judging_detector.predict(image)
+    exact = predictor.predict(image)
     for engine in engines:
-        found = efficientad.load_predictor(path, runtime=engine).predict(image)
-        for one, other in (
-            (found.local_grid, exact.local_grid),
-            (found.global_grid, exact.global_grid),
-        ):
-            error = np.sqrt(((one - other) ** 2).mean())
-            assert 0 < error < 0.2 * other.std()
+        found = efficientad.load(path, engine=engine).predict(image)
+        for key, grid in exact.grids.items():
+            error = np.sqrt(((found.grids[key] - grid) ** 2).mean())
+            assert 0 < error < 0.2 * grid.std()
 
 
 @pytest.mark.slow
 def test_a_medium_detector_of_few_channels_is_exported(
     make_detector, calibrated, photograph, tmp_path
 ):
-    detector = calibrated(make_detector("medium", n_local=64, n_global=32))
+    medium = calibrated(make_detector("medium", n_local=64, n_global=32))
 
-    report = efficientad.export(detector, tmp_path / "part.onnx")
+    report = efficientad.export(medium, tmp_path / "part.onnx")
 
     assert report.largest_artificial_difference < 1e-4
-    found = ExportedPredictor(tmp_path / "part.onnx")
-    assert found.size == "medium"
+    exported = efficientad.load(tmp_path / "part.onnx")
+    assert exported.size == "medium"
     image = photograph(70, 90)
-    expected = detector.predict(image).image_score
-    assert found.predict(image).image_score == pytest.approx(expected, rel=1e-3)
+    expected = medium.predict(image).image_score
+    assert exported.predict(image).image_score == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.slow
 def test_what_an_export_loses_is_measured_on_a_labelled_category(
-    judging_detector, tmp_path, capsys
+    predictor, tmp_path, capsys
 ):
     parts, model = tmp_path / "parts", tmp_path / "part.ead"
     write_category(parts, n_train=2, n_test_good=2, n_per_defect=1, seed=0, size=256)
-    model_file.save(judging_detector, model)
+    efficientad.save(predictor, model)
     target = tmp_path / "part.onnx"
 
     code = main(["export", str(model), "--output", str(target), "--verify", str(parts)])

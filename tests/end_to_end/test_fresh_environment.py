@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from efficientad.inspection.opening import load_predictor
+import efficientad
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -26,7 +26,7 @@ def run(*command):
 @pytest.mark.fresh
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", ENGINE_OF)
-def test_a_deployment_install_has_no_torch_and_judges(
+def test_a_deployment_install_has_no_torch_and_predicts(
     exports, photograph, tmp_path, extra
 ):
     venv.create(tmp_path / "env", with_pip=False)
@@ -40,15 +40,15 @@ def test_a_deployment_install_has_no_torch_and_judges(
     assert installed.returncode == 0, installed.stderr
     image, found = tmp_path / "a.png", tmp_path / "found"
     Image.fromarray(photograph(90, 70)).save(image)
-    exported = exports[ENGINE_OF[extra]]
+    export = exports[ENGINE_OF[extra]]
 
-    judged = run(
-        str(binaries / "efficientad"), "predict", exported, image, "--output", found
+    predicted = run(
+        str(binaries / "efficientad"), "predict", export, image, "--output", found
     )
 
-    assert judged.returncode == 0, judged.stderr
+    assert predicted.returncode == 0, predicted.stderr
     row = json.loads((found / "predictions.jsonl").read_text(encoding="utf-8"))
-    expected = load_predictor(exported).predict(image)
+    expected = efficientad.load(export).predict(image)
     assert row["image_score"] == pytest.approx(expected.image_score, rel=1e-4)
     assert row["is_anomalous"] == expected.is_anomalous
     assert run(python, "-c", "import numpy").returncode == 0
