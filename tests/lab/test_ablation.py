@@ -10,7 +10,7 @@ from tests.lab.study_fakes import CONFIG, FakeTraining
 from efficientad.cli import main as cli
 from efficientad.demo_parts import write_category
 from efficientad.errors import ConfigError
-from efficientad.method.losses import hard_feature_loss, hard_feature_mask
+from efficientad.method.losses import hard_feature_loss
 from efficientad.method.maps import (
     map_mean_and_deviation,
     map_quantiles,
@@ -28,6 +28,7 @@ from efficientad_lab.studies.ablation import (
     planned,
 )
 from efficientad_lab.studies.config import StudyConfig
+from efficientad_lab.studies.hard_masks import hard_feature_mask
 from efficientad_lab.studies.jobs import MEAN_AND_DEVIATION, QUANTILES
 from efficientad_lab.studies.kept_maps import KeptMaps
 from efficientad_lab.studies.records import read_runs

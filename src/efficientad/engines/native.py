@@ -74,8 +74,6 @@ class NativeMaps:
         *,
         bf16: bool = False,
     ) -> None:
-        assert not teacher.has_batch_norm
-        assert not student.has_batch_norm
         taught, learned = _weights(teacher), _weights(student)
         scale = std.double().cpu()
         weight, bias = taught[-1]

@@ -127,8 +127,7 @@ class Detector(nn.Module):
     def differences(self, images: Images) -> Differences:
         """Compare the networks on normalized images of 256 x 256 pixels."""
         teacher = self.describe(images)
-        rows, columns = teacher.shape[-2:]
-        autoencoder = self.autoencoder(images, (rows, columns))
+        autoencoder = self.autoencoder(images)
         n_channels = teacher.shape[1], autoencoder.shape[1]
         for_teacher, for_autoencoder = self.student(images).split(n_channels, dim=1)
         return Differences(teacher - for_teacher, autoencoder - for_autoencoder)
@@ -143,10 +142,8 @@ class Detector(nn.Module):
     @property
     def runtimes(self) -> tuple[DetectorRuntime, ...]:
         """What can judge images here, each with numbers or a speed of its own."""
-        has_batch_norm = self.teacher.has_batch_norm or self.student.has_batch_norm
         works_native = (
-            not has_batch_norm
-            and self.device.type == "cpu"
+            self.device.type == "cpu"
             and self.teacher_mean.dtype == torch.float32
             and layers.is_available()
         )
