@@ -12,7 +12,7 @@ from efficientad.cli import main as cli
 from efficientad.demo_parts import write_category
 from efficientad.engines.engine import Precision
 from efficientad.errors import ConfigError
-from efficientad.method.losses import hard_feature_loss, hard_feature_mask
+from efficientad.method.losses import hard_feature_loss
 from efficientad.method.maps import MapScale
 from efficientad.training.config import PAPER
 from efficientad.training.quick import QUICK, QuickRecipe
@@ -26,6 +26,7 @@ from efficientad_lab.studies.ablation import (
 )
 from efficientad_lab.studies.cached_maps import CachingEngine
 from efficientad_lab.studies.config import StudyConfig
+from efficientad_lab.studies.hard_masks import hard_feature_mask
 from efficientad_lab.studies.jobs import MEAN_AND_DEVIATION, QUANTILES
 from efficientad_lab.studies.records import read_runs
 

@@ -15,7 +15,7 @@ from efficientad.training.principal_axes import (
     along_axes,
     moments,
     principal_axes,
-    projected,
+    project,
 )
 from efficientad_lab.benchmark.baseline import BaselineEngine
 
@@ -74,7 +74,8 @@ def test_a_projected_network_gives_the_projected_descriptors(size):
     matrix, mean = torch.randn(16, 384), torch.randn(384)
     image = torch.rand(1, 3, 41, 41)
 
-    reduced = projected(network, matrix, mean)
+    narrow = PatchDescriptionNetwork(size, 16, n_hidden=384)
+    reduced = project(network, narrow, matrix, mean)
 
     centred = network(image) - mean.view(1, -1, 1, 1)
     expected = torch.einsum("ac,bchw->bahw", matrix, centred)

@@ -22,8 +22,6 @@ from efficientad.training.channel_moments import ChannelMoments
 class NormalizedNetwork(PatchDescriptionNetwork):
     """Normalizes the output of each hidden convolution over the batch."""
 
-    has_batch_norm = True
-
     def __init__(
         self,
         size: ModelSize,

@@ -98,8 +98,7 @@ class Detector(nn.Module):
     def differences(self, images: Images) -> Differences:
         """Return how the networks differ on normalized images of 256 x 256 pixels."""
         teacher = self.describe(images)
-        rows, columns = teacher.shape[-2:]
-        autoencoder = self.autoencoder(images, (rows, columns))
+        autoencoder = self.autoencoder(images)
         n_channels = teacher.shape[1], autoencoder.shape[1]
         for_teacher, for_autoencoder = self.student(images).split(n_channels, dim=1)
         return Differences(teacher - for_teacher, autoencoder - for_autoencoder)

@@ -1,4 +1,4 @@
-"""The losses of Algorithm 1, on normalized descriptors.
+"""The losses of Algorithm 1, on normalized descriptors (paper, sections 3.2 and 3.3).
 
 All take (batch, channels, rows, columns) and return the mean over the images.
 """
@@ -16,81 +16,61 @@ Loss = Float[Tensor, ""]
 def hard_feature_loss(
     teacher: Descriptors, student: Descriptors, p_hard: float = 0.999
 ) -> Loss:
-    """Return the mean of the largest squared distances (paper, section 3.2).
+    """Return the mean of the largest squared distances.
 
     Where the student already imitates the teacher it gets no gradient, so it has no
     reason to become good everywhere, and a forgotten normal detail still counts in
     full.
 
-    The largest are those from each image's own `p_hard` quantile on, interpolated as
-    `torch.quantile` does, but exact at any tensor size.
-
     Args:
         teacher: Normalized teacher descriptors.
         student: The student's first half.
-        p_hard: Quantile from which on distances count, in [0, 1).
+        p_hard: Quantile of the image's own distances from which on they count, in
+            [0, 1).
     """
     distances = (teacher - student).square().flatten(1)
-    is_hard = _is_hard(distances, p_hard)
+    is_hard = is_at_least_quantile(distances.detach(), p_hard)
     per_image = (distances * is_hard).sum(1) / is_hard.sum(1)
     return per_image.mean()
 
 
-def hard_feature_mask(
-    teacher: Descriptors, student: Descriptors, p_hard: float = 0.999
-) -> Float[Tensor, "batch rows columns"]:
-    """Return the share of channels that the hard feature loss averages at each cell.
+def is_at_least_quantile(
+    values: Float[Tensor, "rows elements"], p: float
+) -> Bool[Tensor, "rows elements"]:
+    """Return which values are at or above the `p` quantile of their row.
 
-    Args:
-        teacher: Normalized teacher descriptors.
-        student: The student's first half.
-        p_hard: Quantile from which on distances count, in [0, 1).
+    Interpolated as `torch.quantile` does, but exact at any size.
     """
-    distances = (teacher - student).square()
-    is_hard = _is_hard(distances.flatten(1), p_hard)
-    return is_hard.view(distances.shape).float().mean(1)
-
-
-def _is_hard(
-    distances: Float[Tensor, "batch elements"], p_hard: float
-) -> Bool[Tensor, "batch elements"]:
-    return distances >= _quantile(distances.detach(), p_hard)[:, None]
-
-
-def _quantile(values: Tensor, p: float) -> Tensor:
-    """Return the quantile of each row by selecting the largest values."""
     n = values.shape[1]
     position = p * (n - 1)
     below = math.floor(position)
     # Selection of the few largest: the smallest of them is at `below`.
     largest = values.topk(n - below, dim=1, sorted=False).values
-    lower = largest.min(1).values
-    if below == position:
-        return lower
-    # The next order statistic is the smallest of the others: put one copy aside.
-    upper = largest.topk(n - below - 1, dim=1, sorted=False).values.min(1).values
-    return lower + (upper - lower) * (position - below)
+    quantile = largest.min(1).values
+    if below != position:
+        # The next order statistic is the smallest of the others: put one copy aside.
+        upper = largest.topk(n - below - 1, dim=1, sorted=False).values.min(1).values
+        quantile = quantile + (upper - quantile) * (position - below)
+    return values >= quantile[:, None]
 
 
 def pretraining_penalty(student: Descriptors) -> Loss:
-    """Return the mean square of the student's output (paper, section 3.2).
+    """Return the mean square of the student's first half on pretraining images.
 
-    Args:
-        student: The student's first half on pretraining images, which it must not
-            learn to describe as the teacher does.
+    It keeps the student from imitating the teacher beyond the normal images.
     """
     return student.square().mean()
 
 
 def autoencoder_loss(teacher: Descriptors, autoencoder: Descriptors) -> Loss:
-    """Return the mean squared error of the autoencoder (paper, section 3.3)."""
+    """Return the mean squared error of the autoencoder, which imitates the teacher."""
     return (teacher - autoencoder).square().mean()
 
 
 def student_autoencoder_loss(autoencoder: Descriptors, student: Descriptors) -> Loss:
-    """Return the mean squared error of the student's second half (section 3.3).
+    """Return the mean squared error of the student's second half.
 
-    It predicts the autoencoder's blurred output. The gradient reaches both networks, as
+    It imitates the autoencoder's blurred output. The gradient reaches both networks, as
     in the reference reimplementations.
     """
     return (autoencoder - student).square().mean()

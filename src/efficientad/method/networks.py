@@ -1,9 +1,8 @@
 """The three networks: patch description networks (teacher, student), autoencoder.
 
 Paper, section 3.1, "Patch description networks", and 3.3, "Logical anomaly detection".
-The layers are in `sizes`; here they become PyTorch modules. `plain_network` is the
-shortest form. The classes compute the same from the same rows: they can leave out the
-padding or some of the descriptors' channels, and take faster `Operations`.
+`plain_network` turns rows of `sizes` into PyTorch's modules. The classes compute the
+same rows, can leave out padding or channels, and take faster `Operations`.
 
 A patch description network (PDN) is fully convolutional. Each output vector, a
 descriptor, depends on exactly one patch of 33 x 33 pixels; neighbouring descriptors are
@@ -12,75 +11,41 @@ descriptor, depends on exactly one patch of 33 x 33 pixels; neighbouring descrip
 The networks know nothing about normalization of images or descriptors.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from efficientad.method import sizes
 from efficientad.method.inputs import Images
 from efficientad.method.sizes import (
-    AUTOENCODER,
     DESCRIPTOR_CHANNELS,
-    ENCODER,
-    GRID_SIZE,
-    PATCH_DESCRIPTION_NETWORKS,
     Conv,
     Dropout,
     Layer,
     ModelSize,
     Pool,
     Resize,
-    unpadded,
-    with_channels,
 )
 
 Descriptors = Float[Tensor, "batch channels rows columns"]
 
 
-class Convolve(Protocol):
-    """Computes a convolution with bias, and ReLU where asked for."""
-
-    def __call__(
-        self,
-        image: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        relu: bool = False,
-    ) -> Tensor:
-        """Return the result."""
-        ...
-
-
-class ReluPool(Protocol):
-    """Computes ReLU, then the average over 2 x 2 pixels."""
-
-    def __call__(self, image: Tensor, *, padding: int = 0) -> Tensor:
-        """Return the result."""
-        ...
-
-
 class Operations(NamedTuple):
     """Functions that compute the layers; all sets agree but for rounding."""
 
-    convolve: Convolve
-    relu_pool: ReluPool
+    convolve: Callable[..., Tensor]
+    """`conv2d` of an image, weight and bias; `stride`, `padding`, `relu` by name."""
+    relu_pool: Callable[..., Tensor]
+    """ReLU, then the average over 2 x 2; `padding` by name."""
 
 
 def _convolve(
-    image: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    relu: bool = False,
+    image: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False, **how: int
 ) -> Tensor:
-    result = functional.conv2d(image, weight, bias, stride=stride, padding=padding)
+    result = functional.conv2d(image, weight, bias, **how)
     return functional.relu(result) if relu else result
 
 
@@ -111,8 +76,12 @@ def plain_network(layers: Sequence[Layer]) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
+def _convolutions(layers: Sequence[Layer]) -> list[nn.Conv2d]:
+    return [m for m in plain_network(layers) if isinstance(m, nn.Conv2d)]
+
+
 class _Network(nn.Module):
-    """Runs layers with convolutions of its own."""
+    """Computes layers with convolutions of its own."""
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
@@ -125,15 +94,13 @@ class _Network(nn.Module):
         for layer, following in zip(layers, (*layers[1:], None), strict=True):
             match layer:
                 case Conv():
-                    # ReLU before pooling is part of the pooling.
+                    # Pooling computes the ReLU before it.
                     relu = layer.relu and not isinstance(following, Pool)
                     x = self._convolved(x, next(remaining), layer, relu=relu)
                 case Pool(padding):
                     x = self.operations.relu_pool(x, padding=padding)
                 case Resize(side):
-                    x = functional.interpolate(
-                        x, (side, side), mode="bilinear", align_corners=False
-                    )
+                    x = functional.interpolate(x, (side, side), mode="bilinear")
                 case Dropout(share):
                     x = functional.dropout(x, share, self.training)
         return x
@@ -141,15 +108,9 @@ class _Network(nn.Module):
     def _convolved(
         self, x: Tensor, convolution: nn.Module, layer: Conv, *, relu: bool
     ) -> Tensor:
-        assert isinstance(convolution, nn.Conv2d)
-        return self.operations.convolve(
-            x,
-            convolution.weight,
-            convolution.bias,
-            stride=layer.stride,
-            padding=layer.padding,
-            relu=relu,
-        )
+        weight, bias = convolution.weight, convolution.bias
+        how = {"stride": layer.stride, "padding": layer.padding}
+        return self.operations.convolve(x, weight, bias, relu=relu, **how)
 
 
 class PatchDescriptionNetwork(_Network):
@@ -175,11 +136,10 @@ class PatchDescriptionNetwork(_Network):
     ) -> None:
         super().__init__(operations)
         self.size: ModelSize = size
-        self.n_channels = n_channels
-        self.n_hidden = n_channels if n_hidden is None else n_hidden
-        layers = PATCH_DESCRIPTION_NETWORKS[size]
-        self._padded = with_channels(layers, n_channels, self.n_hidden)
-        self._unpadded = unpadded(self._padded)
+        self.n_channels, self.n_hidden = n_channels, n_hidden or n_channels
+        layers = sizes.PATCH_DESCRIPTION_NETWORKS[size]
+        self._padded = sizes.with_channels(layers, n_channels, self.n_hidden)
+        self._unpadded = sizes.unpadded(self._padded)
         self.convolutions = nn.ModuleList(_convolutions(self._unpadded))
 
     def forward(self, images: Images, *, padded: bool = False) -> Descriptors:
@@ -200,18 +160,9 @@ class PatchDescriptionNetwork(_Network):
         return self._run(images, layers[:-1], list(self.convolutions)[:-1])
 
     def head(self, hidden: Tensor, channels: slice = slice(None)) -> Descriptors:
-        """Return some channels of the descriptors; the others cost nothing.
-
-        Args:
-            hidden: Result of `hidden`.
-            channels: Channels of the descriptors.
-        """
-        last = self.convolutions[-1]
-        assert isinstance(last, nn.Conv2d)
-        assert last.bias is not None
-        return self.operations.convolve(
-            hidden, last.weight[channels], last.bias[channels]
-        )
+        """Return some channels of the descriptors; the others cost nothing."""
+        *_, weight, bias = self.convolutions.parameters()
+        return self.operations.convolve(hidden, weight[channels], bias[channels])
 
 
 class Autoencoder(_Network):
@@ -226,41 +177,20 @@ class Autoencoder(_Network):
     """
 
     def __init__(
-        self,
-        n_channels: int = DESCRIPTOR_CHANNELS,
-        *,
-        operations: Operations = PLAIN,
+        self, n_channels: int = DESCRIPTOR_CHANNELS, *, operations: Operations = PLAIN
     ) -> None:
         super().__init__(operations)
-        self._layers = with_channels(AUTOENCODER, n_channels)
-        convolutions = _convolutions(self._layers)
-        n_encoding = len(ENCODER)
-        self.encoder = nn.ModuleList(convolutions[: n_encoding - 1])
-        self.bottleneck = convolutions[n_encoding - 1]
-        self.decoder = nn.ModuleList(convolutions[n_encoding:-2])
+        n = len(sizes.ENCODER)
+        layers = sizes.with_channels(sizes.AUTOENCODER, n_channels, n_channels)
+        convolutions = _convolutions(layers)
+        self.encoder = nn.ModuleList(convolutions[: n - 1])
+        self.bottleneck = convolutions[n - 1]
+        self.decoder = nn.ModuleList(convolutions[n:-2])
         self.refine, self.describe = convolutions[-2:]
 
-    def forward(
-        self,
-        images: Float[Tensor, "batch 3 256 256"],
-        grid: tuple[int, int] = (GRID_SIZE, GRID_SIZE),
-    ) -> Descriptors:
-        """Predict the descriptors of normalized images.
-
-        Args:
-            images: ImageNet-normalized, 256 x 256 pixels.
-            grid: Rows and columns of descriptors: 56 unpadded, 64 padded.
-        """
-        assert grid[0] == grid[1]
-        layers = [
-            Resize(grid[0]) if layer == Resize(GRID_SIZE) else layer
-            for layer in self._layers
-        ]
+    def forward(self, images: Float[Tensor, "batch 3 256 256"]) -> Descriptors:
+        """Predict the 56 x 56 descriptors of normalized images."""
         last = self.refine, self.describe
         convolutions = *self.encoder, self.bottleneck, *self.decoder, *last
         # The encoder's strided layers are fastest in the default memory layout.
-        return self._run(images.contiguous(), layers, convolutions)
-
-
-def _convolutions(layers: Sequence[Layer]) -> list[nn.Conv2d]:
-    return [m for m in plain_network(layers) if isinstance(m, nn.Conv2d)]
+        return self._run(images.contiguous(), sizes.AUTOENCODER, convolutions)

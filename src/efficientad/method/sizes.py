@@ -1,7 +1,7 @@
 """Sizes of the method: the layers of its networks, and where a descriptor looks.
 
-The layers are in the order of the paper's Figure 2 and of its supplement's tables; the
-rows are all there is to know to build the networks. No torch here.
+The rows follow the paper's Figure 2 and the tables of its supplement, and are all that
+is needed to build the networks. No torch here.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 """Red, green and blue of ImageNet's training images, on pixel values from 0 to 1."""
 
 DESCRIPTOR_CHANNELS: Final = 384
-"""Length of a descriptor: numbers that the teacher describes a patch by."""
+"""Numbers that describe a patch."""
 PATCH_SIZE: Final = 33
-"""Side of the square of pixels that a descriptor depends on."""
+"""Side of a patch in pixels."""
 PATCH_STRIDE: Final = 4
-"""Pixels from one descriptor to the next."""
+"""Pixels from one patch to the next."""
 GRID_SIZE: Final = (INPUT_SIZE - PATCH_SIZE) // PATCH_STRIDE + 1
-"""Rows and columns of descriptors of an image of 256 x 256 pixels, without padding."""
+"""Rows and columns of descriptors of an image, without padding: 56."""
 
 
 class Conv(NamedTuple):
-    """Convolution with bias over a square of `kernel` x `kernel` pixels."""
+    """Convolution with bias."""
 
     kernel: int
     channels: int
@@ -37,19 +37,19 @@ class Conv(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Average over 2 x 2 pixels with stride 2; zeros of the padding count."""
+    """Average over 2 x 2 with stride 2; zeros of the padding count."""
 
     padding: int = 0
 
 
 class Resize(NamedTuple):
-    """Bilinear resizing to `side` x `side`."""
+    """Bilinear resizing to a square."""
 
     side: int
 
 
 class Dropout(NamedTuple):
-    """Dropout of this share of the values while training."""
+    """Dropout while training."""
 
     share: float
 
@@ -63,7 +63,7 @@ PATCH_DESCRIPTION_NETWORKS: Final[dict[ModelSize, tuple[Layer, ...]]] = {
         Conv(4, 256, padding=3),
         Pool(padding=1),
         Conv(3, 256, padding=1),
-        Conv(4, DESCRIPTOR_CHANNELS, relu=False),
+        Conv(4, 384, relu=False),
     ),
     "medium": (
         Conv(4, 256, padding=3),
@@ -72,11 +72,11 @@ PATCH_DESCRIPTION_NETWORKS: Final[dict[ModelSize, tuple[Layer, ...]]] = {
         Pool(padding=1),
         Conv(1, 512),
         Conv(3, 512, padding=1),
-        Conv(4, DESCRIPTOR_CHANNELS),
-        Conv(1, DESCRIPTOR_CHANNELS, relu=False),
+        Conv(4, 384),
+        Conv(1, 384, relu=False),
     ),
 }
-"""Padded, as while distilling: 64 x 64 descriptors. See `unpadded`."""
+"""Padded, as while distilling: 64 x 64 descriptors."""
 
 ENCODER: Final[tuple[Layer, ...]] = (
     Conv(4, 32, stride=2, padding=1),
@@ -93,18 +93,15 @@ DECODER: Final[tuple[Layer, ...]] = (
     *(Resize(32), Conv(4, 64, padding=2), Dropout(0.2)),
     *(Resize(63), Conv(4, 64, padding=2), Dropout(0.2)),
     *(Resize(127), Conv(4, 64, padding=2), Dropout(0.2)),
-    Resize(GRID_SIZE),
-    Conv(3, 64, padding=1),
-    Conv(3, DESCRIPTOR_CHANNELS, padding=1, relu=False),
+    *(Resize(GRID_SIZE), Conv(3, 64, padding=1)),
+    Conv(3, 384, padding=1, relu=False),
 )
 AUTOENCODER: Final = ENCODER + DECODER
-DECODER_SIZES: Final = tuple(
-    layer.side for layer in DECODER[:-3] if isinstance(layer, Resize)
-)
+DECODER_SIZES: Final = tuple(x.side for x in DECODER[:-3] if isinstance(x, Resize))
 
 
 def unpadded(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Return the layers without padding, as for the student and for prediction.
+    """Return the layers without padding, for training the student and for prediction.
 
     The weights are the same: 256 x 256 pixels then give 56 x 56 descriptors.
     """
@@ -115,22 +112,20 @@ def unpadded(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 
 
 def with_channels(
-    layers: Sequence[Layer], n_channels: int, n_hidden: int | None = None
+    layers: Sequence[Layer], n_channels: int, n_hidden: int
 ) -> tuple[Layer, ...]:
-    """Return the layers of a network whose descriptors have another length.
+    """Return the layers of a network with other channels in place of 384.
 
     Args:
-        layers: Layers of a network with descriptors of 384 channels.
-        n_channels: Length of a descriptor, 768 for a student.
-        n_hidden: Channels of the other layers that have 384 of them. None: as many as
-            a descriptor has, as in the paper.
+        layers: Rows of a network.
+        n_channels: Channels of the last layer, 768 for a student.
+        n_hidden: Channels of other layers with 384, the same in the paper.
     """
-    hidden = tuple(
-        layer._replace(channels=n_hidden or n_channels)
+    *hidden, last = (
+        layer._replace(channels=n_hidden)
         if isinstance(layer, Conv) and layer.channels == DESCRIPTOR_CHANNELS
         else layer
-        for layer in layers[:-1]
+        for layer in layers
     )
-    last = layers[-1]
     assert isinstance(last, Conv)
     return *hidden, last._replace(channels=n_channels)

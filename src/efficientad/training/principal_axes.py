@@ -7,6 +7,7 @@ keeps all 384 channels.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
@@ -114,42 +115,51 @@ def along_axes(
     global_axes = principal_axes(global_, n_global) * (n_global / n) ** 0.5
     mean, std = detector.teacher_mean, detector.teacher_std
     both: Tensor = torch.block_diag(local_axes, global_axes)  # type: ignore[no-untyped-call]
+    teacher, student = detector.teacher, detector.student
+    narrow = partial(PatchDescriptionNetwork, detector.size)
     reduced = Detector(
-        projected(detector.teacher, local_axes / std, mean),
-        projected(detector.student, both, mean.new_zeros(2 * n)),
-        projected(detector.autoencoder, global_axes, mean.new_zeros(n)),
+        project(
+            teacher,
+            narrow(n_local, n_hidden=teacher.n_hidden),
+            local_axes / std,
+            mean,
+        ),
+        project(
+            student,
+            narrow(n_local + n_global, n_hidden=student.n_hidden),
+            both,
+            mean.new_zeros(2 * n),
+        ),
+        project(
+            detector.autoencoder, Autoencoder(n_global), global_axes, mean.new_zeros(n)
+        ),
         ChannelStatistics(mean.new_zeros(n_local), mean.new_ones(n_local)),
     )
     return reduced.eval().requires_grad_(requires_grad=False)
 
 
 @torch.no_grad()
-def projected(network: Network, matrix: Axes, mean: Channels) -> Network:
-    """Return the network whose descriptors are `matrix @ (descriptor - mean)`.
+def project(source: Network, target: Network, matrix: Axes, mean: Channels) -> Network:
+    """Give a network the descriptors `matrix @ (descriptor - mean)` of another one.
 
     The last convolution is linear, so it takes up both, and costs less with fewer
     channels.
 
     Args:
-        network: Patch description network or autoencoder.
+        source: Network of all channels.
+        target: Network of the same hidden layers, with a channel for each row of the
+            matrix; changed in place and returned.
         matrix: A row for each channel of the new descriptors.
         mean: Vector that is subtracted from the descriptors before.
     """
-    if isinstance(network, Autoencoder):
-        other, last = Autoencoder(len(matrix)), "describe"
-    else:
-        other = PatchDescriptionNetwork(
-            network.size, len(matrix), n_hidden=network.n_hidden
-        )
-        last = f"convolutions.{len(network.convolutions) - 1}"
-    state = dict(network.state_dict())
-    weight, bias = state[f"{last}.weight"].double(), state[f"{last}.bias"] - mean
+    state = source.state_dict()
+    *_, weight, bias = state  # of the last convolution
     rows = matrix.double()
-    state[f"{last}.weight"] = torch.einsum("ac,cihw->aihw", rows, weight)
-    state[f"{last}.bias"] = rows @ bias.double()
-    other.load_state_dict(state)
-    other.operations = network.operations
-    return other.to(matrix.device).train(network.training)
+    state[weight] = torch.einsum("ac,cihw->aihw", rows, state[weight].double())
+    state[bias] = rows @ (state[bias] - mean).double()
+    target.load_state_dict(state)
+    target.operations = source.operations
+    return target.to(matrix.device).train(source.training)
 
 
 def _moments_of_both(

@@ -59,7 +59,7 @@ class Progress:
             return
         self._pause = min(2 * self._pause, _LINE_EVERY)
         self._last_line, self._is_silent = now, False
-        self.note(self._line(n_done, values, now))
+        logger.info(self._line(n_done, values, now))
 
     def _line(self, n_done: int, values: Mapping[str, float], now: float) -> str:
         parts = [f"{self._unit} {n_done} of {self._n_total}"]
@@ -72,19 +72,10 @@ class Progress:
         line = ", ".join(parts)
         return line if self._task is None else f"{self._task}: {line}"
 
-    def note(self, text: str) -> None:
-        """Log one line."""
-        tell(text)
-
     def close(self) -> None:
         """Finish the bar."""
         if self._bar is not None:
             self._bar.close()
-
-
-def tell(text: str) -> None:
-    """Log a line."""
-    logger.info(text)
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:

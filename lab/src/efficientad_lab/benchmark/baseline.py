@@ -55,7 +55,7 @@ class Baseline(NamedTuple):
 
 def pdn(size: ModelSize, n_channels: int) -> nn.Sequential:
     """Return a patch description network without padding."""
-    layers = with_channels(PATCH_DESCRIPTION_NETWORKS[size], n_channels)
+    layers = with_channels(PATCH_DESCRIPTION_NETWORKS[size], n_channels, n_channels)
     return plain_network(unpadded(layers))
 
 

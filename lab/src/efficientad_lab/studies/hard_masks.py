@@ -9,14 +9,16 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from efficientad.datasets import Category, split_validation
 from efficientad.errors import ResultError
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.detector import FOR_TEACHER, Detector
 from efficientad.method.inputs import normalize_images
-from efficientad.method.losses import hard_feature_mask
+from efficientad.method.losses import Descriptors, is_at_least_quantile
 from efficientad.storage import atomic_write
 from efficientad.training.config import Recipe, TrainConfig
 
@@ -98,6 +100,15 @@ class HardMaskRecorder:
         mask = hard_feature_mask(detector.describe(images), student, self._p_hard)
         masks: NDArray[np.float32] = mask.cpu().numpy()
         return masks
+
+
+def hard_feature_mask(
+    teacher: Descriptors, student: Descriptors, p_hard: float
+) -> Float[Tensor, "batch rows columns"]:
+    """Return the share of channels that the hard feature loss averages at each cell."""
+    distances = (teacher - student).square()
+    is_hard = is_at_least_quantile(distances.flatten(1), p_hard)
+    return is_hard.view(distances.shape).float().mean(1)
 
 
 def _drawn(category: Category, config: TrainConfig) -> list[Path]:
