@@ -1,5 +1,7 @@
 """An image beside its maps: one picture for each named map, all on one scale."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +54,19 @@ def test_a_panel_shows_each_map_in_its_place():
 
     assert local_tile.tolist() == [252, 255, 164]
     assert global_tile.tolist() == [0, 0, 4]
+
+
+@pytest.mark.parametrize("names", [["local"], ["local", "global", "texture"]])
+def test_a_panel_has_a_picture_for_each_named_map(names):
+    prediction = prediction_of(300, 200)
+    grids = {name: np.zeros((56, 56), np.float32) for name in names}
+    named = replace(prediction, grids=grids)
+    image = gray_image(300, 200)
+
+    tiles = panels.prediction_tiles(image, named)
+
+    assert [t.caption for t in tiles] == [*(f"{n} map" for n in names), "combined map"]
+    assert tile_count(prediction_panel(image, named)) == len(names) + 3
 
 
 def test_what_exceeds_the_threshold_is_outlined():

@@ -312,6 +312,17 @@ def test_a_defect_is_shown_with_its_mask_and_three_maps(tmp_path):
     assert not has_color_like(picture_of(*checked.sources("image")), MASK_COLOR)
 
 
+def test_every_map_is_shown_under_its_name(tmp_path):
+    case = case_of()
+    grids = dict.fromkeys(("texture", "<shape>"), case.prediction.grids["local"])
+    named = replace(case, prediction=replace(case.prediction, grids=grids))
+    checked = CheckedPage(written(report_of(missed=[named]), tmp_path))
+    shown = [a["alt"] for tag, a in checked.elements if tag == "img"]
+
+    assert shown[3:] == ["texture map", "<shape> map", "combined map"]
+    assert "<shape> map" in checked.texts
+
+
 def test_a_normal_image_has_no_mask_to_show(tmp_path):
     page = written(report_of(highest_normal=[case_of("good", 0.6)]), tmp_path)
 
