@@ -1,4 +1,4 @@
-"""The documents tell what the code does."""
+"""The documents agree with the code."""
 
 import json
 import re
@@ -32,6 +32,43 @@ def test_an_unlisted_deviation_is_noticed(tmp_path):
 
     assert missing_deviations(tmp_path, "## Deviations\n") == ["maps.py"]
     assert not missing_deviations(tmp_path, "## Deviations\n| `maps.py` | other |")
+
+
+def code_of_sentences(document: str) -> list[list[tuple[str, str]]]:
+    """Return module and name of each place in the table of the paper's sentences."""
+    table = document.partition("## The paper in the code")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`([\w/]+\.py): (\w+)`", row) for row in table.splitlines()]
+    return [places for places in rows if places]
+
+
+def is_defined(package: Path, module: str, name: str) -> bool:
+    """Return whether a module defines a function, class, method or constant."""
+    code = (package / module).read_text(encoding="utf-8")
+    definition = rf"^\s*(def|class) {name}\b|^{name}\b.* ="
+    return re.search(definition, code, re.MULTILINE) is not None
+
+
+def test_ten_sentences_of_the_paper_are_in_at_most_two_files_each():
+    document = (REPOSITORY / "docs" / "method.md").read_text(encoding="utf-8")
+    sentences = code_of_sentences(document)
+
+    assert len(sentences) == 10
+    for places in sentences:
+        assert len({module for module, _ in places}) <= 2
+        for module, name in places:
+            assert is_defined(PACKAGE, module, name), f"{module}: {name}"
+
+
+def test_a_sentence_whose_code_is_gone_is_noticed(tmp_path):
+    (tmp_path / "maps.py").write_text("SCALE: int = 1\n\ndef scaled(map):\n    pass\n")
+    row = "| scaled | `maps.py: scaled` |"
+
+    assert code_of_sentences(f"## The paper in the code\n{row}\n## Next\n{row}") == [
+        [("maps.py", "scaled")]
+    ]
+    assert is_defined(tmp_path, "maps.py", "scaled")
+    assert is_defined(tmp_path, "maps.py", "SCALE")
+    assert not is_defined(tmp_path, "maps.py", "scale")
 
 
 @pytest.mark.parametrize(
