@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from efficientad.kernels import native, winograd
+from efficientad.kernels import cook_toom, native, winograd
 
 needs_compiler = pytest.mark.skipif(
     not winograd.is_available(), reason="needs a C++ compiler for the native kernels"
@@ -21,7 +21,7 @@ LARGE_TILE_TOLERANCE = 2e-3
 
 @pytest.mark.parametrize(("tile", "size"), winograd.FORMS)
 def test_the_matrices_give_the_exact_correlation(tile, size):
-    output, kernel, inputs = winograd.transforms(tile, size)
+    output, kernel, inputs = cook_toom.transforms(tile, size)
     n = tile + size - 1
     signal = [Fraction(3 * i * i - 7 * i + 2) for i in range(n)]
     taps = [Fraction(i * i + 1, 3) for i in range(size)]

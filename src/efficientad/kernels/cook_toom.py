@@ -15,24 +15,27 @@ from fractions import Fraction
 Matrix = list[list[Fraction]]
 
 # (outputs, taps) to points: 0, then pairs p and -p, then at most one more; infinity is
-# implied. Those of least error among all small fractions tried.
+# implied. Small points and reciprocals keep small tiles well conditioned; for larger
+# tiles these have the least error among all small fractions tried.
 _POINTS: dict[tuple[int, int], tuple[str, ...]] = {
+    (4, 3): ("0", "1", "-1", "2", "-2"),
+    (4, 4): ("0", "1", "-1", "2", "-2", "1/2"),
     (6, 3): ("0", "2/5", "-2/5", "1", "-1", "7/4", "-7/4"),
     (6, 4): ("0", "3/4", "-3/4", "5/4", "-5/4", "3", "-3", "1/2"),
     (7, 4): ("0", "2/5", "-2/5", "4/5", "-4/5", "4/3", "-4/3", "5/2", "-5/2"),
     (8, 4): ("0", "1/3", "-1/3", "2/3", "-2/3", "1", "-1", "5/2", "-5/2", "3/2"),
 }
-FORMS = tuple(_POINTS)
-"""The (outputs, taps) in one dimension for which points are known."""
+FORMS = ((6, 3), (6, 4), (7, 4), (8, 4))
+"""The (outputs, taps) in one dimension of the tiles of inference."""
 
 
 def transforms(n_outputs: int, n_taps: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Give (A', G, B') of a form in `FORMS`."""
+    """Return the exact matrices (A', G, B') of a form in one dimension."""
     return cook_toom([Fraction(p) for p in _POINTS[n_outputs, n_taps]], n_taps)
 
 
 def cook_toom(points: Sequence[Fraction], n_taps: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Give the exact matrices (A', G, B') for these finite points and infinity.
+    """Return the exact matrices (A', G, B') for these finite points and infinity.
 
     Rows of G and B' are balanced by powers of two, which changes no product.
     """
@@ -57,6 +60,13 @@ def cook_toom(points: Sequence[Fraction], n_taps: int) -> tuple[Matrix, Matrix, 
     for j in range(n_inputs):
         _balance(inputs, taps, j)
     return output, taps, inputs
+
+
+def cpp_constant(name: str, matrix: Matrix) -> str:
+    """Return the definition of a matrix in C++, rounded to single precision."""
+    rows = (", ".join(f"{float(v)!r}f" for v in row) for row in matrix)
+    values = ", ".join(f"{{{row}}}" for row in rows)
+    return f"constexpr float {name}[{len(matrix)}][{len(matrix[0])}] = {{{values}}};"
 
 
 def n_pairs(n_inputs: int) -> int:

@@ -23,6 +23,11 @@ _BUILD_SECONDS = 120
 logger = logging.getLogger(__name__)
 
 
+def int64_fields(*names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
+    """Return the fields of a structure of whole numbers."""
+    return [(name, ctypes.c_int64) for name in names]
+
+
 def cache_folder() -> Path:
     """Return the folder of built binaries: the user's cache folder for this package."""
     base = os.environ.get("XDG_CACHE_HOME")
