@@ -5,7 +5,7 @@ import json
 import pytest
 
 from efficientad.errors import ResultError
-from efficientad.training import environment
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import (
     FORMAT_VERSION,
     file_name,
@@ -97,29 +97,8 @@ def test_one_value_has_no_deviation():
 
 
 def test_the_environment_names_machine_versions_and_commit():
-    told = environment.environment()
+    told = environment()
 
     assert set(told) == {"machine", "load", "versions", "commit"}
     assert "cores" in told["machine"]
     assert {"python", "torch", "numpy", "efficientad"} <= set(told["versions"])
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("model name\t: Chip\nflags\t\t: fpu avx2 avx512f\n", "Chip (AVX-512, AVX2)"),
-        ("model name\t: Chip\nflags\t\t: fpu\n", "Chip"),
-    ],
-)
-def test_a_processor_is_named_with_what_it_can(tmp_path, monkeypatch, text, name):
-    information = tmp_path / "cpuinfo"
-    information.write_text(text)
-    monkeypatch.setattr(environment, "Path", lambda _: information)
-
-    assert environment.processor() == name
-
-
-def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "_CHECKOUT", tmp_path)
-
-    assert environment.commit() == "none"

@@ -16,12 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from efficientad.cli import main as cli
+from efficientad.cli.environment import commit, machine
+from efficientad.cli.interruption import held_back_interrupt
 from efficientad.distillation import distill as distillation
 from efficientad.distillation import run as distillation_run
 from efficientad.distillation.batch_norm import NormalizedNetwork
 from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.data import DistillationData, Picture
 from efficientad.distillation.feature_cache import FeatureCache
+from efficientad.distillation.prefetch import Prefetcher
 from efficientad.distillation.source_networks import SourceFeatures
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
 from efficientad.method.networks import PatchDescriptionNetwork
@@ -31,10 +34,7 @@ from efficientad.natural_images import pictures as pretraining_images
 from efficientad.natural_images.pictures import open_images
 from efficientad.training import loop
 from efficientad.training.channel_moments import ChannelMoments
-from efficientad.training.environment import commit, machine
-from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.optimizers import make_optimizer
-from efficientad.training.prefetch import Prefetcher
 from efficientad.training.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import efficientad
+from efficientad.cli.interruption import held_back_interrupt
 from efficientad.cli.main import main
 from efficientad.errors import (
     ConfigError,
@@ -28,7 +29,6 @@ from efficientad.method.detector import Detector
 from efficientad.model_files import container as tensor_file
 from efficientad.training import run as student
 from efficientad.training.config import TrainConfig
-from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.quick import QUICK, QuickStep
 from efficientad.training.schedule import learning_rate
 

@@ -23,8 +23,8 @@ from PIL import Image
 
 from efficientad.errors import ResultError
 from efficientad.inspection.opening import save
-from efficientad.training.environment import environment
 from efficientad_lab.benchmark.random_detector import calibrated, random_detector
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import Run, write_run
 
 RESULTS = Path(__file__).with_name("results")

@@ -28,6 +28,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from efficientad.cli.environment import commit, machine
 from efficientad.engines.engine import Precision
 from efficientad.errors import (
     ConfigError,
@@ -42,7 +43,6 @@ from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files import export_metadata as metadata
 from efficientad.storage import file_hash, write_atomically
-from efficientad.training.environment import commit, environment, machine
 from efficientad_lab.benchmark.anomalib_peer import AnomalibEngine
 from efficientad_lab.benchmark.baseline import BaselineEngine
 from efficientad_lab.benchmark.candidates import (
@@ -52,6 +52,7 @@ from efficientad_lab.benchmark.candidates import (
     available_engines,
 )
 from efficientad_lab.benchmark.clock import Timing, interleaved
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import FAILURE, Run, write_run
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]

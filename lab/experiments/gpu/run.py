@@ -29,11 +29,11 @@ from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.sizes import ModelSize
-from efficientad.training.environment import environment
 from efficientad_lab.benchmark.baseline import Baseline, baseline, raw_maps
 from efficientad_lab.benchmark.clock import consecutive
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.benchmark.reference_step import reference_loss, reference_step
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run
 from lab.experiments.gpu.networks import Batch, DeviceMaps, DeviceTraining
 

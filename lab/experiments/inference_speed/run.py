@@ -21,12 +21,12 @@ import torch
 from efficientad.engines.engine import Engine, EngineOutput, Pixels
 from efficientad.inspection.opening import detector_engine
 from efficientad.method.sizes import ModelSize
-from efficientad.training.environment import environment
 from efficientad.training.quick import QUICK
 from efficientad_lab.benchmark.baseline import BaselineEngine
 from efficientad_lab.benchmark.candidates import available_engines
 from efficientad_lab.benchmark.clock import interleaved
 from efficientad_lab.benchmark.random_detector import random_detector
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run
 
 RESULTS = Path(__file__).with_name("results")

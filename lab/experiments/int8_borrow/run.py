@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime import quantization as ort
 
+from efficientad.cli.environment import commit, machine
 from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import INPUT
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
@@ -36,7 +37,7 @@ from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files import export_metadata
 from efficientad.storage import file_hash
-from efficientad.training.environment import commit, environment, machine
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run
 from lab.experiments.deployment.run import begun, measure, runs
 

@@ -25,8 +25,8 @@ from efficientad.evaluation.metrics import AU_PRO_FPR_LIMIT
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
 from efficientad.evaluation.regions import masked_pixels
 from efficientad.method.placement import place_map
-from efficientad.training.environment import environment
 from efficientad_lab.benchmark.memory import own_peak_mib
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import Run, write_run
 
 RESULTS = Path(__file__).with_name("results")

@@ -39,7 +39,7 @@ from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.model_files.teachers import load_teacher, shipped_teacher_path
 from efficientad.storage import atomic_folder
-from efficientad.training.environment import environment
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import (
     FAILURE,
     Run,

@@ -27,7 +27,7 @@ from efficientad.method.sizes import PATCH_SIZE
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_images
 from efficientad.storage import atomic_write
-from efficientad.training.environment import environment
+from efficientad_lab.environment import environment
 from efficientad_lab.figures.canvas import picture_table
 from efficientad_lab.figures.gradients import (
     Map,

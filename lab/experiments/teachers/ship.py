@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from efficientad.cli.environment import commit
 from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.model_files.container import read
 from efficientad.model_files.teachers import open_teacher, ship_teacher
 from efficientad.storage import write_atomically
-from efficientad.training.environment import commit
 from efficientad_lab.studies.records import short_commit
 
 REPOSITORY = Path(__file__).resolve().parents[3]

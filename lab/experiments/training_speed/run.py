@@ -22,13 +22,13 @@ from efficientad.kernels.winograd import FAST
 from efficientad.method.sizes import ModelSize
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER, Recipe
-from efficientad.training.environment import environment
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.paper_step import PaperStep
 from efficientad.training.quick import QUICK, QuickRecipe, QuickStep
 from efficientad_lab.benchmark.clock import Timing, interleaved
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.benchmark.reference_step import reference_networks, reference_step
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run
 
 RESULTS = Path(__file__).with_name("results")

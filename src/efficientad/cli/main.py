@@ -41,7 +41,7 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
         output: The detector file to write, for example part.ead.
         config: Settings.
     """
-    from efficientad.training.interruption import held_back_interrupt
+    from efficientad.cli.interruption import held_back_interrupt
     from efficientad.training.run import train as train_detector
 
     print(f"settings: {config}", file=sys.stderr)
@@ -150,9 +150,9 @@ def distill(
         output: The teacher file to write, for example teacher.safetensors.
         config: Settings.
     """
+    from efficientad.cli.environment import commit, machine
+    from efficientad.cli.interruption import held_back_interrupt
     from efficientad.distillation.distill import distill as distill_teacher
-    from efficientad.training.environment import commit, machine
-    from efficientad.training.interruption import held_back_interrupt
 
     print(f"settings: {config}", file=sys.stderr)
     explained = distill_teacher(

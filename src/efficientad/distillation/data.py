@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.feature_cache import FeatureCache
+from efficientad.distillation.prefetch import Prefetcher
 from efficientad.distillation.source_networks import (
     SourceFeatures,
     find_source_network,
@@ -37,7 +38,6 @@ from efficientad.model_files import container as tensor_file
 from efficientad.natural_images.pictures import ImageFiles
 from efficientad.storage import file_hash
 from efficientad.training.channel_moments import ChannelMoments
-from efficientad.training.prefetch import Prefetcher
 from efficientad.training.progress import Progress
 
 # The source network sees the image twice as large as the teacher, as in the paper:

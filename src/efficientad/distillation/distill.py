@@ -24,8 +24,12 @@ from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_images
 from efficientad.storage import require_writable, write_atomically
 from efficientad.training.devices import choose_device
-from efficientad.training.interruption import Interrupts, immediate_interrupts
-from efficientad.training.loop import require_finite, take_steps
+from efficientad.training.loop import (
+    Interrupts,
+    immediate_interrupts,
+    require_finite,
+    take_steps,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 from efficientad.distillation.batch_norm import NormalizedNetwork, unfold
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.distillation.data import DistillationData, Prepared
+from efficientad.distillation.prefetch import Prefetcher
 from efficientad.errors import ModelFileError
 from efficientad.kernels.winograd import FAST
 from efficientad.method.networks import PatchDescriptionNetwork
@@ -29,7 +30,6 @@ from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import open_teacher
 from efficientad.training.loop import open_checkpoint, save_checkpoint
 from efficientad.training.optimizers import make_optimizer, set_rate
-from efficientad.training.prefetch import Prefetcher
 from efficientad.training.schedule import learning_rate
 
 _DIGITS = 4  # of the explained variance of single channels, where it is written

@@ -75,7 +75,8 @@ def is_available() -> bool:
 def _kernel_transform(tile: int, kernel_size: int) -> Tensor:
     """Return G x G, Kronecker: (T*T, R*R), float32."""
     _, kernel, _ = transforms(tile, kernel_size)
-    matrix = torch.tensor([[float(v) for v in row] for row in kernel]).double()
+    rows = [[float(v) for v in row] for row in kernel]
+    matrix = torch.tensor(rows, dtype=torch.float64)
     return torch.kron(matrix, matrix).float()
 
 

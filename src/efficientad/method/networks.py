@@ -124,8 +124,6 @@ class PatchDescriptionNetwork(_Network):
         operations: Functions that compute the layers.
     """
 
-    has_batch_norm = False
-
     def __init__(
         self,
         size: ModelSize,

@@ -36,8 +36,13 @@ from efficientad.storage import require_writable
 from efficientad.training.calibration import fit_calibration
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
 from efficientad.training.devices import choose_device
-from efficientad.training.interruption import Interrupts, immediate_interrupts
-from efficientad.training.loop import open_checkpoint, save_checkpoint, take_steps
+from efficientad.training.loop import (
+    Interrupts,
+    immediate_interrupts,
+    open_checkpoint,
+    save_checkpoint,
+    take_steps,
+)
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.paper_step import PaperStep

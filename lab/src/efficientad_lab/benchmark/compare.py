@@ -25,7 +25,6 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.exports.comparison import relative_difference
 from efficientad.images.rgb import INPUT_SIZE, RGBImage
 from efficientad.inspection.predictor import Predictor
-from efficientad.training.environment import environment
 from efficientad_lab.benchmark.candidates import (
     ANOMALIB,
     BASELINE,
@@ -37,6 +36,7 @@ from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.benchmark.costs import NetworkCost, Peak, Precision
 from efficientad_lab.benchmark.peak_memory import peak_memory_mib
 from efficientad_lab.benchmark.report import BenchmarkReport, EngineReport
+from efficientad_lab.environment import environment
 
 _CPU_REPEATS: Final = 50
 _PAPER_REPEATS: Final = 1000

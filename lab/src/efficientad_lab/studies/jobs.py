@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from efficientad.cli.interruption import held_back_interrupt
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.evaluation.evaluate import evaluate
@@ -29,12 +30,11 @@ from efficientad.model_files.teachers import teacher_hash
 from efficientad.storage import require_writable
 from efficientad.training.calibration import Fit, fit_calibration
 from efficientad.training.config import Recipe, TrainConfig
-from efficientad.training.environment import environment
-from efficientad.training.interruption import held_back_interrupt
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import train
 from efficientad_lab.benchmark.memory import own_peak_mib
+from efficientad_lab.environment import environment
 from efficientad_lab.studies.cached_maps import CachingEngine
 from efficientad_lab.studies.evaluated_samples import (
     annotations_fingerprint,

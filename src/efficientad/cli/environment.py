@@ -1,11 +1,10 @@
-"""Where and with what something was measured."""
+"""Machine and commit, for the provenance of teachers and of recorded measurements."""
 
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import efficientad
 
@@ -17,24 +16,13 @@ _INSTRUCTIONS: Final = {
     "avx512f": "AVX-512",
     "avx2": "AVX2",
 }
-"""By the flags of the processor; what decides how fast a precision is."""
-_PACKAGES: Final = ("numpy", "scipy", "torch", "onnxruntime", "openvino", "nncf")
-
-
-def environment() -> dict[str, Any]:
-    """Return machine, load, versions and commit, as they are recorded with a run."""
-    return {
-        "machine": machine(),
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "versions": versions(),
-        "commit": commit(),
-    }
+"""Names of the instruction sets that matter, by the processor's flags."""
 
 
 def machine() -> str:
-    """Name processor, cores PyTorch uses, and the accelerator where there is one."""
+    """Return the processor, the cores PyTorch uses, and the accelerator."""
     try:
-        import torch  # noqa: PLC0415 - all else serves without it
+        import torch
     except ModuleNotFoundError:
         return f"{processor()}, {os.cpu_count()} cores"
     name = f"{processor()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
@@ -44,7 +32,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """Give the processor's name and what it can, where the system tells it."""
+    """Return the processor's name and instruction sets, where the system tells them."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     told = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
@@ -54,22 +42,8 @@ def processor() -> str:
     return f"{name} ({', '.join(able)})" if able else name
 
 
-def versions() -> dict[str, str]:
-    """Of Python, this package and what computes."""
-    found = {
-        "python": platform.python_version(),
-        "efficientad": efficientad.__version__,
-    }
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def commit() -> str:
-    """Give what is checked out; `-dirty` if files differ, `none` if installed."""
+    """Return the commit; with `-dirty` if files differ, `none` if installed."""
     # An installed package may lie within the checkout of something else.
     if not (_CHECKOUT / ".git").exists():
         return "none"

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, never within one; for command lines.
+"""Ctrl-C between two steps, never within one.
 
 Half a step cannot be resumed to the same bits: the running statistics of batch
 normalization may be those of the next step already, and the weights not yet.
@@ -7,27 +7,19 @@ normalization may be those of the next step already, and the weights not yet.
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 
-WasInterrupted = Callable[[], bool]
-Interrupts = Callable[[], AbstractContextManager[WasInterrupted]]
-"""Context manager that holds back interrupts; its value tells if there was one."""
-
 
 @contextmanager
-def immediate_interrupts() -> Iterator[WasInterrupted]:
-    """Leave interrupts as they are: a KeyboardInterrupt at once."""
-    yield lambda: False
-
-
-@contextmanager
-def held_back_interrupt() -> Iterator[WasInterrupted]:
+def held_back_interrupt() -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C; a second one ends the program as usual.
 
-    It changes the signal handlers of the process. Outside the main thread, where Python
-    gets no signals, nothing changes; nor where Ctrl-C is ignored, as in jobs that a
-    shell runs in the background.
+    Outside the main thread, where Python gets no signals, nothing changes; nor where
+    Ctrl-C is ignored, as in jobs that a shell runs in the background.
+
+    Returns:
+        Function that returns whether there was one.
     """
     was_interrupted = threading.Event()
     before = signal.getsignal(signal.SIGINT)
