@@ -6,10 +6,7 @@ nothing that was finished earlier is lost.
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,6 @@ from PIL import ExifTags, Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-import efficientad
 from efficientad.cli.main import main
 from efficientad.demo_parts import write_category
 from efficientad.images.listing import find_images
@@ -686,88 +682,7 @@ def test_a_full_disk_while_evaluating(model, parts, tmp_path, capsys):
     assert "report.html (No space left on device)" in sentence
 
 
-# Arguments
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["trian"],
-        ["train"],
-        ["train", "images"],
-        ["train", "images", "--output", "part.ead", "--steps", "many"],
-        ["train", "images", "--output", "part.ead", "--colour", "red"],
-        ["train", "images", "more images", "--output", "part.ead"],
-        ["predict", "part.ead", "a.png", "--output", "out", "--device", "abacus"],
-        ["doctor", "who"],
-    ],
-)
-def test_wrong_arguments_end_with_exit_code_2(capsys, arguments):
-    assert main(arguments) == 2
-
-    captured = capsys.readouterr()
-    (sentence,) = captured.err.splitlines()
-    assert sentence.startswith("efficientad: ")
-    assert sentence.endswith("--help")
-    assert not captured.out
-
-
-LONG = "a long path/" * 20
-WRONG_OPTIONS = {
-    "--precision int4": "'int4' for argument '--precision'. Expected one of bf16, fp16",
-    "--precision ('b','a')": "invalid choice '('b','a')' for argument '--precision'.",
-    "--max-loss much": "--max-loss: could not convert string to float: 'much'",
-    "--colour red": "efficientad: unrecognized options: --colour, red; see",
-    "--precison fp16": "--precison, fp16; perhaps you meant: --precision {",
-    f"--format {LONG.replace(' ', '_')}": f"choice '{LONG.replace(' ', '_')}' for",
-}
-
-
-@pytest.mark.parametrize(("options", "words"), WRONG_OPTIONS.items())
-def test_what_is_wrong_with_options_is_one_sentence(capsys, options, words):
-    given = ["export", "part.ead", "--output", "part.onnx", *options.split()]
-
-    assert main(given) == 2
-
-    (sentence,) = capsys.readouterr().err.splitlines()
-    assert words in sentence
-    assert sentence.endswith("; see efficientad export --help")
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_options_that_are_missing_are_told_with_those_that_are_unknown(encoding):
-    """As a terminal shows it: tyro draws its box otherwise for each encoding."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "efficientad", "export", "a.ead", "--ouput", "a.onnx"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONIOENCODING": encoding,
-            "PYTHONPATH": str(Path(efficientad.__file__).parents[1]),
-            "COLUMNS": "40",
-        },
-    )
-
-    assert finished.returncode == 2
-    assert finished.stderr == (
-        "efficientad: missing from efficientad export: --output PATH; unrecognized "
-        "options: --ouput, a.onnx; see efficientad export --help\n"
-    )
-
-
-def test_the_width_of_the_terminal_stays(capsys, monkeypatch):
-    for before in (None, "70"):
-        if before is None:
-            monkeypatch.delenv("COLUMNS", raising=False)
-        else:
-            monkeypatch.setenv("COLUMNS", before)
-        assert main(["export", "--precision", "int4"]) == 2
-        assert os.environ.get("COLUMNS") == before
-    assert main(["export", "--help"]) == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 70
+# Settings
 
 
 def test_a_model_is_no_device(model, normal_images, capsys):

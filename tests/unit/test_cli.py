@@ -72,7 +72,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
 
 @pytest.mark.parametrize(
     ("verb", "words"),
-    [("train", "interrupted; --resume goes on"), ("doctor", "interrupted")],
+    [("train", "interrupted; --resume continues"), ("doctor", "interrupted")],
 )
 def test_ctrl_c_is_one_line(monkeypatch, capsys, verb, words):
     def interrupted() -> int:

@@ -364,8 +364,8 @@ def test_the_command_line_exports_and_predicts(predictor, photograph, tmp_path, 
     assert "name it part.onnx" in capsys.readouterr().err
     assert main(["export", model, "--output", target, "--format", "tflite"]) == 2
     assert capsys.readouterr().err == (
-        "efficientad: invalid choice 'tflite' for argument '--format'. Expected one of "
-        "None, onnx, openvino; see efficientad export --help\n"
+        "efficientad: --format needs one of None, onnx, openvino, got 'tflite'; "
+        "see efficientad export --help\n"
     )
     assert main(["export", model, "--output", target, "--format", "openvino"]) == 0
     assert "largest difference from PyTorch" in capsys.readouterr().out

@@ -140,7 +140,7 @@ def test_ctrl_c_on_the_command_line_leaves_a_checkpoint(
 
     assert main(["train", str(tmp_path), *options]) == 130
 
-    assert "interrupted; --resume goes on" in capsys.readouterr().err
+    assert "interrupted; --resume continues" in capsys.readouterr().err
     _, content = tensor_file.read(output.with_name("part.ead.checkpoint"), "checkpoint")
     assert content["steps"] == 1
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientad.cli.main import BAD_INPUT, OK, SOME_FAILED
+from efficientad.cli import BAD_INPUT, OK, SOME_FAILED
 from efficientad.errors import EfficientADError
 from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.figures.config import FigureConfig

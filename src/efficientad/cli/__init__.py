@@ -1,1 +1,8 @@
 """The command line."""
+
+from typing import Final
+
+OK: Final = 0
+SOME_FAILED: Final = 1
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130

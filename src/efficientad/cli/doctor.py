@@ -1,4 +1,4 @@
-"""What this installation can use."""
+"""The facts that `efficientad doctor` prints."""
 
 import platform
 from typing import get_args
@@ -12,14 +12,12 @@ from efficientad.method.sizes import ModelSize
 from efficientad.model_files.teachers import open_teacher
 
 
-def _prediction() -> str:
-    if not layers.is_available():
-        return "PyTorch's layers"
-    return "native layers" + (", also in bf16" if layers.has_bf16() else "")
-
-
 def findings() -> dict[str, str]:
-    """Name versions, devices, kernels and shipped teachers."""
+    """Return versions, devices, kernels and shipped teachers by name."""
+    prediction = "PyTorch's layers"
+    if layers.is_available():
+        prediction = "native layers" + (", also bf16" if layers.has_bf16() else "")
+    has_winograd = winograd.is_available()
     has_cuda = torch.cuda.is_available()
     found = {
         "efficientad": __version__,
@@ -29,10 +27,9 @@ def findings() -> dict[str, str]:
         "CPU threads": str(torch.get_num_threads()),
         "CPU instructions": torch.backends.cpu.get_cpu_capability(),
         "CUDA": torch.cuda.get_device_name() if has_cuda else "none",
-        "prediction on CPU": _prediction(),
-        "training on CPU": "native Winograd convolutions"
-        if winograd.is_available()
-        else "PyTorch's convolutions",
+        "prediction on CPU": prediction,
+        "training on CPU": f"{'native Winograd' if has_winograd else 'PyTorch'} "
+        "convolutions",
         "kernel cache": str(native.cache_folder()),
     }
     for size in get_args(ModelSize):

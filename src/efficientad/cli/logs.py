@@ -7,14 +7,12 @@ from contextlib import contextmanager
 
 
 class _StderrHandler(logging.Handler):
-    """Prints the message of a record, above a progress bar where there is one."""
+    """Prints records, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if record.levelno >= logging.WARNING:
-            text = f"efficientad: {text}"
-        # Without tqdm there is no bar, and importing it would slow down every verb.
-        if "tqdm" in sys.modules:
+        prefix = "efficientad: " if record.levelno >= logging.WARNING else ""
+        text = prefix + self.format(record)
+        if "tqdm" in sys.modules:  # importing it would slow down every verb
             sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr)
@@ -23,7 +21,7 @@ class _StderrHandler(logging.Handler):
 
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
-    """Print what the package logs, from level INFO on, while the context lasts."""
+    """Print what the package logs from level INFO on, inside the context."""
     logger = logging.getLogger("efficientad")
     handler, level = _StderrHandler(), logger.level
     logger.addHandler(handler)

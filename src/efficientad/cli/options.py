@@ -1,112 +1,100 @@
-"""The options of a verb: tyro makes them of the function's parameters, and reads them.
+"""The options of a verb: tyro makes them from the function's parameters and reads them.
 
-What is wrong with them is said in one sentence, as any other bad input is.
+Wrong options become one sentence, as any other bad input does.
 """
 
-import io
-import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from functools import partial, wraps
-from itertools import groupby
-from typing import Any, Final
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from efficientad.errors import ConfigError
 
-_COLORS: Final = re.compile(r"\x1b\[[0-9;]*m")
-_CHOICES: Final = re.compile(r"(?<=Expected one of )\('.*'\)")
-_BORDER: Final = 2
-"""Signs before what the box holds."""
-_NAMES_FROM: Final = 4
-"""Blanks before the name of an option; its help has more."""
-_CAUSES: Final = ("Unrecognized options", "Perhaps you meant")
-_HELP: Final = frozenset({"-h", "--help"})
-_UNLIMITED: Final = 100_000
+if TYPE_CHECKING:
+    from tyro._errors import ParseErrorEvent, ParseErrorHook
 
 
-def bound(
+def call_of(
     verb: Callable[..., int], name: str, options: Sequence[str]
 ) -> Callable[[], int] | None:
-    """Read the options of a verb, and give the call of it.
-
-    Returns:
-        None where only its help was asked for, which is printed.
+    """Return the call of a verb with its options, or None if help was asked for.
 
     Raises:
-        ConfigError: If they are not what the verb takes.
+        ConfigError: If the verb does not take these options.
     """
-    import tyro  # only where there are options to read
+    import tyro
 
     @wraps(verb)
     def call(*arguments: Any, **named: Any) -> Callable[[], int]:
         return partial(verb, *arguments, **named)
 
-    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    told = io.StringIO()
     program = f"efficientad {name}"
-    width = nullcontext() if _HELP & set(options) else _unlimited_width()
+
+    def refuse(event: "ParseErrorEvent") -> None:
+        if sentence := _sentence(event, _names_of(verb)):
+            raise ConfigError(f"{sentence}; see {program} --help")
+
+    flat = (tyro.conf.OmitArgPrefixes,)
     try:
-        with redirect_stderr(told), width:
-            found: Callable[[], int] = tyro.cli(
-                call, prog=program, args=options, config=flat
-            )
+        with _on_error(refuse):
+            return tyro.cli(call, prog=program, args=options, config=flat)
     except SystemExit as request:
-        if not request.code:
-            return None
-        raise ConfigError(
-            f"{_sentence(told.getvalue())}; see {program} --help"
-        ) from request
-    return found
+        if request.code:
+            raise
+        return None
 
 
-@contextmanager
-def _unlimited_width() -> Iterator[None]:
-    """Let nothing be cut at the end of a line."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(_UNLIMITED)
+def _on_error(refuse: "ParseErrorHook") -> AbstractContextManager[None]:
+    """Call `refuse` before tyro prints a box and exits with code 2."""
     try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
+        from tyro._errors import on_parse_error
+    except ImportError:  # not a public module: without it the box is printed
+        return nullcontext()
+    return on_parse_error(refuse)
 
 
-def _sentence(box: str) -> str:
-    """Take what is wrong out of the box that tyro draws, of lines or of blanks."""
-    _, *rows = _COLORS.sub("", box).strip("\n").splitlines() or [""]
-    parts = [
-        [row[_BORDER:].rstrip("│ ") for row in part]
-        for is_rule, part in groupby(rows, _is_rule)
-        if not is_rule
-    ]
-    kept = [
-        _joined(part)
-        for number, part in enumerate(parts)
-        if number == 0 or part[0].startswith(_CAUSES)  # others hold general help
-    ]
-    return "; ".join(kept) or box.strip()
+def _sentence(event: "ParseErrorEvent", known: Sequence[str]) -> str:
+    """Return what is wrong with the options; empty for an error of another kind."""
+    from tyro import _errors as errors
+
+    sentence = ""
+    match event:
+        case errors.MissingArgs(missing_arguments=missing, unrecognized_tokens=tokens):
+            sentence = "missing: " + ", ".join(
+                gap.arg.display_name() for gap in missing
+            )
+            sentence += f"; {_unrecognized(tokens, known)}" if tokens else ""
+        case errors.UnrecognizedArgs(tokens=tokens):
+            sentence = _unrecognized(tokens, known)
+        case errors.InvalidChoice(argument=option, value=value, choices=choices):
+            expected = ", ".join(sorted(choices))
+            sentence = f"{option.display_name()} needs one of {expected}, got {value!r}"
+        case errors.BadValue(argument=option):
+            sentence = f"{option.display_name()} needs a value, got none"
+        case errors.InstantiationFailure(argument=option, message=message):
+            sentence = message
+            if option is not None:  # otherwise settings exclude each other
+                kind = str(option.lowered.metavar).replace("{None}|", "")
+                value = message.rpartition(": ")[2]  # the last reason ends with it
+                sentence = f"{option.display_name()} needs {kind}, got {value}"
+    return sentence
 
 
-def _joined(rows: Sequence[str]) -> str:
-    found = ""
-    for row in rows:
-        words = row.lstrip()
-        n_blanks = len(row) - len(words)
-        if n_blanks == _NAMES_FROM and not found.endswith(":"):
-            found += f", {words}"
-        elif n_blanks in {0, _NAMES_FROM}:
-            found += f" {words}"
-    found = found.strip()
-    return _CHOICES.sub(_in_order, found[:1].lower() + found[1:]).rstrip(".")
+def _unrecognized(tokens: Sequence[str], known: Sequence[str]) -> str:
+    """Return a sentence with the tokens and the known options most like them."""
+    names = [token.partition("=")[0] for token in tokens if token.startswith("-")]
+    similar = [name for wrong in names for name in get_close_matches(wrong, known, n=1)]
+    meant = f"; perhaps you meant {', '.join(similar)}" if similar else ""
+    return f"unrecognized options: {', '.join(tokens)}{meant}"
 
 
-def _is_rule(row: str) -> bool:
-    return set(row) <= set("│╰╯─- ")
-
-
-def _in_order(choices: re.Match[str]) -> str:
-    """Sort choices, which come in another order each time."""
-    return ", ".join(sorted(choices[0].strip("()").replace("'", "").split(", ")))
+def _names_of(verb: Callable[..., int]) -> list[str]:
+    """Return the options of a verb as they are written on the command line."""
+    names: list[str] = []
+    for name, parameter in signature(verb).parameters.items():
+        kind = parameter.annotation
+        names += [f.name for f in fields(kind)] if is_dataclass(kind) else [name]
+    return [f"--{name.replace('_', '-')}" for name in names]

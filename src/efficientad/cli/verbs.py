@@ -1,0 +1,311 @@
+"""The verbs of the command line: parameters are options, docstrings are help.
+
+Each verb returns an exit code and imports the heavy packages that it needs.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from efficientad.cli import OK, SOME_FAILED
+from efficientad.distillation.config import DistillConfig
+from efficientad.engines.names import Device, EngineChoice
+from efficientad.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from efficientad.method.decision import Calibration
+
+
+def demo(
+    *, output: Path = Path("demo"), steps: int | None = None, seed: int = 0
+) -> int:
+    """Draw parts, train, calibrate, evaluate and write a report. Needs no data.
+
+    Args:
+        output: Folder for parts, detector and report.
+        steps: Optimizer steps. None: as many as fit into five minutes on two cores.
+        seed: Seed of parts and training. The same seed gives the same result.
+    """
+    from efficientad.demo_parts.demo import demo as run_demo
+
+    _print_metrics(run_demo(output, steps=steps, seed=seed).metrics)
+    print(f"open {output / 'report.html'}")
+    return OK
+
+
+def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
+    """Train and calibrate a detector on normal images.
+
+    Args:
+        images: Folder of normal images, or a category folder in MVTec AD's layout.
+        output: Detector file to write, for example part.ead.
+        config: Settings of the training.
+    """
+    from efficientad.cli.interruption import held_back_interrupt
+    from efficientad.training.run import train as train_detector
+
+    print(f"settings: {config}", file=sys.stderr)
+    predictor = train_detector(
+        images, config, output=output, interrupts=held_back_interrupt
+    )
+    print(f"wrote {output}")
+    _print_decision(predictor.calibration)
+    return OK
+
+
+def calibrate(
+    model: Path,
+    images: Path,
+    /,
+    *,
+    output: Path,
+    false_alarm_budget: float = 0.01,
+    threshold: float | None = None,
+    device: Device = "auto",
+) -> int:
+    """Calibrate a detector again, on other normal images.
+
+    Args:
+        model: Detector file.
+        images: Folder of normal images that were not used for training.
+        output: Detector file to write. It may be the same file.
+        false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
+        threshold: Decision threshold set by hand. None: from the images.
+        device: Device that the networks run on.
+    """
+    from efficientad.inspection.opening import load, save
+    from efficientad.storage import require_writable
+    from efficientad.training.calibration import calibrate as calibrate_model
+
+    require_writable(output)
+    predictor = calibrate_model(
+        load(model, device=device),
+        images,
+        false_alarm_budget=false_alarm_budget,
+        threshold=threshold,
+    )
+    save(predictor, output)
+    print(f"wrote {output}")
+    _print_decision(predictor.calibration)
+    return OK
+
+
+def predict(
+    model: Path,
+    paths: tuple[Path, ...],
+    /,
+    *,
+    output: Path,
+    heatmaps: bool = True,
+    maps: bool = False,
+    device: Device = "auto",
+    engine: EngineChoice = "auto",
+    streams: int = 1,
+) -> int:
+    """Predict scores, p-values, decisions and heatmaps of images.
+
+    The exit code is 1 if the prediction of some image failed. The others are written.
+
+    Args:
+        model: Detector file or exported file.
+        paths: Images and folders of images.
+        output: Folder for predictions.csv, predictions.jsonl and heatmaps.
+        heatmaps: Write a picture of each image with its maps.
+        maps: Write each combined map as a float32 TIFF of the image's size.
+        device: Device that the networks run on.
+        engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
+            on a GPU, and for an exported file the engine that it was made for.
+            native_bf16: faster for the medium size, but rounded.
+        streams: Images predicted at the same time, above 1 only for exported files.
+    """
+    from efficientad.inspection.files import predict as predict_files
+    from efficientad.inspection.opening import load
+
+    summary = predict_files(
+        load(model, device=device, engine=engine, n_streams=streams),
+        paths,
+        output,
+        has_heatmaps=heatmaps,
+        has_maps=maps,
+        n_streams=streams,
+    )
+    print(
+        f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "
+        f"{summary.n_failed} failed; see {output / 'predictions.csv'}"
+    )
+    return SOME_FAILED if summary.n_failed else OK
+
+
+def evaluate(
+    model: Path,
+    category: Path,
+    /,
+    *,
+    output: Path,
+    device: Device = "auto",
+    engine: EngineChoice = "auto",
+) -> int:
+    """Measure a detector on labelled test images: metrics.json and report.html.
+
+    Args:
+        model: Detector file or exported file.
+        category: Category folder in MVTec AD's layout, with test and ground_truth.
+        output: Folder for the results.
+        device: Device that the networks run on.
+        engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
+            on a GPU, and for an exported file the engine that it was made for.
+            native_bf16: faster for the medium size, but rounded.
+    """
+    from efficientad.evaluation.evaluate import evaluate as evaluate_category
+    from efficientad.inspection.opening import load
+
+    evaluation = evaluate_category(
+        load(model, device=device, engine=engine), category, output=output
+    )
+    _print_metrics(evaluation.metrics)
+    print(f"see {output / 'report.html'}")
+    return OK
+
+
+def check(
+    data: Path, /, *, model: Path | None = None, output: Path | None = None
+) -> int:
+    """List what is wrong with a data set, before hours are spent on it.
+
+    The exit code is 1 if a finding would make results meaningless or stop a training.
+
+    Args:
+        data: Category folder, folder of categories, folder of normal images, or CSV or
+            JSON list.
+        model: Detector file that finds normal images unlike all others.
+        output: JSON file to write with all findings. None: they are only printed.
+    """
+    from efficientad.evaluation.check import check as check_data
+
+    checks = check_data(data, model=model, output=output)
+    for checked in checks:
+        numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
+        n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
+        print(f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}")
+        for finding in checked.findings:
+            print(f"  {finding.severity}: {finding.message}")
+    return SOME_FAILED if any(checked.has_errors for checked in checks) else OK
+
+
+def export(
+    model: Path,
+    /,
+    *,
+    output: Path,
+    format: Literal["onnx", "openvino"] | None = None,  # noqa: A002 - as it is called
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
+    images: Path | None = None,
+    verify: Path | None = None,
+    max_loss: float = 0.2,
+) -> int:
+    """Write a detector as one graph that runs without PyTorch.
+
+    The graph is compared with PyTorch and refused if its results differ.
+
+    Args:
+        model: Detector file.
+        output: File to write: part.onnx, or part.xml for OpenVINO.
+        format: Format of the file. None: as its ending says.
+        precision: fp16: weights in 16 bits. bf16: computed in bfloat16 by OpenVINO,
+            where the processor can. int8: convolutions in 8 bits.
+        images: Folder of normal images for the comparison and the ranges of int8. None:
+            those of --verify, otherwise those the detector was calibrated with, if they
+            are unchanged.
+        verify: Labelled category folder that the loss of accuracy is measured on.
+        max_loss: Largest loss of image AU-ROC and of AU-PRO or AU-sPRO, in points.
+    """
+    from efficientad.exports.export import export as export_detector
+    from efficientad.exports.export import require_format
+    from efficientad.inspection.opening import load, require_detector_file
+
+    require_detector_file(model)
+    require_format(output, format)
+    report = export_detector(
+        load(model, device="cpu"),
+        output,
+        precision=precision,
+        images=images,
+        verify=verify,
+        max_loss=max_loss,
+    )
+    print("\n".join([f"wrote {output}", *report.lines()]))
+    return OK
+
+
+def threshold(
+    model: Path,
+    /,
+    *,
+    at: float | None = None,
+    false_alarm_budget: float | None = None,
+    images: Path | None = None,
+    output: Path | None = None,
+) -> int:
+    """Show or change the decision threshold of a detector or exported file.
+
+    Args:
+        model: Detector file or exported file.
+        at: Threshold set by hand. None: from the normal scores and the budget.
+        false_alarm_budget: Share of normal images that may be flagged. None: unchanged.
+        images: Folder of normal images that were not used for training. Their scores
+            replace those that p-values and threshold are computed from.
+        output: File to write. None: the same file.
+    """
+    from efficientad.inspection.threshold import threshold as read_or_change
+
+    calibration = read_or_change(
+        model, output, at=at, false_alarm_budget=false_alarm_budget, images=images
+    )
+    if (at, false_alarm_budget, images) != (None, None, None):
+        print(f"wrote {output or model}")
+    _print_decision(calibration)
+    return OK
+
+
+def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig) -> int:
+    """Distill a teacher from a source network and natural images.
+
+    Args:
+        images: Folders and uncompressed tar files of natural images.
+        output: Teacher file to write, for example teacher.safetensors.
+        config: Settings of the distillation.
+    """
+    from efficientad.distillation.distill import distill as distill_teacher
+    from efficientad.cli.environment import commit, machine
+    from efficientad.cli.interruption import held_back_interrupt
+
+    print(f"settings: {config}", file=sys.stderr)
+    explained = distill_teacher(
+        images,
+        config,
+        output=output,
+        provenance={"commit": commit(), "hardware": machine()},
+        interrupts=held_back_interrupt,
+    )
+    print(f"wrote {output}")
+    print(f"held-out explained variance {explained.overall:.4f}")
+    return OK
+
+
+def doctor() -> int:
+    """Show what this installation can use: versions, kernels, devices, teachers."""
+    from efficientad.cli.doctor import findings
+
+    for name, value in findings().items():
+        print(f"{name:24} {value}")
+    return OK
+
+
+def _print_metrics(metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        print(f"{name:24} {value:.4f}")
+
+
+def _print_decision(calibration: "Calibration") -> None:
+    print(f"threshold {calibration.threshold:.4g}\n{calibration.statement()}")
