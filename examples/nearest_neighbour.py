@@ -1,8 +1,8 @@
-"""Another method with the same teacher: nearest neighbours of normal descriptors.
+"""Use the teacher in another method: nearest neighbours of normal descriptors.
 
-A patch is as anomalous as its descriptor is far from all descriptors of normal images.
+The score of a patch is the distance of its descriptor from the nearest normal one.
 
-    python examples/nearest_neighbour.py demo/parts     # any folder laid out like these
+    python examples/nearest_neighbour.py demo/parts     # a folder in MVTec AD's layout
 """
 
 import sys
@@ -21,7 +21,7 @@ teacher = efficientad.load_teacher("small")
 
 
 def descriptors_of(path: Path) -> torch.Tensor:
-    """Return a descriptor of 384 numbers for every patch, one every 4 pixels."""
+    """Return the unit descriptors of 384 channels, one for every 4 x 4 pixels."""
     pixels = torch.from_numpy(resize_image(read_image(path), 256, 256)[None])
     with torch.inference_mode():
         grid = teacher(normalize_images(pixels))[0]
@@ -33,7 +33,7 @@ normal = torch.cat([descriptors_of(sample.path)[::37] for sample in category.tra
 scores = []
 for sample in category.test:
     similarities = descriptors_of(sample.path) @ normal.T
-    scores.append(1 - float(similarities.amax(1).min()))  # the loneliest patch
+    scores.append(1 - float(similarities.amax(1).min()))  # of the worst patch
     print(f"{scores[-1]:.4f}  {sample.path.relative_to(category.root)}")
 is_defect = np.array([sample.is_defect for sample in category.test])
 print(f"AU-ROC {au_roc(np.array(scores), is_defect):.3f}")

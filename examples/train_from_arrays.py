@@ -1,6 +1,6 @@
-"""Train on pictures in memory and predict another one; no file is needed.
+"""Train on pictures in memory and predict for new ones, without files.
 
-Replace `photograph` by your camera.
+Replace `photograph` with your camera.
 
     python examples/train_from_arrays.py
 """
@@ -15,7 +15,7 @@ steps = int(sys.argv[1]) if len(sys.argv) > 1 else 50
 
 
 def photograph(number: int, defect_type: DefectType | None = None) -> RGBImage:
-    """Return a picture as your camera does: (height, width, 3), RGB, uint8."""
+    """Return a picture, as a camera does: uint8 RGB of (height, width, 3)."""
     return draw_part(number, defect_type)[0]
 
 

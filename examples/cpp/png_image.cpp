@@ -22,7 +22,7 @@ File opened(const std::string& path, const char* mode) {
     return file;
 }
 
-// What is wrong is told once, by whoever asked for the image.
+// The caller reports the error.
 [[noreturn]] void leave(png_structp png, png_const_charp) { png_longjmp(png, 1); }
 void ignore(png_structp, png_const_charp) {}
 
@@ -36,7 +36,7 @@ struct Reader {
     ~Reader() { png_destroy_read_struct(&png, &info, nullptr); }
 };
 
-// libpng leaves by longjmp, which runs no destructor: these two frames have none.
+// libpng leaves by longjmp, which runs no destructors: these two functions need none.
 bool began(png_structp png, png_infop info, std::FILE* file) {
     if (setjmp(png_jmpbuf(png))) {
         return false;
@@ -114,7 +114,7 @@ void write_png(const std::string& path, const Image& image) {
     png.width = static_cast<png_uint_32>(image.width);
     png.height = static_cast<png_uint_32>(image.height);
     png.format = PNG_FORMAT_RGB;
-    // In memory: libpng would remove what it could not write.
+    // In memory, because libpng removes a file that it cannot write.
     png_alloc_size_t n_bytes = PNG_IMAGE_PNG_SIZE_MAX(png);
     std::vector<std::uint8_t> content(n_bytes);
     if (png_image_write_to_memory(&png, content.data(), &n_bytes, 0, image.pixels.data(), 0,

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-// As in the Python package, whose graphs take no longer sides.
+// Limits of the Python package and its graphs.
 constexpr std::size_t min_side = 8;
 constexpr std::size_t max_side = 40'000;
 constexpr std::size_t max_pixels = 200'000'000;
@@ -17,9 +17,9 @@ struct Image {
     std::vector<std::uint8_t> pixels;  // height x width x 3
 };
 
-// Gray and palette become RGB, an alpha channel is dropped, of 16 bits the upper 8 stay.
-// Throws std::runtime_error for what is missing, damaged or no PNG, too small or too large.
+// Gray and palette become RGB, an alpha channel is dropped, 16 bits become the upper 8.
+// Throws std::runtime_error if the file is missing, damaged, not PNG, too small or too large.
 Image read_png(const std::string& path);
 
-// Throws std::runtime_error if the file cannot be written; what stood there stays.
+// Throws std::runtime_error if the file cannot be written; an old file is kept.
 void write_png(const std::string& path, const Image& image);

@@ -9,7 +9,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// The file a link names, which may not be there yet.
+// Returns the file that a link names. It may not exist yet.
 fs::path linked(fs::path path) {
     constexpr int most_links = 40;  // as Linux follows them
     std::error_code ignored;

@@ -1,9 +1,9 @@
-// Files that are whole or not there: written aside, then moved into place.
+// Atomic writes: to a file beside the target, which is then renamed.
 #pragma once
 
 #include <cstddef>
 #include <string>
 
-// A link to a file stays; what is no file, like /dev/null, is written as it comes.
-// Throws std::runtime_error if the file cannot be written; what stood there stays.
+// Keeps a link to a file. Writes directly to what is not a file, such as /dev/null.
+// Throws std::runtime_error if the file cannot be written; an old file is kept.
 void write_whole(const std::string& path, const void* content, std::size_t n_bytes);

@@ -1,6 +1,6 @@
-// Judges one image with an exported detector: score, p-value, decision, heatmap.
+// Predicts for one image with an exported detector: score, p-value, decision, heatmap.
 //
-//     judge MODEL IMAGE.png HEATMAP.png [MAP.f32]
+//     predict MODEL IMAGE.png HEATMAP.png [MAP.f32]
 //
 // MODEL is what `efficientad export` wrote. All arithmetic, from the resizing of the
 // pixels to the map at the image's own size, is in the graph; here it is only run. The
@@ -29,14 +29,14 @@ namespace {
 
 constexpr int normal = 0, anomalous = 1, failed = 2;
 
-constexpr int format_version = 3;  // of exports, as `export_metadata.py` has it
-constexpr int older_version = 2;   // with the same score and the same combined map
+// Versions of exports that this program reads: what it uses is the same in both.
+constexpr int oldest_format = 2, newest_format = 3;
 
 struct Decision {
     double threshold;
     std::vector<double> normal_scores;  // of held-out normal images, ascending
 
-    // Share of normal images that score as high, as `Calibration.p_value` has it.
+    // Share of normal images with at least this score, as in `Calibration.p_value`.
     double p_value(double score) const {
         const auto below = std::lower_bound(normal_scores.begin(), normal_scores.end(), score);
         const auto n_above = static_cast<double>(normal_scores.end() - below);
@@ -47,14 +47,14 @@ struct Decision {
 std::shared_ptr<ov::Model> read_model(ov::Core& core, const std::string& path) {
     try {
         return core.read_model(path);
-    } catch (const ov::Exception&) {  // whose message is several lines for developers
+    } catch (const ov::Exception&) {  // its message is several lines for developers
         throw std::runtime_error(path + " is missing or no model OpenVINO can read; make "
                                         "one with `efficientad export`");
     }
 }
 
-// What the export says about itself: in ONNX an entry of the metadata, which OpenVINO
-// puts under "framework"; in OpenVINO's own format an entry of its own.
+// The metadata of the export: in ONNX an entry that OpenVINO puts under "framework", in
+// OpenVINO's own format an entry at the top.
 nlohmann::json read_metadata(const ov::Model& model, const std::string& path) {
     constexpr bool throws = false;
     for (const auto& place : {std::vector<std::string>{"framework", "efficientad"},
@@ -72,12 +72,14 @@ nlohmann::json read_metadata(const ov::Model& model, const std::string& path) {
                                     "`efficientad export`");
 }
 
-// Entries that are not needed here may be there or not.
+// Other entries may be missing.
 Decision read_decision(const ov::Model& model, const std::string& path) {
     const nlohmann::json content = read_metadata(model, path);
-    if (content["format"] != format_version && content["format"] != older_version) {
-        throw std::runtime_error(path + " has export format " + content["format"].dump() +
-                                 ", this program reads " + std::to_string(format_version) +
+    const nlohmann::json& format = content["format"];
+    if (format != oldest_format && format != newest_format) {
+        throw std::runtime_error(path + " has export format " + format.dump() +
+                                 ", this program reads " + std::to_string(oldest_format) +
+                                 " and " + std::to_string(newest_format) +
                                  "; export it again");
     }
     try {
@@ -89,17 +91,17 @@ Decision read_decision(const ov::Model& model, const std::string& path) {
     }
 }
 
-struct Judged {
-    ov::InferRequest request;  // whose memory the map is
+struct Prediction {
+    ov::InferRequest request;  // owns the memory of the map
     double score;
     const float* map;  // combined, at the image's own size
     std::size_t n_values;
 };
 
-Judged run(ov::Core& core, const std::shared_ptr<ov::Model>& model, Image& image,
-           const std::string& path) {
+Prediction run(ov::Core& core, const std::shared_ptr<ov::Model>& model, Image& image,
+               const std::string& path) {
     try {
-        // A processor with bfloat16 would otherwise use it for everything.
+        // By default a processor with bfloat16 uses it for everything.
         auto request =
             core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32))
                 .create_infer_request();
@@ -115,11 +117,11 @@ Judged run(ov::Core& core, const std::shared_ptr<ov::Model>& model, Image& image
     }
 }
 
-// What is not a number is not above the threshold either, and would pass for normal.
-void require_numbers(const Judged& judged, const std::string& path) {
+// NaN is not above the threshold: without this check it would count as normal.
+void require_numbers(const Prediction& prediction, const std::string& path) {
     const auto is_number = [](double value) { return std::isfinite(value); };
-    if (!is_number(judged.score) ||
-        !std::all_of(judged.map, judged.map + judged.n_values, is_number)) {
+    if (!is_number(prediction.score) ||
+        !std::all_of(prediction.map, prediction.map + prediction.n_values, is_number)) {
         throw std::runtime_error(path + " gives a score or a map that is not a number; "
                                         "copy or export it again");
     }
@@ -138,7 +140,7 @@ constexpr std::array<std::array<double, 3>, 11> inferno{{{0, 0, 4},
                                                          {246, 215, 70},
                                                          {252, 255, 164}}};
 
-// The scale depends on the detector alone: 0 is black, the threshold half way.
+// The color scale depends only on the detector: 0 is black, the threshold is half way.
 Image heatmap(const float* map, std::size_t height, std::size_t width, double threshold) {
     constexpr double least_high = 0.1;
     const double high = threshold > least_high / 2 ? 2 * threshold : least_high;
@@ -158,22 +160,22 @@ Image heatmap(const float* map, std::size_t height, std::size_t width, double th
     return picture;
 }
 
-int judge(const std::vector<std::string>& arguments) {
+int predict(const std::vector<std::string>& arguments) {
     const std::string &model_path = arguments[0], &image_path = arguments[1];
     Image image = read_png(image_path);
     ov::Core core;
     const auto model = read_model(core, model_path);
     const Decision decision = read_decision(*model, model_path);
-    const Judged judged = run(core, model, image, model_path);
-    require_numbers(judged, model_path);
-    const bool is_anomalous = judged.score > decision.threshold;
+    const Prediction prediction = run(core, model, image, model_path);
+    require_numbers(prediction, model_path);
+    const bool is_anomalous = prediction.score > decision.threshold;
     write_png(arguments[2],
-              heatmap(judged.map, image.height, image.width, decision.threshold));
+              heatmap(prediction.map, image.height, image.width, decision.threshold));
     if (arguments.size() > 3) {
-        write_whole(arguments[3], judged.map, judged.n_values * sizeof(float));
+        write_whole(arguments[3], prediction.map, prediction.n_values * sizeof(float));
     }
-    std::printf("score %.9g\np_value %.9g\nthreshold %.9g\n%s\n", judged.score,
-                decision.p_value(judged.score), decision.threshold,
+    std::printf("score %.9g\np_value %.9g\nthreshold %.9g\n%s\n", prediction.score,
+                decision.p_value(prediction.score), decision.threshold,
                 is_anomalous ? "anomalous" : "normal");
     return is_anomalous ? anomalous : normal;
 }
@@ -182,13 +184,13 @@ int judge(const std::vector<std::string>& arguments) {
 
 int main(int n_arguments, char** arguments) {
     if (n_arguments < 4 || n_arguments > 5) {
-        std::cerr << "usage: judge MODEL IMAGE.png HEATMAP.png [MAP.f32]\n";
+        std::cerr << "usage: predict MODEL IMAGE.png HEATMAP.png [MAP.f32]\n";
         return failed;
     }
     try {
-        return judge({arguments + 1, arguments + n_arguments});
+        return predict({arguments + 1, arguments + n_arguments});
     } catch (const std::exception& error) {
-        std::cerr << "judge: " << error.what() << "\n";
+        std::cerr << "predict: " << error.what() << "\n";
         return failed;
     }
 }
