@@ -1,4 +1,4 @@
-"""Verbs of the lab; `efficientad.cli` finds them by their entry points."""
+"""The verbs of the lab, which `efficientad.cli` finds by their entry points."""
 
 import sys
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def reproduce(roots: tuple[Path, ...], /, *, output: Path, config: StudyConfig) -> int:
-    """Train and evaluate all scenarios by sizes and seeds: the paper's Tables 1 and 2.
+    """Train and evaluate all scenarios, sizes and seeds: the paper's Tables 1 and 2.
 
-    Finished runs are skipped and a killed one continues: give the same command again.
-    The exit code is 1 if a run failed, 2 if bad input was the reason; other runs go on.
+    The same command again skips finished runs and continues a killed one. The exit code
+    is 1 if a run failed and 2 if its input was bad; the other runs are still done.
 
     Args:
         roots: Category folders, collections of them, or folders of collections.
         output: Folder for the recorded runs, reproduce.md and reproduce.html.
-        config: Settings.
+        config: Settings of the study.
     """
     from efficientad_lab.studies.reproduce import EXPERIMENT
     from efficientad_lab.studies.reproduce import reproduce as reproduce_scenarios
 
     print(f"settings: {config}", file=sys.stderr)
-    failures = reproduce_scenarios(roots, output, config, on_done=_tell_done)
+    failures = reproduce_scenarios(roots, output, config, on_done=_print_end)
     print(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)
 
@@ -45,21 +45,21 @@ def ablate(
 ) -> int:
     """Measure the effect of each part of the method: the paper's Tables 3, 4 and 5.
 
-    Finished runs are skipped and a killed one continues: give the same command again.
-    The exit code is 1 if a run failed, 2 if bad input was the reason; other runs go on.
+    The same command again skips finished runs and continues a killed one. The exit code
+    is 1 if a run failed and 2 if its input was bad; the other runs are still done.
 
     Args:
         roots: Category folders, collections of them, or folders of collections.
         output: Folder for the recorded runs, ablation.md and ablation.html.
         tables: Tables of the paper: 3 quantiles, 4 cumulative, 5 isolated.
-        config: Settings.
+        config: Settings of the study.
     """
     from efficientad_lab.studies.ablation import EXPERIMENT
     from efficientad_lab.studies.ablation import ablate as ablate_scenarios
 
     print(f"settings: {config}", file=sys.stderr)
     failures = ablate_scenarios(
-        roots, output, config, tables=tables, on_done=_tell_done
+        roots, output, config, tables=tables, on_done=_print_end
     )
     print(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)
@@ -68,11 +68,11 @@ def ablate(
 def figures(results: Path, /, *, config: FigureConfig) -> int:
     """Draw the paper's figures from recorded runs, as PDF and PNG.
 
-    The exit code is 1 if a figure lacks its runs; the others are drawn.
+    The exit code is 1 if the runs of a figure are missing; the others are drawn.
 
     Args:
-        results: Folder of recorded runs, written by reproduce.
-        config: Settings.
+        results: Folder of recorded runs that reproduce has written.
+        config: Settings of the figures.
     """
     from efficientad_lab.figures.drawing import draw_figures
 
@@ -84,7 +84,7 @@ def figures(results: Path, /, *, config: FigureConfig) -> int:
     return SOME_FAILED if missing else OK
 
 
-def _tell_done(job: "Job", error: Exception | None) -> None:
+def _print_end(job: "Job", error: Exception | None) -> None:
     """Print the end of a job."""
     name = f"{job.category.name}, {job.variant}, seed {job.config.seed}"
     if error is None:
@@ -108,13 +108,13 @@ def benchmark(
     output: Path | None = None,
     config: BenchmarkConfig,
 ) -> int:
-    """Measure speed, memory and cost of every engine, beside the plain networks.
+    """Measure speed, memory and cost of every engine, compared with the plain networks.
 
     Args:
-        model: Detector file, or an exported one.
+        model: Detector file or exported file.
         exports: More exported files to measure.
         output: JSON file to write. None: only the tables are printed.
-        config: Settings.
+        config: Settings of the benchmark.
     """
     from efficientad.storage import require_writable
     from efficientad_lab.benchmark.compare import benchmark as measure
