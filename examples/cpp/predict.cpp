@@ -29,8 +29,8 @@ namespace {
 
 constexpr int normal = 0, anomalous = 1, failed = 2;
 
-// Versions of exports that this program reads: what it uses is the same in both.
-constexpr int oldest_format = 2, newest_format = 3;
+constexpr int format_version = 3;  // of exports, as in `export_metadata.py`
+constexpr int older_version = 2;   // with the same score and combined map
 
 struct Decision {
     double threshold;
@@ -76,10 +76,9 @@ nlohmann::json read_metadata(const ov::Model& model, const std::string& path) {
 Decision read_decision(const ov::Model& model, const std::string& path) {
     const nlohmann::json content = read_metadata(model, path);
     const nlohmann::json& format = content["format"];
-    if (format != oldest_format && format != newest_format) {
+    if (format != format_version && format != older_version) {
         throw std::runtime_error(path + " has export format " + format.dump() +
-                                 ", this program reads " + std::to_string(oldest_format) +
-                                 " and " + std::to_string(newest_format) +
+                                 ", this program reads " + std::to_string(format_version) +
                                  "; export it again");
     }
     try {

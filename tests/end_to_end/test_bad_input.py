@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+import efficientad
 from efficientad.cli.main import main
 from efficientad.demo_parts import write_category
 from efficientad.images.listing import find_images

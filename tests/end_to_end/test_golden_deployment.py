@@ -164,7 +164,7 @@ def missing_for_cpp():
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory):
+def program(tmp_path_factory):
     missing = missing_for_cpp()
     if missing is not None:
         pytest.skip(f"the C++ example needs {missing}")
@@ -189,12 +189,12 @@ def judge(tmp_path_factory):
         ["cmake", "--build", build], check=False, capture_output=True, text=True
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    return build / "judge"
+    return build / "predict"
 
 
-def run(judge, *arguments):
+def run(program, *arguments):
     return subprocess.run(
-        [judge, *arguments],
+        [program, *arguments],
         check=False,
         capture_output=True,
         text=True,
@@ -204,10 +204,10 @@ def run(judge, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
-def test_cpp_meets_the_golden_vectors(judge, exported, tmp_path, name):
+def test_cpp_meets_the_golden_vectors(program, exported, tmp_path, name):
     picture, raw = tmp_path / "heatmap.png", tmp_path / "map.f32"
 
-    finished = run(judge, exported, FOLDER / name, picture, raw)
+    finished = run(program, exported, FOLDER / name, picture, raw)
 
     assert finished.returncode == EXPECTED[name]["is_anomalous"], finished.stderr
     score, p_value, threshold, decision = finished.stdout.splitlines()
@@ -229,9 +229,9 @@ def test_cpp_meets_the_golden_vectors(judge, exported, tmp_path, name):
     assert (difference.max(axis=-1) > 0).mean() < 0.01
 
 
-def assert_fails(judge, message, *arguments):
+def assert_fails(program, message, *arguments):
     """One sentence, code 2, and no heatmap."""
-    finished = run(judge, *arguments)
+    finished = run(program, *arguments)
     assert finished.returncode == 2
     # Where a file is no model at all, OpenVINO's reader speaks before.
     *others, last = finished.stderr.splitlines()
@@ -241,7 +241,7 @@ def assert_fails(judge, message, *arguments):
 
 
 @pytest.mark.slow
-def test_cpp_says_what_is_wrong(judge, exported, tmp_path):
+def test_cpp_says_what_is_wrong(program, exported, tmp_path):
     heatmap_path, image = tmp_path / "heatmap.png", FOLDER / "rgb.png"
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "half.png").write_bytes(image.read_bytes()[:1000])
@@ -256,10 +256,10 @@ def test_cpp_says_what_is_wrong(judge, exported, tmp_path):
         "no model OpenVINO can read": (image, image),
     }
     for message, arguments in cases.items():
-        assert_fails(judge, message, *arguments, heatmap_path)
-    assert_fails(judge, "usage: judge MODEL", exported)
+        assert_fails(program, message, *arguments, heatmap_path)
+    assert_fails(program, "usage: predict MODEL", exported)
     nowhere = tmp_path / "nowhere" / "heatmap.png"
-    assert_fails(judge, "cannot write", exported, image, nowhere)
+    assert_fails(program, "cannot write", exported, image, nowhere)
 
 
 def with_text(exported, folder, change):
@@ -273,7 +273,7 @@ def with_text(exported, folder, change):
 
 
 @pytest.mark.slow
-def test_cpp_says_what_is_wrong_with_what_an_export_says(judge, exported, tmp_path):
+def test_cpp_says_what_is_wrong_with_what_an_export_says(program, exported, tmp_path):
     incomplete = "does not hold a complete calibration"
     for message, entries in (
         ("has export format 99, this program reads 3", {"format": 99}),
@@ -282,21 +282,23 @@ def test_cpp_says_what_is_wrong_with_what_an_export_says(judge, exported, tmp_pa
         (incomplete, {"threshold": None}),
     ):
         path = with_text(exported, tmp_path, lambda c, e=entries: json.dumps(c | e))
-        assert_fails(judge, message, path, FOLDER / "rgb.png", tmp_path / "heatmap.png")
+        assert_fails(
+            program, message, path, FOLDER / "rgb.png", tmp_path / "heatmap.png"
+        )
     for text in ("{", "[]", "{}"):
         path = with_text(exported, tmp_path, lambda _, t=text: t)
         arguments = path, FOLDER / "rgb.png", tmp_path / "heatmap.png"
-        assert_fails(judge, "is not an export of efficientad", *arguments)
+        assert_fails(program, "is not an export of efficientad", *arguments)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entries", [{"more": [{}]}, {"format": 2}])
 def test_cpp_takes_older_files_and_entries_it_does_not_know(
-    judge, exported, tmp_path, entries
+    program, exported, tmp_path, entries
 ):
     path = with_text(exported, tmp_path, lambda c: json.dumps(c | entries))
 
-    finished = run(judge, path, FOLDER / "rgb.png", tmp_path / "heatmap.png")
+    finished = run(program, path, FOLDER / "rgb.png", tmp_path / "heatmap.png")
 
     assert finished.returncode == EXPECTED["rgb.png"]["is_anomalous"], finished.stderr
 
@@ -339,15 +341,15 @@ def graph_that_says(path, score, factor):
 @pytest.mark.parametrize(
     ("score", "factor"), [(np.nan, 1.0), (np.inf, 1.0), (0.5, np.nan), (2.0, np.nan)]
 )
-def test_cpp_takes_what_is_not_a_number_for_an_error(judge, tmp_path, score, factor):
+def test_cpp_takes_what_is_not_a_number_for_an_error(program, tmp_path, score, factor):
     path = tmp_path / "part.onnx"
     arguments = path, FOLDER / "rgb.png", tmp_path / "heatmap.png"
     graph_that_says(path, score, factor)
 
-    assert_fails(judge, "gives a score or a map that is not a number", *arguments)
+    assert_fails(program, "gives a score or a map that is not a number", *arguments)
 
     graph_that_says(path, 0.5, 1.0)
-    assert run(judge, *arguments).returncode == 0
+    assert run(program, *arguments).returncode == 0
 
 
 def png_of_16_bits(path, values):
@@ -368,7 +370,7 @@ def png_of_16_bits(path, values):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "RGB of 16 bits"])
-def test_cpp_reads_the_same_pixels_as_python(judge, tmp_path, rng, mode):
+def test_cpp_reads_the_same_pixels_as_python(program, tmp_path, rng, mode):
     path, raw = tmp_path / "a.png", tmp_path / "map.f32"
     values = rng.integers(0, 2**16, (20, 30, 3), dtype=np.uint16)
     if mode == "I;16":
@@ -379,7 +381,7 @@ def test_cpp_reads_the_same_pixels_as_python(judge, tmp_path, rng, mode):
         Image.fromarray((values >> 8).astype(np.uint8)).convert(mode).save(path)
     graph_that_says(tmp_path / "part.onnx", 0.5, 1.0)
 
-    finished = run(judge, tmp_path / "part.onnx", path, tmp_path / "heatmap.png", raw)
+    finished = run(program, tmp_path / "part.onnx", path, tmp_path / "heatmap.png", raw)
 
     assert finished.returncode == 0, finished.stderr
     red = np.fromfile(raw, np.float32).reshape(20, 30)
@@ -387,7 +389,7 @@ def test_cpp_reads_the_same_pixels_as_python(judge, tmp_path, rng, mode):
 
 
 @pytest.mark.slow
-def test_cpp_writes_whole_files_and_leaves_what_is_none(judge, tmp_path):
+def test_cpp_writes_whole_files_and_leaves_what_is_none(program, tmp_path):
     graph_that_says(tmp_path / "part.onnx", 0.5, 1.0)
     given = tmp_path / "part.onnx", FOLDER / "rgb.png"
     pipe, link, raw = (tmp_path / name for name in ("pipe", "link.png", "map.f32"))
@@ -398,17 +400,17 @@ def test_cpp_writes_whole_files_and_leaves_what_is_none(judge, tmp_path):
 
     with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
         try:
-            assert run(judge, *given, pipe).returncode == 0
+            assert run(program, *given, pipe).returncode == 0
             read, _ = reader.communicate(timeout=60)
         finally:
             reader.kill()
     assert read.startswith(b"\x89PNG")
     assert pipe.is_fifo()
     for _ in range(2):  # first to where nothing is yet
-        assert run(judge, *given, link).returncode == 0
+        assert run(program, *given, link).returncode == 0
         assert link.is_symlink()
         assert (tmp_path / "behind.png").read_bytes() == read
-    assert "cannot write" in run(judge, *given, link, raw).stderr
+    assert "cannot write" in run(program, *given, link, raw).stderr
     assert raw.read_text() == "an earlier map"
     assert (tmp_path / "map.f32.partial").is_dir()
     assert not list(tmp_path.glob("*.png.partial"))
