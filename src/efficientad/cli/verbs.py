@@ -276,9 +276,9 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
         output: Teacher file to write, for example teacher.safetensors.
         config: Settings of the distillation.
     """
-    from efficientad.distillation.distill import distill as distill_teacher
     from efficientad.cli.environment import commit, machine
     from efficientad.cli.interruption import held_back_interrupt
+    from efficientad.distillation.distill import distill as distill_teacher
 
     print(f"settings: {config}", file=sys.stderr)
     explained = distill_teacher(
