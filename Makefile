@@ -8,17 +8,23 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 	--disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fresh check format lint contracts types tables tables-check \
+.PHONY: help demo test test-slow fresh check format lint contracts types tables tables-check \
 	ship-teacher peers coverage clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
-demo: $(VENV)/train.stamp ## train, calibrate and judge on parts drawn by code
+demo: $(VENV)/train.stamp ## train, calibrate and evaluate on parts drawn by code
 	"$(BIN)/efficientad" demo
 
-test: $(VENV)/dev.stamp ## all tests, the README's examples included
-	"$(BIN)/python" -m pytest
+# One worker a core, each with one thread; a file's tests share its fixtures.
+PYTEST := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n auto --dist loadfile
+
+test: $(VENV)/dev.stamp ## the tests, in parallel, but for the slow ones
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/dev.stamp ## the tests that take longer than ten seconds
+	$(PYTEST) -m slow
 
 fresh: $(VENV)/dev.stamp ## a deployment install in new environments; asks the package registry
 	"$(BIN)/python" -m pytest -m fresh
