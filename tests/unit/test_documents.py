@@ -81,6 +81,7 @@ def test_documents_use_the_words_of_the_field():
     documents = [
         REPOSITORY / "README.md",
         *(REPOSITORY / "docs").glob("*.md"),
+        *(REPOSITORY / "examples").rglob("README.md"),
         *(REPOSITORY / "lab").rglob("README.md"),
     ]
 
