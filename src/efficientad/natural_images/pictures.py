@@ -10,12 +10,11 @@ its central 256 x 256 pixels are taken (supplement, Algorithm 1).
 import hashlib
 import logging
 import tarfile
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, TypeAlias, final
 
 import numpy as np
 from PIL import Image
@@ -31,77 +30,50 @@ from efficientad.images.rgb import (
 )
 from efficientad.natural_images.procedural_textures import draw_picture
 
-_RESIZED: Final = 512  # the paper's, before the central crop
-_GRAYSCALE_SHARE: Final = 0.3  # the paper's
+_RESIZED: Final = 512  # before the central crop, as in the paper
+_GRAYSCALE_SHARE: Final = 0.3  # as in the paper
 # Crops are cached up to this number (200 MB). Draws are random, so no crop is worth
 # more than another, and the first ones stay.
 _N_CACHED_CROPS: Final = 1000
 # Hashing all of ImageNet would take longer than many trainings.
 _N_HASHED_CONTENTS: Final = 100
 _MAX_UNREADABLE_SHARE: Final = 0.01
-_N_HASHED_DRAWS: Final = 8
 
 logger = logging.getLogger(__name__)
 
 
-class PretrainingImages(ABC):
-    """Natural images, drawn at random for the pretraining penalty."""
-
-    def __init__(self) -> None:
-        self.unreadable: set[int] = set()
-        """Numbers of the images that were found damaged so far."""
-
-    @abstractmethod
-    def draw(self, rng: np.random.Generator) -> RGBImage:
-        """Return a random image for the penalty, (256, 256, 3).
-
-        Args:
-            rng: Source of the random numbers; equal numbers give equal images.
-
-        Raises:
-            ImageError: If more than one image in a hundred cannot be read.
-        """
-
-    @abstractmethod
-    def description(self) -> str:
-        """Return a text for provenance, without paths."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Return a hash that changes with the images or their order."""
-
-
 @final
-class DrawnImages(PretrainingImages):
-    """Textures and scenes drawn by code.
+class DrawnImages:
+    """Textures and scenes drawn by code, for the pretraining penalty.
 
     Deviation: the paper's penalty sees ImageNet. These are for users who have no
     folder of natural images at hand.
     """
 
+    def __init__(self) -> None:
+        self.unreadable: set[int] = set()  # stays empty
+
     def draw(self, rng: np.random.Generator) -> RGBImage:
-        """Draw a new texture or scene."""
+        """Return a new texture or scene, (256, 256, 3); equal draws for equal `rng`."""
         return _sometimes_gray(draw_picture(rng), rng)
 
     def description(self) -> str:
-        """Return what these images are."""
+        """Return a text for provenance."""
         return "textures and scenes drawn by code"
 
     def fingerprint(self) -> str:
         """Return a hash of some draws with fixed random numbers."""
-        draws = (draw_picture(np.random.default_rng(i)) for i in range(_N_HASHED_DRAWS))
-        return hashlib.sha256(b"".join(d.tobytes() for d in draws)).hexdigest()
+        draws = [draw_picture(np.random.default_rng(seed)) for seed in range(8)]
+        return hashlib.sha256(np.stack(draws).tobytes()).hexdigest()
 
 
 class _File(NamedTuple):
     """An image file, or an image in a tar."""
 
     path: Path
-    name: str
-    """Path within the folder or tar."""
+    name: str  # within the folder or tar
     n_bytes: int
-    offset: int | None = None
-    """Position in the tar, bytes. None: a file of its own."""
+    offset: int | None = None  # in the tar, bytes
 
     def content(self) -> bytes:
         with self.path.open("rb") as file:
@@ -123,15 +95,18 @@ class _File(NamedTuple):
 
 
 @final
-class ImageFiles(PretrainingImages):
+class ImageFiles:
     """Numbered images of folders and tars.
 
     Args:
         parts: The files of each folder or tar, by its path.
+
+    Attributes:
+        unreadable: Numbers of the images that were found damaged so far.
     """
 
     def __init__(self, parts: Sequence[tuple[Path, Sequence[_File]]]) -> None:
-        super().__init__()
+        self.unreadable: set[int] = set()
         self._parts = parts
         self._files = list(chain.from_iterable(files for _, files in parts))
         self._crops: dict[int, RGBImage] = {}
@@ -151,9 +126,8 @@ class ImageFiles(PretrainingImages):
     def read_or_other(self, numbers: Sequence[int], position: int) -> RGBImage:
         """Read an image or, if it is damaged, the nearest undamaged one before it.
 
-        A damaged image among thousands must not end a run of hours. Its substitute
-        follows from the files alone, so that a resumed run meets the same images. Each
-        damaged image is reported once. Safe in threads.
+        The substitute follows from the files alone, so that a resumed run meets the
+        same images. Each damaged image is reported once. Safe in threads.
 
         Args:
             numbers: Images that may replace each other. Those behind the wanted one
@@ -184,8 +158,6 @@ class ImageFiles(PretrainingImages):
             is_new = number not in self.unreadable
             self.unreadable.add(number)
         n, n_allowed = len(self.unreadable), int(len(self) * _MAX_UNREADABLE_SHARE)
-        if not n_allowed:
-            raise error
         if n > n_allowed:
             raise ImageError(
                 f"at most one image in a hundred may be unreadable, {n} of {len(self)} "
@@ -195,7 +167,11 @@ class ImageFiles(PretrainingImages):
             logger.warning("left out: %s", error)
 
     def draw(self, rng: np.random.Generator) -> RGBImage:
-        """Return the central crop of a random image."""
+        """Return the central crop of a random image, (256, 256, 3), for the penalty.
+
+        Raises:
+            ImageError: If more than one image in a hundred cannot be read.
+        """
         index = int(rng.integers(len(self)))
         crop = self._crops.get(index)
         if crop is None:
@@ -222,6 +198,10 @@ class ImageFiles(PretrainingImages):
         return hashlib.sha256("".join(prints).encode()).hexdigest()
 
 
+PretrainingImages: TypeAlias = ImageFiles | DrawnImages
+"""Images for the pretraining penalty."""
+
+
 def open_pretraining_images(path: Path | None) -> PretrainingImages:
     """Open the images of the pretraining penalty.
 
@@ -242,8 +222,7 @@ def open_images(path: Path | str | Sequence[Path | str]) -> ImageFiles:
             or a list of these.
 
     Raises:
-        DatasetError: If a path does not exist, holds no images, or lies in another
-            one, so that its images would count twice.
+        DatasetError: If a path does not exist, holds no images, or is part of another.
     """
     paths = [Path(one) for one in ([path] if isinstance(path, Path | str) else path)]
     _require_apart(paths)
@@ -279,7 +258,7 @@ def _open_parts(path: Path) -> list[tuple[Path, Sequence[_File]]]:
     tars = [
         tar
         for tar in sorted(path.rglob("*.[tT][aA][rR]"))
-        if tar.is_file() and _is_visible(tar.relative_to(path).parts)
+        if tar.is_file() and "/." not in f"/{tar.relative_to(path).as_posix()}"
     ]
     if not files and not tars:
         raise DatasetError(
@@ -297,7 +276,7 @@ def _members(path: Path) -> list[_File]:
             files = [
                 _File(path, member.name, member.size, member.offset_data)
                 for member in tar
-                if member.isreg() and _is_image_name(member.name)
+                if member.isreg() and _is_image(PurePosixPath(member.name))
             ]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DatasetError(
@@ -312,19 +291,14 @@ def _members(path: Path) -> list[_File]:
     return files
 
 
+def _is_image(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def _is_damaged(error: ImageError) -> bool:
     """Return whether the image is at fault, not the disk or network it lies on."""
     cause = error.__cause__
     return not (isinstance(cause, OSError) and cause.errno is not None)
-
-
-def _is_visible(parts: Sequence[str]) -> bool:
-    return not any(part.startswith(".") for part in parts)
-
-
-def _is_image_name(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and _is_visible([path.name])
 
 
 def _fingerprint(files: Sequence[_File]) -> str:

@@ -7,7 +7,6 @@ own. Every random number comes from the generator that is passed in.
 """
 
 import math
-from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -62,7 +61,7 @@ def _scene(rng: np.random.Generator) -> Image.Image:
 def _draw_object(
     canvas: ImageDraw.ImageDraw, smallest: float, rng: np.random.Generator
 ) -> None:
-    """Draw a polygon, an ellipse or a bent line; radii are as frequent as radius^-3."""
+    """Draw a polygon, an ellipse or a bent line; the density of radii falls by r^-3."""
     small, large = smallest**-2, _LARGEST_RADIUS**-2
     radius = (small + rng.random() * (large - small)) ** -0.5
     center = rng.uniform(0, INPUT_SIZE, 2)
@@ -73,11 +72,11 @@ def _draw_object(
         return
     angles = np.sort(rng.uniform(0, 2 * math.pi, int(rng.integers(3, 8))))
     around = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii + center
-    corners = [(float(x), float(y)) for x, y in around]
+    corners = around.ravel().tolist()
     if kind == 1:
         canvas.polygon(corners, fill=_N_VALUES - 1)
     else:
-        canvas.line(corners[:3], fill=_N_VALUES - 1, width=int(rng.integers(1, 9)))
+        canvas.line(corners[:6], fill=_N_VALUES - 1, width=int(rng.integers(1, 9)))
 
 
 def _texture(rng: np.random.Generator) -> Image.Image:
@@ -153,31 +152,21 @@ def _strokes(rng: np.random.Generator) -> Field:
     first = direction + disorder * rng.standard_normal(n_strokes)
     second = first + rng.uniform(-0.8, 0.8, n_strokes)
     brightness = rng.uniform(0, _N_VALUES - 1, n_strokes)
-    middles = starts + _steps(first, length / 2)
-    ends = middles + _steps(second, length / 2)
-    lines = np.concatenate([starts, middles, ends], axis=1)
+    steps = [length / 2 * np.stack([np.cos(a), np.sin(a)], 1) for a in (first, second)]
+    middles = starts + steps[0]
+    lines = np.concatenate([starts, middles, middles + steps[1]], axis=1)
     for line, value in zip(lines.tolist(), brightness.tolist(), strict=True):
         canvas.line(line, fill=value, width=width)
     return np.array(picture, np.float32) / np.float32(_N_VALUES - 1)
 
 
-_FIELDS: Final[tuple[Callable[[np.random.Generator], Field], ...]] = (
-    _noise,
-    _stripes,
-    _checks,
-    _cells,
-    _strokes,
-)
+_FIELDS: Final = (_noise, _stripes, _checks, _cells, _strokes)
 
 
 def _light(rng: np.random.Generator) -> NDArray[np.float32]:
     """Return how far light falls off, (rows, columns, 1), 0 to 1."""
     corners = rng.random((int(rng.integers(2, 5)),) * 2, dtype=np.float32)
     return _spread(_enlarged(corners, INPUT_SIZE))[:, :, None]
-
-
-def _steps(angles: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    return length * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 @cache
