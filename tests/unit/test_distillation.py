@@ -303,7 +303,7 @@ def test_kept_principal_components_are_those_of_one_basis(images, config):
         device = torch.device("cpu")
         data = DistillationData(open_images(images), changed, device)
         if reduction == "pca":
-            data._find_basis(None)
+            data._find_basis()
         return data
 
     few, many = (opened("pca", n)._fingerprint() for n in (8, 9))

@@ -81,14 +81,7 @@ class Prepared(NamedTuple):
 
 
 class DistillationData:
-    """Numbered images and their source features.
-
-    Rows count the chosen images: first the held-out ones, then the others.
-
-    Args:
-        images: All images.
-        config: Settings.
-        device: Device of the source network.
+    """Chosen images, counted by rows: first the held-out ones, then the others.
 
     Raises:
         DatasetError: If there are too few images.
@@ -128,7 +121,6 @@ class DistillationData:
             self.features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._cached: NDArray[np.float16] | None = None
         self._pictures: dict[int, Picture] = {}
-        self._n_picture_bytes = 0
         self._statistics: tuple[Tensor, Tensor] | None = None
 
     def get_ready(self) -> None:
@@ -139,11 +131,10 @@ class DistillationData:
             ModelFileError: If the cache holds other features.
             StorageError: If the cache cannot be written.
         """
-        folder = self.config.feature_cache
         if self.features.matrix is None:
-            self._find_basis(folder and folder / _BASIS)
-        if folder is not None:
-            self._fill_cache(folder)
+            self._find_basis()
+        if self.config.feature_cache is not None:
+            self._fill_cache(self.config.feature_cache)
         if self._statistics is None:
             self._measure_channels()
 
@@ -210,13 +201,10 @@ class DistillationData:
         return self._picture(row, is_gray=draw < self.config.grayscale_share)
 
     def _picture(self, row: int, *, is_gray: bool) -> Picture:
-        picture = self._pictures.get(row)
-        if picture is None:
-            picture = self._read(row)
-            n_bytes = sum(part.nbytes for part in picture if part is not None)
-            if self._n_picture_bytes + n_bytes <= CACHED_PIXELS_BYTES:
-                self._n_picture_bytes += n_bytes
-                self._pictures[row] = picture
+        picture = self._pictures.get(row) or self._read(row)
+        n_bytes = sum(part.nbytes for part in picture if part is not None)
+        if n_bytes * len(self._pictures) < CACHED_PIXELS_BYTES:
+            self._pictures[row] = picture
         if not is_gray:
             return picture
         pixels, large = picture
@@ -254,14 +242,14 @@ class DistillationData:
             features: Tensor = self.features(self._source_inputs(pictures))
         return features.float().movedim(1, -1)
 
-    def _find_basis(self, path: Path | None) -> None:
+    def _find_basis(self) -> None:
         """Fit principal components on the last images, or read those of the cache.
 
         Fitted again, on another machine, they may have other signs.
         """
-        if path is not None and path.exists():
-            basis, _ = tensor_file.read(path, "basis")
-            self._set_reduction(basis)
+        folder = self.config.feature_cache
+        if folder is not None and (folder / _BASIS).exists():
+            self._set_reduction(tensor_file.read(folder / _BASIS, "basis")[0])
         else:
             task = "fitting principal components of the source features"
             batches = self._batches(self.rows[-_PCA_IMAGES:], task)
@@ -286,12 +274,7 @@ class DistillationData:
             tensor_file.write(basis, "basis", self._reduction(), {})
         batches = self._batches(range(n_done, n), "caching the source features")
         cache.build(map(self._compute, batches))
-        # Only the source network needs the large ones.
-        self._pictures = {
-            row: picture._replace(for_source=None)
-            for row, picture in self._pictures.items()
-        }
-        self._n_picture_bytes = sum(p.pixels.nbytes for p in self._pictures.values())
+        self._pictures.clear()  # the large ones are not needed any more
         self._cached = cache.open()
 
     def _fingerprint(self) -> str:
