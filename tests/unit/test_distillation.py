@@ -23,8 +23,6 @@ from efficientad.distillation import run as distillation_run
 from efficientad.distillation.batch_norm import NormalizedNetwork
 from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.data import DistillationData, Picture
-from efficientad.distillation.feature_cache import FeatureCache
-from efficientad.distillation.prefetch import Prefetcher
 from efficientad.distillation.source_networks import SourceFeatures
 from efficientad.errors import ConfigError, ModelFileError, TrainingError
 from efficientad.method.networks import PatchDescriptionNetwork
@@ -33,7 +31,6 @@ from efficientad.model_files.teachers import load_teacher, open_teacher
 from efficientad.natural_images import pictures as pretraining_images
 from efficientad.natural_images.pictures import open_images
 from efficientad.training import loop
-from efficientad.training.channel_moments import ChannelMoments
 from efficientad.training.optimizers import make_optimizer
 from efficientad.training.schedule import learning_rate
 
@@ -877,79 +874,3 @@ def test_the_command_writes_a_teacher(images, resnet18, tmp_path, capsys):
     assert teacher.network.size == "small"
     assert teacher.provenance["commit"] == commit()
     assert teacher.provenance["hardware"] == machine()
-
-
-# Parts
-
-
-def test_ahead_gives_all_in_order_and_raises_what_was_raised():
-    ahead = Prefetcher(lambda number: 10 // (4 - number), 0, 9)
-
-    assert [ahead.take() for _ in range(4)] == [2, 3, 5, 10]
-    with pytest.raises(ZeroDivisionError):
-        ahead.take()
-    ahead.close()
-
-
-def fives(n_done, n_images=4):
-    """Features of nothing but five, two images at once."""
-    for start in range(n_done, n_images, 2):
-        yield torch.full((min(2, n_images - start), 2, 2, 3), 5.0)
-
-
-@pytest.fixture
-def cache(tmp_path):
-    """Cached features of four images."""
-    cached = FeatureCache(tmp_path / "features", (4, 2, 2, 3), "of these")
-    cached.build(fives(0))
-    assert cached.n_done() == 4
-    return cached
-
-
-def test_features_of_a_deleted_file_are_computed_again(cache):
-    (cache.folder / "features.f16").unlink()
-
-    assert cache.n_done() == 0
-    cache.build(fives(0))
-    assert (cache.open() == 5).all()
-
-
-def test_features_of_a_file_that_was_cut_are_computed_again(cache):
-    os.truncate(cache.folder / "features.f16", 80)
-
-    assert cache.n_done() == 0
-    cache.build(fives(0))
-    assert (cache.open() == 5).all()
-
-
-def test_space_that_is_not_filled_does_not_pass_for_features(cache):
-    (cache.folder / "features.f16").unlink()
-
-    with pytest.raises(ZeroDivisionError):  # stopped before the first image is done
-        cache.build(1 // 0 for _ in range(1))
-
-    assert cache.n_done() == 0
-    cache.build(fives(0))
-    assert (cache.open() == 5).all()
-
-
-def test_a_stopped_build_goes_on_where_it_was(cache):
-    more = replace(cache, shape=(5, 2, 2, 3))
-    assert more.n_done() == 4
-
-    more.build(fives(4, 5))
-
-    assert more.n_done() == 5
-    assert (more.open() == 5).all()
-
-
-def test_moments_do_not_cancel():
-    vectors = 1e6 + torch.randn(100, 3, dtype=torch.float64)
-    moments = ChannelMoments()
-    for part in vectors.split(17):
-        moments.add(part)
-
-    mean, std = moments.mean_and_std()
-
-    torch.testing.assert_close(mean, vectors.mean(0).float())
-    torch.testing.assert_close(std, vectors.std(0, correction=0).float())
