@@ -43,7 +43,7 @@ def repository(tmp_path, monkeypatch):
     (tmp_path / "docs" / "teachers.md").write_text(
         "# T\n\n<!-- teacher: small -->\n\nold\n\n<!-- end of teacher -->\n\nrest\n"
     )
-    monkeypatch.setattr(teachers, "_weights_folder", lambda: tmp_path / "weights")
+    monkeypatch.setattr(teachers, "weights_folder", lambda: tmp_path / "weights")
     return tmp_path
 
 

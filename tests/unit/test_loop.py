@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from efficientad.errors import ModelFileError, TrainingError
-
 from efficientad.training.loop import (
     immediate_interrupts,
     open_checkpoint,

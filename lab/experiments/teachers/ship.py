@@ -20,9 +20,10 @@ from typing import Any
 
 from efficientad.cli.environment import commit
 from efficientad.errors import EfficientADError, ModelFileError
+from efficientad.model_files import teachers
 from efficientad.model_files.container import read
-from efficientad.model_files.teachers import open_teacher, ship_teacher
-from efficientad.storage import write_atomically
+from efficientad.model_files.teachers import open_teacher, save_teacher
+from efficientad.storage import file_hash, write_atomically
 from efficientad_lab.studies.records import short_commit
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -125,7 +126,8 @@ def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:
         ModelFileError: If teacher, log or page cannot be used.
     """
     _, content = read(path, "teacher")
-    size, facts = content["size"], open_teacher(content["size"], path).provenance
+    size, teacher = content["size"], open_teacher(content["size"], path)
+    facts = teacher.provenance
     if "settings" not in facts:
         raise ModelFileError(
             f"{path} does not say how it was made; ship what `efficientad distill` "
@@ -144,7 +146,12 @@ def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:
     facts = {**kept, "commit": commit(), **facts, **given}
     page = repository / "docs" / "teachers.md"
     text = with_region(page.read_text(encoding="utf-8"), size, facts)
-    target = ship_teacher(path, facts)
+    folder = teachers.weights_folder()
+    target = folder / f"teacher_{size}.safetensors"
+    save_teacher(teacher.network, facts, target)
+    hashes = teachers.shipped_hashes() | {target.name: file_hash(target)}
+    text_of_hashes = f"{json.dumps(hashes, indent=2)}\n"
+    write_atomically(folder / "hashes.json", text_of_hashes.encode())
     shutil.copy(log, repository / LOGS / f"teacher_{size}.jsonl")
     write_atomically(page, text.encode())
     return target

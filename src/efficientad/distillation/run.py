@@ -27,7 +27,7 @@ from efficientad.errors import ModelFileError
 from efficientad.kernels.winograd import FAST
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
-from efficientad.model_files.teachers import open_teacher
+from efficientad.model_files.teachers import open_teacher, stored_weights
 from efficientad.training.loop import open_checkpoint, save_checkpoint
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.schedule import learning_rate
@@ -187,7 +187,8 @@ class Distillation:
             teacher = open_teacher(self.config.size, path)
         except ModelFileError:  # not there, damaged, or of another kind
             return False
-        return not teacher.differing(self.teacher())
+        own, stored = stored_weights(self.teacher()), stored_weights(teacher.network)
+        return all(torch.equal(own[name], value) for name, value in stored.items())
 
     @cached_property
     def _batches(self) -> Prefetcher[Prepared]:

@@ -1,6 +1,5 @@
 """Teacher files: the shipped ones and the user's own."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,36 +7,26 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from torch import Tensor
 
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.model_files import container as tensor_file
-from efficientad.storage import write_atomically
+from efficientad.storage import file_hash
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A distilled patch description network and where it comes from."""
+    """A distilled patch description network and its provenance."""
 
     network: PatchDescriptionNetwork
     provenance: Mapping[str, Any]
     file_hash: str
 
-    def differing(self, network: PatchDescriptionNetwork) -> list[str]:
-        """Name the weights that are not those of a network as a file stores it."""
-        own = self.network.state_dict()
-        return [
-            name
-            for name, value in stored_weights(network).items()
-            if not torch.equal(value.float(), own[name])
-        ]
-
 
 def stored_weights(network: PatchDescriptionNetwork) -> dict[str, Tensor]:
-    """Give the weights as a teacher file has them: half precision, on the CPU."""
+    """Return the weights as a teacher file has them: half precision, on the CPU."""
     return {name: value.half().cpu() for name, value in network.state_dict().items()}
 
 
@@ -57,8 +46,8 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
     """Open the shipped teacher of a size, or a teacher file of that size.
 
     Args:
-        size: What the rest of the detector needs.
-        path: A file `distill` made. None: the shipped one, checked by its hash.
+        size: Size of the detector's networks.
+        path: Teacher file. None: the shipped one, checked by its hash.
 
     Raises:
         ConfigError: If the size is unknown.
@@ -75,9 +64,15 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
             f"--size {content.get('size')} or another teacher"
         )
     network = PatchDescriptionNetwork(size)
-    _load_weights(network, tensors, file)
-    digest = teacher_hash(size, file)
-    if path is None and digest != _shipped_hashes().get(file.name):
+    try:
+        network.load_state_dict({k: v.float() for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{file} does not hold the weights of a {size} teacher with "
+            f"{DESCRIPTOR_CHANNELS} channels; make it anew with `efficientad distill`"
+        ) from error
+    digest = file_hash(file)
+    if path is None and digest != shipped_hashes().get(file.name):
         raise ModelFileError(
             f"the shipped teacher {file} is damaged: its hash differs from the "
             "recorded one; install efficientad again"
@@ -85,19 +80,10 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
     return Teacher(network, content.get("provenance", {}), digest)
 
 
-def teacher_hash(size: ModelSize, path: Path | None = None) -> str:
-    """Give the hash of a teacher file, as `open_teacher` does, and nothing else of it.
-
-    Raises:
-        ModelFileError: If the shipped one is missing.
-    """
-    return hashlib.sha256((path or shipped_teacher_path(size)).read_bytes()).hexdigest()
-
-
 def load_teacher(
     size: ModelSize = "small", path: Path | str | None = None
 ) -> PatchDescriptionNetwork:
-    """Give a teacher as a module, ready for use in any method.
+    """Return a teacher as a module, ready for use in any method.
 
     It maps (batch, 3, height, width) ImageNet-normalized RGB images to
     (batch, 384, rows, columns) descriptors, one every 4 pixels, each of one 33 x 33
@@ -105,7 +91,7 @@ def load_teacher(
 
     Args:
         size: `"small"` or `"medium"`.
-        path: A teacher file. None: the shipped one.
+        path: Teacher file. None: the shipped one.
 
     Raises:
         ModelFileError: As `open_teacher`.
@@ -114,12 +100,12 @@ def load_teacher(
 
 
 def shipped_teacher_path(size: ModelSize) -> Path:
-    """Give the path of the teacher that comes with the package.
+    """Return the path of the teacher that comes with the package.
 
     Raises:
         ModelFileError: If this package ships none of that size.
     """
-    path = _weights_folder() / f"teacher_{size}.safetensors"
+    path = weights_folder() / f"teacher_{size}.safetensors"
     if not path.is_file():
         raise ModelFileError(
             f"this efficientad ships no {size} teacher: give one by --teacher, made by "
@@ -128,44 +114,13 @@ def shipped_teacher_path(size: ModelSize) -> Path:
     return path
 
 
-def ship_teacher(path: Path, provenance: Mapping[str, Any] | None = None) -> Path:
-    """Make a teacher file the shipped one of its size, in this source tree.
-
-    Args:
-        path: A file `distill` made.
-        provenance: More facts for the file, such as licences and hardware.
-
-    Raises:
-        ModelFileError: If it is no usable teacher file.
-        StorageError: If it cannot be written.
-    """
-    _, content = tensor_file.read(path, "teacher")
-    teacher = open_teacher(content["size"], path)
-    target = _weights_folder() / f"teacher_{content['size']}.safetensors"
-    save_teacher(teacher.network, {**teacher.provenance, **(provenance or {})}, target)
-    digest = hashlib.sha256(target.read_bytes()).hexdigest()
-    text = json.dumps({**_shipped_hashes(), target.name: digest}, indent=2)
-    write_atomically(_weights_folder() / "hashes.json", f"{text}\n".encode())
-    return target
-
-
-def _weights_folder() -> Path:
+def weights_folder() -> Path:
+    """Return the folder of the shipped teachers."""
     return Path(str(resources.files("efficientad.weights")))
 
 
-def _shipped_hashes() -> dict[str, str]:
-    path = _weights_folder() / "hashes.json"
+def shipped_hashes() -> dict[str, str]:
+    """Return the recorded hashes of the shipped teachers by file name."""
+    path = weights_folder() / "hashes.json"
     hashes: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
     return hashes
-
-
-def _load_weights(
-    network: PatchDescriptionNetwork, tensors: Mapping[str, Tensor], file: Path
-) -> None:
-    try:
-        network.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except RuntimeError as error:
-        raise ModelFileError(
-            f"{file} does not hold the weights of a {network.size} teacher with "
-            f"{DESCRIPTOR_CHANNELS} channels; make it anew with `efficientad distill`"
-        ) from error

@@ -26,8 +26,8 @@ from efficientad.method.maps import (
     fit_mean_and_deviation,
     fit_quantiles,
 )
-from efficientad.model_files.teachers import teacher_hash
-from efficientad.storage import require_writable
+from efficientad.model_files.teachers import shipped_teacher_path
+from efficientad.storage import file_hash, require_writable
 from efficientad.training.calibration import Fit, fit_calibration
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.normal_images import NormalImages, training_and_validation
@@ -108,7 +108,7 @@ class Job:
     def files(self) -> dict[str, str]:
         """Give hashes of all files that the result depends on; reads every mask."""
         return {
-            "teacher": teacher_hash(self.config.size, self.config.teacher),
+            "teacher": _teacher_hash(self.config),
             "images": fingerprint(self.category),
             "annotations": annotations_fingerprint(self.category),
         }
@@ -240,12 +240,16 @@ def _trained(job: Job, folder: Path) -> tuple[Predictor, dict[str, float]]:
     return predictor, seconds
 
 
+def _teacher_hash(config: TrainConfig) -> str:
+    return file_hash(config.teacher or shipped_teacher_path(config.size))
+
+
 def _kept_detector(job: Job, path: Path) -> Predictor | None:
     if not path.exists():
         return None
     predictor = load(path, device=job.config.device)
     made = predictor.provenance
-    teacher = teacher_hash(job.config.size, job.config.teacher)
+    teacher = _teacher_hash(job.config)
     training, held_out = _split(job)
     if (
         made["recipe"] != asdict(job.recipe)
