@@ -56,11 +56,8 @@ _N_FINE_STAGES: Final = 3
 class SourceNetwork(nn.Module):
     """A frozen network with two outputs.
 
-    Args:
+    Attributes:
         architecture: Its usual name, for provenance.
-        stem: Layers before the first block.
-        to_fine: Blocks up to the fine stage.
-        to_coarse: Blocks from there to the coarse stage.
         stage_channels: Channels of the fine and of the coarse stage.
     """
 

@@ -1,9 +1,4 @@
-"""Source networks by file or name, and the features that a teacher learns to predict.
-
-`open_source_network` opens a weights file or an installed weights package;
-`SourceFeatures` turns the two stages of the network into the grid of targets that the
-patch description network learns to predict.
-"""
+"""Source networks by file or name, and the features that a teacher learns from."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -50,9 +45,7 @@ _WHITENING_FLOOR: Final = 1e-6
 
 
 def find_source_network(name_or_file: str | Path) -> Path:
-    """Return the weights file of a named, installed package, or the given file itself.
-
-    The package is found without being run.
+    """Return the weights file of an installed package, or the given file itself.
 
     Raises:
         MissingDependencyError: If the named package is not installed.
@@ -60,7 +53,7 @@ def find_source_network(name_or_file: str | Path) -> Path:
     """
     if str(name_or_file) in PACKAGED_NETWORKS:
         package, files = PACKAGED_NETWORKS[str(name_or_file)]
-        spec = importlib.util.find_spec(package.replace("-", "_"))
+        spec = importlib.util.find_spec(package.replace("-", "_"))  # does not run it
         folders = spec.submodule_search_locations if spec is not None else None
         for folder in folders or ():
             for path in sorted(Path(folder).glob(files)):
@@ -84,8 +77,7 @@ def open_source_network(
     """Open a source network on the CPU. Its weights tell the architecture.
 
     Args:
-        name_or_file: Path of a `.safetensors`, `.pth` or `.pt` file, or the name of an
-            installed package's network, such as `"efficientnet-lite2"`.
+        name_or_file: Weights file, or a name such as `"efficientnet-lite2"`.
         stride_in_first_convolution: Whether the bottlenecks of a ResNet stride in their
             first convolution; the weights do not tell. None: as the file's metadata
             say, otherwise as in torchvision.
@@ -142,17 +134,15 @@ class SourceFeatures(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.source_network = source_network
-        self.reduction = reduction
+        self.source_network, self.reduction = source_network, reduction
         self.n_channels, self.seed = n_channels, seed
-        matrix = offset = None
+        channels = source_network.stage_channels
+        matrix = None
         if reduction == "mean":
-            matrix = _mean_matrix(source_network.stage_channels, n_channels)
+            matrix = _mean_matrix(channels, n_channels)
         elif reduction == "random":
-            n_joined = sum(source_network.stage_channels)
-            matrix = _random_matrix(n_joined, n_channels, seed)
-        if matrix is not None:
-            offset = torch.zeros(n_channels)
+            matrix = _random_matrix(sum(channels), n_channels, seed)
+        offset = None if matrix is None else torch.zeros(n_channels)
         self.register_buffer("matrix", matrix)
         self.register_buffer("offset", offset)
 
@@ -175,9 +165,6 @@ class SourceFeatures(nn.Module):
     @torch.no_grad()
     def fit(self, batches: Iterable[Images]) -> None:
         """Fit the principal components to the features of some images.
-
-        Args:
-            batches: Images as `forward` takes them, on the network's device.
 
         Raises:
             ConfigError: If the reduction is not PCA.
