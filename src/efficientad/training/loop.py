@@ -75,7 +75,7 @@ def take_steps(
             loss = run.take_step()
             run.seconds = time.monotonic() - started
             require_finite(loss, run.n_steps_done, remedy)
-            progress.update(round(run.progress * total), loss=loss)
+            progress.update(min(total, round(run.progress * total)), loss=loss)
             is_interrupted = was_interrupted()
             after_step(loss, is_interrupted or run.progress >= 1)
             if is_interrupted:
