@@ -1,4 +1,4 @@
-"""Opening and writing of model files: every predictor of a file comes from here."""
+"""Opening and writing of model files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
