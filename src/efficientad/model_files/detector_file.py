@@ -58,7 +58,7 @@ def read_detector(path: Path) -> DetectorFile:
     """
     tensors, content = container.read(path, "detector")
     try:
-        detector = _detector(tensors, content["size"])
+        detector = _detector(tensors, content)
         calibration = read_calibration(content["calibration"])
     except RuntimeError as error:
         raise ModelFileError(
@@ -73,13 +73,14 @@ def read_detector(path: Path) -> DetectorFile:
     return DetectorFile(detector.eval(), calibration, content.get("provenance", {}))
 
 
-def _detector(tensors: dict[str, Tensor], size: ModelSize) -> Detector:
+def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
     """Return a detector of the stored size, its networks as wide as their weights.
 
     Raises:
         KeyError, ValueError: If size, statistics or autoencoder are missing or wrong.
         RuntimeError: If the weights are those of another size.
     """
+    size = content["size"]
     if size not in get_args(ModelSize):
         raise ConfigError(f"size {size!r}")
     blank = torch.zeros(len(tensors["teacher_mean"]))
