@@ -18,7 +18,6 @@ import efficientad
 import efficientad_lab
 from efficientad.cli.main import main
 from efficientad.demo_parts import write_category
-from efficientad.engines import onnxruntime as onnxruntime_module
 from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.engines.graph_outputs import INPUT, MAP_OUTPUTS, SCORE_OUTPUT
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
@@ -483,7 +482,7 @@ def test_streams_share_the_cores_this_process_may_use(exports, monkeypatch):
         asked.append(n_threads)
         return OnnxRuntimeEngine(path, n_threads=n_threads, **settings)
 
-    monkeypatch.setattr(onnxruntime_module, "OnnxRuntimeEngine", opened)
+    monkeypatch.setattr(opening, "OnnxRuntimeEngine", opened)
 
     efficientad.load(exports["onnxruntime"], n_streams=3)
 

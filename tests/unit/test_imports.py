@@ -38,11 +38,18 @@ TORCH_FREE = [
         for path in sorted((PACKAGE / folder).glob("[!_]*.py"))
     ),
     "efficientad.training.calibration",
+    "efficientad.training.normal_images",
+    "efficientad.training.progress",
     "efficientad.engines.engine",
     "efficientad.engines.graph_outputs",
     "efficientad.engines.names",
+    "efficientad.engines.native",
     "efficientad.engines.onnxruntime",
     "efficientad.engines.openvino",
+    "efficientad.kernels.layers",
+    "efficientad.method",
+    "efficientad.method.maps",
+    "efficientad.method.sizes",
     "efficientad.model_files.export_metadata",
 ]
 

@@ -1,1 +1,1 @@
-"""What computes raw grids from pixels."""
+"""Engines, which compute raw grids from pixels."""

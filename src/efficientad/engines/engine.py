@@ -1,7 +1,7 @@
 """The contract of engines: pixels in, named raw grids out.
 
-An engine knows nothing of thresholds, masks, files or sizes of pictures. Everything
-behind the grids (calibration, regions, decision) is one Python text for all engines.
+An engine knows nothing of thresholds, masks, files or sizes of pictures. `Predictor`
+does everything after the grids, the same for all engines.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ NO_VALUES: Final[Mapping[str, NDArray[np.float32]]] = {}
 
 
 class EngineOutput(NamedTuple):
-    """What an engine computes for a batch."""
+    """Output of an engine for a batch."""
 
     grids: Mapping[str, NDArray[np.float32]]
     """Raw maps by name, (n, rows, columns)."""
@@ -54,11 +54,7 @@ class Engine(Protocol):
 
 
 def require_counts(*, n_threads: int | None = None, n_streams: int = 1) -> None:
-    """Reject numbers of threads or streams that nothing could run with.
-
-    Raises:
-        ConfigError: If one is below 1.
-    """
+    """Raise `ConfigError` if a number of threads or streams is below 1."""
     for count, what in ((n_threads, "thread"), (n_streams, "stream")):
         if count is not None and count < 1:
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""Names of the inputs and outputs of exported graphs, and how engines read them.
+"""Names of the inputs and outputs of exported graphs.
 
-Graphs of export format 3 give raw grids, which the calibration in Python then scales.
-Graphs of format 2 have normalized grids only; their raw grids are lost.
+Graphs of export format 3 have raw grids, which the calibration in Python scales. Graphs
+of format 2 have normalized grids only.
 """
 
 from collections.abc import Mapping
@@ -35,11 +35,7 @@ WHOLE: Final = (
 
 
 def require_utf8(path: Path) -> None:
-    """Reject a name that no engine can open.
-
-    Raises:
-        ModelFileError: If it is no UTF-8.
-    """
+    """Raise `ModelFileError` if a name is no UTF-8: no engine could open the file."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Names of engines and devices, as options take them. Nothing heavy is loaded."""
+"""Names of engines and devices for options; importing it loads no engine."""
 
 from typing import Literal
 

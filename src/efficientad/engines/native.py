@@ -1,21 +1,20 @@
 """Both raw maps of a detector by native layers: the same numbers, much faster.
 
-Exact algebra first. The images' normalization is folded into the first convolutions,
-the teacher's channel statistics into its last. Teacher and student lie side by side in
-one grid of channels, with the autoencoder's last features next to them, and
+The images' normalization is folded into the first convolutions, the teacher's channel
+statistics into its last. Teacher and student lie side by side in one grid of channels,
+with the autoencoder's last features next to them, and
 
     T - S   is one convolution over the features of teacher and student,
     A - S'  is one convolution over the features of student and autoencoder,
 
-so that of all their channels only the mean of their squares is ever written. How the
-convolutions are computed is told in `kernels.layers`.
-
-The 1 x 1 convolutions of the medium networks, which no algebra makes smaller, can be
-computed from numbers rounded to bf16.
+so that of all their channels only the mean of their squares, the same for S' - A, is
+written.
+`kernels.layers` computes the convolutions, the 1 x 1 ones of the medium networks in
+bf16 if asked to. No torch here.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +44,7 @@ from efficientad.method.sizes import (
     ModelSize,
 )
 
-# So many images go through the layers together; more would only take more memory.
+# Images that go through the layers together; more would only take more memory.
 _LARGEST_BATCH = 4
 _BORDER = 1  # the padding of the autoencoder's first convolution
 _SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
@@ -55,17 +54,14 @@ Weights = tuple[Doubles, Doubles]
 Arrays = Mapping[str, NDArray[Any]]
 """Weights and statistics of a detector by their names in its state."""
 
-Maps = NDArray[np.float32]
-"""Both maps of n images: (2, n, 56, 56, 1)."""
-
 Step = Callable[[int | None], None]
-"""Computes something in the grids of a plan, with so many threads."""
+"""Function of the number of threads that computes grids of a plan from others."""
 
 
 class NativeEngine:
     """Computes the raw maps of one detector by native layers.
 
-    The weights are transformed once: later changes of the detector do not count.
+    The weights are transformed once: later changes of the detector have no effect.
 
     Args:
         arrays: Weights and statistics of a detector.
@@ -95,8 +91,10 @@ class NativeEngine:
                 "engine pytorch"
             )
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
-        taught, learned = _weights(arrays, "teacher"), _weights(arrays, "student")
-        mean, std = _double(arrays["teacher_mean"]), _double(arrays["teacher_std"])
+        taught = _weights(arrays, "teacher.convolutions")
+        learned = _weights(arrays, "student.convolutions")
+        names = ("teacher_mean", "teacher_std")
+        mean, std = (arrays[name].astype(np.float64) for name in names)
         weight, bias = taught[-1]
         taught[-1] = weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
         autoencoder = _Reconstruction(arrays)
@@ -135,7 +133,7 @@ class _Plan:
         inner = slice(_BORDER, _BORDER + INPUT_SIZE)
         self._image = bordered[:, inner, inner]
         self._maps = np.empty((2, n, GRID_SIZE, GRID_SIZE, 1), np.float32)
-        self._steps = networks.steps(bordered, self._image, self._maps)
+        self._steps = networks.steps(bordered, self._image, list(self._maps))
 
     def maps(self, pixels: Pixels, n_threads: int | None) -> NDArray[np.float32]:
         """Return both maps of n images, (2, n, 56, 56)."""
@@ -167,48 +165,31 @@ class _Small:
             _layer(w, "mean_square", tile=_LARGE_TILE)
             for w in (
                 _difference(teacher[-1], for_teacher),
-                _difference(describe, for_autoencoder, subtrahend_first=True),
+                _difference(for_autoencoder, describe),
             )
         ]
         self._autoencoder = autoencoder
 
-    def steps(
-        self, bordered: Grid, image: Grid, maps: NDArray[np.float32]
-    ) -> list[Step]:
-        n = len(image)
-        hidden = _grid_after(self._first, image)
-        width = self._pairs[0][0].n_out
-        second = _empty(n, *_size_after(self._pairs[0][0], hidden), 2 * width)
-        size = _size_after(self._pairs[1][0], second)
-        n_described = self._autoencoder.n_features
-        joined = np.zeros((n, *size, 2 * width + n_described), np.float32)
-        half = hidden.shape[3] // 2
+    def steps(self, bordered: Grid, image: Grid, maps: list[Grid]) -> list[Step]:
+        first, second = self._pairs
+        width, n = first[0].n_out, len(image)
+        first_step, hidden = _applied(self._first, image)
+        pooled = _empty(n, *_size_after(first[0], hidden), 2 * width)
+        n_joined = 2 * width + self._autoencoder.n_features
+        joined = np.zeros((n, *_size_after(second[0], pooled), n_joined), np.float32)
         inner = slice(1, 1 + GRID_SIZE)
-        steps = [
-            _step(Call(self._first, image, hidden)),
-            _step(
-                Call(self._pairs[0][0], hidden[..., :half], second[..., :width]),
-                Call(self._pairs[0][1], hidden[..., half:], second[..., width:]),
-            ),
-            _step(
-                Call(self._pairs[1][0], second[..., :width], joined[..., :width]),
-                Call(
-                    self._pairs[1][1],
-                    second[..., width:],
-                    joined[..., width : 2 * width],
-                ),
-            ),
-        ]
         features = joined[:, inner, inner, 2 * width :]
-        steps += self._autoencoder.steps(bordered, features)
         local, global_ = self._differences
-        steps.append(
+        return [
+            first_step,
+            _side_by_side(first, hidden, hidden.shape[3] // 2, pooled),
+            _side_by_side(second, pooled, width, joined[..., : 2 * width]),
+            *self._autoencoder.steps(bordered, features),
             _step(
                 Call(local, joined[..., : 2 * width], maps[0]),
                 Call(global_, joined[..., width:], maps[1]),
-            )
-        )
-        return steps
+            ),
+        ]
 
 
 class _Medium:
@@ -223,6 +204,7 @@ class _Medium:
         bf16: bool,
     ) -> None:
         self._first = _first_layer(teacher[0], student[0])
+        # The layer without a tile is the one of 1 x 1.
         finishes: list[tuple[Finish, int | None]] = [
             ("pool", _POOLED_TILE),
             ("store", None),
@@ -230,7 +212,7 @@ class _Medium:
             ("store", _LARGE_TILE),
         ]
         self._pairs = [
-            [_layer(w, finish, tile=tile, bf16=bf16 and _is_1x1(w)) for w in weights]
+            [_layer(w, finish, tile=tile, bf16=bf16 and not tile) for w in weights]
             for (finish, tile), *weights in zip(
                 finishes, teacher[1:-1], student[1:-1], strict=True
             )
@@ -245,28 +227,21 @@ class _Medium:
         self._global = _layer((-weight, -bias), "mean_square", bf16=bf16)
         self._autoencoder = autoencoder
 
-    def steps(
-        self, bordered: Grid, image: Grid, maps: NDArray[np.float32]
-    ) -> list[Step]:
+    def steps(self, bordered: Grid, image: Grid, maps: list[Grid]) -> list[Step]:
         n = len(image)
-        grid = _grid_after(self._first, image)
-        steps = [_step(Call(self._first, image, grid))]
-        split = grid.shape[3] // 2
+        step, grid = _applied(self._first, image)
+        steps, split = [step], grid.shape[3] // 2
         for pair in self._pairs:
-            widths = [layer.n_out for layer in pair]
-            output = _empty(n, *_size_after(pair[0], grid), sum(widths))
-            sources = grid[..., :split], grid[..., split:]
-            split = widths[0]
-            targets = output[..., :split], output[..., split:]
-            calls = map(Call, pair, sources, targets)
-            steps.append(_step(*calls))
-            grid = output
+            n_out = sum(layer.n_out for layer in pair)
+            output = _empty(n, *_size_after(pair[0], grid), n_out)
+            steps.append(_side_by_side(pair, grid, split, output))
+            grid, split = output, pair[0].n_out
         features = _empty(n, GRID_SIZE, GRID_SIZE, self._autoencoder.n_features)
-        described = _empty(n, GRID_SIZE, GRID_SIZE, self._describe.n_out)
-        steps += self._autoencoder.steps(bordered, features)
+        describe, described = _applied(self._describe, features)
         return [
             *steps,
-            _step(Call(self._describe, features, described)),
+            *self._autoencoder.steps(bordered, features),
+            describe,
             _step(
                 Call(self._local, grid, maps[0]),
                 Call(self._global, grid[..., split:], maps[1], described),
@@ -275,26 +250,21 @@ class _Medium:
 
 
 class _Reconstruction:
-    """The autoencoder up to its last features; who compares them takes `describe`."""
+    """The autoencoder up to its last features; `describe` is the layer after them."""
 
     def __init__(self, arrays: Arrays) -> None:
-        first, *others = _weights(arrays, "autoencoder", "encoder")
+        first, *others = _weights(arrays, "autoencoder.encoder")
         # The border is part of the image's grid.
-        self._encoder = [_layer(_on_pixels(first), "store", stride=2)]
-        self._encoder += [_layer(w, "store", stride=2, padding=1) for w in others]
-        self._encoder.append(
-            _layer(_pair(arrays, "autoencoder.bottleneck"), "store", relu=False)
-        )
+        bottleneck = _pair(arrays, "autoencoder.bottleneck")
+        self._encoder = [
+            _layer(_on_pixels(first), "store", stride=2),
+            *(_layer(w, "store", stride=2, padding=1) for w in others),
+            _layer(bottleneck, "store", relu=False),
+        ]
+        decoder = _weights(arrays, "autoencoder.decoder")
         self._decoder = [
-            _layer(
-                weights,
-                "store",
-                padding=2,
-                tile=_cheapest_tile(size + 1) if size >= MIN_WINOGRAD_SIZE else None,
-            )
-            for weights, size in zip(
-                _weights(arrays, "autoencoder", "decoder"), DECODER_SIZES, strict=True
-            )
+            _layer(weights, "store", padding=2, tile=_cheapest_tile(size))
+            for weights, size in zip(decoder, DECODER_SIZES, strict=True)
         ]
         self._refine = _layer(
             _pair(arrays, "autoencoder.refine"), "store", padding=1, tile=_SMALL_TILE
@@ -303,43 +273,33 @@ class _Reconstruction:
         self.n_features = self._refine.n_out
 
     def steps(self, bordered: Grid, features: Grid) -> list[Step]:
-        """From the image with its border to `features` on the descriptor grid."""
+        """Return the steps from the image with its border to `features`."""
         steps: list[Step] = []
         grid = bordered
         for layer in self._encoder:
-            output = _grid_after(layer, grid)
-            steps.append(_step(Call(layer, grid, output)))
-            grid = output
+            step, grid = _applied(layer, grid)
+            steps.append(step)
         for layer, size in zip(self._decoder, DECODER_SIZES, strict=True):
-            steps.append(_resizing(grid, resized := _square(grid, size)))
-            output = _grid_after(layer, resized)
-            steps.append(_step(Call(layer, resized, output)))
-            grid = output
-        steps.append(_resizing(grid, resized := _square(grid, GRID_SIZE)))
-        return [*steps, _step(Call(self._refine, resized, features))]
+            resizing, grid = _resized(grid, size)
+            step, grid = _applied(layer, grid)
+            steps += [resizing, step]
+        resizing, grid = _resized(grid, GRID_SIZE)
+        return [*steps, resizing, _step(Call(self._refine, grid, features))]
 
 
-def _weights(arrays: Arrays, network: str, part: str = "convolutions") -> list[Weights]:
-    """Return the convolutions of a network, or of a part of it, in their order."""
-    prefix = f"{network}.{part}"
+def _weights(arrays: Arrays, prefix: str) -> list[Weights]:
+    """Return the convolutions whose names have a prefix, in their order."""
     n = sum(name.startswith(prefix) and name.endswith(".bias") for name in arrays)
     return [_pair(arrays, f"{prefix}.{index}") for index in range(n)]
 
 
 def _pair(arrays: Arrays, layer: str) -> Weights:
-    return _double(arrays[f"{layer}.weight"]), _double(arrays[f"{layer}.bias"])
-
-
-def _double(array: NDArray[Any]) -> Doubles:
-    return array.astype(np.float64)
-
-
-def _is_1x1(weights: Weights) -> bool:
-    return bool(weights[0].shape[-1] == 1)
+    weight, bias = arrays[f"{layer}.weight"], arrays[f"{layer}.bias"]
+    return weight.astype(np.float64), bias.astype(np.float64)
 
 
 def _on_pixels(weights: Weights) -> Weights:
-    """Fold the images' normalization in: the same function of pixels from 0 to 255."""
+    """Return a layer of normalized images as one of pixels from 0 to 255."""
     weight, bias = weights
     mean, std = (
         np.array(v).reshape(1, -1, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD)
@@ -347,37 +307,35 @@ def _on_pixels(weights: Weights) -> Weights:
     return weight / std, bias - (weight * mean / std).sum((1, 2, 3))
 
 
-def _stacked(one: Weights, other: Weights) -> Weights:
-    """Two convolutions of the same input as one."""
-    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
-
-
 def _split(weights: Weights, n_first: int) -> tuple[Weights, Weights]:
-    """One convolution as two of the same input."""
+    """Return one convolution as two of the same input."""
     weight, bias = weights
     return (weight[:n_first], bias[:n_first]), (weight[n_first:], bias[n_first:])
 
 
-def _difference(
-    one: Weights, other: Weights, *, subtrahend_first: bool = False
-) -> Weights:
-    """One minus the other, over the features of both side by side."""
-    parts = [one[0], -other[0]]
-    if subtrahend_first:
-        parts.reverse()
-    return np.concatenate(parts, 1), one[1] - other[1]
+def _difference(one: Weights, other: Weights) -> Weights:
+    """Return one minus the other, over the features of both side by side."""
+    return np.concatenate([one[0], -other[0]], 1), one[1] - other[1]
 
 
 def _first_layer(teacher: Weights, student: Weights) -> Convolution:
-    """Both on pixels; with three input channels, Winograd's form pays along x only."""
-    weights = _stacked(_on_pixels(teacher), _on_pixels(student))
-    return _layer(weights, "pool", tile=_SMALL_TILE, flat=True)
+    """Return both networks' first layers as one of pixels."""
+    pairs = zip(_on_pixels(teacher), _on_pixels(student), strict=True)
+    weight, bias = map(np.concatenate, pairs)
+    # With three input channels, Winograd's form pays along x only.
+    return _layer((weight, bias), "pool", tile=_SMALL_TILE, flat=True)
 
 
-def _cheapest_tile(n_outputs: int) -> int:
-    """Tell which tile covers so many outputs a side with the fewest products."""
+def _cheapest_tile(size: int) -> int | None:
+    """Return the tile with the fewest products for a decoder layer, if it takes one.
+
+    Args:
+        size: Width of the layer's input, one less than that of its output.
+    """
+    if size < MIN_WINOGRAD_SIZE:
+        return None
     products = {
-        tile: (-(-n_outputs // tile) * (tile + 3)) ** 2
+        tile: (-(-(size + 1) // tile) * (tile + 3)) ** 2
         for tile in (_SMALL_TILE, _POOLED_TILE)
     }
     return min(products, key=products.__getitem__)
@@ -394,7 +352,7 @@ def _layer(
     relu: bool | None = None,
     bf16: bool = False,
 ) -> Convolution:
-    """A hidden layer has ReLU, the last one of a network has not."""
+    """Return a convolution, with ReLU unless it is the last one of a network."""
     return convolution(
         *weights,
         stride=stride,
@@ -415,17 +373,27 @@ def _size_after(layer: Convolution, grid: Grid) -> tuple[int, int]:
     return layer.output_size(grid.shape[1], grid.shape[2])
 
 
-def _grid_after(layer: Convolution, grid: Grid) -> Grid:
-    return _empty(len(grid), *_size_after(layer, grid), layer.n_out)
+def _applied(layer: Convolution, grid: Grid) -> tuple[Step, Grid]:
+    """Return the step that runs a layer, and its output."""
+    output = _empty(len(grid), *_size_after(layer, grid), layer.n_out)
+    return _step(Call(layer, grid, output)), output
 
 
-def _square(grid: Grid, size: int) -> Grid:
-    return _empty(len(grid), size, size, grid.shape[3])
+def _resized(grid: Grid, size: int) -> tuple[Step, Grid]:
+    """Return the step that resizes a grid, and its output."""
+    output = _empty(len(grid), size, size, grid.shape[3])
+    return (lambda n_threads: resize(grid, output, n_threads)), output
+
+
+def _side_by_side(
+    pair: Sequence[Convolution], grid: Grid, split: int, output: Grid
+) -> Step:
+    """Return the step that runs two layers on the channels before and from `split`."""
+    n_first = pair[0].n_out
+    sources = grid[..., :split], grid[..., split:]
+    targets = output[..., :n_first], output[..., n_first:]
+    return _step(*map(Call, pair, sources, targets))
 
 
 def _step(*calls: Call) -> Step:
     return lambda n_threads: run(calls, n_threads)
-
-
-def _resizing(grid: Grid, output: Grid) -> Step:
-    return lambda n_threads: resize(grid, output, n_threads)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU. No torch."""
+"""Exported .onnx files by ONNX Runtime on the CPU. No torch."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,10 +50,9 @@ class OnnxRuntimeEngine:
         self.precision, self._outputs = precision, dict(outputs)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads or 0
-        # Threads that wait leave the cores to others.
+        # Waiting threads must not occupy the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Messages of the engine itself: errors only.
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # only errors are printed
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU. No torch."""
+"""Exported .xml files by OpenVINO on the CPU. No torch."""
 
 import threading
 from collections.abc import Iterable, Mapping
@@ -19,8 +19,8 @@ class OpenVinoEngine:
     Args:
         path: The .xml or .onnx file.
         outputs: Names of the graph's outputs by the names of the maps.
-        precision: bf16 lets the processor compute in bfloat16. All others compute in
-            float32 and, where the graph says so, in 8 bits.
+        precision: Precision of the file. With bf16 the processor computes in bfloat16,
+            else in float32 and, for an int8 graph, in 8 bits.
         n_threads: Threads of all runs together. None: OpenVINO's own choice.
         n_streams: Runs at the same time.
         more_outputs: Names of further outputs that `outputs` shall return.
@@ -55,13 +55,13 @@ class OpenVinoEngine:
         if precision == "bf16":
             require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         settings: dict[str, Any] = {
-            # Else a processor with bfloat16 would take that for everything.
+            # By default a processor with bfloat16 would use that for everything.
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "NUM_STREAMS": str(n_streams),
         }
         if n_threads is not None:
             settings["INFERENCE_NUM_THREADS"] = n_threads
-            # Else two processes of one thread each might be tied to the same core.
+            # By default two processes of one thread each may share one core.
             settings["ENABLE_CPU_PINNING"] = False
         self.precision, self._outputs = precision, dict(outputs)
         self._names = list(dict.fromkeys([*outputs.values(), *more_outputs]))
@@ -93,14 +93,7 @@ class OpenVinoEngine:
 
 
 def require_bf16(capabilities: list[str]) -> None:
-    """Reject a processor without bfloat16.
-
-    Args:
-        capabilities: OpenVINO's list of what the processor is good at.
-
-    Raises:
-        ConfigError: If bfloat16 is not in it.
-    """
+    """Raise `ConfigError` if OpenVINO's list of capabilities lacks bfloat16."""
     if "BF16" not in capabilities:
         raise ConfigError(
             "precision bf16 needs a processor with AVX512_BF16 or AMX, this one has "

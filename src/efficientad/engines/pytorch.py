@@ -1,4 +1,4 @@
-"""The networks by PyTorch, on the CPU or on CUDA."""
+"""A detector's networks by PyTorch, on the CPU or on CUDA."""
 
 from typing import Literal
 

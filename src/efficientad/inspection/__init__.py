@@ -1,1 +1,1 @@
-"""Prediction: model files opened, pictures predicted, decisions changed."""
+"""Prediction: opening model files, predicting images, changing decisions."""

@@ -1,7 +1,7 @@
-"""Model files opened and written: the one door to a predictor."""
+"""Opening and writing of model files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from numpy.typing import NDArray
 
@@ -9,8 +9,13 @@ from efficientad.cores import usable_cores
 from efficientad.engines.engine import Engine, require_counts
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.names import DetectorEngine, Device, EngineChoice
+from efficientad.engines.native import NativeEngine
+from efficientad.engines.onnxruntime import OnnxRuntimeEngine
+from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
 from efficientad.inspection.predictor import Predictor
+from efficientad.kernels import layers
+from efficientad.kernels.native import warn_once
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
 
@@ -39,11 +44,11 @@ def load(
             layers, on the CPU; `native_bf16`, these with the 1 x 1 convolutions of the
             medium size in bf16, where the processor has such products; or `pytorch`.
             For an export: `onnxruntime` or `openvino`. `auto`: native on the CPU,
-            PyTorch elsewhere; an export by the engine it is made for. Where the native
+            PyTorch elsewhere; for an export, the engine it is made for. If the native
             layers cannot be built, PyTorch is used and a warning says so.
-        n_threads: Threads of one prediction, but by PyTorch. None: as many as there are
-            cores for one stream.
-        n_streams: Predictions at the same time that the engine shall be ready for.
+        n_threads: Threads of one prediction; no effect with PyTorch. None: the cores,
+            shared by the streams.
+        n_streams: Predictions at the same time that the engine is prepared for.
 
     Raises:
         ConfigError: If device, engine and file exclude each other, or a number is below
@@ -61,7 +66,7 @@ def load(
             f"engine {engine} runs exported files, got {path}; make one with "
             "`efficientad export`, or use engine auto, native or pytorch"
         )
-    return _detector(path, device, engine, n_threads, n_streams)
+    return _detector(path, device, engine, _of_one(n_threads, n_streams))
 
 
 def save(predictor: Predictor, path: Path | str) -> None:
@@ -69,7 +74,7 @@ def save(predictor: Predictor, path: Path | str) -> None:
 
     Raises:
         ConfigError: If the predictor runs an export, which is a file already.
-        StorageError: If the file cannot be written; what stood there stays.
+        StorageError: If the file cannot be written; the previous file stays.
     """
     if predictor.detector is None:
         raise ConfigError(
@@ -94,15 +99,12 @@ def detector_engine(
 
     Args:
         detector: Trained networks.
-        engine: As `load` takes it. With native layers that do not work here, a warning
-            says so and PyTorch is used.
+        engine: Name of the engine, as for `load`. If the native layers do not work
+            here, a warning says so and PyTorch is used.
         n_threads: Threads of one run of the native engine. None: as many as OpenMP
             takes.
     """
-    from efficientad.engines import native  # noqa: PLC0415 - needs torch
-    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - likewise
-    from efficientad.kernels import layers  # noqa: PLC0415 - likewise
-    from efficientad.kernels.native import warn_once  # noqa: PLC0415 - likewise
+    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
 
     arrays = native_arrays(detector)
     if engine == "pytorch" or arrays is None:
@@ -111,14 +113,12 @@ def detector_engine(
     if bf16 and detector.size == "medium" and not layers.has_bf16():
         warn_once("they do not work here", "products in bf16", "single precision")
         bf16 = False
-    return native.NativeEngine(arrays, detector.size, bf16=bf16, n_threads=n_threads)
+    return NativeEngine(arrays, detector.size, bf16=bf16, n_threads=n_threads)
 
 
 def native_arrays(detector: "Detector") -> dict[str, NDArray[Any]] | None:
-    """Return a detector's arrays for the native engine; None where it cannot run."""
+    """Return a detector's arrays for the native engine; None if it cannot run."""
     import torch  # noqa: PLC0415 - a detector has it
-
-    from efficientad.kernels import layers  # noqa: PLC0415 - builds them
 
     is_single = detector.teacher_mean.dtype == torch.float32
     if detector.device.type != "cpu" or not is_single or not layers.is_available():
@@ -127,11 +127,7 @@ def native_arrays(detector: "Detector") -> dict[str, NDArray[Any]] | None:
 
 
 def require_model_file(path: Path) -> None:
-    """Reject what is no model file by its name.
-
-    Raises:
-        ModelFileError: If there is no such file, or its ending is not one of a model.
-    """
+    """Raise `ModelFileError` if there is no file, or its name is not a model's."""
     if not path.is_file():
         raise ModelFileError(
             f"no model file at {path}: give a {DETECTOR_SUFFIX} file made by "
@@ -152,11 +148,7 @@ def require_model_file(path: Path) -> None:
 
 
 def require_detector_file(path: Path) -> None:
-    """Reject what cannot be exported.
-
-    Raises:
-        ModelFileError: As `require_model_file`, or if it is an export already.
-    """
+    """Raise `ModelFileError` if a file is no model, or an export already."""
     require_model_file(path)
     if path.suffix in EXPORT_SUFFIXES:
         raise ModelFileError(
@@ -166,11 +158,7 @@ def require_detector_file(path: Path) -> None:
 
 
 def _detector(
-    path: Path,
-    device: Device,
-    engine: DetectorEngine,
-    n_threads: int | None,
-    n_streams: int,
+    path: Path, device: Device, engine: DetectorEngine, n_threads: int | None
 ) -> Predictor:
     if engine in {"native", "native_bf16"}:
         if device == "cuda":
@@ -194,9 +182,7 @@ def _detector(
     detector, calibration, provenance = read_detector(path)
     detector.to(choose_device(device))
     return Predictor(
-        engine=detector_engine(
-            detector, engine, n_threads=_of_one(n_threads, n_streams)
-        ),
+        engine=detector_engine(detector, engine, n_threads=n_threads),
         calibration=calibration,
         provenance=provenance,
         size=detector.size,
@@ -211,26 +197,38 @@ def _exported(
     n_threads: int | None,
     n_streams: int,
 ) -> Predictor:
-    name = _export_engine(path, device, engine)
+    is_onnx = path.suffix == ONNX_SUFFIX
+    if engine == "auto":
+        engine = "onnxruntime" if is_onnx else "openvino"
+    if engine not in {"onnxruntime", "openvino"}:
+        raise ConfigError(
+            f"engine {engine} runs {DETECTOR_SUFFIX} files, got {path}; use engine "
+            "auto, onnxruntime or openvino"
+        )
+    if not is_onnx and engine != "openvino":
+        raise ConfigError(
+            f"{path} can be run by OpenVINO only, {engine} was asked for; export an "
+            f"{ONNX_SUFFIX} file"
+        )
+    if device == "cuda":
+        raise ConfigError(
+            f"engine {engine} runs on the CPU, device cuda was asked for; leave "
+            "--device at auto, or use the .ead file"
+        )
     require_utf8(path)
     metadata = export_metadata.read(path)
+    outputs, precision = metadata.outputs, metadata.precision
     chosen: Engine
-    if name == "onnxruntime":
-        from efficientad.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415
-
+    if engine == "onnxruntime":
+        n_threads = _of_one(n_threads, n_streams)
         chosen = OnnxRuntimeEngine(
-            path,
-            outputs=metadata.outputs,
-            precision=metadata.precision,
-            n_threads=_of_one(n_threads, n_streams),
+            path, outputs=outputs, precision=precision, n_threads=n_threads
         )
     else:
-        from efficientad.engines.openvino import OpenVinoEngine  # noqa: PLC0415
-
         chosen = OpenVinoEngine(
             path,
-            outputs=metadata.outputs,
-            precision=metadata.precision,
+            outputs=outputs,
+            precision=precision,
             n_threads=None if n_threads is None else n_threads * n_streams,
             n_streams=n_streams,
         )
@@ -247,33 +245,3 @@ def _of_one(n_threads: int | None, n_streams: int) -> int | None:
     if n_threads is None and n_streams > 1:
         return max(1, usable_cores() // n_streams)
     return n_threads
-
-
-def _export_engine(
-    path: Path, device: Device, engine: EngineChoice
-) -> Literal["onnxruntime", "openvino"]:
-    """Return the engine that runs an export.
-
-    Raises:
-        ConfigError: If device, engine and file exclude each other.
-    """
-    is_onnx = path.suffix == ONNX_SUFFIX
-    name = engine
-    if name == "auto":
-        name = "onnxruntime" if is_onnx else "openvino"
-    if name != "onnxruntime" and name != "openvino":  # noqa: PLR1714 - narrows the type
-        raise ConfigError(
-            f"engine {name} runs {DETECTOR_SUFFIX} files, got {path}; use engine auto, "
-            "onnxruntime or openvino"
-        )
-    if not is_onnx and name != "openvino":
-        raise ConfigError(
-            f"{path} can be run by OpenVINO only, {name} was asked for; export an "
-            f"{ONNX_SUFFIX} file"
-        )
-    if device == "cuda":
-        raise ConfigError(
-            f"engine {name} runs on the CPU, device cuda was asked for; leave --device "
-            "at auto, or use the .ead file"
-        )
-    return name

@@ -35,8 +35,9 @@ def prediction_panel(
     Args:
         image: The image that was predicted, at its own size.
         prediction: Its prediction.
-        defect_mask: Shape of the image; if given, its outline on the image is shown.
-        height: Height of each picture that is not very wide, pixels.
+        defect_mask: Annotated defect, with the shape of the image; its outline is
+            shown on the image. None: no annotation.
+        height: Height of each picture that is not very wide, in pixels.
 
     Raises:
         ImageError: If prediction or mask do not belong to an image of this size.
@@ -63,19 +64,20 @@ def prediction_tiles(
 ) -> list[Tile]:
     """Return the annotated defect, each named map and the combined map.
 
-    In the combined map, laid over the image, what exceeds the threshold is outlined.
+    The combined map is laid over the image; pixels above the threshold are outlined.
 
     Args:
         image: The image at the size at which the maps are drawn.
         prediction: Its prediction, at any size.
-        defect_mask: Shape of the image that was predicted. None: no such picture.
+        defect_mask: Annotated defect, with the shape of the predicted image. None: no
+            such picture.
 
     Raises:
         ImageError: If the mask has another shape.
     """
     height, width = image.shape[:2]
     low, high = color_scale(prediction.threshold)
-    tiles = []
+    tiles: list[Tile] = []
     if defect_mask is not None:
         if defect_mask.shape != (prediction.height, prediction.width):
             raise ImageError(

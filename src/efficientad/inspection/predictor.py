@@ -1,8 +1,7 @@
-"""The predictor: a picture in, a prediction out, by any engine.
+"""The predictor: a picture in, a prediction out, with any engine.
 
-A picture is read, resized to the networks' 256 x 256 pixels, and given to the engine.
-The raw grids of the engine become normalized maps, score and decision by the
-calibration, in this one place for all engines. No torch here.
+The calibration turns the raw grids of the engine into normalized maps, score and
+decision, in this one place for all engines. No torch here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ class Predictor:
     """
 
     engine: Engine
-    """What computes the raw maps."""
+    """Engine that computes the raw maps."""
 
     calibration: Calibration
     """Scales of maps and scores, and the threshold."""

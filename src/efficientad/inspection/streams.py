@@ -1,7 +1,7 @@
-"""Many images through one predictor: several at the same time, in the given order.
+"""Predictions of many images: several at the same time, in the given order.
 
-Images are taken from their source only as places become free, so a source of any length
-needs constant memory. They are taken in a thread of their own, so a result never waits
+Images are read from their source only as places become free, so a source of any length
+needs constant memory. They are read in a thread of their own, so a result never waits
 for the next image: a camera may wait for the decision before it moves on.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import Final, Literal, TypeVar, overload
 
 from efficientad.errors import ConfigError, ImageError
 from efficientad.images.rgb import ImageLike
@@ -22,7 +22,7 @@ from efficientad.method.decision import Prediction
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
-# A source that is being read can only be waited for: it may be a camera that gives an
+# A source that is being read cannot be interrupted: it may be a camera that gives an
 # image soon, or one that waits for an answer that will not come.
 _SECONDS_TO_END: Final = 1.0
 
@@ -67,13 +67,13 @@ def predictions(
     the decision, leave `batch_size` at 1: a batch is predicted when it is full, or the
     source at its end.
 
-    Closing the generator, or dropping it, ends its threads. A source that is being read
-    then is waited for, up to a second; what it gives is thrown away.
+    Closing the generator, or dropping it, ends its threads. If the source is being read
+    then, that is waited for, up to a second; the image is thrown away.
 
     Args:
         predictor: Model to predict with.
-        images: Of any sizes; may be endless. Read in a thread of their own, from the
-            first prediction that is asked for.
+        images: Images of any sizes, also endlessly many. They are read in a thread of
+            their own, from the first prediction that is asked for.
         n_streams: Predictions at the same time; more than one needs an engine that
             takes calls from several threads.
         batch_size: Images of one prediction.
@@ -81,9 +81,9 @@ def predictions(
             At most `n_streams + n_waiting` are read whose predictions the caller is not
             done with; with 1 and 0 an image is read when the next prediction is asked
             for, so a live camera's is not old.
-        gives_errors: Give an image that cannot be read or used as an `ImageError` in
-            its place, and go on. Otherwise it is raised and ends everything; images
-            that were read ahead are then lost.
+        gives_errors: Yield an `ImageError` in the place of an image that cannot be read
+            or used, and go on. Otherwise it is raised and ends everything; prefetched
+            images are then lost.
 
     Yields:
         One prediction an image, in the order of the images.
@@ -91,21 +91,46 @@ def predictions(
     Raises:
         ConfigError: If a number is too small, or the predictor takes one call at a
             time.
-        ImageError: If an image cannot be read or used, unless these are given; all
-            images before it were. So it is with what the source raises: all images it
-            gave are predicted and given before.
+        ImageError: If an image cannot be read or used, unless `gives_errors`. As with
+            an exception of the source, all images before it are predicted first.
     """
-    require_concurrent(predictor, n_streams)
+    require_streams(predictor, n_streams, n_waiting)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    batches = _batches(images, batch_size)
-    found = in_order(
+    batches = in_order(
         partial(_predicted, predictor),
-        batches,
+        _batches(images, batch_size),
         n_streams=n_streams,
         n_waiting=n_waiting,
     )
-    return _each(found, gives_errors=gives_errors)
+    return _each(batches, gives_errors=gives_errors)
+
+
+def require_streams(
+    predictor: Predictor, n_streams: int, n_waiting: int | None = None
+) -> None:
+    """Raise if an engine cannot run so many streams.
+
+    Args:
+        predictor: Model to predict with.
+        n_streams: Predictions at the same time.
+        n_waiting: Pieces of work prefetched. None: one a stream.
+
+    Raises:
+        ConfigError: If a number is too small, or the engine takes one call at a time.
+    """
+    if n_waiting is None:
+        n_waiting = n_streams
+    if n_streams < 1 or n_waiting < 0:
+        raise ConfigError(
+            "needed at least 1 stream and at least 0 waiting pieces, got "
+            f"{n_streams} and {n_waiting}"
+        )
+    if n_streams > 1 and not predictor.engine.is_concurrent:
+        raise ConfigError(
+            f"{n_streams} streams need an engine that takes several calls at once, "
+            "got one that does not; use 1 stream, or another engine"
+        )
 
 
 def in_order(
@@ -118,49 +143,19 @@ def in_order(
     """Apply a function to pieces of work in several threads.
 
     Args:
-        function: May be called from several threads at once where there are several.
-        pieces: Taken one by one, in a thread of their own.
+        function: Function that several threads may call at once if there are several.
+        pieces: Pieces of work, read one by one in a thread of their own.
         n_streams: Threads, at least 1.
-        n_waiting: Pieces taken ahead beside those being worked on, at least 0. None:
-            one a thread. A piece counts until the caller asks for the next result.
+        n_waiting: Pieces prefetched beside those being worked on, at least 0. None: one
+            a thread. A piece counts until the caller asks for the next result.
 
     Yields:
-        The results, in the order of the pieces, each as soon as it is done; what the
-        source raises comes after them.
-
-    Raises:
-        ConfigError: If a number is too small.
+        The results, in the order of the pieces, each as soon as it is done; an
+        exception of the source is raised after them.
     """
-    n_waiting = n_streams if n_waiting is None else n_waiting
-    if n_streams < 1 or n_waiting < 0:
-        raise ConfigError(
-            "needed at least 1 stream and at least 0 waiting pieces, got "
-            f"{n_streams} and {n_waiting}"
-        )
-    return _in_order(function, pieces, n_streams, n_streams + n_waiting)
-
-
-def require_concurrent(predictor: Predictor, n_streams: int) -> None:
-    """Reject several streams where the engine takes one call at a time.
-
-    Raises:
-        ConfigError: If that is asked for.
-    """
-    if n_streams > 1 and not predictor.engine.is_concurrent:
-        raise ConfigError(
-            f"{n_streams} streams need an engine that takes several calls at once, "
-            "got one that does not; use 1 stream, or another engine"
-        )
-
-
-def _in_order(
-    function: Callable[[Piece], Result],
-    pieces: Iterable[Piece],
-    n_streams: int,
-    n_places: int,
-) -> Generator[Result, None, None]:
     under_way: SimpleQueue[Future[Result] | None] = SimpleQueue()
-    places, is_closed = Semaphore(n_places), Event()
+    places = Semaphore(n_streams + (n_streams if n_waiting is None else n_waiting))
+    is_closed = Event()
     pool = ThreadPoolExecutor(n_streams)
 
     def feed() -> None:
@@ -171,7 +166,9 @@ def _in_order(
         except StopIteration:
             under_way.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-            under_way.put(_failed(error))
+            failed: Future[Result] = Future()
+            failed.set_exception(error)
+            under_way.put(failed)
 
     feeder = Thread(target=feed, name="feeder", daemon=True)
     feeder.start()
@@ -187,14 +184,8 @@ def _in_order(
         feeder.join(_SECONDS_TO_END)
 
 
-def _failed(error: BaseException) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future
-
-
 def _batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
-    """Part images into lists; those before an exception are given before it is."""
+    """Yield images in lists; those before an exception come before it."""
     source = iter(images)
     while True:
         batch: list[ImageLike] = []
@@ -211,7 +202,7 @@ def _batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]
 def _predicted(
     predictor: Predictor, batch: list[ImageLike]
 ) -> Sequence[Prediction | ImageError]:
-    """Predict a batch; where an image of it is at fault, each alone."""
+    """Return the predictions of a batch; if an image is at fault, each alone."""
     try:
         return predictor.predict_batch(batch)
     except ImageError as error:

@@ -1,11 +1,9 @@
 """From maps and scores to a decision, on the evidence of normal images alone.
 
-A `Calibration` holds what was measured on normal images that took no part in training:
-the scale of each raw map, and the image scores. From n such scores follows what can be
-promised: if a new normal image is like them, its score is the highest of n + 1 with
-probability 1 / (n + 1), and so on for every rank (split conformal prediction). Hence
-the p-value of a score and the threshold for a false-alarm budget. No defect image is
-needed.
+A `Calibration` is measured on normal images that took no part in training. If a new
+normal image is like these n, its score is the highest of n + 1 with probability
+1 / (n + 1), and so on for every rank (split conformal prediction). The p-value of a
+score and the threshold for a false-alarm budget follow. No defect image is needed.
 
 No torch here.
 """
@@ -65,8 +63,8 @@ class Calibration:
     def threshold(self) -> float:
         """Scores above it are called anomalous.
 
-        The lowest held-out score that keeps the budget; the highest one where there are
-        too few images for the budget.
+        It is the lowest held-out score that keeps the budget, or the highest one if
+        there are too few images for the budget.
         """
         if self.given_threshold is not None:
             return self.given_threshold
@@ -105,8 +103,7 @@ class Calibration:
             In (0, 1]; small means anomalous, and never below 1 / (n + 1).
 
         Raises:
-            ModelFileError: If the score is not finite: no comparison holds for what is
-                not a number, so it would pass as normal.
+            ModelFileError: If the score is not finite: a NaN would pass as normal.
         """
         if not math.isfinite(image_score):
             raise ModelFileError(
@@ -119,7 +116,7 @@ class Calibration:
 
 
 def _rank(n: int, budget: float) -> int:
-    """Return the rank of the threshold among n scores; n + 1 where none keeps it."""
+    """Return the rank of the threshold among n scores, n + 1 if none keeps it."""
     return math.ceil((n + 1) * (1 - budget) - 1e-9)
 
 

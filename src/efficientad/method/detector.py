@@ -7,8 +7,8 @@
 Where student and teacher differ, a patch is unlike all normal ones: the local map.
 Where student and autoencoder differ, the arrangement is: the global map.
 
-The detector gives raw maps. Their calibration, which holds for every engine that
-computes them, is in `decision`; `inspection.Predictor` joins both.
+The detector computes raw maps. Their calibration, the same for every engine, is in
+`decision`; `inspection.Predictor` joins both.
 """
 
 from typing import Final, NamedTuple

@@ -9,8 +9,8 @@ image score is taken on the grid.
 Where a scale has levels, each raw map is first divided by its own level, within the
 range of levels of normal images.
 
-Maps are known by their names only: a method with one map, or three, needs nothing else.
-No torch here: the same code follows every engine.
+Maps are known by their names: a method may have one map, or three. No torch here: the
+same code follows every engine.
 """
 
 import math
@@ -27,12 +27,12 @@ from efficientad.method.placement import place_map
 Grids = NDArray[np.float32]
 """Values of a map on the descriptor grid: (n, rows, columns)."""
 
-# The paper's, "Anomaly map normalization": quantiles and what they are sent to.
+# The paper's, "Anomaly map normalization": quantiles and their normalized values.
 LOW_QUANTILE, HIGH_QUANTILE = 0.9, 0.995
 LOW_TARGET, HIGH_TARGET = 0.0, 0.1
 
 SMALLEST_DISTANCE = 1e-6
-"""Smallest value of a raw map in its level, so that a zero does no harm."""
+"""Lower limit of raw values in a level, so that a zero does no harm."""
 
 
 @dataclass(frozen=True, slots=True)

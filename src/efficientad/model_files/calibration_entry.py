@@ -1,4 +1,4 @@
-"""The calibration as an entry of model files, of detectors and of exports."""
+"""The calibration as a JSON entry of detector files and exports."""
 
 from dataclasses import asdict
 from typing import Any, Final
@@ -6,12 +6,12 @@ from typing import Any, Final
 from efficientad.method.decision import Calibration
 from efficientad.method.maps import MapScale
 
-# Before the maps of a calibration had names, its scales had these.
+# Names of the scales in files that were written before the maps had names.
 _OLD_SCALES: Final = {"local": "local_quantiles", "global": "global_quantiles"}
 
 
 def calibration_entry(calibration: Calibration) -> dict[str, Any]:
-    """Return a calibration as JSON knows it."""
+    """Return a calibration as a JSON object."""
     return asdict(calibration)
 
 
@@ -19,7 +19,7 @@ def read_calibration(entry: Any) -> Calibration:
     """Return the calibration of an entry.
 
     Args:
-        entry: What JSON holds, not checked yet.
+        entry: Unchecked JSON value.
 
     Raises:
         KeyError, TypeError, ValueError: If the entry is incomplete or wrong.

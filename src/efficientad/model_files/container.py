@@ -25,13 +25,13 @@ _FORMAT, _VERSION, _CONTENT = "efficientad", "efficientad_version", "content"
 def write(
     path: Path, kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
 ) -> None:
-    """Write tensors and their description; the file is complete or not there.
+    """Write tensors and their description, atomically.
 
     Args:
-        path: Target. What stands there is replaced only when everything is written.
-        kind: What the file is.
-        tensors: On any device.
-        content: Anything JSON can say.
+        path: File to write.
+        kind: Kind of the file.
+        tensors: Tensors by name, on any device.
+        content: Description, a JSON object.
 
     Raises:
         StorageError: If the file cannot be written, for example on a full disk.
@@ -54,10 +54,7 @@ def write(
 
 
 def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file that `write` made.
-
-    Returns:
-        The tensors, on the CPU, and the description.
+    """Return the tensors, on the CPU, and the description of a file.
 
     Raises:
         ModelFileError: If the file is missing, truncated, foreign, of another kind or
@@ -101,7 +98,7 @@ def _require_kind(path: Path, kind: Kind, metadata: Mapping[str, str]) -> None:
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Give the tensors whose names begin so, by the rest of their names."""
+    """Return the tensors whose names have a prefix, by their names without it."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
@@ -110,7 +107,7 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimizer's state to named tensors."""
+    """Return the state of an optimizer as named tensors."""
     state = optimizer.state_dict()["state"]
     return {
         f"optimizer.{index}.{name}": torch.as_tensor(value)
@@ -122,9 +119,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Bring back what `optimizer_tensors` gave.
+    """Restore the state that `optimizer_tensors` returned.
 
-    In the memory layout of the parameters: a fused step on CUDA takes no other.
+    It gets the memory layout of the parameters: a fused step on CUDA takes no other.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -36,7 +36,7 @@ def write_detector(file: DetectorFile, path: Path) -> None:
     """Write a detector to one file, atomically.
 
     Raises:
-        StorageError: If the file cannot be written; what stood there stays.
+        StorageError: If the file cannot be written; the previous file stays.
     """
     detector, calibration, provenance = file
     entry = calibration_entry(calibration) | {"threshold": calibration.threshold}
@@ -50,7 +50,7 @@ def write_detector(file: DetectorFile, path: Path) -> None:
 
 
 def read_detector(path: Path) -> DetectorFile:
-    """Read a detector file; the networks are on the CPU, in evaluation mode.
+    """Return the content of a detector file; networks on the CPU, for evaluation.
 
     Raises:
         ModelFileError: If the file is missing, truncated, foreign or of another
@@ -74,36 +74,30 @@ def read_detector(path: Path) -> DetectorFile:
 
 
 def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
+    """Return a detector of the stored size, its networks as wide as their weights.
+
+    Raises:
+        KeyError, ValueError: If size, statistics or autoencoder are missing or wrong.
+        RuntimeError: If the weights are those of another size.
+    """
     size = content["size"]
     if size not in get_args(ModelSize):
         raise ConfigError(f"size {size!r}")
     blank = torch.zeros(len(tensors["teacher_mean"]))
-    student = _network(size, tensors, "student")
     n_global = len(tensors["autoencoder.describe.bias"])
+    n_layers = sum(isinstance(x, Conv) for x in PATCH_DESCRIPTION_NETWORKS[size])
+    networks = []
+    for name in ("teacher", "student"):
+        biases = [f"{name}.convolutions.{n_layers - n}.bias" for n in (2, 1)]
+        if not all(bias in tensors for bias in biases):
+            raise RuntimeError(f"needed {' and '.join(biases)}")
+        n_hidden, n_channels = (len(tensors[bias]) for bias in biases)
+        network = PatchDescriptionNetwork(size, n_channels, n_hidden=n_hidden)
+        networks.append(network)
+    teacher, student = networks
     if student.n_channels != len(blank) + n_global:
         raise ConfigError(f"{student.n_channels} channels of the student")
-    detector = Detector(
-        _network(size, tensors, "teacher"),
-        student,
-        Autoencoder(n_global),
-        ChannelStatistics(blank, blank.clone()),
-    )
+    statistics = ChannelStatistics(blank, blank.clone())
+    detector = Detector(teacher, student, Autoencoder(n_global), statistics)
     detector.load_state_dict(tensors)
     return detector.requires_grad_(requires_grad=False)
-
-
-def _network(
-    size: ModelSize, tensors: dict[str, Tensor], name: str
-) -> PatchDescriptionNetwork:
-    """Return a network as wide as its weights are.
-
-    Raises:
-        RuntimeError: If they are of another size, as PyTorch does.
-    """
-    layers = PATCH_DESCRIPTION_NETWORKS[size]
-    last = sum(isinstance(layer, Conv) for layer in layers) - 1
-    names = [f"{name}.convolutions.{index}.bias" for index in (last - 1, last)]
-    if not all(name in tensors for name in names):
-        raise RuntimeError(f"needed {' and '.join(names)}")
-    n_hidden, n_channels = (len(tensors[name]) for name in names)
-    return PatchDescriptionNetwork(size, n_channels, n_hidden=n_hidden)

@@ -1,4 +1,4 @@
-"""What travels beside an exported graph, and can change without a new export.
+"""Metadata of an exported graph, which can change without a new export.
 
 Threshold, held-out normal scores (the table of p-values), false-alarm budget, version
 and precision are one JSON text: in ONNX an entry of `metadata_props`, in OpenVINO's
@@ -36,14 +36,15 @@ ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"
 FORMAT_VERSION: Final = 3
 _NORMALIZED_FORMAT: Final = 2
-"""Graphs of this format give normalized grids, no raw ones."""
+"""Format of graphs with normalized grids, without raw ones."""
 KEY: Final = "efficientad"
 _TEXT_HASH: Final = "text_hash"
 
-
 # As Protocol Buffers number the fields of an ONNX model and of an entry of metadata.
 _METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
-_VARINT, _EIGHT_BYTES, _WITH_LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_VARINT, _WITH_LENGTH = 0, 2
+_N_BYTES: Final = {1: 8, 5: 4}
+"""Lengths of the other kinds of fields."""
 _MORE, _SEVEN_BITS = 0x80, 0x7F
 _VARINT_BITS: Final = 70
 """Ten bytes of seven bits: no number is longer."""
@@ -79,31 +80,26 @@ class Metadata:
 
 
 def read(path: Path) -> Metadata:
-    """Read what an exported file says about itself, after checking that it is whole.
+    """Return the metadata of an exported file after checking that it is whole.
 
     Raises:
         ModelFileError: If the file is missing, damaged, foreign or of another version.
     """
     text, rest = _split(path)
-    if text is None:
-        raise ModelFileError(
-            f"{path} is not an export of this package; make one with "
-            "`efficientad export`"
-        )
     try:
-        content: dict[str, Any] = json.loads(text)
+        content: dict[str, Any] = json.loads(text or "")
         version = content["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path} is not an export of this package; make one with "
             "`efficientad export`"
         ) from error
-    if version not in {_NORMALIZED_FORMAT, FORMAT_VERSION}:
+    if version not in (_NORMALIZED_FORMAT, FORMAT_VERSION):
         raise ModelFileError(
             f"{path} has export format {version}, this version reads "
             f"{FORMAT_VERSION}; export it again"
         )
-    # Files of the first versions of this format have no hash of the text.
+    # The first files of this format have no hash of the text.
     text_hash = content.pop(_TEXT_HASH, None)
     is_text_whole = text_hash is None or text_hash == _text_hash(content)
     if not is_text_whole or content.get("hash") != _hash(path, rest):
@@ -111,21 +107,36 @@ def read(path: Path) -> Metadata:
             f"{path} or the file of its weights is damaged (its hash is not the "
             "recorded one); copy or export it again"
         )
-    return _metadata(path, content)
+    try:
+        for name, choices in (("size", ModelSize), ("precision", Precision)):
+            if content[name] not in get_args(choices):
+                raise ConfigError(f"{name} {content[name]!r}")
+        return Metadata(
+            size=content["size"],
+            precision=content["precision"],
+            calibration=read_calibration(content["calibration"]),
+            provenance=dict(content["provenance"]),
+            format=version,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} does not hold a complete calibration (bad entry: {error}); "
+            "export it again"
+        ) from error
 
 
 def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None:
-    """Give an exported file other metadata; the graph stays to the byte.
+    """Write an exported file with other metadata; the graph stays to the byte.
 
     Args:
-        path: A model of ONNX or OpenVINO's.
-        metadata: What it shall say.
-        output: The file to write; for OpenVINO its `.bin` is copied as well. None: the
-            same.
+        path: A model of ONNX or OpenVINO.
+        metadata: New metadata.
+        output: File to write; for OpenVINO its `.bin` is copied as well. None: the
+            model itself.
 
     Raises:
         ModelFileError: If the file is damaged or foreign.
-        StorageError: If it cannot be written; what stood there stays.
+        StorageError: If it cannot be written; the previous file stays.
     """
     output = output or path
     _, rest = _split(path)
@@ -141,8 +152,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "hash": _hash(path, rest),
     }
     content[_TEXT_HASH] = _text_hash(content)
-    text = json.dumps(content, allow_nan=False)
-    written = _joined(path, text, rest)
+    written = _joined(path, json.dumps(content, allow_nan=False), rest)
     if output.resolve() == path.resolve():
         write_atomically(output, written)
         return
@@ -153,8 +163,17 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
             (folder / _weights_of(output).name).write_bytes(weights)
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return all files of an exported model, the one that is opened last."""
+    return (_weights_of(path), path) if path.suffix == OPENVINO_SUFFIX else (path,)
+
+
+def _weights_of(path: Path) -> Path:
+    return path.with_suffix(".bin")
+
+
 def _readable(value: Any) -> Any:
-    """Spell out what of a name is no UTF-8, which not every reader of JSON takes."""
+    """Return JSON with names in UTF-8, as strict readers need it."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -164,54 +183,17 @@ def _readable(value: Any) -> Any:
     return value
 
 
-def files_of(path: Path) -> tuple[Path, ...]:
-    """Give all files of an exported model, the one it is called by last."""
-    return (_weights_of(path), path) if path.suffix == OPENVINO_SUFFIX else (path,)
-
-
-def _weights_of(path: Path) -> Path:
-    return path.with_suffix(".bin")
-
-
-def _metadata(path: Path, content: dict[str, Any]) -> Metadata:
-    try:
-        return Metadata(
-            size=_size(content["size"]),
-            precision=_precision(content["precision"]),
-            calibration=read_calibration(content["calibration"]),
-            provenance=dict(content["provenance"]),
-            format=content["format"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} does not hold a complete calibration (bad entry: {error}); "
-            "export it again"
-        ) from error
-
-
-def _size(name: Any) -> ModelSize:
-    if name not in get_args(ModelSize):
-        raise ConfigError(f"size {name!r}")
-    size: ModelSize = name
-    return size
-
-
-def _precision(name: Any) -> Precision:
-    if name not in get_args(Precision):
-        raise ConfigError(f"precision {name!r}")
-    precision: Precision = name
-    return precision
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        remedy = "check path and permissions"
+        if path.suffix == ".bin":
+            remedy = (
+                "an OpenVINO export is two files, .xml and .bin, that stay together"
+            )
         raise ModelFileError(
-            f"cannot read {path} ({error.strerror}); an export in OpenVINO's format is "
-            "two files, .xml and .bin, that stay together"
-            if path.suffix == ".bin"
-            else f"cannot read {path} ({error.strerror}); check path and permissions"
+            f"cannot read {path} ({error.strerror}); {remedy}"
         ) from error
 
 
@@ -228,7 +210,7 @@ def _hash(path: Path, rest: bytes) -> str:
 
 
 def _split(path: Path) -> tuple[str | None, bytes]:
-    """Part a file into our text, where it has one, and all the rest."""
+    """Return our text, or None, and the rest of a file."""
     content = _read(path)
     if path.suffix == OPENVINO_SUFFIX:
         before, opened, behind = content.partition(_OPEN)
@@ -236,21 +218,20 @@ def _split(path: Path) -> tuple[str | None, bytes]:
         if not opened or not closed or _RT_INFO_END not in behind:
             return None, content
         return html.unescape(text.decode(errors="replace")), before + behind
-    text_found, kept = None, []
+    found, rest = None, []
     try:
-        for number, start, value_start, end in _fields(content):
+        for number, whole, value in _fields(memoryview(content)):
             if number != _METADATA_PROPS:
-                kept.append(content[start:end])
+                rest.append(whole)
                 continue
-            entry = content[value_start:end]
-            parts = {n: entry[v:e].decode() for n, _, v, e in _fields(entry)}
-            if parts.get(_ENTRY_KEY) == KEY:
-                text_found = parts.get(_ENTRY_VALUE, "")
+            entry = {n: str(v, "utf-8") for n, _, v in _fields(value)}
+            if entry.get(_ENTRY_KEY) == KEY:
+                found = entry.get(_ENTRY_VALUE)
     except (IndexError, ValueError) as error:
         raise ModelFileError(
             f"{path} is not an ONNX file that can be read; export it again"
         ) from error
-    return text_found, b"".join(kept)
+    return found, b"".join(rest)
 
 
 def _joined(path: Path, text: str, rest: bytes) -> bytes:
@@ -263,33 +244,33 @@ def _joined(path: Path, text: str, rest: bytes) -> bytes:
             )
         ours = _OPEN + html.escape(text).encode() + _CLOSE
         return before + ours + end + behind
-    entry = _with_length(_ENTRY_KEY, KEY.encode())
-    entry += _with_length(_ENTRY_VALUE, text.encode())
-    return rest + _with_length(_METADATA_PROPS, entry)
+    key, value = _field(_ENTRY_KEY, KEY.encode()), _field(_ENTRY_VALUE, text.encode())
+    return rest + _field(_METADATA_PROPS, key + value)
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Number, start, start of the value and end of each field of a message."""
+def _fields(content: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Yield number, all bytes and value of each field of a Protocol Buffers message."""
     position = 0
     while position < len(content):
         start = position
-        tag, position = _varint(content, position)
-        kind, value_start = tag & 7, position
+        tag, value_start = _varint(content, position)
+        kind = tag & 7
         if kind == _VARINT:
-            _, position = _varint(content, position)
+            _, position = _varint(content, value_start)
         elif kind == _WITH_LENGTH:
-            length, value_start = _varint(content, position)
+            length, value_start = _varint(content, value_start)
             position = value_start + length
-        elif kind in {_EIGHT_BYTES, _FOUR_BYTES}:
-            position += 8 if kind == _EIGHT_BYTES else 4
+        elif kind in _N_BYTES:
+            position = value_start + _N_BYTES[kind]
         else:
             raise ValueError(f"field of kind {kind}")
         if position > len(content):
             raise ValueError("truncated field")
-        yield tag >> 3, start, value_start, position
+        yield tag >> 3, content[start:position], content[value_start:position]
 
 
-def _varint(content: bytes, position: int) -> tuple[int, int]:
+def _varint(content: bytes | memoryview, position: int) -> tuple[int, int]:
+    """Return a number and the position behind it."""
     value = 0
     for shift in range(0, _VARINT_BITS, 7):
         byte = content[position]
@@ -300,10 +281,10 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
     raise ValueError(f"a number of more than {_VARINT_BITS} bits")
 
 
-def _with_length(number: int, value: bytes) -> bytes:
-    encoded, length = bytearray(), len(value)
+def _field(number: int, value: bytes) -> bytes:
+    """Return a field that holds bytes."""
+    head, length = bytearray([number << 3 | _WITH_LENGTH]), len(value)
     while length > _SEVEN_BITS:
-        encoded.append(length & _SEVEN_BITS | _MORE)
+        head.append(length & _SEVEN_BITS | _MORE)
         length >>= 7
-    encoded.append(length)
-    return bytes([number << 3 | _WITH_LENGTH]) + bytes(encoded) + value
+    return bytes([*head, length]) + value

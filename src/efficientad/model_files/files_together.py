@@ -1,6 +1,6 @@
-"""Files that are of use only together: all are replaced, or none.
+"""Writing of files that belong together: all are replaced, or none.
 
-A model of OpenVINO is two, `.xml` and `.bin`; one of them beside the other's
+A model of OpenVINO is two files, `.xml` and `.bin`; one of them beside the other's
 predecessor would be no model at all.
 """
 
@@ -15,16 +15,16 @@ from efficientad.storage import require_no_device, storage_errors
 
 @contextmanager
 def files_together(targets: Sequence[Path]) -> Iterator[Path]:
-    """Give a folder to write files to, and move them into place when the block is done.
+    """Yield a folder to write files to, and move them into place at the end.
 
-    Errors of the block are its own: not all of them are of writing.
+    The block raises its own errors: not all of them are about writing.
 
     Args:
-        targets: The files, all in one folder, which is made if it is not there. They
-            are written under the same names. Where all are links, the links stay.
+        targets: Files in one folder, which is made if needed. The block writes them
+            under the same names. If all are links, the files behind them are replaced.
 
     Raises:
-        StorageError: If one cannot be moved; what stood there stays.
+        StorageError: If one cannot be moved; the previous files stay.
     """
     for target in targets:
         require_no_device(target)
@@ -38,32 +38,29 @@ def files_together(targets: Sequence[Path]) -> Iterator[Path]:
     with aside as name:
         folder = Path(name)
         yield folder
-        written = [folder / target.name for target in targets]
         with storage_errors(*targets):
-            _move(folder, written, places)
+            _move([folder / target.name for target in targets], places)
 
 
-def _move(folder: Path, written: Sequence[Path], places: Sequence[Path]) -> None:
+def _move(written: Sequence[Path], places: Sequence[Path]) -> None:
     *others, (new_last, last) = zip(written, places, strict=True)
-    kept = folder / "kept"
-    kept.mkdir()
-    with ExitStack() as undo:  # also when Ctrl-C comes in between
+    with ExitStack() as undo:  # also after Ctrl-C
         for new, place in others:
-            undo.callback(_put_back, place, kept / new.name, new)
+            previous = new.with_name(f"{new.name}.previous")
+            undo.callback(_put_back, place, previous, new)
             if place.is_file():
-                place.replace(kept / new.name)
+                place.replace(previous)
             new.replace(place)
         try:
             new_last.replace(last)
         finally:
-            # A move that fails leaves what stood there.
-            if not new_last.exists():
+            if not new_last.exists():  # it was moved
                 undo.pop_all()
 
 
-def _put_back(target: Path, kept: Path, new: Path) -> None:
+def _put_back(place: Path, previous: Path, new: Path) -> None:
     """Undo an exchange, however far it came."""
-    if os.path.lexists(kept):
-        kept.replace(target)
+    if os.path.lexists(previous):
+        previous.replace(place)
     elif not new.exists():
-        target.unlink()
+        place.unlink()

@@ -1,7 +1,7 @@
-"""Calibration: scales of maps and scores, measured on normal images.
+"""Calibration: scales of maps and scores, measured on normal images by any engine.
 
 The images must not have been used for training: on those the student is too good, and
-every later map would look anomalous. Any engine does; no torch here.
+every later map would look anomalous. No torch here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -51,8 +51,8 @@ def calibrate(
 
     Args:
         predictor: Trained model; its networks stay.
-        images: Folder of normal images, or images, none of them trained on. Copies of
-            an image count once.
+        images: Normal images or their folder, none of them trained on. Copies of an
+            image count once.
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
         threshold: Decision threshold set by hand. None: derived from the images.
 

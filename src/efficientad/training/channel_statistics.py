@@ -17,11 +17,11 @@ _BATCH_SIZE = 4
 
 
 def batches(pixels: Pixels, device: torch.device) -> Iterator[Tensor]:
-    """Give normalized images in small batches, in order.
+    """Yield normalized images in small batches, in order.
 
     Args:
-        pixels: (n, 256, 256, 3), RGB.
-        device: Where the images are needed.
+        pixels: RGB images, (n, 256, 256, 3).
+        device: Device of the batches.
     """
     for start in range(0, len(pixels), _BATCH_SIZE):
         batch = torch.from_numpy(pixels[start : start + _BATCH_SIZE])
@@ -35,15 +35,16 @@ def channel_statistics(
     device: torch.device,
     on_descriptors: Callable[[int, Tensor], None] | None = None,
 ) -> ChannelStatistics:
-    """Measure the teacher's channels over the training images in one pass.
+    """Return the statistics of the teacher's channels over the training images.
 
-    Batch by batch, so memory is constant.
+    It takes one pass in batches, so memory is constant.
 
     Args:
         teacher: Frozen network on `device`.
         pixels: Training images, (n, 256, 256, 3).
-        device: Where to compute.
-        on_descriptors: Gets the index of a batch's first image and its raw descriptors.
+        device: Device of the computation.
+        on_descriptors: Function that is called for each batch with the index of its
+            first image and its raw descriptors.
     """
     n_images = 0
     moments = ChannelMoments()
