@@ -51,7 +51,7 @@ class Canvas:
 
     Args:
         background: The surface before the first paint; it is copied.
-        pose: Where the part lies.
+        pose: Position and turn of the part.
     """
 
     def __init__(self, background: Surface, pose: Pose) -> None:

@@ -88,7 +88,7 @@ def paint(part: Part, pose: Pose, size: int, grain: Field) -> Surface:
 
     Args:
         part: The part.
-        pose: Where it lies.
+        pose: Position and turn of the part.
         size: Width and height of the image, pixels.
         grain: Grain of the plate, from `brushed_grain`.
     """

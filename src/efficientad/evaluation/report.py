@@ -83,7 +83,7 @@ class Report:
     highest_normal: Sequence[Case] = ()
     """The normal images with the highest scores, highest first."""
     calibration: str | None = None
-    """What the threshold guarantees, in a sentence without its full stop."""
+    """Sentence about what the threshold guarantees, without a full stop."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """Settings and provenance of the model."""
     made_on: date | None = None

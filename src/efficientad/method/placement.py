@@ -1,14 +1,14 @@
-"""Where a grid of descriptors lies on the image.
+"""The position of a grid of descriptors on the image.
 
 Descriptor (i, j) sees input rows 4i to 4i + 32, so it is drawn at their centre, 4i + 16
-of 256. Between centres a map is interpolated linearly; outside the outermost centres,
-16 pixels from the border, the border cell's value is extended. Nothing is ever padded
-with zeros, which would call every border normal.
+of 256. A map is interpolated linearly between the centres. The value of a border cell
+extends from its centre, 16 pixels from the border, to the border: padding with zeros
+would call every border normal.
 
-Everything is one matrix per axis, from the grid straight to any image size: the image
-is resized to 256 x 256 for the networks, and its map goes back to its own pixels.
+One matrix per axis interpolates the grid at any image size, so the map of an image that
+was resized to 256 x 256 for the networks has the image's own pixels.
 
-No torch here: the same matrices serve NumPy, PyTorch and exported graphs.
+NumPy, PyTorch and exported graphs use the same matrices. Needs no torch.
 """
 
 import functools
@@ -24,14 +24,14 @@ GRID_CELLS = (INPUT_SIZE - 2 * FIRST_CENTRE - 1) // CELL_STRIDE + 1
 
 
 _BLOCK_PIXELS = 2**16
-"""Of a map drawn at a time, so that its parts stay in the cache."""
+"""Pixels of a map that are drawn at a time, few enough for the processor's cache."""
 
 
 @functools.lru_cache(maxsize=32)
 def _cells_and_shares(
     n_pixels: int, n_cells: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Where each pixel of an axis lies: behind which cell, and how far to the next."""
+    """Return the cell before each pixel of an axis, and the share to the next cell."""
     # Pixel centres, from the image's own pixels to the network input's.
     in_input = (np.arange(n_pixels) + 0.5) * (INPUT_SIZE / n_pixels) - 0.5
     cell = np.clip((in_input - FIRST_CENTRE) / CELL_STRIDE, 0, n_cells - 1)
@@ -41,7 +41,7 @@ def _cells_and_shares(
 
 @functools.lru_cache(maxsize=32)
 def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.float32]:
-    """Give the matrix that interpolates one axis of a grid to an image's pixels.
+    """Return the matrix that interpolates one axis of a grid to an image's pixels.
 
     Args:
         n_pixels: Length of the axis in the image's own pixels, at least 1.
@@ -66,8 +66,8 @@ def place_map(
 
     Args:
         grid: (cells, cells), one value per descriptor.
-        height: Of the image in pixels.
-        width: Of the image in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Returns:
         (height, width), float32.
@@ -79,8 +79,8 @@ def place_map(
 def _interpolated(lines: NDArray[np.float32], n_pixels: int) -> NDArray[np.float32]:
     """Interpolate between lines, (cells, length), to (n_pixels, length).
 
-    Not by a product with the matrix: the threads of NumPy's BLAS go on turning for some
-    50 ms after one, on the cores that the next image needs.
+    A product with the matrix would be slower: the threads of NumPy's BLAS keep running
+    for about 50 ms after it, on the cores that the next image needs.
     """
     n_cells, length = lines.shape
     left, share = _cells_and_shares(n_pixels, n_cells)
