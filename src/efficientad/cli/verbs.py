@@ -117,7 +117,7 @@ def predict(
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
             on a GPU, and for an exported file the engine that it was made for.
             native_bf16: faster for the medium size, but rounded.
-        streams: Images predicted at the same time, above 1 only for exported files.
+        streams: Images predicted at the same time. pytorch takes only one.
     """
     from efficientad.inspection.files import predict as predict_files
     from efficientad.inspection.opening import load
