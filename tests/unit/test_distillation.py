@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from efficientad.cli import main as cli
 from efficientad.cli.environment import commit, machine
 from efficientad.cli.interruption import held_back_interrupt
+from efficientad.distillation import data as distillation_data
 from efficientad.distillation import distill as distillation
 from efficientad.distillation import run as distillation_run
 from efficientad.distillation.batch_norm import NormalizedNetwork
@@ -118,7 +119,7 @@ def lines_of(output):
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def test_the_teacher_learns_and_the_log_tells(distilled):
+def test_the_teacher_learns_and_the_log_shows_it(distilled):
     explained, output = distilled
     lines = lines_of(output)
 
@@ -166,7 +167,7 @@ def test_explained_variance_equals_its_definition(distilled, images, config):
     assert not np.array(explained.per_channel)[~changes].any()
 
 
-def test_a_teacher_file_says_how_it_came_to_be(distilled, resnet18):
+def test_a_teacher_file_has_its_provenance(distilled, resnet18):
     explained, output = distilled
 
     teacher = open_teacher("small", output)
@@ -231,7 +232,7 @@ def test_a_checkpoint_of_other_settings_is_refused(images, short, interrupted):
     assert checkpoint.read_bytes() == before
 
 
-def test_a_checkpoint_agrees_on_whether_features_are_kept(
+def test_a_checkpoint_with_a_feature_cache_needs_one(
     images, short, interrupted, tmp_path
 ):
     """Its folder is free; whether there is one changes the grayscale draws."""
@@ -239,7 +240,7 @@ def test_a_checkpoint_agrees_on_whether_features_are_kept(
     with pytest.raises(ModelFileError, match="is a checkpoint of other settings"):
         distillation.distill(images, kept, output=interrupted)
 
-    output = tmp_path / "kept.safetensors"
+    output = tmp_path / "cached.safetensors"
     distillation.distill(images, kept, output=output)
     moved = replace(kept, feature_cache=tmp_path / "elsewhere")
     distillation.distill(images, moved, output=output)
@@ -257,7 +258,7 @@ def test_a_checkpoint_of_other_images_is_refused(images, short, interrupted, tmp
         distillation.distill(others, replace(short, resume=True), output=interrupted)
 
 
-def test_kept_features_teach_as_computed_ones_do(images, config, tmp_path):
+def test_cached_features_teach_as_computed_ones_do(images, config, tmp_path):
     """But for their half precision; in colour, where both draw alike."""
     few = replace(config, steps=2, batch_size=2, snapshots=(), grayscale_share=0.0)
     kept = replace(few, feature_cache=tmp_path / "features")
@@ -290,7 +291,7 @@ def test_the_papers_preset_takes_whole_images(images, config, tmp_path, monkeypa
     assert seen[:2] == [(False, (1, 3, 64, 64), True)] * 2
 
 
-def test_kept_principal_components_are_those_of_one_basis(images, config):
+def test_the_fingerprint_of_a_cache_names_the_principal_components(images, config):
     """It is fitted on the last images, so more images are another one."""
 
     def opened(reduction, n_images):
@@ -359,7 +360,7 @@ def test_cached_principal_components_stay_what_they_were(
             )
 
 
-def test_what_is_finished_stays_to_the_byte(images, short, tmp_path, caplog):
+def test_a_finished_teacher_stays_to_the_byte(images, short, tmp_path, caplog):
     caplog.set_level(logging.INFO, "efficientad")
     output = tmp_path / "teacher.safetensors"
     explained = distillation.distill(images, short, output=output)
@@ -382,7 +383,7 @@ def test_what_is_finished_stays_to_the_byte(images, short, tmp_path, caplog):
     assert all(torch.equal(v, tensors[k]) for k, v in load_file(output).items())
 
 
-def test_an_earlier_teacher_does_not_pass_for_the_finished_one(images, short, tmp_path):
+def test_an_earlier_teacher_is_not_taken_for_the_finished_one(images, short, tmp_path):
     output = tmp_path / "teacher.safetensors"
     distillation.distill(images, replace(short, steps=1), output=output)
     earlier = output.read_bytes()
@@ -400,7 +401,7 @@ def test_an_earlier_teacher_does_not_pass_for_the_finished_one(images, short, tm
     assert all(torch.equal(v, made[k]) for k, v in load_file(output).items())
 
 
-def test_losses_and_waits_of_all_sittings_are_logged(
+def test_losses_and_waits_before_an_interrupt_are_logged(
     images, short, interrupted, monkeypatch
 ):
     checkpoint = interrupted.with_name(f"{interrupted.name}.checkpoint")
@@ -557,15 +558,15 @@ class _Positions(torch.nn.Module):
 def positions(images, config, monkeypatch):
     """Images whose pixels tell where they are, as their features do."""
     in_color = replace(config, grayscale_share=0.0)
-    material = DistillationData(open_images(images), in_color, torch.device("cpu"))
-    monkeypatch.setattr(material, "features", _Positions())
+    data = DistillationData(open_images(images), in_color, torch.device("cpu"))
+    monkeypatch.setattr(data, "features", _Positions())
     unchanged = torch.zeros(384, 1, 1), torch.ones(384, 1, 1)
-    monkeypatch.setattr(material, "_statistics", unchanged)
+    monkeypatch.setattr(data, "_statistics", unchanged)
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[..., 0] = np.arange(64)[:, None]
     pixels[..., 1] = np.arange(64)
-    monkeypatch.setattr(material, "_read", lambda _: Picture(pixels, None))
-    return material
+    monkeypatch.setattr(data, "_read", lambda _: Picture(pixels, None))
+    return data
 
 
 def test_a_window_and_its_features_are_at_one_place(positions):
@@ -630,8 +631,23 @@ def test_a_non_finite_loss_keeps_the_checkpoint(images, config, tmp_path, monkey
     _, content = tensor_file.read(checkpoint, "checkpoint")
     assert content["steps"] == 2
     assert "with a lower --learning-rate and another --output" in str(raised.value)
-    assert str(raised.value).endswith(f"; the last checkpoint, {checkpoint}, is kept")
+    assert str(raised.value).endswith(f"; the last checkpoint, {checkpoint}, stays")
     assert not output.exists()
+
+
+@pytest.mark.parametrize(("n_bytes", "n_reads"), [(2**30, 1), (0, 3)])
+def test_decoded_images_are_cached_within_their_memory(
+    images, short, monkeypatch, n_bytes, n_reads
+):
+    monkeypatch.setattr(distillation_data, "CACHED_PIXELS_BYTES", n_bytes)
+    data = DistillationData(open_images(images), short, torch.device("cpu"))
+    read, rows = data._read, []
+    monkeypatch.setattr(data, "_read", lambda row: (rows.append(row), read(row))[1])
+
+    pictures = [data._fixed_picture(5).pixels for _ in range(3)]
+
+    assert rows == [5] * n_reads
+    np.testing.assert_array_equal(pictures, [pictures[0]] * 3)
 
 
 @pytest.fixture
@@ -648,7 +664,7 @@ def with_a_broken_one(images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_a_broken_image_is_told_once_and_ends_nothing(
+def test_a_broken_image_is_logged_once_and_ends_nothing(
     with_a_broken_one, short, tmp_path, caplog, keeps
 ):
     caplog.set_level(logging.INFO, "efficientad")
@@ -663,33 +679,33 @@ def test_a_broken_image_is_told_once_and_ends_nothing(
 
         distillation.distill(folder, settings, output=output)
 
-        told = caplog.text
+        logged = caplog.text
         caplog.clear()
-        assert told.count("left out: ") == 1
-        assert f"{number:02}.png cannot be decoded" in told
+        assert logged.count("left out: ") == 1
+        assert f"{number:02}.png cannot be decoded" in logged
         provenance = open_teacher("small", output).provenance
         assert provenance["n_unreadable_images"] == 1
         assert provenance["n_images"] == N_IMAGES
 
 
-def test_no_held_out_image_stands_for_a_broken_one_of_the_training(
+def test_no_held_out_image_replaces_a_broken_training_image(
     with_a_broken_one, images, short
 ):
     numbers = np.random.default_rng(short.seed).permutation(N_IMAGES)
     folder = with_a_broken_one(f"{numbers[N_HELD_OUT]:02}.png")
-    material, sound = (
+    data, sound = (
         DistillationData(open_images(place), short, torch.device("cpu"))
         for place in (folder, images)
     )
 
-    stands_for_it = material._read(N_HELD_OUT).pixels
+    replacement = data._read(N_HELD_OUT).pixels
 
     # Not the held-out image before it.
     expected = sound._read(N_HELD_OUT + 1).pixels
-    np.testing.assert_array_equal(stands_for_it, expected)
+    np.testing.assert_array_equal(replacement, expected)
 
 
-def test_an_unfinished_distillation_is_not_begun_anew_unasked(
+def test_an_unfinished_distillation_is_not_overwritten(
     interrupted, images, short, caplog
 ):
     caplog.set_level(logging.INFO, "efficientad")
@@ -725,7 +741,7 @@ def test_bfloat16_is_near_single_precision(images, short, tmp_path, preset):
     assert rounded == pytest.approx(exact, rel=0.05, abs=0.05)
 
 
-def test_kept_features_of_another_precision_are_refused(images, short, tmp_path):
+def test_cached_features_of_another_precision_are_refused(images, short, tmp_path):
     settings = replace(short, steps=1, feature_cache=tmp_path / "features")
     distillation.distill(images, settings, output=tmp_path / "a.safetensors")
 

@@ -309,7 +309,7 @@ def test_resnet_stages_equal_their_definition(name, kind, n_blocks, width):
         ("wide_resnet50_2", "bottleneck", (3, 4, 6), 128),
     ],
 )
-def test_the_other_resnets_are_told_by_their_weights(name, kind, n_blocks, width):
+def test_the_other_resnets_are_known_by_their_weights(name, kind, n_blocks, width):
     weights = resnet_weights(kind, n_blocks, width, EqualWeights)
     network = resnet(
         Weights(Path("file.pth"), weights, {}), stride_in_first_convolution=False
@@ -318,7 +318,7 @@ def test_the_other_resnets_are_told_by_their_weights(name, kind, n_blocks, width
 
 
 @torch.no_grad()
-def test_where_a_bottleneck_strides_is_told_by_metadata_or_option(tmp_path):
+def test_metadata_or_option_decide_where_a_bottleneck_strides(tmp_path):
     weights = resnet_weights("bottleneck", (3, 4, 6))
     plain, described = tmp_path / "plain.safetensors", tmp_path / "v1.safetensors"
     save_file(dict(weights), plain)

@@ -87,7 +87,7 @@ class DistillConfig:
     """Folder for source features (3 MiB an image). None: computed every time."""
 
     device: Device = "auto"
-    """Where the networks run. `auto` takes CUDA where there is one."""
+    """Device of the networks. `auto` takes CUDA where there is one."""
 
     mixed_precision: bool = False
     """Use bfloat16 for the convolutions. Only a gain where the hardware has it."""

@@ -316,8 +316,9 @@ class DistillationData:
         def read(number: int) -> list[Picture]:
             return [self._fixed_picture(row) for row in parts[number]]
 
-        with closing(Prefetcher(read, 0, len(parts))) as ahead:
-            yield from _with_progress((ahead.take() for _ in parts), len(rows), task)
+        with closing(Prefetcher(read, 0, len(parts))) as prefetcher:
+            batches = (prefetcher.take() for _ in parts)
+            yield from _with_progress(batches, len(rows), task)
 
     def _parts(self, rows: range) -> list[range]:
         """Return the rows that go through the source network together."""

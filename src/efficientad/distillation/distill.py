@@ -147,8 +147,8 @@ def _take_steps(
     minutes = run.config.minutes
 
     def remedy() -> str:
-        kept = f"; the last checkpoint, {checkpoint}, is kept" * checkpoint.exists()
-        return f"start again with a lower --learning-rate and another --output{kept}"
+        rest = f"; the last checkpoint, {checkpoint}, stays" * checkpoint.exists()
+        return f"start again with a lower --learning-rate and another --output{rest}"
 
     def after_step(loss: float, must_save: bool) -> None:  # noqa: FBT001
         number = run.n_steps_done

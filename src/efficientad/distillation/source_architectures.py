@@ -126,7 +126,7 @@ def resnet(weights: Weights, *, stride_in_first_convolution: bool) -> SourceNetw
             names = [(f"{at}conv{j}", f"{at}bn{j}") for j in numbers]
             shortcut = (f"{at}downsample.0", f"{at}downsample.1")
             stride = 2 if i == 0 and layers else 1
-            blocks.append(builder.residual_block(names, shortcut, stride, stride_at))
+            blocks.append(builder.block(names, stride, stride_at, shortcut))
         layers.append((nn.Sequential(*blocks), builder.n_channels))
     (first, _), (second, n_fine), (third, n_coarse) = layers
     pooled = nn.Sequential(stem, nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
@@ -159,17 +159,17 @@ def inverted_residual_network(weights: Weights) -> SourceNetwork:
     stem = [builder.convolution(stem_names, stride=2), nn.ReLU6()]
     if is_efficientnet:
         stem.insert(0, _efficientnet_normalization())
-    blocks = iter(all_names)
-    parts = []
-    for stride, (_, n) in zip(_STAGE_STRIDES, stages, strict=True):
-        strides = [stride] + [1] * (n - 1)
-        parts.append(
-            [builder.inverted_block(next(blocks), stride) for stride in strides]
-        )
-    fine, coarse = (
-        nn.Sequential(*(block for part in some for block in part))
-        for some in (parts[:_N_FINE_STAGES], parts[_N_FINE_STAGES:])
-    )
+    strides = [
+        stride if i == 0 else 1
+        for stride, (_, n) in zip(_STAGE_STRIDES, stages, strict=True)
+        for i in range(n)
+    ]
+    blocks = [
+        builder.block(own, stride, len(own) - 2)
+        for own, stride in zip(all_names, strides, strict=False)
+    ]
+    n_fine = sum(n for _, n in stages[:_N_FINE_STAGES])
+    fine, coarse = nn.Sequential(*blocks[:n_fine]), nn.Sequential(*blocks[n_fine:])
     channels = stages[_N_FINE_STAGES - 1][0], stages[-1][0]
     return SourceNetwork(name, nn.Sequential(*stem), fine, coarse, channels)
 
@@ -235,34 +235,35 @@ class _Builder:
         before, after = (size - 2) // 2, (size - 1) // 2
         return nn.Sequential(nn.ZeroPad2d((before, after, before, after)), frozen)
 
-    def residual_block(
-        self, names: Sequence[Names], shortcut: Names, stride: int, stride_at: int
+    def block(
+        self,
+        names: Sequence[Names],
+        stride: int,
+        stride_at: int,
+        projection: Names | None = None,
     ) -> "Block":
-        """Build convolutions with ReLU, the last one after the sum."""
-        n_in = self.n_channels
-        path: list[nn.Module] = []
-        for i, pair in enumerate(names):
-            own = stride if i == stride_at else 1
-            path += [self.convolution(pair, stride=own), nn.ReLU()]
-        beside: nn.Module = nn.Identity()
-        if stride > 1 or self.n_channels != n_in:
-            self.n_channels = n_in
-            beside = self.convolution(shortcut, stride=stride)
-        return Block(path[:-1], beside, nn.ReLU())
+        """Build a block; an inverted one if there is no projection for its shortcut.
 
-    def inverted_block(self, names: Sequence[Names], stride: int) -> "Block":
-        """Build a block that widens, filters each channel by itself, and narrows.
-
-        It has a shortcut only if sizes and channels allow it.
+        A residual block has ReLU after each convolution, the last time after the sum.
+        An inverted one widens, filters each channel by itself and narrows, with ReLU6
+        after all but the last convolution, and has a shortcut only where sizes and
+        channels stay the same.
         """
         n_in = self.n_channels
+        is_inverted = projection is None
         path: list[nn.Module] = []
-        for pair in names[:-2]:
-            path += [self.convolution(pair), nn.ReLU6()]
-        depthwise = self.convolution(names[-2], stride=stride, is_depthwise=True)
-        path += [depthwise, nn.ReLU6(), self.convolution(names[-1])]
-        has_shortcut = stride == 1 and self.n_channels == n_in
-        return Block(path, nn.Identity() if has_shortcut else None, nn.Identity())
+        for i, pair in enumerate(names):
+            is_depthwise = is_inverted and i == stride_at
+            own = stride if i == stride_at else 1
+            path.append(self.convolution(pair, stride=own, is_depthwise=is_depthwise))
+            path.append(nn.ReLU6() if is_inverted else nn.ReLU())
+        last = nn.Identity() if is_inverted else path[-1]
+        if stride == 1 and self.n_channels == n_in:
+            return Block(path[:-1], nn.Identity(), last)
+        if projection is None:
+            return Block(path[:-1], None, last)
+        self.n_channels = n_in
+        return Block(path[:-1], self.convolution(projection, stride=stride), last)
 
 
 class Block(nn.Module):
