@@ -1,4 +1,4 @@
-"""What stands for trainings in the tests of reproduction, ablation and figures."""
+"""Fakes of trained models and of trainings, for the tests of studies and figures."""
 
 from dataclasses import asdict
 
@@ -10,7 +10,7 @@ CONFIG = StudyConfig(sizes=("small",), seeds=(0, 1), steps=4, preset="quick")
 
 
 class FakeTraining:
-    """Stands for `train`: notes what it is asked for, and fails where told."""
+    """A fake of `train` that notes its calls, and fails for some categories."""
 
     def __init__(self, make):
         self.make = make
@@ -42,7 +42,7 @@ class FakeTraining:
 
 
 def run_of(category, au_roc, *, collection="mvtec_ad", seed=0, **changes):
-    """Give a recorded run with an image AU-ROC."""
+    """Return a recorded run with an image AU-ROC."""
     return {
         "experiment": "reproduce",
         "collection": collection,
@@ -61,7 +61,7 @@ def run_of(category, au_roc, *, collection="mvtec_ad", seed=0, **changes):
 
 
 def loco_run(logical, structural, **changes):
-    """Give a recorded run on a scenario of MVTec LOCO."""
+    """Return a recorded run on a scenario of MVTec LOCO."""
     kinds = {
         "logical_anomalies": {"image_au_roc": logical, "au_spro_0.3": 0.6},
         "structural_anomalies": {"image_au_roc": structural, "au_spro_0.3": 0.8},

@@ -1,19 +1,23 @@
 """The paper's ablations: which trainings they need, and what they change."""
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from tests.fake_engines import BrightnessEngine
 from tests.lab.study_fakes import CONFIG, FakeTraining
 
 from efficientad.cli import main as cli
 from efficientad.demo_parts import write_category
-from efficientad.engines.engine import Precision
 from efficientad.errors import ConfigError
 from efficientad.method.losses import hard_feature_loss
-from efficientad.method.maps import MapScale
+from efficientad.method.maps import (
+    fit_mean_and_deviation,
+    fit_quantiles,
+    normalize_map,
+)
+from efficientad.method.placement import place_map
 from efficientad.training.config import PAPER
 from efficientad.training.quick import QUICK, QuickRecipe
 from efficientad_lab.studies import jobs
@@ -41,7 +45,9 @@ def axle(tmp_path_factory):
 
 
 def trainings(jobs_):
-    return {job.variant: [judging.variant for judging in job.judgings] for job in jobs_}
+    return {
+        job.variant: [planned.variant for planned in job.evaluations] for job in jobs_
+    }
 
 
 def test_normalizations_share_one_training(axle):
@@ -106,14 +112,31 @@ def test_a_hard_mask_is_the_share_of_channels_at_or_above_the_quantile(rng):
         torch.testing.assert_close(drawn, expected)
 
 
+def test_by_mean_and_deviation_a_map_gets_mean_0_and_deviation_1(rng):
+    grids = [rng.gamma(2, 3, (56, 56)).astype(np.float32) for _ in range(2)]
+
+    scale = fit_mean_and_deviation(grids)
+
+    raw = np.stack([place_map(g, 256, 256) for g in grids])
+    normalized = normalize_map(raw, scale)
+    assert abs(float(normalized.mean())) < 1e-4
+    assert abs(float(normalized.std()) - 1) < 1e-4
+
+
+def test_other_quantiles_go_to_0_and_a_tenth(rng):
+    grids = [rng.gamma(2, 3, (56, 56)).astype(np.float32)]
+
+    scale = fit_quantiles(grids, low=0.5, high=0.99)
+
+    pixels = place_map(grids[0], 256, 256)
+    expected = np.quantile(pixels, [0.5, 0.99])
+    np.testing.assert_allclose([scale.low, scale.high], expected, rtol=1e-6)
+
+
 @pytest.fixture
-def ablated(axle, make_detector, joined, monkeypatch, tmp_path):
+def ablated(axle, predictor, monkeypatch, tmp_path):
     """Table 5 by detectors of random weights: one is calibrated in two ways."""
-
-    def make(provenance, _output):
-        return joined(make_detector(), engine="auto", provenance=provenance)
-
-    training = FakeTraining(make)
+    training = FakeTraining(lambda made, _output: replace(predictor, provenance=made))
     monkeypatch.setattr(jobs, "train", training)
     monkeypatch.setattr(jobs, "evaluate", fast_evaluation)
     failures = ablate([axle], tmp_path, ONE_SEED, tables=[5])
@@ -121,14 +144,14 @@ def ablated(axle, make_detector, joined, monkeypatch, tmp_path):
 
 
 def fast_evaluation(predictor, category, **_options):
-    """Predict two images of each kind; random weights need no more."""
+    """Evaluate two images; random weights need no more."""
     from efficientad.evaluation.evaluate import evaluate
 
     test = [category.test[0], category.test[-1]]
     return evaluate(predictor, replace(category, test=tuple(test)))
 
 
-def test_what_a_normalization_changes_is_evaluated_and_undone(ablated):
+def test_another_normalization_is_evaluated_and_undone(ablated):
     training, failures, results = ablated
     runs = {run["variant"]: run for run in read_runs(results)}
 
@@ -144,55 +167,26 @@ def test_what_a_normalization_changes_is_evaluated_and_undone(ablated):
     assert runs[f"{name}, without penalty"]["threshold"] == runs[name]["threshold"]
 
 
-class CountingEngine:
-    """Counts the images that another engine computes."""
+def test_a_caching_engine_computes_each_image_once(rng):
+    class CountingEngine(BrightnessEngine):
+        n_images = 0
 
-    is_concurrent = True
-    precision: Precision = "fp32"
-    device: Literal["cpu"] = "cpu"
+        def run(self, pixels):
+            self.n_images += len(pixels)
+            return super().run(pixels)
 
-    def __init__(self, engine):
-        self.engine = engine
-        self.n_images = 0
+    engine = CountingEngine()
+    caching = CachingEngine(engine)
+    pixels = rng.integers(0, 256, (3, 256, 256, 3), np.uint8)
 
-    def run(self, pixels):
-        self.n_images += len(pixels)
-        return self.engine.run(pixels)
+    first = caching.run(pixels[:2]).grids
+    again = caching.run(pixels).grids
 
-
-def test_another_normalization_needs_no_network_again(predictor, photograph):
-    counting = CountingEngine(predictor.engine)
-    cached = replace(predictor, engine=CachingEngine(counting))
-    image = photograph(256, 256)
-    expected = predictor.predict(image)
-    first = cached.predict(image)
-    scales = dict(predictor.calibration.scales)
-    local = scales["local"]
-    middle = (local.low + local.high) / 2
-    scales["local"] = MapScale(local.low, middle, *local.levels)
-    halved = replace(cached, calibration=replace(cached.calibration, scales=scales))
-
-    again = halved.predict(image)
-
-    assert counting.n_images == 1
-    np.testing.assert_array_equal(first.combined_grid, expected.combined_grid)
-    np.testing.assert_allclose(
-        again.grids["local"], 2 * first.grids["local"], rtol=1e-5
-    )
-    np.testing.assert_array_equal(again.grids["global"], first.grids["global"])
-
-
-def test_other_images_are_computed(predictor, photograph):
-    """Positive control of the cache: it knows images by their pixels."""
-    counting = CountingEngine(predictor.engine)
-    cached = CachingEngine(counting)
-    pixels = np.stack([photograph(256, 256, seed) for seed in (0, 1, 0)])
-
-    found = cached.run(pixels)
-
-    assert counting.n_images == 2
-    for name, grids in predictor.engine.run(pixels).grids.items():
-        np.testing.assert_allclose(found.grids[name], grids, rtol=1e-4, atol=1e-6)
+    assert engine.n_images == 3
+    expected = engine.run(pixels).grids
+    for name, grids in expected.items():
+        np.testing.assert_array_equal(first[name], grids[:2])
+        np.testing.assert_array_equal(again[name], grids)
 
 
 def test_the_tables_of_an_ablation_name_the_paper_s_numbers(ablated):
@@ -208,27 +202,25 @@ def test_the_tables_of_an_ablation_name_the_paper_s_numbers(ablated):
     assert "| 95.0 | 1 |" in line
 
 
-def test_judgings_in_any_order_give_the_method_the_calibration_of_its_training(
-    axle, make_detector, joined, monkeypatch, tmp_path
+def test_evaluations_in_any_order_give_the_method_its_own_calibration(
+    axle, predictor, monkeypatch, tmp_path
 ):
-    made = joined(make_detector(), engine="auto")
     (job, *_) = planned([axle], ONE_SEED, [5])
-    reversed_job = replace(job, judgings=job.judgings[::-1])
-    assert [j.normalization for j in reversed_job.judgings] == [
+    reversed_job = replace(job, evaluations=job.evaluations[::-1])
+    assert [each.normalization for each in reversed_job.evaluations] == [
         MEAN_AND_DEVIATION,
         QUANTILES,
     ]
-
-    def make(provenance, _output):
-        return replace(made, provenance=provenance)
-
-    monkeypatch.setattr(jobs, "train", FakeTraining(make))
+    training = FakeTraining(lambda made, _output: replace(predictor, provenance=made))
+    monkeypatch.setattr(jobs, "train", training)
     monkeypatch.setattr(jobs, "evaluate", fast_evaluation)
+
     assert jobs.do(reversed_job, jobs.Place(tmp_path, tmp_path / "work")) is None
+
     runs = {run["variant"]: run for run in read_runs(tmp_path)}
-    name = "small, quick, 4 steps"
-    assert runs[name]["threshold"] == made.calibration.threshold
-    assert runs[f"{name}, mean and deviation"]["threshold"] != runs[name]["threshold"]
+    own = runs.pop("small, quick, 4 steps")
+    assert own["threshold"] == predictor.calibration.threshold
+    assert all(run["threshold"] != own["threshold"] for run in runs.values())
 
 
 def test_the_paper_s_sweeps_hold_the_method_s_number_once_each():

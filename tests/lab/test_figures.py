@@ -43,7 +43,7 @@ RECIPE = replace(QUICK, steps=10)
 
 
 class RandomDescriptors(Detector):
-    """Describes images by noise: the networks themselves would take their time."""
+    """A detector that describes images by noise, quickly."""
 
     device = torch.device("cpu")
 
@@ -88,7 +88,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def results(tmp_path, images, monkeypatch):
-    """Two recorded runs with all that belongs to them; the predictor is a fake."""
+    """Two recorded runs with all that belongs to them; the detector is a fake."""
     folder = tmp_path / "results"
     monkeypatch.setattr(figure_runs, "load", lambda *_a, **_k: brightness_predictor())
     for run in (run_of("bottle", 0.9), loco_run(0.8, 0.9)):
@@ -102,7 +102,7 @@ def results(tmp_path, images, monkeypatch):
     return folder
 
 
-def test_hard_masks_are_kept_at_the_moments_of_a_training(results):
+def test_hard_masks_are_written_at_the_moments_of_a_training(results):
     folder = results / "work" / "training_of_bottle"
 
     assert {path.name for path in folder.glob("hard*")} == {
@@ -123,7 +123,7 @@ def test_hard_masks_that_cannot_be_read_are_named(tmp_path):
         read_masks(path)
 
 
-def test_judged_samples_are_read_as_they_were(tmp_path, images):
+def test_test_samples_are_read_as_they_were(tmp_path, images):
     write_samples(images.test, tmp_path)
 
     assert read_samples(tmp_path) == list(images.test)
@@ -292,12 +292,12 @@ def test_a_bar_is_the_fastest_run_of_a_machine_and_variant():
     }
 
 
-def test_a_report_of_the_benchmark_has_a_bar_for_each_runtime(tmp_path):
+def test_a_report_of_the_benchmark_has_a_bar_for_each_engine(tmp_path):
     measured = [
-        {"runtime": name, "precision": "fp32", "latency_ms": {"p50": value}}
+        {"engine": name, "precision": "fp32", "latency_ms": {"p50": value}}
         for name, value in (("native", 140.0), ("pytorch", 530.0))
     ]
-    report = {"machine": "2 cores", "model": "part.ead", "runtimes": measured}
+    report = {"machine": "2 cores", "model": "part.ead", "engines": measured}
     (tmp_path / "speed.json").write_text(json.dumps(report))
     run = run_of("small", 0.9, metrics={"latency_ms": 7.0}, experiment="speed")
     write_run(run, tmp_path)
@@ -311,7 +311,7 @@ def test_a_report_of_the_benchmark_has_a_bar_for_each_runtime(tmp_path):
     }
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"runtimes": [1]}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"engines": [1]}'])
 def test_a_file_that_is_no_benchmark_is_named(tmp_path, text):
     path = tmp_path / "broken.json"
     path.write_text(text)

@@ -436,7 +436,6 @@ sys.exit(main(sys.argv[1:]))
     [
         ("evaluate", "image_au_roc"),
         ("threshold", "threshold 0.25"),
-        ("benchmark", "onnx"),
         ("check", "test images"),
         ("doctor", "doctor needs PyTorch"),
     ],
@@ -448,7 +447,6 @@ def test_verbs_of_a_line_side_computer_need_no_torch(exports, tmp_path, verb, wo
     arguments = {
         "evaluate": [model, parts, "--output", tmp_path / "found"],
         "threshold": [model, "--at", "0.25"],
-        "benchmark": [model, "--repeats", "1", "--batch-size", "1", "--streams", "1"],
         "check": [parts],
         "doctor": [],
     }

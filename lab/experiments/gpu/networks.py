@@ -1,6 +1,6 @@
-"""Training and inference with everything on the device, replayed as one CUDA graph.
+"""Training with everything on the device, replayed as one CUDA graph.
 
-Training is Algorithm 1 with one image a step. Images, random draws, losses and
+It is Algorithm 1 with one image a step. Images, random draws, losses and
 optimizer stay on the device. Convolutions run in half precision; trained weights stay
 in single precision. On a CPU the same code runs step by step, so that tests can compare
 it with the plain networks.
@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.losses import (
     autoencoder_loss,
@@ -21,10 +20,8 @@ from efficientad.method.losses import (
     pretraining_penalty,
     student_autoencoder_loss,
 )
-from efficientad.method.placement import placement_matrix
 from efficientad.method.sizes import IMAGENET_MEAN, IMAGENET_STD
 from efficientad.training.config import PAPER
-from efficientad_lab.benchmark.baseline import autoencoder, baseline
 
 _GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in training
 _GRAY_SHARE = 0.3  # share of natural images, the paper's
@@ -199,104 +196,3 @@ class DeviceTraining(nn.Module):
             + student_autoencoder_loss(predicted, for_autoencoder[2:])
         )
         return loss
-
-
-class DeviceMaps(nn.Module):
-    """Computes the combined map on the host from pixels on the host, batch by batch.
-
-    The normalizations of images and of the teacher's channels are folded into
-    convolutions. Both map normalizations and the mean of the maps are one affine step.
-
-    Args:
-        detector: Detector of all channels; copied to the device.
-        affine: Factors of the raw local and global map, and the offset, that give the
-            combined map.
-        n: Images of a batch.
-        device: Device to compute on.
-        dtype: Type of weights and hidden grids; the maps are in single precision.
-    """
-
-    def __init__(
-        self,
-        detector: Detector,
-        affine: tuple[float, float, float],
-        n: int,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__()
-        self._affine, self.dtype = affine, dtype
-        networks = baseline(detector).moved(torch.device("cpu"), torch.float64)
-        self.teacher, self.student = networks.teacher, networks.student
-        self.autoencoder = autoencoder()
-        self.autoencoder.load_state_dict(networks.autoencoder.state_dict())
-        _scale_outputs(self.teacher, 1 / networks.std, -networks.mean / networks.std)
-        for network in (self.teacher, self.student):
-            _take_pixels(network)
-        self.eval().requires_grad_(requires_grad=False).to(device, dtype)
-        is_cuda = device.type == "cuda"
-        if is_cuda:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        size = (n, INPUT_SIZE, INPUT_SIZE)
-        self.host_pixels = torch.zeros(*size, 3, dtype=torch.uint8, pin_memory=is_cuda)
-        self.host_map = torch.empty(size, pin_memory=is_cuda)
-        self._pixels = torch.zeros(*size, 3, dtype=torch.uint8, device=device)
-        matrix = torch.from_numpy(placement_matrix(INPUT_SIZE).copy())
-        self._placement = matrix.to(device)
-        self._mean = torch.tensor(IMAGENET_MEAN, device=device) * 255
-        self._std = torch.tensor(IMAGENET_STD, device=device) * 255
-        self._run = Replayed(self._compute, device)
-
-    def predict(self) -> Tensor:
-        """Return `host_map` of `host_pixels`, complete once the device has finished."""
-        with torch.inference_mode():
-            self._run()
-        return self.host_map
-
-    @torch.no_grad()
-    def _compute(self) -> None:
-        self._pixels.copy_(self.host_pixels, non_blocking=True)
-        local_map, global_map = self.raw_maps(self._pixels)
-        of_local, of_global, offset = self._affine
-        combined = of_local * local_map + of_global * global_map + offset
-        placed = self._placement @ combined @ self._placement.T
-        self.host_map.copy_(placed, non_blocking=True)
-
-    @torch.no_grad()
-    def raw_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return local and global map on the descriptor grid, in single precision."""
-        # A pixel from 0 to 255 is exact in half precision, but its products are large.
-        images = (pixels.float() / 255).permute(0, 3, 1, 2).to(self.dtype)
-        teacher, student = self.teacher(images), self.student(images)
-        whole = ((pixels.float() - self._mean) / self._std).permute(0, 3, 1, 2)
-        predicted = self.autoencoder(whole.to(self.dtype))
-        for_teacher, for_autoencoder = student.chunk(2, dim=1)
-        return (
-            (teacher - for_teacher).float().square().mean(1),
-            (predicted - for_autoencoder).float().square().mean(1),
-        )
-
-
-def _convolutions(network: nn.Sequential) -> list[nn.Conv2d]:
-    return [module for module in network if isinstance(module, nn.Conv2d)]
-
-
-@torch.no_grad()
-def _scale_outputs(network: nn.Sequential, scale: Tensor, shift: Tensor) -> None:
-    last = _convolutions(network)[-1]
-    assert last.bias is not None
-    last.weight.mul_(scale.view(-1, 1, 1, 1))
-    last.bias.mul_(scale).add_(shift)
-
-
-@torch.no_grad()
-def _take_pixels(network: nn.Sequential) -> None:
-    """Fold the normalization of pixels from 0 to 1 into the first convolution."""
-    first = _convolutions(network)[0]
-    assert first.bias is not None
-    mean, std = (
-        torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
-        for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    first.weight.div_(std)
-    first.bias.sub_((first.weight * mean).sum((1, 2, 3)))

@@ -1,14 +1,13 @@
-"""Training and inference on a CUDA device: correct first, then fast.
+"""Training steps on a CUDA device as one graph: correct first, then fast.
 
     python -m lab.experiments.gpu.run
-    python -m lab.experiments.gpu.run --device cpu --sizes small --steps 2 --runs 2
+    python -m lab.experiments.gpu.run --device cpu --sizes small --steps 2
 
 First maps, losses and gradients on the device are compared with the plain networks on
 the CPU in double precision. If a difference is above its limit, the exit code is 1 and
-nothing is timed. Then it times training steps replayed as a CUDA graph, the latency
-from pixels on the host to the combined map on the host, and the throughput of larger
-batches, each beside the plain networks in the same process. Weights and pixels are
-random: they do not change the time.
+nothing is timed. Then it times training steps replayed as a CUDA graph, beside those of
+the reference script. Weights and pixels are random: they do not change the time.
+`efficientad benchmark --device cuda` measures latency and throughput.
 """
 
 import argparse
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import EfficientADError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import Detector
@@ -35,17 +35,15 @@ from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.benchmark.reference_step import reference_loss, reference_step
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run
-from lab.experiments.gpu.networks import Batch, DeviceMaps, DeviceTraining
+from lab.experiments.gpu.networks import Batch, DeviceTraining
 
 RESULTS = Path(__file__).with_name("results")
 LIMITS: Final = {
-    "maps_single": 1e-3,
-    "maps_half": 3e-2,
+    "maps": 1e-3,
     "step_single": 1e-3,
     "step_half": 5e-2,  # bfloat16 has eight bits
 }
 """Largest norm of a difference relative to double precision."""
-AFFINE: Final = (0.05, 0.05, 0.0)
 _SHAPE: Final = (INPUT_SIZE, INPUT_SIZE, 3)
 
 
@@ -111,21 +109,14 @@ def check_step(
 def check_maps(
     size: ModelSize, device: torch.device, reference: torch.dtype
 ) -> dict[str, float]:
-    """Compare both raw maps with the plain networks on the CPU."""
-    rng = torch.Generator().manual_seed(2)
-    pixels = torch.randint(0, 256, (2, *_SHAPE), generator=rng).byte()
+    """Compare the raw maps of the PyTorch engine with the plain networks on the CPU."""
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(0, 256, (2, *_SHAPE), np.uint8)
     plain = baseline(random_detector(size)).moved(torch.device("cpu"), reference)
-    wanted = raw_maps(plain, pixels)
-    types = {"single": torch.float32, "half": torch.float16}
-    if device.type == "cpu":
-        del types["half"]
-    found = {}
-    for name, dtype in types.items():
-        maps = DeviceMaps(random_detector(size), AFFINE, 2, device, dtype)
-        found[f"maps_{name}"] = difference(
-            maps.raw_maps(pixels.to(device)), wanted.values()
-        )
-    return found
+    wanted = raw_maps(plain, torch.from_numpy(pixels))
+    found = PyTorchEngine(random_detector(size).to(device)).run(pixels).grids
+    grids = (torch.from_numpy(found[name]) for name in wanted)
+    return {"maps": difference(grids, wanted.values())}
 
 
 def checked(
@@ -192,41 +183,6 @@ def on_device(networks: Baseline, device: torch.device) -> Baseline:
     return networks.moved(device, torch.float32)
 
 
-def measure_inference(
-    size: ModelSize, n: int, n_runs: int, device: torch.device
-) -> dict[str, float]:
-    """Return latency and throughput of batches of n, and those of the plain networks.
-
-    Plain networks run as the paper times them: eager, in half precision on a GPU.
-    """
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    detector = random_detector(size)
-    maps = DeviceMaps(detector, AFFINE, n, device, dtype)
-    maps.host_pixels.copy_(torch.randint(0, 256, maps.host_pixels.shape))
-    plain = baseline(detector).moved(device, dtype)
-
-    @torch.no_grad()
-    def run_plain() -> Tensor:
-        both = torch.stack([*raw_maps(plain, maps.host_pixels).values()], 1).float()
-        placed = torch.nn.functional.interpolate(both, _SHAPE[:2], mode="bilinear")
-        return placed.mean(1).cpu()
-
-    own = timed(maps.predict, n_runs, device)
-    start = time.perf_counter()
-    for _ in range(n_runs):  # one call behind the other, as a line would feed it
-        maps.predict()
-    synchronize(device)
-    seconds = time.perf_counter() - start
-    of_baseline = statistics.median(timed(run_plain, n_runs, device))
-    return {
-        "latency_ms": statistics.median(own),
-        "latency_ms_99": float(np.quantile(own, 0.99)),
-        "images_per_second": n * n_runs / seconds,
-        "baseline_latency_ms": of_baseline,
-        "baseline_images_per_second": 1000 * n / of_baseline,
-    }
-
-
 def measured(
     size: ModelSize, options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any] | None:
@@ -237,9 +193,6 @@ def measured(
     if not is_correct(differences):
         return None
     metrics = measure_training(size, options.steps, device)
-    for n in options.batches:
-        found = measure_inference(size, n, options.runs, device)
-        metrics |= {f"batch_{n}_{name}": value for name, value in found.items()}
     for name, value in metrics.items():
         print(f"{size:7} {name:40} {value:.4g}")
     return {
@@ -247,7 +200,7 @@ def measured(
         "category": "random pixels",
         "variant": f"{size}, {device.type}, {options.steps} steps",
         "seed": 0,
-        "settings": {"steps": options.steps, "runs": options.runs},
+        "settings": {"steps": options.steps},
         "differences": differences,
         "metrics": metrics,
     }
@@ -259,8 +212,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--sizes", nargs="+", default=["small", "medium"])
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--reference", choices=("double", "single"), default="double")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

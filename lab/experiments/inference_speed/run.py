@@ -10,7 +10,7 @@ do not change the time. `efficientad benchmark` measures whole predictions.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -18,12 +18,13 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import torch
 
-from efficientad.engines.engine import Engine, EngineOutput, Pixels
+from efficientad.engines.engine import Engine, Pixels
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.inspection.opening import detector_engine
 from efficientad.method.sizes import ModelSize
 from efficientad.training.quick import QUICK
 from efficientad_lab.benchmark.baseline import BaselineEngine
-from efficientad_lab.benchmark.candidates import available_engines
+from efficientad_lab.benchmark.candidates import BASELINE, available_engines
 from efficientad_lab.benchmark.clock import interleaved
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.environment import environment
@@ -41,61 +42,45 @@ class Row(NamedTuple):
     milliseconds: float
     """Median time of an image."""
     speedup: float
-    """How many times faster than the baseline."""
+    """How many times faster than the plain networks."""
     difference: float
-    """Largest difference of a map value from the baseline's, relative to the value."""
+    """Largest difference of a map value from the plain networks', relative to it."""
 
 
-class Compared(NamedTuple):
-    """An engine beside the one whose maps it must give."""
-
-    engine: Engine
-    exact: Engine
-
-
-def engines(size: ModelSize, n_threads: int) -> dict[str, Compared]:
-    """Return every engine, the baseline first."""
+def engines(size: ModelSize, n_threads: int) -> dict[str, tuple[Engine, Engine]]:
+    """Return every engine, the baseline first, each with the plain networks."""
     detector, narrow = random_detector(size), random_detector(size, *FEW)
-    baseline = BaselineEngine(detector)
-    found = {"baseline": Compared(baseline, baseline)}
+    plain = BaselineEngine(detector)
+    found: dict[str, tuple[Engine, Engine]] = {BASELINE: (plain, plain)}
     for name in available_engines(detector):
-        engine = detector_engine(detector, name, n_threads=n_threads)
-        found[name] = Compared(engine, baseline)
+        found[name] = detector_engine(detector, name, n_threads=n_threads), plain
     if "native" in found:
-        few = f"native, {' and '.join(map(str, FEW))} channels"
         engine = detector_engine(narrow, "native", n_threads=n_threads)
-        found[few] = Compared(engine, BaselineEngine(narrow))
+        name_of_few = f"native, {FEW[0]} and {FEW[1]} channels"
+        found[name_of_few] = engine, BaselineEngine(narrow)
     return found
 
 
-def difference(found: EngineOutput, exact: EngineOutput) -> float:
-    """Return the largest difference of a map value relative to the exact value."""
-    return max(
-        float((np.abs(grids - exact.grids[name]) / exact.grids[name]).max())
-        for name, grids in found.grids.items()
-    )
+def largest_difference(engine: Engine, plain: Engine, pixels: Pixels) -> float:
+    """Return the largest relative difference of a map value."""
+    maps, exact = engine.run(pixels).grids, plain.run(pixels).grids
+    return max(float((np.abs(maps[k] - exact[k]) / exact[k]).max()) for k in exact)
 
 
 def measure(size: ModelSize, threads: int, batch: int, repeats: int) -> list[Row]:
     """Return a row for each engine."""
     torch.set_num_threads(threads)
-    shape = (batch, 256, 256, 3)
-    pixels: Pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (batch, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     found = engines(size, threads)
-    calls: dict[str, Callable[[], EngineOutput]] = {
-        name: partial(compared.engine.run, pixels) for name, compared in found.items()
-    }
-    differences = {
-        name: difference(calls[name](), compared.exact.run(pixels))
-        for name, compared in found.items()
-    }
+    calls = {name: partial(engine.run, pixels) for name, (engine, _) in found.items()}
     times = {k: t.median for k, t in interleaved(calls, repeats).items()}
     return [
         Row(
             name,
             milliseconds / batch,
-            times["baseline"] / milliseconds,
-            differences[name],
+            times[BASELINE] / milliseconds,
+            largest_difference(*found[name], pixels),
         )
         for name, milliseconds in times.items()
     ]

@@ -26,7 +26,7 @@ from efficientad.method.sizes import ModelSize
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.devices import choose_device
 from efficientad.training.run import RECIPES, recipe_of
-from efficientad_lab.studies.jobs import Job, Judging, Place, do
+from efficientad_lab.studies.jobs import Job, Place, PlannedEvaluation, do
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 
@@ -73,7 +73,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
             config=config,
             recipe=changed(recipe, options.changes),
             variant=options.variant,
-            judgings=(Judging(variant=options.variant),),
+            evaluations=(PlannedEvaluation(variant=options.variant),),
         )
 
 

@@ -43,7 +43,7 @@ class Baseline(NamedTuple):
     std: Tensor
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> "Baseline":
-        """Give them on a device and in a precision, half being the paper's on a GPU."""
+        """Return them on a device and in a precision."""
         return Baseline(
             teacher=self.teacher.to(device, dtype),
             student=self.student.to(device, dtype),
@@ -54,22 +54,22 @@ class Baseline(NamedTuple):
 
 
 def pdn(size: ModelSize, n_channels: int) -> nn.Sequential:
-    """Return a patch description network without padding."""
+    """Return a patch description network without padding and with random weights."""
     layers = with_channels(PATCH_DESCRIPTION_NETWORKS[size], n_channels, n_channels)
     return plain_network(unpadded(layers))
 
 
 def autoencoder() -> nn.Sequential:
-    """Return the autoencoder for a grid of 56 x 56 descriptors."""
+    """Return an autoencoder of random weights for a grid of 56 x 56 descriptors."""
     return plain_network(AUTOENCODER)
 
 
 def baseline(detector: Detector) -> Baseline:
-    """Give the plain networks with the weights of a detector, ready to judge."""
+    """Return the plain networks with the weights of a detector, for evaluation."""
     size = detector.size
     n_local = len(detector.teacher_mean)
     n_global = detector.autoencoder.describe.out_channels
-    # Channels that a detector does without are zeros here: the same maps, all the work.
+    # Channels that a detector leaves out are zeros here: the same maps, all the work.
     mean = detector.teacher_mean.new_zeros(DESCRIPTOR_CHANNELS)
     std = torch.ones_like(mean)
     mean[:n_local] = detector.teacher_mean * _scale(n_local)
@@ -87,7 +87,7 @@ def baseline(detector: Detector) -> Baseline:
 
 @torch.no_grad()
 def raw_maps(networks: Baseline, pixels: Pixels) -> dict[str, Tensor]:
-    """Local and global map of RGB pixels, (n, 256, 256, 3), as the script has them."""
+    """Return local and global map of RGB pixels, (n, 256, 256, 3)."""
     device, dtype = networks.mean.device, networks.mean.dtype
     images = normalize_images(pixels.to(device)).to(dtype)
     teacher = networks.teacher(images)
@@ -101,7 +101,7 @@ def raw_maps(networks: Baseline, pixels: Pixels) -> dict[str, Tensor]:
 
 
 class BaselineEngine:
-    """The plain networks as an engine; all around it is as in the package.
+    """The plain networks as an engine.
 
     Args:
         detector: Networks whose weights are copied; the copies stay on its device.
@@ -127,7 +127,7 @@ class BaselineEngine:
 
 
 def _scale(n_own: int) -> float:
-    """A map is the mean over the channels: of fewer ones, each counts for more."""
+    """Return the factor by which each of fewer channels counts more in the mean."""
     scale: float = (DESCRIPTOR_CHANNELS / n_own) ** 0.5
     return scale
 
@@ -138,12 +138,9 @@ def _filled(
     network: PatchDescriptionNetwork | Autoencoder,
     n_own: Sequence[int],
 ) -> nn.Sequential:
-    """Copy the convolutions in their order, which is the same in both.
+    """Copy the weights of the convolutions, which have the same order in both.
 
-    Args:
-        plain: Filled in place.
-        network: Whose weights are copied.
-        n_own: Its channels, for each 384 of the plain network.
+    Each part of `n_own` channels fills 384 outputs of the plain network.
     """
     *convolutions, last = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     *places, last_place = (m for m in plain if isinstance(m, nn.Conv2d))

@@ -1,13 +1,12 @@
-"""What a benchmark compares: model files, each with what runs it."""
+"""The candidates of a benchmark: model files, each with an engine."""
 
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
 
-from efficientad.engines.names import Device, EngineChoice
+from efficientad.engines.names import Device, EngineChoice, EngineName
 from efficientad.errors import ConfigError
 from efficientad.inspection.opening import (
     DETECTOR_SUFFIX,
@@ -16,7 +15,7 @@ from efficientad.inspection.opening import (
 )
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
-from efficientad_lab.benchmark.config import BenchmarkConfig, BenchmarkEngine
+from efficientad_lab.benchmark.config import BenchmarkConfig
 
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector
@@ -25,90 +24,77 @@ BASELINE: Final = "baseline"
 ANOMALIB: Final = "anomalib"
 
 
-class _TemporaryExport(NamedTuple):
-    """An export that is made to be measured."""
-
-    suffix: str
-    engine: EngineChoice
-    packages: tuple[str, ...]
-    """What making and running it takes."""
-
-
-_EXPORTS: Final[dict[BenchmarkEngine, _TemporaryExport]] = {
-    "onnx": _TemporaryExport(ONNX_SUFFIX, "onnxruntime", ("onnx", "onnxruntime")),
-    "openvino": _TemporaryExport(
-        OPENVINO_SUFFIX, "openvino", ("onnx", "onnxruntime", "openvino")
-    ),
-}
+_EXPORT_SUFFIXES: Final = {"onnxruntime": ONNX_SUFFIX, "openvino": OPENVINO_SUFFIX}
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model file and what runs it; not open yet, so that any process can do it."""
+    """A model file and its engine, not yet open, so that any process can open it."""
 
     name: str
-    """In tables: a runtime, or a file."""
+    """Name in tables: an engine, or a file."""
     path: Path
     device: Device = "auto"
     engine: EngineChoice = "auto"
     plain: Literal["fp32", "fp16"] | None = None
-    """Run the plain networks instead, in this precision."""
+    """Precision of the plain networks, which run instead. None: the engine runs."""
     anomalib: Path | None = None
-    """Run anomalib's networks instead, by this Python."""
+    """Python of anomalib, whose networks run instead. None: the engine runs."""
 
     @property
-    def is_set_up_for_streams(self) -> bool:
+    def is_opened_for_streams(self) -> bool:
         """Whether it is opened for a number of predictions at the same time."""
-        return self.engine != "pytorch"
+        return self.engine != "pytorch" or self.anomalib is not None
 
     def open(self, *, n_streams: int = 1) -> Predictor:
-        """Load it.
+        """Open the file with the engine.
 
         Args:
-            n_streams: Predictions at the same time that the engine shall be ready for;
-                those of PyTorch share its threads by themselves.
+            n_streams: Number of predictions at the same time that the engine must be
+                ready for; PyTorch's share its threads by themselves.
 
         Raises:
-            ConfigError: If device, runtime and file exclude each other.
+            ConfigError: If device, engine and file exclude each other.
             ModelFileError: If the file cannot be used.
             MissingDependencyError: If the engine is not installed.
         """
-        if self.anomalib is not None:
-            from efficientad_lab.benchmark.anomalib_peer import (  # noqa: PLC0415 - needs torch
-                AnomalibEngine,
-            )
-
-            predictor = load(self.path, device=self.device, engine="pytorch")
-            engine = AnomalibEngine(predictor, self.anomalib, n_streams=n_streams)
-            return replace(predictor, engine=engine)
+        # Torch is imported where it is needed: the memory of an export is measured.
         predictor = load(
             self.path, device=self.device, engine=self.engine, n_streams=n_streams
         )
-        if self.plain is None:
-            return predictor
-        from efficientad_lab.benchmark.baseline import (  # noqa: PLC0415 - needs torch
-            BaselineEngine,
-        )
+        if self.anomalib is not None:
+            from efficientad_lab.anomalib.engine import (  # noqa: PLC0415
+                open_with_weights,
+            )
 
-        assert predictor.detector is not None
-        plain = BaselineEngine(predictor.detector, self.plain)
-        return replace(predictor, engine=plain)
+            engine = open_with_weights(predictor, self.anomalib, n_streams=n_streams)
+            provenance = {**predictor.provenance, ANOMALIB: engine.versions}
+            return replace(predictor, engine=engine, provenance=provenance)
+        if self.plain is not None:
+            from efficientad_lab.benchmark.baseline import (  # noqa: PLC0415
+                BaselineEngine,
+            )
+
+            assert predictor.detector is not None
+            plain = BaselineEngine(predictor.detector, self.plain)
+            return replace(predictor, engine=plain)
+        return predictor
 
 
 def candidates(
     model: Path, exports: Sequence[Path], config: BenchmarkConfig, folder: Path
 ) -> list[Candidate]:
-    """Name what is compared, the baseline first.
+    """Return the candidates of a benchmark, the baseline first.
 
     Args:
-        model: A .ead file, which brings the baseline and every runtime asked for; or an
-            exported one, which the others are then compared with.
+        model: A .ead file, for the baseline and every requested engine; or an exported
+            file, which the others are then compared with.
         exports: Exported files.
         config: Settings.
-        folder: Where an export for the occasion is written.
+        folder: Folder for temporary exports.
 
     Raises:
-        ConfigError: If an engine is asked for that this machine does not have.
+        ConfigError: If a requested engine does not work on this machine.
         ModelFileError: If `model` cannot be used.
         MissingDependencyError: If a package of an engine is not installed.
     """
@@ -129,15 +115,28 @@ def candidates(
     return [Candidate(model.name, model, config.device), *found]
 
 
+def available_engines(
+    detector: "Detector",
+) -> tuple[Literal["native", "native_bf16", "pytorch"], ...]:
+    """Return the engines that run a detector here, each with its own speed."""
+    from efficientad.kernels import layers  # noqa: PLC0415 - builds them
+
+    if native_arrays(detector) is None:
+        return ("pytorch",)
+    if detector.size == "medium" and layers.has_bf16():
+        return "native", "native_bf16", "pytorch"
+    return "native", "pytorch"
+
+
 def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Candidate]:
     device = config.device
     predictor = load(model, device=device)
     assert predictor.detector is not None
-    is_on_gpu = predictor.detector.device.type == "cuda"
-    found = [Candidate(BASELINE, model, device, "pytorch", "fp32")]
-    if is_on_gpu:
-        # Half precision is what the paper times.
-        found.append(Candidate(f"{BASELINE}, fp16", model, device, "pytorch", "fp16"))
+    is_on_gpu = predictor.engine.device == "cuda"
+    found = [Candidate(BASELINE, model, device, "pytorch", plain="fp32")]
+    if is_on_gpu:  # the paper times half precision
+        name = f"{BASELINE}, fp16"
+        found.append(Candidate(name, model, device, "pytorch", plain="fp16"))
     if config.anomalib is not None:
         if not config.anomalib.exists() and shutil.which(config.anomalib) is None:
             raise ConfigError(
@@ -145,10 +144,12 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Can
                 f"{config.anomalib} cannot be run; give --anomalib another, or leave it"
                 " out"
             )
-        found.append(Candidate(ANOMALIB, model, device, anomalib=config.anomalib))
+        peer = Candidate(ANOMALIB, model, device, "pytorch", anomalib=config.anomalib)
+        found.append(peer)
     own = available_engines(predictor.detector)
-    for engine in config.engines or [*own, *_available_exports(is_on_gpu=is_on_gpu)]:
-        if engine == "onnx" or engine == "openvino":  # noqa: PLR1714 - narrows the type
+    others: tuple[EngineName, ...] = () if is_on_gpu else ("onnxruntime", "openvino")
+    for engine in config.engines or (*own, *others):
+        if engine in _EXPORT_SUFFIXES:
             found.append(_exported(engine, model, device, folder))
             continue
         if not is_on_gpu and engine not in own:
@@ -163,40 +164,17 @@ def _of_detector(model: Path, config: BenchmarkConfig, folder: Path) -> list[Can
     return found
 
 
-def available_engines(
-    detector: "Detector",
-) -> tuple[Literal["native", "native_bf16", "pytorch"], ...]:
-    """Return the engines that run a detector here, each with its own speed."""
-    from efficientad.kernels import layers  # noqa: PLC0415 - builds them
-
-    if native_arrays(detector) is None:
-        return ("pytorch",)
-    if detector.size == "medium" and layers.has_bf16():
-        return "native", "native_bf16", "pytorch"
-    return "native", "pytorch"
-
-
 def _exported(
-    engine: Literal["onnx", "openvino"], model: Path, device: Device, folder: Path
+    engine: EngineName, model: Path, device: Device, folder: Path
 ) -> Candidate:
+    """Export the model for an engine."""
     from efficientad.exports.export import export  # noqa: PLC0415 - needs torch
 
-    made = _EXPORTS[engine]
     if device == "cuda":
         raise ConfigError(
             f"engine {engine} runs on the CPU, device cuda was asked for; leave "
             f"{engine} out of --engines, or --device at auto"
         )
-    path = folder / f"{engine}{made.suffix}"
+    path = folder / f"{engine}{_EXPORT_SUFFIXES[engine]}"
     export(load(model, device="cpu"), path)
-    return Candidate(engine, path, device, made.engine)
-
-
-def _available_exports(*, is_on_gpu: bool) -> list[BenchmarkEngine]:
-    if is_on_gpu:
-        return []
-    return [
-        engine
-        for engine, made in _EXPORTS.items()
-        if all(find_spec(name) is not None for name in made.packages)
-    ]
+    return Candidate(engine, path, device, engine)

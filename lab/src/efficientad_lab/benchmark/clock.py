@@ -66,11 +66,6 @@ def interleaved(
     """Return the timings of functions that are called in turn.
 
     A short pause before each call keeps after-effects of the previous one out of it.
-
-    Args:
-        functions: Functions by name.
-        repeats: Number of timed turns, at least 1.
-        n_warm_up: Number of untimed turns before them.
     """
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(n_warm_up + repeats):
@@ -108,11 +103,6 @@ def in_streams(
     """Return a function that makes calls in several threads at once.
 
     The threads live on, with their thread-local state.
-
-    Args:
-        function: Function that several threads may call at once.
-        n_streams: Number of threads.
-        n_calls: Calls of each thread.
     """
 
     def stream() -> None:

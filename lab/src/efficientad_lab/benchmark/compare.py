@@ -1,19 +1,17 @@
-"""Latency, throughput, memory and cost of any predictors, side by side.
+"""Latency, throughput, memory and cost of candidates, side by side.
 
 The clock runs from the pixels of an image of 256 x 256 in memory to its combined map in
-memory. On a CPU the predictors are called in turn in one process, so that a slower
-moment of the machine meets all of them; on a GPU one after the other as in the paper's
-appendix on timing, 1000 calls to warm up and 1000 that count. The machine's own limit,
-matrix products, is measured in between. Peak memory is that of a process of its own.
-
-Pixels are noise: what they show does not change the time.
+memory. On a CPU the candidates are called in turn in one process, so that a slower
+moment of the machine meets all of them. On a GPU they are called one after the other as
+in the paper's appendix on timing: 1000 calls to warm up and 1000 that count. The
+machine's limit, matrix products, is measured in between. Peak memory is that of a
+process of its own. Pixels are noise: their contents do not change the time.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Literal
@@ -21,19 +19,17 @@ from typing import Final, Literal
 import numpy as np
 
 from efficientad.cores import usable_cores
+from efficientad.engines.engine import Precision
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.exports.comparison import relative_difference
 from efficientad.images.rgb import INPUT_SIZE, RGBImage
 from efficientad.inspection.predictor import Predictor
-from efficientad_lab.benchmark.candidates import (
-    ANOMALIB,
-    BASELINE,
-    Candidate,
-    candidates,
-)
+from efficientad_lab.benchmark import hardware
+from efficientad_lab.benchmark.candidates import ANOMALIB, Candidate, candidates
 from efficientad_lab.benchmark.clock import Timing, consecutive, in_streams, interleaved
 from efficientad_lab.benchmark.config import BenchmarkConfig
-from efficientad_lab.benchmark.costs import NetworkCost, Peak, Precision
+from efficientad_lab.benchmark.costs import network_cost
+from efficientad_lab.benchmark.hardware import Peak
 from efficientad_lab.benchmark.peak_memory import peak_memory_mib
 from efficientad_lab.benchmark.report import BenchmarkReport, EngineReport
 from efficientad_lab.environment import environment
@@ -42,7 +38,6 @@ _CPU_REPEATS: Final = 50
 _PAPER_REPEATS: Final = 1000
 _MAX_STREAMS: Final = 8
 _N_COMPARED: Final = 2
-_LAYER_REPEATS: Final = 10
 _GPU_PRODUCTS: Final = 20
 
 Work = Mapping[str, Callable[[], object]]
@@ -55,18 +50,18 @@ def benchmark(
     *,
     on_stage: Callable[[str], None] = lambda _: None,
 ) -> BenchmarkReport:
-    """Measure how fast a detector is with every engine, and what it costs.
+    """Measure speed, memory and cost of a model with every engine.
 
     Args:
-        model: A .ead file: the baseline and each runtime asked for are measured. Or an
-            exported one.
-        exports: Exported files to measure beside it.
+        model: A .ead file, for the baseline and every requested engine; or an exported
+            file.
+        exports: More exported files.
         config: Settings.
-        on_stage: Is told what is measured next.
+        on_stage: Called with the name of each stage.
 
     Raises:
-        ConfigError: If an engine is asked for that this machine does not have, a file
-            is given twice, or some would run on the CPU and some on a GPU.
+        ConfigError: If a requested engine does not work on this machine, a file is
+            given twice, or some candidates would run on the CPU and some on a GPU.
         ModelFileError: If a file cannot be used.
         MissingDependencyError: If a package of an engine is not installed.
     """
@@ -85,7 +80,7 @@ def benchmark(
 
 
 class _Measurement:
-    """One comparison, from opened predictors to the report."""
+    """One comparison, from open predictors to the report."""
 
     def __init__(
         self,
@@ -97,8 +92,7 @@ class _Measurement:
         self.model, self.found, self.config = model, found, config
         self.on_stage = on_stage
         self.opened = {candidate.name: candidate.open() for candidate in found}
-        self.has_torch = all(map(find_spec, ("torch", "jaxtyping")))
-        self.device = _only_device(self.found, self.opened)
+        self.device = _only_device(self.opened)
         default = _PAPER_REPEATS if self.device == "cuda" else _CPU_REPEATS
         self.repeats = config.repeats or default
         self.n_streams = config.streams or min(_MAX_STREAMS, usable_cores())
@@ -112,15 +106,15 @@ class _Measurement:
         differences = self._differences()
         latencies, limits = self._latencies()
         batches, streams = self._batches(), self._streams()
-        cost = self._cost()
         memory = {candidate.name: self._memory(candidate) for candidate in self.found}
+        anomalib = self.opened.get(ANOMALIB)
         return BenchmarkReport(
             model=self.model.name,
             settings=asdict(self.config)
             | {
                 "repeats": self.repeats,
                 "streams": self.n_streams,
-                "anomalib": self._anomalib_versions(),
+                ANOMALIB: anomalib and anomalib.provenance[ANOMALIB],
             },
             is_on_gpu=self.device == "cuda",
             n_images_of_streams=self.n_streams * self.n_calls,
@@ -128,7 +122,7 @@ class _Measurement:
                 EngineReport(
                     name=name,
                     precision=predictor.precision,
-                    flops=self._flops(predictor),
+                    flops=network_cost(predictor.size).flops,
                     latency=latencies[name],
                     batch=batches[name],
                     streams=streams[name],
@@ -138,12 +132,12 @@ class _Measurement:
                 for name, predictor in self.opened.items()
             ),
             limits=limits,
-            cost=cost,
-            surroundings=before,
+            cost=network_cost(next(iter(self.opened.values())).size),
+            environment=before,
         )
 
     def _differences(self) -> dict[str, float]:
-        """Largest difference from the first one's maps, as the export measures it."""
+        """Return the largest difference from the first candidate's maps."""
         images = self.images[:_N_COMPARED]
         grids = {
             name: np.stack([p.combined_grid for p in predictor.predict_batch(images)])
@@ -155,12 +149,6 @@ class _Measurement:
     def _latencies(self) -> tuple[dict[str, Timing], dict[Precision, Peak]]:
         self.on_stage(f"latency: {', '.join(self.opened)}, each {self.repeats} times")
         work = self._work(self.opened, self.images[:1])
-        if not self.has_torch:
-            return self._timed(work, self.repeats), {}
-        from efficientad_lab.benchmark import hardware  # noqa: PLC0415 - needs torch
-
-        if not hardware.is_usable(self.device):
-            return self._timed(work, self.repeats), {}
         products = hardware.matrix_products(self.device)
         multiply: Work = {product.name: product.run for product in products}
         if self.device == "cpu":
@@ -185,62 +173,14 @@ class _Measurement:
             name: in_streams(predict, self.n_streams, self.n_calls)
             for name, predict in self._work(ready, self.images[:1]).items()
         }
-        if not self.has_torch:
-            return self._timed(work, self._fewer_repeats())
-        from efficientad_lab.benchmark import hardware  # noqa: PLC0415 - needs torch
-
         with hardware.shared_threads(self.n_streams):
             return self._timed(work, self._fewer_repeats())
 
     def _ready(self, candidate: Candidate) -> Predictor:
-        """Give it as `predict --streams` would open it."""
-        if candidate.is_set_up_for_streams and self.n_streams > 1:
+        """Return the predictor as `predict --streams` would open it."""
+        if candidate.is_opened_for_streams and self.n_streams > 1:
             return candidate.open(n_streams=self.n_streams)
         return self.opened[candidate.name]
-
-    def _anomalib_versions(self) -> dict[str, str] | None:
-        if ANOMALIB not in self.opened:
-            return None
-        from efficientad_lab.benchmark.anomalib_peer import (  # noqa: PLC0415 - torch
-            AnomalibEngine,
-        )
-
-        engine = self.opened[ANOMALIB].engine
-        assert isinstance(engine, AnomalibEngine)
-        return engine.versions
-
-    def _cost(self) -> NetworkCost | None:
-        if not self.has_torch:
-            return None
-        size = next(iter(self.opened.values())).size
-        from efficientad_lab.benchmark import (  # noqa: PLC0415 - needs torch
-            hardware,
-            layer_costs,
-        )
-        from efficientad_lab.benchmark.baseline import (  # noqa: PLC0415 - likewise
-            BaselineEngine,
-        )
-
-        layers, timings = tuple(layer_costs.layer_costs(size)), None
-        plain = self.opened.get(BASELINE)
-        if self.config.layers and plain is not None:
-            self.on_stage("time of every layer of the plain networks")
-            assert isinstance(plain.engine, BaselineEngine)
-            networks = plain.engine.networks
-            repeats = min(self.repeats, _LAYER_REPEATS)
-            wait = hardware.wait_for(self.device)
-            found = layer_costs.layer_timings(networks, repeats, wait=wait)
-            timings = tuple(found)
-        return NetworkCost(size, layers, timings)
-
-    def _flops(self, predictor: Predictor) -> float | None:
-        if not self.has_torch:
-            return None
-        from efficientad_lab.benchmark import layer_costs  # noqa: PLC0415 - needs torch
-
-        return NetworkCost(
-            predictor.size, tuple(layer_costs.layer_costs(predictor.size))
-        ).flops
 
     def _memory(self, candidate: Candidate) -> dict[str, float] | None:
         if not self.config.memory:
@@ -248,7 +188,7 @@ class _Measurement:
         self.on_stage(f"peak memory: {candidate.name}")
         try:
             return peak_memory_mib(candidate, self.config.batch_size)
-        except ModelFileError as error:  # what was timed before is kept
+        except ModelFileError as error:  # the times stay
             self.on_stage(f"not known: {error}")
             return None
 
@@ -265,23 +205,21 @@ class _Measurement:
         return {k: consecutive(f, repeats, n_warm_up=repeats) for k, f in work.items()}
 
     def _fewer_repeats(self) -> int:
-        """Give about as many images as for the latency; on a GPU as the paper does."""
+        """Return repeats of about as many images; on a GPU as the paper does."""
         if self.device == "cuda":
             return self.repeats
         return math.ceil(self.repeats / self.config.batch_size)
 
 
-def _only_device(
-    found: Sequence[Candidate], opened: Mapping[str, Predictor]
-) -> Literal["cpu", "cuda"]:
-    """Give where all of them run.
+def _only_device(opened: Mapping[str, Predictor]) -> Literal["cpu", "cuda"]:
+    """Return the device of all candidates.
 
     Raises:
-        ConfigError: If they do not run on the same; protocol and limit are of one.
+        ConfigError: If they run on several; protocol and limit depend on the device.
     """
     names: dict[str, list[str]] = {"cpu": [], "cuda": []}
-    for candidate in found:
-        names[opened[candidate.name].engine.device].append(candidate.name)
+    for name, predictor in opened.items():
+        names[predictor.engine.device].append(name)
     if names["cpu"] and names["cuda"]:
         raise ConfigError(
             f"a benchmark measures one device, got {', '.join(names['cpu'])} on the "

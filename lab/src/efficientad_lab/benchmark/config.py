@@ -2,44 +2,39 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from efficientad.engines.names import Device
+from efficientad.engines.names import Device, EngineName
 from efficientad.errors import ConfigError
-
-BenchmarkEngine = Literal["native", "native_bf16", "pytorch", "onnx", "openvino"]
-"""Engines of a `.ead` file; the last two run exports made for the benchmark."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkConfig:
-    """How speed and memory are measured. `None` means: as suits the device."""
+    """Settings of a benchmark. `None` means: depends on the device."""
 
-    engines: tuple[BenchmarkEngine, ...] | None = None
-    """Engines that run a .ead file. None: all that are installed."""
+    engines: tuple[EngineName, ...] | None = None
+    """Engines for a .ead file; `onnxruntime` and `openvino` run exports made for the
+    benchmark. None: all that work."""
 
     anomalib: Path | None = None
-    """The Python of an environment that has anomalib, whose EfficientAd is then
-    measured with the weights of the .ead file."""
+    """Python of an environment with anomalib, whose EfficientAd is then measured with
+    the weights of the .ead file."""
 
     device: Device = "auto"
     """Device of the networks. `auto` takes CUDA where there is one."""
 
     repeats: int | None = None
-    """Timed predictions of each engine, at least 1. None: 50 on a CPU, in turn with
-    the others; the paper's 1000 on a GPU, after as many to warm up."""
+    """Timed predictions of each candidate, at least 1. None: 50 on a CPU, and the
+    paper's 1000 on a GPU, after as many to warm up."""
 
     batch_size: int = 16
-    """Images a call where throughput is measured, at least 1; the paper's 16."""
+    """Images of a call in the measurement of throughput, at least 1; the paper's 16."""
 
     streams: int | None = None
-    """Threads that predict at once, at least 1. None: one for each core, up to 8."""
-
-    layers: bool = True
-    """Whether every layer of the plain networks is timed."""
+    """Threads that predict at the same time, at least 1. None: one for each core, up
+    to 8."""
 
     memory: bool = True
-    """Whether peak memory is measured, in a process of its own for each engine."""
+    """Measure peak memory, in a process of its own for each candidate."""
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""

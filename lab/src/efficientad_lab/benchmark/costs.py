@@ -1,72 +1,89 @@
-"""Costs of networks and limits of a machine, as numbers. No torch here."""
+"""Parameters and FLOPs of the plain networks, counted without computing anything."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from efficientad_lab.benchmark.clock import Timing
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
+from efficientad_lab.benchmark.baseline import autoencoder, pdn
+
+NetworkName = Literal["teacher", "student", "autoencoder"]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """One layer of one network, at one image."""
+    """One layer of one network, for one image."""
 
-    network: Literal["teacher", "student", "autoencoder"]
+    network: NetworkName
     name: str
     """Operation, for example `conv 4x4, 3 to 128`."""
     output: tuple[int, int, int]
     """Channels, rows and columns of the output."""
     n_parameters: int
     flops: int
-    """Operations of one image, as PyTorch counts them: two for each multiplication and
-    addition of a convolution, none for other layers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The fastest matrix product of a precision on this machine."""
-
-    precision: Precision
-    engine: str
-    """Engine of the product."""
-    n: int
-    """Rows and columns of both matrices."""
-    timing: Timing
-
-    @property
-    def flops_per_second(self) -> float:
-        """Multiplications and additions of the fastest product, per second."""
-        return 2 * self.n**3 / (self.timing.fastest / 1000)
-
-    def summary(self) -> dict[str, Any]:
-        """Return the recorded values."""
-        return {
-            "precision": self.precision,
-            "engine": self.engine,
-            "n": self.n,
-            "flops_per_second": self.flops_per_second,
-            "n_timed": len(self.timing.milliseconds),
-        }
+    """Operations as PyTorch counts them: two for each multiplication and addition of a
+    convolution, none for other layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkCost:
-    """Costs of all networks of a size together."""
+    """Teacher, student and autoencoder of a size together."""
 
-    size: str
-    """`small` or `medium`."""
+    size: ModelSize
     layers: tuple[LayerCost, ...]
-    timings: tuple[Timing, ...] | None = None
-    """Timing of each layer of the plain networks. None: not measured."""
 
     @property
     def n_parameters(self) -> int:
-        """Number of parameters of teacher, student and autoencoder."""
+        """Number of parameters."""
         return sum(layer.n_parameters for layer in self.layers)
 
     @property
     def flops(self) -> int:
         """Operations of one image."""
         return sum(layer.flops for layer in self.layers)
+
+
+@torch.no_grad()
+def network_cost(size: ModelSize) -> NetworkCost:
+    """Count parameters and FLOPs of every layer, on PyTorch's device without memory."""
+    with torch.device("meta"):
+        networks = (
+            pdn(size, DESCRIPTOR_CHANNELS),
+            pdn(size, 2 * DESCRIPTOR_CHANNELS),
+            autoencoder(),
+        )
+        images = torch.empty(1, 3, INPUT_SIZE, INPUT_SIZE)
+    layers = []
+    for name, network in zip(get_args(NetworkName), networks, strict=True):
+        grid = images
+        for layer in network.eval():
+            with FlopCounterMode(display=False) as counter:
+                grid = layer(grid)
+            channels, rows, columns = grid.shape[1:]
+            layers.append(
+                LayerCost(
+                    network=name,
+                    name=_described(layer),
+                    output=(channels, rows, columns),
+                    n_parameters=sum(p.numel() for p in layer.parameters()),
+                    flops=counter.get_total_flops(),
+                )
+            )
+    return NetworkCost(size, tuple(layers))
+
+
+def _described(layer: nn.Module) -> str:
+    if isinstance(layer, nn.Conv2d):
+        side, stride = layer.kernel_size[0], layer.stride[0]
+        text = f"conv {side}x{side}, {layer.in_channels} to {layer.out_channels}"
+        return text if stride == 1 else f"{text}, stride {stride}"
+    if isinstance(layer, nn.Upsample):
+        assert isinstance(layer.size, tuple)
+        return f"bilinear to {layer.size[0]}x{layer.size[1]}"
+    return {"ReLU": "ReLU", "AvgPool2d": "average of 2x2", "Dropout": "dropout"}[
+        type(layer).__name__
+    ]

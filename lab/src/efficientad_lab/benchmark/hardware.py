@@ -7,15 +7,18 @@ limit is the higher of both: a processor may have no instructions for it.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+import onnxruntime
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from efficientad.engines.engine import Precision
 from efficientad_lab.benchmark.clock import Timing, consecutive
-from efficientad_lab.benchmark.costs import Peak, Precision
 
 DeviceType = Literal["cpu", "cuda"]
 
@@ -33,6 +36,33 @@ _TORCH_TYPES: Final[dict[Precision, torch.dtype]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The fastest matrix product of a precision on this machine."""
+
+    precision: Precision
+    engine: str
+    """Engine of the product."""
+    n: int
+    """Rows and columns of both matrices."""
+    timing: Timing
+
+    @property
+    def flops_per_second(self) -> float:
+        """Multiplications and additions of the fastest product, per second."""
+        return 2 * self.n**3 / (self.timing.fastest / 1000)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the recorded values."""
+        return {
+            "precision": self.precision,
+            "engine": self.engine,
+            "n": self.n,
+            "flops_per_second": self.flops_per_second,
+            "n_timed": len(self.timing.milliseconds),
+        }
+
+
 class MatrixProduct(NamedTuple):
     """A product of two square matrices, to be timed."""
 
@@ -45,11 +75,6 @@ class MatrixProduct(NamedTuple):
     def name(self) -> str:
         """Name in the timings."""
         return f"matrix product, {self.precision}, {self.engine}"
-
-
-def is_usable(device: DeviceType) -> bool:
-    """Return whether PyTorch can multiply on the device."""
-    return device == "cpu" or torch.cuda.is_available()
 
 
 def wait_for(device: DeviceType) -> Callable[[], None]:
@@ -68,7 +93,7 @@ def matrix_products(device: DeviceType) -> list[MatrixProduct]:
         _large_enough(device, precision, "PyTorch", partial(_torch, precision, device))
         for precision in _TORCH_TYPES
     ]
-    if device == "cpu" and _has_onnx():
+    if device == "cpu":
         products.append(_large_enough(device, "int8", "ONNX Runtime", _onnx_int8))
     return products
 
@@ -76,12 +101,7 @@ def matrix_products(device: DeviceType) -> list[MatrixProduct]:
 def peaks(
     products: Sequence[MatrixProduct], timings: Mapping[str, Timing]
 ) -> dict[Precision, Peak]:
-    """Return the limit of each precision.
-
-    Args:
-        products: Timed products.
-        timings: Timings by the products' names.
-    """
+    """Return the limit of each precision."""
     found = [Peak(p.precision, p.engine, p.n, timings[p.name]) for p in products]
     of_fp32 = [peak for peak in found if peak.precision == "fp32"]
     return {
@@ -141,23 +161,11 @@ def _torch(precision: Precision, device: DeviceType, n: int) -> Callable[[], obj
     return product
 
 
-def _has_onnx() -> bool:
-    try:
-        import onnx  # noqa: F401, PLC0415
-        import onnxruntime  # noqa: F401, PLC0415
-    except ModuleNotFoundError:
-        return False
-    return True
-
-
 def _onnx_int8(n: int) -> Callable[[], object]:
     """Return a product as in a quantized graph: uint8 by constant int8 weights.
 
     Weights have 7 bits: without VNNI a processor adds pairs of products in 16 bits.
     """
-    import onnxruntime  # noqa: PLC0415 - measured where it is installed
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
-
     rng = np.random.default_rng(0)
     weights = rng.integers(-63, 64, (n, n), dtype=np.int8)
     left = rng.integers(0, 256, (n, n), dtype=np.uint8)

@@ -1,5 +1,6 @@
-"""Peak memory of a process."""
+"""Peak memory of processes."""
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ _PROCESSES: Final = Path("/proc")
 
 def own_peak_mib() -> float:
     """Return the peak memory of this process, MiB."""
-    peak = _reported("self")
-    if peak is not None:
-        return peak
+    status = _status("self")
+    if "VmHWM" in status:
+        return _mib(status["VmHWM"])
     # Only as a fallback: the value of a child begins with that of its parent.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # In bytes on macOS.
@@ -25,26 +26,39 @@ def own_peak_mib() -> float:
 def peak_mib(process: int) -> float:
     """Return the peak memory of another running process, MiB.
 
-    Args:
-        process: Process number.
-
     Raises:
         ConfigError: If the system does not report it.
     """
-    peak = _reported(str(process))
-    if peak is None:
+    status = _status(str(process))
+    if "VmHWM" not in status:
         raise ConfigError(
             "the memory of another process needs a system that reports it in "
             f"{_PROCESSES}; leave it out with --no-memory"
         )
-    return peak
+    return _mib(status["VmHWM"])
 
 
-def _reported(process: str) -> float | None:
-    path = _PROCESSES / process / "status"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == "VmHWM":
-            return int(value.split()[0]) / _KIB_PER_MIB
-    return None
+def children_peak_mib() -> float:
+    """Return the peak memory of all child processes together, MiB.
+
+    Raises:
+        ConfigError: If the system does not report any.
+    """
+    parent = str(os.getpid())
+    numbers = (path.name for path in _PROCESSES.glob("[0-9]*"))
+    children = [int(n) for n in numbers if _status(n).get("PPid") == parent]
+    return sum(map(peak_mib, children)) if children else peak_mib(-1)
+
+
+def _status(process: str) -> dict[str, str]:
+    """Return the fields that the system reports about a process, or none."""
+    try:
+        text = (_PROCESSES / process / "status").read_text()
+    except OSError:  # another system, or the process has ended
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def _mib(value: str) -> float:
+    return int(value.split(maxsplit=1)[0]) / _KIB_PER_MIB

@@ -1,9 +1,9 @@
-"""Peak memory of a predictor, measured in a process that does nothing else.
+"""Peak memory of a candidate, measured in a process that does nothing else.
 
     python -m efficientad_lab.benchmark.peak_memory '{"name": ..., "path": ..., ...}' 16
 
-prints it as JSON: after opening, after one image, after a batch. On a GPU also what
-PyTorch reserved there, as the paper has it.
+prints it as JSON: after opening, after one image, after a batch. On a GPU it also
+prints the memory that PyTorch reserved there, as the paper does.
 """
 
 import json
@@ -19,25 +19,25 @@ import efficientad
 from efficientad.errors import ModelFileError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad_lab.benchmark.candidates import Candidate
-from efficientad_lab.benchmark.memory import own_peak_mib
+from efficientad_lab.benchmark.memory import children_peak_mib, own_peak_mib
 
 
 def peak_memory_mib(candidate: Candidate, batch_size: int) -> dict[str, float]:
-    """Measure the peak memory of one candidate, MiB.
+    """Measure the peak memory of one candidate, MiB, in a new process.
 
     Args:
-        candidate: What to open.
+        candidate: Candidate to open.
         batch_size: Images of one call.
 
     Returns:
-        `opened`, `one_image` and `batch`: the most there was until then, libraries and
-        all; where PyTorch has used a GPU, `gpu_reserved` as well.
+        Peaks of the whole process by name: `opened`, `one_image` and `batch`, and
+        `gpu_reserved` if PyTorch has used a GPU.
 
     Raises:
         ModelFileError: If the process fails.
     """
     given = json.dumps(asdict(candidate), default=str)  # paths
-    # The process runs what runs here, whatever is installed.
+    # The process runs the sources of this one, whatever is installed.
     sources = [Path(efficientad.__file__).parents[1], Path(__file__).parents[2]]
     paths = [str(source.resolve()) for source in sources]
     if inherited := os.environ.get("PYTHONPATH"):
@@ -61,18 +61,10 @@ def peak_memory_mib(candidate: Candidate, batch_size: int) -> dict[str, float]:
 
 
 def measured_here(candidate: Candidate, batch_size: int) -> dict[str, float]:
-    """Open and use it in this process; give what `peak_memory_mib` does."""
+    """Measure the peaks of `peak_memory_mib` in this process."""
+    # anomalib works in a process of its own.
+    peak_mib = own_peak_mib if candidate.anomalib is None else children_peak_mib
     predictor = candidate.open()
-    # anomalib works in a process of its own, whose memory is what counts.
-    if candidate.anomalib is not None:
-        from efficientad_lab.benchmark.anomalib_peer import (  # noqa: PLC0415 - torch
-            AnomalibEngine,
-        )
-
-        assert isinstance(predictor.engine, AnomalibEngine)
-        peak_mib = predictor.engine.peak_mib
-    else:
-        peak_mib = own_peak_mib
     found = {"opened": peak_mib()}
     image = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     predictor.predict(image)

@@ -17,13 +17,7 @@ def random_detector(
     n_local: int = DESCRIPTOR_CHANNELS,
     n_global: int = DESCRIPTOR_CHANNELS,
 ) -> Detector:
-    """Return an uncalibrated detector with the same random weights in every call.
-
-    Args:
-        size: The paper's S or M.
-        n_local: Channels of the local map.
-        n_global: Channels of the global map.
-    """
+    """Return an uncalibrated detector with the same random weights in every call."""
     torch.manual_seed(0)
     n_hidden = DESCRIPTOR_CHANNELS
     std = torch.rand(n_local) * 0.05 + 0.02

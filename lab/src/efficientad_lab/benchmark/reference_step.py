@@ -60,12 +60,7 @@ def reference_loss(
 def reference_step(
     networks: Baseline, images: Callable[[], Sequence[Tensor]]
 ) -> Callable[[], None]:
-    """Return a function that takes one training step.
-
-    Args:
-        networks: Networks to train, on the device of the images.
-        images: Function that returns the three images of `reference_loss`.
-    """
+    """Return a function that takes one training step."""
     optimizer = torch.optim.Adam(
         [*networks.student.parameters(), *networks.autoencoder.parameters()],
         lr=1e-4,

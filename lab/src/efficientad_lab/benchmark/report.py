@@ -1,118 +1,114 @@
-"""What a benchmark found, as JSON and as tables."""
+"""The result of a benchmark, as JSON and as a table."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from efficientad.engines.engine import Precision
 from efficientad.storage import write_atomically
 from efficientad_lab.benchmark.clock import Timing
-from efficientad_lab.benchmark.costs import NetworkCost, Peak, Precision
+from efficientad_lab.benchmark.costs import NetworkCost
+from efficientad_lab.benchmark.hardware import Peak
 
 _GIGA: Final = 1e9
-# Layers below this share of the time have no line in the table; the JSON has them all.
-_LEAST_SHARE: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
-    """What was measured of one candidate."""
+    """Measurements of one candidate."""
 
     name: str
     precision: Precision
-    flops: float | None
-    """Of the plain networks of its size, an image; None where it is not known."""
+    flops: float
+    """Operations of the plain networks of its size, for one image."""
     latency: Timing
-    """Of one image."""
+    """Time of one image."""
     batch: Timing
-    """Of one call with a batch."""
+    """Time of one call with a batch."""
     streams: Timing
-    """Of all images of all streams."""
+    """Time of all images of all streams."""
     peak_memory_mib: Mapping[str, float] | None
-    """As `deployment.memory` gives it. None: not measured."""
+    """Peaks by name, see `peak_memory`. None: not measured."""
     largest_difference: float
-    """Of any value of the combined map from the first candidate's, relative to the
-    largest value, or to 0.1 if that is more."""
+    """Largest difference of the combined map from the first candidate's, relative to
+    the largest value, or to 0.1 if that is more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkReport:
-    """All candidates, the first being what the others are compared with."""
+    """Measurements of all candidates; the others are compared with the first."""
 
     model: str
-    """Name of the file."""
+    """Name of the model file."""
     settings: Mapping[str, Any]
     is_on_gpu: bool
     n_images_of_streams: int
-    """Of all streams together, each time."""
+    """Images of all streams together in each turn."""
     results: tuple[EngineReport, ...]
     limits: Mapping[Precision, Peak]
-    """What the machine can do; empty where PyTorch is not installed."""
-    cost: NetworkCost | None
-    """None where the size of the networks is not known, or PyTorch not installed."""
-    surroundings: Mapping[str, Any]
+    """Fastest matrix product of the machine in each precision."""
+    cost: NetworkCost
+    environment: Mapping[str, Any]
+    """Machine, load, versions and commit."""
 
     def as_json(self) -> dict[str, Any]:
-        """Give everything that was measured; times in milliseconds."""
+        """Return all measurements; times in milliseconds."""
         cost = self.cost
         return {
             "experiment": "benchmark",
             "model": self.model,
             "settings": dict(self.settings),
-            "runtimes": [self._measured(result) for result in self.results],
+            "engines": [self._measured(result) for result in self.results],
             "limits": {k: peak.summary() for k, peak in self.limits.items()},
-            "cost": None
-            if cost is None
-            else {
-                "size": cost.size,
-                "n_parameters": cost.n_parameters,
-                "flops": cost.flops,
-                "layers": list(self._layers(cost)),
-            },
-            **self.surroundings,
+            "cost": asdict(cost)
+            | {"n_parameters": cost.n_parameters, "flops": cost.flops},
+            **self.environment,
         }
 
     def write(self, path: Path) -> None:
-        """Write all of it as JSON.
+        """Write the report as JSON.
 
         Raises:
-            StorageError: If the file cannot be written; what stood there stays.
+            StorageError: If the file cannot be written; the previous one stays.
         """
         text = json.dumps(self.as_json(), indent=1, allow_nan=False)
         write_atomically(path, f"{text}\n".encode())
 
     def text(self) -> str:
-        """Give all that is read by people: tables and the machine's limits."""
-        where = f"{self.model} on {self.surroundings['machine']}"
-        parts = [where, self.table(), "\n".join(self.limit_lines())]
-        if self.cost is not None:
-            parts.append(
-                f"plain networks, {self.cost.size}: "
-                f"{self.cost.n_parameters / 1e6:.2f} M parameters, "
-                f"{self.cost.flops / _GIGA:.1f} GFLOP an image"
-            )
-            if self.cost.timings is not None:
-                parts.append(self.layer_table())
-        return "\n\n".join(part for part in parts if part)
+        """Return the table, the limits of the machine and the cost as text."""
+        limits = [
+            f"limit of {precision}: {peak.flops_per_second / _GIGA:.1f} GFLOP/s "
+            f"({peak.precision}, {peak.engine}, {peak.n} x {peak.n})"
+            for precision, peak in self.limits.items()
+        ]
+        cost = (
+            f"plain networks, {self.cost.size}: "
+            f"{self.cost.n_parameters / 1e6:.2f} M parameters, "
+            f"{self.cost.flops / _GIGA:.1f} GFLOP an image"
+        )
+        where = f"{self.model} on {self.environment['machine']}"
+        return "\n\n".join([where, self.table(), "\n".join(limits), cost])
 
     def table(self) -> str:
-        """Compare the candidates; `times` is how much sooner than the first."""
+        """Return the table of candidates; `times` is the ratio to the first one."""
         n, n_streams = self.settings["batch_size"], self.settings["streams"]
         memory_of = "GPU MiB" if self.is_on_gpu else "peak MiB"
         rows = [
             (
-                *("runtime", "precision", "p50, ms", "p25 - p75", "p99, ms", "times"),
+                *("engine", "precision", "p50, ms", "p25 - p75", "p99, ms", "times"),
                 *(f"images/s by {n}", "times", f"images/s, {n_streams} streams"),
                 *("times", memory_of, "GFLOP/s", "of limit, %", "difference"),
             )
         ]
-        first = self._measured(self.results[0])
-        for measured in map(self._measured, self.results):
-            latency, memory = measured["latency_ms"], measured["peak_memory_mib"]
+        all_measured = [self._measured(result) for result in self.results]
+        first = all_measured[0]
+        for measured in all_measured:
+            latency, peak = measured["latency_ms"], self._peak(measured)
             rows.append(
                 (
-                    measured["runtime"],
+                    measured["engine"],
                     measured["precision"],
                     f"{latency['p50']:.1f}",
                     f"{latency['p25']:.1f} - {latency['p75']:.1f}",
@@ -120,59 +116,28 @@ class BenchmarkReport:
                     f"{measured['speedup']:.2f}",
                     *_against(measured, first, "images_per_second_of_batch"),
                     *_against(measured, first, "images_per_second_of_streams"),
-                    _number(self._peak(memory), 1, digits=0),
-                    _number(measured["flops_per_second"], 1 / _GIGA),
-                    _number(measured["share_of_limit"], 100),
+                    "" if peak is None else f"{peak:.0f}",
+                    f"{measured['flops_per_second'] / _GIGA:.1f}",
+                    f"{100 * measured['share_of_limit']:.1f}",
                     f"{measured['largest_difference']:.1e}",
                 )
             )
         return _aligned(rows)
 
-    def _peak(self, memory: Mapping[str, float] | None) -> float | None:
-        """Give the peak of the process or, on a GPU, what PyTorch reserved of it."""
+    def _peak(self, measured: Mapping[str, Any]) -> float | None:
+        """Return the peak of the process; on a GPU, the memory PyTorch reserved."""
+        memory: Mapping[str, float] | None = measured["peak_memory_mib"]
         if memory is None:
             return None
         return memory.get("gpu_reserved") if self.is_on_gpu else max(memory.values())
 
-    def layer_table(self) -> str:
-        """Tell where the time of the plain networks goes."""
-        assert self.cost is not None
-        rows = [("network", "layer", "gives", "MFLOP", "ms", "% of time", "GFLOP/s")]
-        for layer in self._layers(self.cost):
-            if layer["share_of_time"] is None or layer["share_of_time"] < _LEAST_SHARE:
-                continue
-            rows.append(
-                (
-                    layer["network"],
-                    layer["name"],
-                    "x".join(map(str, layer["output"])),
-                    f"{layer['flops'] / 1e6:.0f}",
-                    f"{layer['milliseconds']:.2f}",
-                    f"{100 * layer['share_of_time']:.1f}",
-                    _number(layer["flops_per_second"] or None, 1 / _GIGA),
-                )
-            )
-        return _aligned(rows)
-
-    def limit_lines(self) -> list[str]:
-        """Say what the machine can do, a line a precision."""
-        return [
-            f"limit of {precision}: {peak.flops_per_second / _GIGA:.1f} GFLOP/s "
-            f"({peak.precision}, {peak.engine}, {peak.n} x {peak.n})"
-            for precision, peak in self.limits.items()
-        ]
-
     def _measured(self, result: EngineReport) -> dict[str, Any]:
         median = result.latency.median
-        limit = self.limits.get(result.precision)
-        flops = None if result.flops is None else result.flops / (median / 1000)
-        share = None
-        if result.flops is not None and limit is not None:
-            # The fastest of both: what is compared is the machine undisturbed.
-            fastest = result.flops / (result.latency.fastest / 1000)
-            share = fastest / limit.flops_per_second
+        # The fastest of both, as on an undisturbed machine.
+        fastest = result.flops / (result.latency.fastest / 1000)
+        limit = self.limits[result.precision].flops_per_second
         return {
-            "runtime": result.name,
+            "engine": result.name,
             "precision": result.precision,
             "latency_ms": result.latency.summary(),
             "speedup": self.results[0].latency.median / median,
@@ -183,26 +148,10 @@ class BenchmarkReport:
             / (result.streams.median / 1000),
             "streams_ms": result.streams.summary(),
             "peak_memory_mib": result.peak_memory_mib,
-            "flops_per_second": flops,
-            "share_of_limit": share,
+            "flops_per_second": result.flops / (median / 1000),
+            "share_of_limit": fastest / limit,
             "largest_difference": result.largest_difference,
         }
-
-    @staticmethod
-    def _layers(cost: NetworkCost) -> Iterable[dict[str, Any]]:
-        timings = cost.timings
-        total = None if timings is None else sum(t.median for t in timings)
-        for index, layer in enumerate(cost.layers):
-            median = None if timings is None else timings[index].median
-            yield asdict(layer) | {
-                "milliseconds": median,
-                "share_of_time": None
-                if median is None or not total
-                else median / total,
-                "flops_per_second": None
-                if median is None
-                else layer.flops / (median / 1000),
-            }
 
 
 def _against(
@@ -211,16 +160,12 @@ def _against(
     return f"{measured[name]:.1f}", f"{measured[name] / first[name]:.2f}"
 
 
-def _number(value: float | None, factor: float, *, digits: int = 1) -> str:
-    return "" if value is None else f"{factor * value:.{digits}f}"
-
-
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Put columns under each other: words to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Return rows with aligned columns: words to the left, numbers to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
     is_number = [
-        all(not cell or cell[0].isdigit() for cell in column[1:])
-        for column in zip(*rows, strict=True)
+        all(not cell or cell[0].isdigit() for cell in column[1:]) for column in columns
     ]
     lines = []
     for row in rows:

@@ -36,12 +36,7 @@ def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
 def picture_table(
     head: Sequence[str], rows: Sequence[tuple[str, Sequence[Picture]]]
 ) -> Figure:
-    """Return a figure with a table of pictures.
-
-    Args:
-        head: Names of the columns.
-        rows: Name of each row and its RGB pictures, one for each column.
-    """
+    """Return a figure of RGB pictures in named rows, under the names of columns."""
     n_rows, n_columns = len(rows), len(head)
     height = n_rows * _TILE_INCHES + _CAPTION_INCHES
     width = n_columns * _TILE_INCHES + _CAPTION_INCHES
@@ -59,11 +54,7 @@ def picture_table(
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PDF and as PNG, and return the paths.
-
-    Args:
-        figure: Figure to write.
-        path: Path without suffix.
+    """Write a figure to the path with `.pdf` and with `.png`; return both.
 
     Raises:
         StorageError: If a file cannot be written; the previous one stays.

@@ -130,9 +130,6 @@ def latency_by_device(material: Material) -> Figure:
 def read_benchmarks(paths: Iterable[Path]) -> list[Run]:
     """Read recorded runs, and the reports of `efficientad benchmark` as runs.
 
-    Args:
-        paths: JSON files, and folders of JSON files.
-
     Raises:
         ResultError: If a file is something else; the message names it.
     """
@@ -147,16 +144,16 @@ def read_benchmarks(paths: Iterable[Path]) -> list[Run]:
 def _runs_in(file: Path) -> list[Run]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or "runtimes" not in content:
+        if not isinstance(content, dict) or "engines" not in content:
             return [read_run(file)]
         return [
             {
                 "machine": content["machine"],
                 "category": str(content["model"]),
-                "variant": f"{measured['runtime']}, {measured['precision']}",
+                "variant": f"{measured['engine']}, {measured['precision']}",
                 "metrics": {"latency_ms": float(measured["latency_ms"]["p50"])},
             }
-            for measured in content["runtimes"]
+            for measured in content["engines"]
         ]
     except ResultError:
         raise

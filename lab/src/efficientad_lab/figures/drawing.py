@@ -53,10 +53,6 @@ class Drawn(NamedTuple):
 def draw_figures(results: Path, config: FigureConfig | None = None) -> Drawn:
     """Draw figures as PDF and PNG.
 
-    Args:
-        results: Folder of recorded runs.
-        config: Settings. None: the defaults.
-
     Raises:
         ResultError: If no figure can be drawn, or if a recorded run is unusable.
         StorageError: If a figure cannot be written.

@@ -1,10 +1,11 @@
 """Figures made of images and maps (paper, Figures 3, 4, 5 and 7)."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from efficientad.datasets import Sample, read_defect_mask
 from efficientad.errors import ResultError
@@ -27,15 +28,12 @@ from efficientad_lab.studies.hard_masks import MOMENTS, mask_file, read_masks
 from efficientad_lab.studies.paper import LOGICAL, STRUCTURAL
 from efficientad_lab.studies.records import Run
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _MAX_SIDE: Final = 320
 _KINDS: Final = {LOGICAL: "logical", STRUCTURAL: "structural"}
 
 
-def receptive_fields(material: Material) -> "Figure":
-    """Draw where the gradient of one descriptor lies, in teacher and source network.
+def receptive_fields(material: Material) -> Figure:
+    """Draw the gradient of one descriptor, of teacher and source network.
 
     Raises:
         ModelFileError: If a network cannot be read.
@@ -59,8 +57,8 @@ def receptive_fields(material: Material) -> "Figure":
     return picture_table(head[: len(rows[0][1])], rows)
 
 
-def hard_loss_masks(material: Material) -> "Figure":
-    """Draw where the hard feature loss looked in the course of each training.
+def hard_loss_masks(material: Material) -> Figure:
+    """Draw the masks of the hard feature loss in the course of each training.
 
     Raises:
         ResultError: If the masks of a run are missing.
@@ -68,25 +66,25 @@ def hard_loss_masks(material: Material) -> "Figure":
     moments, runs = list(MOMENTS), material.of_scenarios()
     for run in runs:
         folder = material.folder(run)
-        # In a training of a few steps, some moments are the same.
+        # In a training of a few steps some moments are equal.
         moments = [m for m in moments if mask_file(folder, m).exists()]
         if MOMENTS[-1] not in moments:
             raise ResultError(
                 f"needs the hard-loss masks of {run['category']}, {run['variant']}, "
-                f"seed {run['seed']}, which are not in {folder}; remove that run's "
-                "record and make it again, or name the folder by --work"
+                f"seed {run['seed']}, which are not in {folder}; remove the record of "
+                "that run and make it again, or name the folder by --work"
             )
     rows = []
     for run in runs:
         files = [mask_file(material.folder(run), moment) for moment in moments]
-        kept = [read_masks(path) for path in files]
-        masks = [_brightness(each.masks[0]) for each in kept]
-        rows.append((str(run["category"]), [kept[0].pixels[0], *masks]))
+        read = [read_masks(path) for path in files]
+        masks = [_brightness(each.masks[0]) for each in read]
+        rows.append((str(run["category"]), [read[0].pixels[0], *masks]))
     head = [f"after {100 * moment:.0f} %" for moment in moments]
     return picture_table(["image", *head], rows)
 
 
-def local_and_global_maps(material: Material) -> "Figure":
+def local_and_global_maps(material: Material) -> Figure:
     """Draw the three maps of a logical and of a structural anomaly.
 
     Raises:
@@ -104,12 +102,12 @@ def local_and_global_maps(material: Material) -> "Figure":
             f"anomalies, {material.results} has none; give efficientad reproduce one"
         )
     run = runs[int(rng.integers(len(runs)))]
-    detector = material.detector(run)
+    predictor = material.predictor(run)
     rows = []
     for kind, name in _KINDS.items():
         defects = material.defects(run, [kind])
         sample = defects[int(rng.integers(len(defects)))]
-        picture, mask, prediction = _judged(detector, sample)
+        picture, mask, prediction = _predicted(predictor, sample)
         low, high = color_scale(prediction.threshold)
         maps = (
             prediction.map("local"),
@@ -122,8 +120,8 @@ def local_and_global_maps(material: Material) -> "Figure":
     return picture_table(["image", "local map", "global map", "combined map"], rows)
 
 
-def random_defects(material: Material) -> "Figure":
-    """Draw defects of each scenario, chosen by the seed alone, with mask and map.
+def random_defects(material: Material) -> Figure:
+    """Draw random defects of each scenario with mask and map.
 
     Raises:
         ResultError: If the detector of a scenario is missing.
@@ -132,10 +130,10 @@ def random_defects(material: Material) -> "Figure":
     rng = np.random.default_rng(config.seed)
     rows = []
     for run in material.of_scenarios():
-        detector = material.detector(run)
+        predictor = material.predictor(run)
         pictures: list[Picture] = []
         for sample in _drawn(material, run, rng):
-            picture, mask, prediction = _judged(detector, sample)
+            picture, mask, prediction = _predicted(predictor, sample)
             low, high = color_scale(prediction.threshold)
             drawn = heatmap(prediction.anomaly_map, low=low, high=high)
             pictures += [picture, _mask_picture(mask, picture), drawn]
@@ -145,46 +143,46 @@ def random_defects(material: Material) -> "Figure":
 
 
 def _drawn(material: Material, run: Run, rng: np.random.Generator) -> list[Sample]:
-    """Draw defects, each once where there are enough."""
+    """Draw defects at random, each once if there are enough."""
     defects, n = material.defects(run), material.config.n_images
     return [defects[i] for i in rng.choice(len(defects), n, replace=n > len(defects))]
 
 
-def _judged(
-    detector: Predictor, sample: Sample
+def _predicted(
+    predictor: Predictor, sample: Sample
 ) -> tuple[Picture, Mask | None, Prediction]:
-    """Judge an image, and give it with mask and maps at a size fit for print."""
+    """Return an image, its mask and its prediction at a size for print."""
     image = read_image(sample.path)
     height, width = image.shape[:2]
     mask = None
     if sample.mask_path is not None:
         mask = read_defect_mask(sample, height, width)
-    prediction = detector.predict(image)
+    prediction = predictor.predict(image)
     scale = max(1, round(max(height, width) / _MAX_SIDE))
     if scale > 1:
         rows, columns = height // scale, width // scale
         image = resize_image(image, rows, columns)
         mask = None if mask is None else resize_mask(mask, rows, columns)
-        # Its maps are drawn from their grids, at any size.
+        # Maps are drawn from their grids at any size.
         prediction = replace(prediction, height=rows, width=columns)
     return image, mask, prediction
 
 
 def _mask_picture(mask: Mask | None, picture: Picture) -> Picture:
-    """Give a mask in black and white; plain gray where nobody annotated."""
+    """Return a mask in black and white, or plain gray without an annotation."""
     if mask is None:
         return np.full_like(picture, 128)
     return np.repeat(np.where(mask, 255, 0).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _brightness(mask: Map) -> Picture:
-    """The more channels the loss selects at a place, the brighter it is."""
+    """Return a picture that is brighter where the loss selects more channels."""
     brightest = float(mask.max()) or 1.0
     gray = np.rint(255 * mask / brightest)
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _gradient_picture(gradient: Map) -> Picture:
-    # The root shows what is weak, too.
+    # The root makes weak gradients visible.
     shown = np.sqrt(gradient / gradient.max()).astype(np.float32)
     return heatmap(shown, low=0.0, high=1.0)

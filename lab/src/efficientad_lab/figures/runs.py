@@ -1,4 +1,4 @@
-"""The runs a figure is drawn from, and what it says where one is missing."""
+"""The runs and files of the figures, and the errors if one is missing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from efficientad_lab.studies.reproduce import EXPERIMENT
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Where recorded runs and what belongs to them lie."""
+    """Recorded runs and the files of their trainings."""
 
     results: Path
     config: FigureConfig
@@ -28,10 +28,10 @@ class Material:
         return self.config.work or self.results / "work"
 
     def reproduced(self) -> list[Run]:
-        """Give the runs of `efficientad reproduce`, failed ones included.
+        """Return the runs of `efficientad reproduce`, including failed ones.
 
         Raises:
-            ResultError: If none is finished, or one is unusable.
+            ResultError: If no run is finished, or one is unusable.
         """
         runs = [r for r in read_runs(self.results) if r["experiment"] == EXPERIMENT]
         if not any(map(is_finished, runs)):
@@ -43,10 +43,10 @@ class Material:
         return runs
 
     def of_scenarios(self) -> list[Run]:
-        """Give one run of the wanted size for each scenario: that of the lowest seed.
+        """Return the run of the lowest seed for each scenario, in the chosen size.
 
         Raises:
-            ResultError: If there are none.
+            ResultError: If there is no such run.
         """
         size = self.config.size
         runs = [
@@ -63,26 +63,26 @@ class Material:
         return [lowest[name] for name in sorted(lowest)]
 
     def folder(self, run: Run) -> Path:
-        """Give the folder of a run's training."""
+        """Return the folder of a run's training."""
         return self.work / str(run["training"])
 
-    def detector(self, run: Run) -> Predictor:
-        """Read the detector of a run, for the CPU.
+    def predictor(self, run: Run) -> Predictor:
+        """Load the detector of a run on the CPU.
 
         Raises:
-            ResultError: If it is not there any more.
+            ResultError: If its file is missing.
         """
         path = self.folder(run) / MODEL_FILE
         if not path.exists():
             raise ResultError(
                 f"needs the detector of {run['category']}, {run['variant']}, seed "
-                f"{run['seed']}, which is not at {path}; remove that run's record and "
-                "make it again, or name the folder by --work"
+                f"{run['seed']}, which is not at {path}; remove the record of that run "
+                "and make it again, or name the folder by --work"
             )
         return load(path, device="cpu")
 
     def defects(self, run: Run, kinds: Sequence[str] | None = None) -> list[Sample]:
-        """List the defective test images of a run, of some kinds.
+        """Return the defective test images of a run, of some kinds.
 
         Raises:
             ResultError: If the list is missing.

@@ -10,7 +10,6 @@ once.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +25,13 @@ from efficientad_lab.studies.jobs import (
     MEAN_AND_DEVIATION,
     QUANTILES,
     Job,
-    Judging,
     Normalization,
+    PlannedEvaluation,
 )
-from efficientad_lab.studies.records import Run, read_runs
+from efficientad_lab.studies.records import Run
 from efficientad_lab.studies.scenarios import find_scenarios
-from efficientad_lab.studies.study import OnDone, do_all, usable_sizes, variant_of
-from efficientad_lab.studies.table_files import Table, write_tables
+from efficientad_lab.studies.study import OnDone, Study, usable_sizes, variant_of
+from efficientad_lab.studies.table_files import Table
 from efficientad_lab.studies.tables import AblationRow, ablation_table, failures_table
 
 EXPERIMENT: Final = "ablation"
@@ -175,26 +174,16 @@ def ablate(
 ) -> list[Exception]:
     """Train and evaluate all deviations of some of the paper's tables, and write these.
 
-    Runs are recorded, resumed and skipped as in `reproduce`.
-
-    Args:
-        roots: Categories, collections, or folders of collections.
-        results: Folder for the recorded runs, `ablation.md` and `ablation.html`.
-        config: Settings. None: the defaults.
-        tables: Numbers of the paper's tables.
-        on_done: Called with each finished job, and its error or None.
-
-    Returns:
-        The errors of failed runs; these are recorded, and the next call tries them
-        again.
-
-    Raises:
-        DatasetError, ModelFileError, ResultError, StorageError: As `reproduce`.
+    Arguments, result and errors are those of `Study.run`, and `tables`: numbers of the
+    paper's tables.
     """
-    config = config or StudyConfig()
-    jobs = planned(roots, config, tables)
-    read_runs(results)
-    return do_all(jobs, results, config, on_done, partial(write, results, config))
+    study = Study(
+        EXPERIMENT,
+        "Ablations of EfficientAD",
+        lambda roots, config: planned(roots, config, tables),
+        ablation_tables,
+    )
+    return study.run(roots, results, config or StudyConfig(), on_done=on_done)
 
 
 def planned(
@@ -203,7 +192,7 @@ def planned(
     """Return all jobs of an ablation, by seed, size, scenario and training.
 
     Raises:
-        DatasetError, ModelFileError: As `reproduce`.
+        DatasetError, ModelFileError: As `Study.run`.
     """
     scenarios, sizes = find_scenarios(roots), usable_sizes(config)
     deviations = [
@@ -227,12 +216,13 @@ def _jobs(
     """Group deviations by their training; the method's comes first."""
     full_config = config.training(*which)
     full = recipe_of(full_config, choose_device(config.device))
-    groups: dict[Deviation, dict[str, Judging]] = {FULL: {}}
+    groups: dict[Deviation, dict[str, PlannedEvaluation]] = {FULL: {}}
     for deviation in (each.canonical(full) for each in deviations):
         training = replace(deviation, normalization=QUANTILES)
         variant = _variant(deviation, full_config, full)
-        judging = Judging(variant=variant, normalization=deviation.normalization)
-        groups.setdefault(training, {})[variant] = judging
+        groups.setdefault(training, {})[variant] = PlannedEvaluation(
+            variant=variant, normalization=deviation.normalization
+        )
     return [
         Job(
             experiment=EXPERIMENT,
@@ -242,10 +232,10 @@ def _jobs(
             ),
             recipe=training.recipe(full),
             variant=_variant(training, full_config, full),
-            judgings=tuple(judgings.values()),
+            evaluations=tuple(evaluations.values()),
         )
-        for training, judgings in groups.items()
-        if judgings
+        for training, evaluations in groups.items()
+        if evaluations
     ]
 
 
@@ -253,35 +243,20 @@ def _variant(deviation: Deviation, config: TrainConfig, full: Recipe) -> str:
     return ", ".join([variant_of(config, full), *deviation.canonical(full).words()])
 
 
-def write(results: Path, config: StudyConfig) -> None:
-    """Write the tables of the recorded runs.
-
-    Raises:
-        ResultError: If a recorded run cannot be used.
-        StorageError: If a table cannot be written.
-    """
-    runs = read_runs(results)
+def ablation_tables(runs: list[Run], config: StudyConfig) -> list[Table]:
+    """Return all of the paper's tables for every size, and the failed runs."""
     tables = [
         table_of(number, size, config, runs)
         for number in PAPER_TABLES
         for size in usable_sizes(config)
     ]
-    own = [run for run in runs if run["experiment"] == EXPERIMENT]
-    tables += failures_table(own)
-    write_tables("Ablations of EfficientAD", tables, results / EXPERIMENT)
+    return tables + failures_table(runs)
 
 
 def table_of(
     number: PaperTable, size: ModelSize, config: StudyConfig, runs: Iterable[Run]
 ) -> Table:
-    """Return one of the paper's tables, filled with recorded runs.
-
-    Args:
-        number: Number of the table.
-        size: Size of the networks.
-        config: Settings of the ablation.
-        runs: Recorded runs; those of other experiments are ignored.
-    """
+    """Return one of the paper's tables, filled with recorded runs."""
     training = config.training(size, config.seeds[0])
     full = recipe_of(training, choose_device(config.device))
     rows = [

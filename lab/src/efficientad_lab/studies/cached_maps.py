@@ -1,6 +1,6 @@
-"""An engine that remembers the raw maps of every image.
+"""An engine that caches the raw maps of every image.
 
-Another normalization changes what follows from the raw maps, never the maps.
+Another normalization needs the same raw maps.
 """
 
 from typing import Literal
@@ -12,11 +12,7 @@ from efficientad.images.rgb import image_hash
 
 
 class CachingEngine:
-    """Runs another engine once for each image; 25 KB an image stay in memory.
-
-    Args:
-        engine: Engine that computes the maps.
-    """
+    """Runs another engine once for each image; 25 KB an image stay in memory."""
 
     is_concurrent = False
 

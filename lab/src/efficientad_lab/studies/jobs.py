@@ -1,7 +1,7 @@
-"""One training and all that is judged of it, recorded: what every study shares.
+"""Jobs: one training and its evaluations, recorded; the common part of all studies.
 
-A job is finished when each of its judgings is a recorded run. A killed one goes on,
-from its checkpoint, or from its detector where only judging is left. A failed one is
+A job is finished when each of its evaluations is a recorded run. A killed job continues
+from its checkpoint, or from its detector if only evaluations are left. A failed job is
 recorded with its reason, and tried again the next time.
 """
 
@@ -58,7 +58,7 @@ MODEL_FILE: Final = "part.ead"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Normalization:
-    """How the raw maps are put on one scale."""
+    """Normalization of the raw maps."""
 
     low: float | None = LOW_QUANTILE
     """The paper's a, in [0, 1). None, with `high`: by mean and standard deviation."""
@@ -72,59 +72,56 @@ MEAN_AND_DEVIATION: Final = Normalization(low=None, high=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judging:
+class PlannedEvaluation:
     """One evaluation of a trained detector."""
 
     variant: str
-    """What the recorded run is called."""
+    """Name of the recorded run."""
 
     normalization: Normalization = QUANTILES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One training and all that is judged of it."""
+    """One training and its evaluations."""
 
     experiment: str
     category: Category
     config: TrainConfig
     recipe: Recipe
     variant: str
-    """What the training is called."""
+    """Name of the training."""
 
-    judgings: tuple[Judging, ...]
+    evaluations: tuple[PlannedEvaluation, ...]
     """At least one."""
 
-    def identity(self, judging: Judging) -> Run:
-        """Give what names the run of a judging."""
+    def identity(self, planned: PlannedEvaluation) -> Run:
+        """Return the fields that identify the run of an evaluation."""
         return {
             "experiment": self.experiment,
             "collection": self.category.collection,
             "category": self.category.name,
-            "variant": judging.variant,
+            "variant": planned.variant,
             "seed": self.config.seed,
         }
 
     def files(self) -> dict[str, str]:
-        """Give hashes of all files that the result depends on; reads every mask."""
+        """Return hashes of teacher, images and masks; reads every mask."""
         return {
             "teacher": _teacher_hash(self.config),
             "images": fingerprint(self.category),
             "annotations": annotations_fingerprint(self.category),
         }
 
-    def settings(self, judging: Judging, files: Mapping[str, str]) -> dict[str, Any]:
-        """Give all that the result depends on, as JSON knows it.
-
-        Args:
-            judging: One of the job's.
-            files: As `files` gives them.
-        """
+    def settings(
+        self, planned: PlannedEvaluation, files: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return everything that the result depends on, as JSON values."""
         config = {name: str(value) for name, value in asdict(self.config).items()}
         settings = {
             "config": config,
             "recipe": asdict(self.recipe),
-            "normalization": asdict(judging.normalization),
+            "normalization": asdict(planned.normalization),
             **files,
         }
         plain: dict[str, Any] = json.loads(json.dumps(settings))
@@ -132,37 +129,37 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the folder of the training."""
-        return run_name(self.identity(Judging(variant=self.variant)))
+        """Name of the training's folder."""
+        return run_name(self.identity(PlannedEvaluation(variant=self.variant)))
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a study lies."""
+    """Folders of a study."""
 
     results: Path
     """Folder of the recorded runs."""
 
     work: Path
-    """Folder of checkpoints, detectors and reports, one folder a training."""
+    """Folder of checkpoints, detectors and reports, with a folder for each training."""
 
     keeps_detectors: bool = True
-    """Whether detectors stay when everything of them is recorded."""
+    """Whether detectors stay when all their runs are recorded."""
 
 
-def pending(job: Job, place: Place) -> list[Judging]:
-    """List what is not recorded yet, or was recorded as failed.
+def pending(job: Job, place: Place) -> list[PlannedEvaluation]:
+    """Return the evaluations that are not recorded, or recorded as failed.
 
     Raises:
-        ResultError: If a run is recorded under this name that cannot be read, or that
-            had other settings, images or another teacher.
+        ResultError: If a run of the same name cannot be read, or has other settings,
+            images, masks or another teacher.
     """
     files = job.files()
     return [
-        judging
-        for judging in job.judgings
+        planned
+        for planned in job.evaluations
         if recorded_file(
-            job.identity(judging) | {"settings": job.settings(judging, files)},
+            job.identity(planned) | {"settings": job.settings(planned, files)},
             place.results,
             _differing,
         )
@@ -171,21 +168,21 @@ def pending(job: Job, place: Place) -> list[Judging]:
 
 
 def do(job: Job, place: Place) -> Exception | None:
-    """Train, judge and record what is not recorded yet.
+    """Train, evaluate and record what is not recorded yet.
 
-    Whatever goes wrong with this job is recorded and returned, so that the others can
-    go on; only results that cannot be written end everything.
+    Any error of the job is recorded and returned, so that other jobs can go on. Only a
+    result that cannot be written ends everything.
 
     Args:
-        job: What to do.
-        place: Where.
+        job: Job to do.
+        place: Folders of the study.
 
     Returns:
-        Why it failed, or None.
+        The error, or None.
 
     Raises:
         ResultError: As `pending`.
-        StorageError: If a result, or what belongs to a training, cannot be written.
+        StorageError: If a result or a file of the training cannot be written.
     """
     left = pending(job, place)
     if not left:
@@ -195,10 +192,10 @@ def do(job: Job, place: Place) -> Exception | None:
     try:
         predictor, timings = _trained(job, folder)
         predictor = replace(predictor, engine=CachingEngine(predictor.engine))
-        # First with the calibration of the training, and a latency of the networks.
-        left.sort(key=lambda judging: judging.normalization != QUANTILES)
+        # First with the calibration of the training: the networks run, and are timed.
+        left.sort(key=lambda planned: planned.normalization != QUANTILES)
         while left:
-            measured = _judged(job, left[0], predictor, folder)
+            measured = _evaluated(job, left[0], predictor, folder)
             measured["seconds"] = timings | measured["seconds"]
             _record(job, left[0], measured, place)
             del left[0]
@@ -206,8 +203,8 @@ def do(job: Job, place: Place) -> Exception | None:
         raise
     except Exception as error:  # noqa: BLE001 - recorded, and reported by the caller
         failure = {FAILURE: f"{type(error).__name__}: {error}", "metrics": {}}
-        for judging in left:
-            _record(job, judging, failure, place)
+        for planned in left:
+            _record(job, planned, failure, place)
         return error
     if not place.keeps_detectors:
         (folder / MODEL_FILE).unlink(missing_ok=True)
@@ -215,13 +212,13 @@ def do(job: Job, place: Place) -> Exception | None:
 
 
 def _trained(job: Job, folder: Path) -> tuple[Predictor, dict[str, float]]:
-    """Give the detector of a job, trained now or by a process that was killed."""
+    """Return the trained predictor and seconds; train if there is no file of it."""
     require_usable(job.category)
     path = folder / MODEL_FILE
     write_samples(job.category.test, folder)
-    kept = _kept_detector(job, path)
-    if kept is not None:
-        return kept, {"train": kept.provenance["training_seconds"]}
+    if path.exists():
+        predictor = _saved(job, path)
+        return predictor, {"train": predictor.provenance["training_seconds"]}
     started = time.monotonic()
     config = replace(job.config, resume=True)
     predictor = train(
@@ -232,21 +229,23 @@ def _trained(job: Job, folder: Path) -> tuple[Predictor, dict[str, float]]:
         on_step=HardMaskRecorder(job.category, config, job.recipe, folder),
         interrupts=held_back_interrupt,
     )
-    # The steps' time goes on where a resumed training left off.
-    seconds = {
+    # A resumed training adds to the steps' time of the earlier ones.
+    return predictor, {
         "train": predictor.provenance["training_seconds"],
         "this_process": round(time.monotonic() - started, 1),
     }
-    return predictor, seconds
 
 
 def _teacher_hash(config: TrainConfig) -> str:
     return file_hash(config.teacher or shipped_teacher_path(config.size))
 
 
-def _kept_detector(job: Job, path: Path) -> Predictor | None:
-    if not path.exists():
-        return None
+def _saved(job: Job, path: Path) -> Predictor:
+    """Read the detector of an earlier call.
+
+    Raises:
+        ModelFileError: If it has other settings or images than the job.
+    """
     predictor = load(path, device=job.config.device)
     made = predictor.provenance
     teacher = _teacher_hash(job.config)
@@ -266,7 +265,7 @@ def _kept_detector(job: Job, path: Path) -> Predictor | None:
 
 
 def _split(job: Job) -> tuple[NormalImages, NormalImages]:
-    """Give the images of a training, and those held out from it."""
+    """Return training images and held-out images."""
     config = job.config
     return training_and_validation(
         job.category,
@@ -276,25 +275,22 @@ def _split(job: Job) -> tuple[NormalImages, NormalImages]:
     )
 
 
-def _judged(
-    job: Job, judging: Judging, predictor: Predictor, folder: Path
+def _evaluated(
+    job: Job, planned: PlannedEvaluation, predictor: Predictor, folder: Path
 ) -> dict[str, Any]:
-    """Evaluate once; the main judging of a job also writes its report."""
-    is_main = judging.normalization == QUANTILES
+    """Evaluate once; the evaluation with the training's calibration writes a report."""
+    is_main = planned.normalization == QUANTILES
     if not is_main:
-        predictor = _normalized(job, judging.normalization, predictor)
+        predictor = _normalized(job, planned.normalization, predictor)
     started = time.monotonic()
-    category = job.category
-    evaluation = evaluate(predictor, category, output=folder if is_main else None)
-    memory = own_peak_mib()
+    evaluation = evaluate(predictor, job.category, output=folder if is_main else None)
     measured = _measured(evaluation)
     if not is_main:
-        # The networks may not have run.
-        del measured["latency_ms"]
+        del measured["latency_ms"]  # the networks did not run
     return {
         **measured,
         "seconds": {"evaluate": round(time.monotonic() - started, 1)},
-        "peak_memory_mib": {"process": round(memory)},
+        "peak_memory_mib": {"process": round(own_peak_mib())},
         "training": job.name,
     }
 
@@ -302,7 +298,7 @@ def _judged(
 def _normalized(
     job: Job, normalization: Normalization, predictor: Predictor
 ) -> Predictor:
-    """Return it calibrated anew on the images held out from the training."""
+    """Return a predictor with another normalization, fitted on held-out images."""
     _, held_out = _split(job)
     low, high = normalization.low, normalization.high
     fit: Fit = fit_mean_and_deviation
@@ -337,23 +333,20 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _record(job: Job, judging: Judging, measured: Run, place: Place) -> None:
-    settings = {"settings": job.settings(judging, job.files())}
-    run = {**job.identity(judging), **settings, **measured, **environment()}
+def _record(job: Job, planned: PlannedEvaluation, measured: Run, place: Place) -> None:
+    settings = {"settings": job.settings(planned, job.files())}
+    run = {**job.identity(planned), **settings, **measured, **environment()}
     write_run(run, place.results)
 
 
-def _differing(recorded: Run, asked: Run) -> list[str]:
-    """Name what changes the result and is another than asked for.
-
-    Older records do not tell teacher, images, annotations, or the preset's quantiles.
-    """
-    told, now = recorded.get("settings", {}), dict(asked["settings"])
-    untold = {name: now[name] for name in ("teacher", "images", "annotations")}
-    before = untold | {"normalization": asdict(QUANTILES)} | told
-    for settings in (before, now):
+def _differing(recorded: Run, requested: Run) -> list[str]:
+    """Return the names of differing settings that change the result."""
+    runs = []
+    for run in (recorded, requested):
+        settings = dict(run.get("settings", {}))
         settings["config"] = _lasting_config(settings.get("config", {}))
-    return differing_settings({"settings": before}, {"settings": now})
+        runs.append({"settings": settings})
+    return differing_settings(*runs)
 
 
 def _lasting_config(config: Mapping[str, Any]) -> dict[str, str]:

@@ -1,18 +1,15 @@
 """All scenarios, by sizes and seeds: the paper's Tables 1 and 2."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from efficientad.training.devices import choose_device
 from efficientad.training.run import recipe_of
 from efficientad_lab.studies.config import StudyConfig
-from efficientad_lab.studies.jobs import Job, Judging
-from efficientad_lab.studies.records import read_runs
+from efficientad_lab.studies.jobs import Job, PlannedEvaluation
 from efficientad_lab.studies.scenarios import find_scenarios
-from efficientad_lab.studies.study import OnDone, do_all, usable_sizes, variant_of
-from efficientad_lab.studies.table_files import write_tables
+from efficientad_lab.studies.study import OnDone, Study, usable_sizes, variant_of
 from efficientad_lab.studies.tables import reproduction_tables
 
 EXPERIMENT: Final = "reproduce"
@@ -27,51 +24,19 @@ def reproduce(
 ) -> list[Exception]:
     """Train and evaluate all scenarios by sizes and seeds, and write the tables.
 
-    Finished runs are skipped and a killed one continues, so the same call can be made
-    again. The tables are written again after each run. One seed of everything comes
-    before the next seed.
-
-    Args:
-        roots: Categories, collections, or folders of collections.
-        results: Folder for the recorded runs, `reproduce.md` and `reproduce.html`.
-        config: Settings. None: the defaults.
-        on_done: Called with each finished job, and its error or None.
-
-    Returns:
-        The errors of failed runs; these are recorded, and the next call tries them
-        again.
-
-    Raises:
-        DatasetError: If a folder has no scenario.
-        ModelFileError: If there is no teacher of a size.
-        ResultError: If a recorded run is unusable, or has other settings.
-        StorageError: If a result cannot be written.
+    Arguments, result and errors are those of `Study.run`.
     """
-    config = config or StudyConfig()
-    jobs = planned(roots, config)
-    read_runs(results)  # an unusable record is found before hours of training
-    return do_all(jobs, results, config, on_done, partial(write, results))
-
-
-def write(results: Path) -> None:
-    """Write the tables of the recorded runs.
-
-    Raises:
-        ResultError: If a recorded run cannot be used.
-        StorageError: If a table cannot be written.
-    """
-    runs = [run for run in read_runs(results) if run["experiment"] == EXPERIMENT]
-    write_tables(
-        "EfficientAD reproduced", reproduction_tables(runs), results / EXPERIMENT
+    study = Study(
+        EXPERIMENT,
+        "EfficientAD reproduced",
+        planned,
+        lambda runs, _config: reproduction_tables(runs),
     )
+    return study.run(roots, results, config or StudyConfig(), on_done=on_done)
 
 
 def planned(roots: Sequence[Path], config: StudyConfig) -> list[Job]:
-    """Return all jobs of a reproduction, by seed, size and scenario.
-
-    Raises:
-        DatasetError, ModelFileError: As `reproduce`.
-    """
+    """Return all jobs of a reproduction: one seed of everything, then the next."""
     scenarios = find_scenarios(roots)
     device = choose_device(config.device)
     jobs = []
@@ -88,7 +53,7 @@ def planned(roots: Sequence[Path], config: StudyConfig) -> list[Job]:
                     config=training,
                     recipe=recipe,
                     variant=variant,
-                    judgings=(Judging(variant=variant),),
+                    evaluations=(PlannedEvaluation(variant=variant),),
                 )
                 for category in scenarios
             ]

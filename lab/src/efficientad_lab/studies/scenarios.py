@@ -11,9 +11,6 @@ from efficientad_lab.studies.records import name_in_files
 def find_scenarios(roots: Sequence[Path]) -> list[Category]:
     """Return all scenarios below folders, in the order of the folders.
 
-    Args:
-        roots: Categories, collections, folders of collections, or lists.
-
     Raises:
         DatasetError: If a folder has no scenario, if one cannot be used, or if two
             would have the same files of results.

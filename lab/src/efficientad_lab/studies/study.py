@@ -1,4 +1,4 @@
-"""The common part of all studies: sizes with a teacher, and running the jobs."""
+"""Studies: their jobs are run and recorded, and their tables written."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from efficientad.training.config import Recipe, TrainConfig
 from efficientad_lab.studies.config import StudyConfig
 from efficientad_lab.studies.executor import Executor, LocalProcesses
 from efficientad_lab.studies.jobs import Job, Place, do, pending
+from efficientad_lab.studies.records import Run, read_runs
+from efficientad_lab.studies.table_files import Table, write_tables
 
 OnDone = Callable[[Job, Exception | None], None]
 """Called with each finished job, and its error or None."""
@@ -70,50 +72,79 @@ def variant_of(config: TrainConfig, recipe: Recipe) -> str:
     return ", ".join(parts)
 
 
-def do_all(
-    jobs: Sequence[Job],
-    results: Path,
-    config: StudyConfig,
-    on_done: OnDone,
-    write: Callable[[], None],
-    executor: Executor | None = None,
-) -> list[Exception]:
-    """Do the jobs that are not recorded yet.
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An experiment of the paper: its jobs and its tables."""
 
-    Args:
-        jobs: All jobs of the study.
-        results: Folder of the recorded runs.
-        config: Settings: which detectors stay, where, and the number of workers.
-        on_done: Called with each job when it is done.
-        write: Function that writes the tables; called after each job that was done,
-            or once if none was.
-        executor: Runs the jobs. None: local processes.
+    experiment: str
+    """Name in the recorded runs, and of the files of tables."""
+    title: str
+    jobs: Callable[[Sequence[Path], StudyConfig], list[Job]]
+    """Function from folders of scenarios to all jobs, in their order."""
+    tables: Callable[[list[Run], StudyConfig], list[Table]]
+    """Function from the study's recorded runs to its tables."""
 
-    Returns:
-        The errors of failed jobs.
+    def run(
+        self,
+        roots: Sequence[Path],
+        results: Path,
+        config: StudyConfig,
+        *,
+        on_done: OnDone,
+        executor: Executor | None = None,
+    ) -> list[Exception]:
+        """Do the jobs that are not recorded yet, and write the tables after each one.
 
-    Raises:
-        ResultError: If a recorded run cannot be read or has other settings; then
-            nothing is done.
-        StorageError: If a result cannot be written.
-    """
-    tasks = [JobTask(job, _place(job, results, config)) for job in jobs]
-    left = []
-    for task in tasks:
-        if pending(task.job, task.place):
-            left.append(task)
-        else:
-            on_done(task.job, None)
-    failures = []
-    executor = executor or LocalProcesses(config.n_workers)
-    for task, error in executor.run(left):
-        on_done(task.job, error)
-        write()
-        if error is not None:
-            failures.append(error)
-    if not left:
-        write()
-    return failures
+        Finished runs are skipped and a killed one continues, so the same call can be
+        made again.
+
+        Args:
+            roots: Categories, collections, or folders of collections.
+            results: Folder of the recorded runs and the tables.
+            config: Settings.
+            on_done: Called with each finished job, and its error or None.
+            executor: Runs the jobs. None: local processes.
+
+        Returns:
+            The errors of failed jobs; these are recorded, and the next call tries them
+            again.
+
+        Raises:
+            DatasetError: If a folder has no scenario.
+            ModelFileError: If there is no teacher of a size.
+            ResultError: If a recorded run is unusable or has other settings; then
+                nothing is done.
+            StorageError: If a result cannot be written.
+        """
+        jobs = self.jobs(roots, config)
+        read_runs(results)  # an unusable record is found before hours of training
+        tasks = [JobTask(job, _place(job, results, config)) for job in jobs]
+        left = []
+        for task in tasks:
+            if pending(task.job, task.place):
+                left.append(task)
+            else:
+                on_done(task.job, None)
+        failures = []
+        executor = executor or LocalProcesses(config.n_workers)
+        for task, error in executor.run(left):
+            on_done(task.job, error)
+            self.write(results, config)
+            if error is not None:
+                failures.append(error)
+        if not left:
+            self.write(results, config)
+        return failures
+
+    def write(self, results: Path, config: StudyConfig) -> None:
+        """Write the tables of the recorded runs.
+
+        Raises:
+            ResultError: If a recorded run cannot be used.
+            StorageError: If a table cannot be written.
+        """
+        runs = [r for r in read_runs(results) if r["experiment"] == self.experiment]
+        write_tables(self.title, self.tables(runs, config), results / self.experiment)
 
 
 def _place(job: Job, results: Path, config: StudyConfig) -> Place:

@@ -22,12 +22,7 @@ class Table:
 
 
 def write_tables(title: str, tables: Sequence[Table], path: Path) -> None:
-    """Write tables to a Markdown file and an HTML file, each in an atomic write.
-
-    Args:
-        title: Title of the page.
-        tables: Tables in their order.
-        path: Path without suffix; `.md` and `.html` are added.
+    """Write tables to two files: the path with `.md` and with `.html`.
 
     Raises:
         StorageError: If a file cannot be written; the previous one stays.

@@ -58,11 +58,7 @@ class AblationRow(NamedTuple):
 
 
 def reproduction_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return all tables of a reproduction.
-
-    Args:
-        runs: Runs of one experiment.
-    """
+    """Return all tables of a reproduction."""
     tables = [_overall_table(runs), _collection_table(runs), _scenario_table(runs)]
     return [*tables, *failures_table(runs)]
 
@@ -70,14 +66,7 @@ def reproduction_tables(runs: Sequence[Run]) -> list[Table]:
 def ablation_table(
     title: str, note: str, rows: Sequence[AblationRow], runs: Sequence[Run]
 ) -> Table:
-    """Return the table of an ablation with our means beside the paper's.
-
-    Args:
-        title: Title of the table.
-        note: Text beneath the table.
-        rows: Rows in their order.
-        runs: Runs of the experiment.
-    """
+    """Return the table of an ablation with our means beside the paper's."""
     lines = []
     for row in rows:
         chosen = groups(runs, row.variant)

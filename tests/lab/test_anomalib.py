@@ -2,20 +2,18 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
+from tests.contracts.engine_checks import check_engine
 
 import efficientad
 from efficientad.cli import main as cli
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
 from efficientad.method.decision import Calibration
 from efficientad.method.maps import MapScale
-from efficientad_lab.benchmark.anomalib_peer import AnomalibEngine
+from efficientad_lab.anomalib.engine import AnomalibEngine, open_with_weights
 from efficientad_lab.benchmark.candidates import Candidate, candidates
 from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.benchmark.peak_memory import peak_memory_mib
@@ -30,24 +28,6 @@ needs_linux = pytest.mark.skipif(
 
 
 @pytest.fixture
-def make_predictor(make_detector, joined):
-    """Run by PyTorch, with another scale for either map."""
-    scales = {"local": MapScale(0.5, 2.0), "global": MapScale(0.3, 3.0)}
-
-    def made(**settings):
-        return joined(make_detector(**settings), Calibration(scales, (0.1, 0.2)))
-
-    return made
-
-
-@pytest.fixture
-def saved(predictor, tmp_path):
-    path = tmp_path / "part.ead"
-    efficientad.save(predictor, path)
-    return path
-
-
-@pytest.fixture
 def fake_anomalib(tmp_path, monkeypatch):
     """A package of that name, for processes that are started from now on."""
     about = tmp_path / "packages/anomalib-0.1.dist-info/METADATA"
@@ -57,48 +37,45 @@ def fake_anomalib(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
 
 
-def assert_same(engine, predictor, rng, shapes=((256, 256, 3), (50, 70, 3))):
-    images = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
-    peer = replace(predictor, engine=engine)
-    found, expected = peer.predict_batch(images), predictor.predict_batch(images)
+@pytest.fixture
+def make_predictor(make_detector, joined):
+    """Return an untrained predictor with different scales of both maps."""
 
-    for one, other in zip(found, expected, strict=True):
-        atol = 1e-4 * np.abs(other.combined_grid).max()
-        assert list(one.grids) == list(other.grids)
-        for name, grid in one.grids.items():
-            np.testing.assert_allclose(grid, other.grids[name], atol=atol)
-        assert one.image_score == pytest.approx(other.image_score, rel=1e-3)
-        assert one.threshold == other.threshold
-    # anomalib enlarges its map itself, by its own copy of the scales, from raw maps
-    # with a margin of zeros.
-    enlarged, *_ = engine._processes[0].run(images[0][np.newaxis])
-    scales = predictor.calibration.scales.values()
-    zero = 0.1 * np.mean([-scale.low / (scale.high - scale.low) for scale in scales])
-    padded = np.pad(found[0].combined_grid, 4, constant_values=zero)
-    wanted = functional.interpolate(
-        torch.from_numpy(padded)[None, None], size=(256, 256), mode="bilinear"
-    )
-    np.testing.assert_allclose(enlarged, wanted[0].numpy(), rtol=1e-3, atol=1e-4)
+    def made(**settings):
+        scales = {"local": MapScale(0.5, 2.0), "global": MapScale(0.3, 3.0)}
+        return joined(make_detector(**settings), Calibration(scales, (0.1,)))
+
+    return made
+
+
+def assert_same_as_predictor(engine, predictor, rng, n=2):
+    check_engine(engine)
+    pixels = rng.integers(0, 256, (n, 256, 256, 3), np.uint8)
+    found, expected = engine.run(pixels).grids, predictor.engine.run(pixels).grids
+
+    assert set(found) == set(expected)
+    for name, grids in expected.items():
+        scale = np.abs(grids).max()
+        np.testing.assert_allclose(found[name], grids, atol=1e-4 * scale)
 
 
 @pytest.mark.usefixtures("fake_anomalib")
 def test_its_maps_are_those_of_the_detector(make_predictor, rng):
     predictor = make_predictor()
 
-    engine = AnomalibEngine(predictor, PYTHON)
+    engine = open_with_weights(predictor, PYTHON)
 
     assert engine.versions["anomalib"] == "0.1"
-    assert (engine.precision, engine.device) == ("fp32", "cpu")
-    assert_same(engine, predictor, rng)
+    assert_same_as_predictor(engine, predictor, rng)
 
 
 @pytest.mark.usefixtures("fake_anomalib")
 def test_so_they_are_of_the_medium_size(make_predictor, rng):
     predictor = make_predictor(size="medium", n_local=24, n_global=24)
 
-    engine = AnomalibEngine(predictor, PYTHON)
+    engine = open_with_weights(predictor, PYTHON)
 
-    assert_same(engine, predictor, rng, shapes=((256, 256, 3),))
+    assert_same_as_predictor(engine, predictor, rng, n=1)
 
 
 @pytest.mark.skipif(not REAL_PYTHON.is_file(), reason="`make peers` was not run here")
@@ -106,29 +83,33 @@ def test_so_they_are_of_the_medium_size(make_predictor, rng):
 def test_so_are_those_of_anomalib_itself(make_predictor, rng, size):
     predictor = make_predictor(size=size)
 
-    engine = AnomalibEngine(predictor, REAL_PYTHON)
+    engine = open_with_weights(predictor, REAL_PYTHON)
 
-    assert_same(engine, predictor, rng)
+    assert_same_as_predictor(engine, predictor, rng)
 
 
 @pytest.mark.usefixtures("fake_anomalib")
 @needs_linux
-def test_each_stream_has_a_process(saved, rng):
-    peer = Candidate("anomalib", saved, anomalib=PYTHON).open(n_streams=2)
-    assert isinstance(peer.engine, AnomalibEngine)
+def test_each_stream_has_a_process(predictor, tmp_path, rng):
+    path = tmp_path / "part.ead"
+    efficientad.save(predictor, path)
+    candidate = Candidate("anomalib", path, anomalib=PYTHON)
+    opened = candidate.open(n_streams=2)
+    assert isinstance(opened.engine, AnomalibEngine)
     image = rng.integers(0, 256, (256, 256, 3), np.uint8)
 
-    first, second, third = (peer.predict(image).combined_grid for _ in range(3))
+    first, second, third = (opened.predict(image).combined_grid for _ in range(3))
 
-    assert len({process.popen.pid for process in peer.engine._processes}) == 2
+    assert opened.provenance["anomalib"]["anomalib"] == "0.1"
+    assert len({process.popen.pid for process in opened.engine._processes}) == 2
     np.testing.assert_array_equal(first, third)
     np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
-    assert peer.engine.peak_mib() > 100
+    assert opened.engine.peak_mib() > 100
 
 
 @pytest.mark.usefixtures("fake_anomalib")
 def test_a_process_that_ends_is_told_with_its_last_words(predictor, rng):
-    engine = AnomalibEngine(predictor, PYTHON)
+    engine = open_with_weights(predictor, PYTHON)
     engine._processes[0].popen.kill()
     engine._processes[0].popen.wait()
 
@@ -143,38 +124,45 @@ def test_its_python_may_be_named_from_here(predictor, tmp_path, monkeypatch):
     wrapper.write_text(f'#!/bin/sh\necho started\nexec "{PYTHON}" "$@"\n')
     wrapper.chmod(0o755)
 
-    engine = AnomalibEngine(predictor, Path("./a_python"))
+    engine = open_with_weights(predictor, Path("./a_python"))
 
     assert engine.versions["anomalib"] == "0.1"
 
 
 def test_an_environment_without_it_is_refused(predictor, tmp_path):
     with pytest.raises(MissingDependencyError, match="No module named 'anomalib'"):
-        AnomalibEngine(predictor, PYTHON)
+        open_with_weights(predictor, PYTHON)
     with pytest.raises(MissingDependencyError, match="No such file"):
-        AnomalibEngine(predictor, tmp_path / "python")
+        open_with_weights(predictor, tmp_path / "python")
 
 
-def test_a_benchmark_measures_it_after_the_baseline(saved, tmp_path):
+def test_a_benchmark_measures_it_after_the_baseline(predictor, tmp_path):
+    efficientad.save(predictor, tmp_path / "part.ead")
     config = BenchmarkConfig(anomalib=PYTHON, engines=("pytorch",))
 
-    found = candidates(saved, (), config, tmp_path)
+    found = candidates(tmp_path / "part.ead", (), config, tmp_path)
 
     assert [one.name for one in found] == ["baseline", "anomalib", "pytorch"]
     assert found[1].anomalib == PYTHON
 
 
-def test_a_python_without_it_is_a_sentence_on_the_command_line(saved, capsys):
-    arguments = ["benchmark", str(saved), "--engines", "pytorch"]
+def test_a_python_without_it_is_a_sentence_on_the_command_line(
+    predictor, tmp_path, capsys
+):
+    path = tmp_path / "part.ead"
+    efficientad.save(predictor, path)
+
+    arguments = ["benchmark", str(path), "--engines", "pytorch"]
     assert cli.main([*arguments, "--anomalib", sys.executable]) == 2
 
-    assert "give --anomalib the Python of" in capsys.readouterr().err
+    assert "anomalib's model cannot be opened by" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("fake_anomalib")
 @needs_linux
-def test_its_memory_is_that_of_its_own_process(saved):
-    candidate = Candidate("anomalib", saved, anomalib=PYTHON)
+def test_its_memory_is_that_of_its_own_process(predictor, tmp_path):
+    efficientad.save(predictor, tmp_path / "part.ead")
+    candidate = Candidate("anomalib", tmp_path / "part.ead", anomalib=PYTHON)
 
     found = peak_memory_mib(candidate, 2)
 
@@ -188,10 +176,13 @@ def test_an_exported_file_has_no_weights_for_it(tmp_path):
         candidates(Path("part.onnx"), (), config, tmp_path)
 
 
-def test_a_python_that_is_nowhere_is_refused_before_exports_are_made(saved, tmp_path):
+def test_a_python_that_is_nowhere_is_refused_before_exports_are_made(
+    predictor, tmp_path
+):
+    efficientad.save(predictor, tmp_path / "part.ead")
     config = BenchmarkConfig(anomalib=Path("nowhere/python"))
 
     with pytest.raises(ConfigError, match="nowhere/python cannot be run"):
-        candidates(saved, (), config, tmp_path)
+        candidates(tmp_path / "part.ead", (), config, tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["part.ead"]

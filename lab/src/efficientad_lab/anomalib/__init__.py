@@ -1,0 +1,1 @@
+"""The bridge to anomalib, which runs in an environment of its own."""
