@@ -642,7 +642,12 @@ def test_decoded_images_are_cached_within_their_memory(
     monkeypatch.setattr(distillation_data, "CACHED_PIXELS_BYTES", n_bytes)
     data = DistillationData(open_images(images), short, torch.device("cpu"))
     read, rows = data._read, []
-    monkeypatch.setattr(data, "_read", lambda row: (rows.append(row), read(row))[1])
+
+    def counted(row):
+        rows.append(row)
+        return read(row)
+
+    monkeypatch.setattr(data, "_read", counted)
 
     pictures = [data._fixed_picture(5).pixels for _ in range(3)]
 
