@@ -1,4 +1,4 @@
-"""Where and with what something was measured."""
+"""Machine and versions of a recorded measurement."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ _PACKAGES: Final = ("numpy", "scipy", "torch", "onnxruntime", "openvino", "nncf"
 
 
 def environment() -> dict[str, Any]:
-    """Return machine, load, versions and commit, as they are recorded with a run."""
+    """Return machine, load, versions and commit for the record of a run."""
     return {
         "machine": machine(),
         "load": [round(value, 2) for value in os.getloadavg()],

@@ -72,7 +72,7 @@ def calibrate(
         output: Detector file to write. It may be the same file.
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
         threshold: Decision threshold set by hand. None: from the images.
-        device: Device that the networks run on.
+        device: Device of the networks. auto: CUDA where there is one.
     """
     from efficientad.inspection.opening import load, save
     from efficientad.storage import require_writable
@@ -113,7 +113,7 @@ def predict(
         output: Folder for predictions.csv, predictions.jsonl and heatmaps.
         heatmaps: Write a picture of each image with its maps.
         maps: Write each combined map as a float32 TIFF of the image's size.
-        device: Device that the networks run on.
+        device: Device of the networks. auto: CUDA where there is one.
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
             on a GPU, and for an exported file the engine that it was made for.
             native_bf16: faster for the medium size, but rounded.
@@ -152,7 +152,7 @@ def evaluate(
         model: Detector file or exported file.
         category: Category folder in MVTec AD's layout, with test and ground_truth.
         output: Folder for the results.
-        device: Device that the networks run on.
+        device: Device of the networks. auto: CUDA where there is one.
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
             on a GPU, and for an exported file the engine that it was made for.
             native_bf16: faster for the medium size, but rounded.

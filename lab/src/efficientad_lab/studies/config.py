@@ -39,7 +39,7 @@ class StudyConfig:
     and scenes drawn by code."""
 
     device: Device = "auto"
-    """Where the networks run. `auto` takes CUDA where there is one."""
+    """Device of the networks. `auto` takes CUDA where there is one."""
 
     keep_detectors: Literal["first_seed", "all"] = "first_seed"
     """Detectors to keep when their runs are recorded; figures need the first seed's."""
