@@ -1,14 +1,14 @@
-"""The detector as a list of ONNX operators, written out one by one.
+"""The detector as a list of ONNX operators.
 
-Nothing is traced, so the graph is what stands here. The names of the steps are those of
-the method. Exact savings: the normalization of the input is folded into the first
-convolutions, the teacher's channel statistics into its last one, and teacher minus
-student is one convolution over the hidden features of both.
+Nothing is traced. The layers come from the lists of `method.sizes`; everything else is
+written out here. Some algebra saves work and changes nothing but rounding: the
+normalization of the input is folded into the first convolutions, the teacher's channel
+statistics into its last one, and teacher minus student is one convolution over the
+hidden features of both.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +30,19 @@ from efficientad.method.maps import (
 from efficientad.method.placement import GRID_CELLS
 from efficientad.method.sizes import (
     AUTOENCODER,
-    DECODER_SIZES,
-    ENCODER,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     PATCH_DESCRIPTION_NETWORKS,
     Conv,
+    Layer,
     Pool,
     Resize,
+    unpadded,
 )
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
     from efficientad.method.detector import Detector
 
@@ -48,14 +51,25 @@ IR_VERSION = 10
 PIXELS = "pixels"
 """The resized image inside the graph: whole numbers from 0 to 255."""
 
+FIRST_CONVOLUTIONS = ("teacher_0", "student_0", "autoencoder_0")
+"""Names of the convolutions that read pixels."""
+
 Array = NDArray[np.float64]
-Weights = Mapping[str, Array]
+
+
+class Weights(NamedTuple):
+    """Weights of a convolution."""
+
+    kernels: Array
+    """(outputs, inputs, rows, columns)."""
+    bias: Array
+    """(outputs,)."""
 
 
 def detector_graph(
     detector: "Detector", scales: Mapping[str, MapScale]
 ) -> "onnx.ModelProto":
-    """Give the whole detector as one ONNX model.
+    """Return the detector, from pixels to maps and score, as one ONNX model.
 
     Args:
         detector: Trained networks.
@@ -122,7 +136,7 @@ def _normalized(graph: Nodes, raw: str, scale: MapScale, name: str) -> str:
 
 
 def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> str:
-    """Write out `maps.divide_by_level`."""
+    """Write `maps.divide_by_level`."""
     bounded = graph.op("Max", raw, graph.constant(SMALLEST_DISTANCE))
     mean = graph.op(
         "ReduceMean", graph.op("Reciprocal", bounded), graph.integer([1, 2]), keepdims=1
@@ -134,136 +148,129 @@ def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> 
 
 
 def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> None:
-    from efficientad.method.sizes import (  # noqa: PLC0415
-        IMAGENET_MEAN,
-        IMAGENET_STD,
+    teacher, student, autoencoder = (
+        _weights(network)
+        for network in (detector.teacher, detector.student, detector.autoencoder)
     )
-
-    weights = {k: v.cpu().double().numpy() for k, v in detector.state_dict().items()}
-    shape = (1, 3, 1, 1)
-    mean = np.array(IMAGENET_MEAN).reshape(shape) * 255
-    for first in (
-        "teacher.convolutions.0",
-        "student.convolutions.0",
-        "autoencoder.encoder.0",
-    ):
-        weights[f"{first}.weight"] /= np.array(IMAGENET_STD).reshape(shape) * 255
-        # The autoencoder pads its input: zeros there are the mean, which must stay.
-        if not first.startswith("autoencoder"):
-            darker = (weights[f"{first}.weight"] * mean).sum((1, 2, 3))
-            weights[f"{first}.bias"] = weights[f"{first}.bias"] - darker
-    teacher, *_ = _hidden(graph, weights, detector, "teacher", pixels)
-    student, last = _hidden(graph, weights, detector, "student", pixels)
-    std = weights["teacher_std"]
-    n = len(std)
-    for_teacher = weights[f"teacher.{last}.weight"] / std.reshape(-1, 1, 1, 1)
-    bias = (weights[f"teacher.{last}.bias"] - weights["teacher_mean"]) / std
-    weight_s, bias_s = (
-        weights[f"student.{last}.weight"],
-        weights[f"student.{last}.bias"],
+    mean, std = (
+        255 * np.array(values).reshape(1, 3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    for weights in (teacher, student):
+        kernels, bias = weights[0]
+        kernels = kernels / std
+        weights[0] = Weights(kernels, bias - (kernels * mean).sum((1, 2, 3)))
+    layers = unpadded(PATCH_DESCRIPTION_NETWORKS[detector.size])[:-1]
+    of_teacher = _network(graph, layers, teacher, pixels, "teacher")
+    of_student = _network(graph, layers, student, pixels, "student")
+    channel_mean, channel_std = (
+        _array(values) for values in (detector.teacher_mean, detector.teacher_std)
+    )
+    n = len(channel_std)
+    kernels, bias = teacher[-1]
+    kernels = kernels / channel_std.reshape(-1, 1, 1, 1)
+    bias = (bias - channel_mean) / channel_std
+    for_teacher, for_autoencoder = (
+        Weights(student[-1].kernels[part], student[-1].bias[part])
+        for part in (slice(n), slice(n, None))
     )
     local = _convolution(
         graph,
-        graph.op("Concat", teacher, student, axis=1),
-        np.concatenate([for_teacher, -weight_s[:n]], axis=1),
-        bias - bias_s[:n],
+        graph.op("Concat", of_teacher, of_student, axis=1),
+        Weights(
+            np.concatenate([kernels, -for_teacher.kernels], axis=1),
+            bias - for_teacher.bias,
+        ),
         name="teacher_minus_student",
     )
+    # The autoencoder pads its input with the mean, which must be zero for it.
+    autoencoder[0] = Weights(autoencoder[0].kernels / std, autoencoder[0].bias)
     centred = graph.op("Sub", pixels, graph.constant(mean))
-    autoencoder = _autoencoder(graph, weights, centred)
-    student_for_autoencoder = _convolution(
-        graph, student, weight_s[n:], bias_s[n:], name="student_for_autoencoder"
+    predicted = _network(graph, AUTOENCODER, autoencoder, centred, "autoencoder")
+    described = _convolution(
+        graph, of_student, for_autoencoder, name="student_for_autoencoder"
     )
-    difference = graph.op("Sub", autoencoder, student_for_autoencoder)
+    difference = graph.op("Sub", predicted, described)
     _mean_of_squares(graph, local, n, RAW_OUTPUTS["local"])
-    _mean_of_squares(graph, difference, len(bias_s) - n, RAW_OUTPUTS["global"])
+    n = len(for_autoencoder.bias)
+    _mean_of_squares(graph, difference, n, RAW_OUTPUTS["global"])
 
 
-def _mean_of_squares(graph: Nodes, difference: str, n_channels: int, name: str) -> None:
-    """Write it as a norm: the engines then never store the squares."""
-    norm = graph.op("ReduceL2", difference, graph.integer([1]), keepdims=0)
-    share = graph.constant(1 / n_channels)
-    graph.op("Mul", graph.op("Mul", norm, norm), share, name=name)
+def _weights(network: "nn.Module") -> list[Weights]:
+    """Return the weights of all convolutions of a network, in their order."""
+    state = network.state_dict()
+    kernels = [name for name in state if name.endswith(".weight")]
+    return [
+        Weights(_array(state[name]), _array(state[name.replace(".weight", ".bias")]))
+        for name in kernels
+    ]
 
 
-def _convolution(
-    graph: Nodes,
-    x: str,
-    weight: Array,
-    bias: Array,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    relu: bool = False,
-    name: str,
+def _array(values: Any) -> Array:
+    array: Array = values.detach().cpu().double().numpy()
+    return array
+
+
+def _network(
+    graph: Nodes, layers: Sequence[Layer], weights: Iterable[Weights], x: str, name: str
 ) -> str:
-    x = graph.op(
-        "Conv",
-        x,
-        graph.constant(weight),
-        graph.constant(bias),
-        kernel_shape=list(weight.shape[2:]),
-        strides=[stride, stride],
-        pads=[padding] * 4,
-        name=name,
-    )
-    return graph.op("Relu", x) if relu else x
+    """Write the layers of a network.
 
-
-def _hidden(
-    graph: Nodes, weights: Weights, detector: "Detector", network: str, x: str
-) -> tuple[str, str]:
-    """Write out a patch description network but for its last convolution.
+    Args:
+        graph: Graph that takes the nodes.
+        layers: Layers in their order.
+        weights: Weights of the convolutions among them, in their order.
+        x: Name of what the first layer reads.
+        name: Name of the network.
 
     Returns:
-        Its hidden features, and the name of the last convolution in a network.
+        The name of the last layer's result.
     """
-    index = 0
-    for layer in PATCH_DESCRIPTION_NETWORKS[detector.size][:-1]:
-        if isinstance(layer, Pool):
-            x = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-            continue
-        name = f"{network}.convolutions.{index}"
-        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-        x = _convolution(graph, x, weight, bias, relu=True, name=f"{network}_{index}")
-        index += 1
-    return x, f"convolutions.{index}"
-
-
-def _autoencoder(graph: Nodes, weights: Weights, x: str) -> str:
-    names = chain(
-        (f"encoder.{index}" for index in range(len(ENCODER) - 1)),
-        ("bottleneck",),
-        (f"decoder.{index}" for index in range(len(DECODER_SIZES))),
-        ("refine", "describe"),
-    )
-    for layer in AUTOENCODER:
-        if isinstance(layer, Resize):
-            x = _upsampled(graph, x, layer.side)
-        elif isinstance(layer, Conv):
-            name = f"autoencoder.{next(names)}"
-            x = _convolution(
-                graph,
-                x,
-                weights[f"{name}.weight"],
-                weights[f"{name}.bias"],
-                stride=layer.stride,
-                padding=layer.padding,
-                relu=layer.relu,
-                name=name.replace(".", "_"),
-            )
+    remaining = iter(weights)
+    for index, layer in enumerate(layers):
+        match layer:
+            case Conv():
+                x = _convolution(
+                    graph, x, next(remaining), layer, name=f"{name}_{index}"
+                )
+            case Pool():
+                x = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+            case Resize(side):
+                x = _upsampled(graph, x, side)
+            case _:
+                pass  # Dropout does nothing outside of training.
     return x
 
 
-def _upsampled(graph: Nodes, x: str, size: int) -> str:
-    shape = graph.op("Shape", x, end=2)
-    sizes = graph.op("Concat", shape, graph.constant([size, size], np.int64), axis=0)
-    return graph.op(
-        "Resize",
+_PLAIN = Conv(kernel=1, channels=1, relu=False)
+
+
+def _convolution(
+    graph: Nodes, x: str, weights: Weights, layer: Conv = _PLAIN, *, name: str
+) -> str:
+    """Write a convolution, with the sizes of its kernels and the rest of a layer."""
+    x = graph.op(
+        "Conv",
         x,
-        "",
-        "",
-        sizes,
-        mode="linear",
-        coordinate_transformation_mode="half_pixel",
+        graph.constant(weights.kernels),
+        graph.constant(weights.bias),
+        kernel_shape=list(weights.kernels.shape[2:]),
+        strides=[layer.stride] * 2,
+        pads=[layer.padding] * 4,
+        name=name,
     )
+    return graph.op("Relu", x) if layer.relu else x
+
+
+def _upsampled(graph: Nodes, x: str, side: int) -> str:
+    shape = graph.op("Shape", x, end=2)
+    sizes = graph.op("Concat", shape, graph.integer([side, side]), axis=0)
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return graph.op("Resize", x, "", "", sizes, **how)
+
+
+def _mean_of_squares(graph: Nodes, difference: str, n_channels: int, name: str) -> None:
+    """Write it as the square of a norm, so that no engine stores all the squares."""
+    norm = graph.op("ReduceL2", difference, graph.integer([1]), keepdims=0)
+    share = graph.constant(1 / n_channels)
+    graph.op("Mul", graph.op("Mul", norm, norm), share, name=name)
