@@ -55,7 +55,7 @@ def test_a_medium_detector_of_few_channels_is_exported(
 
     report = efficientad.export(medium, tmp_path / "part.onnx")
 
-    assert report.largest_artificial_difference < 1e-4
+    assert report.differences.artificial < 1e-4
     exported = efficientad.load(tmp_path / "part.onnx")
     assert exported.size == "medium"
     image = photograph(70, 90)
@@ -78,7 +78,7 @@ def test_what_an_export_loses_is_measured_on_a_labelled_category(
     assert code == 0
     assert "image_au_roc loses 0.000 points" in told
     assert any(line.startswith("au_pro loses ") for line in told)
-    assert any(line.endswith("test images are called otherwise") for line in told)
+    assert any(line.endswith("test images get another decision") for line in told)
 
 
 def test_an_export_finds_the_images_of_a_training_from_any_folder(

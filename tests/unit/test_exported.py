@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -27,7 +26,7 @@ from efficientad.errors import (
     MissingDependencyError,
     ModelFileError,
 )
-from efficientad.exports.graph_nodes import MAX_SIDE, without_resizing
+from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, resize_image
 from efficientad.inspection import opening
 from efficientad.model_files import export_metadata as metadata
@@ -74,21 +73,6 @@ def test_the_graph_resizes_to_the_same_pixels(exported, photograph, height, widt
         found = opened.engine.run(image[np.newaxis]).grids
         for name, grids in expected.items():
             assert np.array_equal(found[name], grids)
-
-
-def test_a_graph_without_resizing_says_the_same(exports, photograph):
-    model = onnx.load(exports["onnxruntime"])
-    images = photograph(256, 256)[np.newaxis]
-
-    plain = without_resizing(model)
-
-    onnx.checker.check_model(plain)
-    session = onnxruntime.InferenceSession(plain.SerializeToString())
-    (score,) = session.run([SCORE_OUTPUT], {INPUT: images})
-    whole = OnnxRuntimeEngine(exports["onnxruntime"])
-    assert score == whole.outputs(images, [SCORE_OUTPUT])[SCORE_OUTPUT]
-    assert "If" in {node.op_type for node in model.graph.node}
-    assert "If" not in {node.op_type for node in plain.graph.node}
 
 
 def test_another_map_is_noticed(predictor, exported, photograph):
@@ -284,7 +268,8 @@ def test_a_file_of_format_2_predicts_by_its_normalized_grids(
         ("onnxruntime", {"engine": "native"}, r"native runs \.ead files"),
         ("openvino", {"engine": "pytorch"}, r"pytorch runs \.ead files"),
         ("openvino", {"engine": "onnxruntime"}, r"export an \.onnx file"),
-        ("openvino", {"device": "cuda"}, r"runs on the CPU.*use the \.ead file"),
+        ("openvino", {"device": "cuda"}, r"runs on the CPU.*export an \.onnx file"),
+        ("onnxruntime", {"device": "cuda"}, "pip install onnxruntime-gpu"),
         ("onnxruntime", {"engine": "openvino", "device": "cuda"}, "runs on the CPU"),
     ],
 )

@@ -1,15 +1,28 @@
-"""Exported .onnx files by ONNX Runtime on the CPU. No torch."""
+"""Exported .onnx files by ONNX Runtime on the CPU or on a CUDA device. No torch.
 
-from collections.abc import Iterable, Mapping
+On a CUDA device, files in fp32 run by the CUDA provider without TF32, so that the maps
+equal those of the CPU. Files in fp16 run in half precision by the TensorRT provider,
+where it is available; operators it does not have are left to the CUDA provider. The
+CUDA part is written against the documentation and has not run on a GPU yet.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.graph_outputs import INPUT, RAW_OUTPUTS
-from efficientad.errors import MissingDependencyError, ModelFileError
+from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+
+_CPU: Final = "CPUExecutionProvider"
+_CUDA: Final = "CUDAExecutionProvider"
+_TENSORRT: Final = "TensorrtExecutionProvider"
+
+Provider = tuple[str, dict[str, Any]]
+"""Name and options of what runs the operators of a graph."""
 
 
 class OnnxRuntimeEngine:
@@ -19,15 +32,17 @@ class OnnxRuntimeEngine:
         path: The .onnx file.
         outputs: Names of the graph's outputs by the names of the maps.
         precision: Precision of the file.
+        device: Device that runs the file.
         n_threads: Threads of one run. None: as many as there are cores.
 
     Raises:
+        ConfigError: If this installation of ONNX Runtime cannot use the device, or the
+            file is in int8, which is for CPUs.
         ModelFileError: If the engine cannot read the file.
         MissingDependencyError: If onnxruntime is not installed.
     """
 
     is_concurrent = True
-    device: Literal["cpu"] = "cpu"
 
     def __init__(
         self,
@@ -35,6 +50,7 @@ class OnnxRuntimeEngine:
         *,
         outputs: Mapping[str, str] = RAW_OUTPUTS,
         precision: Precision = "fp32",
+        device: Literal["cpu", "cuda"] = "cpu",
         n_threads: int | None = None,
     ) -> None:
         try:
@@ -47,7 +63,12 @@ class OnnxRuntimeEngine:
                 f"{path} needs onnxruntime, which is not installed; "
                 "run: pip install 'efficientad[onnx]'"
             ) from error
-        self.precision, self._outputs = precision, dict(outputs)
+        self.precision, self.device = precision, device
+        self._outputs = dict(outputs)
+        providers: list[Provider] = [(_CPU, {})]
+        if device == "cuda":
+            available = onnxruntime.get_available_providers()
+            providers = cuda_providers(path, precision, available) + providers
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads or 0
         # Waiting threads must not occupy the cores.
@@ -55,7 +76,7 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3  # only errors are printed
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path), options, providers=providers
             )
         except (  # The engine's own exceptions share no base of theirs.
             states.Fail,
@@ -69,6 +90,13 @@ class OnnxRuntimeEngine:
             raise ModelFileError(
                 f"{path} is not an ONNX file that can be read; export it again"
             ) from error
+        # Where a library is missing, ONNX Runtime falls back to the CPU.
+        if device == "cuda" and self._session.get_providers() == [_CPU]:
+            raise ConfigError(
+                f"device cuda needs the CUDA libraries of onnxruntime-gpu for {path}, "
+                "they cannot be loaded; run: pip install "
+                "'onnxruntime-gpu[cuda,cudnn]', or use --device cpu"
+            )
 
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the grids of images of one size, (batch, height, width, 3)."""
@@ -82,3 +110,32 @@ class OnnxRuntimeEngine:
         wanted = list(names)
         found = self._session.run(wanted, {INPUT: pixels})
         return dict(zip(wanted, found, strict=True))
+
+
+def cuda_providers(
+    path: Path, precision: Precision, available: Collection[str]
+) -> list[Provider]:
+    """Return what runs a file on a CUDA device, the first choice first.
+
+    Args:
+        path: The .onnx file.
+        precision: Precision of the file.
+        available: Names of the installed providers.
+
+    Raises:
+        ConfigError: If there is no provider for the device, or the file is in int8.
+    """
+    if precision == "int8":
+        raise ConfigError(
+            f"{path} is in int8, which is for CPUs; export fp16 for a GPU"
+        )
+    if _CUDA not in available:
+        raise ConfigError(
+            f"device cuda needs onnxruntime-gpu for {path}, the installed ONNX Runtime "
+            f"has {', '.join(available)}; run: pip uninstall onnxruntime && pip "
+            "install onnxruntime-gpu"
+        )
+    found: list[Provider] = [(_CUDA, {"use_tf32": "0"})]
+    if precision == "fp16" and _TENSORRT in available:
+        found.insert(0, (_TENSORRT, {"trt_fp16_enable": "1"}))
+    return found

@@ -1,7 +1,7 @@
-"""Normal images for an export: those given, or those its detector was calibrated with.
+"""Normal images for an export: given ones, or those of the detector's calibration.
 
-An export is compared with PyTorch on them; in 8 bits the ranges of values are measured
-on them, too.
+An export is compared with PyTorch on them. For 8 bits, the ranges of activations are
+measured on them as well.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,28 +14,28 @@ from efficientad.images.rgb import image_hash, read_image
 
 _Item = TypeVar("_Item")
 
-# As a detector's provenance names them; those that were not trained on come first.
+# Entries of the provenance; images that were not trained on come first.
 _OWN: Final = ("validation_images", "training_images")
 
 
 def calibration_images(
     folder: Path | None, provenance: Mapping[str, Any], n: int
 ) -> list[Path]:
-    """Find images spread evenly over a folder or a category, never test images.
+    """Return files of images spread evenly over a folder or a category.
 
-    Files, not pixels: those of many large images would fill the memory.
+    Test images are never among them.
 
     Args:
-        folder: Of normal images, or a category's. None: the detector's own images,
-            where they still are what they were.
-        provenance: Of the detector.
-        n: So many at most.
+        folder: Folder of normal images, or of a category. None: the images of the
+            detector's calibration or, without them, of its training.
+        provenance: Provenance of the detector.
+        n: Largest number of images.
 
     Returns:
-        None of them where there is no folder and the detector's own are gone.
+        An empty list if `folder` is None and the detector's images are gone or changed.
 
     Raises:
-        DatasetError: If the folder has none, or only test images.
+        DatasetError: If the folder has no normal images, or only test images.
     """
     if folder is None:
         return _own_images(provenance, n)
@@ -44,7 +44,7 @@ def calibration_images(
 
 
 def spread(items: Sequence[_Item], n: int) -> list[_Item]:
-    """Pick up to n items, spread evenly over all of them."""
+    """Return up to n items, spread evenly over all of them."""
     n = min(n, len(items))
     return [items[index * len(items) // n] for index in range(n)]
 
@@ -52,14 +52,13 @@ def spread(items: Sequence[_Item], n: int) -> list[_Item]:
 def _own_images(provenance: Mapping[str, Any], n: int) -> list[Path]:
     for kind in _OWN:
         recorded = list(provenance.get(kind, {}).items())
-        found = [Path(name) for name, h in spread(recorded, n) if _is_as(name, h)]
+        found = [Path(name) for name, h in spread(recorded, n) if _has_hash(name, h)]
         if found:
             return found
     return []
 
 
-def _is_as(name: str, recorded: str) -> bool:
-    """Whether an image is neither gone nor another one by now."""
+def _has_hash(name: str, recorded: str) -> bool:
     try:
         return image_hash(read_image(name)) == recorded
     except ImageError:

@@ -1,8 +1,7 @@
 """The difference of an export from PyTorch, and the accuracy it loses.
 
-What is compared with PyTorch are both normalized maps on the grid of descriptors. What
-the graph makes of them, score and maps at the image's own size, is then compared with
-what this package makes of the same grids.
+The normalized grids are compared with PyTorch's. Score and maps of the graph are
+compared with those that this package computes from the graph's own raw grids.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,13 @@ from efficientad.exports.calibration_images import spread
 from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.maps import MapScale, combine_maps, image_scores, normalize_maps
+from efficientad.method.maps import (
+    HIGH_TARGET,
+    MapScale,
+    combine_maps,
+    image_scores,
+    normalize_maps,
+)
 from efficientad.method.placement import place_map
 from efficientad.model_files.export_metadata import ONNX_SUFFIX
 
@@ -37,9 +42,7 @@ TOLERANCE: Final[dict[Precision, float]] = {
     "bf16": 0.1,
     "int8": 0.4,
 }
-"""Largest difference of any grid value from PyTorch's on real images, relative to the
-largest value of that map, or to 0.1 (where the high quantile of normal pixels lies) if
-that is more."""
+"""Largest `relative_difference` of a grid from PyTorch's on real images."""
 
 ARTIFICIAL_TOLERANCE: Final[dict[Precision, float]] = {
     "fp32": 1e-4,
@@ -47,9 +50,9 @@ ARTIFICIAL_TOLERANCE: Final[dict[Precision, float]] = {
     "bf16": 0.3,
     "int8": 0.9,
 }
-"""The same on constant, extreme and noise images. These drive activations far beyond
-what normal images reach; in 16 bits they are rounded more coarsely there, in 8 bits cut
-off, still far above normal."""
+"""The same on artificial images. Their activations reach far beyond those of normal
+images: 16 bits round them more coarsely, and 8 bits clip them, still far above
+normal."""
 
 _OUTPUT_TOLERANCE: Final[dict[Precision, float]] = {
     "fp32": 1e-4,
@@ -57,42 +60,70 @@ _OUTPUT_TOLERANCE: Final[dict[Precision, float]] = {
     "bf16": 3e-2,
     "int8": 1e-4,
 }
-"""Largest difference of score and maps from what their own grids give, relative to the
-largest value, or to 0.1."""
+"""Largest `relative_difference` of score and maps from those of the raw grids."""
 
 N_COMPARED: Final = 8
-"""Real images that an export is compared on."""
-
-_LEAST_SCALE: Final = 0.1
-"""Where the high quantile of normal pixels lies."""
+"""Number of real images that an export is compared on."""
 
 PIXEL_METRICS: Final[tuple[str, ...]] = ("au_pro", "au_spro")
-"""A category has one of them, MVTec LOCO's the latter, where defects are annotated."""
+"""A category with annotated defects has one of them, MVTec LOCO the latter."""
 
 
 class Differences(NamedTuple):
-    """The largest differences from PyTorch, and on how many images."""
+    """Largest `relative_difference` of an export's grids from PyTorch's."""
 
     artificial: float
-    """As `ARTIFICIAL_TOLERANCE` measures it."""
     n_artificial: int
     real: float | None
-    """As `TOLERANCE` measures it; None where there are no real images."""
+    """None if there are no real images."""
     n_real: int
+
+    def lines(self) -> list[str]:
+        """Return sentences for a person."""
+        found = f"{self.artificial:.2g} on {self.n_artificial} artificial images"
+        if self.real is not None:
+            found = f"{self.real:.2g} on {self.n_real} real and {found}"
+        found = f"largest difference from PyTorch {found}"
+        if self.real is not None:
+            return [found]
+        return [found, "compared on artificial images only; give --images FOLDER"]
+
+
+class Losses(NamedTuple):
+    """Changes by an export on the test images of a category."""
+
+    points: dict[str, float]
+    """Points lost by metric; negative where the export is better."""
+    n_other_decisions: int
+    """Number of images with another decision by the same threshold."""
+    n_images: int
+
+    def lines(self) -> list[str]:
+        """Return sentences for a person."""
+        found = [f"{name} loses {v:.3f} points" for name, v in self.points.items()]
+        if not any(name in self.points for name in PIXEL_METRICS):
+            found.append("no loss of a pixel metric is known: no defect is annotated")
+        n = self.n_other_decisions
+        decisions = f"{n} of {self.n_images} test images get another decision"
+        if n:
+            decisions += (
+                "; to measure the scores of normal images again, call efficientad "
+                "threshold FILE --images FOLDER"
+            )
+        return [*found, decisions]
 
 
 def artificial_images() -> list[RGBImage]:
-    """Constant, extreme and noise images of several shapes."""
+    """Return constant, extreme and noise images of several shapes."""
     rng = np.random.default_rng(0)
     full, small = (INPUT_SIZE, INPUT_SIZE, 3), (33, 57, 3)
+    stripes = (np.indices((90, 1500)).sum(0) % 2 * 255).astype(np.uint8)
     return [
         np.zeros(full, np.uint8),
         np.full((300, 200, 3), 255, np.uint8),
         np.full(small, 128, np.uint8),
         rng.integers(0, 256, (511, 700, 3), dtype=np.uint8),
-        (np.indices((90, 1500)).sum(0) % 2 * 255)
-        .astype(np.uint8)[..., None]
-        .repeat(3, 2),
+        stripes[..., None].repeat(3, 2),
     ]
 
 
@@ -100,7 +131,7 @@ GraphEngine = OnnxRuntimeEngine | OpenVinoEngine
 
 
 def whole_engine(path: Path, precision: Precision) -> GraphEngine:
-    """Return an engine that gives every output of an exported graph."""
+    """Return an engine that computes every output of an exported graph."""
     if path.suffix == ONNX_SUFFIX:
         return OnnxRuntimeEngine(path, outputs=GRID_OUTPUTS, precision=precision)
     return OpenVinoEngine(
@@ -111,16 +142,15 @@ def whole_engine(path: Path, precision: Precision) -> GraphEngine:
 def compared(
     predictor: Predictor, engine: GraphEngine, normal: Sequence[ImageLike]
 ) -> Differences:
-    """Measure how far an export is from PyTorch.
+    """Return the largest differences of an export from PyTorch.
 
     Args:
-        predictor: The detector by PyTorch.
-        engine: The export, which gives normalized grids.
-        normal: Real images, if there are any; up to `N_COMPARED` are compared, read one
-            by one.
+        predictor: The detector, run by PyTorch.
+        engine: The export; its outputs are normalized grids.
+        normal: Normal images, perhaps none. Up to `N_COMPARED` are read, one by one.
 
     Raises:
-        ImageError: If one cannot be read.
+        ImageError: If an image cannot be read.
         ExportMismatchError: If a difference is above the tolerance, or not a number.
     """
     artificial, real = artificial_images(), spread(normal, N_COMPARED)
@@ -132,13 +162,13 @@ def compared(
 
 
 def require_outputs(engine: GraphEngine, scales: Mapping[str, MapScale]) -> None:
-    """Reject a graph whose score or maps are not those of its raw grids.
+    """Reject a graph whose score or maps do not follow from its raw grids.
 
-    It is run as other programs run it, on a batch of two images of another size than
-    the networks'.
+    The graph runs as in other programs: on a batch of two images, which are not
+    256 x 256.
 
     Raises:
-        ExportMismatchError: If one differs.
+        ExportMismatchError: If the score or a map differs.
     """
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 130, 210, 3), dtype=np.uint8)
@@ -168,35 +198,32 @@ def require_outputs(engine: GraphEngine, scales: Mapping[str, MapScale]) -> None
 def relative_difference(
     expected: NDArray[np.float32], found: NDArray[np.float32]
 ) -> float:
-    """Give the largest difference of any value, relative to the largest expected one.
+    """Return the largest difference relative to the largest expected value.
 
-    Or to 0.1, where the high quantile of normal pixels lies, if that is more.
+    Where that value is below 0.1, the high quantile of normal pixels, the difference is
+    relative to 0.1.
 
     Args:
         expected: Normalized maps or scores.
-        found: Of the same shape.
+        found: Array of the same shape.
     """
-    scale = max(float(np.abs(expected).max()), _LEAST_SCALE)
+    scale = max(float(np.abs(expected).max()), HIGH_TARGET)
     return float(np.abs(expected - found).max()) / scale
-
-
-class Losses(NamedTuple):
-    """What an export changes on the test images of a category."""
-
-    points: dict[str, float]
-    """Of each metric; negative where the export is better."""
-    n_other_decisions: int
-    """Images that are called otherwise, by the same threshold."""
-    n_images: int
 
 
 def losses_on(
     predictor: Predictor, exported: Predictor, category: Path, max_loss: float
 ) -> Losses:
-    """Measure what an export changes on the test images of a category.
+    """Return the changes by an export on the test images of a category.
+
+    Args:
+        predictor: The detector.
+        exported: Its export.
+        category: Category folder with annotated test images.
+        max_loss: Largest loss of each metric, in points.
 
     Raises:
-        ExportMismatchError: If it loses more than `max_loss` of any metric.
+        ExportMismatchError: If the export loses more of a metric.
     """
     from efficientad.evaluation.evaluate import evaluate  # noqa: PLC0415 - heavy
 
@@ -224,7 +251,7 @@ def _largest(
     kind: str,
 ) -> float:
     tolerance = tolerances[engine.precision]
-    # Not by `max`, which may pass over what is not a number: that is refused, too.
+    # numpy's maximum, unlike Python's, is NaN if any difference is.
     largest = float(np.max([_difference(predictor, engine, i) for i in images]))
     if not largest <= tolerance:
         raise ExportMismatchError(
@@ -236,7 +263,7 @@ def _largest(
 
 
 def _difference(predictor: Predictor, engine: GraphEngine, image: ImageLike) -> float:
-    """Compare as the graph is, which resizes images itself up to a limit."""
+    """Compare the whole graph, which resizes images of up to `MAX_SIDE` itself."""
     pixels = as_rgb(image)
     if max(pixels.shape) > MAX_SIDE:
         pixels = resize_image(pixels, INPUT_SIZE, INPUT_SIZE)

@@ -1,11 +1,10 @@
-"""One graph from pixels to maps and score, refused unless it equals PyTorch.
+"""An export: one graph from pixels to maps and score, refused if it differs.
 
-The graph takes RGB images of any size up to `graph_nodes.MAX_SIDE` a side, uint8,
-(batch, height, width, 3), and does what the detector does: resizing as Pillow does it
-(the filter that averages when it shrinks, both passes rounded), input normalization,
-networks, map normalization, placement.
-Threshold and held-out normal scores travel as metadata. It is written for ONNX Runtime
-(`.onnx`) or for OpenVINO (`.xml` with `.bin`), from the same list of operators.
+The graph takes RGB images, uint8, (batch, height, width, 3), of up to
+`graph_nodes.MAX_SIDE` pixels a side. It resizes them as Pillow does, and computes input
+normalization, networks, map normalization and placement. Threshold and scores of normal
+images are metadata of the file. The same operators are written for ONNX Runtime
+(`.onnx`) or for OpenVINO (`.xml` with `.bin`).
 """
 
 import copy
@@ -22,7 +21,7 @@ from efficientad.errors import ConfigError, MissingDependencyError
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.comparison import (
     N_COMPARED,
-    PIXEL_METRICS,
+    Differences,
     Losses,
     compared,
     losses_on,
@@ -58,43 +57,27 @@ SUFFIX_OF: Final[dict[Format, str]] = {
 DEFAULT_MAX_LOSS: Final = 0.2
 """Points of image AU-ROC, and of AU-PRO or AU-sPRO."""
 
-_N_MEASURED: Final = 32
-"""Images that 8 bits are measured on."""
+N_CALIBRATED: Final = 32
+"""Number of normal images that 8 bits are calibrated on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export was compared on, and how far it is from PyTorch."""
+    """Results of the checks of an export."""
 
-    n_images: int
-    """Artificial and real ones."""
-    n_real_images: int
-    """Normal images among them; 0 where none were given or found."""
-    largest_difference: float
-    """On real images where there are some, else on artificial ones; as
-    `comparison.TOLERANCE` measures it."""
-    largest_artificial_difference: float
-    """As `comparison.ARTIFICIAL_TOLERANCE` measures it."""
+    differences: Differences
     quantization: QuantizationReport | None
     """For precision int8."""
-    verified: Losses | None
-    """On a labelled category, where given: image_au_roc, and au_pro or au_spro where
-    defects are annotated."""
+    losses: Losses | None
+    """None without a labelled category."""
 
     def lines(self) -> list[str]:
-        """Say it for a person, a sentence a line."""
-        n_artificial = self.n_images - self.n_real_images
-        difference = f"{self.largest_artificial_difference:.2g} on {n_artificial}"
-        difference += " artificial images"
-        if self.n_real_images:
-            on_real = f"{self.largest_difference:.2g} on {self.n_real_images} real"
-            difference = f"{on_real} and {difference}"
-        found = [f"largest difference from PyTorch {difference}"]
-        if not self.n_real_images:
-            found.append("compared on artificial images only; give --images FOLDER")
-        if self.quantization is not None:
-            found.append(str(self.quantization))
-        return found if self.verified is None else [*found, *_told(self.verified)]
+        """Return sentences for a person."""
+        return [
+            *self.differences.lines(),
+            *([str(self.quantization)] if self.quantization is not None else []),
+            *(self.losses.lines() if self.losses is not None else []),
+        ]
 
 
 def export(
@@ -110,51 +93,51 @@ def export(
 
     Args:
         predictor: Trained model with its networks.
-        output: The file to write: `part.onnx`, or `part.xml` for OpenVINO, which comes
-            with `part.bin`.
-        precision: fp16 stores weights in 16 bits; bf16 also computes so, by OpenVINO
-            on processors that can; int8 computes convolutions in 8 bits.
-        images: Folder of normal images, not used for training if possible: compared
-            on, and in int8 the ranges of values are measured on them. None: those of
-            `verify`; without it those the detector was calibrated with, or else trained
-            on, where they still are what they were.
-        verify: Labelled category folder; the loss of accuracy is measured on its test
+        output: File to write: `part.onnx`, or `part.xml` for OpenVINO, which comes with
+            `part.bin`.
+        precision: fp16 stores weights in 16 bits. bf16 also computes in 16 bits, by
+            OpenVINO on processors that can. int8 computes convolutions in 8 bits.
+        images: Folder of normal images, not used for training if possible. The export
+            is compared on them, and int8 is calibrated on them. None: the images of
+            `verify` or, without it, those of the detector's calibration or training, if
+            they are unchanged.
+        verify: Labelled category folder. The loss of accuracy is measured on its test
             images.
-        max_loss: Largest loss there of image AU-ROC, and of AU-PRO or AU-sPRO, in
+        max_loss: Largest loss on `verify` of image AU-ROC, and of AU-PRO or AU-sPRO, in
             points.
 
     Raises:
         ConfigError: If the predictor runs an export already, the name has no known
-            ending, the precision cannot be had, int8 has no images to be measured on,
+            ending, the precision is not available, int8 has no images for calibration,
             or `max_loss` is no number.
-        ExportMismatchError: If the file would give other maps than PyTorch, or lose
+        ExportMismatchError: If the maps of the file differ from PyTorch's, or it loses
             more than `max_loss`; then nothing is written.
-        DatasetError: If `images` has none, or only test images, or if `verify` is no
-            category.
+        DatasetError: If `images` has no normal images, or `verify` is no category.
         UndefinedMetricError: If `verify` has no normal or no defective test images.
-        ImageError: If one of them cannot be read.
+        ImageError: If an image cannot be read.
         MissingDependencyError: If a package of the extra `export` is not installed.
         ModelFileError: If the name is no UTF-8.
-        StorageError: If the file cannot be written; what stood there stays.
+        StorageError: If the file cannot be written; an earlier file stays.
     """
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
 
     target = Path(output)
     detector = _require_possible(predictor, target, precision)
     if verify is not None:
-        _require_judgeable(verify, max_loss)
+        _require_measurable(verify, max_loss)
     normal = _normal_images(predictor, images or verify, precision)
     require_writable(target)
-    if detector.device.type != "cpu":  # where products may be shortened, to TF32
+    if detector.device.type != "cpu":  # where products may be rounded to TF32
         detector = copy.deepcopy(detector).to("cpu")
     model = detector_graph(detector, predictor.calibration.scales)
-    exact = replace(predictor, engine=PyTorchEngine(detector))
     quantization = None
     if precision == "int8":
         small = [resize_image(as_rgb(i), INPUT_SIZE, INPUT_SIZE) for i in normal]
         model, quantization = quantized(model, small)
     elif precision != "fp32":
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
+    exact = replace(predictor, engine=PyTorchEngine(detector))
+    losses = None
     with files_together(metadata.files_of(target)) as folder:
         staged = folder / target.name
         with storage_errors(target):
@@ -163,33 +146,13 @@ def export(
         engine = whole_engine(staged, precision)
         differences = compared(exact, engine, normal)
         require_outputs(engine, predictor.calibration.scales)
-        verified = None
         if verify is not None:
-            verified = losses_on(predictor, load(staged), verify, max_loss)
-    artificial, real = differences.artificial, differences.real
-    return ExportReport(
-        n_images=differences.n_artificial + differences.n_real,
-        n_real_images=differences.n_real,
-        largest_difference=artificial if real is None else real,
-        largest_artificial_difference=artificial,
-        quantization=quantization,
-        verified=verified,
-    )
-
-
-def _told(verified: Losses) -> list[str]:
-    points, n = verified.points, verified.n_other_decisions
-    found = [f"{name} loses {v:.3f} points" for name, v in points.items()]
-    if not any(name in points for name in PIXEL_METRICS):
-        found.append("no loss of a pixel metric is known: no defect is annotated")
-    calls = f"{n} of {verified.n_images} test images are called otherwise"
-    if n:
-        calls += "; efficientad threshold FILE --images FOLDER takes its own scores"
-    return [*found, calls]
+            losses = losses_on(predictor, load(staged), verify, max_loss)
+    return ExportReport(differences, quantization, losses)
 
 
 def require_format(output: Path, wanted: Format | None) -> None:
-    """Refuse a name whose ending says another format.
+    """Reject a name whose ending stands for another format.
 
     Raises:
         ConfigError: If it does.
@@ -235,7 +198,7 @@ def _require_possible(
     if precision == "bf16":
         if target.suffix == ONNX_SUFFIX:
             raise ConfigError(
-                "precision bf16 needs OpenVINO, ONNX Runtime has none such on a CPU; "
+                "precision bf16 needs OpenVINO, ONNX Runtime has no bf16 on a CPU; "
                 f"name the output {target.stem}{OPENVINO_SUFFIX}, or use fp16"
             )
         core = openvino.Core()
@@ -243,8 +206,8 @@ def _require_possible(
     return predictor.detector
 
 
-def _require_judgeable(verify: Path, max_loss: float) -> None:
-    """Find out before minutes are spent whether a loss can be measured."""
+def _require_measurable(verify: Path, max_loss: float) -> None:
+    """Reject a category or limit before minutes are spent on the export."""
     from efficientad.evaluation.evaluate import (  # noqa: PLC0415 - heavy
         require_both_kinds,
     )
@@ -259,13 +222,13 @@ def _require_judgeable(verify: Path, max_loss: float) -> None:
 def _normal_images(
     predictor: Predictor, folder: Path | None, precision: Precision
 ) -> list[Path]:
-    is_measured = precision == "int8"
-    n = _N_MEASURED if is_measured else N_COMPARED
+    is_calibrated = precision == "int8"
+    n = N_CALIBRATED if is_calibrated else N_COMPARED
     found = calibration_images(folder, predictor.provenance, n)
-    if is_measured and not found:
+    if is_calibrated and not found:
         raise ConfigError(
-            "precision int8 needs normal images to measure ranges of values on, got "
-            "none; give --images FOLDER, or --verify CATEGORY_FOLDER"
+            "precision int8 needs normal images to measure the ranges of activations, "
+            "got none; give --images FOLDER, or --verify CATEGORY_FOLDER"
         )
     return found
 
@@ -281,8 +244,7 @@ def _write(model: "onnx.ModelProto", path: Path) -> None:
     import openvino  # noqa: PLC0415
 
     converted = openvino.Core().read_model(content)
-    # A place for the metadata.
-    converted.set_rt_info("", metadata.KEY)
+    converted.set_rt_info("", metadata.KEY)  # a place for the metadata
     openvino.save_model(converted, path, compress_to_fp16=False)
 
 

@@ -1,14 +1,14 @@
-"""Collects ONNX operators, and writes out those that depend on an image's size.
+"""ONNX operators, and the parts of the graph that depend on an image's size.
 
-Resizing and placement are two matrix products each, with matrices that the graph makes
-of the height and width it is given. Resizing is that of `images.resize_image` to the
-bit: columns first, then rows, both rounded, with weights in Pillow's fixed point.
-Weights and products are whole numbers that single precision holds exactly, and so are
-their sums up to 4000 pixels a side. Of more, a sum may be rounded, and a few pixels in
-a million come out one level off.
+Resizing and placement are two matrix products each. The graph makes the matrices from
+height and width at run time. Resizing gives the same bits as `images.resize_image`:
+columns first, then rows, both rounded, with weights in Pillow's fixed point. Weights
+and products are whole numbers that single precision holds exactly. So are their sums up
+to 4000 pixels a side; in larger images a sum may be rounded, and a few pixels in a
+million come out one level off.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +16,23 @@ from numpy.typing import NDArray
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE, GRID_CELLS
 
-if TYPE_CHECKING:
-    import onnx
-
 # Element types as the format numbers them.
 FLOAT, INT64, BOOL = 1, 7, 9
-# Pillow's weights are multiples of one over 2^22; each is split into two halves of 11
-# bits, whose products with pixels single precision holds exactly. A half is divided out
-# in two steps, so that no numerator exceeds the 31 bits some engines have.
+# Pillow's weights are multiples of one over 2^22. Each is split into two halves of 11
+# bits, whose products with pixels are exact in single precision. The four digits below
+# are divided out one by one, so that no numerator exceeds the 31 bits of some engines.
 _HALF = 2**11
 _DIGITS = (2**6, 2**5, 2**6, 2**5)
 MAX_SIDE = 40_000
-"""Of an image, pixels: up to here the numerators fit."""
+"""Largest height or width of an image, in pixels, for which the numerators fit."""
 
 
 class Nodes:
-    """Nodes and constants of a graph; each call gives the name of its result.
+    """Nodes and constants of a graph.
 
     Args:
-        prefix: Of all names. A branch and the graph around it must not share names.
+        prefix: Prefix of all names. A branch and the graph around it must not share
+            names.
     """
 
     def __init__(self, prefix: str = "") -> None:
@@ -43,7 +41,7 @@ class Nodes:
         self.constants: dict[str, NDArray[Any]] = {}
 
     def op(self, kind: str, *inputs: str, name: str | None = None, **how: Any) -> str:
-        """Add one operator."""
+        """Add an operator and return the name of its result."""
         from onnx import helper  # noqa: PLC0415 - only an export needs it
 
         result = name or f"{self._prefix}{kind.lower()}_{len(self.nodes)}"
@@ -53,32 +51,33 @@ class Nodes:
         return result
 
     def constant(self, value: Any, dtype: type = np.float32) -> str:
-        """Add one constant."""
+        """Add a constant and return its name."""
         name = f"{self._prefix}constant_{len(self.constants)}"
         self.constants[name] = np.asarray(value, dtype)
         return name
 
     def integer(self, value: Any) -> str:
-        """Add one constant of whole numbers."""
+        """Add a constant of whole numbers and return its name."""
         return self.constant(value, np.int64)
 
     def initializers(self) -> list[Any]:
-        """Give the constants as the format has them."""
+        """Return the constants as tensors of the format."""
         from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 
         return [numpy_helper.from_array(v, name) for name, v in self.constants.items()]
 
 
 def resized(graph: Nodes, images: str, *, name: str) -> str:
-    """Resize to 256 x 256; images that are so already go through as they are.
+    """Resize images to 256 x 256; images of that size are not computed on.
 
     Args:
-        graph: Takes the nodes.
-        images: (batch, height, width, 3), uint8.
-        name: Of the result.
+        graph: Graph that takes the nodes.
+        images: Name of the images, (batch, height, width, 3), uint8.
+        name: Name of the result.
 
     Returns:
-        (batch, 3, 256, 256), whole numbers from 0 to 255, float32.
+        The name of the pixels, (batch, 3, 256, 256), whole numbers from 0 to 255,
+        float32.
     """
     has_size = graph.op(
         "Equal",
@@ -99,26 +98,8 @@ def resized(graph: Nodes, images: str, *, name: str) -> str:
     )
 
 
-def without_resizing(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Give the graph for images of 256 x 256 only."""
-    import onnx  # noqa: PLC0415 - only engines that want such a graph need it
-
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
-    del found.graph.node[:]
-    for node in model.graph.node:
-        if node.op_type != "If":
-            found.graph.node.append(node)
-            continue
-        (branch,) = (a.g for a in node.attribute if a.name == "then_branch")
-        found.graph.initializer.extend(branch.initializer)
-        found.graph.node.extend(branch.node)
-        found.graph.node[-1].output[0] = node.output[0]
-    return found
-
-
 def _branch(graph: Nodes) -> Any:
-    """Give nodes as what a condition may choose; the last is the result."""
+    """Return the nodes as a branch of an `If`; the last node is its result."""
     from onnx import helper  # noqa: PLC0415 - only an export needs it
 
     last = graph.nodes[-1].output[0]
@@ -142,7 +123,11 @@ def _resize(graph: Nodes, images: str) -> None:
 
 
 def placement(graph: Nodes, length: str) -> str:
-    """Give `placement_matrix` for a length known at run time: (length, 56), float32."""
+    """Write `placement_matrix` for a length known at run time.
+
+    Returns:
+        The name of the matrix, (length, 56), float32.
+    """
     pixels = graph.op("Range", graph.integer(0), length, graph.integer(1))
     # (pixel + 1/2) * 256 / length - 1/2, from the first centre, in cells: a fraction.
     doubled = graph.op("Add", graph.op("Add", pixels, pixels), graph.integer(1))
@@ -152,7 +137,7 @@ def placement(graph: Nodes, length: str) -> str:
     cell = graph.op("Max", cell, graph.integer(0))
     last = graph.op("Mul", whole, graph.integer(GRID_CELLS - 1))
     left, behind = _divided(graph, graph.op("Min", cell, last), whole)
-    # Whole cells exactly, and only what is left as a fraction: no engine needs doubles.
+    # Only the remainder becomes a fraction, so that single precision is enough.
     share = graph.op("Div", _as(graph, behind, FLOAT), _as(graph, whole, FLOAT))
     cells = graph.integer(np.arange(GRID_CELLS)[None])
     steps = graph.op("Sub", graph.op("Unsqueeze", left, graph.integer([1])), cells)
@@ -166,14 +151,16 @@ def placement(graph: Nodes, length: str) -> str:
 
 
 def _averaging(graph: Nodes, length: str) -> str:
-    """Weights (512, length) of the bilinear filter, widened when it shrinks.
+    """Write the weights of the bilinear filter, which is wider where it shrinks.
 
-    The upper halves of the weights in fixed point, then the lower halves, float32.
+    Returns:
+        The name of the upper halves of the weights in fixed point above the lower
+        halves, (512, length), float32.
     """
     ours = graph.integer(2 * np.arange(INPUT_SIZE)[:, None] + 1)
     theirs = graph.op("Range", graph.integer(0), length, graph.integer(1))
     theirs = graph.op("Add", graph.op("Add", theirs, theirs), graph.integer(1))
-    # Between pixel centres, times 2 * 256; the filter's half width likewise.
+    # Distances of pixel centres and the filter's half width, both times 2 * 256.
     distance = graph.op(
         "Sub",
         graph.op("Mul", theirs, graph.integer(INPUT_SIZE)),
@@ -198,10 +185,10 @@ def _averaging(graph: Nodes, length: str) -> str:
 
 
 def _divided(graph: Nodes, value: str, by: str) -> tuple[str, str]:
-    """Quotient and remainder of whole numbers.
+    """Write quotient and remainder of whole numbers.
 
-    Exact also where an engine divides whole numbers in single precision and comes out
-    one too high or too low.
+    Both are exact even if an engine divides whole numbers in single precision and its
+    quotient is one too high or too low.
     """
     quotient = graph.op("Div", value, by)
     remainder = graph.op("Sub", value, graph.op("Mul", quotient, by))
@@ -212,7 +199,7 @@ def _divided(graph: Nodes, value: str, by: str) -> tuple[str, str]:
 
 
 def _rounded(graph: Nodes, sums: str, *, axis: int) -> str:
-    """Join upper and lower sums, stacked along an axis, to whole pixel values."""
+    """Join upper and lower sums, stacked along an axis, to whole gray levels."""
     upper, lower = (
         graph.op(
             "Slice",

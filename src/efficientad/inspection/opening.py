@@ -39,7 +39,9 @@ def load(
 
     Args:
         path: The model file: .ead, or an exported .onnx or .xml.
-        device: Device of the networks.
+        device: Device of the networks. `auto`: a CUDA device for a .ead file, if there
+            is one, and the CPU for an export. `cuda` runs an .onnx file by
+            onnxruntime-gpu.
         engine: Engine that computes the maps. For a .ead file: `native`, this package's
             layers, on the CPU; `native_bf16`, these with the 1 x 1 convolutions of the
             medium size in bf16, where the processor has such products; or `pytorch`.
@@ -210,10 +212,10 @@ def _exported(
             f"{path} can be run by OpenVINO only, {engine} was asked for; export an "
             f"{ONNX_SUFFIX} file"
         )
-    if device == "cuda":
+    if device == "cuda" and engine == "openvino":
         raise ConfigError(
-            f"engine {engine} runs on the CPU, device cuda was asked for; leave "
-            "--device at auto, or use the .ead file"
+            "engine openvino runs on the CPU, device cuda was asked for; leave "
+            f"--device at auto, or export an {ONNX_SUFFIX} file"
         )
     require_utf8(path)
     metadata = export_metadata.read(path)
@@ -222,7 +224,11 @@ def _exported(
     if engine == "onnxruntime":
         n_threads = _of_one(n_threads, n_streams)
         chosen = OnnxRuntimeEngine(
-            path, outputs=outputs, precision=precision, n_threads=n_threads
+            path,
+            outputs=outputs,
+            precision=precision,
+            device="cuda" if device == "cuda" else "cpu",
+            n_threads=n_threads,
         )
     else:
         chosen = OpenVinoEngine(
