@@ -15,12 +15,14 @@ from efficientad.training.paper_step import (
     fast_losses,
     vary_color,
 )
+from efficientad.training.step import Material
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.benchmark.reference_step import reference_loss, reference_networks
 
 # Shares of a gradient's norm. In an untrained autoencoder hardly any of it passes the
 # bottleneck, and what does is mostly rounding.
 GRADIENT_TOLERANCES = {"student": 1e-3, "autoencoder": 0.2}
+CPU = torch.device("cpu")
 FORMS = [algorithm_1, fast_losses]
 
 
@@ -60,9 +62,9 @@ def pixels():
 
 @pytest.fixture
 def drawn(detector, pixels):
-    step = PaperStep(
-        detector.teacher, pixels, open_pretraining_images(None), PAPER, detector.device
-    )
+    natural = open_pretraining_images(None)
+    material = Material(detector.teacher, pixels, natural, detector.device)
+    step = PaperStep(material, PAPER)
     return step.draw(np.random.default_rng(7))
 
 
@@ -103,7 +105,7 @@ def test_each_loss_is_the_same_in_both_forms(detector, drawn, has_penalty):
 
 def test_a_step_draws_an_image_its_variation_and_a_natural_image(pixels, detector):
     natural = open_pretraining_images(None)
-    step = PaperStep(detector.teacher, pixels, natural, PAPER, detector.device)
+    step = PaperStep(Material(detector.teacher, pixels, natural, CPU), PAPER)
     drawn = step.draw(np.random.default_rng(7))
 
     rng = np.random.default_rng(7)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from efficientad.cli import main as cli
 from efficientad.cli.environment import commit, machine
-from efficientad.cli.interruption import held_back_interrupt
+from efficientad.cli.process import held_back_interrupt
 from efficientad.distillation import data as distillation_data
 from efficientad.distillation import distill as distillation
 from efficientad.distillation import run as distillation_run
@@ -33,7 +33,7 @@ from efficientad.natural_images import pictures as pretraining_images
 from efficientad.natural_images.pictures import open_images
 from efficientad.training import loop
 from efficientad.training.optimizers import make_optimizer
-from efficientad.training.schedule import learning_rate
+from efficientad.training.optimizers import learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

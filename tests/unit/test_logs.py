@@ -45,7 +45,7 @@ def test_an_error_leaves_the_logger_as_it_was():
 def test_verbs_that_train_reuse_freed_memory(monkeypatch, verb, keeps):
     calls = []
     monkeypatch.setattr(
-        "efficientad.kernels.native.keep_freed_memory", lambda: calls.append(verb)
+        "efficientad.cli.process.keep_freed_memory", lambda: calls.append(verb)
     )
 
     def stand_in() -> int:

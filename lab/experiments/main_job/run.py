@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import get_args
 
 from efficientad.cli.logs import logging_to_stderr
+from efficientad.cli.process import keep_freed_memory
 from efficientad.datasets import open_category
 from efficientad.errors import ConfigError, EfficientADError
-from efficientad.kernels.native import keep_freed_memory
 from efficientad.method.sizes import ModelSize
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.devices import choose_device

@@ -17,7 +17,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from efficientad.kernels.native import keep_freed_memory
+from efficientad.cli.process import keep_freed_memory
 from efficientad.kernels.winograd import FAST
 from efficientad.method.sizes import ModelSize
 from efficientad.natural_images.pictures import open_pretraining_images
@@ -25,6 +25,7 @@ from efficientad.training.config import PAPER, Recipe
 from efficientad.training.optimizers import make_optimizer, set_rate
 from efficientad.training.paper_step import PaperStep
 from efficientad.training.quick import QUICK, QuickRecipe, QuickStep
+from efficientad.training.step import Material
 from efficientad_lab.benchmark.clock import Timing, interleaved
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.benchmark.reference_step import reference_networks, reference_step
@@ -47,11 +48,11 @@ def package_step(size: ModelSize, recipe: Recipe) -> Step:
         network.operations = FAST
     pixels = rng.integers(0, 256, (_N_IMAGES, _SIDE, _SIDE, 3), np.uint8)
     natural = open_pretraining_images(None)
-    material = detector.teacher, pixels, natural
+    material = Material(detector.teacher, pixels, natural, detector.device)
     losses = (
-        QuickStep(*material, recipe, detector.device)
+        QuickStep(material, recipe)
         if isinstance(recipe, QuickRecipe)
-        else PaperStep(*material, recipe, detector.device)
+        else PaperStep(material, recipe)
     )
     trained = [*detector.student.parameters(), *detector.autoencoder.parameters()]
     optimizer = make_optimizer(

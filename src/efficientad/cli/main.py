@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         if call is None:
             return OK
         if verb in _TRAINING_VERBS:
-            from efficientad.kernels.native import keep_freed_memory
+            from efficientad.cli.process import keep_freed_memory
 
             keep_freed_memory()
         with logging_to_stderr():

@@ -42,7 +42,7 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
         output: Detector file to write, for example part.ead.
         config: Settings of the training.
     """
-    from efficientad.cli.interruption import held_back_interrupt
+    from efficientad.cli.process import held_back_interrupt
     from efficientad.training.run import train as train_detector
 
     print(f"settings: {config}", file=sys.stderr)
@@ -277,7 +277,7 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
         config: Settings of the distillation.
     """
     from efficientad.cli.environment import commit, machine
-    from efficientad.cli.interruption import held_back_interrupt
+    from efficientad.cli.process import held_back_interrupt
     from efficientad.distillation.distill import distill as distill_teacher
 
     print(f"settings: {config}", file=sys.stderr)

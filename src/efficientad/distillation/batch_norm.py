@@ -16,7 +16,7 @@ from torch.nn import functional
 from efficientad.method.inputs import Images
 from efficientad.method.networks import PLAIN, Operations, PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, Conv, ModelSize
-from efficientad.training.channel_moments import ChannelMoments
+from efficientad.training.channel_statistics import ChannelMoments
 
 
 class NormalizedNetwork(PatchDescriptionNetwork):

@@ -37,7 +37,7 @@ from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
 from efficientad.model_files import container as tensor_file
 from efficientad.natural_images.pictures import ImageFiles
 from efficientad.storage import file_hash
-from efficientad.training.channel_moments import ChannelMoments
+from efficientad.training.channel_statistics import ChannelMoments
 from efficientad.training.progress import Progress
 
 # The source network sees the image twice as large as the teacher, as in the paper:

@@ -29,8 +29,7 @@ from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import open_teacher, stored_weights
 from efficientad.training.loop import open_checkpoint, save_checkpoint
-from efficientad.training.optimizers import make_optimizer, set_rate
-from efficientad.training.schedule import learning_rate
+from efficientad.training.optimizers import learning_rate, make_optimizer, set_rate
 
 _DIGITS = 4  # of the explained variance of single channels, where it is written
 _HELD_OUT_WINDOW_CELLS = 24

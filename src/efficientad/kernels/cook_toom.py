@@ -70,7 +70,7 @@ def cpp_constant(name: str, matrix: Matrix) -> str:
 
 
 def n_pairs(n_inputs: int) -> int:
-    """Count the pairs p, -p among the points of a form."""
+    """Return the number of pairs p, -p among the points of a form."""
     return (n_inputs - 2) // 2
 
 

@@ -46,25 +46,6 @@ def processor() -> str:
     return platform.machine() + "".join(found.get(key, "") for key in wanted)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Make this process reuse the memory of freed tensors instead of returning it.
-
-    By default glibc returns every large block to the system and gets it back page by
-    page, which doubled the time of a training step. It holds for the whole process, so
-    the command line calls it, not the library. No effect on another C library.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 @functools.cache
 def _compiler() -> str | None:
     return shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")

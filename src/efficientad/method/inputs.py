@@ -11,7 +11,7 @@ Images = Float[Tensor, "batch 3 height width"]
 
 
 def normalize_images(pixels: Pixels) -> Images:
-    """Give pixels the mean 0 and deviation 1 that ImageNet's pixels have.
+    """Return pixels normalized by the mean and deviation of ImageNet's.
 
     Args:
         pixels: RGB, 0 to 255.

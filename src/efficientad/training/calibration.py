@@ -31,7 +31,7 @@ from efficientad.method.maps import (
 from efficientad.training.normal_images import (
     Pixels,
     read_normal_images,
-    without_twins,
+    without_duplicates,
 )
 from efficientad.training.progress import Progress
 
@@ -67,7 +67,7 @@ def calibrate(
         )
     if isinstance(images, (str, Path)):
         images, _ = normal_image_paths(Path(images), min_images=1)
-    normal = without_twins(read_normal_images(images))
+    normal = without_duplicates(read_normal_images(images))
     trained_on = predictor.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
     recipe = predictor.provenance.get("recipe", {})

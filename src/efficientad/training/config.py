@@ -14,9 +14,7 @@ from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 Preset = Literal["paper", "quick"]
 RateSchedule = Literal["drop", "cosine", "constant"]
 OptimizerName = Literal["adam", "adamw", "muon"]
-ALL_CHANNELS: Final = DESCRIPTOR_CHANNELS
-"""Channels of a descriptor while the networks are trained."""
-_CHANNELS: Final = range(32, ALL_CHANNELS + 1, 32)  # what native layers work on
+_CHANNELS: Final = range(32, DESCRIPTOR_CHANNELS + 1, 32)  # what native layers work on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +42,7 @@ class TrainConfig:
     and scenes drawn by code."""
 
     has_pretraining_penalty: bool = True
-    """Whether the student is kept from imitating the teacher on natural images."""
+    """Whether the student is penalized for imitating the teacher on natural images."""
 
     validation: Path | None = None
     """Folder of normal images for calibration. None: `validation/good` where it exists,
@@ -84,7 +82,7 @@ class TrainConfig:
             if value is not None and value not in _CHANNELS:
                 raise ConfigError(
                     f"{name} must be a multiple of {_CHANNELS.step}, from "
-                    f"{_CHANNELS.start} to {ALL_CHANNELS}, got {value}"
+                    f"{_CHANNELS.start} to {DESCRIPTOR_CHANNELS}, got {value}"
                 )
         for name in ("validation_share", "false_alarm_budget"):
             require_share(name, getattr(self, name))
@@ -112,9 +110,9 @@ class Recipe:
     p_hard: float
     """Quantile of the squared distances from which on the hard feature loss averages
     them, in [0, 1)."""
-    local_channels: int = ALL_CHANNELS
+    local_channels: int = DESCRIPTOR_CHANNELS
     """Channels that the local map of a trained detector sums over."""
-    global_channels: int = ALL_CHANNELS
+    global_channels: int = DESCRIPTOR_CHANNELS
     """Channels that the global map of a trained detector sums over."""
 
 

@@ -7,7 +7,7 @@ from efficientad.errors import ConfigError
 
 
 def choose_device(device: Device) -> torch.device:
-    """Give the device; `auto` takes CUDA where there is one.
+    """Return the device; `auto` takes CUDA where there is one.
 
     Raises:
         ConfigError: If CUDA is asked for and not there.

@@ -1,4 +1,4 @@
-"""The normal images of a training: read, checked, split, and where they came from."""
+"""The normal images of a training: read, checked and split."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -43,11 +43,11 @@ class NormalImages:
 
     @property
     def hash_of_name(self) -> dict[str, str]:
-        """Give each image's hash by its name."""
+        """Hash of each image by its name."""
         return dict(zip(self.names, self.hashes, strict=True))
 
     def subset(self, indices: Sequence[int]) -> "NormalImages":
-        """Give some of the images."""
+        """Return some of the images."""
         return NormalImages(
             self.pixels[list(indices)],
             tuple(self.hashes[i] for i in indices),
@@ -56,7 +56,7 @@ class NormalImages:
 
 
 def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
-    """Read and resize images.
+    """Return images, read and resized.
 
     Raises:
         ImageError: If one cannot be used; the message names it.
@@ -74,7 +74,7 @@ def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
 
 
 def _name_of(image: ImageLike, index: int) -> str:
-    """Name a file so that it is found from any folder: an export looks for it."""
+    """Return an absolute path, which an export finds from any folder."""
     if isinstance(image, (str, Path)):
         return str(Path(image).absolute())
     return f"image {index}"
@@ -87,7 +87,7 @@ def training_and_validation(
     validation_share: float,
     seed: int,
 ) -> tuple[NormalImages, NormalImages]:
-    """Read the training images and the held-out ones for calibration.
+    """Return the training images and the held-out ones for calibration.
 
     Identical pictures count once, so none can be on both sides of a split.
 
@@ -96,8 +96,8 @@ def training_and_validation(
             images themselves.
         validation: Folder of other normal images. None: `validation/good` of a
             category, otherwise a share of the training images.
-        validation_share: That share, in (0, 1).
-        seed: Of the split.
+        validation_share: Share of the training images to hold out, in (0, 1).
+        seed: Seed of the split.
 
     Raises:
         DatasetError: If there are too few images, or if training and validation share
@@ -112,22 +112,22 @@ def training_and_validation(
         images, held_out = normal_image_paths(Path(images))
     if validation is not None:
         held_out, _ = normal_image_paths(validation, min_images=1)
-    training = without_twins(read_normal_images(images))
+    training = without_duplicates(read_normal_images(images))
     if len(training) < MIN_NORMAL_IMAGES:
         raise DatasetError(
             f"needed at least {MIN_NORMAL_IMAGES} different normal images, got "
             f"{len(training)}; record more good parts"
         )
     if held_out:
-        separate = without_twins(read_normal_images(held_out))
+        separate = without_duplicates(read_normal_images(held_out))
         require_disjoint(separate.hash_of_name, training.hash_of_name)
         return training, separate
-    kept, aside = split_validation(range(len(training)), validation_share, seed)
-    return training.subset(kept), training.subset(aside)
+    chosen, others = split_validation(range(len(training)), validation_share, seed)
+    return training.subset(chosen), training.subset(others)
 
 
-def without_twins(images: NormalImages) -> NormalImages:
-    """Keep each picture once: a copy says nothing more about what is normal."""
+def without_duplicates(images: NormalImages) -> NormalImages:
+    """Return each picture once: a copy tells nothing more about what is normal."""
     first = {digest: i for i, digest in reversed(list(enumerate(images.hashes)))}
     if len(first) == len(images):
         return images

@@ -1,12 +1,13 @@
-"""Optimizers by name: the paper's Adam, AdamW, and Muon for small budgets of steps."""
+"""Optimizers and learning rates: the paper's Adam, AdamW, Muon for few steps."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from efficientad.training.config import OptimizerName
+from efficientad.training.config import OptimizerName, RateSchedule
 
 # Newton and Schulz's quintic, steep at zero, as Muon's author tuned it: after five
 # rounds singular values between about 0.003 and 1 have become 0.7 to 1.2.
@@ -17,16 +18,22 @@ _TINY = 1e-7
 # nothing in common but their input. Also, the iteration costs the cube of the rows.
 _MAX_ROWS = 384
 
+# Algorithm 1: a tenth of the rate after 95 % of the steps.
+_DROP_AT = 0.95
+_DROP_TO = 0.1
+# A short rise from zero lets a high rate start on normalized activations.
+_WARM_UP = 0.05
+
 
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[nn.Parameter], *, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Make an optimizer; its rate is set before each step by `set_rate`.
+    """Return an optimizer; its rate is set before each step by `set_rate`.
 
     Args:
         name: `adam` as in the paper, `adamw` with decoupled weight decay, `muon`.
-        parameters: What it changes.
-        weight_decay: Of the optimizer, at least 0.
+        parameters: Parameters that it changes.
+        weight_decay: Weight decay, at least 0.
     """
     if name == "muon":
         return Muon(parameters, weight_decay=weight_decay)
@@ -40,22 +47,41 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("rate_share", 1.0)
 
 
+def learning_rate(progress: float, highest: float, schedule: RateSchedule) -> float:
+    """Return the learning rate of a step.
+
+    Args:
+        progress: Share of the training that is done before the step, in [0, 1).
+        highest: Highest rate.
+        schedule: `constant`; `drop` to a tenth for the last 5 %; `cosine` from a linear
+            warm-up over the first 5 % down to zero.
+    """
+    if schedule == "drop":
+        return highest * (_DROP_TO if progress >= _DROP_AT else 1.0)
+    if schedule == "cosine":
+        if progress < _WARM_UP:
+            return highest * (progress + 0.01) / (_WARM_UP + 0.01)
+        rest = (progress - _WARM_UP) / (1 - _WARM_UP)
+        return highest * 0.5 * (1 + math.cos(math.pi * rest))
+    return highest
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized for each weight matrix (Jordan et al., 2024, "Muon").
 
     The momentum of a kernel, taken as the matrix (out, in * height * width), is
     replaced by the nearest matrix whose singular values are all about one, so that
-    directions with small gradients are learned as fast as those with large ones. What
-    is no matrix (biases, batch normalization) takes Adam's steps.
+    directions with small gradients are learned as fast as those with large ones.
+    Vectors (biases, batch normalization) take Adam's steps.
 
     Args:
-        parameters: What it changes.
-        lr: Spectral norm of a matrix's change in one step; of one with more rows than
-            columns, the root of their ratio times as much.
+        parameters: Parameters that it changes.
+        lr: Spectral norm of a matrix's change in one step. With more rows than columns
+            the norm is larger by the root of their ratio.
         momentum: Share of the momentum that a step keeps.
-        betas: Adam's, for what is no matrix.
-        vector_share: Adam's rate for what is no matrix, as a share of `lr`.
-        weight_decay: Decoupled, as in AdamW.
+        betas: Adam's betas for vectors.
+        vector_share: Adam's rate for vectors, as a share of `lr`.
+        weight_decay: Decoupled weight decay, as in AdamW.
     """
 
     def __init__(
@@ -103,9 +129,9 @@ def _of_matrix(grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Te
     if not state:
         state["momentum"] = torch.zeros_like(grad)
     momentum: Tensor = state["momentum"].lerp_(grad, 1 - group["momentum"])
-    # Nesterov: look one step ahead.
-    ahead = grad.lerp(momentum, group["momentum"]).flatten(1)
-    blocks = [_orthogonal_block(block) for block in torch.split(ahead, _MAX_ROWS)]
+    # Nesterov's momentum, of the next step.
+    following = grad.lerp(momentum, group["momentum"]).flatten(1)
+    blocks = [_orthogonal_block(block) for block in torch.split(following, _MAX_ROWS)]
     return torch.cat(blocks).reshape(grad.shape)
 
 
@@ -118,7 +144,7 @@ def _orthogonal_block(matrix: Tensor) -> Tensor:
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Bring all singular values of a wide matrix near one, keeping its directions.
+    """Return a wide matrix of the same directions with singular values near one.
 
     Newton and Schulz's iteration x <- (a + b x x' + c (x x')^2) x. All of it but the
     last product happens on the small matrix x x', which commutes with its polynomials.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
-from efficientad.method.inputs import Images, normalize_images
+from efficientad.method.inputs import Images
 from efficientad.method.losses import (
     autoencoder_loss,
     hard_feature_loss,
@@ -20,11 +20,9 @@ from efficientad.method.losses import (
     student_autoencoder_loss,
 )
 from efficientad.method.networks import PatchDescriptionNetwork
-from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.channel_statistics import channel_statistics
 from efficientad.training.config import Recipe
-from efficientad.training.normal_images import Pixels
-from efficientad.training.step import Losses
+from efficientad.training.step import Losses, Material
 
 # Algorithm 1: brightness, contrast or saturation by a factor within these limits.
 _COLOR_FACTORS = (0.8, 1.2)
@@ -93,31 +91,16 @@ def fast_losses(detector: Detector, drawn: Drawn, p_hard: float) -> Losses:
 
 
 class PaperStep:
-    """One step of Algorithm 1: draws images and compares the networks on them.
-
-    Args:
-        teacher: Frozen network, on the device of the training.
-        pixels: Training images, (n, 256, 256, 3).
-        pretraining_images: Source of natural images. None: no pretraining penalty.
-        recipe: Numbers of the training.
-        device: Device of the training.
-    """
+    """One step of Algorithm 1: draws images and compares the networks on them."""
 
     divides_by_level = False
 
-    def __init__(
-        self,
-        teacher: PatchDescriptionNetwork,
-        pixels: Pixels,
-        pretraining_images: PretrainingImages | None,
-        recipe: Recipe,
-        device: torch.device,
-    ) -> None:
-        self.statistics = channel_statistics(teacher, pixels, device)
-        self._pixels = torch.from_numpy(pixels)
-        self._pretraining_images = pretraining_images
-        self._recipe = recipe
-        self._device = device
+    def __init__(self, material: Material, recipe: Recipe) -> None:
+        self._material, self._recipe = material, recipe
+        self._pixels = torch.from_numpy(material.pixels)
+        self.statistics = channel_statistics(
+            material.teacher, material.pixels, material.device
+        )
 
     def start(self, student: PatchDescriptionNetwork) -> None:
         """Leave the student as it was initialized."""
@@ -129,17 +112,17 @@ class PaperStep:
 
     def draw(self, rng: np.random.Generator) -> Drawn:
         """Draw training images, a variation of each, and as many pretraining images."""
+        material = self._material
         chosen = rng.integers(0, len(self._pixels), self._recipe.batch_size)
         pixels = self._pixels[torch.from_numpy(chosen)]
         augmented = vary_color(pixels, rng)
         natural = None
-        if self._pretraining_images is not None:
-            drawn = np.stack([self._pretraining_images.draw(rng) for _ in chosen])
-            natural = self._normalized(torch.from_numpy(drawn))
-        return Drawn(self._normalized(pixels), self._normalized(augmented), natural)
-
-    def _normalized(self, pixels: Tensor) -> Images:
-        return normalize_images(pixels.to(self._device))
+        if material.pretraining_images is not None:
+            drawn = np.stack([material.pretraining_images.draw(rng) for _ in chosen])
+            natural = material.normalized(torch.from_numpy(drawn))
+        return Drawn(
+            material.normalized(pixels), material.normalized(augmented), natural
+        )
 
 
 def vary_color(images: Tensor, rng: np.random.Generator) -> Tensor:

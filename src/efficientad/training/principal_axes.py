@@ -2,12 +2,11 @@
 
 A map is a sum of squares over the channels, so turning the differences in it changes
 nothing. Along the axes of their largest squares a few channels hold most of that sum;
-the others can be left out of the last layer of every network. Deviation: the paper
-keeps all 384 channels.
+the last layer of every network can leave out the others. Deviation: the paper sums over
+all 384 channels.
 """
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from efficientad.method.detector import (
     Descriptors,
     Detector,
 )
+from efficientad.method.inputs import Images
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.natural_images.pictures import (
     PretrainingImages,
@@ -31,7 +31,6 @@ from efficientad.training.normal_images import Pixels
 
 Moments = Float[Tensor, "channels channels"]
 Axes = Float[Tensor, "axes channels"]
-Batch = Float[Tensor, "_ 3 256 256"]
 Network = TypeVar("Network", PatchDescriptionNetwork, Autoencoder)
 
 _N_IMAGES: Final = 24  # of each kind
@@ -43,14 +42,14 @@ def images_for_axes(
     natural: PretrainingImages | None,
     seed: int,
     device: torch.device,
-) -> Iterator[Iterable[Batch]]:
-    """Give some images of both kinds, as `along_axes` takes them.
+) -> Iterator[Iterable[Images]]:
+    """Return batches of some normal images, then of some natural ones.
 
     Args:
-        normal: Training images, (n, 256, 256, 3). Held-out ones must not be among them.
-        natural: Images that stand for anything else. None: drawn by code.
-        seed: Of the draw from them.
-        device: Where the images are needed.
+        normal: Training images, (n, 256, 256, 3), none of them held out.
+        natural: Source of natural images. None: the default ones.
+        seed: Seed of the training.
+        device: Device of the batches.
     """
     rng = np.random.default_rng((seed, *_DRAW))
     natural = natural or open_pretraining_images(None)
@@ -60,17 +59,17 @@ def images_for_axes(
 
 
 def moments(descriptors: Descriptors) -> Moments:
-    """Give the sum of the outer products of vectors, in double precision."""
+    """Return the sum of the outer products of vectors, in double precision."""
     vectors = descriptors.transpose(0, 1).flatten(1)
     return (vectors @ vectors.T).double()
 
 
 def principal_axes(kinds: Iterable[Moments], n_axes: int) -> Axes:
-    """Give the directions along which vectors have most of their squares.
+    """Return the directions along which vectors have most of their squares.
 
     Args:
-        kinds: Of several kinds of vectors, each of which counts the same, whatever its
-            scale.
+        kinds: Moments of several kinds of vectors; each kind counts the same, whatever
+            its scale.
         n_axes: Rows of the result.
 
     Returns:
@@ -87,52 +86,42 @@ def principal_axes(kinds: Iterable[Moments], n_axes: int) -> Axes:
 @torch.no_grad()
 def along_axes(
     detector: Detector,
-    kinds: Iterable[Iterable[Batch]],
+    kinds: Iterable[Iterable[Images]],
     n_local: int,
     n_global: int,
 ) -> Detector:
-    """Give a detector of fewer channels whose raw maps are nearly the same.
+    """Return a detector of fewer channels whose raw maps are nearly the same.
 
     Args:
-        detector: Trained, in all channels. It stays as it is.
-        kinds: Of normal and of natural images, say: what the networks differ by on the
-            latter stands for defects. Batches, normalized; each kind counts the same.
+        detector: Trained detector of all channels; it is not changed.
+        kinds: Batches of each kind of image; each kind counts the same. The differences
+            of the networks on natural images stand for those on defects.
         n_local: Channels of the local map.
         n_global: Channels of the global map.
 
     Returns:
-        Not calibrated, in evaluation mode, without gradients.
+        In evaluation mode, without gradients.
     """
     detector.eval()
-    local, global_ = [], []
-    for images in kinds:
-        local_moments, global_moments = _moments_of_both(detector, images)
-        local.append(local_moments)
-        global_.append(global_moments)
-    n = detector.teacher.n_channels
+    measured = [_moments_of_both(detector, images) for images in kinds]
+    local, global_ = zip(*measured, strict=True)
+    teacher, student = detector.teacher, detector.student
+    n = teacher.n_channels
     # A map is a mean over the channels: of fewer ones each must count for less.
     local_axes = principal_axes(local, n_local) * (n_local / n) ** 0.5
     global_axes = principal_axes(global_, n_global) * (n_global / n) ** 0.5
     mean, std = detector.teacher_mean, detector.teacher_std
     both: Tensor = torch.block_diag(local_axes, global_axes)  # type: ignore[no-untyped-call]
-    teacher, student = detector.teacher, detector.student
-    narrow = partial(PatchDescriptionNetwork, detector.size)
+
+    def narrow(network: PatchDescriptionNetwork, axes: Axes) -> PatchDescriptionNetwork:
+        n_hidden = network.n_hidden
+        return PatchDescriptionNetwork(network.size, len(axes), n_hidden=n_hidden)
+
+    zeros = mean.new_zeros(2 * n)
     reduced = Detector(
-        project(
-            teacher,
-            narrow(n_local, n_hidden=teacher.n_hidden),
-            local_axes / std,
-            mean,
-        ),
-        project(
-            student,
-            narrow(n_local + n_global, n_hidden=student.n_hidden),
-            both,
-            mean.new_zeros(2 * n),
-        ),
-        project(
-            detector.autoencoder, Autoencoder(n_global), global_axes, mean.new_zeros(n)
-        ),
+        project(teacher, narrow(teacher, local_axes), local_axes / std, mean),
+        project(student, narrow(student, both), both, zeros),
+        project(detector.autoencoder, Autoencoder(n_global), global_axes, zeros[:n]),
         ChannelStatistics(mean.new_zeros(n_local), mean.new_ones(n_local)),
     )
     return reduced.eval().requires_grad_(requires_grad=False)
@@ -140,13 +129,13 @@ def along_axes(
 
 @torch.no_grad()
 def project(source: Network, target: Network, matrix: Axes, mean: Channels) -> Network:
-    """Give a network the descriptors `matrix @ (descriptor - mean)` of another one.
+    """Fill a network so that its descriptors are `matrix @ (descriptor - mean)`.
 
     The last convolution is linear, so it takes up both, and costs less with fewer
     channels.
 
     Args:
-        source: Network of all channels.
+        source: Network whose descriptors are projected.
         target: Network of the same hidden layers, with a channel for each row of the
             matrix; changed in place and returned.
         matrix: A row for each channel of the new descriptors.
@@ -163,7 +152,7 @@ def project(source: Network, target: Network, matrix: Axes, mean: Channels) -> N
 
 
 def _moments_of_both(
-    detector: Detector, images: Iterable[Batch]
+    detector: Detector, images: Iterable[Images]
 ) -> tuple[Moments, Moments]:
     """Measure both differences in one pass over the images."""
     local, global_ = torch.zeros(()).double(), torch.zeros(()).double()

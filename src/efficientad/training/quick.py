@@ -15,16 +15,14 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import (
     FOR_AUTOENCODER,
     FOR_TEACHER,
-    ChannelStatistics,
     Detector,
 )
-from efficientad.method.inputs import Images, normalize_images
 from efficientad.method.losses import (
     autoencoder_loss,
     hard_feature_loss,
@@ -33,16 +31,13 @@ from efficientad.method.losses import (
 )
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
-from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import Preset, Recipe
 from efficientad.training.descriptor_cache import DescriptorCache
-from efficientad.training.normal_images import Pixels
 from efficientad.training.paper_step import vary_color
-from efficientad.training.step import Loss, Losses
+from efficientad.training.step import Loss, Losses, Material
 
-StudentStart = Literal["random", "teacher_hidden", "teacher"]
-"""All layers random; the teacher's hidden layers; also its last one for the first
-half of the student."""
+StudentStart = Literal["random", "teacher_hidden"]
+"""All layers at random, or the hidden ones as the teacher's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +50,7 @@ class QuickRecipe(Recipe):
     """Descriptors along the side of the window the student sees of an image; a divisor
     of the grid's 56, so that all windows together cover each descriptor once."""
     student_start: StudentStart
-    """Layers of the student that start as the teacher's."""
+    """Weights that the student starts with."""
     n_penalty_images: int
     """Windows of natural images a step."""
     penalty_weight: float
@@ -89,39 +84,30 @@ QUICK: Final = QuickRecipe(
 
 
 class QuickStep:
-    """One step of a quick training.
+    """One step of a quick training."""
 
-    Args:
-        teacher: Frozen network, on the device of the training.
-        pixels: Training images, (n, 256, 256, 3).
-        pretraining_images: Source of natural images. None: no pretraining penalty.
-        recipe: Numbers of the training.
-        device: Device of the training.
-    """
-
-    def __init__(
-        self,
-        teacher: PatchDescriptionNetwork,
-        pixels: Pixels,
-        pretraining_images: PretrainingImages | None,
-        recipe: QuickRecipe,
-        device: torch.device,
-    ) -> None:
-        self._cache = DescriptorCache(teacher, pixels, device)
+    def __init__(self, material: Material, recipe: QuickRecipe) -> None:
+        self._material, self._recipe = material, recipe
+        self._pixels = torch.from_numpy(material.pixels)
+        self._cache = DescriptorCache(
+            material.teacher, material.pixels, material.device
+        )
         self.statistics = self._cache.statistics
         self.divides_by_level = recipe.divides_by_level
-        self._teacher = teacher
-        self._pixels = torch.from_numpy(pixels)
-        self._pretraining_images = pretraining_images
-        self._recipe = recipe
-        self._device = device
         self._side = (recipe.window_cells - 1) * PATCH_STRIDE + PATCH_SIZE
 
+    @torch.no_grad()
     def start(self, student: PatchDescriptionNetwork) -> None:
-        """Copy the teacher's layers that the student need not learn again."""
+        """Copy the teacher's hidden layers, which the student need not learn again."""
         # Deviation: the paper's student starts at random and takes 70 000 steps.
-        start = self._recipe.student_start
-        start_student(student, self._teacher, self.statistics, start)
+        if self._recipe.student_start == "random":
+            return
+        *own, _, _ = student.convolutions.parameters()
+        *given, _, _ = self._material.teacher.convolutions.parameters()
+        for parameter, value in zip(own, given, strict=True):
+            # Where the student is wider, the teacher's channels come first.
+            parameter[: len(value)] = 0
+            parameter[tuple(map(slice, value.shape))] = value
 
     def losses(self, detector: Detector, rng: np.random.Generator) -> Losses:
         """Draw windows and return their losses."""
@@ -133,14 +119,14 @@ class QuickStep:
         corners = recipe.window_cells * rng.integers(0, n_windows, (n, 2))
         # One pass for both: a pass has to transform the weights, whatever its size.
         windows = torch.cat([self._windows(chosen, corners), self._natural(rng)])
-        hidden = student.hidden(self._normalized(windows))
+        hidden = student.hidden(self._material.normalized(windows))
         for_teacher = student.head(hidden, FOR_TEACHER)
         for_autoencoder = student.head(hidden[:n_whole], FOR_AUTOENCODER)
         targets = [self._cache[int(i)] for i in chosen]
         hard = self._imitation_loss(self._cut(targets, corners), for_teacher[:n])
         whole = torch.from_numpy(chosen[:n_whole])
         augmented = vary_color(self._pixels[whole], rng)
-        autoencoder = detector.autoencoder(self._normalized(augmented))
+        autoencoder = detector.autoencoder(self._material.normalized(augmented))
         return Losses(
             hard,
             self._penalty(for_teacher[n:]),
@@ -158,13 +144,13 @@ class QuickStep:
         return self._recipe.penalty_weight * pretraining_penalty(natural)
 
     def _natural(self, rng: np.random.Generator) -> Tensor:
-        side = self._side
-        if self._pretraining_images is None:
+        side, images = self._side, self._material.pretraining_images
+        if images is None:
             return self._pixels.new_empty((0, side, side, 3))
         drawn = []
         for _ in range(self._recipe.n_penalty_images):
             top, left = rng.integers(0, INPUT_SIZE - side + 1, 2)
-            image = self._pretraining_images.draw(rng)
+            image = images.draw(rng)
             drawn.append(image[top : top + side, left : left + side])
         return torch.from_numpy(np.stack(drawn))
 
@@ -186,44 +172,3 @@ class QuickStep:
                 for grid, (top, left) in zip(grids, corners.tolist(), strict=False)
             ]
         )
-
-    def _normalized(self, pixels: Tensor) -> Images:
-        return normalize_images(pixels.to(self._device))
-
-
-@torch.no_grad()
-def start_student(
-    student: PatchDescriptionNetwork,
-    teacher: PatchDescriptionNetwork,
-    statistics: ChannelStatistics,
-    start: StudentStart,
-) -> None:
-    """Copy layers of the teacher into an untrained student.
-
-    Args:
-        student: Network that is changed in place.
-        teacher: Network of the same size.
-        statistics: Mean and deviation of the teacher's channels, which the student's
-            last layer takes up.
-        start: Layers to copy.
-    """
-    if start == "random":
-        return
-    for index, (own, given) in enumerate(
-        zip(student.convolutions, teacher.convolutions, strict=True)
-    ):
-        assert isinstance(own, nn.Conv2d)
-        assert isinstance(given, nn.Conv2d)
-        assert own.bias is not None
-        assert given.bias is not None
-        weight, bias = given.weight, given.bias
-        if index == len(student.convolutions) - 1:
-            if start == "teacher_hidden":
-                continue
-            weight = weight / statistics.std.view(-1, 1, 1, 1)
-            bias = (bias - statistics.mean) / statistics.std
-        # Where the student is wider, the teacher's channels come first.
-        n_out, n_in = weight.shape[:2]
-        own.weight[:n_out] = 0
-        own.weight[:n_out, :n_in] = weight
-        own.bias[:n_out] = bias

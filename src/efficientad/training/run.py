@@ -44,13 +44,12 @@ from efficientad.training.loop import (
     take_steps,
 )
 from efficientad.training.normal_images import NormalImages, training_and_validation
-from efficientad.training.optimizers import make_optimizer, set_rate
+from efficientad.training.optimizers import learning_rate, make_optimizer, set_rate
 from efficientad.training.paper_step import PaperStep
 from efficientad.training.principal_axes import along_axes, images_for_axes
 from efficientad.training.provenance import finished_detector, provenance_of
 from efficientad.training.quick import QUICK, QuickRecipe, QuickStep
-from efficientad.training.schedule import learning_rate
-from efficientad.training.step import Step
+from efficientad.training.step import Material, Step
 
 RECIPES: Final[dict[Preset, Recipe]] = {"paper": PAPER, "quick": QUICK}
 _CHECKPOINT_SECONDS = 30.0
@@ -187,11 +186,11 @@ class _Training:
         self.seconds = 0.0
         network = teacher.network.to(device).eval().requires_grad_(requires_grad=False)
         network.operations = FAST
-        material = network, training.pixels, pretraining_images
+        material = Material(network, training.pixels, pretraining_images, device)
         self.step: Step = (
-            QuickStep(*material, recipe, device)
+            QuickStep(material, recipe)
             if isinstance(recipe, QuickRecipe)
-            else PaperStep(*material, recipe, device)
+            else PaperStep(material, recipe)
         )
         torch.manual_seed(config.seed)
         student = PatchDescriptionNetwork(

@@ -3,13 +3,34 @@
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from efficientad.method.detector import ChannelStatistics, Detector
+from efficientad.method.inputs import Images, normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.natural_images.pictures import PretrainingImages
+from efficientad.training.normal_images import Pixels
 
 Loss = Float[Tensor, ""]
+
+
+class Material(NamedTuple):
+    """What the student learns from."""
+
+    teacher: PatchDescriptionNetwork
+    """Frozen network on the device of the training."""
+    pixels: Pixels
+    """Training images, (n, 256, 256, 3)."""
+    pretraining_images: PretrainingImages | None
+    """Source of natural images. None: there is no pretraining penalty."""
+    device: torch.device
+    """Device of the training."""
+
+    def normalized(self, pixels: Tensor) -> Images:
+        """Return pixels as the networks take them."""
+        return normalize_images(pixels.to(self.device))
 
 
 class Losses(NamedTuple):

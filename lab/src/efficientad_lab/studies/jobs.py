@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from efficientad.cli.interruption import held_back_interrupt
+from efficientad.cli.process import held_back_interrupt
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.evaluation.evaluate import evaluate

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from efficientad.cli.interruption import held_back_interrupt
+from efficientad.cli.process import held_back_interrupt
 
 
 def interrupt_twice(seen):

@@ -1,6 +1,6 @@
 import torch
 
-from efficientad.training.channel_moments import ChannelMoments
+from efficientad.training.channel_statistics import ChannelMoments
 
 
 def test_moments_do_not_cancel():

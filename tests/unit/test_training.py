@@ -1,4 +1,4 @@
-"""Training, calibration and the model file, at two steps."""
+"""Training: from images to a calibrated detector, interrupted and resumed."""
 
 import logging
 import os
@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 import efficientad
-from efficientad.cli.interruption import held_back_interrupt
 from efficientad.cli.main import main
+from efficientad.cli.process import held_back_interrupt
 from efficientad.errors import (
     ConfigError,
     DatasetError,
@@ -29,8 +29,8 @@ from efficientad.method.detector import Detector
 from efficientad.model_files import container as tensor_file
 from efficientad.training import run as student
 from efficientad.training.config import TrainConfig
+from efficientad.training.optimizers import learning_rate
 from efficientad.training.quick import QUICK, QuickStep
-from efficientad.training.schedule import learning_rate
 
 CONFIG = TrainConfig(preset="quick", steps=2, batch_size=4, device="cpu")
 
