@@ -32,8 +32,7 @@ from efficientad.model_files.teachers import load_teacher, open_teacher
 from efficientad.natural_images import pictures as pretraining_images
 from efficientad.natural_images.pictures import open_images
 from efficientad.training import loop
-from efficientad.training.optimizers import make_optimizer
-from efficientad.training.optimizers import learning_rate
+from efficientad.training.optimizers import learning_rate, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,10 +21,10 @@ from typing import get_args
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.process import keep_freed_memory
 from efficientad.datasets import open_category
+from efficientad.engines.pytorch import choose_device
 from efficientad.errors import ConfigError, EfficientADError
 from efficientad.method.sizes import ModelSize
 from efficientad.training.config import Recipe, TrainConfig
-from efficientad.training.devices import choose_device
 from efficientad.training.run import RECIPES, recipe_of
 from efficientad_lab.studies.jobs import Job, Place, PlannedEvaluation, do
 

@@ -18,12 +18,12 @@ from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.distillation.data import DistillationData
 from efficientad.distillation.run import Distillation, ExplainedVariance
 from efficientad.distillation.source_networks import find_source_network
+from efficientad.engines.pytorch import choose_device
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_images
 from efficientad.storage import require_writable, write_atomically
-from efficientad.training.devices import choose_device
 from efficientad.training.loop import (
     Interrupts,
     immediate_interrupts,

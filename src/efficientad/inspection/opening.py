@@ -170,10 +170,10 @@ def _detector(
             )
         device = "cpu"
     try:
+        from efficientad.engines.pytorch import choose_device  # noqa: PLC0415
         from efficientad.model_files.detector_file import (  # noqa: PLC0415 - needs torch
             read_detector,
         )
-        from efficientad.training.devices import choose_device  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if path.suffix != DETECTOR_SUFFIX:
             raise ModelFileError(

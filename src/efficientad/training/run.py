@@ -19,6 +19,7 @@ import torch
 
 from efficientad import __version__
 from efficientad.datasets import Category
+from efficientad.engines.pytorch import choose_device
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.opening import detector_engine, save
 from efficientad.inspection.predictor import Predictor
@@ -35,7 +36,6 @@ from efficientad.natural_images.pictures import (
 from efficientad.storage import require_writable
 from efficientad.training.calibration import fit_calibration
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
-from efficientad.training.devices import choose_device
 from efficientad.training.loop import (
     Interrupts,
     immediate_interrupts,

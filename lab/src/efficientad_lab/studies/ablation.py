@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from efficientad.datasets import Category
+from efficientad.engines.pytorch import choose_device
 from efficientad.method.maps import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.method.sizes import ModelSize
 from efficientad.training.config import Recipe, TrainConfig
-from efficientad.training.devices import choose_device
 from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import recipe_of
 from efficientad_lab.studies.config import PaperTable, StudyConfig

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from efficientad.training.devices import choose_device
+from efficientad.engines.pytorch import choose_device
 from efficientad.training.run import recipe_of
 from efficientad_lab.studies.config import StudyConfig
 from efficientad_lab.studies.jobs import Job, PlannedEvaluation
