@@ -6,9 +6,7 @@ full stop. The command line prints it as one line and exits with code 2.
 
 from typing import Final
 
-TRAIN_EXTRA: Final = frozenset(
-    {"jaxtyping", "jinja2", "scipy", "skimage", "sklearn", "torch"}
-)
+TRAIN_EXTRA: Final = frozenset({"jaxtyping", "jinja2", "scipy", "torch"})
 """Top-level modules that the extra `train` installs."""
 
 
