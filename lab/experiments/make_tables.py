@@ -44,26 +44,15 @@ _REGION = re.compile(
 )
 
 
-class Column(NamedTuple):
-    """A measured column: its heading, its value in a run, the digits to show."""
+Value = Callable[[Run], float | None]
+"""Function that reads a number of a run, or None where the run has none."""
 
-    heading: str
-    value: Callable[[Run], float | None]
-    digits: int
-
-
-def _metric(name: str) -> Callable[[Run], float | None]:
-    """Return a function that reads a metric of a run, in percent."""
-
-    def value(run: Run) -> float | None:
-        share = run["metrics"].get(name)
-        return None if share is None else 100 * share
-
-    return value
+OWN = "this project"
+"""Variant of this project in the experiment `peers`."""
 
 
-def _plain(name: str, factor: float = 1) -> Callable[[Run], float | None]:
-    """Return a function that reads a metric of a run, times a factor."""
+def _metric(name: str, factor: float = 1) -> Value:
+    """Return a function that reads a metric, times a factor."""
 
     def value(run: Run) -> float | None:
         measured = run["metrics"].get(name)
@@ -72,17 +61,10 @@ def _plain(name: str, factor: float = 1) -> Callable[[Run], float | None]:
     return value
 
 
-OWN = "this project"
-"""Variant of this project in the experiment `peers`."""
-
-
-def _minutes(stage: str) -> Callable[[Run], float | None]:
-    def value(run: Run) -> float | None:
-        seconds = run.get("seconds", {}).get(stage)
-        is_known = seconds is not None and not run.get("interrupted", False)
-        return seconds / 60 if is_known else None
-
-    return value
+def _training_minutes(run: Run) -> float | None:
+    seconds = run.get("seconds", {}).get("train")
+    is_known = seconds is not None and not run.get("interrupted", False)
+    return seconds / 60 if is_known else None
 
 
 def _images_trained_on(run: Run) -> float | None:
@@ -94,31 +76,39 @@ def _images_trained_on(run: Run) -> float | None:
     return float(peer["steps"] * batch)
 
 
+class Column(NamedTuple):
+    """A measured column: its heading, its value in a run, the digits to show."""
+
+    heading: str
+    value: Value
+    digits: int
+
+
 COLUMNS = (
-    Column("image AU-ROC, %", _metric("image_au_roc"), 1),
-    Column("image AP, %", _metric("image_average_precision"), 1),
-    Column("pixel AU-ROC, %", _metric("pixel_au_roc"), 1),
-    Column("AU-PRO, %", _metric("au_pro"), 1),
-    Column("training, min", _minutes("train"), 1),
+    Column("image AU-ROC, %", _metric("image_au_roc", 100), 1),
+    Column("image AP, %", _metric("image_average_precision", 100), 1),
+    Column("pixel AU-ROC, %", _metric("pixel_au_roc", 100), 1),
+    Column("AU-PRO, %", _metric("au_pro", 100), 1),
+    Column("training, min", _training_minutes, 1),
     Column("images of training", _images_trained_on, 0),
-    Column("seconds", _plain("command_seconds"), 2),
-    Column("processor seconds", _plain("processor_seconds"), 1),
-    Column("ms an image", _plain("milliseconds"), 1),
-    Column("images a second", _plain("images_per_second"), 1),
-    Column("parameters, M", _plain("millions_of_numbers"), 1),
-    Column("peak MiB", _plain("peak_memory_mib"), 0),
-    Column("before, ms", _plain("before"), 2),
-    Column("after, ms", _plain("after"), 2),
-    Column("times faster", _plain("speedup"), 2),
-    Column("largest difference, 10⁻⁶", _plain("largest_relative_difference", 1e6), 1),
+    Column("seconds", _metric("command_seconds"), 2),
+    Column("processor seconds", _metric("processor_seconds"), 1),
+    Column("ms an image", _metric("milliseconds"), 1),
+    Column("images a second", _metric("images_per_second"), 1),
+    Column("parameters, M", _metric("millions_of_numbers"), 1),
+    Column("peak MiB", _metric("peak_memory_mib"), 0),
+    Column("before, ms", _metric("before"), 2),
+    Column("after, ms", _metric("after"), 2),
+    Column("times faster", _metric("speedup"), 2),
+    Column("largest difference, 10⁻⁶", _metric("largest_relative_difference", 1e6), 1),
     Column(
         "of the map's largest value, 10⁻⁶",
-        _plain("largest_difference_of_largest_value", 1e6),
+        _metric("largest_difference_of_largest_value", 1e6),
         1,
     ),
-    Column("images", _plain("n_images"), 0),
-    Column("image AU-ROC lost, points", _plain("lost_image_au_roc"), 3),
-    Column("AU-PRO lost, points", _plain("lost_au_pro"), 3),
+    Column("images", _metric("n_images"), 0),
+    Column("image AU-ROC lost, points", _metric("lost_image_au_roc"), 3),
+    Column("AU-PRO lost, points", _metric("lost_au_pro"), 3),
 )
 
 

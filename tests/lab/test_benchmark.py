@@ -263,7 +263,7 @@ def test_the_report_tells_all_that_was_measured(measured):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """What files are opened with, by predictors that compute nothing."""
+    """The settings of opened files, whose predictors compute nothing."""
     asked = []
 
     def load(path, **settings):

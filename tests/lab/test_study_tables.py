@@ -1,4 +1,4 @@
-"""What recorded runs say together, and the tables beside the paper's numbers."""
+"""Means of recorded runs, and the tables beside the paper's numbers."""
 
 from tests.lab.study_fakes import loco_run, run_of
 

@@ -42,7 +42,7 @@ class Row(NamedTuple):
     milliseconds: float
     """Median time of an image."""
     speedup: float
-    """How many times faster than the plain networks."""
+    """Ratio to the plain networks."""
     difference: float
     """Largest difference of a map value from the plain networks', relative to it."""
 

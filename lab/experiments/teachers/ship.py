@@ -138,12 +138,12 @@ def ship(path: Path, given: Mapping[str, str], repository: Path) -> Path:
         before: Mapping[str, Any] = open_teacher(size).provenance
     except ModelFileError:  # none is shipped yet
         before = {}
-    kept = {
+    unchanged = {
         name: before[name]
         for name, other in _DEPENDS_ON.items()
         if name in before and before.get(other) == facts.get(other)
     }
-    facts = {**kept, "commit": commit(), **facts, **given}
+    facts = {**unchanged, "commit": commit(), **facts, **given}
     page = repository / "docs" / "teachers.md"
     text = with_region(page.read_text(encoding="utf-8"), size, facts)
     folder = teachers.weights_folder()

@@ -1,1 +1,1 @@
-"""How fast detectors are, side by side."""
+"""Speed, memory and cost of detectors, side by side."""

@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def is_opened_for_streams(self) -> bool:
-        """Whether it is opened for a number of predictions at the same time."""
+        """True if it must be opened for the number of predictions at the same time."""
         return self.engine != "pytorch" or self.anomalib is not None
 
     def open(self, *, n_streams: int = 1) -> Predictor:

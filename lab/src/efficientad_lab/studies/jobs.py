@@ -144,7 +144,7 @@ class Place:
     """Folder of checkpoints, detectors and reports, with a folder for each training."""
 
     keeps_detectors: bool = True
-    """Whether detectors stay when all their runs are recorded."""
+    """Keep detectors when all their runs are recorded."""
 
 
 def pending(job: Job, place: Place) -> list[PlannedEvaluation]:
