@@ -14,7 +14,6 @@ import struct
 import subprocess
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -176,15 +175,20 @@ class _Process:
 
     def wait_until_ready(self, limit_seconds: float | None) -> dict[str, Any]:
         """Wait until the model is open, and return the facts about it."""
-        timer = threading.Timer(limit_seconds or 0, self.popen.kill)
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self.popen.kill()
+
+        timer = threading.Timer(limit_seconds or 0, expire)
         if limit_seconds is not None:
             timer.start()
-        start = time.monotonic()
         try:
             facts: dict[str, Any] = json.loads(self.answers.readline())
         except ValueError:
             reason = self._last_words()
-            if limit_seconds is not None and time.monotonic() - start > limit_seconds:
+            if expired.is_set():
                 reason = f"not ready after {limit_seconds:.0f} s"
             raise MissingDependencyError(
                 f"anomalib's model cannot be opened by {self.python}: {reason}; "
