@@ -64,7 +64,14 @@ def test_a_deployment_install_pulls_no_torch(extra):
     found = pulled_in(extra)
 
     assert {"numpy", "pillow"} < found
-    assert not found & {"torch", "torchvision", "scipy", "scikit-image", "onnx"}
+    assert not found & {"torch", "torchvision", "scipy", "onnx"}
+
+
+def test_training_needs_no_scikit_image_and_no_scikit_learn():
+    found = pulled_in("train")
+
+    assert "torch" in found
+    assert not found & {"scikit-image", "scikit-learn"}
 
 
 @pytest.mark.parametrize("extra", ["train", "export"])
