@@ -62,7 +62,7 @@ class TrainConfig:
     """Channels that the global map sums over, a multiple of 32, at most 384."""
 
     device: Device = "auto"
-    """Where the networks run. `auto` takes CUDA where there is one."""
+    """Device of the networks. `auto` takes CUDA where there is one."""
 
     seed: int = 0
     """Seed of every random draw, at least 0."""

@@ -1,4 +1,4 @@
-"""What the training loop asks of a preset."""
+"""The protocol between the training loop and a preset."""
 
 from typing import NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ Loss = Float[Tensor, ""]
 
 
 class Material(NamedTuple):
-    """What the student learns from."""
+    """Teacher and images of a training."""
 
     teacher: PatchDescriptionNetwork
     """Frozen network on the device of the training."""
