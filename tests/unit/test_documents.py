@@ -71,30 +71,6 @@ def test_a_sentence_whose_code_is_gone_is_noticed(tmp_path):
     assert not is_defined(tmp_path, "maps.py", "scale")
 
 
-def private_words(document: str) -> list[str]:
-    """Return words of the project's old dialect."""
-    words = r"\bjudg\w*|\bcontenders?\b|\bsurroundings\b|\btwins?\b|\bsooner\b"
-    return re.findall(words, document, re.IGNORECASE)
-
-
-def test_documents_use_the_words_of_the_field():
-    documents = [
-        REPOSITORY / "README.md",
-        *(REPOSITORY / "docs").glob("*.md"),
-        *(REPOSITORY / "examples").rglob("README.md"),
-        *(REPOSITORY / "lab").rglob("README.md"),
-    ]
-
-    assert len(documents) > 10
-    for document in documents:
-        found = private_words(document.read_text(encoding="utf-8"))
-        assert not found, f"{document.name}: {found}"
-
-
-def test_a_private_word_is_noticed():
-    assert private_words("It judges a Contender") == ["judges", "Contender"]
-
-
 @pytest.mark.parametrize(
     "page", sorted((REPOSITORY / "docs").glob("*.md")), ids=lambda page: page.stem
 )
