@@ -61,6 +61,15 @@ def _metric(name: str, factor: float = 1) -> Value:
     return value
 
 
+def _share(part: str, whole: str) -> Value:
+    """Return a function that reads a number of images as percent of another one."""
+
+    def value(run: Run) -> float | None:
+        return 100 * run[part] / run[whole] if run.get(whole) else None
+
+    return value
+
+
 def _training_minutes(run: Run) -> float | None:
     seconds = run.get("seconds", {}).get("train")
     is_known = seconds is not None and not run.get("interrupted", False)
@@ -86,6 +95,9 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("image AU-ROC, %", _metric("image_au_roc", 100), 1),
+    Column("AU-ROC, held-out normal, %", _metric("image_au_roc_held_out", 100), 1),
+    Column("defects found, %", _share("n_defects_found", "n_defect"), 1),
+    Column("false alarms, %", _share("n_normal_flagged", "n_normal"), 1),
     Column("image AP, %", _metric("image_average_precision", 100), 1),
     Column("pixel AU-ROC, %", _metric("pixel_au_roc", 100), 1),
     Column("AU-PRO, %", _metric("au_pro", 100), 1),

@@ -32,6 +32,7 @@ def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
 
     assert set(evaluation.metrics) == {
         "image_au_roc",
+        "image_au_roc_held_out",
         "image_average_precision",
         "image_f1_max",
         "image_recall_at_fpr_0.01",
@@ -104,6 +105,42 @@ def test_image_metrics_count_defects_above_the_highest_normal_image():
     metrics = image_metrics(scores, np.array([False, False, True, True, True]))
 
     assert metrics["image_recall_at_fpr_0.01"] == pytest.approx(2 / 3)
+
+
+def test_held_out_normal_images_stand_in_for_good_test_images(parts):
+    predictor = brightness_predictor()
+    low, high = (
+        replace(predictor.calibration, normal_scores=(score,) * 9)
+        for score in (-1e3, 1e3)
+    )
+
+    above = evaluate(replace(predictor, calibration=low), parts)
+    below = evaluate(replace(predictor, calibration=high), parts)
+
+    assert above.metrics["image_au_roc_held_out"] == 1
+    assert below.metrics["image_au_roc_held_out"] == 0
+    assert above.metrics["image_au_roc"] == below.metrics["image_au_roc"]
+
+
+def test_good_test_images_of_another_session_are_reported(parts, tmp_path, caplog):
+    bright = {"brightness": [250 + 0.1 * i for i in range(30)]}
+    predictor = brightness_predictor(validation_appearance=bright)
+    category = tmp_path / "parts"
+    shutil.copytree(parts, category)
+    good = next((category / "test" / "good").iterdir())
+    for index in range(20):
+        shutil.copy(good, good.with_name(f"copy_{index}.png"))
+
+    evaluation = evaluate(predictor, category, output=tmp_path / "out")
+
+    found = {shift.quantity for shift in evaluation.shifts}
+    assert "brightness" in found
+    assert not {"contrast", "sharpness"} & found
+    assert "good test images are darker than held-out normal images" in caplog.text
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "Warning: good test images are darker" in report
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "brightness" in {shift["quantity"] for shift in metrics["shifts"]}
 
 
 def test_a_category_without_defects_has_no_metrics(parts, tmp_path):

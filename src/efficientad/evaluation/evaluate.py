@@ -39,7 +39,15 @@ from efficientad.evaluation.pixel_results import (
 from efficientad.evaluation.rendering import environment
 from efficientad.evaluation.report import Case, Report, write_report
 from efficientad.evaluation.results import Evaluation, ScoredImage
-from efficientad.images.rgb import RGBImage, image_hash, read_image
+from efficientad.evaluation.shifts import shifts
+from efficientad.images.appearance import QUANTITIES, appearance
+from efficientad.images.rgb import (
+    INPUT_SIZE,
+    RGBImage,
+    image_hash,
+    read_image,
+    resize_image,
+)
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Prediction
 from efficientad.storage import require_writable, write_atomically
@@ -85,13 +93,16 @@ def evaluate(
     if output is not None:
         environment()
         require_writable(output / _METRICS_FILE)
-    predicted, seconds = _predict(predictor, category)
+    predicted, good, seconds = _predict(predictor, category)
     pixels = measure_pixels(
         category,
         # A copy, because a prediction keeps the map it was asked for.
         lambda sample: replace(predicted[sample]).anomaly_map,
     )
-    evaluation = _evaluation(category, predicted, pixels, seconds)
+    evaluation = _evaluation(category, predictor, predicted, pixels, good)
+    evaluation = replace(evaluation, seconds=seconds)
+    for shift in evaluation.shifts:
+        logger.warning("%s; see image_au_roc_held_out", shift)
     if output is not None:
         text = json.dumps(evaluation.as_json(), indent=1, allow_nan=False)
         write_atomically(output / _METRICS_FILE, text.encode())
@@ -103,6 +114,20 @@ def evaluate(
             report = replace(report, made_on=None, facts=facts)
         write_report(report, output / _REPORT_FILE)
     return evaluation
+
+
+def held_out_au_roc(defect_scores: NDArray[Any], held_out: Sequence[float]) -> float:
+    """Return the image AU-ROC of defects against held-out normal images.
+
+    Good test images may come from another session than the training images. The
+    held-out ones are what a line that was calibrated on them sees.
+
+    Args:
+        defect_scores: Scores of the defective test images, at least one.
+        held_out: Scores of the held-out normal images, at least one.
+    """
+    scores = np.concatenate([defect_scores, held_out])
+    return au_roc(scores, np.arange(len(scores)) < len(defect_scores))
 
 
 def image_metrics(scores: NDArray[Any], is_defect: NDArray[Any]) -> MetricValues:
@@ -142,9 +167,10 @@ def require_both_kinds(category: Category, *, otherwise: str) -> None:
 
 def _predict(
     predictor: Predictor, category: Category
-) -> tuple[dict[Sample, Prediction], float]:
-    """Return the predictions for all test images, and the seconds they took."""
+) -> tuple[dict[Sample, Prediction], dict[str, list[float]], float]:
+    """Return predictions, the appearance of the good images, and seconds taken."""
     made_with = _made_with(predictor)
+    good: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     predicted: dict[Sample, Prediction] = {}
     seconds, n_duplicates = 0.0, 0
     for sample in category.test:
@@ -153,6 +179,11 @@ def _predict(
         start = time.perf_counter()
         predicted[sample] = predictor.predict(image)
         seconds += time.perf_counter() - start
+        if not sample.is_defect:
+            for name, value in appearance(
+                resize_image(image, INPUT_SIZE, INPUT_SIZE)
+            ).items():
+                good[name].append(value)
     if n_duplicates:
         logger.warning(
             "%d of %d test images of %s were trained or calibrated on; if this is not "
@@ -163,7 +194,7 @@ def _predict(
             category.name,
             category.collection,
         )
-    return predicted, seconds
+    return predicted, good, seconds
 
 
 def _is_duplicate(
@@ -181,14 +212,20 @@ def _is_duplicate(
 
 
 def _evaluation(
-    category: Category, predicted: Predicted, pixels: PixelResults, seconds: float
+    category: Category,
+    predictor: Predictor,
+    predicted: Predicted,
+    pixels: PixelResults,
+    good: dict[str, list[float]],
 ) -> Evaluation:
-    overall = _measured(list(predicted), predicted, pixels.overall)
+    held_out = predictor.calibration.normal_scores
+    overall = _measured(list(predicted), predicted, pixels.overall, held_out)
     by_type = {
         defect_type: _measured(
             [s for s in predicted if s.defect_type in {NORMAL, defect_type}],
             predicted,
             of_type,
+            held_out,
         )
         for defect_type, of_type in sorted(pixels.by_defect_type.items())
     }
@@ -210,17 +247,33 @@ def _evaluation(
             )
             for sample, prediction in predicted.items()
         ),
-        threshold=next(iter(predicted.values())).threshold,
-        seconds=seconds,
+        threshold=predictor.calibration.threshold,
+        shifts=shifts(
+            good
+            | {
+                "image score": [
+                    p.image_score for s, p in predicted.items() if not s.is_defect
+                ]
+            },
+            {
+                **predictor.provenance.get("validation_appearance", {}),
+                "image score": held_out,
+            },
+        ),
     )
 
 
 def _measured(
-    samples: Sequence[Sample], predicted: Predicted, pixels: Measured
+    samples: Sequence[Sample],
+    predicted: Predicted,
+    pixels: Measured,
+    held_out: Sequence[float],
 ) -> Measured:
     scores = np.array([predicted[sample].image_score for sample in samples])
     is_defect = np.array([sample.is_defect for sample in samples])
-    return Measured(image_metrics(scores, is_defect) | pixels.values, pixels.undefined)
+    metrics = image_metrics(scores, is_defect)
+    metrics["image_au_roc_held_out"] = held_out_au_roc(scores[is_defect], held_out)
+    return Measured(metrics | pixels.values, pixels.undefined)
 
 
 def _report(

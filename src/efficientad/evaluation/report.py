@@ -37,6 +37,7 @@ _JPEG_QUALITY: Final = 88
 # these do, elsewhere that is a space.
 _METRIC_NAMES: Final = {
     "image_au_roc": "image\nAU-ROC",
+    "image_au_roc_held_out": "image AU-ROC,\nheld-out normal",
     "image_average_precision": "image\naverage precision",
     "image_f1_max": "image F1,\nbest threshold",
     "image_recall_at_fpr_0.01": "image recall,\n1 % false alarms",
@@ -47,7 +48,13 @@ _METRIC_NAMES: Final = {
     "au_spro_0.3": "AU-sPRO,\nlimit 0.3",
     "au_spro_1": "AU-sPRO,\nlimit 1",
 }
-_HEADLINES: Final = ("image_au_roc", "pixel_au_roc", "au_pro", "au_spro")
+_HEADLINES: Final = (
+    "image_au_roc",
+    "image_au_roc_held_out",
+    "pixel_au_roc",
+    "au_pro",
+    "au_spro",
+)
 _ALL_DEFECTS: Final = "all defects"
 
 
@@ -130,6 +137,7 @@ def _page(report: Report) -> str:
         normal=_row("normal images", scored[NORMAL]),
         defects=_row("defects", defects),
         reasons=_reasons(evaluation),
+        shifts=evaluation.shifts,
         threshold=evaluation.threshold,
         calibration=report.calibration,
         chart=score_chart(

@@ -6,6 +6,7 @@ from typing import Any
 
 from efficientad.datasets import NORMAL
 from efficientad.evaluation.pixel_results import MetricValues
+from efficientad.evaluation.shifts import Shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class Evaluation:
     """Over all test images: image_au_roc, image_average_precision, image_f1_max,
     image_recall_at_fpr_0.01, pixel_au_roc, au_pro; for MVTec LOCO au_spro, au_spro_0.1,
     au_spro_0.3 and au_spro_1 instead of the last. A pixel metric is missing where no
-    defect is annotated."""
+    defect is annotated. `image_au_roc_held_out` compares defects with the held-out
+    normal images of the calibration, as a line sees them, instead of good test images.
+    """
 
     metrics_by_defect_type: Mapping[str, MetricValues]
     """The same for each defect type against all normal test images."""
@@ -44,7 +47,9 @@ class Evaluation:
     scores: Sequence[ScoredImage]
     threshold: float
     """Scores above it are anomalous."""
-    seconds: float
+    shifts: Sequence[Shift] = ()
+    """Quantities in which good test images differ from held-out normal images."""
+    seconds: float = 0.0
     """Wall-clock time of all predictions."""
 
     @property
@@ -57,9 +62,13 @@ class Evaluation:
         """Number of defective images that are called anomalous."""
         return sum(s.is_anomalous and s.defect_type != NORMAL for s in self.scores)
 
+    @property
+    def n_defect(self) -> int:
+        """Number of defective images."""
+        return sum(s.defect_type != NORMAL for s in self.scores)
+
     def as_json(self) -> dict[str, Any]:
         """Return everything in the types of JSON."""
-        n_normal = sum(s.defect_type == NORMAL for s in self.scores)
         return {
             "category": self.category,
             **self.metrics,
@@ -67,9 +76,10 @@ class Evaluation:
             "undefined": dict(self.undefined),
             "undefined_by_defect_type": dict(self.undefined_by_defect_type),
             "threshold": self.threshold,
-            "n_normal": n_normal,
-            "n_defect": len(self.scores) - n_normal,
+            "n_normal": len(self.scores) - self.n_defect,
+            "n_defect": self.n_defect,
             "n_normal_flagged": self.n_normal_flagged,
             "n_defects_found": self.n_defects_found,
+            "shifts": [asdict(shift) for shift in self.shifts],
             "images": [asdict(s) for s in self.scores],
         }

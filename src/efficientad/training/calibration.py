@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.errors import ConfigError, DatasetError
+from efficientad.images.appearance import appearances
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
@@ -84,6 +85,7 @@ def calibrate(
         provenance={
             **predictor.provenance,
             "validation_images": normal.hash_of_name,
+            "validation_appearance": appearances(normal.pixels),
         },
     )
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files.teachers import Teacher
@@ -37,6 +38,7 @@ def provenance_of(
         "pretraining_images": pretraining_images and pretraining_images.description(),
         "training_images": training.hash_of_name,
         "validation_images": validation.hash_of_name,
+        "validation_appearance": appearances(validation.pixels),
     }
 
 

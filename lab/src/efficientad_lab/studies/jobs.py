@@ -328,6 +328,9 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
         "threshold": evaluation.threshold,
         "n_normal_flagged": evaluation.n_normal_flagged,
         "n_defects_found": evaluation.n_defects_found,
+        "n_defect": evaluation.n_defect,
+        "n_normal": n_images - evaluation.n_defect,
+        "shifts": [asdict(shift) for shift in evaluation.shifts],
         "n_test_images": n_images,
         "latency_ms": round(1000 * evaluation.seconds / n_images, 2),
     }
