@@ -1,8 +1,8 @@
 """Cross-layer equalization: hidden channels that share bytes more evenly.
 
-All channels of a layer are rounded with one scale, so a quiet channel has few of the
-bytes. A positive factor for a channel goes through ReLU, pooling and joining as it is:
-the convolution before multiplies, those behind divide, and what the graph computes
+All channels of a layer are rounded with one scale, so a channel of small values has few
+of the bytes. A positive factor for a channel goes through ReLU, pooling and joining as
+it is: the convolution before multiplies, those behind divide, and the graph's function
 stays (Nagel et al., arXiv 1906.04721).
 """
 
@@ -20,8 +20,8 @@ KEEPS_FACTORS = {"AveragePool", "Concat", "Resize"}
 
 _LARGEST_FACTOR = 4.0
 _SHARE = 0.5
-"""Of the way to channels that all reach as far, as an exponent. An anomaly may drive a
-channel further than normal images do, so that the quiet ones keep room above."""
+"""Exponent: 1 would let all channels reach as far. An anomaly may drive a channel
+further than normal images do, so channels with small values keep room above."""
 
 Channels = NDArray[np.float64]
 
@@ -29,12 +29,12 @@ Channels = NDArray[np.float64]
 def equalized(
     model: "onnx.ModelProto", largest: Mapping[str, Channels]
 ) -> tuple["onnx.ModelProto", dict[str, Channels]]:
-    """Give hidden channels factors, and take them out again behind.
+    """Return the graph with scaled hidden channels; the next layers divide again.
 
     Args:
         model: Its convolutions have a kernel, and perhaps a bias, of their own.
-        largest: Of each value that is never negative, the largest of each channel on
-            normal images, (channels,).
+        largest: Largest value of each channel on normal images, (channels,), for each
+            value that is never negative.
 
     Returns:
         The same function with other weights, and the largest values there.
@@ -76,7 +76,7 @@ def equalized(
 def _factors(
     model: "onnx.ModelProto", largest: Mapping[str, Channels]
 ) -> dict[str, Channels]:
-    """Give the factors of each value that has them, (channels,)."""
+    """Return the factors of each value that has them, (channels,)."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -127,7 +127,7 @@ def _reads(node: "onnx.NodeProto", name: str) -> bool:
 
 
 def _shared(largest: Channels, limit: float) -> Channels:
-    """Give factors for channels that have a scale in common, which ends at a limit."""
+    """Return factors for channels with a common scale, which ends at a limit."""
     if limit <= 0:
         return np.ones(len(largest))
     least = limit / _LARGEST_FACTOR ** (1 / _SHARE)

@@ -1,4 +1,4 @@
-"""What a graph computes inside on given images, by ONNX Runtime."""
+"""Inner values of a graph on given images, by ONNX Runtime."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def inner_values(
     model: "onnx.ModelProto", names: Sequence[str], images: Sequence[RGBImage]
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Give values of a graph for one image after the other, by name.
+    """Yield values of a graph for one image after the other, by name.
 
     Args:
         model: As `detector_graph` gives it, or made of that.
-        names: Of the values; any the graph has.
+        names: Names of any values of the graph.
         images: RGB, uint8, (height, width, 3).
 
     Yields:

@@ -5,7 +5,7 @@ for each other (`weight_rounding.py`), and the convolutions read bytes
 (`rounded_graph.py`).
 
 What is left of the rounding is noise, and a mean of squares grows by the square of it,
-the quietest cells most, and these say how unusual the others are. It is measured on
+most in cells of low values, which set the level of a map. It is measured on
 normal images and taken off again where that brings a map closer.
 
 Should the error of the maps still be above a limit, each convolution alone goes back to
@@ -77,12 +77,12 @@ def quantized(
         model: As `detector_graph` gives it.
         images: Normal ones, at least one; ranges and errors are measured on them.
     """
-    judged = spread(images, _N_FOR_ERRORS)
-    exact = _maps(model, judged)
+    measured_on = spread(images, _N_FOR_ERRORS)
+    exact = _maps(model, measured_on)
     model, rounding = _measured(model, images)
 
     def tried(*kept: str) -> _Candidate:
-        return _candidate(rounded_graph(model, rounding, kept), judged, exact)
+        return _candidate(rounded_graph(model, rounding, kept), measured_on, exact)
 
     kept: tuple[str, ...] = ()
     chosen = everything = tried()
@@ -118,7 +118,7 @@ def _measured(
 
 
 class _Maps(NamedTuple):
-    """What a graph says about some images."""
+    """Maps of a graph for some images."""
 
     raw: Grids
     normalized: Grids
@@ -161,14 +161,14 @@ def _maps(model: "onnx.ModelProto", images: Sequence[RGBImage]) -> _Maps:
 
 
 def _noise(exact: Grids, found: Grids) -> dict[str, float]:
-    """Say by how much rounding raises the quieter half of each map, by its name."""
-    is_quiet = exact <= np.median(exact, (0, 2, 3), keepdims=True)
-    raised = np.where(is_quiet, found - exact, np.nan)
+    """Return how much rounding raises the lower half of each map, by its name."""
+    is_low = exact <= np.median(exact, (0, 2, 3), keepdims=True)
+    raised = np.where(is_low, found - exact, np.nan)
     return dict(zip(_RAW, np.nanmedian(raised, (0, 2, 3)).tolist(), strict=True))
 
 
 def _errors(exact: Grids, found: Grids) -> NDArray[np.float32]:
-    """Of each map, as `LIMIT` measures it."""
+    """Return the error of each map, as `LIMIT` measures it."""
     squares = ((exact - found) ** 2).mean((0, 2, 3))
     errors: Grids = np.sqrt(squares) / np.float32(HIGH_TARGET - LOW_TARGET)
     return errors

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     import onnx
 
 _LEAST_SHARE: Final = 0.1
-"""Of a value, that is left when noise is subtracted."""
+"""Share of a value that is left when noise is subtracted."""
 
 
 class Rounding(NamedTuple):
-    """What is known of a graph from normal images."""
+    """Measurements of a graph on normal images."""
 
     largest: dict[str, float]
-    """Of each value that can be rounded to unsigned bytes. Values that are joined have
-    it in common."""
+    """Largest number of each value that can be rounded to unsigned bytes. Values that
+    are joined share it."""
     kernels: dict[str, RoundedKernels]
-    """Of each convolution that reads such a value, by name."""
+    """Rounded weights of each convolution that reads such a value, by name."""
 
 
 def never_negative(model: "onnx.ModelProto") -> list[str]:
@@ -52,7 +52,7 @@ def rounded_graph(
 
     Args:
         model: As `detector_graph` gives it, perhaps equalized.
-        rounding: Of that model.
+        rounding: Measurements of that model.
         kept: Names of the convolutions that stay in single precision.
     """
     import onnx  # noqa: PLC0415 - only an export needs it
@@ -168,7 +168,7 @@ class _Writer:
         node.input.append(self._stored(name, multiples, of_sums.astype(np.float32)))
 
     def model(self) -> "onnx.ModelProto":
-        """Give the graph, without the constants that nothing reads any more."""
+        """Return the graph, without the constants that nothing reads any more."""
         import onnx  # noqa: PLC0415 - only an export needs it
 
         found = onnx.ModelProto()

@@ -1,4 +1,4 @@
-"""Weights in 8 bits, rounded so that outputs change little, not weights.
+"""Weights in 8 bits, rounded so that the outputs change little.
 
 The weights of an output make up for each other's rounding on what lies under the kernel
 on normal images, and the bias for what is left of the mean.
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import onnx
 
 LEVELS: Final = 2**8 - 1
-"""Of what a convolution reads, above zero."""
+"""Levels of a value that a convolution reads, above zero."""
 
 _WEIGHT_LEVELS: Final = 2**6 - 1
-"""Of a weight, on either side of zero: seven of eight bits, since processors without
-VNNI would overflow otherwise."""
+"""Levels of a weight on either side of zero: seven of eight bits, because processors
+without VNNI would overflow otherwise."""
 _NOISE: Final = 1 / 12
 """Variance of a byte by its own rounding; what is smaller cannot matter."""
 _BLOCK: Final = 128
 """Weights of an output whose share in later ones is added up at once."""
 _N_PATCHES: Final = 400
-"""Of an image, that are looked at for each convolution."""
+"""Patches of an image that are measured for each convolution."""
 
 
 class RoundedKernels(NamedTuple):
@@ -48,7 +48,7 @@ def kernels_of_bytes(
 
     Args:
         model: The graph.
-        largest: Of each value that is rounded to bytes.
+        largest: Largest number of each value that is rounded to bytes.
         images: Normal ones; what lies under the kernels is measured on them.
 
     Returns:
@@ -89,7 +89,7 @@ def kernels_of_bytes(
 
 
 def byte_step(largest: float) -> float:
-    """Give the distance between two bytes of a value; one for what is always zero."""
+    """Return the distance between two bytes of a value; 1 if it is always zero."""
     return largest / LEVELS or 1.0
 
 
@@ -104,8 +104,8 @@ def rounded_kernels(
 
     Args:
         weights: (outputs, inputs, rows, columns).
-        covariance: Of the values a kernel lies on, in the order of its weights:
-            (weights of an output, the same), positive definite.
+        covariance: Covariance of the values under a kernel, in the order of its
+            weights: (weights of an output, the same), positive definite.
 
     Returns:
         The multiples, of the same shape, and the scales, (outputs,).
@@ -135,7 +135,7 @@ def _within_levels(multiples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class _Windows(NamedTuple):
-    """Where the kernels of a convolution lie on the value it reads."""
+    """Places of a convolution's kernels on the value it reads."""
 
     value: str
     side: int
@@ -156,7 +156,7 @@ class _Windows(NamedTuple):
         """Draw some of what the kernels lie on, (patches, weights of an output).
 
         Args:
-            values: Of one image, (channels, height, width).
+            values: Values of one image, (channels, height, width).
             rng: Draws the places.
         """
         edge = (self.padding, self.padding)
@@ -192,7 +192,7 @@ class _Moments:
     def mean_and_covariance(
         self, noise: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Give both, the covariance shrunk towards independence.
+        """Return both, the covariance shrunk towards independence.
 
         Few patches say little about many values; these then hardly make up for each
         other.
