@@ -11,7 +11,6 @@ from efficientad.cli.main import main
 from efficientad.datasets import MIN_NORMAL_IMAGES
 from efficientad.demo_parts import write_category
 from efficientad.exports.calibration_images import calibration_images
-from efficientad.exports.quantization import LIMIT
 from efficientad.training.normal_images import training_and_validation
 
 
@@ -33,11 +32,8 @@ def test_in_8_bits_all_engines_predict_as_pytorch_does(
 ):
     path = tmp_path / name
 
-    report = efficientad.export(predictor, path, precision="int8", images=normal_images)
+    efficientad.export(predictor, path, precision="int8", images=normal_images)
 
-    assert report.quantization is not None
-    assert report.quantization.in_single_precision == ()
-    assert 0 < report.quantization.error < LIMIT
     image = photograph(256, 256, seed=9)
     exact = predictor.predict(image)
     for engine in engines:

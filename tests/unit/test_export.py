@@ -521,7 +521,7 @@ def test_8_bits_are_measured_on_the_images_of_the_detector(
 
     def quantized(model, images):
         measured.extend(images)
-        return model, None
+        return model
 
     monkeypatch.setattr(export_module, "quantized", quantized)
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])

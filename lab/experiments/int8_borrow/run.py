@@ -52,9 +52,7 @@ Maker = Callable[[onnx.ModelProto, Images, Path], None]
 
 def of_this_package(model: onnx.ModelProto, images: Images, path: Path) -> None:
     """Equalization, GPTQ, bias correction, noise taken off."""
-    found, report = quantized(model, images)
-    print(report, flush=True)
-    _write(found, path)
+    _write(quantized(model, images), path)
 
 
 class _Reader(ort.CalibrationDataReader):  # type: ignore[misc]

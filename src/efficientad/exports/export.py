@@ -30,7 +30,7 @@ from efficientad.exports.comparison import (
 )
 from efficientad.exports.graph import detector_graph
 from efficientad.exports.precisions import with_16_bit_weights
-from efficientad.exports.quantization import QuantizationReport, quantized
+from efficientad.exports.quantization import quantized
 from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
@@ -66,8 +66,6 @@ class ExportReport:
     """Results of the checks of an export."""
 
     differences: Differences
-    quantization: QuantizationReport | None
-    """For precision int8."""
     losses: Losses | None
     """None without a labelled category."""
 
@@ -75,7 +73,6 @@ class ExportReport:
         """Return sentences for a person."""
         return [
             *self.differences.lines(),
-            *([str(self.quantization)] if self.quantization is not None else []),
             *(self.losses.lines() if self.losses is not None else []),
         ]
 
@@ -130,10 +127,9 @@ def export(
     if detector.device.type != "cpu":  # where products may be rounded to TF32
         detector = copy.deepcopy(detector).to("cpu")
     model = detector_graph(detector, predictor.calibration.scales)
-    quantization = None
     if precision == "int8":
         small = [resize_image(as_rgb(i), INPUT_SIZE, INPUT_SIZE) for i in normal]
-        model, quantization = quantized(model, small)
+        model = quantized(model, small)
     elif precision != "fp32":
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
     exact = replace(predictor, engine=PyTorchEngine(detector))
@@ -148,7 +144,7 @@ def export(
         require_outputs(engine, predictor.calibration.scales)
         if verify is not None:
             losses = losses_on(predictor, load(staged), verify, max_loss)
-    return ExportReport(differences, quantization, losses)
+    return ExportReport(differences, losses)
 
 
 def require_format(output: Path, wanted: Format | None) -> None:

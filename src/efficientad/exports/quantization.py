@@ -1,4 +1,4 @@
-"""Convolutions in 8 bits, but for those whose rounding hurts the maps.
+"""Convolutions in 8 bits.
 
 Hidden channels are equalized (`equalization.py`), weights rounded so that they make up
 for each other (`weight_rounding.py`), and the convolutions read bytes
@@ -7,14 +7,10 @@ for each other (`weight_rounding.py`), and the convolutions read bytes
 What is left of the rounding is noise, and a mean of squares grows by the square of it,
 most in cells of low values, which set the level of a map. It is measured on
 normal images and taken off again where that brings a map closer.
-
-Should the error of the maps still be above a limit, each convolution alone goes back to
-single precision, which tells how much it costs; the costliest stay there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,69 +28,40 @@ from efficientad.exports.rounded_graph import (
 )
 from efficientad.exports.weight_rounding import LEVELS, kernels_of_bytes
 from efficientad.images.rgb import RGBImage
-from efficientad.method.maps import HIGH_TARGET, LOW_TARGET
 
 if TYPE_CHECKING:
     import onnx
 
 _RAW, _NORMALIZED = tuple(RAW_OUTPUTS.values()), tuple(GRID_OUTPUTS.values())
 
-LIMIT: Final = 0.1
-"""Largest root mean square error of a map on calibration images, as a share of the
-distance between the quantiles of normal pixels."""
-
-_N_FOR_ERRORS: Final = 8
-"""Images, at most, on which errors and noise are measured."""
+_N_FOR_NOISE: Final = 8
+"""Images, at most, on which noise is measured."""
 
 Grids = NDArray[np.float32]
 """Both maps of each image, (images, 2, 56, 56)."""
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizationReport:
-    """Which convolutions stayed in single precision, and what the others cost."""
-
-    n_convolutions: int
-    in_single_precision: tuple[str, ...]
-    """The costliest first."""
-    error: float
-    """As `LIMIT` measures it."""
-
-    def __str__(self) -> str:
-        kept = ", ".join(self.in_single_precision) or "none"
-        return (
-            f"{self.n_convolutions} convolutions in 8 bits but for {kept}; error of "
-            f"the maps {self.error:.2g} of the distance between the quantiles"
-        )
-
-
 def quantized(
     model: "onnx.ModelProto", images: Sequence[RGBImage]
-) -> tuple["onnx.ModelProto", QuantizationReport]:
-    """Round the convolutions of a detector's graph to 8 bits.
+) -> "onnx.ModelProto":
+    """Return a detector's graph with its convolutions in 8 bits.
 
     Args:
         model: As `detector_graph` gives it.
-        images: Normal ones, at least one; ranges and errors are measured on them.
+        images: Normal ones, at least one; ranges and noise are measured on them.
     """
-    measured_on = spread(images, _N_FOR_ERRORS)
-    exact = _maps(model, measured_on)
-    model, rounding = _measured(model, images)
-
-    def tried(*kept: str) -> _Candidate:
-        return _candidate(rounded_graph(model, rounding, kept), measured_on, exact)
-
-    kept: tuple[str, ...] = ()
-    chosen = everything = tried()
-    if everything.error > LIMIT:
-        costs = {
-            name: everything.error - tried(name).error for name in rounding.kernels
-        }
-        by_cost = sorted(costs, key=lambda name: -costs[name])
-        while chosen.error > LIMIT and len(kept) < len(by_cost):
-            kept = tuple(by_cost[: len(kept) + 1])
-            chosen = tried(*kept)
-    return chosen.model, QuantizationReport(len(rounding.kernels), kept, chosen.error)
+    measured_on = spread(images, _N_FOR_NOISE)
+    rounded = rounded_graph(*_measured(model, images))
+    exact_raw, exact = _maps(model, measured_on)
+    found_raw, found = _maps(rounded, measured_on)
+    noise = _noise(exact_raw, found_raw)
+    _, corrected = _maps(without(rounded, noise), measured_on)
+    before, after = (
+        ((exact - maps) ** 2).mean((0, 2, 3)) for maps in (found, corrected)
+    )
+    # A map is made of its own raw map alone.
+    helping = zip(noise.items(), after < before, strict=True)
+    return without(rounded, dict(amount for amount, is_kept in helping if is_kept))
 
 
 def _measured(
@@ -117,47 +84,14 @@ def _measured(
     return model, Rounding(largest, kernels_of_bytes(model, largest, images))
 
 
-class _Maps(NamedTuple):
-    """Maps of a graph for some images."""
-
-    raw: Grids
-    normalized: Grids
-
-
-class _Candidate(NamedTuple):
-    """A rounded graph, and how far its worse map is from the exact one."""
-
-    model: "onnx.ModelProto"
-    error: float
-
-
-def _candidate(
-    rounded: "onnx.ModelProto", images: Sequence[RGBImage], exact: _Maps
-) -> _Candidate:
-    """Take off the noise of a rounded graph, of each map where that helps."""
-    found = _maps(rounded, images)
-    noise = _noise(exact.raw, found.raw)
-    before = _errors(exact.normalized, found.normalized)
-    after = _errors(exact.normalized, _maps(without(rounded, noise), images).normalized)
-    helping = {
-        name: amount
-        for name, amount, helps in zip(
-            _RAW, noise.values(), after < before, strict=True
-        )
-        if helps
-    }
-    # A map is made of its own raw map alone.
-    error = np.minimum(before, after).max()
-    return _Candidate(without(rounded, helping), float(error))
-
-
-def _maps(model: "onnx.ModelProto", images: Sequence[RGBImage]) -> _Maps:
+def _maps(model: "onnx.ModelProto", images: Sequence[RGBImage]) -> tuple[Grids, Grids]:
+    """Return raw and normalized maps of a graph."""
     values = list(inner_values(model, (*_RAW, *_NORMALIZED), images))
     raw, normalized = (
         np.array([[of_image[name] for name in names] for of_image in values])
         for names in (_RAW, _NORMALIZED)
     )
-    return _Maps(raw, normalized)
+    return raw, normalized
 
 
 def _noise(exact: Grids, found: Grids) -> dict[str, float]:
@@ -165,10 +99,3 @@ def _noise(exact: Grids, found: Grids) -> dict[str, float]:
     is_low = exact <= np.median(exact, (0, 2, 3), keepdims=True)
     raised = np.where(is_low, found - exact, np.nan)
     return dict(zip(_RAW, np.nanmedian(raised, (0, 2, 3)).tolist(), strict=True))
-
-
-def _errors(exact: Grids, found: Grids) -> NDArray[np.float32]:
-    """Return the error of each map, as `LIMIT` measures it."""
-    squares = ((exact - found) ** 2).mean((0, 2, 3))
-    errors: Grids = np.sqrt(squares) / np.float32(HIGH_TARGET - LOW_TARGET)
-    return errors

@@ -7,7 +7,7 @@ convolutions is rounded: squared distances would be cut off at what normal image
 and with them every anomaly.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -45,38 +45,27 @@ def never_negative(model: "onnx.ModelProto") -> list[str]:
     return sorted(found)
 
 
-def rounded_graph(
-    model: "onnx.ModelProto", rounding: Rounding, kept: Collection[str]
-) -> "onnx.ModelProto":
-    """Let all convolutions but the kept ones read bytes.
+def rounded_graph(model: "onnx.ModelProto", rounding: Rounding) -> "onnx.ModelProto":
+    """Return a graph whose convolutions read bytes where their input can be rounded.
 
     Args:
         model: As `detector_graph` gives it, perhaps equalized.
         rounding: Measurements of that model.
-        kept: Names of the convolutions that stay in single precision.
     """
     import onnx  # noqa: PLC0415 - only an export needs it
 
     writer = _Writer(model, rounding)
-    rounded = [
-        node
-        for node in model.graph.node
-        if node.op_type == "Conv"
-        and node.input[0] in rounding.largest
-        and node.name not in kept
-    ]
     # What stands between a ReLU and such a convolution handles bytes, too.
-    read = {node.input[0] for node in rounded}
+    read = {node.input[0] for node in model.graph.node if node.name in rounding.kernels}
     between = set()
     for node in reversed(model.graph.node):
         if node.op_type in {"AveragePool", "Concat"} and node.output[0] in read:
             between.add(node.output[0])
             read.update(node.input)
-    names = {node.name for node in rounded}
     for original in model.graph.node:
         node = onnx.NodeProto()
         node.CopyFrom(original)
-        if node.op_type == "Conv" and node.name in names:
+        if node.name in rounding.kernels:
             writer.round_convolution(node)
         elif node.output[0] in between:
             node.input[:] = [writer.value(name) for name in node.input]
