@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientad.errors import ImageError
 from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR, heatmap
 from efficientad.inspection import panels
 from efficientad.inspection.panels import prediction_panel
@@ -35,15 +34,9 @@ def tile_count(picture):
 
 
 def test_a_prediction_is_shown_with_its_three_maps_and_the_scale():
-    image = gray_image(300, 200)
+    picture = prediction_panel(gray_image(300, 200), prediction_of(300, 200))
 
-    without_mask = prediction_panel(image, prediction_of(300, 200))
-    with_mask = prediction_panel(
-        image, prediction_of(300, 200), defect_mask=np.zeros((300, 200), np.bool_)
-    )
-
-    assert tile_count(without_mask) == 5
-    assert tile_count(with_mask) == 6
+    assert tile_count(picture) == 5
 
 
 def test_a_panel_shows_each_map_in_its_place():
@@ -79,15 +72,17 @@ def test_what_exceeds_the_threshold_is_outlined():
     assert has_color(above, THRESHOLD_COLOR)
 
 
-def test_the_smallest_annotated_defect_stays_visible_in_a_panel():
-    image = gray_image(2000, 2000)
+def test_the_smallest_annotated_defect_stays_visible():
+    image, prediction = gray_image(256, 256), prediction_of(2000, 2000)
     mask = np.zeros((2000, 2000), np.bool_)
-    prediction = prediction_of(2000, 2000)
-    without = prediction_panel(image, prediction, defect_mask=mask)
+    without, *_ = panels.prediction_tiles(image, prediction, mask)
     mask[777, 1234] = True
 
-    assert has_color(prediction_panel(image, prediction, defect_mask=mask), MASK_COLOR)
-    assert not has_color(without, MASK_COLOR)
+    tile, *others = panels.prediction_tiles(image, prediction, mask)
+
+    assert tile.caption == without.caption == "annotated defect"
+    assert has_color(tile.image, MASK_COLOR)
+    assert not any(has_color(t.image, MASK_COLOR) for t in (without, *others))
 
 
 def test_the_decision_stands_above_the_image():
@@ -110,30 +105,16 @@ def test_maps_are_drawn_at_the_panel_s_size_and_never_at_the_image_s(monkeypatch
 
     monkeypatch.setattr(panels, "heatmap", watched)
     prediction = prediction_of(1000, 500)
-    prediction_panel(gray_image(1000, 500), prediction, height=100)
+    prediction_panel(gray_image(1000, 500), prediction)
 
-    assert set(drawn) == {(100, 50)}
+    assert set(drawn) == {(256, 128)}
     assert "anomaly_map" not in vars(prediction)
-
-
-def test_a_prediction_for_another_image_is_refused():
-    with pytest.raises(ImageError, match=r"predicted at, \(30, 20\), got \(20, 30\)"):
-        prediction_panel(gray_image(20, 30), prediction_of(30, 20))
-
-
-def test_a_mask_for_another_image_is_refused():
-    with pytest.raises(ImageError, match="the mask must have the image's"):
-        prediction_panel(
-            gray_image(20, 30),
-            prediction_of(20, 30),
-            defect_mask=np.zeros((30, 20), np.bool_),
-        )
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 4000), (4000, 8)])
 def test_images_of_any_shape_get_a_panel(size):
-    picture = prediction_panel(gray_image(*size), prediction_of(*size), height=64)
+    picture = prediction_panel(gray_image(*size), prediction_of(*size))
 
-    assert picture.shape[0] == 64 + 36
-    assert picture.shape[1] < 64 * 3 * 5
+    assert picture.shape[0] == 256 + 36
+    assert picture.shape[1] < 256 * 3 * 5
     Image.fromarray(picture)

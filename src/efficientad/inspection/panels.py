@@ -5,8 +5,8 @@ image.
 """
 
 from dataclasses import replace
+from typing import Final
 
-from efficientad.errors import ImageError
 from efficientad.images.heatmaps import (
     THRESHOLD_COLOR,
     Tile,
@@ -22,41 +22,26 @@ from efficientad.images.heatmaps import (
 from efficientad.images.rgb import Mask, RGBImage
 from efficientad.method.decision import Prediction
 
+_HEIGHT: Final = 256
+"""Height of each picture of a panel that is not very wide, pixels."""
 
-def prediction_panel(
-    image: RGBImage,
-    prediction: Prediction,
-    *,
-    defect_mask: Mask | None = None,
-    height: int = 256,
-) -> RGBImage:
+
+def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
     """Return one picture of an image, its maps and their color scale.
 
     Args:
         image: The image that was predicted, at its own size.
         prediction: Its prediction.
-        defect_mask: Annotated defect, with the shape of the image; its outline is
-            shown on the image. None: no annotation.
-        height: Height of each picture that is not very wide, in pixels.
-
-    Raises:
-        ImageError: If prediction or mask do not belong to an image of this size.
     """
-    size = (prediction.height, prediction.width)
-    if size != image.shape[:2]:
-        raise ImageError(
-            f"the image must have the size it was predicted at, {size}, got "
-            f"{image.shape[:2]}; give the same image"
-        )
-    small = fit_image(image, height)
+    small = fit_image(image, _HEIGHT)
     verdict = "anomalous" if prediction.is_anomalous else "normal"
     low, high = color_scale(prediction.threshold)
     tiles = [
         Tile(f"score {prediction.image_score:.3g}: {verdict}", small),
-        *prediction_tiles(small, prediction, defect_mask),
-        Tile("", color_bar(height, low=low, high=high)),
+        *prediction_tiles(small, prediction),
+        Tile("", color_bar(_HEIGHT, low=low, high=high)),
     ]
-    return panel(tiles, height=height)
+    return panel(tiles, height=_HEIGHT)
 
 
 def prediction_tiles(
@@ -69,21 +54,12 @@ def prediction_tiles(
     Args:
         image: The image at the size at which the maps are drawn.
         prediction: Its prediction, at any size.
-        defect_mask: Annotated defect, with the shape of the predicted image. None: no
-            such picture.
-
-    Raises:
-        ImageError: If the mask has another shape.
+        defect_mask: Annotated defect, at any size. None: no such picture.
     """
     height, width = image.shape[:2]
     low, high = color_scale(prediction.threshold)
     tiles: list[Tile] = []
     if defect_mask is not None:
-        if defect_mask.shape != (prediction.height, prediction.width):
-            raise ImageError(
-                "the mask must have the image's height and width, "
-                f"{(prediction.height, prediction.width)}, got {defect_mask.shape}"
-            )
         mask = resize_mask(defect_mask, height, width)
         tiles.append(Tile("annotated defect", outline(image, mask)))
     drawn = replace(prediction, height=height, width=width)
