@@ -30,18 +30,12 @@ FORMS = ((6, 3), (6, 4), (7, 4), (8, 4))
 
 
 def transforms(n_outputs: int, n_taps: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Return the exact matrices (A', G, B') of a form in one dimension."""
-    return cook_toom([Fraction(p) for p in _POINTS[n_outputs, n_taps]], n_taps)
-
-
-def cook_toom(points: Sequence[Fraction], n_taps: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Return the exact matrices (A', G, B') for these finite points and infinity.
+    """Return the exact matrices (A', G, B') of a form in one dimension.
 
     Rows of G and B' are balanced by powers of two, which changes no product.
     """
-    points = list(points)
+    points = [Fraction(p) for p in _POINTS[n_outputs, n_taps]]
     n_inputs = len(points) + 1
-    n_outputs = n_inputs - n_taps + 1
     zero, one = Fraction(0), Fraction(1)
     output = [[p**i for p in points] + [zero] for i in range(n_outputs)]
     output[-1][-1] = one
@@ -69,11 +63,6 @@ def cpp_constant(name: str, matrix: Matrix) -> str:
     return f"constexpr float {name}[{len(matrix)}][{len(matrix[0])}] = {{{values}}};"
 
 
-def n_pairs(n_inputs: int) -> int:
-    """Return the number of pairs p, -p among the points of a form."""
-    return (n_inputs - 2) // 2
-
-
 def halved(output: Matrix, inputs: Matrix) -> tuple[Matrix, Matrix]:
     """Split A' and B' so that the two points of a pair share their work.
 
@@ -83,8 +72,8 @@ def halved(output: Matrix, inputs: Matrix) -> tuple[Matrix, Matrix]:
     """
     output = [list(row) for row in output]
     inputs = [list(row) for row in inputs]
-    for pair in range(n_pairs(len(inputs))):
-        a, b = 1 + 2 * pair, 2 + 2 * pair
+    for a in range(1, len(inputs) - 2, 2):
+        b = a + 1
         plus, minus = inputs[a], inputs[b]
         inputs[a] = [(x + y) / 2 for x, y in zip(plus, minus, strict=True)]
         inputs[b] = [(x - y) / 2 for x, y in zip(plus, minus, strict=True)]

@@ -146,13 +146,6 @@ def _channels_last(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
 
-def transform_kernel(weight: Tensor, tile: int) -> Tensor:
-    """Transform (out, in, R, R) weights to (T*T, in, out) matrices."""
-    n_out, n_in, size, _ = weight.shape
-    flat = weight.permute(2, 3, 1, 0).reshape(size * size, n_in * n_out)
-    return (_kernel_transform(tile, size) @ flat).view(-1, n_in, n_out)
-
-
 class _WinogradConv2d(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -171,7 +164,8 @@ class _WinogradConv2d(torch.autograd.Function):
         cut = _cheapest_cut(size, n, *out) if learns else _cut(_TILE, size, *out)
         planes = cut.planes(n, n_in)
         _call(f"input_transform_{cut.name}", image, planes, cut.of(image, padding))
-        kernel = transform_kernel(weight, cut.tile)
+        flat = weight.permute(2, 3, 1, 0).reshape(size * size, n_in * n_out)
+        kernel = (_kernel_transform(cut.tile, size) @ flat).view(-1, n_in, n_out)
         products = torch.bmm(planes, kernel)
         output = _empty_image(n, n_out, *out)
         _call(
