@@ -9,16 +9,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score, roc_auc_score
+from tests.pixel_metrics import au_pro, au_spro, pixel_au_roc
 
 from efficientad.datasets.annotations import SaturationArea
 from efficientad.evaluation import region_overlap
 from efficientad.evaluation.metrics import (
-    au_pro,
     au_roc,
-    au_spro,
     average_precision,
     f1_max,
-    pixel_au_roc,
     recall_at_fpr,
 )
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal

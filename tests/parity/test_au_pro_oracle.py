@@ -9,9 +9,9 @@ not their text.
 import numpy as np
 import pytest
 from scipy import ndimage
+from tests.pixel_metrics import au_pro, au_spro
 
 from efficientad.datasets.annotations import SaturationArea
-from efficientad.evaluation.metrics import au_pro, au_spro
 
 CORNERS_TOUCH = np.ones((3, 3), int)
 SIDES_TOUCH = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])

@@ -1,9 +1,10 @@
-"""Known values, what is refused and why, and how maps may be given."""
+"""Known values, and what is refused and why."""
 
 import sys
 
 import numpy as np
 import pytest
+from tests.pixel_metrics import au_pro, au_spro, pixel_au_roc
 
 from efficientad.datasets.annotations import SaturationArea
 from efficientad.errors import (
@@ -13,12 +14,9 @@ from efficientad.errors import (
     UndefinedMetricError,
 )
 from efficientad.evaluation.metrics import (
-    au_pro,
     au_roc,
-    au_spro,
     average_precision,
     f1_max,
-    pixel_au_roc,
     recall_at_fpr,
 )
 
@@ -100,8 +98,10 @@ class TestKnownValues:
         assert pixel_au_roc([scores[None]], [booleans("nd")[None]]) == 0.5
 
     def test_a_perfect_map_has_the_best_of_all_metrics(self):
-        assert pixel_au_roc(MASKS, MASKS) == 1
-        assert au_pro(MASKS, MASKS) == 1
+        maps = [mask.astype(np.float32) for mask in MASKS]
+
+        assert pixel_au_roc(maps, MASKS) == 1
+        assert au_pro(maps, MASKS) == 1
 
     def test_a_constant_map_finds_what_the_false_positive_rate_allows(self):
         maps = [np.ones_like(each_map) for each_map in MAPS]
@@ -120,9 +120,6 @@ class TestKnownValues:
         assert au_pro(MAPS, MASKS, 0.5) == pytest.approx(
             (1 + (2 / 3 + 1 / 3 * found_late)) / 2
         )
-
-    def test_the_default_limit_is_three_tenths(self):
-        assert au_pro(MAPS, MASKS) == au_pro(MAPS, MASKS, 0.3)
 
     def test_pixels_that_touch_at_a_corner_are_one_region(self):
         anomaly_map = np.array([[9, 9, 1, 1], [1, 1, 0, 1]], np.float32)
@@ -158,11 +155,6 @@ class TestSaturation:
     def test_every_limit_of_mvtec_loco_is_one(self, fpr_limit):
         assert self.spro(SaturationArea(2, is_relative=False), fpr_limit) == 1
 
-    def test_the_default_limit_is_a_twentieth(self):
-        arguments = [self.MAP], [[self.CHANNEL]], {7: WHOLE}
-
-        assert au_spro(*arguments) == au_spro(*arguments, 0.05)
-
     def test_each_value_of_each_channel_is_a_region_connected_or_not(self):
         channels = [
             np.array([[1, 0, 1, 2, 0, 0]], np.uint8),  # 1 is 5 and 1; 2 is 1
@@ -180,39 +172,18 @@ class TestSaturation:
         assert au_spro([self.MAP], [channels], {7: WHOLE}) == self.spro(WHOLE, 0.05)
 
 
-class TestWaysToGiveMaps:
-    def test_a_list_an_array_and_a_generator_are_the_same(self):
-        maps = np.random.default_rng(0).random((3, 4, 5), np.float32)
-        masks = maps + np.random.default_rng(1).random((3, 4, 5)) > 1.5
-        expected = au_pro(list(maps), list(masks))
-
-        assert au_pro(maps, masks) == expected
-        assert au_pro(iter(maps), (mask for mask in masks)) == expected
-        assert pixel_au_roc(iter(maps), iter(masks)) == pixel_au_roc(maps, masks)
-
-    def test_a_generator_may_overwrite_a_map_once_it_is_read(self):
-        one_buffer = np.empty((2, 5), np.float32)
-
-        def maps():
-            for anomaly_map in MAPS:
-                view = one_buffer[: anomaly_map.shape[0]]
-                view[:] = anomaly_map
-                yield view
-
-        assert au_pro(maps(), MASKS, 1.0) == pytest.approx(AU_PRO_OF_MAPS)
-
+class TestWaysToGiveScores:
     @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "i2", "u1", "i8"])
     def test_real_numbers_of_any_type_are_scores(self, dtype):
-        maps = [(2 * each_map).astype(dtype) for each_map in MAPS]
+        scores = np.array([0, 2, 4, 8]).astype(dtype)
 
-        assert au_pro(maps, MASKS, 1.0) == pytest.approx(AU_PRO_OF_MAPS)
+        assert au_roc(scores, booleans("ndnd")) == 0.75
 
     @pytest.mark.parametrize("dtype", ["?", "u1", "i8", "f4"])
-    def test_zeros_and_ones_of_any_type_are_a_mask(self, dtype):
-        masks = [mask.astype(dtype) for mask in MASKS]
+    def test_zeros_and_ones_of_any_type_are_labels(self, dtype):
+        labels = MASKS[1].astype(dtype)
 
-        assert au_pro(MAPS, masks, 1.0) == pytest.approx(AU_PRO_OF_MAPS)
-        assert au_roc(MAPS[1], masks[1]) == au_roc(MAPS[1], MASKS[1])
+        assert au_roc(MAPS[1], labels) == au_roc(MAPS[1], MASKS[1])
 
 
 class TestRefusals:
@@ -264,11 +235,6 @@ class TestRefusals:
     @pytest.mark.parametrize("fpr_limit", [0.0, -0.1, 1.01, np.nan, np.inf])
     def test_a_limit_must_be_a_rate_above_zero(self, fpr_limit):
         message = rf"fpr_limit must be in \(0, 1\], got {fpr_limit}"
-        unread: list[np.ndarray] = []
-        with pytest.raises(ConfigError, match=message):
-            au_pro(unread, unread, fpr_limit)
-        with pytest.raises(ConfigError, match=message):
-            au_spro(unread, unread, {}, fpr_limit)
         with pytest.raises(ConfigError, match=message):
             recall_at_fpr(np.arange(2.0), booleans("nd"), fpr_limit)
 
@@ -300,65 +266,6 @@ class TestRefusals:
     def test_no_image_at_all_is_undefined(self):
         with pytest.raises(UndefinedMetricError, match="got none in 0 images"):
             au_pro([], [])
-
-    def test_a_map_that_is_not_finite_is_named(self):
-        broken = MAPS[1].copy()
-        broken[0, 0] = np.nan
-
-        with pytest.raises(
-            UndefinedMetricError, match="anomaly map of image 1 must be fin"
-        ):
-            au_pro([MAPS[0], broken], MASKS)
-
-    def test_a_mask_of_another_size_is_named(self):
-        with pytest.raises(DatasetError) as refused:
-            au_pro(MAPS, [MASKS[0], MASKS[1].T])
-
-        assert str(refused.value) == (
-            "the defect mask of image 1 must have the shape of the scores, 2 x 5, got "
-            "5 x 2"
-        )
-
-    def test_a_single_map_is_no_list_of_maps(self):
-        with pytest.raises(
-            DatasetError, match=r"image 0 must be \(height, width\), got 5"
-        ):
-            au_pro(MAPS[1], MASKS[1])
-
-    def test_a_map_has_no_channels(self):
-        with pytest.raises(DatasetError, match=r"\(height, width\), got 1 x 5 x 1"):
-            au_pro([MAPS[0][..., None]], [MASKS[0][..., None]])
-
-    @pytest.mark.parametrize(
-        ("n_maps", "n_masks", "more"), [(2, 1, "maps"), (1, 2, "annotations")]
-    )
-    def test_maps_and_masks_must_be_as_many(self, n_maps, n_masks, more):
-        message = f"got more {more} than the other, from image 1 on"
-        with pytest.raises(DatasetError, match=message):
-            au_pro(MAPS[:n_maps], MASKS[:n_masks])
-        with pytest.raises(DatasetError, match=message):
-            au_spro(MAPS[:n_maps], [[]] * n_masks, {})
-
-    def test_a_channel_value_without_a_saturation_area_is_named(self):
-        channel = np.array([[0, 3, 0, 0, 0]], np.uint8)
-
-        with pytest.raises(DatasetError) as refused:
-            au_spro(MAPS[:1], [[np.zeros_like(channel), channel]], {1: WHOLE, 2: WHOLE})
-
-        assert str(refused.value) == (
-            "annotation channel 1 of image 0 has the value 3, but saturation areas are "
-            "known for 1, 2; use the defects_config.json of this category"
-        )
-        with pytest.raises(DatasetError, match="known for no value"):
-            au_spro(MAPS[:1], [[channel]], {})
-
-    def test_a_channel_of_another_size_or_type_is_named(self):
-        with pytest.raises(
-            DatasetError, match="annotation channel 0 of image 0 must have"
-        ):
-            au_spro(MAPS[:1], [[MASKS[1].astype(int)]], {1: WHOLE})
-        with pytest.raises(DatasetError, match=r"must be integers, .* got float32"):
-            au_spro(MAPS[:1], [[MAPS[0]]], {1: WHOLE})
 
     def test_regions_need_scipy_and_the_message_says_how_to_get_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "scipy", None)

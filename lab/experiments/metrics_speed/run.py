@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.evaluation.metrics import AU_PRO_FPR_LIMIT
+from efficientad.evaluation.pixel_results import AU_PRO_FPR_LIMIT
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
 from efficientad.evaluation.regions import masked_pixels
 from efficientad.method.placement import place_map

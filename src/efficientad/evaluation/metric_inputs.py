@@ -1,7 +1,7 @@
-"""Checks of the scores, maps and masks that metrics accept.
+"""Checks of the scores and labels that metrics accept.
 
-Scores and maps rise with abnormality. A mask is boolean, or holds only 0 and 1: a mask
-image of 0 and 255, or labels -1 and 1, could mean something else.
+Scores rise with abnormality. Labels are boolean, or only 0 and 1: those of -1 and 1
+could mean something else.
 """
 
 from typing import Any, TypeAlias
@@ -9,16 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.errors import ConfigError, DatasetError, UndefinedMetricError
+from efficientad.errors import DatasetError, UndefinedMetricError
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 """Finite scores, float32 or float64."""
-
-
-def check_fpr_limit(fpr_limit: float) -> None:
-    """Raise if a false positive rate limit is outside (0, 1]."""
-    if not 0 < fpr_limit <= 1:
-        raise ConfigError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
 
 
 def as_booleans(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
@@ -66,26 +60,3 @@ def as_scores(array: NDArray[Any], name: str) -> Floats:
             f"{array.size}; a detector with such scores cannot be evaluated"
         )
     return array.astype(np.result_type(array.dtype, np.float32), copy=False)
-
-
-def as_anomaly_map(array: NDArray[Any], name: str) -> Floats:
-    """Return a (height, width) array of finite numbers as scores."""
-    if np.ndim(array) != 2:  # noqa: PLR2004 - height and width
-        raise DatasetError(
-            f"{name} must be (height, width), got {_shape(array)}; "
-            "maps are given as a list or an iterable of images"
-        )
-    return as_scores(array, name)
-
-
-def check_same_shape(array: NDArray[Any], name: str, scores: Floats) -> None:
-    """Raise if an array does not have the shape of the scores."""
-    if np.shape(array) != scores.shape:
-        raise DatasetError(
-            f"{name} must have the shape of the scores, {_shape(scores)}, "
-            f"got {_shape(array)}"
-        )
-
-
-def _shape(array: NDArray[Any]) -> str:
-    return " x ".join(map(str, np.shape(array))) or "a single number"

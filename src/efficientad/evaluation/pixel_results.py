@@ -19,8 +19,7 @@ from efficientad.datasets import (
 )
 from efficientad.datasets.annotations import read_saturation_areas
 from efficientad.errors import DatasetError, UndefinedMetricError
-from efficientad.evaluation.metric_inputs import Floats, as_anomaly_map
-from efficientad.evaluation.metrics import AU_PRO_FPR_LIMIT
+from efficientad.evaluation.metric_inputs import Floats, as_scores
 from efficientad.evaluation.region_overlap import (
     DefectPixels,
     RegionOverlap,
@@ -29,13 +28,14 @@ from efficientad.evaluation.region_overlap import (
 from efficientad.evaluation.regions import (
     channel_pixels,
     channels_mask,
-    checked_channels,
     masked_pixels,
 )
 
 MetricValues: TypeAlias = dict[str, float]
 MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]
 """Returns the anomaly map of a test image at the image's size, (height, width)."""
+
+AU_PRO_FPR_LIMIT: Final = 0.3  # Bergmann et al. 2021, and what EfficientAD reports
 
 # Bergmann et al., "Beyond Dents and Scratches", IJCV 2022; the first is their default.
 _AU_SPRO_LIMITS: Final = {
@@ -84,23 +84,26 @@ class Annotations:
             ImageError: If it cannot be read.
         """
         height, width = anomaly_map.shape
-        scores = as_anomaly_map(anomaly_map, f"the anomaly map of {sample.path}")
+        scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
         if self._areas is None:
             return masked_pixels(scores, read_defect_mask(sample, height, width))
-        given = read_annotation_channels(sample, height, width)
-        try:
-            image = str(sample.path)
-            channels = list(checked_channels(given, self._areas, scores, image))
-        except DatasetError as error:
-            raise DatasetError(
-                f"the masks in {sample.mask_path} do not fit: {error}"
-            ) from error
+        channels = read_annotation_channels(sample, height, width)
+        for index, channel in enumerate(channels):
+            unknown = set(np.unique(channel).tolist()) - {0, *self._areas}
+            if unknown:
+                raise DatasetError(
+                    f"the masks in {sample.mask_path} do not fit: annotation channel "
+                    f"{index} of {sample.path} has the value {min(unknown)}, but "
+                    "saturation areas are known for "
+                    f"{', '.join(map(str, sorted(self._areas))) or 'no value'}; use "
+                    "the defects_config.json of this category"
+                )
         return channel_pixels(scores, channels, self._areas)
 
     def normal_scores(self, sample: Sample, anomaly_map: NDArray[np.float32]) -> Floats:
         """Return the scores of the pixels of an image that are not annotated."""
         height, width = anomaly_map.shape
-        scores = as_anomaly_map(anomaly_map, f"the anomaly map of {sample.path}")
+        scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
         if self._areas is None:
             return scores[~read_defect_mask(sample, height, width)]
         channels = read_annotation_channels(sample, height, width)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import UndefinedMetricError
-from efficientad.evaluation.metric_inputs import Floats, check_fpr_limit
+from efficientad.evaluation.metric_inputs import Floats
 
 Counts: TypeAlias = NDArray[np.int64]
 Shares: TypeAlias = NDArray[np.float64]
@@ -132,10 +132,8 @@ class RegionOverlap:
             fpr_limit: Right end of the integral, in (0, 1]; the area is divided by it.
 
         Raises:
-            ConfigError: If `fpr_limit` is outside its range.
             UndefinedMetricError: If there is no region or no normal pixel.
         """
-        check_fpr_limit(fpr_limit)
         self._require(self._n_regions, metric, "defect region")
         heights = self._heights(metric, fpr_limit)
         return float(np.sum(self._shares * heights)) / self._n_regions

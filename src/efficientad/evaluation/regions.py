@@ -11,15 +11,15 @@ Unsupervised Anomaly Detection and Localization", IJCV 2022; and the evaluation 
 published with both.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.datasets.annotations import SaturationArea
-from efficientad.errors import DatasetError, MissingDependencyError
-from efficientad.evaluation.metric_inputs import Floats, check_same_shape
+from efficientad.errors import MissingDependencyError
+from efficientad.evaluation.metric_inputs import Floats
 from efficientad.evaluation.region_overlap import DefectPixels
 from efficientad.images.rgb import Mask
 
@@ -57,7 +57,8 @@ def channel_pixels(
 
     Args:
         scores: The anomaly map, (height, width).
-        channels: Annotation channels that `check_channels` accepts.
+        channels: Each (height, width), integers: 0, and inside a defect the
+            value of its type.
         areas: The saturation area for each value.
     """
     regions: list[Floats] = []
@@ -75,44 +76,6 @@ def channels_mask(channels: Iterable[NDArray[Any]], scores: Floats) -> Mask:
     for channel in channels:
         mask |= channel != 0
     return mask
-
-
-def checked_channels(
-    channels: Iterable[NDArray[Any]],
-    areas: Mapping[int, SaturationArea],
-    scores: Floats,
-    image: str,
-) -> Iterator[NDArray[Any]]:
-    """Yield annotation channels as arrays.
-
-    Args:
-        channels: Each (height, width), integers: 0, and inside a defect the value of
-            its type.
-        areas: The saturation area for each value.
-        scores: The anomaly map, (height, width).
-        image: Name of the image for the error message.
-
-    Raises:
-        DatasetError: If a channel holds no integers, is of another shape than the map,
-            or has a value without a saturation area.
-    """
-    for index, given in enumerate(channels):
-        channel = np.asarray(given)
-        name = f"annotation channel {index} of {image}"
-        check_same_shape(channel, name, scores)
-        if channel.dtype.kind not in "ui":
-            raise DatasetError(
-                f"{name} must be integers, in each pixel 0 or the value of a defect "
-                f"type, got {channel.dtype}"
-            )
-        unknown = set(np.unique(channel[channel != 0]).tolist()) - set(areas)
-        if unknown:
-            raise DatasetError(
-                f"{name} has the value {min(unknown)}, but saturation areas are known "
-                f"for {', '.join(map(str, sorted(areas))) or 'no value'}; "
-                "use the defects_config.json of this category"
-            )
-        yield channel
 
 
 def _defect_pixels(

@@ -1,0 +1,30 @@
+"""Pixel metrics of maps in memory, by the parts that an evaluation is made of."""
+
+from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
+from efficientad.evaluation.regions import (
+    channel_pixels,
+    channels_mask,
+    masked_pixels,
+)
+
+
+def pixel_au_roc(maps, masks):
+    return of_masks(maps, masks).au_roc("pixel AU-ROC")
+
+
+def au_pro(maps, masks, fpr_limit=0.3):
+    return of_masks(maps, masks).area("AU-PRO", fpr_limit)
+
+
+def au_spro(maps, channels, areas, fpr_limit=0.05):
+    pairs = list(zip(maps, channels, strict=True))
+    overlap = RegionOverlap(channel_pixels(*pair, areas) for pair in pairs)
+    count_normal([overlap], [m[~channels_mask(given, m)] for m, given in pairs])
+    return overlap.area("AU-sPRO", fpr_limit)
+
+
+def of_masks(maps, masks):
+    pairs = list(zip(maps, masks, strict=True))
+    overlap = RegionOverlap(masked_pixels(*pair) for pair in pairs)
+    count_normal([overlap], [anomaly_map[~mask] for anomaly_map, mask in pairs])
+    return overlap
