@@ -6,6 +6,7 @@ it is: the convolution before multiplies, those behind divide, and the graph's f
 stays (Nagel et al., arXiv 1906.04721).
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,7 @@ def equalized(
     Returns:
         The same function with other weights, and the largest values there.
     """
-    import onnx  # noqa: PLC0415 - only an export needs it
-    from onnx import numpy_helper  # noqa: PLC0415
+    from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 
     factors = _factors(model, largest)
     constants = {
@@ -64,8 +64,7 @@ def equalized(
             for name in bias:
                 constants[name] *= written
                 changed.add(name)
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
+    found = copy.deepcopy(model)
     for tensor in found.graph.initializer:
         if tensor.name in changed:
             value = constants[tensor.name].astype(np.float32)
@@ -116,14 +115,9 @@ def _together(
             if not behind:
                 return []
             found += behind
-        elif node.op_type != "Shape" and not _reads(node, name):
+        elif node.op_type not in {"Shape", "Conv"}:
             return []
     return found
-
-
-def _reads(node: "onnx.NodeProto", name: str) -> bool:
-    """Whether a convolution reads a value, and not as its weights."""
-    return bool(node.op_type == "Conv" and node.input[0] == name)
 
 
 def _shared(largest: Channels, limit: float) -> Channels:

@@ -8,13 +8,17 @@ to 4000 pixels a side; in larger images a sum may be rounded, and a few pixels i
 million come out one level off.
 """
 
-from typing import Any
+import copy
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE, GRID_CELLS
+
+if TYPE_CHECKING:
+    import onnx
 
 # Element types as the format numbers them.
 FLOAT, INT64, BOOL = 1, 7, 9
@@ -50,7 +54,7 @@ class Nodes:
         )
         return result
 
-    def constant(self, value: Any, dtype: type = np.float32) -> str:
+    def constant(self, value: Any, dtype: DTypeLike = np.float32) -> str:
         """Add a constant and return its name."""
         name = f"{self._prefix}constant_{len(self.constants)}"
         self.constants[name] = np.asarray(value, dtype)
@@ -65,6 +69,17 @@ class Nodes:
         from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 
         return [numpy_helper.from_array(v, name) for name, v in self.constants.items()]
+
+    def in_place_of(self, model: "onnx.ModelProto") -> "onnx.ModelProto":
+        """Return a model with these nodes only, and with the constants they read."""
+        found = copy.deepcopy(model)
+        del found.graph.node[:], found.graph.initializer[:]
+        found.graph.node.extend(self.nodes)
+        read = {name for node in self.nodes for name in node.input}
+        read -= {name for node in self.nodes for name in node.output}
+        given = (tensor for tensor in model.graph.initializer if tensor.name in read)
+        found.graph.initializer.extend([*given, *self.initializers()])
+        return found
 
 
 def resized(graph: Nodes, images: str, *, name: str) -> str:

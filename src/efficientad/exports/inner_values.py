@@ -1,5 +1,6 @@
 """Inner values of a graph on given images, by ONNX Runtime."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,7 @@ def inner_values(
     import onnx  # noqa: PLC0415 - only an export needs it
     import onnxruntime  # noqa: PLC0415
 
-    giving = onnx.ModelProto()
-    giving.CopyFrom(model)
+    giving = copy.deepcopy(model)
     del giving.graph.output[:]
     giving.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()

@@ -125,13 +125,9 @@ def rounded_kernels(
         for index in reversed(range(start, end)):
             here, later = index - start, slice(index + 1, end)
             value = wanted[:, here] + lost[:, later] @ factor[index, later]
-            found[:, index] = _within_levels(np.round(value))
+            found[:, index] = np.round(value).clip(-_WEIGHT_LEVELS, _WEIGHT_LEVELS)
             lost[:, index] = exact[:, index] - found[:, index]
     return found.reshape(weights.shape).astype(np.int8), scales
-
-
-def _within_levels(multiples: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.clip(multiples, -_WEIGHT_LEVELS, _WEIGHT_LEVELS)
 
 
 class _Windows(NamedTuple):
