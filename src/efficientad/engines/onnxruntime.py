@@ -6,12 +6,9 @@ where it is available; operators it does not have are left to the CUDA provider.
 CUDA part is written against the documentation and has not run on a GPU yet.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.graph_outputs import INPUT, RAW_OUTPUTS
@@ -100,16 +97,8 @@ class OnnxRuntimeEngine:
 
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the grids of images of one size, (batch, height, width, 3)."""
-        found = self.outputs(pixels, self._outputs.values())
-        return EngineOutput({k: found[name] for k, name in self._outputs.items()})
-
-    def outputs(
-        self, pixels: Pixels, names: Iterable[str]
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return outputs of the graph by their names."""
-        wanted = list(names)
-        found = self._session.run(wanted, {INPUT: pixels})
-        return dict(zip(wanted, found, strict=True))
+        found = self._session.run(list(self._outputs.values()), {INPUT: pixels})
+        return EngineOutput(dict(zip(self._outputs, found, strict=True)))
 
 
 def cuda_providers(

@@ -1,12 +1,11 @@
 """Exported .xml files by OpenVINO on the CPU. No torch."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.graph_outputs import INPUT, RAW_OUTPUTS
@@ -23,7 +22,6 @@ class OpenVinoEngine:
             else in float32 and, for an int8 graph, in 8 bits.
         n_threads: Threads of all runs together. None: OpenVINO's own choice.
         n_streams: Runs at the same time.
-        more_outputs: Names of further outputs that `outputs` shall return.
 
     Raises:
         ModelFileError: If the engine cannot read the file.
@@ -42,7 +40,6 @@ class OpenVinoEngine:
         precision: Precision = "fp32",
         n_threads: int | None = None,
         n_streams: int = 1,
-        more_outputs: Iterable[str] = (),
     ) -> None:
         try:
             import openvino  # noqa: PLC0415 - only this engine needs it
@@ -63,11 +60,10 @@ class OpenVinoEngine:
             settings["INFERENCE_NUM_THREADS"] = n_threads
             # By default two processes of one thread each may share one core.
             settings["ENABLE_CPU_PINNING"] = False
-        self.precision, self._outputs = precision, dict(outputs)
-        self._names = list(dict.fromkeys([*outputs.values(), *more_outputs]))
+        self.precision, self._maps = precision, tuple(outputs)
         try:
             model = core.read_model(path)
-            results = [model.output(name) for name in self._names]
+            results = [model.output(name) for name in outputs.values()]
             wanted = openvino.Model(results, model.get_parameters(), "grids")
             self._compiled = core.compile_model(wanted, "CPU", settings)
         except RuntimeError as error:
@@ -78,18 +74,12 @@ class OpenVinoEngine:
 
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the grids of images of one size, (batch, height, width, 3)."""
-        found = self.outputs(pixels, self._outputs.values())
-        return EngineOutput({k: found[name] for k, name in self._outputs.items()})
-
-    def outputs(
-        self, pixels: Pixels, names: Iterable[str]
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return outputs of the graph by their names."""
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         found = self._requests.own.infer({INPUT: pixels})
         # The request writes its next outputs to the same place.
-        return {name: np.array(found[self._names.index(name)]) for name in names}
+        grids = {name: np.array(found[i]) for i, name in enumerate(self._maps)}
+        return EngineOutput(grids)
 
 
 def require_bf16(capabilities: list[str]) -> None:

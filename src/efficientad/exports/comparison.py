@@ -132,11 +132,8 @@ GraphEngine = OnnxRuntimeEngine | OpenVinoEngine
 
 def whole_engine(path: Path, precision: Precision) -> GraphEngine:
     """Return an engine that computes every output of an exported graph."""
-    if path.suffix == ONNX_SUFFIX:
-        return OnnxRuntimeEngine(path, outputs=GRID_OUTPUTS, precision=precision)
-    return OpenVinoEngine(
-        path, outputs=GRID_OUTPUTS, precision=precision, more_outputs=WHOLE
-    )
+    engine = OnnxRuntimeEngine if path.suffix == ONNX_SUFFIX else OpenVinoEngine
+    return engine(path, outputs={name: name for name in WHOLE}, precision=precision)
 
 
 def compared(
@@ -146,7 +143,7 @@ def compared(
 
     Args:
         predictor: The detector, run by PyTorch.
-        engine: The export; its outputs are normalized grids.
+        engine: The export, by `whole_engine`.
         normal: Normal images, perhaps none. Up to `N_COMPARED` are read, one by one.
 
     Raises:
@@ -172,7 +169,7 @@ def require_outputs(engine: GraphEngine, scales: Mapping[str, MapScale]) -> None
     """
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 130, 210, 3), dtype=np.uint8)
-    found = engine.outputs(images, WHOLE)
+    found = engine.run(images).grids
     raw = {name: found[output] for name, output in RAW_OUTPUTS.items()}
     grids = normalize_maps(raw, scales)
     combined = combine_maps(grids)
@@ -269,6 +266,8 @@ def _difference(predictor: Predictor, engine: GraphEngine, image: ImageLike) -> 
         pixels = resize_image(pixels, INPUT_SIZE, INPUT_SIZE)
     expected = predictor.predict(pixels).grids
     found = engine.run(pixels[np.newaxis]).grids
-    return float(
-        np.max([relative_difference(expected[k], found[k][0]) for k in expected])
-    )
+    differences = [
+        relative_difference(grid, found[GRID_OUTPUTS[name]][0])
+        for name, grid in expected.items()
+    ]
+    return float(np.max(differences))
