@@ -141,29 +141,13 @@ def test_opacity_rises_with_the_anomaly():
 
 def test_the_image_shows_through_the_highest_anomaly():
     dark, light = gray_image(8, 8, 0), gray_image(8, 8, 255)
-    options = {"low": 0.0, "high": 1.0, "opacity": 0.75}
+    options = {"low": 0.0, "high": 1.0}
 
     difference = overlay(light, flat_map(5), **options).astype(int) - overlay(
         dark, flat_map(5), **options
     )
 
     np.testing.assert_allclose(difference, 0.25 * 255, atol=1.5)
-
-
-@pytest.mark.parametrize(("opacity", "is_image"), [(0, True), (1, False)])
-def test_opacity_goes_from_the_image_to_the_heatmap(opacity, is_image):
-    image, anomaly_map = gray_image(8, 8), flat_map(3)
-    expected = image if is_image else heatmap(anomaly_map, low=0, high=1)
-
-    np.testing.assert_array_equal(
-        overlay(image, anomaly_map, low=0, high=1, opacity=opacity), expected
-    )
-
-
-@pytest.mark.parametrize("opacity", [-0.1, 1.1, np.nan])
-def test_an_opacity_out_of_range_is_refused(opacity):
-    with pytest.raises(ConfigError, match="opacity must be from 0 to 1"):
-        overlay(gray_image(8, 8), flat_map(0), low=0, high=1, opacity=opacity)
 
 
 def test_a_map_of_another_size_than_the_image_is_refused():

@@ -21,7 +21,6 @@ from efficientad.images.rgb import (
     read_labels,
     read_mask,
     resize_image,
-    stored_mode,
 )
 
 
@@ -319,13 +318,6 @@ def test_labels_in_color_or_floating_point_are_refused(tmp_path, mode, suffix):
 
     with pytest.raises(ImageError, match=rf"labels\.{suffix} has the mode {mode}; exp"):
         read_labels(path)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "I;16"])
-def test_stored_mode_is_pillow_s_name(tmp_path, mode):
-    Image.new(mode, (20, 24)).save(tmp_path / "part.png")
-
-    assert stored_mode(tmp_path / "part.png") == mode
 
 
 # Resizing

@@ -22,8 +22,9 @@ from efficientad.datasets.near_duplicates import (
 )
 from efficientad.datasets.samples import Category, Sample, Split
 from efficientad.errors import ImageError
+from efficientad.images.decoding import opened_picture
 from efficientad.images.listing import join_names
-from efficientad.images.rgb import image_hash, read_image, stored_mode
+from efficientad.images.rgb import image_hash, read_image
 
 MoreFindings: TypeAlias = Callable[[Category, Sequence[Sample]], Iterable[Finding]]
 """A further search, given a category and its different normal images."""
@@ -92,7 +93,8 @@ def _read(
             continue  # in a list, and a finding of its layout
         try:
             image = read_image(sample.path)
-            mode = stored_mode(sample.path)
+            with opened_picture(sample.path) as picture:
+                mode = picture.mode
         except ImageError as error:
             path = sample.path
             findings.append(Finding("unreadable", "error", str(error), (path,)))

@@ -89,11 +89,7 @@ def opened_picture(path: Path) -> Iterator[ImageFile]:
 
 
 def open_picture(file: BufferedReader | BytesIO, name: str) -> ImageFile:
-    """Return the image in an open file; its pixels are not decoded yet.
-
-    Args:
-        file: Open file at its beginning.
-        name: Name of the file in messages.
+    """Return the image in a file at its beginning; its pixels are not decoded yet.
 
     Raises:
         ImageError: If the file is empty, of no supported format, or damaged.

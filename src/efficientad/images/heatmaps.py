@@ -46,20 +46,17 @@ _INFERNO: Final = (
 _N_COLORS: Final = 256
 
 
-def _color_table() -> NDArray[np.uint8]:
-    anchors = np.array(_INFERNO, np.float64)
-    places = np.linspace(0, _N_COLORS - 1, len(anchors))
-    channels = [np.interp(np.arange(_N_COLORS), places, c) for c in anchors.T]
-    table: NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
-    return table
-
-
-_COLORS: Final = _color_table()
+_PLACES: Final = np.linspace(0, _N_COLORS - 1, len(_INFERNO))
+_CHANNELS: Final = [
+    np.interp(np.arange(_N_COLORS), _PLACES, c) for c in np.array(_INFERNO).T
+]
+_COLORS: Final[NDArray[np.uint8]] = np.rint(np.stack(_CHANNELS, 1)).astype(np.uint8)
 
 # The smallest upper end of a scale: almost all normal pixels are below.
 _MIN_HIGH: Final = 0.1
 
-# Above 1: slight anomalies are hardly visible.
+# At the upper end of the scale. Exponent above 1: slight anomalies are hardly visible.
+_OPACITY: Final = 0.75
 _OPACITY_EXPONENT: Final = 1.5
 
 # Width of an outline as a share of the image's shorter side.
@@ -115,29 +112,18 @@ def overlay(
     *,
     low: float,
     high: float,
-    opacity: float = 0.75,
 ) -> RGBImage:
-    """Return an image under its heatmap, which is more opaque where more anomalous.
+    """Return an image under its `heatmap`, which is more opaque where more anomalous.
 
     Where the map is at `low` or below, the image is unchanged.
 
-    Args:
-        image: Image that the map belongs to.
-        anomaly_map: Shape of the image, finite.
-        low: Lower end of the scale.
-        high: Upper end of the scale.
-        opacity: Opacity at `high` and above, from 0 to 1.
-
     Raises:
-        ConfigError: If `low` is not below `high`, or `opacity` is out of range.
-        ImageError: If the map is not finite or has another shape.
+        ImageError: If the map is not finite or has another shape than the image.
     """
-    if not 0 <= opacity <= 1:
-        raise ConfigError(f"opacity must be from 0 to 1, got {opacity}")
     _require_same_size("the anomaly map", anomaly_map, image)
     levels = _levels(anomaly_map, low, high)
     share = np.linspace(0, 1, _N_COLORS) ** _OPACITY_EXPONENT
-    alpha = np.rint(255 * opacity * share).astype(np.uint8)[levels]
+    alpha = np.rint(255 * _OPACITY * share).astype(np.uint8)[levels]
     blended = Image.composite(
         Image.fromarray(_COLORS[levels]),
         Image.fromarray(image),
@@ -158,9 +144,14 @@ def outline(image: RGBImage, mask: Mask, color: Color = MASK_COLOR) -> RGBImage:
     """
     _require_same_size("the mask", mask, image)
     n = max(1, round(min(image.shape[:2]) * _LINE_SHARE))
-    grown = mask
+    grown = mask.copy()
     for _ in range(n):
-        grown = _dilated(grown)
+        # The pixels above, below, left and right of each pixel.
+        before = grown.copy()
+        grown[1:] |= before[:-1]
+        grown[:-1] |= before[1:]
+        grown[:, 1:] |= before[:, :-1]
+        grown[:, :-1] |= before[:, 1:]
     line = grown & ~mask
     for border in np.s_[:n, :], np.s_[-n:, :], np.s_[:, :n], np.s_[:, -n:]:
         line[border] |= mask[border]
@@ -210,12 +201,9 @@ def panel(tiles: Sequence[Tile], *, height: int = 256) -> RGBImage:
 def fit_image(
     image: RGBImage, height: int, *, max_aspect: float = _MAX_ASPECT
 ) -> RGBImage:
-    """Return an image resized to a height, or to less if it would be too wide.
+    """Return an image resized to a height in pixels, or to less if it is very wide.
 
-    Args:
-        image: Any size.
-        height: Height of the result, pixels.
-        max_aspect: Largest width of the result, as a multiple of `height`.
+    No width is more than `max_aspect` heights.
     """
     scale = min(height / image.shape[0], max_aspect * height / image.shape[1])
     rows, columns = (max(1, round(scale * n)) for n in image.shape[:2])
@@ -257,16 +245,6 @@ def _require_same_size(name: str, values: AnomalyMap | Mask, image: RGBImage) ->
             f"{name} must have the image's height and width, {image.shape[:2]}, got "
             f"{values.shape}"
         )
-
-
-def _dilated(mask: Mask) -> Mask:
-    """Return a mask with the pixels above, below, left and right of each pixel."""
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown
 
 
 def _length(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

@@ -68,10 +68,6 @@ def read_image(path: str | Path) -> RGBImage:
 def decode_image(content: bytes, name: str) -> RGBImage:
     """Return the image in the bytes of a file, for example out of an archive.
 
-    Args:
-        content: All bytes of the file.
-        name: Name of the image in messages.
-
     Raises:
         ImageError: If they are no image that can be used.
     """
@@ -104,16 +100,6 @@ def read_labels(path: Path) -> Labels:
                 f"the mode {picture.mode}; export it with one channel"
             )
         return decode_upright(picture, str(path), np.asarray, np.int32)
-
-
-def stored_mode(path: Path) -> str:
-    """Return Pillow's name for how a file stores its pixels, such as L or RGB.
-
-    Raises:
-        ImageError: If there is no such file, or it holds no image.
-    """
-    with opened_picture(path) as picture:
-        return picture.mode
 
 
 def as_rgb(image: ImageLike, name: str = "the given image") -> RGBImage:
