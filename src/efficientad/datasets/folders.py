@@ -156,7 +156,10 @@ def _check_mask_folders(masks: Path, types: Path, on_problem: OnProblem) -> None
 
 
 def _defect_samples(folder: Path, masks: Path, on_problem: OnProblem) -> list[Sample]:
-    mask_of = _masks_by_name(masks)
+    mask_of: dict[str, Path] = {}
+    if masks.is_dir():
+        mask_of = {path.name: path for path in subfolders(masks)}
+        mask_of |= {path.stem: path for path in find_images(masks) if is_mask(path)}
     samples = []
     for path in find_images(folder):
         mask = mask_of.get(f"{path.stem}_mask") or mask_of.get(path.stem)
@@ -176,13 +179,6 @@ def _defect_samples(folder: Path, masks: Path, on_problem: OnProblem) -> list[Sa
             "or remove the masks"
         )
     return samples
-
-
-def _masks_by_name(masks: Path) -> dict[str, Path]:
-    if not masks.is_dir():
-        return {}
-    folders = {path.name: path for path in subfolders(masks)}
-    return folders | {path.stem: path for path in find_images(masks) if is_mask(path)}
 
 
 def _defect_folders(folder: Path) -> list[Path]:

@@ -31,10 +31,6 @@ def _raise(problem: str) -> None:
     raise DatasetError(problem)
 
 
-def _pass_over(_problem: str) -> None:
-    pass
-
-
 def open_category(
     folder: Path, *, needs_test: bool = True, on_problem: OnProblem = _raise
 ) -> Category:
@@ -86,17 +82,24 @@ def find_categories(root: Path, *, needs_test: bool = True) -> list[Category]:
     )
 
 
-def find_category_folders(root: Path) -> Iterator[Path]:
+def find_category_folders(root: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
     """Yield the folders that are laid out as a category, in order; some may be broken.
 
     Args:
         root: As for `find_categories`, but no list.
+        depth: Levels of folders that are searched below it.
 
     Raises:
         DatasetError: If there is no such folder, or VisA's table cannot be read.
     """
     _require_folder(root)
-    yield from _below(root, _MAX_DEPTH)
+    if any(has_layout(root) for has_layout, _ in _FOLDER_LAYOUTS):
+        yield root
+    elif visa.is_visa(root):
+        yield from visa.visa_folders(root)
+    elif depth:
+        for inner in subfolders(root):
+            yield from find_category_folders(inner, depth - 1)
 
 
 def normal_image_paths(
@@ -121,7 +124,8 @@ def normal_image_paths(
         _require_folder(folder)
         _refuse_test_images(folder)
     # A table must be right as a whole. In folders, faults of masks do not matter here.
-    category = _list(folder, _raise if is_table else _pass_over, needs_test=False)
+    on_problem = _raise if is_table else lambda _problem: None
+    category = _list(folder, on_problem, needs_test=False)
     if not category.train and not is_table:
         raise DatasetError(
             f"a category needs its normal images in train/{NORMAL}, {folder} holds "
@@ -155,16 +159,6 @@ def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:
         f"{wanted} was needed, {folder} holds {describe_contents(folder)}; "
         f"{_advice(folder)}"
     )
-
-
-def _below(folder: Path, depth: int) -> Iterator[Path]:
-    if any(has_layout(folder) for has_layout, _ in _FOLDER_LAYOUTS):
-        yield folder
-    elif visa.is_visa(folder):
-        yield from visa.visa_folders(folder)
-    elif depth:
-        for inner in subfolders(folder):
-            yield from _below(inner, depth - 1)
 
 
 def _require_folder(folder: Path) -> None:

@@ -23,7 +23,6 @@ from efficientad.images.listing import join_names
 _SUFFIXES: Final = frozenset({".csv", ".json"})
 _COLUMNS: Final = ("image", "split", "defect_type")
 
-
 Rows: TypeAlias = list[tuple[str, dict[str, Any]]]
 """The place of each row in messages, such as `line 3`, and its values by column."""
 
@@ -82,9 +81,9 @@ def splits_of(
             )
         splits[split].append(sample)
     _check_all_masked(splits["test"], table, on_problem)
-    train, validation, test = (
-        tuple(sorted(samples, key=_order)) for samples in splits.values()
-    )
+    for samples in splits.values():
+        samples.sort(key=lambda s: (s.is_defect, s.defect_type, s.path.as_posix()))
+    train, validation, test = map(tuple, splits.values())
     return train, validation, test
 
 
@@ -176,7 +175,3 @@ def _check_all_masked(
                 f"have none in {table}: {join_names(missing)}; fill them in, or leave "
                 "out those of the others"
             )
-
-
-def _order(sample: Sample) -> tuple[bool, str, str]:
-    return sample.is_defect, sample.defect_type, sample.path.as_posix()

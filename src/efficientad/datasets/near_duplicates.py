@@ -58,9 +58,7 @@ def similar_pairs(thumbnails: Sequence[Thumbnail]) -> Iterator[tuple[int, int]]:
 def linked(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Return the groups of indices below `n` that pairs link, directly or by others.
 
-    Args:
-        n: Number of indices. Those without a pair are in no group.
-        pairs: Pairs of indices in any order.
+    An index without a pair is in no group.
     """
     # Union-find: each index points to a smaller one of its group, the first to itself.
     parent = list(range(n))

@@ -47,7 +47,9 @@ def split_validation(
             f"each image was needed once, {twice[0]} is listed twice; list it once"
         )
     n_held_out = min(max(round(share * n), min(2, n // 2)), n - 1)
-    held_out = set(sorted(range(n), key=lambda place: _lot(seed, place))[:n_held_out])
+    # Lots by hash: the stream of a random generator may change from version to version.
+    lots = [hashlib.sha256(f"{seed} {place}".encode()).digest() for place in range(n)]
+    held_out = set(sorted(range(n), key=lots.__getitem__)[:n_held_out])
     return (
         [item for place, item in enumerate(ordered) if place not in held_out],
         [item for place, item in enumerate(ordered) if place in held_out],
@@ -74,8 +76,3 @@ def require_disjoint(
             f"calibration needs images that were not trained on, {len(shared)} of them "
             f"were: {shared[0]} is the same picture as {same}; take others"
         )
-
-
-def _lot(seed: int, place: int) -> bytes:
-    # Not a random generator: its stream may change from version to version.
-    return hashlib.sha256(f"{seed} {place}".encode()).digest()

@@ -51,8 +51,9 @@ def visa_category(folder: Path, on_problem: OnProblem) -> Category:
             f"VisA needs {_TABLE} beside its objects to tell training from test "
             f"images, {root / _TABLE} is not there; unpack the whole archive"
         )
+    types = {"normal": NORMAL}
     rows = [
-        (place, row | {"defect_type": _defect_type(row["label"])})
+        (place, row | {"defect_type": types.get(row["label"], row["label"])})
         for place, row in csv_rows(root / _TABLE, _COLUMNS)
         if row["object"] == name
     ]
@@ -107,7 +108,3 @@ def _check_masks(category: Category, on_problem: OnProblem) -> None:
 def _name_in(folder: Path, path: Path) -> Path:
     is_inside = path.is_relative_to(folder)
     return (path.relative_to(folder) if is_inside else path).with_suffix("")
-
-
-def _defect_type(label: str) -> str:
-    return NORMAL if label == "normal" else label
