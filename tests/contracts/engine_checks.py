@@ -42,6 +42,9 @@ def check_engine(engine: Engine) -> None:
     assert list(again.grids) == list(output.grids)
     for name, grid in again.grids.items():
         np.testing.assert_array_equal(grid, kept[name])
+    assert list(again.values) == list(output.values)
+    for name, values in again.values.items():
+        np.testing.assert_array_equal(values, output.values[name])
     # An image's grids are its own, whatever it is batched with.
     for index in range(3):
         alone = engine.run(pixels[index : index + 1])
@@ -102,7 +105,9 @@ def check_prediction(
     calibration = predictor.calibration
     assert list(prediction.grids) == list(calibration.scales)
     combined = combine_maps(prediction.grids)
-    assert prediction.image_score == combined.max()
+    assert list(prediction.terms) == list(calibration.terms)
+    score = combined.max() + sum(prediction.terms.values())
+    np.testing.assert_allclose(prediction.image_score, score, rtol=1e-5, atol=1e-6)
     assert prediction.threshold == calibration.threshold
     assert prediction.is_anomalous == (prediction.image_score > calibration.threshold)
     assert prediction.p_value == calibration.p_value(prediction.image_score)

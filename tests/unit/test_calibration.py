@@ -5,7 +5,7 @@ import efficientad
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.rgb import INPUT_SIZE, image_hash
 from efficientad.method.maps import fit_mean_and_deviation, fit_quantiles, map_levels
-from efficientad.training.calibration import fit_calibration, raw_grids
+from efficientad.training.calibration import fit_calibration, outputs
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def pixels(photograph):
 def test_levels_reach_from_the_least_to_the_greatest_of_the_held_out_images(
     predictor, pixels
 ):
-    raw = raw_grids(predictor.engine, pixels)
+    raw = outputs(predictor.engine, pixels).grids
 
     calibration = fit_calibration(predictor.engine, pixels, divides_by_level=True)
 
@@ -33,7 +33,7 @@ def test_levels_reach_from_the_least_to_the_greatest_of_the_held_out_images(
 
 @pytest.mark.parametrize("fit", [fit_quantiles, fit_mean_and_deviation])
 def test_without_it_maps_are_compared_as_they_are(predictor, pixels, fit):
-    raw = raw_grids(predictor.engine, pixels)
+    raw = outputs(predictor.engine, pixels).grids
 
     calibration = fit_calibration(predictor.engine, pixels, fit=fit)
 

@@ -42,7 +42,7 @@ from efficientad.model_files import export_metadata as metadata
 
 @pytest.fixture(scope="module")
 def model(predictor):
-    return detector_graph(predictor.detector, predictor.calibration.scales)
+    return detector_graph(predictor.detector, predictor.calibration.scales, {})
 
 
 def grids(model, image):
@@ -537,7 +537,7 @@ def test_an_image_larger_than_a_graph_takes_is_compared_made_small(
     line_scan = np.zeros((8, MAX_SIDE + 1, 3), np.uint8)
     line_scan[:, ::7] = 200
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
-    engine = comparison.whole_engine(exports["onnxruntime"], "fp32")
+    engine = comparison.whole_engine(exports["onnxruntime"], "fp32", ())
 
     found = comparison.compared(predictor, engine, [line_scan])
 
@@ -558,7 +558,7 @@ def test_images_are_spread_over_all_there_are(predictor, exports, monkeypatch):
 
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     monkeypatch.setattr(comparison, "_difference", noted)
-    engine = comparison.whole_engine(exports["onnxruntime"], "fp32")
+    engine = comparison.whole_engine(exports["onnxruntime"], "fp32", ())
 
     assert comparison.compared(predictor, engine, images).n_real == 8
     assert seen == [0, *spread(range(32), 8)]

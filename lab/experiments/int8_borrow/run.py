@@ -176,7 +176,8 @@ def exported(
     if not path.exists():
         print("making", name, flush=True)
         assert detector.detector is not None
-        model = detector_graph(detector.detector, detector.calibration.scales)
+        calibration = detector.calibration
+        model = detector_graph(detector.detector, calibration.scales, calibration.terms)
         staged = path.with_name(f"staged{suffix}")
         MAKERS[name][1](model, images, staged)
         precision: Precision = "fp32" if name == "fp32" else "int8"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from efficientad.cli import OK, SOME_FAILED
 from efficientad.distillation.config import DistillConfig
 from efficientad.engines.names import Device, EngineChoice
+from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def calibrate(
     /,
     *,
     output: Path,
-    false_alarm_budget: float = 0.01,
+    false_alarm_budget: float = DEFAULT_BUDGET,
     threshold: float | None = None,
     device: Device = "auto",
 ) -> int:
@@ -309,3 +310,4 @@ def _print_metrics(metrics: Mapping[str, float]) -> None:
 
 def _print_decision(calibration: "Calibration") -> None:
     print(f"threshold {calibration.threshold:.4g}\n{calibration.statement()}")
+    print("\n".join(calibration.table()))

@@ -25,13 +25,15 @@ GRID_OUTPUTS: Final[Mapping[str, str]] = {
 MAP_OUTPUTS: Final = ("combined_map", "local_map", "global_map")
 """(batch, height, width), at the images' own size. For callers of the graph in other
 languages; this package draws maps from the grids when they are needed."""
+COMPOSITION_OUTPUT: Final = "composition"
+"""(batch, 1), in graphs of detectors that have this image-level term."""
 WHOLE: Final = (
     SCORE_OUTPUT,
     *RAW_OUTPUTS.values(),
     *GRID_OUTPUTS.values(),
     *MAP_OUTPUTS,
 )
-"""All outputs of a graph of format 3."""
+"""All outputs of a graph of format 3 without image-level terms."""
 
 
 def require_utf8(path: Path) -> None:

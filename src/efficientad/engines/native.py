@@ -7,20 +7,29 @@ with the autoencoder's last features next to them, and
     T - S   is one convolution over the features of teacher and student,
     A - S'  is one convolution over the features of student and autoencoder,
 
-so that of all their channels only the mean of their squares, the same for S' - A, is
-written.
-`kernels.layers` computes the convolutions, the 1 x 1 ones of the medium networks in
-bf16 if asked to. No torch here.
+so that only the mean of squares, the same for S' - A, is written. `kernels.layers`
+computes the convolutions, the 1 x 1 ones of the medium networks in bf16 if asked to. No
+torch here.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
+from efficientad.engines.weights import (
+    Arrays,
+    Weights,
+    composition_of,
+    difference,
+    on_pixels,
+    pair_of,
+    split_outputs,
+    weights_of,
+)
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.kernels import layers
@@ -28,7 +37,6 @@ from efficientad.kernels.layers import (
     MIN_WINOGRAD_SIZE,
     Call,
     Convolution,
-    Doubles,
     Finish,
     Grid,
     convolution,
@@ -36,11 +44,15 @@ from efficientad.kernels.layers import (
     run,
     to_float,
 )
+from efficientad.method.composition import (
+    COMPOSITION,
+    cell_weights,
+    head_weights,
+)
 from efficientad.method.sizes import (
     DECODER_SIZES,
     GRID_SIZE,
     IMAGENET_MEAN,
-    IMAGENET_STD,
     ModelSize,
 )
 
@@ -48,11 +60,6 @@ from efficientad.method.sizes import (
 _LARGEST_BATCH = 4
 _BORDER = 1  # the padding of the autoencoder's first convolution
 _SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
-
-Weights = tuple[Doubles, Doubles]
-"""Weight and bias of a convolution, in double precision."""
-Arrays = Mapping[str, NDArray[Any]]
-"""Weights and statistics of a detector by their names in its state."""
 
 Step = Callable[[int | None], None]
 """Function of the number of threads that computes grids of a plan from others."""
@@ -91,11 +98,13 @@ class NativeEngine:
                 "engine pytorch"
             )
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
-        taught = _weights(arrays, "teacher.convolutions")
-        learned = _weights(arrays, "student.convolutions")
+        taught = weights_of(arrays, "teacher.convolutions")
+        learned = weights_of(arrays, "student.convolutions")
         names = ("teacher_mean", "teacher_std")
         mean, std = (arrays[name].astype(np.float64) for name in names)
         weight, bias = taught[-1]
+        self._head = head_weights(weight, std).astype(np.float32)
+        self._composition = composition_of(arrays)
         taught[-1] = weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
         autoencoder = _Reconstruction(arrays)
         self._networks: _Small | _Medium
@@ -107,12 +116,17 @@ class NativeEngine:
         self._local = threading.local()
 
     def run(self, pixels: Pixels) -> EngineOutput:
-        """Compute the raw maps of a batch, (n, 256, 256, 3)."""
+        """Compute the raw maps and values of a batch, (n, 256, 256, 3)."""
         starts = range(0, len(pixels), _LARGEST_BATCH)
         batches = (pixels[start : start + _LARGEST_BATCH] for start in starts)
-        maps = [self._plan(len(b)).maps(b, self._n_threads) for b in batches]
-        local, global_ = np.concatenate(maps, 1)
-        return EngineOutput({"local": local, "global": global_})
+        found = [self._plan(len(b)).run(b, self._n_threads) for b in batches]
+        local, global_ = np.concatenate([maps for maps, _ in found], 1)
+        pooled = np.concatenate([cells for _, cells in found])
+        cells = (pooled @ self._head.T).reshape(len(pixels), -1)
+        values = {"cells": cells}
+        if self._composition is not None:
+            values[COMPOSITION] = self._composition.distances(cells)[:, np.newaxis]
+        return EngineOutput({"local": local, "global": global_}, values)
 
     def _plan(self, n: int) -> "_Plan":
         """Return grids and steps for n images, which each thread has of its own."""
@@ -133,14 +147,24 @@ class _Plan:
         inner = slice(_BORDER, _BORDER + INPUT_SIZE)
         self._image = bordered[:, inner, inner]
         self._maps = np.empty((2, n, GRID_SIZE, GRID_SIZE, 1), np.float32)
-        self._steps = networks.steps(bordered, self._image, list(self._maps))
+        self._steps, self._hidden = networks.steps(
+            bordered, self._image, list(self._maps)
+        )
+        self._cell_weights = cell_weights(self._hidden.shape[1])
 
-    def maps(self, pixels: Pixels, n_threads: int | None) -> NDArray[np.float32]:
-        """Return both maps of n images, (2, n, 56, 56)."""
+    def run(
+        self, pixels: Pixels, n_threads: int | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return both maps, (2, n, 56, 56), and the hidden features of the cells.
+
+        The features are the teacher's, (n, 16, channels).
+        """
         to_float(pixels, self._image, n_threads)
         for step in self._steps:
             step(n_threads)
-        return self._maps[..., 0].copy()
+        n_channels = self._hidden.shape[3]
+        pooled = [self._cell_weights @ h.reshape(-1, n_channels) for h in self._hidden]
+        return self._maps[..., 0].copy(), np.stack(pooled)
 
 
 class _Small:
@@ -157,20 +181,23 @@ class _Small:
             [_layer(w, "pool", tile=_POOLED_TILE) for w in (teacher[1], student[1])],
             [_layer(w, "store", tile=_SMALL_TILE) for w in (teacher[2], student[2])],
         ]
-        for_teacher, for_autoencoder = _split(student[-1], len(teacher[-1][0]))
+        for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
         describe = autoencoder.describe
         # A 3 x 3 kernel is a 4 x 4 one with zeros; the grids have the border it needs.
         describe = np.pad(describe[0], ((0, 0), (0, 0), (0, 1), (0, 1))), describe[1]
         self._differences = [
             _layer(w, "mean_square", tile=_LARGE_TILE)
             for w in (
-                _difference(teacher[-1], for_teacher),
-                _difference(for_autoencoder, describe),
+                difference(teacher[-1], for_teacher),
+                difference(for_autoencoder, describe),
             )
         ]
         self._autoencoder = autoencoder
 
-    def steps(self, bordered: Grid, image: Grid, maps: list[Grid]) -> list[Step]:
+    def steps(
+        self, bordered: Grid, image: Grid, maps: list[Grid]
+    ) -> tuple[list[Step], Grid]:
+        """Return the steps, and the teacher's hidden features that they write."""
         first, second = self._pairs
         width, n = first[0].n_out, len(image)
         first_step, hidden = _applied(self._first, image)
@@ -180,7 +207,7 @@ class _Small:
         inner = slice(1, 1 + GRID_SIZE)
         features = joined[:, inner, inner, 2 * width :]
         local, global_ = self._differences
-        return [
+        steps = [
             first_step,
             _side_by_side(first, hidden, hidden.shape[3] // 2, pooled),
             _side_by_side(second, pooled, width, joined[..., : 2 * width]),
@@ -190,6 +217,7 @@ class _Small:
                 Call(global_, joined[..., width:], maps[1]),
             ),
         ]
+        return steps, joined[..., :width]
 
 
 class _Medium:
@@ -217,8 +245,8 @@ class _Medium:
                 finishes, teacher[1:-1], student[1:-1], strict=True
             )
         ]
-        for_teacher, for_autoencoder = _split(student[-1], len(teacher[-1][0]))
-        local = _difference(teacher[-1], for_teacher)
+        for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
+        local = difference(teacher[-1], for_teacher)
         self._local = _layer(local, "mean_square", bf16=bf16)
         self._describe = _layer(
             autoencoder.describe, "store", tile=_SMALL_TILE, padding=1, relu=False
@@ -227,7 +255,10 @@ class _Medium:
         self._global = _layer((-weight, -bias), "mean_square", bf16=bf16)
         self._autoencoder = autoencoder
 
-    def steps(self, bordered: Grid, image: Grid, maps: list[Grid]) -> list[Step]:
+    def steps(
+        self, bordered: Grid, image: Grid, maps: list[Grid]
+    ) -> tuple[list[Step], Grid]:
+        """Return the steps, and the teacher's hidden features that they write."""
         n = len(image)
         step, grid = _applied(self._first, image)
         steps, split = [step], grid.shape[3] // 2
@@ -238,7 +269,7 @@ class _Medium:
             grid, split = output, pair[0].n_out
         features = _empty(n, GRID_SIZE, GRID_SIZE, self._autoencoder.n_features)
         describe, described = _applied(self._describe, features)
-        return [
+        steps = [
             *steps,
             *self._autoencoder.steps(bordered, features),
             describe,
@@ -247,29 +278,30 @@ class _Medium:
                 Call(self._global, grid[..., split:], maps[1], described),
             ),
         ]
+        return steps, grid[..., :split]
 
 
 class _Reconstruction:
     """The autoencoder up to its last features; `describe` is the layer after them."""
 
     def __init__(self, arrays: Arrays) -> None:
-        first, *others = _weights(arrays, "autoencoder.encoder")
+        first, *others = weights_of(arrays, "autoencoder.encoder")
         # The border is part of the image's grid.
-        bottleneck = _pair(arrays, "autoencoder.bottleneck")
+        bottleneck = pair_of(arrays, "autoencoder.bottleneck")
         self._encoder = [
-            _layer(_on_pixels(first), "store", stride=2),
+            _layer(on_pixels(first), "store", stride=2),
             *(_layer(w, "store", stride=2, padding=1) for w in others),
             _layer(bottleneck, "store", relu=False),
         ]
-        decoder = _weights(arrays, "autoencoder.decoder")
+        decoder = weights_of(arrays, "autoencoder.decoder")
         self._decoder = [
             _layer(weights, "store", padding=2, tile=_cheapest_tile(size))
             for weights, size in zip(decoder, DECODER_SIZES, strict=True)
         ]
         self._refine = _layer(
-            _pair(arrays, "autoencoder.refine"), "store", padding=1, tile=_SMALL_TILE
+            pair_of(arrays, "autoencoder.refine"), "store", padding=1, tile=_SMALL_TILE
         )
-        self.describe = _pair(arrays, "autoencoder.describe")
+        self.describe = pair_of(arrays, "autoencoder.describe")
         self.n_features = self._refine.n_out
 
     def steps(self, bordered: Grid, features: Grid) -> list[Step]:
@@ -287,40 +319,9 @@ class _Reconstruction:
         return [*steps, resizing, _step(Call(self._refine, grid, features))]
 
 
-def _weights(arrays: Arrays, prefix: str) -> list[Weights]:
-    """Return the convolutions whose names have a prefix, in their order."""
-    n = sum(name.startswith(prefix) and name.endswith(".bias") for name in arrays)
-    return [_pair(arrays, f"{prefix}.{index}") for index in range(n)]
-
-
-def _pair(arrays: Arrays, layer: str) -> Weights:
-    weight, bias = arrays[f"{layer}.weight"], arrays[f"{layer}.bias"]
-    return weight.astype(np.float64), bias.astype(np.float64)
-
-
-def _on_pixels(weights: Weights) -> Weights:
-    """Return a layer of normalized images as one of pixels from 0 to 255."""
-    weight, bias = weights
-    mean, std = (
-        np.array(v).reshape(1, -1, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    return weight / std, bias - (weight * mean / std).sum((1, 2, 3))
-
-
-def _split(weights: Weights, n_first: int) -> tuple[Weights, Weights]:
-    """Return one convolution as two of the same input."""
-    weight, bias = weights
-    return (weight[:n_first], bias[:n_first]), (weight[n_first:], bias[n_first:])
-
-
-def _difference(one: Weights, other: Weights) -> Weights:
-    """Return one minus the other, over the features of both side by side."""
-    return np.concatenate([one[0], -other[0]], 1), one[1] - other[1]
-
-
 def _first_layer(teacher: Weights, student: Weights) -> Convolution:
     """Return both networks' first layers as one of pixels."""
-    pairs = zip(_on_pixels(teacher), _on_pixels(student), strict=True)
+    pairs = zip(on_pixels(teacher), on_pixels(student), strict=True)
     weight, bias = map(np.concatenate, pairs)
     # With three input channels, Winograd's form pays along x only.
     return _layer((weight, bias), "pool", tile=_SMALL_TILE, flat=True)

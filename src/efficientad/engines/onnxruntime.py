@@ -6,7 +6,7 @@ where it is available; operators it does not have are left to the CUDA provider.
 CUDA part is written against the documentation and has not run on a GPU yet.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -28,6 +28,7 @@ class OnnxRuntimeEngine:
     Args:
         path: The .onnx file.
         outputs: Names of the graph's outputs by the names of the maps.
+        values: Names of its image-level values.
         precision: Precision of the file.
         device: Device that runs the file.
         n_threads: Threads of one run. None: as many as there are cores.
@@ -46,6 +47,7 @@ class OnnxRuntimeEngine:
         path: Path,
         *,
         outputs: Mapping[str, str] = RAW_OUTPUTS,
+        values: Iterable[str] = (),
         precision: Precision = "fp32",
         device: Literal["cpu", "cuda"] = "cpu",
         n_threads: int | None = None,
@@ -61,7 +63,7 @@ class OnnxRuntimeEngine:
                 "run: pip install 'efficientad[onnx]'"
             ) from error
         self.precision, self.device = precision, device
-        self._outputs = dict(outputs)
+        self._outputs, self._values = dict(outputs), tuple(values)
         providers: list[Provider] = [(_CPU, {})]
         if device == "cuda":
             available = onnxruntime.get_available_providers()
@@ -97,8 +99,14 @@ class OnnxRuntimeEngine:
 
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the grids of images of one size, (batch, height, width, 3)."""
-        found = self._session.run(list(self._outputs.values()), {INPUT: pixels})
-        return EngineOutput(dict(zip(self._outputs, found, strict=True)))
+        wanted = [*self._outputs.values(), *self._values]
+        found = dict(
+            zip(wanted, self._session.run(wanted, {INPUT: pixels}), strict=True)
+        )
+        return EngineOutput(
+            {name: found[output] for name, output in self._outputs.items()},
+            {name: found[name] for name in self._values},
+        )
 
 
 def cuda_providers(

@@ -1,7 +1,7 @@
 """Exported .xml files by OpenVINO on the CPU. No torch."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ class OpenVinoEngine:
     Args:
         path: The .xml or .onnx file.
         outputs: Names of the graph's outputs by the names of the maps.
+        values: Names of its image-level values.
         precision: Precision of the file. With bf16 the processor computes in bfloat16,
             else in float32 and, for an int8 graph, in 8 bits.
         n_threads: Threads of all runs together. None: OpenVINO's own choice.
@@ -37,6 +38,7 @@ class OpenVinoEngine:
         path: Path,
         *,
         outputs: Mapping[str, str] = RAW_OUTPUTS,
+        values: Iterable[str] = (),
         precision: Precision = "fp32",
         n_threads: int | None = None,
         n_streams: int = 1,
@@ -60,10 +62,12 @@ class OpenVinoEngine:
             settings["INFERENCE_NUM_THREADS"] = n_threads
             # By default two processes of one thread each may share one core.
             settings["ENABLE_CPU_PINNING"] = False
-        self.precision, self._maps = precision, tuple(outputs)
+        self.precision = precision
+        self._maps, self._values = tuple(outputs), tuple(values)
         try:
             model = core.read_model(path)
-            results = [model.output(name) for name in outputs.values()]
+            names = [*outputs.values(), *self._values]
+            results = [model.output(name) for name in names]
             wanted = openvino.Model(results, model.get_parameters(), "grids")
             self._compiled = core.compile_model(wanted, "CPU", settings)
         except RuntimeError as error:
@@ -78,8 +82,12 @@ class OpenVinoEngine:
             self._requests.own = self._compiled.create_infer_request()
         found = self._requests.own.infer({INPUT: pixels})
         # The request writes its next outputs to the same place.
-        grids = {name: np.array(found[i]) for i, name in enumerate(self._maps)}
-        return EngineOutput(grids)
+        arrays = [np.array(found[index]) for index in range(len(found))]
+        n = len(self._maps)
+        return EngineOutput(
+            dict(zip(self._maps, arrays[:n], strict=True)),
+            dict(zip(self._values, arrays[n:], strict=True)),
+        )
 
 
 def require_bf16(capabilities: list[str]) -> None:

@@ -49,7 +49,9 @@ class PyTorchEngine:
 
     @torch.inference_mode()
     def run(self, pixels: Pixels) -> EngineOutput:
-        """Compute the raw maps of a batch, (n, 256, 256, 3)."""
+        """Compute the raw maps and values of a batch, (n, 256, 256, 3)."""
         images = torch.from_numpy(pixels).to(self._detector.device)
-        maps = self._detector.raw_maps(normalize_images(images))
-        return EngineOutput({k: v.float().cpu().numpy() for k, v in maps.items()})
+        outputs = self._detector.outputs(normalize_images(images))
+        return EngineOutput(
+            *({k: v.float().cpu().numpy() for k, v in each.items()} for each in outputs)
+        )

@@ -1,10 +1,11 @@
 """The difference of an export from PyTorch, and the accuracy it loses.
 
-The normalized grids are compared with PyTorch's. Score and maps of the graph are
-compared with those that this package computes from the graph's own raw grids.
+The normalized grids and the points of terms are compared with PyTorch's. Score and maps
+of the graph are compared with those that this package computes from the graph's own raw
+grids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,9 +27,9 @@ from efficientad.exports.calibration_images import spread
 from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
 from efficientad.inspection.predictor import Predictor
+from efficientad.method.decision import Calibration
 from efficientad.method.maps import (
     HIGH_TARGET,
-    MapScale,
     combine_maps,
     image_scores,
     normalize_maps,
@@ -130,10 +131,13 @@ def artificial_images() -> list[RGBImage]:
 GraphEngine = OnnxRuntimeEngine | OpenVinoEngine
 
 
-def whole_engine(path: Path, precision: Precision) -> GraphEngine:
+def whole_engine(
+    path: Path, precision: Precision, values: Iterable[str]
+) -> GraphEngine:
     """Return an engine that computes every output of an exported graph."""
     engine = OnnxRuntimeEngine if path.suffix == ONNX_SUFFIX else OpenVinoEngine
-    return engine(path, outputs={name: name for name in WHOLE}, precision=precision)
+    outputs = {name: name for name in WHOLE}
+    return engine(path, outputs=outputs, values=values, precision=precision)
 
 
 def compared(
@@ -158,8 +162,8 @@ def compared(
     return Differences(of_artificial, len(artificial), of_real, len(real))
 
 
-def require_outputs(engine: GraphEngine, scales: Mapping[str, MapScale]) -> None:
-    """Reject a graph whose score or maps do not follow from its raw grids.
+def require_outputs(engine: GraphEngine, calibration: Calibration) -> None:
+    """Reject a graph whose score or maps do not follow from its raw grids and values.
 
     The graph runs as in other programs: on a batch of two images, which are not
     256 x 256.
@@ -169,12 +173,15 @@ def require_outputs(engine: GraphEngine, scales: Mapping[str, MapScale]) -> None
     """
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 130, 210, 3), dtype=np.uint8)
-    found = engine.run(images).grids
+    found, given = engine.run(images)
     raw = {name: found[output] for name, output in RAW_OUTPUTS.items()}
-    grids = normalize_maps(raw, scales)
+    grids = normalize_maps(raw, calibration.scales)
     combined = combine_maps(grids)
+    score = image_scores(combined)
+    for name, term in calibration.terms.items():
+        score = score + term.points(given[name][:, 0])
     expected = {GRID_OUTPUTS[name]: grid for name, grid in grids.items()}
-    expected[SCORE_OUTPUT] = image_scores(combined)
+    expected[SCORE_OUTPUT] = score
     for name, grid in zip(MAP_OUTPUTS, (combined, *grids.values()), strict=True):
         expected[name] = np.stack([place_map(one, *images.shape[1:3]) for one in grid])
     limit = _OUTPUT_TOLERANCE[engine.precision]
@@ -264,10 +271,13 @@ def _difference(predictor: Predictor, engine: GraphEngine, image: ImageLike) -> 
     pixels = as_rgb(image)
     if max(pixels.shape) > MAX_SIDE:
         pixels = resize_image(pixels, INPUT_SIZE, INPUT_SIZE)
-    expected = predictor.predict(pixels).grids
-    found = engine.run(pixels[np.newaxis]).grids
+    expected = predictor.predict(pixels)
+    found = engine.run(pixels[np.newaxis])
     differences = [
-        relative_difference(grid, found[GRID_OUTPUTS[name]][0])
-        for name, grid in expected.items()
+        relative_difference(grid, found.grids[GRID_OUTPUTS[name]][0])
+        for name, grid in expected.grids.items()
     ]
+    for name, points in expected.terms.items():
+        given = predictor.calibration.terms[name].points(found.values[name][0])
+        differences.append(relative_difference(np.array([points]), given))
     return float(np.max(differences))

@@ -126,7 +126,8 @@ def export(
     require_writable(target)
     if detector.device.type != "cpu":  # where products may be rounded to TF32
         detector = copy.deepcopy(detector).to("cpu")
-    model = detector_graph(detector, predictor.calibration.scales)
+    calibration = predictor.calibration
+    model = detector_graph(detector, calibration.scales, calibration.terms)
     if precision == "int8":
         small = [resize_image(as_rgb(i), INPUT_SIZE, INPUT_SIZE) for i in normal]
         model = quantized(model, small)
@@ -139,9 +140,9 @@ def export(
         with storage_errors(target):
             _write(model, staged)
             metadata.write(staged, _metadata_of(predictor, precision))
-        engine = whole_engine(staged, precision)
+        engine = whole_engine(staged, precision, calibration.terms)
         differences = compared(exact, engine, normal)
-        require_outputs(engine, predictor.calibration.scales)
+        require_outputs(engine, calibration)
         if verify is not None:
             losses = losses_on(predictor, load(staged), verify, max_loss)
     return ExportReport(differences, losses)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.engines.graph_outputs import (
+    COMPOSITION_OUTPUT,
     GRID_OUTPUTS,
     INPUT,
     MAP_OUTPUTS,
@@ -21,6 +22,13 @@ from efficientad.engines.graph_outputs import (
     SCORE_OUTPUT,
 )
 from efficientad.exports.graph_nodes import Nodes, placement, resized
+from efficientad.method.composition import (
+    CELL_SIZE,
+    COMPOSITION,
+    cell_step,
+    head_weights,
+)
+from efficientad.method.decision import TermScale
 from efficientad.method.maps import (
     HIGH_TARGET,
     LOW_TARGET,
@@ -51,6 +59,9 @@ IR_VERSION = 10
 PIXELS = "pixels"
 """The resized image inside the graph: whole numbers from 0 to 255."""
 
+CELL_DESCRIPTORS = "cell_descriptors"
+"""Name of the convolution that describes cells; it stays in single precision."""
+
 FIRST_CONVOLUTIONS = ("teacher_0", "student_0", "autoencoder_0")
 """Names of the convolutions that read pixels."""
 
@@ -67,17 +78,20 @@ class Weights(NamedTuple):
 
 
 def detector_graph(
-    detector: "Detector", scales: Mapping[str, MapScale]
+    detector: "Detector",
+    scales: Mapping[str, MapScale],
+    terms: Mapping[str, TermScale],
 ) -> "onnx.ModelProto":
     """Return the detector, from pixels to maps and score, as one ONNX model.
 
     Args:
         detector: Trained networks.
         scales: Normalization of each map by its name.
+        terms: Scale of each image-level term that adds to the score, by name.
     """
     graph = Nodes()
     pixels = resized(graph, INPUT, name=PIXELS)
-    _raw_maps(graph, detector, pixels)
+    features = _raw_maps(graph, detector, pixels)
     grids = [
         _normalized(graph, RAW_OUTPUTS[name], scale, GRID_OUTPUTS[name])
         for name, scale in scales.items()
@@ -86,9 +100,7 @@ def detector_graph(
     combined = graph.op(
         "Mul", graph.op("Add", local_grid, global_grid), graph.constant(0.5)
     )
-    graph.op(
-        "ReduceMax", combined, graph.integer([1, 2]), keepdims=0, name=SCORE_OUTPUT
-    )
+    _score(graph, detector, combined, features, terms)
     size = graph.op("Shape", INPUT)
     rows, columns = (
         placement(graph, graph.op("Gather", size, graph.integer(axis)))
@@ -97,10 +109,67 @@ def detector_graph(
     columns = graph.op("Transpose", columns, perm=[1, 0])
     for grid, name in zip((combined, *grids), MAP_OUTPUTS, strict=True):
         graph.op("MatMul", graph.op("MatMul", rows, grid), columns, name=name)
-    return _model(graph)
+    return _model(graph, terms)
 
 
-def _model(graph: Nodes) -> "onnx.ModelProto":
+def _score(
+    graph: Nodes,
+    detector: "Detector",
+    combined: str,
+    features: str,
+    terms: Mapping[str, TermScale],
+) -> None:
+    """Write the maximum of the combined map and the points of the terms."""
+    name = None if terms else SCORE_OUTPUT
+    score = graph.op(
+        "ReduceMax", combined, graph.integer([1, 2]), keepdims=0, name=name
+    )
+    if not terms:
+        return
+    term = terms[COMPOSITION]
+    distance = _composition(graph, detector, features)
+    distance = graph.op("Squeeze", distance, graph.integer([1]))
+    centred = graph.op("Sub", distance, graph.constant(term.center))
+    points = graph.op("Mul", centred, graph.constant(term.slope))
+    graph.op("Add", score, points, name=SCORE_OUTPUT)
+
+
+def _composition(graph: Nodes, detector: "Detector", features: str) -> str:
+    """Write `Composition.distances` of the cells of the teacher's hidden features."""
+    state = {name: _array(values) for name, values in detector.state_dict().items()}
+    kernels = _weights(detector.teacher)[-1].kernels
+    weights = head_weights(kernels, state["teacher_std"])
+    # A small network's last kernel is 4 wide, a medium one's 1.
+    step = cell_step(GRID_CELLS + kernels.shape[2] - 1)
+    pooled = graph.op(
+        "AveragePool", features, kernel_shape=[CELL_SIZE] * 2, strides=[step] * 2
+    )
+    head = graph.constant(weights[:, :, np.newaxis, np.newaxis])
+    cells = graph.op("Conv", pooled, head, kernel_shape=[1, 1], name=CELL_DESCRIPTORS)
+    mean = graph.op("ReduceMean", cells, graph.integer([2, 3]), keepdims=1)
+    cells = graph.op("Sub", cells, mean)
+    # Channels come last, as `Composition` has them.
+    cells = graph.op("Transpose", cells, perm=[0, 2, 3, 1])
+    cells = graph.op("Reshape", cells, graph.integer([0, -1]))
+    mean, scale, axes = (
+        graph.constant(values)
+        for values in (
+            state[f"{COMPOSITION}_mean"],
+            state[f"{COMPOSITION}_scale"],
+            state[f"{COMPOSITION}_axes"].T,
+        )
+    )
+    centred = graph.op("Mul", graph.op("Sub", cells, mean), scale)
+    usual = graph.op("MatMul", centred, axes)
+    squares = graph.op(
+        "Sub",
+        *(graph.op("ReduceSumSquare", x, graph.integer([1])) for x in (centred, usual)),
+    )
+    squares = graph.op("Max", squares, graph.constant(0))
+    return graph.op("Sqrt", squares, name=COMPOSITION_OUTPUT)
+
+
+def _model(graph: Nodes, terms: Mapping[str, TermScale]) -> "onnx.ModelProto":
     from onnx import TensorProto, helper  # noqa: PLC0415
 
     def value(name: str, shape: Sequence[str | int], kind: int = 1) -> Any:
@@ -118,6 +187,7 @@ def _model(graph: Nodes) -> "onnx.ModelProto":
                 *(value(name, cells) for name in GRID_OUTPUTS.values()),
                 *(value(name, cells) for name in RAW_OUTPUTS.values()),
                 value(SCORE_OUTPUT, ["batch"]),
+                *(value(name, ["batch", 1]) for name in terms),
             ],
             graph.initializers(),
         ),
@@ -147,7 +217,8 @@ def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> 
     return graph.op("Div", raw, level)
 
 
-def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> None:
+def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> str:
+    """Write both raw maps; return the name of the teacher's hidden features."""
     teacher, student, autoencoder = (
         _weights(network)
         for network in (detector.teacher, detector.student, detector.autoencoder)
@@ -194,6 +265,7 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> None:
     _mean_of_squares(graph, local, n, RAW_OUTPUTS["local"])
     n = len(for_autoencoder.bias)
     _mean_of_squares(graph, difference, n, RAW_OUTPUTS["global"])
+    return of_teacher
 
 
 def _weights(network: "nn.Module") -> list[Weights]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.exports.graph import CELL_DESCRIPTORS
 from efficientad.exports.inner_values import inner_values
 from efficientad.images.rgb import RGBImage
 
@@ -60,7 +61,9 @@ def kernels_of_bytes(
     weights = {
         node.name: numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
         for node in model.graph.node
-        if node.op_type == "Conv" and node.input[0] in largest
+        if node.op_type == "Conv"
+        and node.input[0] in largest
+        and node.name != CELL_DESCRIPTORS
     }
     # Convolutions that go over the same value alike see the same patches.
     under: dict[_Windows, list[str]] = {}

@@ -220,12 +220,14 @@ def _exported(
     require_utf8(path)
     metadata = export_metadata.read(path)
     outputs, precision = metadata.outputs, metadata.precision
+    values = tuple(metadata.calibration.terms)
     chosen: Engine
     if engine == "onnxruntime":
         n_threads = _of_one(n_threads, n_streams)
         chosen = OnnxRuntimeEngine(
             path,
             outputs=outputs,
+            values=values,
             precision=precision,
             device="cuda" if device == "cuda" else "cpu",
             n_threads=n_threads,
@@ -234,6 +236,7 @@ def _exported(
         chosen = OpenVinoEngine(
             path,
             outputs=outputs,
+            values=values,
             precision=precision,
             n_threads=None if n_threads is None else n_threads * n_streams,
             n_streams=n_streams,

@@ -100,7 +100,14 @@ class Predictor:
                 "a decision needs finite maps for every image, the model gives others; "
                 "use a higher precision, or train it again"
             )
-        scores = image_scores(combine_maps(grids)).tolist()
+        terms = {
+            name: term.points(output.values[name][:, 0])
+            for name, term in calibration.terms.items()
+        }
+        points = image_scores(combine_maps(grids))
+        for term in terms.values():
+            points = points + term
+        scores = points.tolist()
         return [
             Prediction(
                 image_score=score,
@@ -109,6 +116,7 @@ class Predictor:
                 height=height,
                 width=width,
                 grids={name: grid[index] for name, grid in grids.items()},
+                terms={name: float(term[index]) for name, term in terms.items()},
             )
             for index, (score, (height, width)) in enumerate(
                 zip(scores, sizes, strict=True)

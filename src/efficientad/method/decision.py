@@ -9,20 +9,49 @@ No torch here.
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, ModelFileError
+from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET
 from efficientad.method.maps import MapScale, combine_maps
 from efficientad.method.placement import place_map
+from efficientad.method.tail import tail_quantile
 
 Grid = NDArray[np.float32]
 """Values of one map on the descriptor grid, (rows, columns)."""
+
+ThresholdRule = Literal["rank", "estimate"]
+_LEAST_ABOVE: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TermScale:
+    """How an image-level value adds to the image score."""
+
+    center: float
+    """Value that adds nothing: the mean of normal images."""
+    slope: float
+    """Points of the score for each unit above the center, at least 0."""
+
+    def __post_init__(self) -> None:
+        """Reject numbers that are not finite, and a negative slope."""
+        if not (math.isfinite(self.center) and 0 <= self.slope < math.inf):
+            raise ConfigError(
+                "an image-level term needs a finite center and a slope of at least 0, "
+                f"got {self.center} and {self.slope}"
+            )
+
+    def points(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what values add to the image score."""
+        points: NDArray[np.float32] = (values - self.center) * self.slope
+        return points.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -35,11 +64,23 @@ class Calibration:
     normal_scores: tuple[float, ...]
     """Image scores of the held-out normal images, ascending, at least one."""
 
-    false_alarm_budget: float = 0.01
+    false_alarm_budget: float = DEFAULT_BUDGET
     """Share of normal images that may be flagged, in (0, 1)."""
 
     given_threshold: float | None = None
     """A threshold set by the user. None: derived from the scores and the budget."""
+
+    terms: Mapping[str, TermScale] = field(default_factory=dict)
+    """Image-level values that add to the score, by name. Empty: the paper's score."""
+
+    training_scores: tuple[float, ...] = ()
+    """Image scores of training images, ascending, as if they had been held out. Empty:
+    unknown, or not like those of held-out images."""
+
+    threshold_rule: ThresholdRule = "rank"
+    """`rank`: the lowest held-out score that keeps the budget, or the highest one, as
+    in files of earlier versions. `estimate`: from the scores of all normal images, and
+    from their tail where fewer than three of them lie above."""
 
     def __post_init__(self) -> None:
         """Reject missing scales, and scores that are missing, unordered or infinite."""
@@ -47,10 +88,11 @@ class Calibration:
             raise ConfigError("calibration needs the scale of at least one map")
         if not self.normal_scores:
             raise ConfigError("calibration needs at least one held-out normal score")
-        if not all(map(math.isfinite, self.normal_scores)):
-            raise ConfigError("held-out normal scores must be finite numbers")
-        if list(self.normal_scores) != sorted(self.normal_scores):
-            raise ConfigError("held-out normal scores must be in ascending order")
+        for scores in (self.normal_scores, self.training_scores):
+            if not all(map(math.isfinite, scores)):
+                raise ConfigError("normal scores must be finite numbers")
+            if list(scores) != sorted(scores):
+                raise ConfigError("normal scores must be in ascending order")
         if not 0 < self.false_alarm_budget < 1:
             raise ConfigError(
                 f"false_alarm_budget must be in (0, 1), got {self.false_alarm_budget}"
@@ -59,26 +101,32 @@ class Calibration:
         if given is not None and not math.isfinite(given):
             raise ConfigError(f"a threshold must be a finite number, got {given}")
 
-    @property
+    @cached_property
     def threshold(self) -> float:
-        """Scores above it are called anomalous.
-
-        It is the lowest held-out score that keeps the budget, or the highest one if
-        there are too few images for the budget.
-        """
+        """Scores above it are called anomalous; see `threshold_rule`."""
         if self.given_threshold is not None:
             return self.given_threshold
+        scores, budget = self.normal_scores, self.false_alarm_budget
+        if self.threshold_rule == "estimate":
+            scores = tuple(sorted((*scores, *self.training_scores)))
+            if len(scores) * budget < _LEAST_ABOVE:
+                return tail_quantile(scores, budget)
+        return scores[min(_rank(len(scores), budget), len(scores)) - 1]
+
+    @property
+    def n_flagged(self) -> int:
+        """Number of held-out normal images whose score exceeds the threshold."""
         n = len(self.normal_scores)
-        rank = min(_rank(n, self.false_alarm_budget), n)
-        return self.normal_scores[rank - 1]
+        return n - bisect_right(self.normal_scores, self.threshold)
 
     @property
     def guaranteed_false_alarm_rate(self) -> float:
-        """Highest chance, averaged over calibrations, of flagging a normal image."""
-        n_above = len(self.normal_scores) - bisect_left(
-            self.normal_scores, math.nextafter(self.threshold, math.inf)
-        )
-        return (n_above + 1) / (len(self.normal_scores) + 1)
+        """Highest chance, averaged over calibrations, of flagging a normal image.
+
+        Exact for a threshold that does not depend on the held-out scores or is one of
+        them (split conformal prediction).
+        """
+        return (self.n_flagged + 1) / (len(self.normal_scores) + 1)
 
     @property
     def n_more_images_needed(self) -> int:
@@ -89,12 +137,35 @@ class Calibration:
     def statement(self) -> str:
         """Return one sentence on what the threshold promises."""
         n = len(self.normal_scores)
-        rate = f"{100 * self.guaranteed_false_alarm_rate:.2g} %"
+        rate = _percent(self.guaranteed_false_alarm_rate)
         text = f"{n} held-out normal images guarantee at most {rate} false alarms"
-        if self.given_threshold is None and self.n_more_images_needed:
-            budget = f"{100 * self.false_alarm_budget:.2g} %"
+        if self.given_threshold is not None:
+            return text
+        budget = _percent(self.false_alarm_budget)
+        if self.threshold_rule == "estimate":
+            n_all = n + len(self.training_scores)
+            text = (
+                f"the threshold is estimated for {budget} false alarms from the scores "
+                f"of {n_all} normal images; {text}"
+            )
+        if self.n_more_images_needed:
             text += f"; {self.n_more_images_needed} more are needed for {budget}"
         return text
+
+    def table(self) -> list[str]:
+        """Return lines with the threshold of some budgets, and held-out images above.
+
+        The first line is the heading.
+        """
+        n = len(self.normal_scores)
+        lines = ["expected false alarms  threshold  held-out images flagged"]
+        for budget in BUDGETS:
+            other = replace(self, false_alarm_budget=budget, given_threshold=None)
+            flagged = f"{other.n_flagged} of {n}"
+            lines.append(
+                f"{_percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"
+            )
+        return lines
 
     def p_value(self, image_score: float) -> float:
         """Return the probability that a normal image scores at least this high.
@@ -115,6 +186,10 @@ class Calibration:
         return (n - n_below + 1) / (n + 1)
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
+
+
 def _rank(n: int, budget: float) -> int:
     """Return the rank of the threshold among n scores, n + 1 if none keeps it."""
     return math.ceil((n + 1) * (1 - budget) - 1e-9)
@@ -125,7 +200,8 @@ class Prediction:
     """Prediction for one image. Scores and maps rise with abnormality."""
 
     image_score: float
-    """Maximum of the combined map: about 0 to 0.1 on normal images."""
+    """Maximum of the combined map and the points of all terms: about 0 to 0.1 on normal
+    images."""
 
     p_value: float
     """Share of held-out normal images scoring as high, in (0, 1]."""
@@ -142,10 +218,21 @@ class Prediction:
     grids: Mapping[str, Grid] = field(repr=False)
     """Normalized maps by name (`local`, `global`), one value per descriptor."""
 
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """Points that image-level values add to the score, by name."""
+
     @property
     def is_anomalous(self) -> bool:
         """Whether the score exceeds the threshold."""
         return self.image_score > self.threshold
+
+    @property
+    def has_anomalous_place(self) -> bool:
+        """Whether a place of the combined map exceeds the threshold.
+
+        An anomalous image without such a place is flagged for its composition.
+        """
+        return bool(self.combined_grid.max() > self.threshold)
 
     @property
     def combined_grid(self) -> Grid:

@@ -7,8 +7,9 @@
 Where student and teacher differ, a patch is unlike all normal ones: the local map.
 Where student and autoencoder differ, the arrangement is: the global map.
 
-The detector computes raw maps. Their calibration, the same for every engine, is in
-`decision`; `inspection.Predictor` joins both.
+The detector computes raw maps, and the cells that `composition` compares. Their
+calibration, the same for every engine, is in `decision`; `inspection.Predictor` joins
+both.
 """
 
 from typing import Final, NamedTuple
@@ -16,7 +17,14 @@ from typing import Final, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
+from efficientad.method.composition import (
+    CELL_SIZE,
+    COMPOSITION,
+    Composition,
+    cell_step,
+)
 from efficientad.method.inputs import Images
 from efficientad.method.losses import mean_square_map
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
@@ -25,6 +33,7 @@ from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 Descriptors = Float[Tensor, "batch channels rows columns"]
 RawMap = Float[Tensor, "batch rows columns"]
 Channels = Float[Tensor, " channels"]
+Values = Float[Tensor, "batch length"]
 
 MAP_NAMES: Final = ("local", "global")
 """Names of the maps, in the order of `Differences`."""
@@ -59,6 +68,8 @@ class Detector(nn.Module):
         student: Network with the channels of the teacher, then of the autoencoder.
         autoencoder: Network of 384 channels, or of fewer.
         statistics: Mean and deviation of the teacher's channels.
+        composition: Gaussian of the cells of normal images. None: there is no such
+            term, as in the paper.
     """
 
     teacher_mean: Tensor
@@ -70,6 +81,7 @@ class Detector(nn.Module):
         student: PatchDescriptionNetwork,
         autoencoder: Autoencoder,
         statistics: ChannelStatistics,
+        composition: Composition | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -77,6 +89,14 @@ class Detector(nn.Module):
         self.autoencoder = autoencoder
         self.register_buffer("teacher_mean", statistics.mean)
         self.register_buffer("teacher_std", statistics.std)
+        if composition is not None:
+            self.set_composition(composition)
+
+    def set_composition(self, composition: Composition) -> None:
+        """Take the Gaussian of the cells of normal images."""
+        for name, values in composition._asdict().items():
+            tensor = torch.from_numpy(values).to(self.device)
+            self.register_buffer(f"{COMPOSITION}_{name}", tensor)
 
     @property
     def size(self) -> ModelSize:
@@ -90,21 +110,55 @@ class Detector(nn.Module):
 
     def describe(self, images: Images) -> Descriptors:
         """Return the teacher's descriptors, normalized per channel."""
-        shape = (1, -1, 1, 1)
-        descriptors: Tensor = self.teacher(images)
-        centred = descriptors - self.teacher_mean.view(shape)
-        return centred / self.teacher_std.view(shape)
+        return self._normalized(self.teacher(images))
 
     def differences(self, images: Images) -> Differences:
         """Return how the networks differ on normalized images of 256 x 256 pixels."""
-        teacher = self.describe(images)
-        autoencoder = self.autoencoder(images)
-        n_channels = teacher.shape[1], autoencoder.shape[1]
-        for_teacher, for_autoencoder = self.student(images).split(n_channels, dim=1)
-        return Differences(teacher - for_teacher, autoencoder - for_autoencoder)
+        return self._differences(images, self.teacher.hidden(images))
 
     def raw_maps(self, images: Images) -> dict[str, RawMap]:
         """Return the raw maps of normalized images of 256 x 256 pixels, by name."""
         return dict(
             zip(MAP_NAMES, map(mean_square_map, self.differences(images)), strict=True)
         )
+
+    def outputs(self, images: Images) -> tuple[dict[str, RawMap], dict[str, Values]]:
+        """Return raw maps and image-level values, by name.
+
+        The values are `cells`, and `composition` where the detector has the Gaussian.
+        """
+        hidden = self.teacher.hidden(images)
+        differences = self._differences(images, hidden)
+        maps = dict(zip(MAP_NAMES, map(mean_square_map, differences), strict=True))
+        values = {"cells": self._cells(hidden)}
+        state = dict(self.named_buffers())
+        if f"{COMPOSITION}_axes" in state:
+            mean, scale, axes = (
+                state[f"{COMPOSITION}_{name}"] for name in Composition._fields
+            )
+            centred = (values["cells"] - mean) * scale
+            squares = centred.square().sum(1) - (centred @ axes.T).square().sum(1)
+            values[COMPOSITION] = squares.clamp(min=0).sqrt()[:, None]
+        return maps, values
+
+    def _normalized(self, descriptors: Descriptors) -> Descriptors:
+        shape = (1, -1, 1, 1)
+        centred = descriptors - self.teacher_mean.view(shape)
+        return centred / self.teacher_std.view(shape)
+
+    def _differences(self, images: Images, hidden: Tensor) -> Differences:
+        teacher = self._normalized(self.teacher.head(hidden))
+        autoencoder = self.autoencoder(images)
+        n_channels = teacher.shape[1], autoencoder.shape[1]
+        for_teacher, for_autoencoder = self.student(images).split(n_channels, dim=1)
+        return Differences(teacher - for_teacher, autoencoder - for_autoencoder)
+
+    def _cells(self, hidden: Tensor) -> Values:
+        """Return the mean descriptors of all cells, relative to those of the image."""
+        pooled = functional.avg_pool2d(hidden, CELL_SIZE, cell_step(hidden.shape[2]))
+        relative = (pooled - pooled.mean((2, 3), keepdim=True)).flatten(2)
+        weight = self.teacher.convolutions[-1].weight
+        assert isinstance(weight, Tensor)
+        head = weight.sum((2, 3)) / self.teacher_std.view(-1, 1)
+        cells: Tensor = relative.transpose(1, 2) @ head.T
+        return cells.flatten(1)

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any, Final
 
-from efficientad.method.decision import Calibration
+from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
 
 # Names of the scales in files that were written before the maps had names.
@@ -33,4 +33,7 @@ def read_calibration(entry: Any) -> Calibration:
         normal_scores=tuple(entry["normal_scores"]),
         false_alarm_budget=entry["false_alarm_budget"],
         given_threshold=entry["given_threshold"],
+        terms={k: TermScale(**v) for k, v in entry.get("terms", {}).items()},
+        training_scores=tuple(entry.get("training_scores", ())),
+        threshold_rule=entry.get("threshold_rule", "rank"),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,12 @@ from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.appearance import appearances
+from efficientad.images.changes import CHANGES, changed
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
+from efficientad.method.budget import DEFAULT_BUDGET
+from efficientad.method.composition import COMPOSITION
+from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import (
     Grids,
     MapScale,
@@ -38,14 +42,22 @@ from efficientad.training.progress import Progress
 
 Fit = Callable[[Iterable[NDArray[np.float32]]], MapScale]
 
-_BATCH_SIZE = 4
+_BATCH_SIZE: Final = 4
+_LEVEL_OF_DIFFERENCE: Final = 0.05
+_WEIGHTS: Final = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Weights that an image-level term may get, relative to the maps."""
+_MORE_ALARMS: Final = 2
+"""False alarms in a second session that a term may add to those of the maps alone, as a
+multiple of the budget."""
+_N_SESSION: Final = 8
+"""Images with each change of a second session, at most."""
 
 
 def calibrate(
     predictor: Predictor,
     images: Path | str | Sequence[ImageLike],
     *,
-    false_alarm_budget: float = 0.01,
+    false_alarm_budget: float = DEFAULT_BUDGET,
     threshold: float | None = None,
 ) -> Predictor:
     """Return a predictor that is calibrated on other normal images.
@@ -94,11 +106,12 @@ def fit_calibration(
     engine: Engine,
     pixels: Pixels,
     *,
-    false_alarm_budget: float = 0.01,
+    false_alarm_budget: float = DEFAULT_BUDGET,
     fit: Fit = fit_quantiles,
     divides_by_level: bool = False,
+    training: EngineOutput | None = None,
 ) -> Calibration:
-    """Measure scales of maps and scores on normal images.
+    """Measure scales of maps and terms, and scores, on normal images.
 
     Args:
         engine: Engine of a trained detector.
@@ -107,31 +120,121 @@ def fit_calibration(
         fit: Function from the raw maps of one kind to their scale. Default: the paper's
             quantiles.
         divides_by_level: Whether each raw map is divided by its own level first.
+        training: Output for training images, with cross-fitted image-level values.
+            None: only the held-out images count.
 
     Raises:
         DatasetError: If there are no images.
     """
     if len(pixels) == 0:
         raise DatasetError("calibration needs normal images outside the training set")
-    raw = raw_grids(engine, pixels)
+    held_out = outputs(engine, pixels)
     scales = {
         name: _scale(grids, fit, divides_by_level=divides_by_level)
-        for name, grids in raw.items()
+        for name, grids in held_out.grids.items()
     }
-    scores = image_scores(combine_maps(normalize_maps(raw, scales)))
-    return Calibration(scales, tuple(sorted(scores.tolist())), false_alarm_budget)
+    calibration = Calibration(
+        scales, (0.0,), false_alarm_budget, threshold_rule="estimate"
+    )
+    if COMPOSITION not in held_out.values:
+        return _with_scores(calibration, held_out, training)
+    normal = held_out if training is None else joined([held_out, training])
+    session = outputs(engine, second_session(pixels), "second session")
+    for weight in _WEIGHTS:
+        scale = _term_scale(calibration, normal, weight)
+        found = _with_scores(
+            replace(calibration, terms={COMPOSITION: scale}), held_out, training
+        )
+        alarms = float(np.mean(scores(found, session) > found.threshold))
+        if weight == 0:
+            break
+        if weight == _WEIGHTS[0]:
+            alone = _with_scores(calibration, held_out, training)
+            limit = float(np.mean(scores(alone, session) > alone.threshold))
+            limit += _MORE_ALARMS * false_alarm_budget
+        if alarms <= limit:
+            break
+    return found
 
 
-def raw_grids(engine: Engine, pixels: Pixels) -> dict[str, Grids]:
-    """Return the raw maps of many images by name, (n, rows, columns)."""
+def outputs(engine: Engine, pixels: Pixels, task: str = "calibration") -> EngineOutput:
+    """Return the output of an engine for many images, (n, 256, 256, 3)."""
     found: list[EngineOutput] = []
-    with closing(Progress(len(pixels), "image", task="calibration")) as progress:
+    with closing(Progress(len(pixels), "image", task=task)) as progress:
         for start in range(0, len(pixels), _BATCH_SIZE):
             batch = pixels[start : start + _BATCH_SIZE]
             found.append(engine.run(batch))
             progress.update(start + len(batch))
-    names = found[0].grids
-    return {name: np.concatenate([f.grids[name] for f in found]) for name in names}
+    return joined(found)
+
+
+def joined(found: Sequence[EngineOutput]) -> EngineOutput:
+    """Return outputs for several batches as one, with the values that all have."""
+    first = found[0]
+    names = [name for name in first.values if all(name in f.values for f in found)]
+    return EngineOutput(
+        {name: np.concatenate([f.grids[name] for f in found]) for name in first.grids},
+        {name: np.concatenate([f.values[name] for f in found]) for name in names},
+    )
+
+
+def second_session(pixels: Pixels) -> Pixels:
+    """Return normal images as another session might show them.
+
+    Each kind of change is applied at half and at full strength, in both directions, to
+    some of the images each.
+    """
+    cases = [(kind, s) for kind in CHANGES for s in (-1.0, -0.5, 0.5, 1.0)]
+    n = min(len(pixels), _N_SESSION)
+    return np.stack(
+        [
+            changed(pixels[(index + 7 * case) % len(pixels)], kind, strength, seed=case)
+            for case, (kind, strength) in enumerate(cases)
+            for index in range(n)
+        ]
+    )
+
+
+def scores(calibration: Calibration, output: EngineOutput) -> NDArray[np.float32]:
+    """Return the image scores of an engine's output, (n,)."""
+    found = image_scores(combine_maps(normalize_maps(output.grids, calibration.scales)))
+    for name, term in calibration.terms.items():
+        found = found + term.points(output.values[name][:, 0])
+    return found
+
+
+def _with_scores(
+    calibration: Calibration, held_out: EngineOutput, training: EngineOutput | None
+) -> Calibration:
+    """Return a calibration with its normal scores.
+
+    Scores of training images count if they are like those of held-out images, by the
+    test of Mann and Whitney: then the student has not learned them by heart.
+    """
+    from scipy.stats import mannwhitneyu  # noqa: PLC0415 - slow to load
+
+    own = scores(calibration, held_out)
+    trained = np.empty(0, np.float32)
+    if training is not None:
+        trained = scores(calibration, training)
+        if mannwhitneyu(own, trained).pvalue < _LEVEL_OF_DIFFERENCE:
+            trained = trained[:0]
+    return replace(
+        calibration,
+        normal_scores=tuple(sorted(own.tolist())),
+        training_scores=tuple(sorted(trained.tolist())),
+    )
+
+
+def _term_scale(
+    calibration: Calibration, normal: EngineOutput, weight: float
+) -> TermScale:
+    """Return the scale that gives a term the deviation of the maps' scores."""
+    values = normal.values[COMPOSITION][:, 0].astype(np.float64)
+    of_maps = float(scores(calibration, normal).std())
+    deviation = float(values.std())
+    slope = weight * of_maps / deviation if deviation > 0 else 0.0
+    return TermScale(float(values.mean()), slope)
 
 
 def _scale(raw: Grids, fit: Fit, *, divides_by_level: bool) -> MapScale:

@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Literal
 
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
+from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 
 Preset = Literal["paper", "quick"]
@@ -51,7 +52,7 @@ class TrainConfig:
     validation_share: float = 0.1
     """Share of the training images held out for calibration, in (0, 1)."""
 
-    false_alarm_budget: float = 0.01
+    false_alarm_budget: float = DEFAULT_BUDGET
     """Share of normal images the decision threshold may flag, in (0, 1)."""
 
     local_channels: int | None = None

@@ -61,6 +61,8 @@ class QuickRecipe(Recipe):
     """Weight of the mean over all squared distances beside the hard feature loss."""
     divides_by_level: bool
     """Whether a raw map is divided by the image's own level before normalization."""
+    has_composition: bool
+    """Whether the composition of an image adds to its score (`method.composition`)."""
 
 
 QUICK: Final = QuickRecipe(
@@ -80,6 +82,7 @@ QUICK: Final = QuickRecipe(
     n_whole_images=1,
     mean_share=1.0,
     divides_by_level=True,
+    has_composition=True,
 )
 
 

@@ -35,6 +35,7 @@ from efficientad.natural_images.pictures import (
 )
 from efficientad.storage import require_writable
 from efficientad.training.calibration import fit_calibration
+from efficientad.training.composition import learn_composition
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
 from efficientad.training.loop import (
     Interrupts,
@@ -145,11 +146,19 @@ def train(
     run.to_the_end(checkpoint, on_step, interrupts)
     detector = run.finished_detector()
     engine = detector_engine(detector)
+    measured = None
+    if isinstance(recipe, QuickRecipe) and recipe.has_composition:
+        composition, measured = learn_composition(
+            engine, training.pixels, seed=config.seed
+        )
+        detector.set_composition(composition)
+        engine = detector_engine(detector)
     calibration = fit_calibration(
         engine,
         validation.pixels,
         false_alarm_budget=config.false_alarm_budget,
         divides_by_level=run.step.divides_by_level,
+        training=measured,
     )
     predictor = Predictor(
         engine=engine,

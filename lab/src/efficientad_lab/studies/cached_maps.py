@@ -9,6 +9,7 @@ import numpy as np
 
 from efficientad.engines.engine import Engine, EngineOutput, Pixels, Precision
 from efficientad.images.rgb import image_hash
+from efficientad.training.calibration import joined
 
 
 class CachingEngine:
@@ -31,12 +32,8 @@ class CachingEngine:
         return self._engine.device
 
     def run(self, pixels: Pixels) -> EngineOutput:
-        """Return the raw grids of a batch, computed now or before."""
-        outputs = [self._output_of(image) for image in pixels]
-        names = outputs[0].grids
-        return EngineOutput(
-            {name: np.concatenate([o.grids[name] for o in outputs]) for name in names}
-        )
+        """Return grids and values of a batch, computed now or before."""
+        return joined([self._output_of(image) for image in pixels])
 
     def _output_of(self, image: Pixels) -> EngineOutput:
         digest = image_hash(image)

@@ -1,0 +1,54 @@
+"""Weights of a detector's convolutions, changed and joined as arrays. No torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientad.kernels.layers import Doubles
+from efficientad.method.composition import COMPOSITION, Composition
+from efficientad.method.sizes import IMAGENET_MEAN, IMAGENET_STD
+
+Weights = tuple[Doubles, Doubles]
+"""Weight and bias of a convolution, in double precision."""
+Arrays = Mapping[str, NDArray[Any]]
+"""Weights and statistics of a detector by their names in its state."""
+
+
+def composition_of(arrays: Arrays) -> Composition | None:
+    """Return the Gaussian among a detector's arrays; None if there is none."""
+    names = [f"{COMPOSITION}_{name}" for name in Composition._fields]
+    return Composition(*(arrays[n] for n in names)) if names[-1] in arrays else None
+
+
+def weights_of(arrays: Arrays, prefix: str) -> list[Weights]:
+    """Return the convolutions whose names have a prefix, in their order."""
+    n = sum(name.startswith(prefix) and name.endswith(".bias") for name in arrays)
+    return [pair_of(arrays, f"{prefix}.{index}") for index in range(n)]
+
+
+def pair_of(arrays: Arrays, layer: str) -> Weights:
+    """Return weight and bias of a convolution by its name."""
+    weight, bias = arrays[f"{layer}.weight"], arrays[f"{layer}.bias"]
+    return weight.astype(np.float64), bias.astype(np.float64)
+
+
+def on_pixels(weights: Weights) -> Weights:
+    """Return a layer of normalized images as one of pixels from 0 to 255."""
+    weight, bias = weights
+    mean, std = (
+        np.array(v).reshape(1, -1, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return weight / std, bias - (weight * mean / std).sum((1, 2, 3))
+
+
+def split_outputs(weights: Weights, n_first: int) -> tuple[Weights, Weights]:
+    """Return one convolution as two of the same input."""
+    weight, bias = weights
+    return (weight[:n_first], bias[:n_first]), (weight[n_first:], bias[n_first:])
+
+
+def difference(one: Weights, other: Weights) -> Weights:
+    """Return one minus the other, over the features of both side by side."""
+    return np.concatenate([one[0], -other[0]], 1), one[1] - other[1]

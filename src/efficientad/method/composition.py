@@ -1,0 +1,166 @@
+"""Composition: how far an image as a whole is from normal ones, as one distance.
+
+The teacher's descriptors are averaged within 4 x 4 cells, relative to their mean over
+the image, and their Gaussian on normal images is fitted. The distance of Mahalanobis
+says how unusual it is that these features meet in these places, where no single patch
+need be strange. The paper has no such term. PUAD (arXiv 2402.15143) adds the distance
+of the mean over all positions; the cells, and the changes below, are this project's.
+
+Light, focus and position differ from session to session and are no defects. Images with
+such changes show in which directions they move the features, and these directions then
+count less. No torch here.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+COMPOSITION: Final = "composition"
+"""Name of the term, and prefix of its arrays in a detector."""
+CELLS: Final = 4
+"""Cells along a side of the image."""
+CELL_SIZE: Final = 14
+"""Rows and columns of hidden features in a cell."""
+MAX_IMAGES: Final = 400
+"""Most normal images that a Gaussian is fitted to, and most changed ones."""
+
+_WEIGHT_OF_CHANGES: Final = 4.0
+_N_FOLDS: Final = 5
+_LEAST_SHRINKAGE: Final = 1e-3
+_LEAST_DEVIATION: Final = 1e-3
+"""Descriptors are normalized, so this is far below what any of them varies by."""
+
+Array = NDArray[np.float64]
+
+
+class Composition(NamedTuple):
+    """Gaussian of the cells of normal images, as arrays of a detector."""
+
+    mean: NDArray[np.float32]
+    """Mean of each number, (n,)."""
+    scale: NDArray[np.float32]
+    """Factor of each number, (n,)."""
+    axes: NDArray[np.float32]
+    """Directions in which normal images differ, (k, n), each as long as its share of
+    the squared distance that is usual there."""
+
+    def distances(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the distance of each image, (n_images,).
+
+        Args:
+            cells: Cells of the images, (n_images, n).
+        """
+        centred = (cells - self.mean) * self.scale
+        usual = centred @ self.axes.T
+        squares = np.square(centred).sum(1) - np.square(usual).sum(1)
+        distances: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0))
+        return distances
+
+
+def cell_step(side: int) -> int:
+    """Return the distance from one cell to the next.
+
+    Args:
+        side: Rows of the teacher's hidden features: 59 (small) or 56 (medium).
+    """
+    return (side - CELL_SIZE) // (CELLS - 1)
+
+
+def cell_weights(side: int) -> NDArray[np.float32]:
+    """Return the matrix from features at all places to cells, (16, side * side).
+
+    A cell is relative to the mean of all cells.
+    """
+    rows = np.zeros((CELLS, side))
+    for cell in range(CELLS):
+        start = cell * cell_step(side)
+        rows[cell, start : start + CELL_SIZE] = 1 / CELL_SIZE
+    both = np.einsum("ay,bx->abyx", rows, rows).reshape(CELLS * CELLS, side * side)
+    relative: NDArray[np.float32] = (both - both.mean(0)).astype(np.float32)
+    return relative
+
+
+def head_weights(kernels: NDArray[np.floating], std: NDArray[np.floating]) -> Array:
+    """Return the matrix from the mean of hidden features to that of descriptors.
+
+    Args:
+        kernels: Weights of the teacher's last convolution, (outputs, inputs, rows,
+            columns).
+        std: Deviation of the descriptors' channels, (outputs,).
+    """
+    weights: Array = kernels.astype(np.float64).sum((2, 3))
+    return weights / np.reshape(std, (-1, 1))
+
+
+def fit_composition(
+    cells: NDArray[np.float32],
+    changed: NDArray[np.float32],
+    origins: NDArray[np.intp],
+) -> tuple[Composition, NDArray[np.float32]]:
+    """Fit the Gaussian of normal images, and return their own cross-fitted distances.
+
+    Its covariance is shrunk (Ledoit and Wolf 2004), so there may be fewer images than
+    numbers, and all images may be equal.
+
+    Args:
+        cells: Cells of the normal images, (n_images, n), at least one image.
+        changed: Cells of some of them with changes that are no defects, (m, n).
+        origins: Index in `cells` of each changed image, (m,).
+
+    Returns:
+        The Gaussian, and the distance of each image from the Gaussian of four fifths of
+        the images without it, (n_images,); with fewer than ten images, those from all.
+    """
+    cells = cells.astype(np.float64)
+    mean = cells.mean(0)
+    scale = 1 / np.maximum(cells.std(0), _LEAST_DEVIATION)
+    normal = (cells - mean) * scale
+    changes = (changed - cells[origins]) * scale
+    axes, factor = _axes(normal, changes)
+    fitted = Composition(
+        mean.astype(np.float32),
+        (scale * factor).astype(np.float32),
+        axes.astype(np.float32),
+    )
+    if len(cells) < 2 * _N_FOLDS:
+        return fitted, fitted.distances(cells.astype(np.float32))
+    distances = np.empty(len(cells), np.float32)
+    fold = np.random.default_rng(0).permutation(len(cells)) % _N_FOLDS
+    for index in range(_N_FOLDS):
+        inside = fold != index
+        centre = normal[inside].mean(0)
+        axes, factor = _axes(normal[inside] - centre, changes[inside[origins]])
+        part = Composition(
+            centre.astype(np.float32),
+            np.full(len(mean), factor, np.float32),
+            axes.astype(np.float32),
+        )
+        distances[~inside] = part.distances(normal[~inside].astype(np.float32))
+    return fitted, distances
+
+
+def _axes(normal: Array, changes: Array) -> tuple[Array, float]:
+    """Return the axes of a Gaussian about zero, and the factor of all numbers.
+
+    The inverse of `variance * identity + B`, with eigenvectors and eigenvalues of B, is
+    the identity less a share of each eigenvector, over the variance.
+    """
+    n, length = normal.shape
+    gram = normal @ normal.T / n
+    mean_variance = np.trace(gram) / length
+    squares = np.square(gram).sum()
+    spread = np.square(np.square(normal).sum(1)).sum() / n - squares
+    distance = squares - length * mean_variance**2
+    share = min(1.0, max(0.0, spread / n / distance)) if distance > 0 else 1.0
+    share = max(share, _LEAST_SHRINKAGE)
+    rows = np.sqrt((1 - share) / n) * normal
+    if len(changes):
+        weight = np.sqrt(_WEIGHT_OF_CHANGES / len(changes))
+        rows = np.concatenate([rows, weight * changes])
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    kept = values > 1e-9 * max(float(values[-1]), 1e-300)
+    values, vectors = values[kept], vectors[:, kept]
+    variance = max(share * mean_variance, _LEAST_SHRINKAGE)
+    lengths = np.sqrt(values / (values + variance)) / np.sqrt(values)
+    return lengths[:, np.newaxis] * (vectors.T @ rows), float(1 / np.sqrt(variance))

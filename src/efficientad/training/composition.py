@@ -1,0 +1,49 @@
+"""The Gaussian of normal images' cells, learned from the training images."""
+
+import numpy as np
+
+from efficientad.engines.engine import Engine, EngineOutput
+from efficientad.images.changes import CHANGES, changed
+from efficientad.method.composition import (
+    COMPOSITION,
+    MAX_IMAGES,
+    Composition,
+    fit_composition,
+)
+from efficientad.training.calibration import outputs
+from efficientad.training.normal_images import Pixels
+
+
+def learn_composition(
+    engine: Engine, pixels: Pixels, *, seed: int
+) -> tuple[Composition, EngineOutput]:
+    """Fit the Gaussian to training images, and to changes that are no defects.
+
+    The teacher has not learned from these images, so their own cells say what is usual.
+
+    Args:
+        engine: Engine of the trained networks; it gives `cells`.
+        pixels: Training images, (n, 256, 256, 3), at least one.
+        seed: Seed of the changes.
+
+    Returns:
+        The Gaussian, and the output for up to 400 of the images with their cross-fitted
+        distances.
+    """
+    pixels = pixels[:: -(-len(pixels) // MAX_IMAGES)]
+    output = outputs(engine, pixels, "training images")
+    rng = np.random.default_rng((seed, len(pixels)))
+    kinds = list(CHANGES)
+    variants = np.stack(
+        [
+            changed(image, kinds[rng.integers(len(kinds))], rng.uniform(-1, 1), index)
+            for index, image in enumerate(pixels)
+        ]
+    )
+    cells = outputs(engine, variants, "changed images").values["cells"]
+    composition, distances = fit_composition(
+        output.values["cells"], cells, np.arange(len(pixels))
+    )
+    return composition, EngineOutput(
+        output.grids, {COMPOSITION: distances[:, np.newaxis]}
+    )

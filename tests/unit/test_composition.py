@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from efficientad.engines.pytorch import PyTorchEngine
+from efficientad.method.composition import (
+    CELL_SIZE,
+    CELLS,
+    Composition,
+    cell_step,
+    cell_weights,
+    fit_composition,
+)
+from efficientad.model_files.detector_file import (
+    DetectorFile,
+    read_detector,
+    write_detector,
+)
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def normal():
+    """Images whose 60 numbers vary in five directions, and a little everywhere."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(5, 60))
+    usual = rng.normal(size=(N, 5)) @ directions + 0.1 * rng.normal(size=(N, 60))
+    return usual.astype(np.float32)
+
+
+def no_changes():
+    return np.empty((0, 60), np.float32), np.empty(0, np.intp)
+
+
+@pytest.mark.parametrize("side", [59, 56])
+def test_cells_are_means_within_windows_relative_to_all(side):
+    features = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
+
+    found = cell_weights(side) @ features.reshape(3, -1).T.numpy()
+
+    pooled = functional.avg_pool2d(features[None], CELL_SIZE, cell_step(side))[0]
+    assert pooled.shape == (3, CELLS, CELLS)
+    relative = (pooled - pooled.mean((1, 2), keepdim=True)).flatten(1).T
+    np.testing.assert_allclose(found, relative, atol=1e-5)
+
+
+def test_the_distance_is_that_of_mahalanobis(normal):
+    fitted, _ = fit_composition(normal, *no_changes())
+
+    axes = fitted.axes.astype(np.float64)
+    precision = (
+        np.diag(fitted.scale) @ (np.eye(60) - axes.T @ axes) @ np.diag(fitted.scale)
+    )
+    assert np.linalg.eigvalsh(precision).min() > 0
+    centred = normal - fitted.mean
+    expected = np.sqrt(np.einsum("ni,ij,nj->n", centred, precision, centred))
+    np.testing.assert_allclose(fitted.distances(normal), expected, rtol=1e-3)
+
+
+def test_what_never_occurs_is_further_than_what_varies(normal):
+    fitted, held_out = fit_composition(normal, *no_changes())
+    rng = np.random.default_rng(1)
+    odd = normal + rng.normal(size=normal.shape).astype(np.float32)
+
+    assert np.median(fitted.distances(odd)) > 2 * held_out.max()
+
+
+def test_cross_fitted_distances_are_those_of_images_that_were_held_out(normal):
+    fitted, cross_fitted = fit_composition(normal[:30], *no_changes())
+    held_out = fitted.distances(normal[30:])
+
+    assert fitted.distances(normal[:30]).mean() < 0.9 * cross_fitted.mean()
+    assert cross_fitted.mean() == pytest.approx(held_out.mean(), rel=0.25)
+
+
+def test_changes_that_are_no_defects_count_less(normal):
+    direction = np.random.default_rng(2).normal(size=60).astype(np.float32)
+    changed, origins = normal[:20] + direction, np.arange(20)
+    without, _ = fit_composition(normal, *no_changes())
+    with_changes, _ = fit_composition(normal, changed, origins)
+
+    new = normal[20:] - 0.7 * direction
+    assert with_changes.distances(new).mean() < 0.5 * without.distances(new).mean()
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 10])
+def test_few_or_equal_images_give_finite_distances(normal, n):
+    for images in (
+        normal[:n],
+        np.repeat(normal[:1], n, 0),
+        np.zeros((n, 60), np.float32),
+    ):
+        fitted, own = fit_composition(images, *no_changes())
+        assert np.isfinite(own).all()
+        assert np.isfinite(fitted.distances(normal)).all()
+
+
+def composition_of(predictor):
+    cells = (
+        PyTorchEngine(predictor.detector)
+        .run(
+            np.random.default_rng(0).integers(0, 256, (12, 256, 256, 3), dtype=np.uint8)
+        )
+        .values["cells"]
+    )
+    return fit_composition(cells, cells[:3] + 1, np.arange(3))[0]
+
+
+def test_a_detector_file_keeps_the_gaussian(make_detector, joined, tmp_path):
+    predictor = joined(make_detector())
+    composition = composition_of(predictor)
+    predictor.detector.set_composition(composition)
+    content = DetectorFile(predictor.detector, predictor.calibration, {})
+    write_detector(content, tmp_path / "part.ead")
+
+    read = read_detector(tmp_path / "part.ead").detector.state_dict()
+
+    for name, values in composition._asdict().items():
+        np.testing.assert_array_equal(read[f"composition_{name}"], values)
+    assert list(Composition._fields) == ["mean", "scale", "axes"]
