@@ -56,6 +56,17 @@ def handled_interrupt():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_second_session():
+    """Three changes in place of fourteen, each of one image, for all calibrations."""
+    from efficientad.training import calibration
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "SESSION", calibration.SESSION[:3])
+        patch.setattr(calibration, "_N_SESSION", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """For work so small that threads mostly wait; on a busy machine they do so long."""

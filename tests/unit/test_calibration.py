@@ -1,11 +1,18 @@
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 
 import efficientad
+from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.errors import ConfigError, DatasetError
+from efficientad.images.changes import CHANGES, SESSION
 from efficientad.images.rgb import INPUT_SIZE, image_hash
+from efficientad.method.composition import COMPOSITION
 from efficientad.method.maps import fit_mean_and_deviation, fit_quantiles, map_levels
-from efficientad.training.calibration import fit_calibration, outputs
+from efficientad.training import calibration
+from efficientad.training.calibration import fit_calibration, outputs, scores
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +25,10 @@ def test_levels_reach_from_the_least_to_the_greatest_of_the_held_out_images(
 ):
     raw = outputs(predictor.engine, pixels).grids
 
-    calibration = fit_calibration(predictor.engine, pixels, divides_by_level=True)
+    found = fit_calibration(predictor.engine, pixels, divides_by_level=True)
 
-    assert list(calibration.scales) == list(raw) == ["local", "global"]
-    for name, scale in calibration.scales.items():
+    assert list(found.scales) == list(raw) == ["local", "global"]
+    for name, scale in found.scales.items():
         levels = map_levels(raw[name])
         assert scale.least_level == float(levels.min())
         assert scale.greatest_level == float(levels.max())
@@ -35,9 +42,9 @@ def test_levels_reach_from_the_least_to_the_greatest_of_the_held_out_images(
 def test_without_it_maps_are_compared_as_they_are(predictor, pixels, fit):
     raw = outputs(predictor.engine, pixels).grids
 
-    calibration = fit_calibration(predictor.engine, pixels, fit=fit)
+    found = fit_calibration(predictor.engine, pixels, fit=fit)
 
-    for name, scale in calibration.scales.items():
+    for name, scale in found.scales.items():
         assert scale == fit(raw[name])
         assert scale.least_level is None
 
@@ -93,3 +100,113 @@ def test_calibration_needs_images_and_networks(predictor, pixels, exported):
         fit_calibration(predictor.engine, pixels[:0])
     with pytest.raises(ConfigError, match="needs a detector file, got an exported"):
         efficientad.calibrate(exported["onnxruntime"], list(pixels))
+
+
+class Bright:
+    """Its maps are those of the noise in the picture, its composition the brightness.
+
+    Args:
+        sensitivity: Distance for each gray level away from the middle.
+    """
+
+    is_concurrent = True
+    precision: Precision = "fp32"
+    device: Literal["cpu"] = "cpu"
+
+    def __init__(self, sensitivity):
+        self.sensitivity = sensitivity
+
+    def run(self, pixels):
+        """Compute two maps and the composition."""
+        small = pixels[:, ::4, ::4, 0][:, :56, :56].astype(np.float32)
+        centred = small - small.mean((1, 2), keepdims=True)
+        grids = np.square(centred) + 1
+        distance = self.sensitivity * abs(pixels.mean((1, 2, 3)) - 128) + 1e-3
+        values = distance.astype(np.float32)[:, None]
+        return EngineOutput(
+            {"local": grids, "global": grids}, {"cells": values, COMPOSITION: values}
+        )
+
+
+@pytest.fixture
+def whole_session(monkeypatch):
+    """All changes, each of eight images."""
+    monkeypatch.setattr(calibration, "SESSION", SESSION)
+    monkeypatch.setattr(calibration, "_N_SESSION", 8)
+
+
+@pytest.fixture(scope="module")
+def gray_images():
+    rng = np.random.default_rng(0)
+    images = (
+        128 + rng.normal(0, 4, (40, 256, 256, 1)) + rng.normal(0, 0.5, (40, 1, 1, 1))
+    )
+    return images.clip(0, 255).astype(np.uint8).repeat(3, 3)
+
+
+def test_a_term_that_another_session_would_raise_gets_less_weight(
+    gray_images, whole_session
+):
+    steady = fit_calibration(Bright(0), gray_images).terms
+    sensitive = fit_calibration(Bright(1), gray_images).terms
+
+    assert steady[COMPOSITION].slope == 0  # it never varies
+    assert not sensitive  # 15 % of light are far beyond the light of these images
+
+
+def test_a_term_that_varies_as_maps_do_counts_as_they_do(gray_images):
+    class Steady(Bright):
+        def run(self, pixels):
+            grids, _ = super().run(pixels)
+            values = 5 + pixels[:, :8, :8].std((1, 2, 3)).astype(np.float32)[:, None]
+            return EngineOutput(grids, {"cells": values, COMPOSITION: values})
+
+    found = fit_calibration(Steady(1), gray_images)
+
+    assert found.terms[COMPOSITION].slope > 0
+    own = outputs(Steady(1), gray_images)
+    points = found.terms[COMPOSITION].points(own.values[COMPOSITION][:, 0])
+    maps = scores(replace(found, terms={}), own)
+    assert (
+        points.std() == pytest.approx(maps.std(), rel=0.01) or points.std() < maps.std()
+    )
+    assert abs(points.mean()) < 0.1 * points.std()
+    np.testing.assert_allclose(sorted(maps + points), found.normal_scores, rtol=1e-4)
+
+
+def test_false_alarms_of_a_second_session_are_kept_by_kind(gray_images, whole_session):
+    found = fit_calibration(Bright(0), gray_images[:3])
+
+    assert list(found.second_session) == list(CHANGES)
+    assert {len(scores) for scores in found.second_session.values()} == {2 * 3}
+    assert set(found.session_alarms()) == set(CHANGES)
+    everything = replace(found, given_threshold=-1e9).session_alarms()
+    assert set(everything.values()) == {1.0}
+
+
+def test_scores_of_training_images_count_if_they_are_like_those_of_held_out_ones(
+    gray_images,
+):
+    engine = Bright(0)
+    alike, easier = outputs(engine, gray_images[20:]), outputs(engine, gray_images[20:])
+    easier.grids["local"][:] = easier.grids["global"][:] = 1
+
+    with_them = fit_calibration(engine, gray_images[:20], training=alike)
+    without = fit_calibration(engine, gray_images[:20], training=easier)
+
+    assert len(with_them.training_scores) == 20
+    assert without.training_scores == ()
+
+
+def test_an_odd_held_out_image_is_named(gray_images, caplog):
+    odd = gray_images[:15].copy()
+    odd[3, 100:140, 100:140] = 0
+    names = [f"{index}.png" for index in range(15)]
+
+    fit_calibration(Bright(0), odd, names=names)
+
+    assert "3.png has the score" in caplog.text
+    assert (
+        "look at it, and leave it out if it does not show a normal part" in caplog.text
+    )
+    assert caplog.text.count("has the score") == 1

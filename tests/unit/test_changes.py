@@ -20,7 +20,7 @@ def test_a_change_keeps_the_size_and_changes_the_picture(picture, kind, strength
     np.testing.assert_array_equal(found, changed(picture, kind, strength, seed=0))
 
 
-@pytest.mark.parametrize("kind", set(CHANGES) - {"JPEG compression"})
+@pytest.mark.parametrize("kind", [k for k in CHANGES if k != "JPEG compression"])
 def test_no_strength_is_no_change(picture, kind):
     assert np.array_equal(changed(picture, kind, 0.0, seed=0), picture)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.decision import Calibration, Prediction
+from efficientad.method.decision import Calibration, Prediction, TermScale
 from efficientad.method.maps import MapScale
 
 SCALE = MapScale(0.0, 1.0)
@@ -126,6 +126,70 @@ def test_a_prediction_places_its_maps_at_the_images_own_size():
 def test_levels_need_two_limits_in_order(limits):
     with pytest.raises(ConfigError, match="two limits, positive and in order"):
         MapScale(0.0, 1.0, *limits)
+
+
+def prediction_of(score, highest):
+    grid = np.full((56, 56), highest, np.float32)
+    return Prediction(score, 0.1, 0.4, 20, 30, {"local": grid, "global": grid})
+
+
+@pytest.mark.parametrize(
+    ("score", "highest", "reason"),
+    [(0.3, 0.5, ""), (0.5, 0.5, "place"), (0.5, 0.3, "composition")],
+)
+def test_an_image_is_flagged_for_a_place_or_for_its_composition(score, highest, reason):
+    assert prediction_of(score, highest).flagged_for == reason
+
+
+def estimated(scores, training=(), budget=0.03):
+    return Calibration(
+        SCALES,
+        tuple(sorted(scores)),
+        budget,
+        training_scores=tuple(sorted(training)),
+        threshold_rule="estimate",
+    )
+
+
+def test_the_threshold_is_estimated_from_all_normal_images():
+    rng = np.random.default_rng(0)
+    training = rng.normal(size=270).tolist()
+    calibration = estimated([*rng.normal(size=29), 9.0], training)
+
+    assert calibration.threshold == pytest.approx(1.88, abs=0.25)
+    assert calibration.n_flagged == 2
+    assert "from the scores of 300 normal images" in calibration.statement()
+    assert (
+        "30 held-out normal images guarantee at most 9.7 %" in calibration.statement()
+    )
+
+
+def test_the_tail_is_estimated_from_few_images():
+    rng = np.random.default_rng(0)
+    found = [estimated(rng.normal(size=30).tolist()).threshold for _ in range(200)]
+
+    assert np.median(found) == pytest.approx(1.88, abs=0.2)
+
+
+def test_a_table_has_a_threshold_for_each_budget():
+    heading, *lines = estimated([0.1 * k for k in range(400)]).table()
+
+    assert heading == "expected false alarms  threshold  held-out images flagged"
+    assert [line.split("%")[0].strip() for line in lines] == [
+        "0.5",
+        "1",
+        "2",
+        "3",
+        "5",
+        "10",
+    ]
+    assert lines[-1].split()[-3:] == ["39", "of", "400"]
+
+
+@pytest.mark.parametrize(("center", "slope"), [(math.nan, 1), (0, -1), (0, math.inf)])
+def test_a_term_without_a_scale_is_refused(center, slope):
+    with pytest.raises(ConfigError, match="a finite center and a slope of at least 0"):
+        TermScale(center, slope)
 
 
 def test_levels_are_there_or_not():

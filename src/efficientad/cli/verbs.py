@@ -170,7 +170,12 @@ def evaluate(
 
 
 def check(
-    data: Path, /, *, model: Path | None = None, output: Path | None = None
+    data: Path,
+    /,
+    *,
+    model: Path | None = None,
+    robustness: bool = False,
+    output: Path | None = None,
 ) -> int:
     """List what is wrong with a data set, before hours are spent on it.
 
@@ -180,10 +185,14 @@ def check(
         data: Category folder, folder of categories, folder of normal images, or CSV or
             JSON list.
         model: Detector file that finds normal images unlike all others.
+        robustness: Show the false alarms of a model file, given in place of a data set,
+            after changes of light, focus and position as between two sessions.
         output: JSON file to write with all findings. None: they are only printed.
     """
     from efficientad.evaluation.check import check as check_data
 
+    if robustness:
+        return _print_robustness(data)
     checks = check_data(data, model=model, output=output)
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
@@ -300,6 +309,22 @@ def doctor() -> int:
 
     for name, value in findings().items():
         print(f"{name:24} {value}")
+    return OK
+
+
+def _print_robustness(model: Path) -> int:
+    from efficientad.errors import ConfigError
+    from efficientad.inspection.threshold import threshold as read
+
+    alarms = read(model).session_alarms()
+    if not alarms:
+        raise ConfigError(
+            f"--robustness needs a model file with scores after changes, {model} has "
+            "none; calibrate it again"
+        )
+    print("false alarms on held-out images after changes that are no defects")
+    for kind, share in alarms.items():
+        print(f"{kind:24} {share:4.0%}")
     return OK
 
 

@@ -248,6 +248,7 @@ def _evaluation(
             for sample, prediction in predicted.items()
         ),
         threshold=predictor.calibration.threshold,
+        session_alarms=predictor.calibration.session_alarms(),
         shifts=shifts(
             good
             | {

@@ -138,6 +138,7 @@ def _page(report: Report) -> str:
         defects=_row("defects", defects),
         reasons=_reasons(evaluation),
         shifts=evaluation.shifts,
+        session_alarms=evaluation.session_alarms,
         threshold=evaluation.threshold,
         calibration=report.calibration,
         chart=score_chart(

@@ -1,7 +1,7 @@
 """The results of an evaluation, as values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from efficientad.datasets import NORMAL
@@ -49,6 +49,9 @@ class Evaluation:
     """Scores above it are anomalous."""
     shifts: Sequence[Shift] = ()
     """Quantities in which good test images differ from held-out normal images."""
+    session_alarms: Mapping[str, float] = field(default_factory=dict)
+    """Share of held-out normal images that are flagged after each kind of change that
+    is no defect, in [0, 1]."""
     seconds: float = 0.0
     """Wall-clock time of all predictions."""
 
@@ -80,6 +83,7 @@ class Evaluation:
             "n_defect": self.n_defect,
             "n_normal_flagged": self.n_normal_flagged,
             "n_defects_found": self.n_defects_found,
+            "session_alarms": dict(self.session_alarms),
             "shifts": [asdict(shift) for shift in self.shifts],
             "images": [asdict(s) for s in self.scores],
         }

@@ -1,4 +1,4 @@
-"""Changes of an image that are no defects: what differs from session to session.
+"""Changes of an image that are no defects, as between two sessions of one line.
 
 A lamp ages, a lens is refocused, a part lies a little differently. Each kind of change
 has a strength; at 1 it is as strong as between two sessions of one line. No torch here.
@@ -86,6 +86,14 @@ CHANGES: Final[dict[str, Change]] = {
     "noise": _noise,
 }
 """Functions of an image, a strength in [-1, 1] and random numbers, by their kinds."""
+
+
+SESSION: Final = tuple(
+    (kind, strength)
+    for kind in CHANGES
+    for strength in ((-1.0, 1.0) if kind in {"brightness", "contrast"} else (0.5, 1.0))
+)
+"""Kinds and strengths of the changes between two sessions of one line."""
 
 
 def changed(pixels: Pixels, kind: str, strength: float, seed: int) -> Pixels:

@@ -39,6 +39,7 @@ _FIELDS = (
     "p_value",
     "threshold",
     "is_anomalous",
+    "flagged_for",
     "milliseconds",
     "error",
 )
@@ -127,6 +128,7 @@ def _predicted(
         "p_value": prediction.p_value,
         "threshold": prediction.threshold,
         "is_anomalous": prediction.is_anomalous,
+        "flagged_for": prediction.flagged_for,
         "milliseconds": round(1000 * (time.perf_counter() - start), 2),
     }
     return row, prediction, image

@@ -35,6 +35,8 @@ def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
     """
     small = fit_image(image, _HEIGHT)
     verdict = "anomalous" if prediction.is_anomalous else "normal"
+    if prediction.flagged_for == "composition":
+        verdict += " composition"
     low, high = color_scale(prediction.threshold)
     tiles = [
         Tile(f"score {prediction.image_score:.3g}: {verdict}", small),

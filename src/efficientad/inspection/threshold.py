@@ -85,7 +85,9 @@ def threshold(
         require_disjoint(hashes, provenance.get("training_images", {}))
         predictor = load(model) if isinstance(opened, Metadata) else opened
         scores = _scores(predictor, hashes)
-        calibration = replace(calibration, normal_scores=scores)
+        calibration = replace(
+            calibration, normal_scores=scores, training_scores=(), second_session={}
+        )
         provenance["decision_images"] = hashes
     changed = replace(opened, calibration=calibration, provenance=provenance)
     if isinstance(changed, Metadata):

@@ -82,6 +82,10 @@ class Calibration:
     in files of earlier versions. `estimate`: from the scores of all normal images, and
     from their tail where fewer than three of them lie above."""
 
+    second_session: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Image scores of held-out images after changes that are no defects, by the kind of
+    change (`images.changes`). Empty: not measured."""
+
     def __post_init__(self) -> None:
         """Reject missing scales, and scores that are missing, unordered or infinite."""
         if not self.scales:
@@ -151,6 +155,13 @@ class Calibration:
         if self.n_more_images_needed:
             text += f"; {self.n_more_images_needed} more are needed for {budget}"
         return text
+
+    def session_alarms(self) -> dict[str, float]:
+        """Return the share of false alarms after each kind of change, in [0, 1]."""
+        return {
+            kind: sum(score > self.threshold for score in scores) / len(scores)
+            for kind, scores in self.second_session.items()
+        }
 
     def table(self) -> list[str]:
         """Return lines with the threshold of some budgets, and held-out images above.
@@ -227,12 +238,15 @@ class Prediction:
         return self.image_score > self.threshold
 
     @property
-    def has_anomalous_place(self) -> bool:
-        """Whether a place of the combined map exceeds the threshold.
+    def flagged_for(self) -> Literal["", "place", "composition"]:
+        """Reason why the image is anomalous; empty where it is not.
 
-        An anomalous image without such a place is flagged for its composition.
+        `place`: the combined map exceeds the threshold somewhere. `composition`: it
+        does so nowhere, but the image as a whole is unusual.
         """
-        return bool(self.combined_grid.max() > self.threshold)
+        if not self.is_anomalous:
+            return ""
+        return "place" if self.combined_grid.max() > self.threshold else "composition"
 
     @property
     def combined_grid(self) -> Grid:

@@ -36,4 +36,7 @@ def read_calibration(entry: Any) -> Calibration:
         terms={k: TermScale(**v) for k, v in entry.get("terms", {}).items()},
         training_scores=tuple(entry.get("training_scores", ())),
         threshold_rule=entry.get("threshold_rule", "rank"),
+        second_session={
+            k: tuple(v) for k, v in entry.get("second_session", {}).items()
+        },
     )

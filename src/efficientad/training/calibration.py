@@ -4,6 +4,7 @@ The images must not have been used for training: on those the student is too goo
 every later map would look anomalous. No torch here.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +18,7 @@ from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.appearance import appearances
-from efficientad.images.changes import CHANGES, changed
+from efficientad.images.changes import SESSION, changed
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.budget import DEFAULT_BUDGET
@@ -40,15 +41,19 @@ from efficientad.training.normal_images import (
 )
 from efficientad.training.progress import Progress
 
+logger = logging.getLogger(__name__)
+
 Fit = Callable[[Iterable[NDArray[np.float32]]], MapScale]
 
 _BATCH_SIZE: Final = 4
 _LEVEL_OF_DIFFERENCE: Final = 0.05
-_WEIGHTS: Final = (1.0, 0.75, 0.5, 0.25, 0.0)
+_WEIGHTS: Final = (1.0, 0.75, 0.5, 0.25)
 """Weights that an image-level term may get, relative to the maps."""
 _MORE_ALARMS: Final = 2
 """False alarms in a second session that a term may add to those of the maps alone, as a
 multiple of the budget."""
+_ODD: Final = 0.2
+"""Share of the threshold that a single normal image may decide without a warning."""
 _N_SESSION: Final = 8
 """Images with each change of a second session, at most."""
 
@@ -90,6 +95,7 @@ def calibrate(
         normal.pixels,
         false_alarm_budget=false_alarm_budget,
         divides_by_level=recipe.get("divides_by_level", False),
+        names=normal.names,
     )
     return replace(
         predictor,
@@ -110,6 +116,7 @@ def fit_calibration(
     fit: Fit = fit_quantiles,
     divides_by_level: bool = False,
     training: EngineOutput | None = None,
+    names: Sequence[str] = (),
 ) -> Calibration:
     """Measure scales of maps and terms, and scores, on normal images.
 
@@ -122,6 +129,7 @@ def fit_calibration(
         divides_by_level: Whether each raw map is divided by its own level first.
         training: Output for training images, with cross-fitted image-level values.
             None: only the held-out images count.
+        names: Names of the held-out images, for warnings. Empty: there are none.
 
     Raises:
         DatasetError: If there are no images.
@@ -133,28 +141,44 @@ def fit_calibration(
         name: _scale(grids, fit, divides_by_level=divides_by_level)
         for name, grids in held_out.grids.items()
     }
+    session = outputs(engine, second_session(pixels), "second session")
     calibration = Calibration(
         scales, (0.0,), false_alarm_budget, threshold_rule="estimate"
     )
-    if COMPOSITION not in held_out.values:
-        return _with_scores(calibration, held_out, training)
+    found = _with_scores(calibration, held_out, training)
+    if COMPOSITION in held_out.values:
+        found = _with_composition(calibration, held_out, training, session)
+    for name, score in zip(names, scores(found, held_out).tolist(), strict=False):
+        _warn_if_odd(found, name, score)
+    by_case = scores(found, session).reshape(len(SESSION), -1)
+    kinds = np.array([kind for kind, _ in SESSION])
+    by_kind = {kind: by_case[kinds == kind].ravel().tolist() for kind in dict(SESSION)}
+    return replace(found, second_session={k: tuple(v) for k, v in by_kind.items()})
+
+
+def _with_composition(
+    calibration: Calibration,
+    held_out: EngineOutput,
+    training: EngineOutput | None,
+    session: EngineOutput,
+) -> Calibration:
+    """Return a calibration whose scores contain the composition, with its scores.
+
+    The composition gets the largest weight with which a second session gives few more
+    false alarms than the maps alone. No defect is needed for this.
+    """
     normal = held_out if training is None else joined([held_out, training])
-    session = outputs(engine, second_session(pixels), "second session")
+    alone = _with_scores(calibration, held_out, training)
+    limit = float(np.mean(scores(alone, session) > alone.threshold))
+    limit += _MORE_ALARMS * calibration.false_alarm_budget
     for weight in _WEIGHTS:
         scale = _term_scale(calibration, normal, weight)
         found = _with_scores(
             replace(calibration, terms={COMPOSITION: scale}), held_out, training
         )
-        alarms = float(np.mean(scores(found, session) > found.threshold))
-        if weight == 0:
-            break
-        if weight == _WEIGHTS[0]:
-            alone = _with_scores(calibration, held_out, training)
-            limit = float(np.mean(scores(alone, session) > alone.threshold))
-            limit += _MORE_ALARMS * false_alarm_budget
-        if alarms <= limit:
-            break
-    return found
+        if np.mean(scores(found, session) > found.threshold) <= limit:
+            return found
+    return alone
 
 
 def outputs(engine: Engine, pixels: Pixels, task: str = "calibration") -> EngineOutput:
@@ -179,17 +203,12 @@ def joined(found: Sequence[EngineOutput]) -> EngineOutput:
 
 
 def second_session(pixels: Pixels) -> Pixels:
-    """Return normal images as another session might show them.
-
-    Each kind of change is applied at half and at full strength, in both directions, to
-    some of the images each.
-    """
-    cases = [(kind, s) for kind in CHANGES for s in (-1.0, -0.5, 0.5, 1.0)]
+    """Return some normal images with each change of `SESSION`, case by case."""
     n = min(len(pixels), _N_SESSION)
     return np.stack(
         [
             changed(pixels[(index + 7 * case) % len(pixels)], kind, strength, seed=case)
-            for case, (kind, strength) in enumerate(cases)
+            for case, (kind, strength) in enumerate(SESSION)
             for index in range(n)
         ]
     )
@@ -224,6 +243,25 @@ def _with_scores(
         normal_scores=tuple(sorted(own.tolist())),
         training_scores=tuple(sorted(trained.tolist())),
     )
+
+
+def _warn_if_odd(calibration: Calibration, name: str, score: float) -> None:
+    """Name a held-out image that alone moves the threshold much."""
+    with_it = calibration.threshold
+    others = list(calibration.normal_scores)
+    if score <= with_it / 2 or len(others) == 1:
+        return
+    others.remove(score)
+    without = replace(calibration, normal_scores=tuple(others)).threshold
+    if without < (1 - _ODD) * with_it:
+        logger.warning(
+            "%s has the score %.3g; without it the threshold falls from %.3g to %.3g; "
+            "look at it, and leave it out if it does not show a normal part",
+            name,
+            score,
+            with_it,
+            without,
+        )
 
 
 def _term_scale(

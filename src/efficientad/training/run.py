@@ -159,6 +159,7 @@ def train(
         false_alarm_budget=config.false_alarm_budget,
         divides_by_level=run.step.divides_by_level,
         training=measured,
+        names=validation.names,
     )
     predictor = Predictor(
         engine=engine,

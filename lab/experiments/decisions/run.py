@@ -1,0 +1,145 @@
+"""Decisions with and without the composition, by several rules and budgets.
+
+    python lab/experiments/decisions/run.py part.ead ../shared/data/mvtec_ad/screw
+
+The networks of a trained detector stay, so maps and pixel metrics are the same for all
+variants.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from efficientad.datasets import open_category
+from efficientad.engines.engine import Engine, EngineOutput
+from efficientad.evaluation.evaluate import held_out_au_roc, image_metrics
+from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
+from efficientad.inspection.opening import detector_engine, load
+from efficientad.method.decision import Calibration
+from efficientad.storage import file_hash
+from efficientad.training.calibration import fit_calibration, joined, outputs, scores
+from efficientad.training.composition import learn_composition
+from efficientad.training.normal_images import Pixels
+from efficientad_lab.environment import environment
+from efficientad_lab.studies.records import Run, write_run
+
+RESULTS = Path(__file__).with_name("results")
+BUDGETS = (0.01, 0.02, 0.03, 0.05)
+
+
+def pixels_of(paths: list[str]) -> Pixels:
+    """Return images as the networks see them."""
+    return np.stack([resize_image(as_rgb(p), INPUT_SIZE, INPUT_SIZE) for p in paths])
+
+
+def without_values(output: EngineOutput) -> EngineOutput:
+    """Return an output without image-level values."""
+    return joined([EngineOutput(output.grids)])
+
+
+class MapsAlone:
+    """Engine that leaves out the image-level values of another one."""
+
+    is_concurrent = False
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.precision, self.device = engine.precision, engine.device
+
+    def run(self, pixels: Pixels) -> EngineOutput:
+        """Compute the grids of a batch."""
+        return without_values(self._engine.run(pixels))
+
+
+def variants(
+    engine: Engine, held_out: Pixels, training: EngineOutput, *, divides_by_level: bool
+) -> Iterator[tuple[str, Calibration]]:
+    """Yield the calibrations to compare, by their names."""
+    for name, chosen, output in (
+        ("maps alone", MapsAlone(engine), without_values(training)),
+        ("with composition", engine, training),
+    ):
+        calibration = fit_calibration(
+            chosen, held_out, divides_by_level=divides_by_level, training=output
+        )
+        yield (
+            f"{name}, highest held-out score",
+            replace(calibration, threshold_rule="rank", false_alarm_budget=0.001),
+        )
+        for budget in BUDGETS:
+            yield (
+                f"{name}, estimate for {100 * budget:g} %",
+                replace(calibration, false_alarm_budget=budget),
+            )
+
+
+def measured(
+    calibration: Calibration, test: EngineOutput, is_defect: np.ndarray
+) -> Run:
+    """Return metrics and decisions of a calibration on the test images."""
+    found = scores(calibration, test)
+    flagged = found > calibration.threshold
+    alarms = calibration.session_alarms()
+    metrics = image_metrics(found, is_defect)
+    held_out = held_out_au_roc(found[is_defect], calibration.normal_scores)
+    session = float(np.mean(list(alarms.values())))
+    return {
+        "metrics": {
+            **metrics,
+            "image_au_roc_held_out": held_out,
+            "session_alarms": session,
+        },
+        "session_alarms": alarms,
+        "weight": [term.slope for term in calibration.terms.values()],
+        "n_training_scores": len(calibration.training_scores),
+        "threshold": calibration.threshold,
+        "n_defect": int(is_defect.sum()),
+        "n_normal": int((~is_defect).sum()),
+        "n_defects_found": int(flagged[is_defect].sum()),
+        "n_normal_flagged": int(flagged[~is_defect].sum()),
+    }
+
+
+def main() -> None:
+    """Measure and record one product."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("category", type=Path)
+    parser.add_argument("--name", help="name of the product; default: the folder's")
+    given = parser.parse_args()
+    predictor = load(given.model, device="cpu")
+    provenance = predictor.provenance
+    assert predictor.detector is not None
+    seed = int(provenance["seed"])
+    composition, training = learn_composition(
+        predictor.engine, pixels_of(list(provenance["training_images"])), seed=seed
+    )
+    predictor.detector.set_composition(composition)
+    engine = detector_engine(predictor.detector)
+    category = open_category(given.category)
+    test = outputs(engine, pixels_of([str(s.path) for s in category.test]))
+    is_defect = np.array([sample.is_defect for sample in category.test])
+    held_out = pixels_of(list(provenance["validation_images"]))
+    for name, calibration in variants(
+        engine,
+        held_out,
+        training,
+        divides_by_level=provenance["recipe"].get("divides_by_level", False),
+    ):
+        run = {
+            "experiment": "decisions",
+            "collection": category.collection,
+            "category": given.name or category.name,
+            "variant": name,
+            "seed": seed,
+            "settings": {"detector": file_hash(given.model)},
+            **measured(calibration, test, is_defect),
+        }
+        print(write_run(run | environment(), RESULTS))
+
+
+if __name__ == "__main__":
+    main()
