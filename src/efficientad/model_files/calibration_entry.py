@@ -1,6 +1,5 @@
-"""The calibration as a JSON entry of detector files and exports."""
+"""The calibration in detector files and exports: its fields as a JSON object."""
 
-from dataclasses import asdict
 from typing import Any, Final
 
 from efficientad.method.decision import Calibration, TermScale
@@ -10,16 +9,8 @@ from efficientad.method.maps import MapScale
 _OLD_SCALES: Final = {"local": "local_quantiles", "global": "global_quantiles"}
 
 
-def calibration_entry(calibration: Calibration) -> dict[str, Any]:
-    """Return a calibration as a JSON object."""
-    return asdict(calibration)
-
-
 def read_calibration(entry: Any) -> Calibration:
-    """Return the calibration of an entry.
-
-    Args:
-        entry: Unchecked JSON value.
+    """Return the calibration of an entry, an unchecked JSON value.
 
     Raises:
         KeyError, TypeError, ValueError: If the entry is incomplete or wrong.

@@ -5,6 +5,7 @@ scales, held-out normal scores, threshold) and the provenance. `container` descr
 format: numbers and text, nothing that executes.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -18,10 +19,7 @@ from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.sizes import PATCH_DESCRIPTION_NETWORKS, Conv, ModelSize
 from efficientad.model_files import container
-from efficientad.model_files.calibration_entry import (
-    calibration_entry,
-    read_calibration,
-)
+from efficientad.model_files.calibration_entry import read_calibration
 
 
 class DetectorFile(NamedTuple):
@@ -40,7 +38,7 @@ def write_detector(file: DetectorFile, path: Path) -> None:
         StorageError: If the file cannot be written; the previous file stays.
     """
     detector, calibration, provenance = file
-    entry = calibration_entry(calibration) | {"threshold": calibration.threshold}
+    entry = asdict(calibration) | {"threshold": calibration.threshold}
     content = {
         "size": detector.size,
         "calibration": entry,

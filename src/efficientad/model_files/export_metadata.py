@@ -13,7 +13,7 @@ import hashlib
 import html
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -25,10 +25,7 @@ from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.decision import Calibration
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
-from efficientad.model_files.calibration_entry import (
-    calibration_entry,
-    read_calibration,
-)
+from efficientad.model_files.calibration_entry import read_calibration
 from efficientad.model_files.files_together import files_together
 from efficientad.storage import storage_errors, write_atomically
 
@@ -147,7 +144,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "precision": metadata.precision,
         "input_size": INPUT_SIZE,
         "threshold": metadata.calibration.threshold,
-        "calibration": calibration_entry(metadata.calibration),
+        "calibration": asdict(metadata.calibration),
         "provenance": _readable(metadata.provenance),
         "hash": _hash(path, rest),
     }
