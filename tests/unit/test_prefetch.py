@@ -1,12 +1,25 @@
+import threading
+from itertools import count
+
 import pytest
 
-from efficientad.distillation.prefetch import Prefetcher
+from efficientad.distillation.prefetch import prefetched
 
 
-def test_a_prefetcher_returns_all_in_order_and_raises_errors():
-    prefetcher = Prefetcher(lambda number: 10 // (4 - number), 0, 9)
+def test_results_come_in_order_and_an_error_in_its_place():
+    results = prefetched(lambda number: 10 // (4 - number), range(9))
 
-    assert [prefetcher.take() for _ in range(4)] == [2, 3, 5, 10]
+    assert [next(results) for _ in range(4)] == [2, 3, 5, 10]
     with pytest.raises(ZeroDivisionError):
-        prefetcher.take()
-    prefetcher.close()
+        next(results)
+
+
+def test_all_results_come_and_no_thread_stays():
+    assert list(prefetched(str, range(30))) == [str(number) for number in range(30)]
+    endless = prefetched(str, count())
+    assert next(endless) == "0"
+    assert [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+
+    endless.close()
+
+    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]

@@ -561,7 +561,7 @@ class FakeNetwork(SourceNetwork):
 
     def __init__(self, n_fine: int = 6, n_coarse: int = 10) -> None:
         part = torch.nn.Identity()
-        super().__init__("fake", part, part, part, (n_fine, n_coarse))
+        super().__init__("fake", part, part, (n_fine, n_coarse))
         generator = torch.Generator().manual_seed(3)
         self.fine = torch.randn(n_fine, 3, 8, 8, generator=generator)
         self.coarse = torch.randn(n_coarse, 3, 16, 16, generator=generator)
@@ -708,7 +708,7 @@ def test_the_real_resnet50_opens_and_strides_early(shared_data):
     network = open_source_network(path)
     assert network.architecture == "resnet50"
     assert network.stage_channels == (512, 1024)
-    early = network.to_fine.get_submodule("1.0.path")  # the first block of layer 2
+    early = network.to_fine.get_submodule("4.0.path")  # the first block of layer 2
     assert [c.stride for c in early.children() if isinstance(c, torch.nn.Conv2d)] == [
         (2, 2),
         (1, 1),

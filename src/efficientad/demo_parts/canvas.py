@@ -53,12 +53,7 @@ class Surface:
         return SIDE / len(self.height)
 
     def near(self, at: Point, radius: float) -> tuple[Window, Field, Field]:
-        """Return a square that holds a circle, and its coordinates, a row and a column.
-
-        Args:
-            at: Center of the circle, and origin of the coordinates.
-            radius: Radius of the circle.
-        """
+        """Return a square around a circle; a row and a column of places from `at`."""
         along = (np.arange(len(self.height), dtype=np.float32) + 0.5) * self.step
         columns, rows = (
             slice(

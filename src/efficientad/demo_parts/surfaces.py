@@ -84,13 +84,7 @@ def brushed_grain(size: int, rng: np.random.Generator) -> Field:
 
 
 def paint(part: Part, pose: Pose, grain: Field) -> Surface:
-    """Return the surface of a part on the bench.
-
-    Args:
-        part: The part.
-        pose: Position and turn of the plate.
-        grain: Grain of the plate, from `brushed_grain`.
-    """
+    """Return the surface of a part on the bench; its plate has a `brushed_grain`."""
     painted = _plate(part, grain)
     if part.label is not None:
         _paint_label(painted, part.label, part.label_turn)

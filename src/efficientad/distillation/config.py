@@ -13,6 +13,7 @@ from efficientad.method.sizes import ModelSize
 from efficientad.training.config import (
     OptimizerName,
     RateSchedule,
+    require_counts,
     require_seed,
     require_share,
 )
@@ -107,16 +108,13 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""
-        for name in (
-            "steps",
-            "batch_size",
-            "n_images",
-            "n_held_out",
-            "checkpoint_every",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        require_counts(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            n_images=self.n_images,
+            n_held_out=self.n_held_out,
+            checkpoint_every=self.checkpoint_every,
+        )
         for name in ("learning_rate", "minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -9,22 +9,21 @@ rest on the device.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.feature_cache import FeatureCache
-from efficientad.distillation.prefetch import Prefetcher
+from efficientad.distillation.prefetch import prefetched
 from efficientad.distillation.source_networks import (
     SourceFeatures,
     find_source_network,
@@ -35,10 +34,10 @@ from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
 from efficientad.model_files import container as tensor_file
-from efficientad.natural_images.pictures import ImageFiles
+from efficientad.natural_images.pictures import ImageFiles, in_gray
 from efficientad.storage import file_hash
 from efficientad.training.channel_statistics import ChannelMoments
-from efficientad.training.progress import Progress
+from efficientad.training.progress import with_progress
 
 # The source network sees the image twice as large as the teacher, as in the paper:
 # 512 and 256 pixels. So its stage of stride 8 has the teacher's grid of stride 4.
@@ -57,7 +56,6 @@ Inputs = Float[Tensor, "batch 3 height width"]
 Targets = Float[Tensor, "batch 384 rows columns"]
 Grids = Float[Tensor, "batch rows columns channels"]
 Window = tuple[slice, slice]
-T = TypeVar("T", bound=Sized)
 
 
 class Picture(NamedTuple):
@@ -208,7 +206,7 @@ class DistillationData:
         if not is_gray:
             return picture
         pixels, large = picture
-        return Picture(_gray(pixels), None if large is None else _gray(large))
+        return Picture(in_gray(pixels), None if large is None else in_gray(large))
 
     def _read(self, row: int) -> Picture:
         size = self.config.image_size
@@ -300,7 +298,7 @@ class DistillationData:
             grids = map(self._compute, self._batches(rows, task))
         else:
             parts = (self._cached[part.start : part.stop] for part in self._parts(rows))
-            grids = map(torch.tensor, _with_progress(parts, len(rows), task))
+            grids = map(torch.tensor, with_progress(parts, len(rows), task))
         moments = ChannelMoments()
         for batch in grids:
             moments.add(batch.flatten(0, 2))
@@ -311,14 +309,12 @@ class DistillationData:
 
     def _batches(self, rows: range, task: str) -> Iterator[list[Picture]]:
         """Read images batch by batch, with prefetch and progress."""
-        parts = self._parts(rows)
 
-        def read(number: int) -> list[Picture]:
-            return [self._fixed_picture(row) for row in parts[number]]
+        def read(part: range) -> list[Picture]:
+            return [self._fixed_picture(row) for row in part]
 
-        with closing(Prefetcher(read, 0, len(parts))) as prefetcher:
-            batches = (prefetcher.take() for _ in parts)
-            yield from _with_progress(batches, len(rows), task)
+        with closing(prefetched(read, self._parts(rows))) as batches:
+            yield from with_progress(batches, len(rows), task)
 
     def _parts(self, rows: range) -> list[range]:
         """Return the rows that go through the source network together."""
@@ -326,20 +322,6 @@ class DistillationData:
         return [rows[start : start + n] for start in range(0, len(rows), n)]
 
 
-def _with_progress(batches: Iterator[T], n: int, task: str) -> Iterator[T]:
-    """Return batches as they come, and show how many of `n` images are done."""
-    n_done = 0
-    with closing(Progress(n, "image", task=task)) as progress:
-        for batch in batches:
-            yield batch
-            n_done += len(batch)
-            progress.update(n_done)
-
-
 def _windows(corners: NDArray[np.int64], side: int) -> list[Window]:
     """Return squares with these first rows and columns."""
     return [(slice(r, r + side), slice(c, c + side)) for r, c in corners.tolist()]
-
-
-def _gray(image: RGBImage) -> RGBImage:
-    return np.array(Image.fromarray(image).convert("L").convert("RGB"))

@@ -88,7 +88,13 @@ class FeatureCache:
         # First: reserved space must not pass for features.
         self._note(n_done)
         try:
-            self._reserve()
+            # Reserved space: a mapped write to a full disk would end the process.
+            n_bytes = math.prod(self.shape) * _N_BYTES
+            with self._file.open("ab") as reserved:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(reserved.fileno(), 0, n_bytes)
+                else:
+                    reserved.truncate(n_bytes)
             file = np.memmap(self._file, dtype=np.float16, mode="r+", shape=self.shape)
         except OSError as error:
             raise StorageError(
@@ -107,15 +113,6 @@ class FeatureCache:
             # Only images on the disk count, even if the machine stops at once.
             file.flush()
             self._note(n_done)
-
-    def _reserve(self) -> None:
-        """Reserve all space: a mapped write to a full disk would end the process."""
-        n_bytes = math.prod(self.shape) * _N_BYTES
-        with self._file.open("ab") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, n_bytes)
-            else:
-                file.truncate(n_bytes)
 
     def _note(self, n_done: int) -> None:
         text = json.dumps({"fingerprint": self.fingerprint, "n_done": n_done})

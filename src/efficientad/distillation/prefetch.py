@@ -1,53 +1,39 @@
 """Prefetch of training data: threads prepare the next steps while one is computed."""
 
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from efficientad.cores import usable_cores
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _MIN_PREFETCHED = 4
 _MAX_THREADS = 16
 
 
-class Prefetcher(Generic[T]):
-    """Computes a function of 0, 1, 2 ... in threads, each a few numbers early.
+def prefetched(
+    function: Callable[[S], T], arguments: Iterable[S]
+) -> Generator[T, None, None]:
+    """Yield the results of a function in order, each computed early in a thread.
 
-    The result must depend on the number alone.
+    An error of the function is raised in its place.
 
     Args:
-        function: Function that is called in threads.
-        start: First number that will be asked for.
-        end: Number behind the last one.
+        function: Function whose result depends on its argument alone.
+        arguments: Arguments of the calls; there may be no end of them.
     """
-
-    def __init__(self, function: Callable[[int], T], start: int, end: int) -> None:
-        self._function = function
-        self._next, self._end = start, end
-        n_threads = min(_MAX_THREADS, usable_cores())
-        self._n_prefetched = max(_MIN_PREFETCHED, n_threads)
-        self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="prefetch")
-        self._results: deque[Future[T]] = deque()
-        self.seconds_waited = 0.0
-        """Time that `take` waited for results, the first call left out."""
-        self._n_taken = 0
-
-    def take(self) -> T:
-        """Return the next result; an error of the function is raised here."""
-        while len(self._results) < self._n_prefetched and self._next < self._end:
-            self._results.append(self._threads.submit(self._function, self._next))
-            self._next += 1
-        started = time.perf_counter()
-        result = self._results.popleft().result()
-        if self._n_taken:
-            self.seconds_waited += time.perf_counter() - started
-        self._n_taken += 1
-        return result
-
-    def close(self) -> None:
-        """End the threads and drop what they have not delivered."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+    n_threads = min(_MAX_THREADS, usable_cores())
+    threads = ThreadPoolExecutor(n_threads, thread_name_prefix="prefetch")
+    results: deque[Future[T]] = deque()
+    try:
+        for argument in arguments:
+            results.append(threads.submit(function, argument))
+            if len(results) == max(_MIN_PREFETCHED, n_threads):
+                yield results.popleft().result()
+        while results:
+            yield results.popleft().result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)

@@ -9,8 +9,10 @@ each image; see docs/teachers.md.
 """
 
 import sys
+import time
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,10 @@ from torch.nn import functional
 from efficientad.distillation.batch_norm import NormalizedNetwork, unfold
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.distillation.data import DistillationData, Prepared
-from efficientad.distillation.prefetch import Prefetcher
+from efficientad.distillation.prefetch import prefetched
 from efficientad.errors import ModelFileError
 from efficientad.kernels.winograd import FAST
 from efficientad.method.networks import PatchDescriptionNetwork
-from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import open_teacher, stored_weights
 from efficientad.training.loop import open_checkpoint, save_checkpoint
 from efficientad.training.optimizers import learning_rate, make_optimizer, set_rate
@@ -156,10 +157,9 @@ class Distillation:
         Raises:
             ModelFileError: If it is unusable, or of other settings, source or images.
         """
-        tensors, content = open_checkpoint(path, self._identity)
-        self.network.load_state_dict(tensor_file.with_prefix(tensors, "network."))
-        self.data.restore(tensor_file.with_prefix(tensors, "data."))
-        tensor_file.restore_optimizer(self.optimizer, tensors)
+        states, content = open_checkpoint(path, self._identity, self.optimizer)
+        self.network.load_state_dict(states["network"])
+        self.data.restore(states["data"])
         self.n_steps_done, self.losses = content["steps"], content["losses"]
         self.log = content["log"]
         self.seconds = content["seconds"]
@@ -190,12 +190,10 @@ class Distillation:
         return all(torch.equal(own[name], value) for name, value in stored.items())
 
     @cached_property
-    def _batches(self) -> Prefetcher[Prepared]:
+    def _batches(self) -> Generator[Prepared, None, None]:
         # The number of steps in a limited time is not known.
         end = self.recipe.steps if self.config.minutes is None else sys.maxsize
-        return Prefetcher(
-            lambda number: self._prepare(1, number), self.n_steps_done, end
-        )
+        return prefetched(partial(self._prepare, 1), range(self.n_steps_done, end))
 
     def close(self) -> None:
         """End the prefetch of images."""
@@ -209,9 +207,12 @@ class Distillation:
 
     def take_step(self) -> float:
         """Take one optimizer step and return the loss."""
-        recipe, waited = self.recipe, self._batches.seconds_waited
-        inputs, targets = self.data.finish(self._batches.take())
-        self.seconds_waited += self._batches.seconds_waited - waited
+        recipe, is_first = self.recipe, "_batches" not in vars(self)
+        started = time.perf_counter()
+        prepared = next(self._batches)
+        if not is_first:  # which no earlier step could prefetch
+            self.seconds_waited += time.perf_counter() - started
+        inputs, targets = self.data.finish(prepared)
         rate = learning_rate(self.progress, recipe.learning_rate, recipe.rate_schedule)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)

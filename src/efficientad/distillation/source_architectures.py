@@ -64,23 +64,17 @@ class SourceNetwork(nn.Module):
     def __init__(
         self,
         architecture: str,
-        stem: nn.Module,
         to_fine: nn.Module,
         to_coarse: nn.Module,
         stage_channels: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.architecture = architecture
-        self.stem, self.to_fine, self.to_coarse = stem, to_fine, to_coarse
-        self.stage_channels = stage_channels
+        self.architecture, self.stage_channels = architecture, stage_channels
+        self.to_fine, self.to_coarse = to_fine, to_coarse
 
     def stages(self, images: Images) -> tuple[FineStage, CoarseStage]:
-        """Return the outputs of stride 8 and 16.
-
-        Args:
-            images: RGB, ImageNet-normalized, height and width multiples of 16.
-        """
-        fine = self.to_fine(self.stem(images))
+        """Return the outputs of stride 8 and 16; sizes must be multiples of 16."""
+        fine = self.to_fine(images)
         return fine, self.to_coarse(fine)
 
 
@@ -129,9 +123,9 @@ def resnet(weights: Weights, *, stride_in_first_convolution: bool) -> SourceNetw
             blocks.append(builder.block(names, stride, stride_at, shortcut))
         layers.append((nn.Sequential(*blocks), builder.n_channels))
     (first, _), (second, n_fine), (third, n_coarse) = layers
-    pooled = nn.Sequential(stem, nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
-    fine = nn.Sequential(first, second)
-    return SourceNetwork(name, pooled, fine, third, (n_fine, n_coarse))
+    pool = nn.MaxPool2d(3, stride=2, padding=1)
+    fine = nn.Sequential(stem, nn.ReLU(), pool, first, second)
+    return SourceNetwork(name, fine, third, (n_fine, n_coarse))
 
 
 def inverted_residual_network(weights: Weights) -> SourceNetwork:
@@ -169,9 +163,9 @@ def inverted_residual_network(weights: Weights) -> SourceNetwork:
         for own, stride in zip(all_names, strides, strict=False)
     ]
     n_fine = sum(n for _, n in stages[:_N_FINE_STAGES])
-    fine, coarse = nn.Sequential(*blocks[:n_fine]), nn.Sequential(*blocks[n_fine:])
+    fine = nn.Sequential(*stem, *blocks[:n_fine])
     channels = stages[_N_FINE_STAGES - 1][0], stages[-1][0]
-    return SourceNetwork(name, nn.Sequential(*stem), fine, coarse, channels)
+    return SourceNetwork(name, fine, nn.Sequential(*blocks[n_fine:]), channels)
 
 
 def _mobilenet_blocks(weights: Weights) -> Iterator[list[Names]]:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,13 +24,7 @@ _FORMAT, _VERSION, _CONTENT = "efficientad", "efficientad_version", "content"
 def write(
     path: Path, kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
 ) -> None:
-    """Write tensors and their description, atomically.
-
-    Args:
-        path: File to write.
-        kind: Kind of the file.
-        tensors: Tensors by name, on any device.
-        content: Description, a JSON object.
+    """Write tensors, on any device, and their description in JSON, atomically.
 
     Raises:
         StorageError: If the file cannot be written, for example on a full disk.
@@ -95,43 +88,3 @@ def _require_kind(path: Path, kind: Kind, metadata: Mapping[str, str]) -> None:
             f"{path} has file format {version or 'unknown'}, this efficientad reads "
             f"{FORMAT_VERSION}; {remedy}"
         )
-
-
-def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names have a prefix, by their names without it."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the state of an optimizer as named tensors."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{name}": torch.as_tensor(value)
-        for index, values in state.items()
-        for name, value in values.items()
-    }
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    """Restore the state that `optimizer_tensors` returned.
-
-    It gets the memory layout of the parameters: a fused step on CUDA takes no other.
-    """
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if value.shape == parameter.shape:
-                laid_out = torch.empty_like(parameter, dtype=value.dtype)
-                values[name] = laid_out.detach().copy_(value)

@@ -98,9 +98,6 @@ class _File(NamedTuple):
 class ImageFiles:
     """Numbered images of folders and tars.
 
-    Args:
-        parts: The files of each folder or tar, by its path.
-
     Attributes:
         unreadable: Numbers of the images that were found damaged so far.
     """
@@ -203,14 +200,7 @@ PretrainingImages: TypeAlias = ImageFiles | DrawnImages
 
 
 def open_pretraining_images(path: Path | None) -> PretrainingImages:
-    """Open the images of the pretraining penalty.
-
-    Args:
-        path: A folder or tar. None: textures and scenes drawn by code.
-
-    Raises:
-        DatasetError: As `open_images`.
-    """
+    """Open a folder or tar. None: textures and scenes drawn by code."""
     return DrawnImages() if path is None else open_images(path)
 
 
@@ -310,6 +300,9 @@ def _fingerprint(files: Sequence[_File]) -> str:
 
 
 def _sometimes_gray(image: RGBImage, rng: np.random.Generator) -> RGBImage:
-    if rng.random() >= _GRAYSCALE_SHARE:
-        return image.copy()
+    return image.copy() if rng.random() >= _GRAYSCALE_SHARE else in_gray(image)
+
+
+def in_gray(image: RGBImage) -> RGBImage:
+    """Return an image without its colors."""
     return np.array(Image.fromarray(image).convert("L").convert("RGB"))

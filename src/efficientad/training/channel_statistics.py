@@ -1,7 +1,6 @@
 """Mean and standard deviation of channels, such as the teacher's on training images."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import torch
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from efficientad.method.detector import ChannelStatistics
 from efficientad.method.inputs import Images, normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training.normal_images import Pixels
-from efficientad.training.progress import Progress
+from efficientad.training.progress import with_progress
 
 _BATCH_SIZE = 4
 
@@ -69,13 +68,11 @@ def channel_statistics(
     """
     n_images = 0
     moments = ChannelMoments()
-    with closing(Progress(len(pixels), "image", task="teacher")) as progress:
-        for images in batches(pixels, device):
-            descriptors = teacher(images)
-            if on_descriptors is not None:
-                on_descriptors(n_images, descriptors)
-            n_images += len(images)
-            moments.add(descriptors.transpose(0, 1).flatten(1).T)
-            progress.update(n_images)
+    for images in with_progress(batches(pixels, device), len(pixels), "teacher"):
+        descriptors = teacher(images)
+        if on_descriptors is not None:
+            on_descriptors(n_images, descriptors)
+        n_images += len(images)
+        moments.add(descriptors.transpose(0, 1).flatten(1).T)
     mean, std = (values.to(device) for values in moments.mean_and_std())
     return ChannelStatistics(mean, std.clamp(min=torch.finfo(torch.float32).eps))

@@ -74,10 +74,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""
-        for name in ("steps", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        require_counts(steps=self.steps, batch_size=self.batch_size)
         for name in ("local_channels", "global_channels"):
             value = getattr(self, name)
             if value is not None and value not in _CHANNELS:
@@ -127,6 +124,13 @@ PAPER: Final = Recipe(
     weight_decay=1e-5,
     p_hard=0.999,
 )
+
+
+def require_counts(**counts: int | None) -> None:
+    """Raise `ConfigError` if one of some numbers is below 1."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ConfigError(f"{name} must be at least 1, got {count}")
 
 
 def require_share(name: str, value: float) -> None:

@@ -23,13 +23,7 @@ MAX_CACHED: Final = 600
 
 
 class DescriptorCache:
-    """Normalized descriptors of training images, by index.
-
-    Args:
-        teacher: Frozen network on `device`.
-        pixels: Training images, (n, 256, 256, 3).
-        device: Device of the teacher and of the returned descriptors.
-    """
+    """Normalized descriptors of training images, by index, on the teacher's device."""
 
     def __init__(
         self, teacher: PatchDescriptionNetwork, pixels: Pixels, device: torch.device
@@ -53,19 +47,13 @@ class DescriptorCache:
         for grid in self._grids:
             grid[:] = (grid.astype(np.float32) - mean) / std
 
-    def __len__(self) -> int:
-        return len(self._pixels)
-
+    @torch.no_grad()
     def __getitem__(self, index: int) -> Tensor:
         """Return the normalized descriptors of an image, (384, 56, 56)."""
         row = self._row_of.get(index)
         if row is not None:
             grid = torch.from_numpy(self._grids[row]).to(self._device)
             return grid.permute(2, 0, 1).float()
-        return self._computed(index)
-
-    @torch.no_grad()
-    def _computed(self, index: int) -> Tensor:
         image = torch.from_numpy(self._pixels[index : index + 1]).to(self._device)
         descriptors: Tensor = self._teacher(normalize_images(image))[0]
         mean, std = (v.view(-1, 1, 1).to(self._device) for v in self.statistics)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -98,37 +99,28 @@ def save_checkpoint(
     optimizer: Optimizer,
     content: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint.
-
-    Args:
-        path: File to write.
-        states: Tensors by the name of a part and their own.
-        optimizer: Optimizer whose state is written as well.
-        content: Everything else, as JSON has it.
+    """Write the tensors of each part, the optimizer's and a JSON object to a file.
 
     Raises:
         StorageError: If it cannot be written.
     """
+    values = optimizer.state_dict()["state"]
+    parts = {**states, **{f"optimizer.{index}": values[index] for index in values}}
     tensors = {
-        f"{part}.{name}": value
-        for part, state in states.items()
+        f"{part}.{name}": torch.as_tensor(value)
+        for part, state in parts.items()
         for name, value in state.items()
     }
-    tensors |= tensor_file.optimizer_tensors(optimizer)
     tensor_file.write(path, "checkpoint", tensors, content)
 
 
 def open_checkpoint(
-    path: Path, identity: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and content of a checkpoint.
-
-    Args:
-        path: File to read.
-        identity: Content that it must agree on.
+    path: Path, identity: Mapping[str, Any], optimizer: Optimizer
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Return tensors of each part and content of a checkpoint; restore the optimizer.
 
     Raises:
-        ModelFileError: If it is unusable, or of other settings or images.
+        ModelFileError: If it is unusable, or its content is not that of `identity`.
     """
     tensors, content = tensor_file.read(path, "checkpoint")
     expected = json.loads(json.dumps(identity))
@@ -137,4 +129,23 @@ def open_checkpoint(
             f"{path} is a checkpoint of other settings, networks or images; use those "
             "it was made with, or remove it to start anew"
         )
-    return tensors, content
+    states = _by_part(tensors)
+    values = _by_part(states.pop("optimizer", {}))
+    state = {int(index): values[index] for index in values}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, own in optimizer.state.items():
+        for name, value in own.items():
+            # A fused step on CUDA takes no other layout than that of the parameter.
+            if value.shape == parameter.shape:
+                laid_out = torch.empty_like(parameter, dtype=value.dtype)
+                own[name] = laid_out.detach().copy_(value)
+    return states, content
+
+
+def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = value
+    return parts

@@ -65,19 +65,15 @@ def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
     hashes, names = [], []
     with closing(Progress(len(images), "image", task="reading")) as progress:
         for index, image in enumerate(images):
-            names.append(_name_of(image, index))
-            rgb = as_rgb(image, names[-1])
+            name = f"image {index}"
+            if isinstance(image, (str, Path)):
+                name = str(Path(image).absolute())  # an export finds it from any folder
+            names.append(name)
+            rgb = as_rgb(image, name)
             hashes.append(image_hash(rgb))
             pixels[index] = resize_image(rgb, INPUT_SIZE, INPUT_SIZE)
             progress.update(index + 1)
     return NormalImages(pixels, tuple(hashes), tuple(names))
-
-
-def _name_of(image: ImageLike, index: int) -> str:
-    """Return an absolute path, which an export finds from any folder."""
-    if isinstance(image, (str, Path)):
-        return str(Path(image).absolute())
-    return f"image {index}"
 
 
 def training_and_validation(

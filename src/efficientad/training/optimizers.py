@@ -14,6 +14,10 @@ from efficientad.training.config import OptimizerName, RateSchedule
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _N_ROUNDS = 5
 _TINY = 1e-7
+_MOMENTUM = 0.95  # the share that a step keeps
+# Adam's betas for vectors, and its rate as a share of that for matrices.
+_BETAS = (0.9, 0.999)
+_VECTOR_SHARE = 0.15
 # Wider layers are several matrices: a student's last one is two of a teacher's, with
 # nothing in common but their input. Also, the iteration costs the cube of the rows.
 _MAX_ROWS = 384
@@ -28,13 +32,7 @@ _WARM_UP = 0.05
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[nn.Parameter], *, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Return an optimizer; its rate is set before each step by `set_rate`.
-
-    Args:
-        name: `adam` as in the paper, `adamw` with decoupled weight decay, `muon`.
-        parameters: Parameters that it changes.
-        weight_decay: Weight decay, at least 0.
-    """
+    """Return an optimizer; its rate is set before each step by `set_rate`."""
     if name == "muon":
         return Muon(parameters, weight_decay=weight_decay)
     maker = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
@@ -74,41 +72,26 @@ class Muon(torch.optim.Optimizer):
     directions with small gradients are learned as fast as those with large ones.
     Vectors (biases, batch normalization) take Adam's steps.
 
+    The rate is the spectral norm of a matrix's change in one step. With more rows than
+    columns the norm is larger by the root of their ratio.
+
     Args:
         parameters: Parameters that it changes.
-        lr: Spectral norm of a matrix's change in one step. With more rows than columns
-            the norm is larger by the root of their ratio.
-        momentum: Share of the momentum that a step keeps.
-        betas: Adam's betas for vectors.
-        vector_share: Adam's rate for vectors, as a share of `lr`.
         weight_decay: Decoupled weight decay, as in AdamW.
     """
 
     def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        *,
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.999),
-        vector_share: float = 0.15,
-        weight_decay: float = 0.0,
+        self, parameters: Iterable[nn.Parameter], *, weight_decay: float = 0.0
     ) -> None:
         given = list(parameters)
         groups = [
             {"params": [p for p in given if p.ndim > 1], "rate_share": 1.0},
-            {"params": [p for p in given if p.ndim <= 1], "rate_share": vector_share},
+            {"params": [p for p in given if p.ndim <= 1], "rate_share": _VECTOR_SHARE},
         ]
         super().__init__(
             [group for group in groups if group["params"]],
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "betas": betas,
-                "weight_decay": weight_decay,
-            },
+            {"lr": 0.0, "weight_decay": weight_decay},
         )
-        set_rate(self, lr)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -121,37 +104,31 @@ class Muon(torch.optim.Optimizer):
                     continue
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 change = _of_matrix if parameter.ndim > 1 else _of_vector
-                update = change(parameter.grad, self.state[parameter], group)
+                update = change(parameter.grad, self.state[parameter])
                 parameter.add_(update, alpha=-group["lr"])
 
 
-def _of_matrix(grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+def _of_matrix(grad: Tensor, state: dict[str, Any]) -> Tensor:
     if not state:
         state["momentum"] = torch.zeros_like(grad)
-    momentum: Tensor = state["momentum"].lerp_(grad, 1 - group["momentum"])
+    momentum: Tensor = state["momentum"].lerp_(grad, 1 - _MOMENTUM)
     # Nesterov's momentum, of the next step.
-    following = grad.lerp(momentum, group["momentum"]).flatten(1)
-    blocks = [_orthogonal_block(block) for block in torch.split(following, _MAX_ROWS)]
+    following = grad.lerp(momentum, _MOMENTUM).flatten(1)
+    blocks = [orthogonalized(block) for block in torch.split(following, _MAX_ROWS)]
     return torch.cat(blocks).reshape(grad.shape)
 
 
-def _orthogonal_block(matrix: Tensor) -> Tensor:
-    n_rows, n_columns = matrix.shape
-    if n_rows <= n_columns:
-        return orthogonalized(matrix)
-    scale: float = (n_rows / n_columns) ** 0.5
-    return orthogonalized(matrix.T).T.mul(scale)
-
-
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Return a wide matrix of the same directions with singular values near one.
+    """Return a matrix of the same directions with singular values near one.
+
+    Those of a tall matrix are near the root of its rows divided by its columns.
 
     Newton and Schulz's iteration x <- (a + b x x' + c (x x')^2) x. All of it but the
     last product happens on the small matrix x x', which commutes with its polynomials.
-
-    Args:
-        matrix: (rows, columns), rows <= columns.
     """
+    n_rows, n_columns = matrix.shape
+    if n_rows > n_columns:
+        return orthogonalized(matrix.T).T.mul((n_rows / n_columns) ** 0.5)
     x = matrix / (matrix.norm() + _TINY)
     gram = x @ x.T
     polynomial = product = _quintic_over_x(gram)
@@ -170,13 +147,13 @@ def _quintic_over_x(gram: Tensor) -> Tensor:
     return polynomial
 
 
-def _of_vector(grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+def _of_vector(grad: Tensor, state: dict[str, Any]) -> Tensor:
     if not state:
         state["step"] = torch.zeros(())
         state["mean"] = torch.zeros_like(grad)
         state["square"] = torch.zeros_like(grad)
     state["step"] += 1
-    first, second = group["betas"]
+    first, second = _BETAS
     mean: Tensor = state["mean"].lerp_(grad, 1 - first)
     square: Tensor = state["square"].lerp_(grad.square(), 1 - second)
     n = float(state["step"])

@@ -42,13 +42,7 @@ class Drawn(NamedTuple):
 
 
 def algorithm_1(detector: Detector, drawn: Drawn, p_hard: float) -> Losses:
-    """Return the losses of one step, line by line as Algorithm 1 has them.
-
-    Args:
-        detector: Networks in training mode; the teacher is frozen.
-        drawn: Images of the step.
-        p_hard: Quantile of the hard feature loss, in [0, 1).
-    """
+    """Return the losses of one step, line by line as Algorithm 1 has them."""
     teacher = detector.describe(drawn.images)
     student = detector.student(drawn.images)[:, FOR_TEACHER]
     hard = hard_feature_loss(teacher, student, p_hard)

@@ -43,13 +43,9 @@ def images_for_axes(
     seed: int,
     device: torch.device,
 ) -> Iterator[Iterable[Images]]:
-    """Return batches of some normal images, then of some natural ones.
+    """Return batches of some of the training images, then of some natural ones.
 
-    Args:
-        normal: Training images, (n, 256, 256, 3), none of them held out.
-        natural: Source of natural images. None: the default ones.
-        seed: Seed of the training.
-        device: Device of the batches.
+    Without a source of natural images these are the default ones.
     """
     rng = np.random.default_rng((seed, *_DRAW))
     natural = natural or open_pretraining_images(None)

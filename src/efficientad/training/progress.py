@@ -3,9 +3,13 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import closing
+from typing import TypeVar
 
 from tqdm import tqdm
+
+T = TypeVar("T", bound=Sized)
 
 _FIRST_LINE_AFTER, _LINE_EVERY = 1.0, 15.0
 """Seconds; the pauses between lines double from the first one."""
@@ -76,6 +80,16 @@ class Progress:
         """Finish the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+def with_progress(batches: Iterable[T], n: int, task: str) -> Iterator[T]:
+    """Yield batches, and show how many of `n` images are done."""
+    n_done = 0
+    with closing(Progress(n, "image", task=task)) as progress:
+        for batch in batches:
+            yield batch
+            n_done += len(batch)
+            progress.update(n_done)
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:

@@ -47,13 +47,7 @@ def finished_detector(
 ) -> Predictor | None:
     """Return the predictor of a file if a training would make the same one again.
 
-    Args:
-        path: File that the training would write.
-        config: Settings of the training.
-        provenance: Provenance that the trained detector would have.
-
-    Returns:
-        None if there is no file, or a detector of other settings or images.
+    It is None if there is no file, or a detector of other settings or images.
 
     Raises:
         ModelFileError: If the file cannot be used.

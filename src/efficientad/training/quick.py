@@ -18,11 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.detector import (
-    FOR_AUTOENCODER,
-    FOR_TEACHER,
-    Detector,
-)
+from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.losses import (
     autoencoder_loss,
     hard_feature_loss,
@@ -34,7 +30,7 @@ from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
 from efficientad.training.config import Preset, Recipe
 from efficientad.training.descriptor_cache import DescriptorCache
 from efficientad.training.paper_step import vary_color
-from efficientad.training.step import Loss, Losses, Material
+from efficientad.training.step import Losses, Material
 
 StudentStart = Literal["random", "teacher_hidden"]
 """All layers at random, or the hidden ones as the teacher's."""
@@ -126,25 +122,21 @@ class QuickStep:
         for_teacher = student.head(hidden, FOR_TEACHER)
         for_autoencoder = student.head(hidden[:n_whole], FOR_AUTOENCODER)
         targets = [self._cache[int(i)] for i in chosen]
-        hard = self._imitation_loss(self._cut(targets, corners), for_teacher[:n])
+        teacher = self._cut(targets, corners)
+        hard = hard_feature_loss(teacher, for_teacher[:n], recipe.p_hard)
+        mean = (teacher - for_teacher[:n]).square().mean()
+        penalty = hard.new_zeros(())
+        if len(for_teacher) > n:
+            penalty = recipe.penalty_weight * pretraining_penalty(for_teacher[n:])
         whole = torch.from_numpy(chosen[:n_whole])
         augmented = vary_color(self._pixels[whole], rng)
         autoencoder = detector.autoencoder(self._material.normalized(augmented))
         return Losses(
-            hard,
-            self._penalty(for_teacher[n:]),
+            hard + recipe.mean_share * mean,
+            penalty,
             autoencoder_loss(torch.stack(targets[:n_whole]), autoencoder),
             student_autoencoder_loss(self._cut(autoencoder, corners), for_autoencoder),
         )
-
-    def _imitation_loss(self, teacher: Tensor, student: Tensor) -> Loss:
-        hard = hard_feature_loss(teacher, student, self._recipe.p_hard)
-        return hard + self._recipe.mean_share * (teacher - student).square().mean()
-
-    def _penalty(self, natural: Tensor) -> Loss:
-        if not len(natural):
-            return natural.new_zeros(())
-        return self._recipe.penalty_weight * pretraining_penalty(natural)
 
     def _natural(self, rng: np.random.Generator) -> Tensor:
         side, images = self._side, self._material.pretraining_images

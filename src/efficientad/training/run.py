@@ -27,7 +27,6 @@ from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS
-from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import Teacher, open_teacher
 from efficientad.natural_images.pictures import (
     PretrainingImages,
@@ -295,11 +294,10 @@ class _Training:
         Raises:
             ModelFileError: If it is unusable, or of other settings or images.
         """
-        tensors, content = open_checkpoint(path, {"settings": self._settings})
-        for name in ("student", "autoencoder"):
-            state = tensor_file.with_prefix(tensors, name + ".")
-            getattr(self.detector, name).load_state_dict(state)
-        tensor_file.restore_optimizer(self.optimizer, tensors)
+        identity = {"settings": self._settings}
+        states, content = open_checkpoint(path, identity, self.optimizer)
+        self.detector.student.load_state_dict(states["student"])
+        self.detector.autoencoder.load_state_dict(states["autoencoder"])
         self.n_steps_done, self.seconds = content["steps"], content["seconds"]
         self._unreadable.update(content.get("unreadable", ()))
 
