@@ -59,10 +59,11 @@ def handled_interrupt():
 @pytest.fixture(autouse=True, scope="session")
 def short_second_session():
     """Three changes in place of fourteen, each of one image, for all calibrations."""
+    from efficientad.images.changes import SESSION
     from efficientad.training import calibration
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "SESSION", calibration.SESSION[:3])
+        patch.setattr(calibration, "SESSION", SESSION[:3])
         patch.setattr(calibration, "_N_SESSION", 1)
         yield
 

@@ -144,9 +144,8 @@ def gray_images():
     return images.clip(0, 255).astype(np.uint8).repeat(3, 3)
 
 
-def test_a_term_that_another_session_would_raise_gets_less_weight(
-    gray_images, whole_session
-):
+@pytest.mark.usefixtures("whole_session")
+def test_a_term_that_another_session_would_raise_gets_less_weight(gray_images):
     steady = fit_calibration(Bright(0), gray_images).terms
     sensitive = fit_calibration(Bright(1), gray_images).terms
 
@@ -174,7 +173,8 @@ def test_a_term_that_varies_as_maps_do_counts_as_they_do(gray_images):
     np.testing.assert_allclose(sorted(maps + points), found.normal_scores, rtol=1e-4)
 
 
-def test_false_alarms_of_a_second_session_are_kept_by_kind(gray_images, whole_session):
+@pytest.mark.usefixtures("whole_session")
+def test_false_alarms_of_a_second_session_are_kept_by_kind(gray_images):
     found = fit_calibration(Bright(0), gray_images[:3])
 
     assert list(found.second_session) == list(CHANGES)
