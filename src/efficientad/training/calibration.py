@@ -156,6 +156,7 @@ def fit_calibration(
     return replace(found, second_session={k: tuple(v) for k, v in by_kind.items()})
 
 
+# Deviation: the paper's score is the maximum of the combined map alone.
 def _with_composition(
     calibration: Calibration,
     held_out: EngineOutput,
