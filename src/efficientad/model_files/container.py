@@ -1,16 +1,20 @@
 """One file of tensors with a JSON description: safetensors, written atomically.
 
 Detectors, teachers and checkpoints are such files. They hold numbers and text only, so
-reading one never executes anything.
+reading one never executes anything. A SHA-256 of tensors and description is stored with
+them, so a damaged file is refused. Files of the first versions have none.
 """
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from efficientad.errors import ModelFileError
@@ -19,6 +23,10 @@ from efficientad.storage import atomic_write, require_no_device
 Kind = Literal["detector", "teacher", "checkpoint", "basis"]
 FORMAT_VERSION = 1
 _FORMAT, _VERSION, _CONTENT = "efficientad", "efficientad_version", "content"
+_HASH = "sha256"
+_LENGTH_BYTES = 8  # of the header's length, at the start of a safetensors file
+
+logger = logging.getLogger(__name__)
 
 
 def write(
@@ -36,6 +44,7 @@ def write(
         _CONTENT: json.dumps(content, allow_nan=False),
     }
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    metadata[_HASH] = _hash(metadata[_CONTENT], plain)
     with atomic_write(path) as partial:
         partial.touch()
         usual_mode = partial.stat().st_mode
@@ -56,12 +65,18 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ModelFileError(f"no {kind} file at {path}: give the path of one")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            _require_kind(path, kind, metadata)
-            content = json.loads(metadata[_CONTENT])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        # Read at once: a file that changes while it is mapped would kill the process.
+        data = path.read_bytes()
+        length = int.from_bytes(data[:_LENGTH_BYTES], "little")
+        header = json.loads(data[_LENGTH_BYTES:][:length])
+        metadata = header.get("__metadata__", {})
+        _require_kind(path, kind, metadata)
+        content = json.loads(metadata[_CONTENT])
+        tensors = load(data)
+        if _HASH not in metadata:
+            logger.info("%s has no checksum: it is of an earlier version", path)
+        _require_whole(metadata, tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(
@@ -69,6 +84,26 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"something else ({error}); make it anew"
         ) from error
     return tensors, content
+
+
+def _require_whole(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` if tensors are not those written, or not finite."""
+    recorded = metadata.get(_HASH)
+    if recorded is not None and recorded != _hash(metadata[_CONTENT], tensors):
+        raise ValueError("its checksum is not the recorded one")
+    for name, tensor in tensors.items():
+        # A ReLU turns NaN into zero, and the score would look normal.
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} has numbers that are not finite")
+
+
+def _hash(content: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a description and of contiguous tensors on the CPU."""
+    digest = hashlib.sha256(content.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _require_kind(path: Path, kind: Kind, metadata: Mapping[str, str]) -> None:
