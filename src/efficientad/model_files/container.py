@@ -67,12 +67,12 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         # Read at once: a file that changes while it is mapped would kill the process.
         data = path.read_bytes()
+        tensors = load(data)
         length = int.from_bytes(data[:_LENGTH_BYTES], "little")
         header = json.loads(data[_LENGTH_BYTES:][:length])
         metadata = header.get("__metadata__", {})
         _require_kind(path, kind, metadata)
         content = json.loads(metadata[_CONTENT])
-        tensors = load(data)
         if _HASH not in metadata:
             logger.info("%s has no checksum: it is of an earlier version", path)
         _require_whole(metadata, tensors)
