@@ -9,7 +9,7 @@ from efficientad.method.composition import (
     CELLS,
     Composition,
     cell_step,
-    cell_weights,
+    cells_of,
     fit_composition,
 )
 from efficientad.model_files.detector_file import (
@@ -38,7 +38,7 @@ def no_changes():
 def test_cells_are_means_within_windows_relative_to_all(side):
     features = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
 
-    found = cell_weights(side) @ features.reshape(3, -1).T.numpy()
+    found = cells_of(features.permute(1, 2, 0).numpy())
 
     pooled = functional.avg_pool2d(features[None], CELL_SIZE, cell_step(side))[0]
     assert pooled.shape == (3, CELLS, CELLS)

@@ -46,7 +46,7 @@ from efficientad.kernels.layers import (
 )
 from efficientad.method.composition import (
     COMPOSITION,
-    cell_weights,
+    cells_of,
     head_weights,
 )
 from efficientad.method.sizes import (
@@ -122,7 +122,7 @@ class NativeEngine:
         found = [self._plan(len(b)).run(b, self._n_threads) for b in batches]
         local, global_ = np.concatenate([maps for maps, _ in found], 1)
         pooled = np.concatenate([cells for _, cells in found])
-        cells = (pooled @ self._head.T).reshape(len(pixels), -1)
+        cells = np.einsum("ncf,of->nco", pooled, self._head).reshape(len(pixels), -1)
         values = {"cells": cells}
         if self._composition is not None:
             values[COMPOSITION] = self._composition.distances(cells)[:, np.newaxis]
@@ -150,7 +150,6 @@ class _Plan:
         self._steps, self._hidden = networks.steps(
             bordered, self._image, list(self._maps)
         )
-        self._cell_weights = cell_weights(self._hidden.shape[1])
 
     def run(
         self, pixels: Pixels, n_threads: int | None
@@ -162,9 +161,7 @@ class _Plan:
         to_float(pixels, self._image, n_threads)
         for step in self._steps:
             step(n_threads)
-        n_channels = self._hidden.shape[3]
-        pooled = [self._cell_weights @ h.reshape(-1, n_channels) for h in self._hidden]
-        return self._maps[..., 0].copy(), np.stack(pooled)
+        return self._maps[..., 0].copy(), np.stack([cells_of(h) for h in self._hidden])
 
 
 class _Small:

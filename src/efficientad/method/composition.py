@@ -52,7 +52,8 @@ class Composition(NamedTuple):
             cells: Cells of the images, (n_images, n).
         """
         centred = (cells - self.mean) * self.scale
-        usual = centred @ self.axes.T
+        # No matrix product: BLAS' waiting threads would slow down the next prediction.
+        usual = np.einsum("nd,kd->nk", centred, self.axes)
         squares = np.square(centred).sum(1) - np.square(usual).sum(1)
         distances: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0))
         return distances
@@ -67,17 +68,20 @@ def cell_step(side: int) -> int:
     return (side - CELL_SIZE) // (CELLS - 1)
 
 
-def cell_weights(side: int) -> NDArray[np.float32]:
-    """Return the matrix from features at all places to cells, (16, side * side).
+def cells_of(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the means of features within cells, relative to those of all cells.
 
-    A cell is relative to the mean of all cells.
+    Args:
+        features: Hidden features of an image, (side, side, channels).
+
+    Returns:
+        (16, channels), row by row.
     """
-    rows = np.zeros((CELLS, side))
-    for cell in range(CELLS):
-        start = cell * cell_step(side)
-        rows[cell, start : start + CELL_SIZE] = 1 / CELL_SIZE
-    both = np.einsum("ay,bx->abyx", rows, rows).reshape(CELLS * CELLS, side * side)
-    relative: NDArray[np.float32] = (both - both.mean(0)).astype(np.float32)
+    starts = range(0, CELLS * cell_step(len(features)), cell_step(len(features)))
+    rows = np.stack([features[start : start + CELL_SIZE].sum(0) for start in starts])
+    cells = np.stack([rows[:, s : s + CELL_SIZE].sum(1) for s in starts], 1)
+    means = cells.reshape(CELLS * CELLS, -1) / np.float32(CELL_SIZE**2)
+    relative: NDArray[np.float32] = means - means.mean(0)
     return relative
 
 
