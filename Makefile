@@ -66,7 +66,7 @@ peers: $(VENV)/train.stamp .venv-peers/peers.stamp ## other implementations on t
 	touch "$@"
 
 coverage: $(VENV)/dev.stamp ## the tests again, with the lines they never reach
-	"$(BIN)/coverage" run -m pytest
+	OMP_NUM_THREADS=1 "$(BIN)/coverage" run -m pytest -n auto --dist loadfile
 	"$(BIN)/coverage" combine --quiet
 	"$(BIN)/coverage" report
 

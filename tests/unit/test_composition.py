@@ -1,17 +1,23 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+import efficientad
+from efficientad.cli.main import main
 from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.method.composition import (
     CELL_SIZE,
     CELLS,
+    COMPOSITION,
     Composition,
     cell_step,
     cells_of,
     fit_composition,
 )
+from efficientad.method.decision import TermScale
 from efficientad.model_files.detector_file import (
     DetectorFile,
     read_detector,
@@ -120,3 +126,47 @@ def test_a_detector_file_keeps_the_gaussian(make_detector, joined, tmp_path):
     for name, values in composition._asdict().items():
         np.testing.assert_array_equal(read[f"composition_{name}"], values)
     assert list(Composition._fields) == ["mean", "scale", "axes"]
+
+
+@pytest.fixture(scope="module")
+def with_composition(make_detector, joined):
+    predictor = joined(make_detector())
+    predictor.detector.set_composition(composition_of(predictor))
+    calibration = replace(
+        predictor.calibration,
+        terms={COMPOSITION: TermScale(20.0, 0.01)},
+        second_session={"shift": (0.1, 9.0)},
+    )
+    return replace(predictor, calibration=calibration)
+
+
+@pytest.mark.parametrize("name", ["part.onnx", "part.xml", "part.ead"])
+def test_every_file_form_adds_the_same_points(with_composition, tmp_path, name):
+    path = tmp_path / name
+    if name == "part.ead":
+        efficientad.save(with_composition, path)
+    else:
+        efficientad.export(with_composition, path)
+    image = np.random.default_rng(3).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+
+    found = efficientad.load(path, device="cpu").predict(image)
+
+    expected = with_composition.predict(image)
+    assert abs(expected.terms[COMPOSITION]) > 0.01
+    assert found.terms[COMPOSITION] == pytest.approx(
+        expected.terms[COMPOSITION], rel=1e-2
+    )
+    assert found.image_score == pytest.approx(expected.image_score, rel=1e-2)
+
+
+def test_false_alarms_after_changes_are_shown(with_composition, tmp_path, capsys):
+    path = tmp_path / "part.ead"
+    efficientad.save(with_composition, path)
+
+    assert main(["check", str(path), "--robustness"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["shift", "50%"]
+
+    plain = replace(with_composition.calibration, second_session={})
+    efficientad.save(replace(with_composition, calibration=plain), path)
+    assert main(["check", str(path), "--robustness"]) == 2
+    assert "calibrate it again" in capsys.readouterr().err

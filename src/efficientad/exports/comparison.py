@@ -279,5 +279,6 @@ def _difference(predictor: Predictor, engine: GraphEngine, image: ImageLike) -> 
     ]
     for name, points in expected.terms.items():
         given = predictor.calibration.terms[name].points(found.values[name][0])
-        differences.append(relative_difference(np.array([points]), given))
+        expected_points = np.array([points], np.float32)
+        differences.append(relative_difference(expected_points, given))
     return float(np.max(differences))
