@@ -106,7 +106,7 @@ def test_along_all_axes_the_maps_are_the_same(size, make_detector, images):
     turned = along_axes(detector, [[images]], 384, 384)
 
     torch.testing.assert_close(
-        turned.raw_maps(images), detector.raw_maps(images), rtol=1e-3, atol=1e-6
+        turned.outputs(images)[0], detector.outputs(images)[0], rtol=1e-3, atol=1e-6
     )
     assert not turned.training
     assert not any(p.requires_grad for p in turned.parameters())
@@ -119,9 +119,9 @@ def test_along_few_axes_the_maps_lose_what_lies_outside_of_them(make_detector, i
 
     few, more = (along_axes(detector, kinds, n, n // 2) for n in (64, 192))
 
-    whole = detector.raw_maps(images)
+    whole = detector.outputs(images)[0]
     shares = [
-        [part / whole[name] for name, part in d.raw_maps(images).items()]
+        [part / whole[name] for name, part in d.outputs(images)[0].items()]
         for d in (few, more)
     ]
     for little, much in zip(*shares, strict=True):

@@ -235,7 +235,7 @@ def compare(peer: Peer, root: Path, options: argparse.Namespace) -> Path:
     if peer.can_run:
         try:
             run |= measured(peer, category, options)
-        except Exception as error:  # noqa: BLE001 - recorded, so that others go on
+        except (EfficientADError, MemoryError, OSError, RuntimeError) as error:
             run[FAILURE] = f"{type(error).__name__}: {error}"
             print(f"{peer.name} on {category.name}: {error}", file=sys.stderr)
     return write_run(run | environment(), options.results)

@@ -23,7 +23,6 @@ from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.weights import (
     Arrays,
     Weights,
-    composition_of,
     difference,
     on_pixels,
     pair_of,
@@ -45,9 +44,10 @@ from efficientad.kernels.layers import (
     to_float,
 )
 from efficientad.method.composition import (
-    COMPOSITION,
+    Composition,
     cells_of,
     head_weights,
+    image_values,
 )
 from efficientad.method.sizes import (
     DECODER_SIZES,
@@ -104,7 +104,7 @@ class NativeEngine:
         mean, std = (arrays[name].astype(np.float64) for name in names)
         weight, bias = taught[-1]
         self._head = head_weights(weight, std).astype(np.float32)
-        self._composition = composition_of(arrays)
+        self._composition = Composition.from_arrays(arrays)
         taught[-1] = weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
         autoencoder = _Reconstruction(arrays)
         self._networks: _Small | _Medium
@@ -123,9 +123,7 @@ class NativeEngine:
         local, global_ = np.concatenate([maps for maps, _ in found], 1)
         pooled = np.concatenate([cells for _, cells in found])
         cells = np.einsum("ncf,of->nco", pooled, self._head).reshape(len(pixels), -1)
-        values = {"cells": cells}
-        if self._composition is not None:
-            values[COMPOSITION] = self._composition.distances(cells)[:, np.newaxis]
+        values = image_values(cells, self._composition)
         return EngineOutput({"local": local, "global": global_}, values)
 
     def _plan(self, n: int) -> "_Plan":

@@ -19,7 +19,7 @@ _CUDA: Final = "CUDAExecutionProvider"
 _TENSORRT: Final = "TensorrtExecutionProvider"
 
 Provider = tuple[str, dict[str, Any]]
-"""Name and options of what runs the operators of a graph."""
+"""An execution provider of ONNX Runtime: its name and its options."""
 
 
 class OnnxRuntimeEngine:

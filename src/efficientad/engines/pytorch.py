@@ -8,6 +8,7 @@ from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
 from efficientad.kernels.winograd import FAST
+from efficientad.method.composition import image_values
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
 
@@ -51,7 +52,8 @@ class PyTorchEngine:
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the raw maps and values of a batch, (n, 256, 256, 3)."""
         images = torch.from_numpy(pixels).to(self._detector.device)
-        outputs = self._detector.outputs(normalize_images(images))
+        maps, cells = self._detector.outputs(normalize_images(images))
         return EngineOutput(
-            *({k: v.float().cpu().numpy() for k, v in each.items()} for each in outputs)
+            {name: raw.float().cpu().numpy() for name, raw in maps.items()},
+            image_values(cells.float().cpu().numpy(), self._detector.composition),
         )

@@ -7,19 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.kernels.layers import Doubles
-from efficientad.method.composition import COMPOSITION, Composition
 from efficientad.method.sizes import IMAGENET_MEAN, IMAGENET_STD
 
 Weights = tuple[Doubles, Doubles]
 """Weight and bias of a convolution, in double precision."""
 Arrays = Mapping[str, NDArray[Any]]
 """Weights and statistics of a detector by their names in its state."""
-
-
-def composition_of(arrays: Arrays) -> Composition | None:
-    """Return the Gaussian among a detector's arrays; None if there is none."""
-    names = [f"{COMPOSITION}_{name}" for name in Composition._fields]
-    return Composition(*(arrays[n] for n in names)) if names[-1] in arrays else None
 
 
 def weights_of(arrays: Arrays, prefix: str) -> list[Weights]:

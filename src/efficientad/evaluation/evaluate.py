@@ -39,7 +39,7 @@ from efficientad.evaluation.pixel_results import (
 from efficientad.evaluation.rendering import environment
 from efficientad.evaluation.report import Case, Report, write_report
 from efficientad.evaluation.results import Evaluation, ScoredImage
-from efficientad.evaluation.shifts import shifts
+from efficientad.evaluation.shifts import SCORE, shifts
 from efficientad.images.appearance import QUANTITIES, appearance
 from efficientad.images.rgb import (
     INPUT_SIZE,
@@ -229,6 +229,8 @@ def _evaluation(
         )
         for defect_type, of_type in sorted(pixels.by_defect_type.items())
     }
+    good_scores = [p.image_score for s, p in predicted.items() if not s.is_defect]
+    looks = predictor.provenance.get("validation_appearance", {})
     return Evaluation(
         category=category.name,
         metrics=overall.values,
@@ -249,18 +251,7 @@ def _evaluation(
         ),
         threshold=predictor.calibration.threshold,
         session_alarms=predictor.calibration.session_alarms(),
-        shifts=shifts(
-            good
-            | {
-                "image score": [
-                    p.image_score for s, p in predicted.items() if not s.is_defect
-                ]
-            },
-            {
-                **predictor.provenance.get("validation_appearance", {}),
-                "image score": held_out,
-            },
-        ),
+        shifts=shifts({**good, SCORE: good_scores}, {**looks, SCORE: held_out}),
     )
 
 

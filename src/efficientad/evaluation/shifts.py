@@ -15,8 +15,9 @@ from efficientad.images.appearance import QUANTITIES
 
 _LEVEL: Final = 0.01
 """Probability that any quantity is called different where none is."""
-_SCORE: Final = "image score"
-_WORDS: Final = {**QUANTITIES, _SCORE: ("of lower scores", "of higher scores")}
+SCORE: Final = "image score"
+"""The quantity that is measured by the model, beside those of the pictures."""
+_WORDS: Final = {**QUANTITIES, SCORE: ("of lower scores", "of higher scores")}
 
 
 @dataclass(frozen=True, slots=True)

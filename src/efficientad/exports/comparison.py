@@ -31,7 +31,6 @@ from efficientad.method.decision import Calibration
 from efficientad.method.maps import (
     HIGH_TARGET,
     combine_maps,
-    image_scores,
     normalize_maps,
 )
 from efficientad.method.placement import place_map
@@ -177,11 +176,8 @@ def require_outputs(engine: GraphEngine, calibration: Calibration) -> None:
     raw = {name: found[output] for name, output in RAW_OUTPUTS.items()}
     grids = normalize_maps(raw, calibration.scales)
     combined = combine_maps(grids)
-    score = image_scores(combined)
-    for name, term in calibration.terms.items():
-        score = score + term.points(given[name][:, 0])
     expected = {GRID_OUTPUTS[name]: grid for name, grid in grids.items()}
-    expected[SCORE_OUTPUT] = score
+    expected[SCORE_OUTPUT], _ = calibration.scores(grids, given)
     for name, grid in zip(MAP_OUTPUTS, (combined, *grids.values()), strict=True):
         expected[name] = np.stack([place_map(one, *images.shape[1:3]) for one in grid])
     limit = _OUTPUT_TOLERANCE[engine.precision]

@@ -60,7 +60,7 @@ PIXELS = "pixels"
 """The resized image inside the graph: whole numbers from 0 to 255."""
 
 CELL_DESCRIPTORS = "cell_descriptors"
-"""Name of the convolution that describes cells; it stays in single precision."""
+"""The convolution that describes cells, by its name; it stays in single precision."""
 
 FIRST_CONVOLUTIONS = ("teacher_0", "student_0", "autoencoder_0")
 """Names of the convolutions that read pixels."""
@@ -136,9 +136,10 @@ def _score(
 
 def _composition(graph: Nodes, detector: "Detector", features: str) -> str:
     """Write `Composition.distances` of the cells of the teacher's hidden features."""
-    state = {name: _array(values) for name, values in detector.state_dict().items()}
+    composition = detector.composition
+    assert composition is not None
     kernels = _weights(detector.teacher)[-1].kernels
-    weights = head_weights(kernels, state["teacher_std"])
+    weights = head_weights(kernels, _array(detector.teacher_std))
     # A small network's last kernel is 4 wide, a medium one's 1.
     step = cell_step(GRID_CELLS + kernels.shape[2] - 1)
     pooled = graph.op(
@@ -153,11 +154,7 @@ def _composition(graph: Nodes, detector: "Detector", features: str) -> str:
     cells = graph.op("Reshape", cells, graph.integer([0, -1]))
     mean, scale, axes = (
         graph.constant(values)
-        for values in (
-            state[f"{COMPOSITION}_mean"],
-            state[f"{COMPOSITION}_scale"],
-            state[f"{COMPOSITION}_axes"].T,
-        )
+        for values in (composition.mean, composition.scale, composition.axes.T)
     )
     centred = graph.op("Mul", graph.op("Sub", cells, mean), scale)
     usual = graph.op("MatMul", centred, axes)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-Pixels = NDArray[np.uint8]
-"""RGB, (height, width, 3)."""
-Change = Callable[[Pixels, float, np.random.Generator], Pixels]
+from efficientad.images.rgb import RGBImage
+
+Change = Callable[[RGBImage, float, np.random.Generator], RGBImage]
 
 _LIGHT: Final = 0.15
 _BLUR: Final = 0.8
@@ -25,27 +25,27 @@ _BEST_QUALITY: Final = 90
 _QUALITY_LOST: Final = 30
 
 
-def _rounded(values: NDArray[np.floating]) -> Pixels:
+def _rounded(values: NDArray[np.floating]) -> RGBImage:
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
-def _brightness(pixels: Pixels, strength: float, _: np.random.Generator) -> Pixels:
+def _brightness(pixels: RGBImage, strength: float, _: np.random.Generator) -> RGBImage:
     return _rounded(pixels * (1 + _LIGHT * strength))
 
 
-def _contrast(pixels: Pixels, strength: float, _: np.random.Generator) -> Pixels:
+def _contrast(pixels: RGBImage, strength: float, _: np.random.Generator) -> RGBImage:
     mean = pixels.mean()
     return _rounded((pixels - mean) * (1 + _LIGHT * strength) + mean)
 
 
-def _blur(pixels: Pixels, strength: float, _: np.random.Generator) -> Pixels:
+def _blur(pixels: RGBImage, strength: float, _: np.random.Generator) -> RGBImage:
     blurred = Image.fromarray(pixels).filter(
         ImageFilter.GaussianBlur(_BLUR * abs(strength))
     )
     return np.asarray(blurred)
 
 
-def _shift(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+def _shift(pixels: RGBImage, strength: float, rng: np.random.Generator) -> RGBImage:
     """Move the content, along a diagonal and by the strength times 8 pixels."""
     distance = round(_SHIFT * abs(strength))
     down, right = distance * rng.choice((-1, 1), 2)
@@ -55,7 +55,7 @@ def _shift(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     return padded[top : top + height, left : left + width]
 
 
-def _rotation(pixels: Pixels, strength: float, _: np.random.Generator) -> Pixels:
+def _rotation(pixels: RGBImage, strength: float, _: np.random.Generator) -> RGBImage:
     height, width = pixels.shape[:2]
     margin = round(max(height, width) * np.sin(np.radians(_DEGREES))) + 1
     edge = (margin, margin)
@@ -64,7 +64,7 @@ def _rotation(pixels: Pixels, strength: float, _: np.random.Generator) -> Pixels
     return np.asarray(turned)[margin : margin + height, margin : margin + width]
 
 
-def _compression(pixels: Pixels, strength: float, _: np.random.Generator) -> Pixels:
+def _compression(pixels: RGBImage, strength: float, _: np.random.Generator) -> RGBImage:
     stream = io.BytesIO()
     quality = round(_BEST_QUALITY - _QUALITY_LOST * abs(strength))
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
@@ -72,7 +72,7 @@ def _compression(pixels: Pixels, strength: float, _: np.random.Generator) -> Pix
         return np.asarray(picture.convert("RGB"))
 
 
-def _noise(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+def _noise(pixels: RGBImage, strength: float, rng: np.random.Generator) -> RGBImage:
     return _rounded(pixels + rng.normal(0, _NOISE * abs(strength), pixels.shape))
 
 
@@ -96,7 +96,7 @@ SESSION: Final = tuple(
 """Kinds and strengths of the changes between two sessions of one line."""
 
 
-def changed(pixels: Pixels, kind: str, strength: float, seed: int) -> Pixels:
+def changed(pixels: RGBImage, kind: str, strength: float, seed: int) -> RGBImage:
     """Return an image with one kind of change.
 
     Args:

@@ -14,7 +14,7 @@ from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.errors import ModelFileError
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.method.decision import Calibration, Prediction
-from efficientad.method.maps import combine_maps, image_scores, normalize_maps
+from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
 
 if TYPE_CHECKING:
@@ -100,14 +100,7 @@ class Predictor:
                 "a decision needs finite maps for every image, the model gives others; "
                 "use a higher precision, or train it again"
             )
-        terms = {
-            name: term.points(output.values[name][:, 0])
-            for name, term in calibration.terms.items()
-        }
-        points = image_scores(combine_maps(grids))
-        for term in terms.values():
-            points = points + term
-        scores = points.tolist()
+        scores, terms = calibration.scores(grids, output.values)
         return [
             Prediction(
                 image_score=score,
@@ -119,6 +112,6 @@ class Predictor:
                 terms={name: float(term[index]) for name, term in terms.items()},
             )
             for index, (score, (height, width)) in enumerate(
-                zip(scores, sizes, strict=True)
+                zip(scores.tolist(), sizes, strict=True)
             )
         ]

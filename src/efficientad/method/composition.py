@@ -11,13 +11,14 @@ such changes show in which directions they move the features, and these directio
 count less. No torch here.
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 COMPOSITION: Final = "composition"
-"""Name of the term, and prefix of its arrays in a detector."""
+"""The image-level term by its name, which also begins the names of its arrays."""
 CELLS: Final = 4
 """Cells along a side of the image."""
 CELL_SIZE: Final = 14
@@ -45,6 +46,16 @@ class Composition(NamedTuple):
     """Directions in which normal images differ, (k, n), each as long as its share of
     the squared distance that is usual there."""
 
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Composition | None":
+        """Return the Gaussian among the arrays of a detector; None if there is none."""
+        names = [f"{COMPOSITION}_{name}" for name in cls._fields]
+        return cls(*(arrays[n] for n in names)) if names[-1] in arrays else None
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return the arrays by their names in a detector."""
+        return {f"{COMPOSITION}_{k}": values for k, values in self._asdict().items()}
+
     def distances(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the distance of each image, (n_images,).
 
@@ -57,6 +68,19 @@ class Composition(NamedTuple):
         squares = np.square(centred).sum(1) - np.square(usual).sum(1)
         distances: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0))
         return distances
+
+
+def image_values(
+    cells: NDArray[np.float32], composition: Composition | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return the image-level values of an engine, (n_images, length), by name.
+
+    They are `cells`, and `composition` if there is the Gaussian.
+    """
+    values = {"cells": cells}
+    if composition is not None:
+        values[COMPOSITION] = composition.distances(cells)[:, np.newaxis]
+    return values
 
 
 def cell_step(side: int) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET
-from efficientad.method.maps import MapScale, combine_maps
+from efficientad.method.maps import MapScale, combine_maps, image_scores
 from efficientad.method.placement import place_map
 from efficientad.method.tail import tail_quantile
 
@@ -92,11 +92,14 @@ class Calibration:
             raise ConfigError("calibration needs the scale of at least one map")
         if not self.normal_scores:
             raise ConfigError("calibration needs at least one held-out normal score")
-        for scores in (self.normal_scores, self.training_scores):
+        for kind, scores in (
+            ("held-out normal", self.normal_scores),
+            ("training", self.training_scores),
+        ):
             if not all(map(math.isfinite, scores)):
-                raise ConfigError("normal scores must be finite numbers")
+                raise ConfigError(f"{kind} scores must be finite numbers")
             if list(scores) != sorted(scores):
-                raise ConfigError("normal scores must be in ascending order")
+                raise ConfigError(f"{kind} scores must be in ascending order")
         if not 0 < self.false_alarm_budget < 1:
             raise ConfigError(
                 f"false_alarm_budget must be in (0, 1), got {self.false_alarm_budget}"
@@ -177,6 +180,20 @@ class Calibration:
                 f"{_percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"
             )
         return lines
+
+    def scores(
+        self,
+        grids: Mapping[str, NDArray[np.float32]],
+        values: Mapping[str, NDArray[np.float32]],
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        """Return the image scores, (n,), and the points of each term in them, (n,).
+
+        Args:
+            grids: Normalized maps by name, (n, rows, columns).
+            values: Image-level values by name, (n, 1), at least those of the terms.
+        """
+        points = {k: term.points(values[k][:, 0]) for k, term in self.terms.items()}
+        return sum(points.values(), start=image_scores(combine_maps(grids))), points
 
     def p_value(self, image_score: float) -> float:
         """Return the probability that a normal image scores at least this high.

@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from efficientad.method.composition import (
     CELL_SIZE,
-    COMPOSITION,
     Composition,
     cell_step,
 )
@@ -68,8 +67,6 @@ class Detector(nn.Module):
         student: Network with the channels of the teacher, then of the autoencoder.
         autoencoder: Network of 384 channels, or of fewer.
         statistics: Mean and deviation of the teacher's channels.
-        composition: Gaussian of the cells of normal images. None: there is no such
-            term, as in the paper.
     """
 
     teacher_mean: Tensor
@@ -81,7 +78,6 @@ class Detector(nn.Module):
         student: PatchDescriptionNetwork,
         autoencoder: Autoencoder,
         statistics: ChannelStatistics,
-        composition: Composition | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -89,14 +85,17 @@ class Detector(nn.Module):
         self.autoencoder = autoencoder
         self.register_buffer("teacher_mean", statistics.mean)
         self.register_buffer("teacher_std", statistics.std)
-        if composition is not None:
-            self.set_composition(composition)
+
+    @property
+    def composition(self) -> Composition | None:
+        """Gaussian of the cells of normal images; None without this term."""
+        buffers = self.named_buffers(recurse=False)
+        return Composition.from_arrays({k: v.cpu().numpy() for k, v in buffers})
 
     def set_composition(self, composition: Composition) -> None:
-        """Take the Gaussian of the cells of normal images."""
-        for name, values in composition._asdict().items():
-            tensor = torch.from_numpy(values).to(self.device)
-            self.register_buffer(f"{COMPOSITION}_{name}", tensor)
+        """Store the Gaussian of the cells of normal images as buffers."""
+        for name, values in composition.arrays().items():
+            self.register_buffer(name, torch.from_numpy(values).to(self.device))
 
     @property
     def size(self) -> ModelSize:
@@ -116,30 +115,12 @@ class Detector(nn.Module):
         """Return how the networks differ on normalized images of 256 x 256 pixels."""
         return self._differences(images, self.teacher.hidden(images))
 
-    def raw_maps(self, images: Images) -> dict[str, RawMap]:
-        """Return the raw maps of normalized images of 256 x 256 pixels, by name."""
-        return dict(
-            zip(MAP_NAMES, map(mean_square_map, self.differences(images)), strict=True)
-        )
-
-    def outputs(self, images: Images) -> tuple[dict[str, RawMap], dict[str, Values]]:
-        """Return raw maps and image-level values, by name.
-
-        The values are `cells`, and `composition` where the detector has the Gaussian.
-        """
+    def outputs(self, images: Images) -> tuple[dict[str, RawMap], Values]:
+        """Return the raw maps by name, and the cells, of images of 256 x 256 pixels."""
         hidden = self.teacher.hidden(images)
         differences = self._differences(images, hidden)
         maps = dict(zip(MAP_NAMES, map(mean_square_map, differences), strict=True))
-        values = {"cells": self._cells(hidden)}
-        state = dict(self.named_buffers())
-        if f"{COMPOSITION}_axes" in state:
-            mean, scale, axes = (
-                state[f"{COMPOSITION}_{name}"] for name in Composition._fields
-            )
-            centred = (values["cells"] - mean) * scale
-            squares = centred.square().sum(1) - (centred @ axes.T).square().sum(1)
-            values[COMPOSITION] = squares.clamp(min=0).sqrt()[:, None]
-        return maps, values
+        return maps, self._cells(hidden)
 
     def _normalized(self, descriptors: Descriptors) -> Descriptors:
         shape = (1, -1, 1, 1)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 _LEAST_SHAPE, _GREATEST_SHAPE = -1.0, 0.3
 _N_SHAPED: Final = 8
@@ -37,7 +38,7 @@ def tail_quantile(scores: Sequence[float], share: float) -> float:
     return float(start + scale * (max(ratio, 1) ** shape - 1) / shape)
 
 
-def _fitted(excess: "np.typing.NDArray[np.float64]") -> tuple[float, float]:
+def _fitted(excess: NDArray[np.float64]) -> tuple[float, float]:
     """Return shape and scale of positive values in ascending order."""
     n, mean = len(excess), float(excess.mean())
     if n < _N_SHAPED:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.composition import COMPOSITION, Composition
+from efficientad.method.composition import Composition
 from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
@@ -97,12 +97,10 @@ def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
     if student.n_channels != len(blank) + n_global:
         raise ConfigError(f"{student.n_channels} channels of the student")
     statistics = ChannelStatistics(blank, blank.clone())
-    composition = None
-    if f"{COMPOSITION}_axes" in tensors:
-        arrays = (tensors[f"{COMPOSITION}_{name}"] for name in Composition._fields)
-        composition = Composition(*(array.numpy() for array in arrays))
-    detector = Detector(
-        teacher, student, Autoencoder(n_global), statistics, composition
-    )
+    detector = Detector(teacher, student, Autoencoder(n_global), statistics)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    composition = Composition.from_arrays(arrays)
+    if composition is not None:
+        detector.set_composition(composition)
     detector.load_state_dict(tensors)
     return detector.requires_grad_(requires_grad=False)

@@ -27,10 +27,8 @@ from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import (
     Grids,
     MapScale,
-    combine_maps,
     divide_by_level,
     fit_quantiles,
-    image_scores,
     map_levels,
     normalize_maps,
 )
@@ -142,12 +140,10 @@ def fit_calibration(
         for name, grids in held_out.grids.items()
     }
     session = outputs(engine, second_session(pixels), "second session")
-    calibration = Calibration(
-        scales, (0.0,), false_alarm_budget, threshold_rule="estimate"
-    )
-    found = _with_scores(calibration, held_out, training)
+    blank = Calibration(scales, (0.0,), false_alarm_budget, threshold_rule="estimate")
+    found = _with_scores(blank, held_out, training)
     if COMPOSITION in held_out.values:
-        found = _with_composition(calibration, held_out, training, session)
+        found = _with_composition(found, held_out, training, session)
     for name, score in zip(names, scores(found, held_out).tolist(), strict=False):
         _warn_if_odd(found, name, score)
     by_case = scores(found, session).reshape(len(SESSION), -1)
@@ -158,24 +154,24 @@ def fit_calibration(
 
 # Deviation: the paper's score is the maximum of the combined map alone.
 def _with_composition(
-    calibration: Calibration,
+    alone: Calibration,
     held_out: EngineOutput,
     training: EngineOutput | None,
     session: EngineOutput,
 ) -> Calibration:
-    """Return a calibration whose scores contain the composition, with its scores.
+    """Return the calibration of the maps alone with the composition in its scores.
 
     The composition gets the largest weight with which a second session gives few more
     false alarms than the maps alone. No defect is needed for this.
     """
     normal = held_out if training is None else joined([held_out, training])
-    alone = _with_scores(calibration, held_out, training)
     limit = float(np.mean(scores(alone, session) > alone.threshold))
-    limit += _MORE_ALARMS * calibration.false_alarm_budget
+    limit += _MORE_ALARMS * alone.false_alarm_budget
+    scale = _term_scale(alone, normal)
     for weight in _WEIGHTS:
-        scale = _term_scale(calibration, normal, weight)
+        term = replace(scale, slope=weight * scale.slope)
         found = _with_scores(
-            replace(calibration, terms={COMPOSITION: scale}), held_out, training
+            replace(alone, terms={COMPOSITION: term}), held_out, training
         )
         if np.mean(scores(found, session) > found.threshold) <= limit:
             return found
@@ -217,10 +213,8 @@ def second_session(pixels: Pixels) -> Pixels:
 
 def scores(calibration: Calibration, output: EngineOutput) -> NDArray[np.float32]:
     """Return the image scores of an engine's output, (n,)."""
-    found = image_scores(combine_maps(normalize_maps(output.grids, calibration.scales)))
-    for name, term in calibration.terms.items():
-        found = found + term.points(output.values[name][:, 0])
-    return found
+    grids = normalize_maps(output.grids, calibration.scales)
+    return calibration.scores(grids, output.values)[0]
 
 
 def _with_scores(
@@ -247,7 +241,7 @@ def _with_scores(
 
 
 def _warn_if_odd(calibration: Calibration, name: str, score: float) -> None:
-    """Name a held-out image that alone moves the threshold much."""
+    """Warn of a held-out image that alone moves the threshold much."""
     with_it = calibration.threshold
     others = list(calibration.normal_scores)
     if score <= with_it / 2 or len(others) == 1:
@@ -265,14 +259,12 @@ def _warn_if_odd(calibration: Calibration, name: str, score: float) -> None:
         )
 
 
-def _term_scale(
-    calibration: Calibration, normal: EngineOutput, weight: float
-) -> TermScale:
+def _term_scale(alone: Calibration, normal: EngineOutput) -> TermScale:
     """Return the scale that gives a term the deviation of the maps' scores."""
     values = normal.values[COMPOSITION][:, 0].astype(np.float64)
-    of_maps = float(scores(calibration, normal).std())
+    of_maps = float(scores(alone, normal).std())
     deviation = float(values.std())
-    slope = weight * of_maps / deviation if deviation > 0 else 0.0
+    slope = of_maps / deviation if deviation > 0 else 0.0
     return TermScale(float(values.mean()), slope)
 
 

@@ -330,6 +330,13 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
         "n_defects_found": evaluation.n_defects_found,
         "n_defect": evaluation.n_defect,
         "n_normal": n_images - evaluation.n_defect,
+        "found_by_type": {
+            kind: [
+                sum(s.is_anomalous for s in evaluation.scores if s.defect_type == kind),
+                sum(s.defect_type == kind for s in evaluation.scores),
+            ]
+            for kind in evaluation.metrics_by_defect_type
+        },
         "shifts": [asdict(shift) for shift in evaluation.shifts],
         "n_test_images": n_images,
         "latency_ms": round(1000 * evaluation.seconds / n_images, 2),
