@@ -10,7 +10,7 @@ from scipy import ndimage
 from efficientad.datasets import open_category, read_defect_mask
 from efficientad.demo_parts import DEFECT_TYPES, draw_part, write_category
 from efficientad.demo_parts import category as category_module
-from efficientad.demo_parts.canvas import SIDE, Pose, box, disc, hexagon, placed
+from efficientad.demo_parts.canvas import SIDE, Canvas, Pose, box, disc, hexagon
 from efficientad.demo_parts.parts import (
     LABEL_PLACE,
     OPEN_HOLES,
@@ -87,7 +87,7 @@ def test_a_part_can_have_any_size(size):
     _, reference = draw_part(3, "missing")
 
     assert image.shape == (size, size, 3)
-    assert mask.mean() == pytest.approx(reference.mean(), rel=0.4)
+    assert mask.mean() == pytest.approx(reference.mean(), rel=0.25)
 
 
 def test_an_unknown_defect_type_is_refused():
@@ -137,9 +137,9 @@ def test_a_missing_screw_is_masked_as_its_disc():
 
 def test_equal_surfaces_have_no_difference():
     part, pose = normal_part(np.random.default_rng(0)), Pose(1, -2, 0.02)
-    grain = brushed_grain(64, np.random.default_rng(1))
+    grain = brushed_grain(pose, 64, np.random.default_rng(1))
 
-    first, second = (paint(part, pose, grain) for _ in range(2))
+    first, second = (paint(part, pose, 64, grain) for _ in range(2))
 
     assert not difference(first, second).any()
 
@@ -220,28 +220,19 @@ def test_distances_are_negative_inside_and_grow_outwards():
     np.testing.assert_allclose(hexagon(u, v, 10), [-10, -7, 0, 2], atol=1e-5)
 
 
-def test_a_window_holds_its_circle():
-    grain = brushed_grain(64, np.random.default_rng(0))
-    surface = paint(normal_part(np.random.default_rng(0)), Pose(0, 0, 0), grain)
+def test_a_window_holds_its_circle_also_where_the_part_is_turned():
+    pose = Pose(3, -2, 0.4)
+    grain = brushed_grain(pose, 64, np.random.default_rng(0))
+    surface = paint(normal_part(np.random.default_rng(0)), pose, 64, grain)
+    canvas = Canvas(surface, pose)
     at, radius = (46.0, -20.0), 15.0
 
-    _, u, v = surface.near(at, 2 * SIDE)
-    _, cut_u, cut_v = surface.near(at, radius)
+    _, u, v = canvas.near(at, 2 * SIDE)
+    _, cut_u, cut_v = canvas.near(at, radius)
 
     n_inside = (np.hypot(u, v) < radius).sum()
     assert n_inside == (np.hypot(cut_u, cut_v) < radius).sum()
-    assert n_inside == pytest.approx(np.pi * (radius / surface.step) ** 2, rel=0.05)
-
-
-def test_a_part_is_placed_where_its_pose_says():
-    """A spot right of the middle turns below it, and is shifted."""
-    spot = np.zeros((64, 64), np.float32)
-    spot[32, 52] = 1
-
-    turned = placed(spot, Pose(4 * SIDE / 64, 2 * SIDE / 64, np.pi / 2))
-
-    row, column = np.unravel_index(turned.argmax(), turned.shape)
-    assert (row, column) == (32 + 20 + 2, 32 - 1 + 4)
+    assert n_inside == pytest.approx(np.pi * (radius * canvas.n / SIDE) ** 2, rel=0.05)
 
 
 # Categories

@@ -27,48 +27,67 @@ OVERSAMPLING: Final = 2
 """Points along the side of a pixel."""
 
 
-class Pose(NamedTuple):
-    """Position of something's middle relative to the image's, and its turn, radians."""
-
-    x: float
-    y: float
-    turn: float
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Surface:
-    """A surface that the light falls on; all fields have n rows and n columns."""
+    """The surface that the light falls on."""
 
     height: Field
     """Height above the bench."""
     color: Field
     gloss: Field
     """From 0, like paper, to 1, like a mirror."""
-    cover: Field
-    """1 where there is something, 0 where what lies below is seen."""
 
-    @property
-    def step(self) -> float:
-        """Distance of two points."""
-        return SIDE / len(self.height)
+
+class Pose(NamedTuple):
+    """Position of the plate's middle in the image, and its turn in radians."""
+
+    x: float
+    y: float
+    turn: float
+
+
+class Canvas:
+    """A surface to paint on, with coordinates relative to the part.
+
+    Args:
+        background: The surface before the first paint; it is copied.
+        pose: Position and turn of the part.
+    """
+
+    def __init__(self, background: Surface, pose: Pose) -> None:
+        fields = background.height, background.color, background.gloss
+        self.surface = Surface(*(field.copy() for field in fields))
+        self.n = background.height.shape[0]
+        self.step = SIDE / self.n
+        self._pose = pose
+        self._cos, self._sin = float(np.cos(pose.turn)), float(np.sin(pose.turn))
+        at = (np.arange(self.n, dtype=np.float32) + 0.5) * self.step - SIDE / 2
+        x, y = at - np.float32(pose.x), at[:, None] - np.float32(pose.y)
+        self._u, self._v = turned_by(x, y, pose.turn)
 
     def near(self, at: Point, radius: float) -> tuple[Window, Field, Field]:
-        """Return a square around a circle; a row and a column of places from `at`."""
-        along = (np.arange(len(self.height), dtype=np.float32) + 0.5) * self.step
-        columns, rows = (
+        """Return a square that holds a circle on the part, and its coordinates.
+
+        Args:
+            at: Center of the circle, and origin of the coordinates.
+            radius: Radius of the circle. `SIDE` holds the whole surface.
+        """
+        x = self._cos * at[0] - self._sin * at[1] + self._pose.x
+        y = self._sin * at[0] + self._cos * at[1] + self._pose.y
+        rows, columns = (
             slice(
                 max(int((middle - radius + SIDE / 2) / self.step), 0),
                 max(int((middle + radius + SIDE / 2) / self.step) + 2, 0),
             )
-            for middle in at
+            for middle in (y, x)
         )
-        x, y = (along - np.float32(middle + SIDE / 2) for middle in at)
-        return (rows, columns), x[columns], y[rows, None]
+        u, v = self._u[rows, columns], self._v[rows, columns]
+        return (rows, columns), u - np.float32(at[0]), v - np.float32(at[1])
 
-    def covered(self, distance: Field) -> Field:
+    def cover(self, distance: Field) -> Field:
         """Return the share of each point that is inside a shape, from 0 to 1."""
-        share: Field = np.clip(0.5 - distance / np.float32(self.step), 0, 1)
-        return share
+        covered: Field = np.clip(0.5 - distance / np.float32(self.step), 0, 1)
+        return covered
 
     def lay(
         self,
@@ -79,25 +98,24 @@ class Surface:
         gloss: Field | float,
     ) -> None:
         """Paint a material where `cover` is 1, and a mixture where it is below 1."""
-        for target, value in ((self.height, height), (self.gloss, gloss)):
+        surface = self.surface
+        for target, value in ((surface.height, height), (surface.gloss, gloss)):
             target[window] += cover * (np.asarray(value, np.float32) - target[window])
         colors = np.asarray(color, np.float32)
-        self.color[window] += cover[..., None] * (colors - self.color[window])
-        np.maximum(self.cover[window], cover, out=self.cover[window])
+        surface.color[window] += cover[..., None] * (colors - surface.color[window])
 
-
-def placed(field: Field, pose: Pose) -> Field:
-    """Return a field turned about its middle and shifted."""
-    degrees, step = -float(np.rad2deg(pose.turn)), SIDE / len(field)
-    planes = [
-        Image.fromarray(plane).rotate(
-            degrees,
+    def turned(self, texture: Field) -> Field:
+        """Return a texture, as large as the surface, turned and shifted as the part."""
+        cos, sin, half = self._cos, self._sin, SIDE / 2
+        x, y = half + self._pose.x, half + self._pose.y
+        right, down = half - cos * x - sin * y, half + sin * x - cos * y
+        turned = Image.fromarray(texture).transform(
+            texture.shape,
+            Image.Transform.AFFINE,
+            (cos, sin, right / self.step, -sin, cos, down / self.step),
             Image.Resampling.BILINEAR,
-            translate=(pose.x / step, pose.y / step),  # type: ignore[arg-type]
         )
-        for plane in np.moveaxis(np.atleast_3d(field), -1, 0)
-    ]
-    return np.stack([np.asarray(p) for p in planes], -1).reshape(field.shape)
+        return np.asarray(turned)
 
 
 def points_of_pixels(values: NDArray[Any]) -> list[NDArray[Any]]:
@@ -147,7 +165,7 @@ def wavy_disc(u: Field, v: Field, blob: Blob) -> Field:
     stretch = np.float32(np.sqrt(blob.stretch))
     p, q = p / stretch, q * stretch
     angle = np.arctan2(q, p)
-    border = np.ones_like(p)
+    border = np.ones_like(u)
     for k, (size, phase) in enumerate(blob.waves, start=2):
         border += np.float32(size) * np.cos(k * angle + np.float32(phase))
     return disc(p / border, q / border, blob.radius)

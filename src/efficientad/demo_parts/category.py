@@ -59,12 +59,12 @@ def draw_part(
     assembly, place, lamp, sensor, fault = map(np.random.default_rng, streams)
     x, y, turn = place.uniform(-1, 1, 3) * (_MAX_SHIFT, _MAX_SHIFT, _MAX_TURN)
     pose = Pose(float(x), float(y), float(turn))
-    grain = brushed_grain(size, assembly)
+    grain = brushed_grain(pose, size, assembly)
     part = normal_part(assembly)
-    surface = paint(part, pose, grain)
+    surface = paint(part, pose, size, grain)
     mask = np.zeros((size, size), np.bool_)
     if defect_type is not None:
-        faulty = paint(with_defect(part, defect_type, fault), pose, grain)
+        faulty = paint(with_defect(part, defect_type, fault), pose, size, grain)
         surface, mask = faulty, difference(surface, faulty)
     return photograph(surface, lamp, sensor), mask
 

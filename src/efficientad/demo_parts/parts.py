@@ -123,14 +123,18 @@ def is_bare(at: Point, margin: float) -> bool:
     u, v = at
     if abs(u) > PLATE_HALF[0] - margin or abs(v) > PLATE_HALF[1] - margin:
         return False
-    boxes = [
-        *HOLES,
-        *((place, (SCREW_RADIUS, SCREW_RADIUS)) for place in SCREW_PLACES),
-        (WASHER_PLACE, (WASHER_RADIUS, WASHER_RADIUS)),
-        (LABEL_PLACE, LABEL_HALF),
+    discs = [
+        *((place, SCREW_RADIUS) for place in SCREW_PLACES),
+        *((place, HOLE_RADIUS) for place in OPEN_HOLES),
+        (WASHER_PLACE, WASHER_RADIUS),
     ]
-    return all(
-        abs(u - x) >= a + margin or abs(v - y) >= b + margin for (x, y), (a, b) in boxes
+    boxes = [(LABEL_PLACE, LABEL_HALF), (SLOT, SLOT_HALF)]
+    return not (
+        any(np.hypot(u - x, v - y) < radius + margin for (x, y), radius in discs)
+        or any(
+            abs(u - x) < a + margin and abs(v - y) < b + margin
+            for (x, y), (a, b) in boxes
+        )
     )
 
 

@@ -23,7 +23,13 @@ _GAMMA: Final = 2.2
 def photograph(
     surface: Surface, lamp: np.random.Generator, sensor: np.random.Generator
 ) -> RGBImage:
-    """Return a picture: `lamp` draws light and exposure, `sensor` its noise."""
+    """Return a picture of a surface.
+
+    Args:
+        surface: The surface under the lamp.
+        lamp: Random numbers for light and exposure, which vary over a shift.
+        sensor: Random numbers for the noise of the sensor.
+    """
     brightness, warmth = lamp.uniform(0.85, 1.2), lamp.uniform(-0.02, 0.03)
     # The lamp: its direction, from the right and turning down, and its elevation.
     direction = np.deg2rad(lamp.uniform(216, 234))
@@ -34,8 +40,7 @@ def photograph(
     x = _across(surface.height.shape[0])
     y = x[:, None]
     field = 1 + brighter_x * x + brighter_y * y
-    slopes = np.gradient(surface.height, np.float32(surface.step))
-    slope_y, slope_x = np.clip(slopes, -_MAX_SLOPE, _MAX_SLOPE)
+    slope_y, slope_x = _slopes(surface.height)
     upright = 1 / np.sqrt(1 + slope_x**2 + slope_y**2)
     visible = field * (1 - _shadow(surface.height, direction, elevation))
     # Holes, recesses and corners lie lower than the points around them.
@@ -60,6 +65,17 @@ def photograph(
 def _across(n: int) -> Field:
     """Return the coordinate of each of n points along an axis, from -1 to 1."""
     return (np.arange(n, dtype=np.float32) + 0.5) / np.float32(n / 2) - 1
+
+
+def _slopes(height: Field) -> tuple[Field, Field]:
+    around = np.pad(height, 1, mode="reflect")  # no slope at the border
+    down = around[2:, 1:-1] - around[:-2, 1:-1]
+    right = around[1:-1, 2:] - around[1:-1, :-2]
+    width = np.float32(2 * SIDE / height.shape[0])
+    return (
+        np.clip(down / width, -_MAX_SLOPE, _MAX_SLOPE),
+        np.clip(right / width, -_MAX_SLOPE, _MAX_SLOPE),
+    )
 
 
 def _shadow(height: Field, direction: float, elevation: float) -> Field:

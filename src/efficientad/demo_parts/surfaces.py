@@ -4,7 +4,6 @@ The difference between the surfaces of a part with and without a defect shows wh
 defect is, without light, shadow and noise.
 """
 
-from copy import deepcopy
 from functools import cache
 from itertools import pairwise
 from typing import Final
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from efficientad.demo_parts.canvas import (
     OVERSAMPLING,
     SIDE,
+    Canvas,
     Color,
     Field,
     Pose,
@@ -22,7 +22,6 @@ from efficientad.demo_parts.canvas import (
     box,
     disc,
     hexagon,
-    placed,
     points_of_pixels,
     round_edge,
     segment,
@@ -75,29 +74,35 @@ _VISIBLE_COLOR: Final = 0.02
 _VISIBLE_HEIGHT: Final = 0.12
 
 
-def brushed_grain(size: int, rng: np.random.Generator) -> Field:
+def brushed_grain(pose: Pose, size: int, rng: np.random.Generator) -> Field:
     """Return the grain of a plate that was brushed along its longer side."""
     n = OVERSAMPLING * size
     long, short = smooth_noise(rng, n, 7, n), smooth_noise(rng, n, 48, n)
-    grain: Field = 0.55 * long + 0.45 * short + 0.25 * smooth_noise(rng, 6, 4, n)
-    return grain
+    cloudy = smooth_noise(rng, 6, 4, n)
+    grain = 0.55 * long + 0.45 * short + 0.25 * cloudy
+    return Canvas(_bench(n), pose).turned(grain)
 
 
-def paint(part: Part, pose: Pose, grain: Field) -> Surface:
-    """Return the surface of a part on the bench; its plate has a `brushed_grain`."""
-    painted = _plate(part, grain)
+def paint(part: Part, pose: Pose, size: int, grain: Field) -> Surface:
+    """Return the surface of a part on the bench.
+
+    Args:
+        part: The part.
+        pose: Position and turn of the part.
+        size: Width and height of the image, pixels.
+        grain: Grain of the plate, from `brushed_grain`.
+    """
+    canvas = Canvas(_bench(OVERSAMPLING * size), pose)
+    _paint_plate(canvas, part, grain)
     if part.label is not None:
-        _paint_label(painted, part.label, part.label_turn)
+        _paint_label(canvas, part.label, part.label_turn)
     if part.washer is not None:
-        _paint_washer(painted, part.washer)
+        _paint_washer(canvas, part.washer)
     for screw in part.screws:
-        _PAINT_SCREW[screw.kind](painted, screw)
+        _PAINT_SCREW[screw.kind](canvas, screw)
     if part.stain is not None:
-        _paint_stain(painted, part.stain)
-    fields = painted.cover, painted.height, painted.color, painted.gloss
-    surface = deepcopy(_bench(len(grain)))
-    surface.lay(np.s_[:, :], *(placed(field, pose) for field in fields))
-    return surface
+        _paint_stain(canvas, part.stain)
+    return canvas.surface
 
 
 def difference(one: Surface, other: Surface) -> Mask:
@@ -123,41 +128,38 @@ def _bench(n: int) -> Surface:
         height=(0.03 * fibers - 0.25 * pores).astype(np.float32),
         color=np.clip(color, 0.01, 1).astype(np.float32),
         gloss=np.full((n, n), 0.05, np.float32),
-        cover=np.ones((n, n), np.float32),
     )
 
 
-def _plate(part: Part, grain: Field) -> Surface:
-    tone = 1 + 0.085 * grain
-    plate = Surface(
-        height=PLATE_THICKNESS + 0.02 * grain,
-        color=np.array(_STEEL, np.float32) * tone[..., None],
-        gloss=0.42 * tone,
-        cover=np.zeros_like(grain),
-    )
-    _, u, v = plate.near((0, 0), SIDE)
+def _paint_plate(canvas: Canvas, part: Part, grain: Field) -> None:
+    window, u, v = canvas.near((0, 0), SIDE)
     outside = box(u, v, PLATE_HALF, PLATE_CORNER)
     holes = np.full_like(outside, -SIDE)
     for at, half in HOLES:
-        around, u, v = plate.near(at, 1.5 * float(np.hypot(*half)))
+        around, u, v = canvas.near(at, 1.5 * float(np.hypot(*half)))
         hole = -box(u, v, half, HOLE_RADIUS)
         holes[around] = np.maximum(holes[around], hole)
     edge = np.minimum(round_edge(outside, 1.6), round_edge(holes, 1.4))
-    plate.height[:] -= 1.6 * (1 - edge)
+    tone = 1 + 0.085 * grain
+    plate = Surface(
+        height=PLATE_THICKNESS - 1.6 * (1 - edge) + 0.02 * grain,
+        color=np.array(_STEEL, np.float32) * tone[..., None],
+        gloss=0.42 * tone,
+    )
     distance = np.maximum(outside, holes)
     if part.chip is not None:
-        _chip(part.chip, plate, distance)
+        _chip(canvas, part.chip, plate, distance)
     if part.dent is not None:
-        _dent(part.dent, plate)
+        _dent(canvas, part.dent, plate)
     if part.scratch is not None:
-        _scratch(part.scratch, plate)
-    plate.cover[:] = plate.covered(distance)
-    return plate
+        _scratch(canvas, part.scratch, plate)
+    cover = canvas.cover(distance)
+    canvas.lay(window, cover, plate.height, plate.color, plate.gloss)
 
 
-def _chip(chip: Blob, plate: Surface, distance: Field) -> None:
+def _chip(canvas: Canvas, chip: Blob, plate: Surface, distance: Field) -> None:
     """Break a piece off the plate; its slanted fracture is bright and rough."""
-    window, u, v = plate.near(chip.at, 3 * chip.radius)
+    window, u, v = canvas.near(chip.at, 3 * chip.radius)
     broken = -wavy_disc(u, v, chip)
     fracture = np.clip(1 + broken / np.float32(0.3 * chip.radius), 0, 1)
     rough = np.sin(2.7 * u + np.sin(1.9 * v)) * np.sin(2.3 * v + np.sin(1.3 * u))
@@ -169,43 +171,58 @@ def _chip(chip: Blob, plate: Surface, distance: Field) -> None:
     distance[window] = np.maximum(distance[window], broken)
 
 
-def _dent(dent: Blob, plate: Surface) -> None:
+def _dent(canvas: Canvas, dent: Blob, plate: Surface) -> None:
     """Press the plate in; only its slopes show it."""
-    window, u, v = plate.near(dent.at, 3 * dent.radius)
+    window, u, v = canvas.near(dent.at, 3 * dent.radius)
     away = np.clip(1 + wavy_disc(u, v, dent) / np.float32(dent.radius), 0, 1)
     depth = np.float32(1.2 + 2.6 * dent.strength)
     plate.height[window] -= depth * (1 - away**2) ** 2
 
 
-def _scratch(curve: Curve, plate: Surface) -> None:
+def _scratch(canvas: Canvas, curve: Curve, plate: Surface) -> None:
     """Cut a groove with bright bare metal that fades out at both ends."""
     points = curve_points(curve, _N_SCRATCH_POINTS)
     middle = points[len(points) // 2]
     reach = max(float(np.hypot(u - middle[0], v - middle[1])) for u, v in points)
-    window, u, v = plate.near(middle, reach + 3)
+    window, u, v = canvas.near(middle, reach + 3)
+    depth = np.full_like(u, -SIDE)
     from_middle = [(p - middle[0], q - middle[1]) for p, q in points]
-    distances = []
     for k, (start, end) in enumerate(pairwise(from_middle)):
         taper = np.sin(np.pi * (k + 0.5) / (len(points) - 1)) ** 0.5
         half = np.float32(curve.width / 2 * (0.25 + 0.75 * taper))
-        distances.append(segment(u, v, start, end) - half)
-    cover = np.float32(curve.strength) * plate.covered(np.min(distances, axis=0))
+        depth = np.maximum(depth, half - segment(u, v, start, end))
+    cover = np.float32(curve.strength) * canvas.cover(-depth)
     plate.height[window] -= 0.5 * cover
     color = plate.color[window]
     color += 0.75 * cover[..., None] * (np.float32(0.85) - color)
 
 
-def _paint_label(surface: Surface, at: Point, turn: float) -> None:
-    window, u, v = surface.near(at, 1.1 * float(np.hypot(*LABEL_HALF)))
+def _paint_label(canvas: Canvas, at: Point, turn: float) -> None:
+    window, u, v = canvas.near(at, 1.1 * float(np.hypot(*LABEL_HALF)))
     u, v = turned_by(u, v, turn)
-    color = placed(_label_print(len(surface.height)), Pose(*at, turn))
-    cover = surface.covered(box(u, v, LABEL_HALF, 2.2))
-    surface.lay(window, cover, PLATE_THICKNESS + 0.5, color[window], 0.05)
+    half_width, half_height = LABEL_HALF
+    rows = (v + half_height) / np.float32(canvas.step) - 0.5
+    columns = (u + half_width) / np.float32(canvas.step) - 0.5
+    color = _interpolated(_label_print(canvas.n), rows, columns)
+    cover = canvas.cover(box(u, v, LABEL_HALF, 2.2))
+    canvas.lay(window, cover, PLATE_THICKNESS + 0.5, color, 0.05)
+
+
+def _interpolated(picture: Field, rows: Field, columns: Field) -> Field:
+    """Return colors between the points of a picture, interpolated linearly."""
+    rows = np.clip(rows, 0, picture.shape[0] - 1.001)
+    columns = np.clip(columns, 0, picture.shape[1] - 1.001)
+    top, left = rows.astype(np.intp), columns.astype(np.intp)
+    down, right = (rows - top)[..., None], (columns - left)[..., None]
+    upper = picture[top, left] * (1 - right) + picture[top, left + 1] * right
+    lower = picture[top + 1, left] * (1 - right) + picture[top + 1, left + 1] * right
+    color: Field = (upper * (1 - down) + lower * down).astype(np.float32)
+    return color
 
 
 @cache
 def _label_print(n: int) -> Field:
-    """Return the print of a label in the middle of n x n points."""
+    """Return the print of the label, as fine as a surface of n x n points."""
     width, height = (int(2 * half) for half in LABEL_HALF)
     scale = _PRINT_SCALE
     label = Image.new("RGB", (width * scale, height * scale), _PAPER)
@@ -226,16 +243,14 @@ def _label_print(n: int) -> Field:
         if _CODE[row] >> (6 - column) & 1:
             x, y = 44 + 2 * column, 24 + 2 * row
             fill(x, y, x + 2, y + 2)
-    side = int(SIDE) * scale
-    whole = Image.new("RGB", (side, side), _PAPER)
-    whole.paste(label, ((side - label.width) // 2, (side - label.height) // 2))
-    printed = np.array(whole.resize((n, n), Image.Resampling.BOX), np.float32)
+    fine = (round(width * n / SIDE), round(height * n / SIDE))
+    printed = np.array(label.resize(fine, Image.Resampling.BOX), np.float32)
     linear: Field = (printed / np.float32(255)) ** np.float32(_GAMMA)
     return linear
 
 
-def _paint_washer(surface: Surface, at: Point) -> None:
-    window, u, v = surface.near(at, 1.1 * WASHER_RADIUS)
+def _paint_washer(canvas: Canvas, at: Point) -> None:
+    window, u, v = canvas.near(at, 1.1 * WASHER_RADIUS)
     radius = disc(u, v, 0)
     middle, half = (WASHER_RADIUS + WASHER_HOLE) / 2, (WASHER_RADIUS - WASHER_HOLE) / 2
     distance = np.abs(radius - np.float32(middle)) - np.float32(half)
@@ -243,43 +258,44 @@ def _paint_washer(surface: Surface, at: Point) -> None:
     turned: Field = np.sum(list(waves), axis=0)
     height = PLATE_THICKNESS + 0.6 + 2.2 * round_edge(distance, 1.8) + 0.02 * turned
     color = np.array(_BRASS, np.float32) * (1 + 0.05 * turned)[..., None]
-    surface.lay(window, surface.covered(distance), height, color, 0.45)
+    canvas.lay(window, canvas.cover(distance), height, color, 0.45)
 
 
-def _paint_zinc_screw(surface: Surface, screw: Screw) -> None:
+def _paint_zinc_screw(canvas: Canvas, screw: Screw) -> None:
     """Paint a domed head with a cross recess."""
-    window, u, v = surface.near(screw.at, 1.2 * SCREW_RADIUS)
+    window, u, v = canvas.near(screw.at, 1.2 * SCREW_RADIUS)
     away = (u * u + v * v) / np.float32(SCREW_RADIUS**2)
     dome: Field = np.sqrt(np.maximum(1 - away, 0))
     height = PLATE_THICKNESS + 1 + 5 * dome
-    surface.lay(window, surface.covered(disc(u, v, SCREW_RADIUS)), height, _ZINC, 0.75)
+    canvas.lay(window, canvas.cover(disc(u, v, SCREW_RADIUS)), height, _ZINC, 0.75)
     p, q = turned_by(u, v, screw.turn)
     cross = np.minimum(box(p, q, (6.8, 1.7), 0.6), box(q, p, (6.8, 1.7), 0.6))
     slanted: Field = np.clip(1 + cross / np.float32(1.5), 0, 1)
     depth = height - 4 + 2.5 * slanted
-    surface.lay(window, surface.covered(cross), depth, _RECESS, 0.25)
+    canvas.lay(window, canvas.cover(cross), depth, _RECESS, 0.25)
 
 
-def _paint_black_screw(surface: Surface, screw: Screw) -> None:
+def _paint_black_screw(canvas: Canvas, screw: Screw) -> None:
     """Paint a flat, knurled head with a hexagonal socket."""
-    window, u, v = surface.near(screw.at, 1.2 * SCREW_RADIUS)
+    window, u, v = canvas.near(screw.at, 1.2 * SCREW_RADIUS)
     p, q = turned_by(u, v, screw.turn)
     distance = disc(p, q, SCREW_RADIUS - 0.5) + 0.25 * np.cos(36 * np.arctan2(q, p))
     height = PLATE_THICKNESS + 6 - 2.2 * (1 - round_edge(distance, 2.2))
-    surface.lay(window, surface.covered(distance), height, _BLACK, 0.4)
-    socket = surface.covered(hexagon(p, q, 5.2))
-    surface.lay(window, socket, PLATE_THICKNESS, _SOCKET, 0.1)
+    canvas.lay(window, canvas.cover(distance), height, _BLACK, 0.4)
+    socket = canvas.cover(hexagon(p, q, 5.2))
+    canvas.lay(window, socket, PLATE_THICKNESS, _SOCKET, 0.1)
 
 
 _PAINT_SCREW: Final = {"zinc": _paint_zinc_screw, "black": _paint_black_screw}
 
 
-def _paint_stain(surface: Surface, stain: Blob) -> None:
+def _paint_stain(canvas: Canvas, stain: Blob) -> None:
     """Paint dried dirt: thin, darker at its border, and not on the bench."""
-    window, u, v = surface.near(stain.at, 3 * stain.radius)
+    window, u, v = canvas.near(stain.at, 3 * stain.radius)
     distance = wavy_disc(u, v, stain)
-    inside = np.clip(-distance / 1.2, 0, 1) * surface.cover[window]
+    inside = np.clip(-distance / 1.2, 0, 1)
     rim = np.exp(-((distance / np.float32(0.14 * stain.radius)) ** 2))
+    height = canvas.surface.height[window]
+    inside[height < PLATE_THICKNESS / 2] = 0
     cover = inside * np.float32(stain.strength) * (0.5 + 0.35 * rim)
-    gloss = 0.15 * surface.gloss[window]
-    surface.lay(window, cover, surface.height[window], _DIRT, gloss)
+    canvas.lay(window, cover, height, _DIRT, 0.15 * canvas.surface.gloss[window])
