@@ -7,6 +7,7 @@ from onnx import numpy_helper
 from tests.small_graphs import maps_of, pooled_and_joined_model, small_model
 
 from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
+from efficientad.errors import ExportMismatchError
 from efficientad.exports.inner_values import inner_values
 from efficientad.exports.quantization import _noise, quantized
 from efficientad.exports.rounded_graph import never_negative
@@ -45,8 +46,14 @@ def test_harmless_convolutions_are_rounded_and_the_maps_stay_near(images):
     assert 0 < error_of(found, HARMLESS, images) < LIMIT
 
 
-def test_a_difference_of_values_that_are_nearly_the_same_is_lost(images):
+def test_a_graph_that_8_bits_would_hurt_is_refused(images):
+    with pytest.raises(ExportMismatchError, match="8 bits may change the maps"):
+        quantized(HURT, images)
+
+
+def test_a_difference_of_values_that_are_nearly_the_same_is_lost(images, monkeypatch):
     """The positive control of the limit."""
+    monkeypatch.setattr("efficientad.exports.quantization.LIMIT", np.inf)
     found = quantized(HURT, images)
 
     assert error_of(found, HURT, images) > 10 * LIMIT

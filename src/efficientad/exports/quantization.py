@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
+from efficientad.errors import ExportMismatchError
 from efficientad.exports.calibration_images import spread
 from efficientad.exports.equalization import equalized
 from efficientad.exports.graph import PIXELS
@@ -28,11 +29,16 @@ from efficientad.exports.rounded_graph import (
 )
 from efficientad.exports.weight_rounding import LEVELS, kernels_of_bytes
 from efficientad.images.rgb import RGBImage
+from efficientad.method.maps import HIGH_TARGET, LOW_TARGET
 
 if TYPE_CHECKING:
     import onnx
 
 _RAW, _NORMALIZED = tuple(RAW_OUTPUTS.values()), tuple(GRID_OUTPUTS.values())
+
+LIMIT: Final = 0.1
+"""Largest root mean square error of a map on normal images, as a share of the distance
+between the quantiles of normal pixels."""
 
 _N_FOR_NOISE: Final = 8
 """Images, at most, on which noise is measured."""
@@ -49,6 +55,9 @@ def quantized(
     Args:
         model: As `detector_graph` gives it.
         images: Normal ones, at least one; ranges and noise are measured on them.
+
+    Raises:
+        ExportMismatchError: If the error of a map is above `LIMIT`.
     """
     measured_on = spread(images, _N_FOR_NOISE)
     rounded = rounded_graph(*_measured(model, images))
@@ -59,6 +68,12 @@ def quantized(
     before, after = (
         ((exact - maps) ** 2).mean((0, 2, 3)) for maps in (found, corrected)
     )
+    error = float(np.minimum(before, after).max()) ** 0.5 / (HIGH_TARGET - LOW_TARGET)
+    if not error <= LIMIT:
+        raise ExportMismatchError(
+            f"8 bits may change the maps of normal images by {LIMIT:g} of the distance "
+            f"between their quantiles, they change by {error:.2g}; use fp16"
+        )
     # A map is made of its own raw map alone.
     helping = zip(noise.items(), after < before, strict=True)
     return without(rounded, dict(amount for amount, is_kept in helping if is_kept))
