@@ -62,9 +62,6 @@ PIXELS = "pixels"
 CELL_DESCRIPTORS = "cell_descriptors"
 """The convolution that describes cells, by its name; it stays in single precision."""
 
-FIRST_CONVOLUTIONS = ("teacher_0", "student_0", "autoencoder_0")
-"""Names of the convolutions that read pixels."""
-
 Array = NDArray[np.float64]
 
 
