@@ -18,13 +18,12 @@
 // fractions by cook_toom.py; the weights are transformed and packed in panels by
 // layers.py.
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 
 #include "grids.h"
+#include "threads.h"
 #include "vectors.h"
 #include "winograd_layers.h"
 #include "winograd_strips.h"
@@ -134,41 +133,49 @@ void run(const Layer* layers, int64_t n_layers, int64_t threads, int64_t largest
   n_blocks = 0;
   for (int64_t i = 0; i < n_layers; ++i)
     n_blocks += (Kind::units(layers[i]) + size - 1) / size;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t b = 0; b < n_blocks; ++b) {
-    int64_t block = b, i = 0;
+  parallel(n_blocks, threads, [&](int64_t block) {
+    int64_t i = 0;
     for (; block >= (Kind::units(layers[i]) + size - 1) / size; ++i)
       block -= (Kind::units(layers[i]) + size - 1) / size;
     const int64_t first = block * size;
     Kind::block(layers[i], first, std::min(size, Kind::units(layers[i]) - first));
-  }
+  });
 }
 
 }  // namespace
 
-extern "C" int64_t lanes() { return kLanes; }
-extern "C" int64_t panel() { return kPanel; }
+// The functions of each instruction set have names of their own, so that one library
+// can hold several.
+#ifndef ISA
+#define ISA _native
+#endif
+#define JOINED_(name, isa) name##isa
+#define JOINED(name, isa) JOINED_(name, isa)
+#define EXPORT(type, name) extern "C" type JOINED(name, ISA)
+
+EXPORT(int64_t, lanes)() { return kLanes; }
+EXPORT(int64_t, panel)() { return kPanel; }
 
 // Asks the system for huge pages, where it has them.
-extern "C" void advise_huge(void* data, int64_t bytes) {
+EXPORT(void, advise_huge)(void* data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   madvise(data, bytes, MADV_HUGEPAGE);
 #endif
 }
 
-extern "C" void patches(const Layer* l, int64_t n, int64_t threads, int64_t block) {
+EXPORT(void, patches)(const Layer* l, int64_t n, int64_t threads, int64_t block) {
   run<Patches<false>>(l, n, threads, block);
 }
 
 // With products in bf16; only where the processor has them.
-extern "C" void patches_bf16(const Layer* l, int64_t n, int64_t threads, int64_t block) {
+EXPORT(void, patches_bf16)(const Layer* l, int64_t n, int64_t threads, int64_t block) {
   run<Patches<true>>(l, n, threads, block);
 }
-extern "C" int64_t has_bf16() { return kHasPairs; }
+EXPORT(int64_t, has_bf16)() { return kHasPairs; }
 
 #define WINOGRAD(M, R)                                                                 \
-  extern "C" void winograd_##M##_##R(const Layer* l, int64_t n, int64_t threads,       \
-                                     int64_t block) {                                  \
+  EXPORT(void, winograd_##M##_##R)                                                     \
+  (const Layer* l, int64_t n, int64_t threads, int64_t block) {                        \
     run<Winograd<Form<M, R, kA_##M##_##R, kB_##M##_##R>>>(l, n, threads, block);       \
   }
 
@@ -178,55 +185,56 @@ WINOGRAD(7, 4)
 WINOGRAD(8, 4)
 
 #define STRIPS(M, R)                                                                   \
-  extern "C" void strips_##M##_##R(const Layer* l, int64_t n, int64_t threads,         \
-                                   int64_t block) {                                    \
+  EXPORT(void, strips_##M##_##R)                                                       \
+  (const Layer* l, int64_t n, int64_t threads, int64_t block) {                        \
     run<Strips<Form<M, R, kA_##M##_##R, kB_##M##_##R>>>(l, n, threads, block);         \
   }
 
 STRIPS(6, 4)
 
-extern "C" int64_t max_threads() { return omp_get_max_threads(); }
+constexpr int64_t kRowsPerBlock = 32;
 
 // RGB bytes (n, height, width, 3) to floats.
-extern "C" void to_float(const uint8_t* pixels, const Grid* to, int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) collapse(2)
-  for (int64_t n = 0; n < to->n; ++n)
-    for (int64_t y = 0; y < to->height; ++y) {
-      const uint8_t* from = pixels + (n * to->height + y) * to->width * to->pixel;
-      float* row = to->at(n, y, 0);
-      for (int64_t i = 0; i < to->width * to->pixel; ++i) row[i] = from[i];
+EXPORT(void, to_float)(const uint8_t* pixels, const Grid* to, int64_t threads) {
+  const int64_t values = to->width * to->pixel;
+  parallel(to->n * to->height / kRowsPerBlock + 1, threads, [&](int64_t block) {
+    const int64_t end = std::min(to->n * to->height, (block + 1) * kRowsPerBlock);
+    for (int64_t line = block * kRowsPerBlock; line < end; ++line) {
+      const uint8_t* from = pixels + line * values;
+      float* row = to->at(line / to->height, line % to->height, 0);
+      for (int64_t i = 0; i < values; ++i) row[i] = from[i];
     }
+  });
 }
 
 constexpr int64_t kValuesPerThread = 50000;
 
 // Bilinear, each output pixel at its centre's place, as PyTorch without align_corners.
-extern "C" void resize(const Grid* from, const Grid* to, int64_t channels,
+EXPORT(void, resize)(const Grid* from, const Grid* to, int64_t channels,
                        int64_t threads) {
   const float down = static_cast<float>(from->height) / to->height;
   const float across = static_cast<float>(from->width) / to->width;
   const int64_t values = to->n * to->height * to->width * channels;
   threads = std::clamp<int64_t>(values / kValuesPerThread, 1, threads);
-#pragma omp parallel for schedule(static) num_threads(threads) collapse(2)
-  for (int64_t n = 0; n < to->n; ++n)
-    for (int64_t y = 0; y < to->height; ++y) {
-      const float fy = std::max(0.0f, (y + 0.5f) * down - 0.5f);
-      const int64_t y0 = static_cast<int64_t>(fy);
-      const int64_t y1 = std::min(y0 + 1, from->height - 1);
-      const float wy = fy - y0;
-      for (int64_t x = 0; x < to->width; ++x) {
-        const float fx = std::max(0.0f, (x + 0.5f) * across - 0.5f);
-        const int64_t x0 = static_cast<int64_t>(fx);
-        const int64_t x1 = std::min(x0 + 1, from->width - 1);
-        const float wx = fx - x0;
-        const float *a = from->at(n, y0, x0), *b = from->at(n, y0, x1);
-        const float *c = from->at(n, y1, x0), *d = from->at(n, y1, x1);
-        float* out = to->at(n, y, x);
-        for (int64_t i = 0; i < channels; i += kLanes) {
-          const Lanes upper = (1 - wx) * load(a + i) + wx * load(b + i);
-          const Lanes lower = (1 - wx) * load(c + i) + wx * load(d + i);
-          store(out + i, (1 - wy) * upper + wy * lower);
-        }
+  parallel(to->n * to->height, threads, [&](int64_t line) {
+    const int64_t n = line / to->height, y = line % to->height;
+    const float fy = std::max(0.0f, (y + 0.5f) * down - 0.5f);
+    const int64_t y0 = static_cast<int64_t>(fy);
+    const int64_t y1 = std::min(y0 + 1, from->height - 1);
+    const float wy = fy - y0;
+    for (int64_t x = 0; x < to->width; ++x) {
+      const float fx = std::max(0.0f, (x + 0.5f) * across - 0.5f);
+      const int64_t x0 = static_cast<int64_t>(fx);
+      const int64_t x1 = std::min(x0 + 1, from->width - 1);
+      const float wx = fx - x0;
+      const float *a = from->at(n, y0, x0), *b = from->at(n, y0, x1);
+      const float *c = from->at(n, y1, x0), *d = from->at(n, y1, x1);
+      float* out = to->at(n, y, x);
+      for (int64_t i = 0; i < channels; i += kLanes) {
+        const Lanes upper = (1 - wx) * load(a + i) + wx * load(b + i);
+        const Lanes lower = (1 - wx) * load(c + i) + wx * load(d + i);
+        store(out + i, (1 - wy) * upper + wy * lower);
       }
     }
+  });
 }

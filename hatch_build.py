@@ -1,0 +1,67 @@
+"""Wheels with native layers that need no compiler: `make wheel`.
+
+EFFICIENTAD_MACHINE names the machine, x86_64 or aarch64. Without it a wheel holds the
+sources alone, and the layers are compiled on first use.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+KERNELS = Path(__file__).with_name("src") / "efficientad" / "kernels"
+GLIBC = (2, 28)
+FLAGS = ("-O3", "-std=c++17", "-fPIC")
+
+# For each instruction set the compiler and its option. GCC makes faster code for
+# AVX-512 than Clang, which `zig` brings as a cross compiler and as a linker for glibc.
+ZIG = (sys.executable, "-m", "ziglang", "c++")
+COMPILED = {
+    "x86_64": {
+        "plain": ("g++", "-march=x86-64"),
+        "avx2": ("g++", "-march=x86-64-v3"),
+        "avx512": ("g++", "-march=x86-64-v4"),
+        "avx512bf16": ("g++", "-march=x86-64-v4", "-mavx512bf16"),
+    },
+    "aarch64": {
+        "plain": (*ZIG, "-target", f"aarch64-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"),
+    },
+}
+
+
+class NativeLayers(BuildHookInterface):  # type: ignore[type-arg]
+    """Compiles the layers for every instruction set of a machine."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add the compiled library and the wheel's tag, where a machine is named."""
+        machine = os.environ.get("EFFICIENTAD_MACHINE")
+        if machine is None or version == "editable":
+            return
+        self.folder = tempfile.TemporaryDirectory()
+        library = compile_layers(machine, Path(self.folder.name))
+        build_data["force_include"][str(library)] = "efficientad/kernels/layers.so"
+        build_data["tag"] = f"py3-none-manylinux_{GLIBC[0]}_{GLIBC[1]}_{machine}"
+        build_data["pure_python"] = False
+
+
+def compile_layers(machine: str, folder: Path) -> Path:
+    """Return a library of the layers for a machine, made in a folder."""
+    sys.path.insert(0, str(KERNELS.parents[1]))
+    from efficientad.kernels.cook_toom import matrices_header
+
+    (folder / "layers_matrices.h").write_text(matrices_header())
+    objects = []
+    for name, compiler in COMPILED[machine].items():
+        objects.append(folder / f"{name}.o")
+        source, output = KERNELS / "layers.cpp", objects[-1]
+        options = (f"-DISA=_{name}", f"-I{folder}", "-c", source, "-o", output)
+        subprocess.run([*compiler, *FLAGS, *options], check=True)
+    library = folder / "layers.so"
+    target = f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
+    link = (*ZIG, "-target", target, "-shared", "-s", *objects, "-o", library)
+    subprocess.run(link, check=True)
+    return library
