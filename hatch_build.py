@@ -51,7 +51,7 @@ class NativeLayers(BuildHookInterface):  # type: ignore[type-arg]
 def compile_layers(machine: str, folder: Path) -> Path:
     """Return a library of the layers for a machine, made in a folder."""
     sys.path.insert(0, str(KERNELS.parents[1]))
-    from efficientad.kernels.cook_toom import matrices_header
+    from efficientad.kernels.cook_toom import matrices_header  # noqa: PLC0415
 
     (folder / "layers_matrices.h").write_text(matrices_header())
     objects = []
@@ -59,9 +59,9 @@ def compile_layers(machine: str, folder: Path) -> Path:
         objects.append(folder / f"{name}.o")
         source, output = KERNELS / "layers.cpp", objects[-1]
         options = (f"-DISA=_{name}", f"-I{folder}", "-c", source, "-o", output)
-        subprocess.run([*compiler, *FLAGS, *options], check=True)
+        subprocess.run([*compiler, *FLAGS, *options], check=True)  # noqa: S603
     library = folder / "layers.so"
     target = f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
     link = (*ZIG, "-target", target, "-shared", "-s", *objects, "-o", library)
-    subprocess.run(link, check=True)
+    subprocess.run(link, check=True)  # noqa: S603
     return library

@@ -123,6 +123,7 @@ def joined():
     from efficientad.inspection.predictor import Predictor
     from efficientad.method.decision import Calibration
     from efficientad.method.maps import MapScale
+    from efficientad.model_files.tensors import as_arrays
 
     scales = dict.fromkeys(("local", "global"), MapScale(0.5, 2.0))
     untrained = Calibration(scales, (0.1, 0.2), 0.01)
@@ -133,7 +134,7 @@ def joined():
             calibration=calibration,
             provenance={"training_images": {}} if provenance is None else provenance,
             size=detector.size,
-            detector=detector,
+            weights=as_arrays(detector.state_dict()),
         )
 
     return made

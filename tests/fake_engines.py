@@ -24,7 +24,7 @@ class BrightnessEngine:
         return EngineOutput({"local": grids, "global": grids})
 
 
-def brightness_predictor(detector=None, **provenance):
+def brightness_predictor(**provenance):
     """Return a predictor whose score is the brightness; it was trained on no image."""
     as_it_is = dict.fromkeys(("local", "global"), MapScale(0.0, 0.1))
     return Predictor(
@@ -32,5 +32,4 @@ def brightness_predictor(detector=None, **provenance):
         calibration=Calibration(as_it_is, normal_scores=(0.5,)),
         provenance={"training_images": {}, **provenance},
         size="small",
-        detector=detector,
     )

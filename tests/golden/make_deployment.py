@@ -34,6 +34,7 @@ from efficientad.method.maps import (
 )
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.placement import place_map
+from efficientad.model_files.tensors import as_arrays
 from efficientad_lab.benchmark.baseline import baseline, raw_maps
 
 FOLDER = Path(__file__).resolve().parent / "deployment"
@@ -76,7 +77,7 @@ def golden_predictor(engine: DetectorEngine = "auto") -> Predictor:
         calibration=Calibration(scales, (0.04, 0.08, 0.13, 0.15), 0.4),
         provenance={"seed": 0, "training_images": {"a.png": "00"}},
         size="small",
-        detector=detector,
+        weights=as_arrays(detector.state_dict()),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -131,7 +132,7 @@ def test_the_command_names_what_is_left_to_do(repository, teacher, capsys, monke
 
 def test_a_file_that_is_no_teacher_changes_nothing(repository, tmp_path, capsys):
     path = tmp_path / "no.safetensors"
-    tensor_file.write(path, "teacher", {"a": torch.zeros(1)}, {"size": "small"})
+    tensor_file.write(path, "teacher", {"a": np.zeros(1)}, {"size": "small"})
     before = sorted(repository.rglob("*"))
 
     assert ship.main([str(path)]) == 2

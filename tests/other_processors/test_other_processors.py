@@ -43,7 +43,7 @@ FORMS = [
 def build(compiler, arguments, folder):
     if shutil.which(compiler) is None:
         pytest.skip(f"needs the compiler {compiler}")
-    (folder / "layers_matrices.h").write_text(layers.matrices_header())
+    (folder / "layers_matrices.h").write_text(cook_toom.matrices_header())
     (folder / "winograd_matrices.h").write_text(winograd.matrices_header())
     command = [compiler, *FLAGS, *arguments, f"-I{folder}", f"-I{SOURCES}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -23,6 +23,7 @@ from efficientad.model_files.detector_file import (
     read_detector,
     write_detector,
 )
+from efficientad.model_files.tensors import as_arrays
 
 N = 40
 
@@ -118,10 +119,11 @@ def test_a_detector_file_keeps_the_gaussian(make_detector, joined, tmp_path):
     predictor = joined(make_detector())
     composition = composition_of(predictor)
     predictor.detector.set_composition(composition)
-    content = DetectorFile(predictor.detector, predictor.calibration, {})
+    weights = as_arrays(predictor.detector.state_dict())
+    content = DetectorFile(weights, "small", predictor.calibration, {})
     write_detector(content, tmp_path / "part.ead")
 
-    read = read_detector(tmp_path / "part.ead").detector.state_dict()
+    read = read_detector(tmp_path / "part.ead").weights
 
     for name, values in composition._asdict().items():
         np.testing.assert_array_equal(read[f"composition_{name}"], values)
@@ -130,8 +132,9 @@ def test_a_detector_file_keeps_the_gaussian(make_detector, joined, tmp_path):
 
 @pytest.fixture(scope="module")
 def with_composition(make_detector, joined):
-    predictor = joined(make_detector())
-    predictor.detector.set_composition(composition_of(predictor))
+    detector = make_detector()
+    detector.set_composition(composition_of(joined(detector)))
+    predictor = joined(detector)
     calibration = replace(
         predictor.calibration,
         terms={COMPOSITION: TermScale(20.0, 0.01)},

@@ -389,7 +389,7 @@ def test_a_cache_folder_that_cannot_be_written_is_one_warning(fresh, caplog):
 @needs_compiler
 @pytest.mark.usefixtures("fresh")
 def test_a_damaged_binary_is_built_anew(caplog):
-    path = native._built("layers", {"layers_matrices.h": layers.matrices_header()})
+    path = native._built("layers", {"layers_matrices.h": cook_toom.matrices_header()})
     path.write_bytes(b"not a library")
 
     assert layers.is_available()
@@ -398,7 +398,7 @@ def test_a_damaged_binary_is_built_anew(caplog):
 
 @needs_compiler
 def test_a_library_with_wrong_numbers_is_not_used(fresh, monkeypatch, caplog):
-    header = layers.matrices_header().replace("0.5f", "0.25f")
+    header = cook_toom.matrices_header().replace("0.5f", "0.25f")
     monkeypatch.setattr(layers, "matrices_header", lambda: header)
 
     assert not layers.is_available()
@@ -409,7 +409,7 @@ def test_a_library_with_wrong_numbers_is_not_used(fresh, monkeypatch, caplog):
 @needs_compiler
 @pytest.mark.usefixtures("fresh")
 def test_a_binary_of_another_processor_is_not_taken(monkeypatch):
-    header = {"layers_matrices.h": layers.matrices_header()}
+    header = {"layers_matrices.h": cook_toom.matrices_header()}
     here = native._built("layers", header)
     monkeypatch.setattr(native, "processor", lambda: "another one")
 

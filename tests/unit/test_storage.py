@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
 from efficientad.errors import StorageError
 from efficientad.model_files import container as tensor_file
@@ -154,7 +154,7 @@ def test_a_model_does_not_replace_a_pipe(pipe):
         with pytest.raises(StorageError, match="is no file; give the name of a file"):
             require_writable(name)
         with pytest.raises(StorageError, match="is no file; give the name of a file"):
-            tensor_file.write(name, "detector", {"x": torch.zeros(3)}, {})
+            tensor_file.write(name, "detector", {"x": np.zeros(3)}, {})
         with pytest.raises(StorageError, match="is no file"), files_together([name]):
             pytest.fail("nothing may be written")
     assert path.is_fifo()
@@ -187,7 +187,7 @@ def test_require_writable_tries_the_folder_and_leaves_the_file(target, tmp_path)
 def test_a_model_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "usual").touch()
 
-    tensor_file.write(tmp_path / "part.ead", "detector", {"x": torch.zeros(3)}, {})
+    tensor_file.write(tmp_path / "part.ead", "detector", {"x": np.zeros(3)}, {})
 
     usual = (tmp_path / "usual").stat().st_mode
     assert (tmp_path / "part.ead").stat().st_mode == usual

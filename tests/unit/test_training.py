@@ -351,11 +351,11 @@ def test_truncated_foreign_and_newer_files_are_refused(trained, tmp_path, monkey
     foreign = tmp_path / "foreign.ead"
     foreign.write_text("not a model")
     teacher = tmp_path / "teacher.ead"
-    tensor_file.write(teacher, "teacher", {"a": torch.zeros(1)}, {})
+    tensor_file.write(teacher, "teacher", {"a": np.zeros(1)}, {})
     with monkeypatch.context() as patch:
         patch.setattr(tensor_file, "FORMAT_VERSION", 99)
         newer = tmp_path / "newer.ead"
-        tensor_file.write(newer, "detector", {"a": torch.zeros(1)}, {})
+        tensor_file.write(newer, "detector", {"a": np.zeros(1)}, {})
 
     for file, words in (
         (truncated, "truncated, damaged"),

@@ -34,6 +34,7 @@ from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
 from efficientad.model_files import container as tensor_file
+from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.natural_images.pictures import ImageFiles, in_gray
 from efficientad.storage import file_hash
 from efficientad.training.channel_statistics import ChannelMoments
@@ -247,7 +248,8 @@ class DistillationData:
         """
         folder = self.config.feature_cache
         if folder is not None and (folder / _BASIS).exists():
-            self._set_reduction(tensor_file.read(folder / _BASIS, "basis")[0])
+            arrays, _ = tensor_file.read(folder / _BASIS, "basis")
+            self._set_reduction(as_tensors(arrays))
         else:
             task = "fitting principal components of the source features"
             batches = self._batches(self.rows[-_PCA_IMAGES:], task)
@@ -269,7 +271,7 @@ class DistillationData:
         n_done = cache.n_done()
         basis = folder / _BASIS
         if self.config.reduction == "pca" and not basis.exists():
-            tensor_file.write(basis, "basis", self._reduction(), {})
+            tensor_file.write(basis, "basis", as_arrays(self._reduction()), {})
         batches = self._batches(range(n_done, n), "caching the source features")
         cache.build(map(self._compute, batches))
         self._pictures.clear()  # the large ones are not needed any more

@@ -61,9 +61,11 @@ def _unusual_by(model: Path) -> MoreFindings:
     """Return a search for normal images that are unlike all others."""
     # Only this part needs torch.
     from efficientad.evaluation import unusual_images  # noqa: PLC0415
+    from efficientad.method.detector import Detector  # noqa: PLC0415
     from efficientad.model_files import detector_file  # noqa: PLC0415
 
-    detector = detector_file.read_detector(model).detector
+    file = detector_file.read_detector(model)
+    detector = Detector.from_arrays(file.weights, file.size)
 
     def find(category: Category, samples: Sequence[Sample]) -> Iterator[Finding]:
         if len(samples) < unusual_images.MIN_IMAGES:

@@ -1,9 +1,8 @@
 """Opening and writing of model files."""
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final
 
 from efficientad.cores import usable_cores
 from efficientad.engines.engine import Engine, require_counts
@@ -12,11 +11,18 @@ from efficientad.engines.names import DetectorEngine, Device, EngineChoice
 from efficientad.engines.native import NativeEngine
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
+from efficientad.engines.weights import Arrays
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
 from efficientad.inspection.predictor import Predictor
 from efficientad.kernels import layers
 from efficientad.kernels.native import warn_once
+from efficientad.method.sizes import ModelSize
 from efficientad.model_files import export_metadata
+from efficientad.model_files.detector_file import (
+    DetectorFile,
+    read_detector,
+    write_detector,
+)
 from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
 
 if TYPE_CHECKING:
@@ -78,17 +84,18 @@ def save(predictor: Predictor, path: Path | str) -> None:
         ConfigError: If the predictor runs an export, which is a file already.
         StorageError: If the file cannot be written; the previous file stays.
     """
-    if predictor.detector is None:
+    if predictor.weights is None:
         raise ConfigError(
             "only a predictor with its networks can be saved, got one of an exported "
             "file; copy that file"
         )
-    from efficientad.model_files import detector_file  # noqa: PLC0415 - needs torch
-
-    file = detector_file.DetectorFile(
-        predictor.detector, predictor.calibration, dict(predictor.provenance)
+    file = DetectorFile(
+        predictor.weights,
+        predictor.size,
+        predictor.calibration,
+        dict(predictor.provenance),
     )
-    detector_file.write_detector(file, Path(path))
+    write_detector(file, Path(path))
 
 
 def detector_engine(
@@ -106,26 +113,30 @@ def detector_engine(
         n_threads: Threads of one run of the native engine. None: as many as OpenMP
             takes.
     """
+    if engine != "pytorch" and runs_natively(detector):
+        from efficientad.model_files.tensors import as_arrays  # noqa: PLC0415 - torch
+
+        arrays = as_arrays(detector.state_dict())
+        return _native_engine(arrays, detector.size, engine, n_threads)
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
 
-    arrays = native_arrays(detector)
-    if engine == "pytorch" or arrays is None:
-        return PyTorchEngine(detector)
+    return PyTorchEngine(detector)
+
+
+def runs_natively(detector: "Detector") -> bool:
+    """Return whether the native layers work here and take these networks."""
+    is_single = detector.teacher_mean.element_size() == 4  # noqa: PLR2004 - bytes
+    return detector.device.type == "cpu" and is_single and layers.is_available()
+
+
+def _native_engine(
+    weights: Arrays, size: ModelSize, engine: DetectorEngine, n_threads: int | None
+) -> NativeEngine:
     bf16 = engine == "native_bf16"
-    if bf16 and detector.size == "medium" and not layers.has_bf16():
+    if bf16 and size == "medium" and not layers.has_bf16():
         warn_once("they do not work here", "products in bf16", "single precision")
         bf16 = False
-    return NativeEngine(arrays, detector.size, bf16=bf16, n_threads=n_threads)
-
-
-def native_arrays(detector: "Detector") -> dict[str, NDArray[Any]] | None:
-    """Return a detector's arrays for the native engine; None if it cannot run."""
-    import torch  # noqa: PLC0415 - a detector has it
-
-    is_single = detector.teacher_mean.dtype == torch.float32
-    if detector.device.type != "cpu" or not is_single or not layers.is_available():
-        return None
-    return {name: value.numpy() for name, value in detector.state_dict().items()}
+    return NativeEngine(weights, size, bf16=bf16, n_threads=n_threads)
 
 
 def require_model_file(path: Path) -> None:
@@ -162,33 +173,50 @@ def require_detector_file(path: Path) -> None:
 def _detector(
     path: Path, device: Device, engine: DetectorEngine, n_threads: int | None
 ) -> Predictor:
-    if engine in {"native", "native_bf16"}:
-        if device == "cuda":
-            raise ConfigError(
-                f"engine {engine} runs on the CPU, device cuda was asked for; "
-                "use --device cpu, or --engine pytorch"
-            )
-        device = "cpu"
+    if engine in {"native", "native_bf16"} and device == "cuda":
+        raise ConfigError(
+            f"engine {engine} runs on the CPU, device cuda was asked for; "
+            "use --device cpu, or --engine pytorch"
+        )
+    file = read_detector(path)
+    if _chooses_native(device, engine) and layers.is_available():
+        chosen: Engine = _native_engine(file.weights, file.size, engine, n_threads)
+    else:
+        try:
+            from efficientad.engines import pytorch  # noqa: PLC0415 - needs torch
+            from efficientad.method.detector import Detector  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise train_extra_is_missing(
+                f"{path} without native layers", error
+            ) from error
+        networks = Detector.from_arrays(file.weights, file.size)
+        chosen = pytorch.PyTorchEngine(networks.to(pytorch.choose_device(device)))
+    return Predictor(
+        engine=chosen,
+        calibration=file.calibration,
+        provenance=file.provenance,
+        size=file.size,
+        weights=file.weights,
+    )
+
+
+def _chooses_native(device: Device, engine: DetectorEngine) -> bool:
+    """Return whether the native layers shall run; imports torch only to find a GPU."""
+    if engine == "pytorch" or device == "cuda":
+        return False
+    if engine != "auto" or device == "cpu" or not _may_have_gpu():
+        return True
     try:
         from efficientad.engines.pytorch import choose_device  # noqa: PLC0415
-        from efficientad.model_files.detector_file import (  # noqa: PLC0415 - needs torch
-            read_detector,
-        )
-    except ModuleNotFoundError as error:
-        if path.suffix != DETECTOR_SUFFIX:
-            raise ModelFileError(
-                f"a model file ends in {', '.join(_SUFFIXES)}, got {path}; give one of "
-                "these"
-            ) from error
-        raise train_extra_is_missing(str(path), error) from error
-    detector, calibration, provenance = read_detector(path)
-    detector.to(choose_device(device))
-    return Predictor(
-        engine=detector_engine(detector, engine, n_threads=n_threads),
-        calibration=calibration,
-        provenance=provenance,
-        size=detector.size,
-        detector=detector,
+    except ModuleNotFoundError:
+        return True
+    return choose_device("auto").type == "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Return whether CUDA is possible here: a look that takes no time."""
+    return sys.platform != "linux" or any(
+        place.exists() for place in map(Path, ("/dev/nvidiactl", "/dev/dxg"))
     )
 
 

@@ -6,12 +6,14 @@ decision, in this one place for all engines. No torch here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
 from efficientad.engines.engine import Engine, EngineOutput, Precision
-from efficientad.errors import ModelFileError
+from efficientad.engines.weights import Arrays
+from efficientad.errors import ModelFileError, train_extra_is_missing
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.maps import normalize_maps
@@ -44,8 +46,25 @@ class Predictor:
     size: ModelSize
     """The paper's S or M: `small` or `medium`."""
 
-    detector: "Detector | None" = field(default=None, repr=False)
-    """The networks, for research. None for an exported file."""
+    weights: Arrays | None = field(default=None, repr=False)
+    """Weights and statistics of the networks, by name. None for an exported file."""
+
+    @cached_property
+    def detector(self) -> "Detector | None":
+        """The networks in PyTorch, on the CPU, for research.
+
+        None for an exported file.
+
+        Raises:
+            MissingDependencyError: If PyTorch is not installed.
+        """
+        if self.weights is None:
+            return None
+        try:
+            from efficientad.method.detector import Detector  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise train_extra_is_missing("the detector in PyTorch", error) from error
+        return Detector.from_arrays(self.weights, self.size)
 
     @property
     def precision(self) -> Precision:

@@ -40,7 +40,10 @@ class Functions:
             getattr(self, name).restype = ctypes.c_int64
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return getattr(self._library, f"{name}_{self.instruction_set}")
+        function: Callable[..., Any] = getattr(
+            self._library, f"{name}_{self.instruction_set}"
+        )
+        return function
 
 
 def load() -> Functions | None:

@@ -12,10 +12,12 @@ calibration, the same for every engine, is in `decision`; `inspection.Predictor`
 both.
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -86,6 +88,37 @@ class Detector(nn.Module):
         self.register_buffer("teacher_mean", statistics.mean)
         self.register_buffer("teacher_std", statistics.std)
 
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[Any]], size: ModelSize
+    ) -> "Detector":
+        """Return the networks of a detector file, on the CPU, for evaluation.
+
+        Args:
+            arrays: Weights and statistics as in `state_dict()`, copied here.
+            size: The paper's S or M.
+        """
+        n_local, n_global = (
+            len(arrays[name]) for name in ("teacher_mean", "autoencoder.describe.bias")
+        )
+        networks: list[PatchDescriptionNetwork] = []
+        for name, n in (("teacher", n_local), ("student", n_local + n_global)):
+            biases = [k for k in arrays if k.startswith(name) and k.endswith(".bias")]
+            # The layers before the last one, which may be narrower than in the paper.
+            n_hidden = len(arrays[f"{name}.convolutions.{len(biases) - 2}.bias"])
+            networks.append(PatchDescriptionNetwork(size, n, n_hidden=n_hidden))
+        blank = torch.zeros(n_local)
+        statistics = ChannelStatistics(blank, blank.clone())
+        teacher, student = networks
+        detector = cls(teacher, student, Autoencoder(n_global), statistics)
+        composition = Composition.from_arrays(arrays)
+        if composition is not None:
+            detector.set_composition(composition)
+        detector.load_state_dict(
+            {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        )
+        return detector.eval().requires_grad_(requires_grad=False)
+
     @property
     def composition(self) -> Composition | None:
         """Gaussian of the cells of normal images; None without this term."""
@@ -95,7 +128,7 @@ class Detector(nn.Module):
     def set_composition(self, composition: Composition) -> None:
         """Store the Gaussian of the cells of normal images as buffers."""
         for name, values in composition.arrays().items():
-            self.register_buffer(name, torch.from_numpy(values).to(self.device))
+            self.register_buffer(name, torch.tensor(values, device=self.device))
 
     @property
     def size(self) -> ModelSize:

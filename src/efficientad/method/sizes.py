@@ -129,3 +129,28 @@ def with_channels(
     )
     assert isinstance(last, Conv)
     return *hidden, last._replace(channels=n_channels)
+
+
+def convolution_shapes(layers: Sequence[Layer]) -> list[tuple[int, int, int, int]]:
+    """Return the shapes of the convolutions' weights, (out, in, kernel, kernel)."""
+    shapes, n_in = [], 3
+    for layer in layers:
+        if isinstance(layer, Conv):
+            shapes.append((layer.channels, n_in, layer.kernel, layer.kernel))
+            n_in = layer.channels
+    return shapes
+
+
+def autoencoder_shapes(n_channels: int) -> dict[str, tuple[int, int, int, int]]:
+    """Return the shapes of the autoencoder's convolutions by their names.
+
+    Args:
+        n_channels: Length of a descriptor.
+    """
+    n = len(ENCODER) - 1
+    layers = with_channels(AUTOENCODER, n_channels, n_channels)
+    shapes = convolution_shapes(layers)
+    names = [f"encoder.{i}" for i in range(n)] + ["bottleneck"]
+    names += [f"decoder.{i}" for i in range(len(shapes) - n - 3)]
+    named = zip([*names, "refine", "describe"], shapes, strict=True)
+    return {f"autoencoder.{name}": shape for name, shape in named}

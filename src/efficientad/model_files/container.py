@@ -2,7 +2,8 @@
 
 Detectors, teachers and checkpoints are such files. They hold numbers and text only, so
 reading one never executes anything. A SHA-256 of tensors and description is stored with
-them, so a damaged file is refused. Files of the first versions have none.
+them, so a damaged file is refused. Files of the first versions have none. No torch
+here: `model_files.tensors` turns arrays into tensors and back.
 """
 
 import hashlib
@@ -12,14 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
-from torch import Tensor
+from safetensors.numpy import load, save_file
 
 from efficientad.errors import ModelFileError
 from efficientad.storage import atomic_write, require_no_device
 
+Arrays = Mapping[str, NDArray[Any]]
+"""Arrays by their names in a file."""
 Kind = Literal["detector", "teacher", "checkpoint", "basis"]
 FORMAT_VERSION = 1
 _FORMAT, _VERSION, _CONTENT = "efficientad", "efficientad_version", "content"
@@ -29,10 +32,8 @@ _LENGTH_BYTES = 8  # of the header's length, at the start of a safetensors file
 logger = logging.getLogger(__name__)
 
 
-def write(
-    path: Path, kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
-) -> None:
-    """Write tensors, on any device, and their description in JSON, atomically.
+def write(path: Path, kind: Kind, arrays: Arrays, content: Mapping[str, Any]) -> None:
+    """Write arrays and their description in JSON, atomically.
 
     Raises:
         StorageError: If the file cannot be written, for example on a full disk.
@@ -43,7 +44,7 @@ def write(
         _VERSION: str(FORMAT_VERSION),
         _CONTENT: json.dumps(content, allow_nan=False),
     }
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    plain = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
     metadata[_HASH] = _hash(metadata[_CONTENT], plain)
     with atomic_write(path) as partial:
         partial.touch()
@@ -55,8 +56,8 @@ def write(
         partial.chmod(usual_mode)  # safetensors' files are for their owner alone
 
 
-def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on the CPU, and the description of a file.
+def read(path: Path, kind: Kind) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the arrays, which cannot be written to, and the description of a file.
 
     Raises:
         ModelFileError: If the file is missing, truncated, foreign, of another kind or
@@ -67,7 +68,7 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         # Read at once: a file that changes while it is mapped would kill the process.
         data = path.read_bytes()
-        tensors = load(data)
+        arrays = load(data)
         length = int.from_bytes(data[:_LENGTH_BYTES], "little")
         header = json.loads(data[_LENGTH_BYTES:][:length])
         metadata = header.get("__metadata__", {})
@@ -75,7 +76,7 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = json.loads(metadata[_CONTENT])
         if _HASH not in metadata:
             logger.info("%s has no checksum: it is of an earlier version", path)
-        _require_whole(metadata, tensors)
+        _require_whole(metadata, arrays)
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, ModelFileError):
             raise
@@ -83,26 +84,27 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is not a readable {kind} file: it is truncated, damaged or "
             f"something else ({error}); make it anew"
         ) from error
-    return tensors, content
+    return arrays, content
 
 
-def _require_whole(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise `ValueError` if tensors are not those written, or not finite."""
+def _require_whole(metadata: Mapping[str, str], arrays: Arrays) -> None:
+    """Raise `ValueError` if arrays are not those written, or not finite."""
     recorded = metadata.get(_HASH)
-    if recorded is not None and recorded != _hash(metadata[_CONTENT], tensors):
+    if recorded is not None and recorded != _hash(metadata[_CONTENT], arrays):
         raise ValueError("its checksum is not the recorded one")
-    for name, tensor in tensors.items():
+    for name, array in arrays.items():
         # A ReLU turns NaN into zero, and the score would look normal.
-        if not torch.isfinite(tensor).all():
+        if not np.isfinite(array).all():
             raise ValueError(f"{name} has numbers that are not finite")
 
 
-def _hash(content: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of a description and of contiguous tensors on the CPU."""
+def _hash(content: str, arrays: Arrays) -> str:
+    """Return the SHA-256 of a description and of contiguous arrays."""
     digest = hashlib.sha256(content.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    for name, array in sorted(arrays.items()):
+        # Types are named as PyTorch does, which wrote the first of these files.
+        digest.update(f"{name} torch.{array.dtype.name} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -2,30 +2,36 @@
 
 It holds the three networks, the teacher's channel statistics, the calibration (map
 scales, held-out normal scores, threshold) and the provenance. `container` describes the
-format: numbers and text, nothing that executes.
+format: numbers and text, nothing that executes. No torch here.
 """
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import torch
-from torch import Tensor
-
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.composition import Composition
+from efficientad.method.composition import CELLS, Composition
 from efficientad.method.decision import Calibration
-from efficientad.method.detector import ChannelStatistics, Detector
-from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
-from efficientad.method.sizes import PATCH_DESCRIPTION_NETWORKS, Conv, ModelSize
+from efficientad.method.sizes import (
+    PATCH_DESCRIPTION_NETWORKS,
+    Conv,
+    ModelSize,
+    autoencoder_shapes,
+    convolution_shapes,
+    with_channels,
+)
 from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import read_calibration
+from efficientad.model_files.container import Arrays
 
 
 class DetectorFile(NamedTuple):
     """The content of a detector file."""
 
-    detector: Detector
+    weights: Arrays
+    """Weights and statistics of the networks, as `Detector.from_arrays` takes them."""
+    size: ModelSize
+    """The paper's S or M."""
     calibration: Calibration
     provenance: dict[str, Any]
     """How the detector came to be: settings, hashes, versions; JSON-like."""
@@ -37,70 +43,67 @@ def write_detector(file: DetectorFile, path: Path) -> None:
     Raises:
         StorageError: If the file cannot be written; the previous file stays.
     """
-    detector, calibration, provenance = file
-    entry = asdict(calibration) | {"threshold": calibration.threshold}
+    calibration = file.calibration
     content = {
-        "size": detector.size,
-        "calibration": entry,
+        "size": file.size,
+        "calibration": asdict(calibration) | {"threshold": calibration.threshold},
         "calibration_statement": calibration.statement(),
-        "provenance": provenance,
+        "provenance": file.provenance,
     }
-    container.write(path, "detector", detector.state_dict(), content)
+    container.write(path, "detector", file.weights, content)
 
 
 def read_detector(path: Path) -> DetectorFile:
-    """Return the content of a detector file; networks on the CPU, for evaluation.
+    """Return the content of a detector file.
 
     Raises:
         ModelFileError: If the file is missing, truncated, foreign or of another
             version.
     """
-    tensors, content = container.read(path, "detector")
+    weights, content = container.read(path, "detector")
     try:
-        detector = _detector(tensors, content)
+        size = content["size"]
+        if size not in get_args(ModelSize):
+            raise ConfigError(f"size {size!r}")
         calibration = read_calibration(content["calibration"])
-    except RuntimeError as error:
-        raise ModelFileError(
-            f"{path} does not hold the weights of a {content['size']} detector; train "
-            "it again"
-        ) from error
+        shapes = {name: array.shape for name, array in weights.items()}
+        expected = _shapes_of(weights, size)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path} does not hold a complete detector (bad entry: {error}); train it "
             "again"
         ) from error
-    return DetectorFile(detector.eval(), calibration, content.get("provenance", {}))
+    if shapes != expected:
+        raise ModelFileError(
+            f"{path} does not hold the weights of a {size} detector; train it again"
+        )
+    return DetectorFile(weights, size, calibration, content.get("provenance", {}))
 
 
-def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
-    """Return a detector of the stored size, its networks as wide as their weights.
+def _shapes_of(weights: Arrays, size: ModelSize) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all arrays of a detector with as many channels.
 
     Raises:
-        KeyError, ValueError: If size, statistics or autoencoder are missing or wrong.
-        RuntimeError: If the weights are those of another size.
+        KeyError: If an array that says how many is missing.
     """
-    size = content["size"]
-    if size not in get_args(ModelSize):
-        raise ConfigError(f"size {size!r}")
-    blank = torch.zeros(len(tensors["teacher_mean"]))
-    n_global = len(tensors["autoencoder.describe.bias"])
-    n_layers = sum(isinstance(x, Conv) for x in PATCH_DESCRIPTION_NETWORKS[size])
-    networks = []
-    for name in ("teacher", "student"):
-        biases = [f"{name}.convolutions.{n_layers - n}.bias" for n in (2, 1)]
-        if not all(bias in tensors for bias in biases):
-            raise RuntimeError(f"needed {' and '.join(biases)}")
-        n_hidden, n_channels = (len(tensors[bias]) for bias in biases)
-        network = PatchDescriptionNetwork(size, n_channels, n_hidden=n_hidden)
-        networks.append(network)
-    teacher, student = networks
-    if student.n_channels != len(blank) + n_global:
-        raise ConfigError(f"{student.n_channels} channels of the student")
-    statistics = ChannelStatistics(blank, blank.clone())
-    detector = Detector(teacher, student, Autoencoder(n_global), statistics)
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    composition = Composition.from_arrays(arrays)
+    layers = PATCH_DESCRIPTION_NETWORKS[size]
+    n_layers = sum(isinstance(layer, Conv) for layer in layers)
+    n_local = len(weights["teacher_mean"])
+    n_global = len(weights["autoencoder.describe.bias"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "teacher_mean": (n_local,),
+        "teacher_std": (n_local,),
+    }
+    named = autoencoder_shapes(n_global)
+    for network, n in (("teacher", n_local), ("student", n_local + n_global)):
+        n_hidden = len(weights[f"{network}.convolutions.{n_layers - 2}.bias"])
+        found = convolution_shapes(with_channels(layers, n, n_hidden))
+        named |= {f"{network}.convolutions.{i}": s for i, s in enumerate(found)}
+    for name, shape in named.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    composition = Composition.from_arrays(weights)
     if composition is not None:
-        detector.set_composition(composition)
-    detector.load_state_dict(tensors)
-    return detector.requires_grad_(requires_grad=False)
+        n = CELLS**2 * n_local
+        axes = len(composition.axes), n
+        shapes |= dict(zip(composition.arrays(), ((n,), (n,), axes), strict=True))
+    return shapes

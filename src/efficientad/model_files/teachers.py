@@ -13,6 +13,7 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.model_files import container as tensor_file
+from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.storage import file_hash
 
 
@@ -39,7 +40,7 @@ def save_teacher(
         StorageError: If it cannot be written.
     """
     content = {"size": network.size, "provenance": dict(provenance)}
-    tensor_file.write(path, "teacher", stored_weights(network), content)
+    tensor_file.write(path, "teacher", as_arrays(stored_weights(network)), content)
 
 
 def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
@@ -57,7 +58,7 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
     if size not in get_args(ModelSize):
         raise ConfigError(f"size must be small or medium, got {size!r}")
     file = shipped_teacher_path(size) if path is None else Path(path)
-    tensors, content = tensor_file.read(file, "teacher")
+    arrays, content = tensor_file.read(file, "teacher")
     if content.get("size") != size:
         raise ModelFileError(
             f"{file} is a teacher of size {content.get('size')}; needed {size}: give "
@@ -65,6 +66,7 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
         )
     network = PatchDescriptionNetwork(size)
     try:
+        tensors = as_tensors(arrays)
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
     except RuntimeError as error:
         raise ModelFileError(

@@ -76,7 +76,7 @@ def calibrate(
         DatasetError: If there are no images, or if some were trained on.
         ConfigError: If the predictor runs an export, whose graph holds its own scales.
     """
-    if predictor.detector is None:
+    if predictor.weights is None:
         raise ConfigError(
             "calibration needs a detector file, got an exported model; calibrate the "
             ".ead file and export it again, or use threshold with --images"

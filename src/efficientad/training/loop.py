@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from efficientad.errors import ModelFileError, TrainingError
 from efficientad.model_files import container as tensor_file
+from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.training.progress import Progress
 
 Interrupts = Callable[[], AbstractContextManager[Callable[[], bool]]]
@@ -111,7 +112,7 @@ def save_checkpoint(
         for part, state in parts.items()
         for name, value in state.items()
     }
-    tensor_file.write(path, "checkpoint", tensors, content)
+    tensor_file.write(path, "checkpoint", as_arrays(tensors), content)
 
 
 def open_checkpoint(
@@ -122,14 +123,14 @@ def open_checkpoint(
     Raises:
         ModelFileError: If it is unusable, or its content is not that of `identity`.
     """
-    tensors, content = tensor_file.read(path, "checkpoint")
+    arrays, content = tensor_file.read(path, "checkpoint")
     expected = json.loads(json.dumps(identity))
     if any(content.get(name) != value for name, value in expected.items()):
         raise ModelFileError(
             f"{path} is a checkpoint of other settings, networks or images; use those "
             "it was made with, or remove it to start anew"
         )
-    states = _by_part(tensors)
+    states = _by_part(as_tensors(arrays))
     values = _by_part(states.pop("optimizer", {}))
     state = {int(index): values[index] for index in values}
     groups = optimizer.state_dict()["param_groups"]

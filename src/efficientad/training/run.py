@@ -28,6 +28,7 @@ from efficientad.method.detector import Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS
 from efficientad.model_files.teachers import Teacher, open_teacher
+from efficientad.model_files.tensors import as_arrays
 from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
@@ -165,7 +166,7 @@ def train(
         calibration=calibration,
         provenance=run.environment() | provenance,
         size=detector.size,
-        detector=detector,
+        weights=as_arrays(detector.state_dict()),
     )
     if target is not None:
         save(predictor, target)

@@ -10,6 +10,7 @@ from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.maps import MapScale
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
+from efficientad.model_files.tensors import as_arrays
 
 
 def random_detector(
@@ -37,5 +38,5 @@ def calibrated(detector: Detector, engine: DetectorEngine = "auto") -> Predictor
         calibration=Calibration(scales, (0.1,)),
         provenance={"training_images": {}},
         size=detector.size,
-        detector=detector,
+        weights=as_arrays(detector.state_dict()),
     )
