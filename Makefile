@@ -8,7 +8,7 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 	--disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fresh check format lint contracts types tables tables-check \
+.PHONY: help demo test test-slow fresh wheel check format lint contracts types tables tables-check \
 	ship-teacher peers coverage clean
 
 help: ## this list
@@ -28,6 +28,12 @@ test-slow: $(VENV)/dev.stamp ## the tests that take longer than ten seconds
 
 fresh: $(VENV)/dev.stamp ## a deployment install in new environments; asks the package registry
 	"$(BIN)/python" -m pytest -m fresh
+
+# GCC compiles for x86-64, so that needs g++ here; the result needs glibc 2.28 alone.
+wheel: $(VENV)/wheel.stamp ## dist: wheels with native layers, no torch or compiler needed to predict
+	for machine in x86_64 aarch64; do EFFICIENTAD_MACHINE=$$machine \
+		"$(BIN)/python" -m hatchling build -t wheel -d dist || exit 1; done
+	cd teachers && "$(abspath $(BIN))/python" -m hatchling build -t wheel -d ../dist
 
 check: format lint contracts types tables-check test ## everything, fast parts first
 
@@ -82,4 +88,8 @@ $(VENV)/train.stamp: pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/train.stamp
 	$(PIP_INSTALL) --editable ".[train,dev]" --editable lab
+	touch "$@"
+
+$(VENV)/wheel.stamp: $(VENV)/train.stamp
+	$(PIP_INSTALL) --editable ".[train,wheel]" --editable lab
 	touch "$@"

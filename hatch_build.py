@@ -1,7 +1,8 @@
-"""Wheels with native layers that need no compiler: `make wheel`.
+"""Wheels for a production line: `make wheel`.
 
-EFFICIENTAD_MACHINE names the machine, x86_64 or aarch64. Without it a wheel holds the
-sources alone, and the layers are compiled on first use.
+EFFICIENTAD_MACHINE names the machine, x86_64 or aarch64. Such a wheel has native layers
+that need no compiler, and no teachers, which have a wheel of their own. Any other wheel
+has the teachers, and its layers are compiled on first use.
 """
 
 import os
@@ -13,7 +14,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-KERNELS = Path(__file__).with_name("src") / "efficientad" / "kernels"
+PACKAGE = Path(__file__).with_name("src") / "efficientad"
+KERNELS = PACKAGE / "kernels"
 GLIBC = (2, 28)
 FLAGS = ("-O3", "-std=c++17", "-fPIC")
 
@@ -34,23 +36,28 @@ COMPILED = {
 
 
 class NativeLayers(BuildHookInterface):  # type: ignore[type-arg]
-    """Compiles the layers for every instruction set of a machine."""
+    """Adds what only some wheels have."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the compiled library and the wheel's tag, where a machine is named."""
+        """Add compiled layers where a machine is named, and the teachers elsewhere."""
+        if version == "editable":
+            return
         machine = os.environ.get("EFFICIENTAD_MACHINE")
-        if machine is None or version == "editable":
+        if machine is None:
+            for teacher in (PACKAGE / "weights").glob("*.safetensors"):
+                inside = f"efficientad/weights/{teacher.name}"
+                build_data["force_include"][str(teacher)] = inside
             return
         self.folder = tempfile.TemporaryDirectory()
         library = compile_layers(machine, Path(self.folder.name))
-        build_data["force_include"][str(library)] = "efficientad/kernels/layers.so"
+        build_data["force_include"][str(library)] = "efficientad/kernels/libefficientad.so"
         build_data["tag"] = f"py3-none-manylinux_{GLIBC[0]}_{GLIBC[1]}_{machine}"
         build_data["pure_python"] = False
 
 
 def compile_layers(machine: str, folder: Path) -> Path:
     """Return a library of the layers for a machine, made in a folder."""
-    sys.path.insert(0, str(KERNELS.parents[1]))
+    sys.path.insert(0, str(PACKAGE.parent))
     from efficientad.kernels.cook_toom import matrices_header  # noqa: PLC0415
 
     (folder / "layers_matrices.h").write_text(matrices_header())
@@ -60,7 +67,7 @@ def compile_layers(machine: str, folder: Path) -> Path:
         source, output = KERNELS / "layers.cpp", objects[-1]
         options = (f"-DISA=_{name}", f"-I{folder}", "-c", source, "-o", output)
         subprocess.run([*compiler, *FLAGS, *options], check=True)  # noqa: S603
-    library = folder / "layers.so"
+    library = folder / "libefficientad.so"
     target = f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
     link = (*ZIG, "-target", target, "-shared", "-s", *objects, "-o", library)
     subprocess.run(link, check=True)  # noqa: S603

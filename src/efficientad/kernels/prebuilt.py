@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-PATH: Final = Path(__file__).with_name("layers.so")
+PATH: Final = Path(__file__).with_name("libefficientad.so")
 """The library in an installed wheel."""
 
 _AVX2: Final = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
