@@ -50,7 +50,9 @@ class NativeLayers(BuildHookInterface):  # type: ignore[type-arg]
             return
         self.folder = tempfile.TemporaryDirectory()
         library = compile_layers(machine, Path(self.folder.name))
-        build_data["force_include"][str(library)] = "efficientad/kernels/libefficientad.so"
+        build_data["force_include"][str(library)] = (
+            "efficientad/kernels/libefficientad.so"
+        )
         build_data["tag"] = f"py3-none-manylinux_{GLIBC[0]}_{GLIBC[1]}_{machine}"
         build_data["pure_python"] = False
 

@@ -5,6 +5,7 @@ which reads what the extras pull in (`test_requirements.py`).
 """
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -16,6 +17,7 @@ from PIL import Image
 import efficientad
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+INSTALL_BYTES = 120 * 10**6
 ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
@@ -53,3 +55,49 @@ def test_a_deployment_install_has_no_torch_and_predicts(
     assert row["is_anomalous"] == expected.is_anomalous
     assert run(python, "-c", "import numpy").returncode == 0
     assert "No module named 'torch'" in run(python, "-c", "import torch").stderr
+
+
+@pytest.mark.fresh
+@pytest.mark.slow
+def test_a_wheel_predicts_without_torch_and_without_a_compiler(
+    predictor, photograph, tmp_path
+):
+    pytest.importorskip("ziglang", reason="needs `make wheel`'s compiler")
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
+        cwd=REPOSITORY,
+        env={**os.environ, "EFFICIENTAD_MACHINE": "x86_64"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "env", with_pip=False)
+    binaries = tmp_path / "env" / "bin"
+    installed = run(
+        *(sys.executable, "-m", "pip", "--python", str(binaries / "python")),
+        *("install", "--quiet", "--constraint", str(REPOSITORY / "constraints.txt")),
+        str(wheel),
+    )
+    assert installed.returncode == 0, installed.stderr
+    model, image, found = (tmp_path / name for name in ("a.ead", "a.png", "found"))
+    efficientad.save(predictor, model)
+    Image.fromarray(photograph(90, 70)).save(image)
+
+    predicted = subprocess.run(
+        [binaries / "efficientad", "predict", model, image, "--output", found],
+        env={"PATH": "/nowhere", "HOME": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert predicted.returncode == 0, predicted.stderr
+    assert not predicted.stderr
+    assert not (tmp_path / ".cache").exists()
+    row = json.loads((found / "predictions.jsonl").read_text(encoding="utf-8"))
+    expected = predictor.predict(image)
+    assert row["image_score"] == pytest.approx(expected.image_score, rel=1e-4)
+    size = sum(f.stat().st_size for f in (tmp_path / "env").rglob("*") if f.is_file())
+    assert size < INSTALL_BYTES

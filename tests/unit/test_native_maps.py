@@ -1,6 +1,8 @@
 """Raw maps by native layers against the plain networks."""
 
 import copy
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -238,3 +240,53 @@ def test_native_layers_need_the_cpu(tmp_path, engine):
 
     with pytest.raises(ConfigError, match="use --device cpu, or --engine pytorch"):
         efficientad.load(tmp_path / "part.ead", device="cuda", engine=engine)
+
+
+IN_A_CHILD = """
+import multiprocessing, sys
+import numpy as np
+import efficientad
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+
+def score(path, result):
+    result.put(efficientad.load(path, n_threads=2).predict(IMAGE).image_score)
+
+def score_of(predictor, result):
+    result.put(predictor.predict(IMAGE).image_score)
+
+if __name__ == "__main__":
+    method, path = sys.argv[1:]
+    predictor = efficientad.load(path, n_threads=2)
+    before = predictor.predict(IMAGE).image_score
+    context = multiprocessing.get_context(method)
+    result = context.SimpleQueue()
+    of_parent = (predictor, result) if method == "fork" else (path, result)
+    target = score_of if method == "fork" else score
+    child = context.Process(target=target, args=of_parent)
+    child.start()
+    assert result.get() == before
+    child.join()
+    assert predictor.predict(IMAGE).image_score == before
+    assert "torch" not in sys.modules
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_process_predicts_as_its_parent_does(
+    detector, joined, tmp_path, method
+):
+    efficientad.save(joined(detector), tmp_path / "part.ead")
+    script = tmp_path / "script.py"
+    script.write_text(IN_A_CHILD)
+
+    done = subprocess.run(
+        [sys.executable, script, method, tmp_path / "part.ead"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert done.returncode == 0, done.stderr
