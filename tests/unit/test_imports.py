@@ -44,6 +44,7 @@ TORCH_FREE = [
     "efficientad.engines.graph_outputs",
     "efficientad.engines.names",
     "efficientad.engines.native",
+    "efficientad.engines.native_networks",
     "efficientad.engines.onnxruntime",
     "efficientad.engines.openvino",
     "efficientad.kernels.layers",

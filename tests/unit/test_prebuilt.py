@@ -59,7 +59,7 @@ def test_a_wheel_s_library_is_used_without_a_compiler(library, monkeypatch):
     assert layers._loaded().instruction_set == "plain"
 
 
-FOREIGN = Path(sys.modules["numpy._core._multiarray_umath"].__file__)
+FOREIGN = Path(str(sys.modules["numpy._core._multiarray_umath"].__file__))
 
 
 @pytest.mark.parametrize("content", [b"not a library", FOREIGN.read_bytes()])

@@ -1,6 +1,6 @@
 """Weights of a detector's convolutions, changed and joined as arrays. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,18 @@ def split_outputs(weights: Weights, n_first: int) -> tuple[Weights, Weights]:
     """Return one convolution as two of the same input."""
     weight, bias = weights
     return (weight[:n_first], bias[:n_first]), (weight[n_first:], bias[n_first:])
+
+
+def n_shared(one: Sequence[Weights], other: Sequence[Weights]) -> int:
+    """Return how many first layers two networks have in common."""
+    pairs = zip(one, other, strict=True)
+    are_same = [all(map(np.array_equal, a, b)) for a, b in pairs]
+    return (*are_same, False).index(False)
+
+
+def side_by_side(one: Weights, other: Weights) -> Weights:
+    """Return two convolutions of the same input as one."""
+    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
 
 
 def difference(one: Weights, other: Weights) -> Weights:

@@ -21,6 +21,7 @@ from efficientad.engines.graph_outputs import (
     RAW_OUTPUTS,
     SCORE_OUTPUT,
 )
+from efficientad.engines.weights import n_shared
 from efficientad.exports.graph_nodes import Nodes, placement, resized
 from efficientad.method.composition import (
     CELL_SIZE,
@@ -226,8 +227,15 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> str:
         kernels = kernels / std
         weights[0] = Weights(kernels, bias - (kernels * mean).sum((1, 2, 3)))
     layers = unpadded(PATCH_DESCRIPTION_NETWORKS[detector.size])[:-1]
-    of_teacher = _network(graph, layers, teacher, pixels, "teacher")
-    of_student = _network(graph, layers, student, pixels, "student")
+    # First layers that both networks have in common are computed once.
+    shared = min(n_shared(teacher, student), len(teacher) - 2)
+    convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, Conv)]
+    first = convolutions[shared]
+    trunk = _network(graph, layers[:first], teacher, pixels, "trunk")
+    of_teacher, of_student = (
+        _network(graph, layers[first:], weights[shared:], trunk, name)
+        for weights, name in ((teacher, "teacher"), (student, "student"))
+    )
     channel_mean, channel_std = (
         _array(values) for values in (detector.teacher_mean, detector.teacher_std)
     )

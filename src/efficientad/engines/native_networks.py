@@ -1,0 +1,306 @@
+"""The networks of a detector as steps of native layers.
+
+The images' normalization is folded into the first convolutions, the teacher's channel
+statistics into its last. First layers that teacher and student share are computed once.
+After them both lie side by side in one grid of channels, with the autoencoder's last
+features next to them, and
+
+    T - S   is one convolution over the features of teacher and student,
+    A - S'  is one convolution over the features of student and autoencoder,
+
+so that only the mean of squares, the same for S' - A, is written. No torch here.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from efficientad.engines.weights import (
+    Arrays,
+    Weights,
+    difference,
+    n_shared,
+    on_pixels,
+    pair_of,
+    side_by_side,
+    split_outputs,
+    weights_of,
+)
+from efficientad.kernels.layers import (
+    MIN_WINOGRAD_SIZE,
+    Call,
+    Convolution,
+    Finish,
+    Grid,
+    convolution,
+    resize,
+    run,
+)
+from efficientad.method.sizes import DECODER_SIZES, GRID_SIZE
+
+_SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
+# With three input channels, Winograd's form pays along x only.
+_FIRST: Final = {"finish": "pool", "tile": _SMALL_TILE, "flat": True}
+
+Step = Callable[[int | None], None]
+"""Function of the number of threads that computes grids of a plan from others."""
+
+
+class _Pair:
+    """Teacher and student up to their hidden features, layer by layer.
+
+    Layers that both networks have in common are computed once, and those after them
+    by one convolution of their common input. Then each network has a half of the grid.
+
+    Args:
+        teacher: Its layers but for the last one.
+        student: Those of the student.
+        how: Arguments of `_layer` for each of them.
+    """
+
+    def __init__(
+        self,
+        teacher: list[Weights],
+        student: list[Weights],
+        how: list[dict[str, Any]],
+    ) -> None:
+        shared = min(n_shared(teacher, student), len(how) - 1)
+        self._layers: list[list[Convolution]] = []
+        for index, (one, other, options) in enumerate(
+            zip(teacher, student, how, strict=True)
+        ):
+            weights = [one, other]
+            if index <= shared:
+                weights = [one if index < shared else side_by_side(one, other)]
+            self._layers.append([_layer(each, **options) for each in weights])
+        self.n_features = sum(layer.n_out for layer in self._layers[-1])
+
+    def size(self, image: Grid) -> tuple[int, int]:
+        """Return the rows and columns of the hidden features of an image."""
+        height, width = image.shape[1:3]
+        for layer, *_ in self._layers:
+            height, width = layer.output_size(height, width)
+        return height, width
+
+    def steps(self, image: Grid, output: Grid) -> list[Step]:
+        """Return the steps from the image to the hidden features of both networks."""
+        steps: list[Step] = []
+        grid = image
+        for layers in self._layers:
+            n_out = sum(layer.n_out for layer in layers)
+            size = _size_after(layers[0], grid)
+            is_last = layers is self._layers[-1]
+            after = output if is_last else _empty(len(grid), *size, n_out)
+            # Where there are two layers, each reads a half of the channels.
+            sources = np.split(grid, len(layers), 3)
+            targets = np.split(after, [layers[0].n_out], 3)
+            steps.append(_step(*map(Call, layers, sources, targets)))
+            grid = after
+        return steps
+
+
+class Small:
+    """Teacher and student of EfficientAD-S."""
+
+    def __init__(
+        self,
+        teacher: list[Weights],
+        student: list[Weights],
+        autoencoder: "Reconstruction",
+    ) -> None:
+        self._pair = _Pair(
+            [on_pixels(teacher[0]), *teacher[1:-1]],
+            [on_pixels(student[0]), *student[1:-1]],
+            [
+                _FIRST,
+                {"finish": "pool", "tile": _POOLED_TILE},
+                {"finish": "store", "tile": _SMALL_TILE},
+            ],
+        )
+        for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
+        describe = autoencoder.describe
+        # A 3 x 3 kernel is a 4 x 4 one with zeros; the grids have the border it needs.
+        describe = np.pad(describe[0], ((0, 0), (0, 0), (0, 1), (0, 1))), describe[1]
+        self._differences = [
+            _layer(w, "mean_square", tile=_LARGE_TILE)
+            for w in (
+                difference(teacher[-1], for_teacher),
+                difference(for_autoencoder, describe),
+            )
+        ]
+        self._autoencoder = autoencoder
+
+    def steps(
+        self, bordered: Grid, image: Grid, maps: list[Grid]
+    ) -> tuple[list[Step], Grid]:
+        """Return the steps, and the teacher's hidden features that they write."""
+        n_both = self._pair.n_features
+        n_joined = n_both + self._autoencoder.n_features
+        joined = np.zeros((len(image), *self._pair.size(image), n_joined), np.float32)
+        inner = slice(1, 1 + GRID_SIZE)
+        features = joined[:, inner, inner, n_both:]
+        local, global_ = self._differences
+        steps = [
+            *self._pair.steps(image, joined[..., :n_both]),
+            *self._autoencoder.steps(bordered, features),
+            _step(
+                Call(local, joined[..., :n_both], maps[0]),
+                Call(global_, joined[..., n_both // 2 :], maps[1]),
+            ),
+        ]
+        return steps, joined[..., : n_both // 2]
+
+
+class Medium:
+    """Teacher and student of EfficientAD-M."""
+
+    def __init__(
+        self,
+        teacher: list[Weights],
+        student: list[Weights],
+        autoencoder: "Reconstruction",
+        *,
+        bf16: bool,
+    ) -> None:
+        self._pair = _Pair(
+            [on_pixels(teacher[0]), *teacher[1:-1]],
+            [on_pixels(student[0]), *student[1:-1]],
+            [
+                _FIRST,
+                {"finish": "pool", "tile": _POOLED_TILE},
+                {"finish": "store", "bf16": bf16},  # the layer of 1 x 1
+                {"finish": "store", "tile": _SMALL_TILE},
+                {"finish": "store", "tile": _LARGE_TILE},
+            ],
+        )
+        for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
+        local = difference(teacher[-1], for_teacher)
+        self._local = _layer(local, "mean_square", bf16=bf16)
+        self._describe = _layer(
+            autoencoder.describe, "store", tile=_SMALL_TILE, padding=1, relu=False
+        )
+        weight, bias = for_autoencoder
+        self._global = _layer((-weight, -bias), "mean_square", bf16=bf16)
+        self._autoencoder = autoencoder
+        self._n_teacher = len(teacher[-2][1])
+
+    def steps(
+        self, bordered: Grid, image: Grid, maps: list[Grid]
+    ) -> tuple[list[Step], Grid]:
+        """Return the steps, and the teacher's hidden features that they write."""
+        n = len(image)
+        both = _empty(n, *self._pair.size(image), self._pair.n_features)
+        features = _empty(n, GRID_SIZE, GRID_SIZE, self._autoencoder.n_features)
+        describe, described = _applied(self._describe, features)
+        steps = [
+            *self._pair.steps(image, both),
+            *self._autoencoder.steps(bordered, features),
+            describe,
+            _step(
+                Call(self._local, both, maps[0]),
+                Call(self._global, both[..., self._n_teacher :], maps[1], described),
+            ),
+        ]
+        return steps, both[..., : self._n_teacher]
+
+
+class Reconstruction:
+    """The autoencoder up to its last features; `describe` is the layer after them."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        first, *others = weights_of(arrays, "autoencoder.encoder")
+        # The border is part of the image's grid.
+        bottleneck = pair_of(arrays, "autoencoder.bottleneck")
+        self._encoder = [
+            _layer(on_pixels(first), "store", stride=2),
+            *(_layer(w, "store", stride=2, padding=1) for w in others),
+            _layer(bottleneck, "store", relu=False),
+        ]
+        decoder = weights_of(arrays, "autoencoder.decoder")
+        self._decoder = [
+            _layer(weights, "store", padding=2, tile=_cheapest_tile(size))
+            for weights, size in zip(decoder, DECODER_SIZES, strict=True)
+        ]
+        self._refine = _layer(
+            pair_of(arrays, "autoencoder.refine"), "store", padding=1, tile=_SMALL_TILE
+        )
+        self.describe = pair_of(arrays, "autoencoder.describe")
+        self.n_features = self._refine.n_out
+
+    def steps(self, bordered: Grid, features: Grid) -> list[Step]:
+        """Return the steps from the image with its border to `features`."""
+        steps: list[Step] = []
+        grid = bordered
+        for layer in self._encoder:
+            step, grid = _applied(layer, grid)
+            steps.append(step)
+        for layer, size in zip(self._decoder, DECODER_SIZES, strict=True):
+            resizing, grid = _resized(grid, size)
+            step, grid = _applied(layer, grid)
+            steps += [resizing, step]
+        resizing, grid = _resized(grid, GRID_SIZE)
+        return [*steps, resizing, _step(Call(self._refine, grid, features))]
+
+
+def _cheapest_tile(size: int) -> int | None:
+    """Return the tile with the fewest products for a decoder layer, if it takes one.
+
+    Args:
+        size: Width of the layer's input, one less than that of its output.
+    """
+    if size < MIN_WINOGRAD_SIZE:
+        return None
+    products = {
+        tile: (-(-(size + 1) // tile) * (tile + 3)) ** 2
+        for tile in (_SMALL_TILE, _POOLED_TILE)
+    }
+    return min(products, key=products.__getitem__)
+
+
+def _layer(
+    weights: Weights,
+    finish: Finish,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    tile: int | None = None,
+    flat: bool = False,
+    relu: bool | None = None,
+    bf16: bool = False,
+) -> Convolution:
+    """Return a convolution, with ReLU unless it is the last one of a network."""
+    return convolution(
+        *weights,
+        stride=stride,
+        padding=padding,
+        relu=finish != "mean_square" if relu is None else relu,
+        finish=finish,
+        tile=tile,
+        flat=flat,
+        bf16=bf16,
+    )
+
+
+def _empty(*shape: int) -> Grid:
+    return np.empty(shape, np.float32)
+
+
+def _size_after(layer: Convolution, grid: Grid) -> tuple[int, int]:
+    return layer.output_size(grid.shape[1], grid.shape[2])
+
+
+def _applied(layer: Convolution, grid: Grid) -> tuple[Step, Grid]:
+    """Return the step that runs a layer, and its output."""
+    output = _empty(len(grid), *_size_after(layer, grid), layer.n_out)
+    return _step(Call(layer, grid, output)), output
+
+
+def _resized(grid: Grid, size: int) -> tuple[Step, Grid]:
+    """Return the step that resizes a grid, and its output."""
+    output = _empty(len(grid), size, size, grid.shape[3])
+    return (lambda n_threads: resize(grid, output, n_threads)), output
+
+
+def _step(*calls: Call) -> Step:
+    return lambda n_threads: run(calls, n_threads)
