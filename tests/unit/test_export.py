@@ -87,6 +87,29 @@ def test_an_export_is_two_files_for_openvino_and_one_else(exports):
     assert names == {"part.onnx", "part.xml", "part.bin"}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_export_has_layers_of_both_networks_once(
+    make_detector, calibrated, photograph, tmp_path, precision
+):
+    detector = make_detector()
+    for index in (0, 1):
+        weights = detector.teacher.convolutions[index].state_dict()
+        detector.student.convolutions[index].load_state_dict(weights)
+    Image.fromarray(photograph(90, 70)).save(tmp_path / "normal.png")
+
+    efficientad.export(
+        calibrated(detector),
+        tmp_path / "part.onnx",
+        precision=precision,
+        images=tmp_path,
+    )
+
+    nodes = onnx.load(tmp_path / "part.onnx").graph.node
+    names = [n.name for n in nodes if n.op_type == "Conv"]
+    assert sum(name.startswith("trunk_") for name in names) == 2
+    assert sum(name.startswith("teacher_") for name in names) == 2
+
+
 @pytest.mark.parametrize(
     ("engine", "weights"), [("onnxruntime", ".onnx"), ("openvino", ".bin")]
 )

@@ -85,6 +85,31 @@ def test_medium_maps_are_those_of_the_plain_networks(make_detector):
     assert_same(found, maps_of(BaselineEngine(detector), pixels))
 
 
+def with_shared_layers(detector, n):
+    """Return a copy whose student has the first layers of its teacher."""
+    other = copy.deepcopy(detector)
+    pairs = zip(other.student.convolutions, other.teacher.convolutions, strict=True)
+    for own, given in list(pairs)[:n]:
+        own.load_state_dict(given.state_dict())
+    return other
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("size", "n"), [("small", 1), ("small", 2), ("small", 3), ("medium", 2)]
+)
+def test_layers_that_both_networks_have_are_computed_once(make_detector, size, n):
+    detector = with_shared_layers(make_detector(size), n)
+    pixels = noise(1)
+    engine = native_engine(detector)
+
+    found = maps_of(engine, pixels)
+
+    assert_same(found, maps_of(BaselineEngine(detector), pixels))
+    n_alone = sum(len(layers) == 1 for layers in engine._networks._pair._layers)
+    assert n_alone == min(n, 2) + 1
+
+
 @needs_bf16
 def test_medium_maps_in_bf16_are_near(make_detector):
     detector = make_detector("medium")

@@ -48,6 +48,37 @@ def test_the_student_starts_with_the_teachers_hidden_layers(networks, pixels):
     assert torch.equal(student.convolutions[-1].weight, last)
 
 
+@pytest.mark.parametrize("n_shared", [0, 2])
+def test_shared_layers_of_the_student_are_not_learned(networks, pixels, n_shared):
+    teacher, _ = networks
+    student = PatchDescriptionNetwork(teacher.size, 768, operations=FAST)
+
+    step_of(teacher, pixels, None, n_shared_layers=n_shared).start(student)
+
+    learned = [layer.weight.requires_grad for layer in student.convolutions]
+    assert learned == [False] * n_shared + [True] * (len(learned) - n_shared)
+
+
+@pytest.mark.parametrize("n_changes", [0, 2])
+def test_the_first_image_is_shown_with_changes_and_described_as_shown(
+    networks, pixels, n_changes
+):
+    teacher, student = networks
+    step = step_of(teacher, pixels, None, n_changes=n_changes)
+    detector = Detector(teacher, student, Autoencoder(), step.statistics)
+    chosen = np.array([2, 0])
+
+    shown, targets = step._shown(detector, chosen, np.random.default_rng(0))
+
+    assert np.array_equal(shown[0], pixels[2]) == (n_changes == 0)
+    assert np.array_equal(shown[1], pixels[0])
+    described = detector.describe(step._material.normalized(shown))
+    # The descriptors of unchanged images are kept in half precision.
+    torch.testing.assert_close(targets[1], described[1], atol=0.05, rtol=0.01)
+    atol = 1e-4 if n_changes else 0.05
+    torch.testing.assert_close(targets[0], described[0], atol=atol, rtol=0.01)
+
+
 def test_a_random_start_leaves_the_student_as_it_is(networks, pixels):
     teacher, student = networks
     before = [p.clone() for p in student.parameters()]
@@ -70,5 +101,5 @@ def test_a_step_has_four_losses_that_reach_both_networks(networks, pixels, has_p
     assert all(torch.isfinite(loss) for loss in losses)
     assert (losses.penalty > 0) == has_penalty
     for network in (detector.student, detector.autoencoder):
-        assert all(p.grad is not None for p in network.parameters())
+        assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
         network.zero_grad()

@@ -3,9 +3,10 @@
 Algorithm 1 on less. The student sees windows instead of whole images; its descriptors
 there are those of the whole image, since each sees one patch only. The windows are
 drawn from a partition of the grid: placed freely they would show the corners of the
-image hundreds of times less often than its middle. The teacher's descriptors of the
-unchanged images are computed once; the autoencoder predicts them from the image with
-its color varied. docs/method.md has the measurements.
+image hundreds of times less often than its middle. One image of each step is shown with
+changes of light, focus or position, which are no defects. The teacher's descriptors of
+the unchanged images are computed once; the autoencoder predicts an image's descriptors
+from the image with its color varied. docs/method.md has the measurements.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from efficientad.images.changes import CHANGES, changed
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.losses import (
@@ -47,6 +49,11 @@ class QuickRecipe(Recipe):
     of the grid's 56, so that all windows together cover each descriptor once."""
     student_start: StudentStart
     """Weights that the student starts with."""
+    n_shared_layers: int
+    """First convolutions of the student that stay the teacher's, so that prediction
+    computes them once. They need `student_start` as `teacher_hidden`."""
+    n_changes: int
+    """Changes of the first image of each step that are no defects."""
     n_penalty_images: int
     """Windows of natural images a step."""
     penalty_weight: float
@@ -73,6 +80,8 @@ QUICK: Final = QuickRecipe(
     global_channels=64,
     window_cells=28,
     student_start="teacher_hidden",
+    n_shared_layers=2,
+    n_changes=2,
     n_penalty_images=1,
     penalty_weight=0.3,
     n_whole_images=1,
@@ -97,7 +106,7 @@ class QuickStep:
 
     @torch.no_grad()
     def start(self, student: PatchDescriptionNetwork) -> None:
-        """Copy the teacher's hidden layers, which the student need not learn again."""
+        """Copy the teacher's hidden layers; the first ones stay as they are."""
         # Deviation: the paper's student starts at random and takes 70 000 steps.
         if self._recipe.student_start == "random":
             return
@@ -107,6 +116,8 @@ class QuickStep:
             # Where the student is wider, the teacher's channels come first.
             parameter[: len(value)] = 0
             parameter[tuple(map(slice, value.shape))] = value
+        for layer in student.convolutions[: self._recipe.n_shared_layers]:
+            layer.requires_grad_(requires_grad=False)
 
     def losses(self, detector: Detector, rng: np.random.Generator) -> Losses:
         """Draw windows and return their losses."""
@@ -116,20 +127,19 @@ class QuickStep:
         chosen = rng.choice(len(self._pixels), n, replace=len(self._pixels) < n)
         n_windows = GRID_SIZE // recipe.window_cells
         corners = recipe.window_cells * rng.integers(0, n_windows, (n, 2))
+        shown, targets = self._shown(detector, chosen, rng)
         # One pass for both: a pass has to transform the weights, whatever its size.
-        windows = torch.cat([self._windows(chosen, corners), self._natural(rng)])
+        windows = torch.cat([self._windows(shown, corners), self._natural(rng)])
         hidden = student.hidden(self._material.normalized(windows))
         for_teacher = student.head(hidden, FOR_TEACHER)
         for_autoencoder = student.head(hidden[:n_whole], FOR_AUTOENCODER)
-        targets = [self._cache[int(i)] for i in chosen]
         teacher = self._cut(targets, corners)
         hard = hard_feature_loss(teacher, for_teacher[:n], recipe.p_hard)
         mean = (teacher - for_teacher[:n]).square().mean()
         penalty = hard.new_zeros(())
         if len(for_teacher) > n:
             penalty = recipe.penalty_weight * pretraining_penalty(for_teacher[n:])
-        whole = torch.from_numpy(chosen[:n_whole])
-        augmented = vary_color(self._pixels[whole], rng)
+        augmented = vary_color(shown[:n_whole], rng)
         autoencoder = detector.autoencoder(self._material.normalized(augmented))
         return Losses(
             hard + recipe.mean_share * mean,
@@ -137,6 +147,21 @@ class QuickStep:
             autoencoder_loss(torch.stack(targets[:n_whole]), autoencoder),
             student_autoencoder_loss(self._cut(autoencoder, corners), for_autoencoder),
         )
+
+    def _shown(
+        self, detector: Detector, chosen: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return images as they are shown, and the teacher's descriptors of them."""
+        shown = self._pixels[torch.from_numpy(chosen)]
+        first = shown[0].numpy()
+        for kind in rng.choice(list(CHANGES), self._recipe.n_changes, replace=False):
+            first = changed(first, kind, rng.uniform(-1, 1), int(rng.integers(2**31)))
+        if self._recipe.n_changes == 0:
+            return shown, [self._cache[int(i)] for i in chosen]
+        shown[0] = torch.from_numpy(first.copy())
+        with torch.no_grad():
+            described = detector.describe(self._material.normalized(shown[:1]))
+        return shown, [described[0], *(self._cache[int(i)] for i in chosen[1:])]
 
     def _natural(self, rng: np.random.Generator) -> Tensor:
         side, images = self._side, self._material.pretraining_images
@@ -149,12 +174,14 @@ class QuickStep:
             drawn.append(image[top : top + side, left : left + side])
         return torch.from_numpy(np.stack(drawn))
 
-    def _windows(self, chosen: NDArray[np.int64], corners: NDArray[np.int64]) -> Tensor:
+    def _windows(self, shown: Tensor, corners: NDArray[np.int64]) -> Tensor:
         side = self._side
         return torch.stack(
             [
-                self._pixels[i, top : top + side, left : left + side]
-                for i, (top, left) in zip(chosen, corners * PATCH_STRIDE, strict=True)
+                image[top : top + side, left : left + side]
+                for image, (top, left) in zip(
+                    shown, corners * PATCH_STRIDE, strict=True
+                )
             ]
         )
 

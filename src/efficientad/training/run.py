@@ -211,9 +211,10 @@ class _Training:
         self.detector = Detector(
             network, student, autoencoder, self.step.statistics
         ).to(device)
+        learned = [*student.parameters(), *autoencoder.parameters()]
         self.optimizer = make_optimizer(
             recipe.optimizer,
-            [*student.parameters(), *autoencoder.parameters()],
+            [parameter for parameter in learned if parameter.requires_grad],
             weight_decay=recipe.weight_decay,
         )
 
