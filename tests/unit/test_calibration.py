@@ -66,7 +66,7 @@ def test_a_calibrated_predictor_is_another_one_that_names_its_images(predictor, 
 
     assert found.calibration.threshold == 0.7
     assert found.engine is predictor.engine
-    assert found.detector is predictor.detector
+    assert found.weights is predictor.weights
     hashes = [image_hash(image) for image in pixels]
     assert list(found.provenance["validation_images"].values()) == hashes
     assert found.provenance["training_images"] == provenance["training_images"]

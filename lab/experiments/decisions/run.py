@@ -27,7 +27,7 @@ from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import Run, write_run
 
 RESULTS = Path(__file__).with_name("results")
-BUDGETS = (0.01, 0.02, 0.03, 0.05)
+BUDGETS = (0.01, 0.02, 0.03, 0.04, 0.05)
 
 
 def pixels_of(paths: list[str]) -> Pixels:

@@ -52,7 +52,7 @@ _MORE_ALARMS: Final = 2
 multiple of the budget."""
 _ODD: Final = 0.2
 """Share of the threshold that a single normal image may decide without a warning."""
-_N_SESSION: Final = 8
+_N_SESSION: Final = 24
 """Images with each change of a second session, at most."""
 
 
