@@ -195,6 +195,37 @@ def test_every_form_gives_the_pixels_of_tifffile_or_is_refused(
         )
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_tiff_in_jpeg_has_the_colors_of_its_picture(mode):
+    ramp = np.arange(64, dtype=np.uint8)
+    colors = np.stack(np.broadcast_arrays(2 * ramp[:, None], 3 * ramp, 90), axis=2)
+    picture = Image.fromarray(colors.astype(np.uint8)).convert(mode)
+    file = BytesIO()
+    picture.save(file, "TIFF", compression="jpeg", quality=95)
+
+    image = decode_image(file.getvalue(), "part")
+
+    difference = image.astype(int) - np.array(picture.convert("RGB"))
+    assert np.abs(difference).max() < 12
+
+
+def test_a_palette_with_colors_of_8_bits_is_refused():
+    """Some programs write them where 16 bits belong, and all would be black."""
+    colormap = np.tile(np.arange(256, dtype=np.uint16), (3, 1))
+    indices = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for scale in (1, 257):
+        file = BytesIO()
+        tifffile.imwrite(
+            file, indices, photometric="palette", colormap=colormap * scale
+        )
+        if scale == 1:
+            with pytest.raises(ImageError, match="8 bits, palette, compression none"):
+                decode_image(file.getvalue(), "part")
+        else:
+            image = decode_image(file.getvalue(), "part")
+            np.testing.assert_array_equal(image[..., 1], indices)
+
+
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite", "rgb"])
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "f4", "f8"])
 def test_a_mask_counts_every_value_above_zero_of_the_stored_ones(

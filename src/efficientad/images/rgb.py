@@ -13,8 +13,12 @@ so that two images of the same part stay comparable:
     floating point           0 to 1 becomes 0 to 255
     EXIF orientation         applied, so that up is up
     several frames or pages  refused: it is not known which one is meant
+    TIFF                     with up to 8 bits, 16-bit unsigned and 32-bit floating
+                             point in usual forms; others as gray or RGB without
+                             compression, else refused
 
-Decoding takes about 2.3 times the memory of the result, for WebP more.
+Decoding takes about 2.3 times the memory of the result, more for WebP and for TIFF of
+more than 16 bits.
 """
 
 import hashlib
@@ -149,8 +153,8 @@ def resize_image(image: RGBImage, height: int, width: int) -> RGBImage:
 
     Training, calibration and prediction all resize here. Columns are resized first,
     then rows, as in exported graphs: each pass rounds, and Pillow's own order depends
-    on size and version. Only where the image in between would be larger than an image
-    may be, as for one of 8 columns and millions of rows, rows are first.
+    on size and version. Rows are first only where the image in between would be larger
+    than an image may be, as for millions of rows; exported graphs take 40 000 at most.
     """
     picture = Image.fromarray(image)
     rows = picture.height if picture.height * width <= MAX_PIXELS else height

@@ -22,6 +22,7 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _ASSOCIATED_ALPHA: Final = 1
 _SEPARATE_PLANES: Final = 2
 _MAX_EXTRA_SAMPLES: Final = 1
+_MAX_BYTE: Final = 255
 _JPEG: Final = {"jpeg", "tiff_jpeg"}
 
 
@@ -33,11 +34,14 @@ class TiffSamples:
         page = pages.first
         self._page = page
         self._n_colors = _N_COLORS.get(page.photometric, 0)
-        self.height, self.width = page.imagelength, page.imagewidth
+        # A damaged file has texts and tuples in these fields.
+        self.height, self.width = int(page.imagelength), int(page.imagewidth)
         self.is_animated = _has_second(pages)
         """Whether there are several pages."""
-        self.orientation = page.tags.valueof(274, 1)
+        self.orientation = int(page.tags.valueof(274, 1))
         """Orientation as in EXIF."""
+        self.is_usable = self._is_usable()
+        """Whether `read` can be called: gray or RGB, whole bytes, uncompressed."""
 
     @property
     def mode(self) -> str:
@@ -89,9 +93,7 @@ class TiffSamples:
             words.append("separate planes")
         return ", ".join(words)
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether `read` can be called: gray or RGB, whole bytes, uncompressed."""
+    def _is_usable(self) -> bool:
         page = self._page
         n_extra = page.samplesperpixel - self._n_colors
         is_negative = page.photometric == _WHITE_IS_ZERO
@@ -123,7 +125,7 @@ def open_tiff(file: BufferedReader | BytesIO) -> TiffImageFile | TiffSamples:
 def is_read_exactly(picture: TiffImageFile) -> bool:
     """Return whether Pillow reads the form of a TIFF file as the file means it.
 
-    Each form in this list is compared with tifffile's reading in the tests.
+    Each form in this list, except JPEG, is compared with tifffile's in the tests.
     """
     tags = picture.tag_v2
     photometric = tags.get(262, _WHITE_IS_ZERO)
@@ -133,14 +135,20 @@ def is_read_exactly(picture: TiffImageFile) -> bool:
     bits = max(tags.get(258, (1,)))
     (sample_format, *others) = set(tags.get(339, (_UNSIGNED,)))
     extra = tags.get(338, ())
-    if others or len(extra) > _MAX_EXTRA_SAMPLES or _ASSOCIATED_ALPHA in extra:
-        return False
-    if not (is_compressed or is_chunky):
+    is_usual = (
+        not others
+        and len(extra) <= _MAX_EXTRA_SAMPLES
+        and _ASSOCIATED_ALPHA not in extra
+        and (is_compressed or is_chunky)
+    )
+    if not is_usual:
         return False
     if photometric == _YCBCR:
         return compression in _JPEG and is_chunky
     if sample_format == _UNSIGNED and bits <= 8:  # noqa: PLR2004 - a byte
-        return photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK}
+        if photometric == _PALETTE:  # some files have 8 bits where 16 belong
+            return max(tags.get(320, (0,))) > _MAX_BYTE
+        return photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK}
     if (sample_format, bits) == (_UNSIGNED, 16):
         return photometric in {_BLACK_IS_ZERO, _RGB, _CMYK}
     is_deep = (sample_format, bits) in {(_SIGNED, 16), (_SIGNED, 32), (_FLOAT, 32)}
