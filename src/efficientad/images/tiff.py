@@ -147,7 +147,8 @@ def is_read_exactly(picture: TiffImageFile) -> bool:
         return compression in _JPEG and is_chunky
     if sample_format == _UNSIGNED and bits <= 8:  # noqa: PLR2004 - a byte
         if photometric == _PALETTE:  # some files have 8 bits where 16 belong
-            return max(tags.get(320, (0,))) > _MAX_BYTE
+            colors: tuple[int, ...] = tags.get(320, (0,))
+            return max(colors) > _MAX_BYTE
         return photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK}
     if (sample_format, bits) == (_UNSIGNED, 16):
         return photometric in {_BLACK_IS_ZERO, _RGB, _CMYK}
