@@ -1,6 +1,8 @@
 """Faults of a data set are found, and nothing else is."""
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests.dataset_files import smooth_picture, write_sound_category
 
 from efficientad import DatasetError
@@ -87,6 +89,32 @@ def test_images_of_another_size_or_mode_are_named(category):
     assert set(kinds) == {"sizes", "modes"}
     assert "large.png (104 x 104 pixels)" in kinds["sizes"]
     assert "gray.png (mode L)" in kinds["modes"]
+
+
+@pytest.mark.parametrize("shift", [0, 1, 4])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_that_use_the_lower_bits_of_16_are_named(category, shift, suffix):
+    for path in sorted(category.rglob("good/*.png")):
+        gray = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray((gray * 257) >> shift).save(path.with_suffix(f".{suffix}"))
+        if suffix != "png":
+            path.unlink()
+
+    dark = [message for kind, _, message in found(category) if "lower" in message]
+
+    if shift < 2:
+        assert not dark
+    else:
+        (message,) = dark
+        assert "have 16 bits and use the lower 12 only: train/good/0." in message
+        assert message.endswith("or multiply by 16")
+
+
+def test_an_image_of_8_bits_may_be_dark(category):
+    path = category / "train/good/0.png"
+    Image.fromarray(np.asarray(Image.open(path)) // 16).save(path)
+
+    assert not found(category)
 
 
 def test_too_few_images_are_an_error(category):

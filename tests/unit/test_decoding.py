@@ -92,6 +92,19 @@ def test_a_folder_is_no_image(tmp_path):
         read_image(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_only_regular_files_are_opened(tmp_path, picture):
+    """Opening a pipe would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "part.png")
+    picture.save(tmp_path / "part.png")
+
+    for path in (tmp_path / "pipe.png", "/dev/zero"):
+        with pytest.raises(ImageError, match="is no regular file; give a file"):
+            read_image(path)
+    assert read_image(tmp_path / "link.png").shape == (24, 20, 3)
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read all")
 def test_a_forbidden_file_is_named(tmp_path, picture):
     path = tmp_path / "part.png"
@@ -158,6 +171,44 @@ def test_damaged_bytes_give_an_image_or_an_image_error(picture, rng, file_format
     assert n_refused > 0
 
 
+def png_chunks(content):
+    """Yield the place of each chunk of a PNG file, its kind, and its length."""
+    place = 8
+    while place < len(content):
+        (length,) = struct.unpack(">I", content[place : place + 4])
+        yield place, content[place + 4 : place + 8], length
+        place += 12 + length
+
+
+@pytest.mark.parametrize("wrong", ["pixels", "checksum"])
+def test_a_png_whose_pixels_and_checksum_differ_is_refused(picture, wrong):
+    content = bytearray(encoded(picture, "PNG", compress_level=0))
+    place, _, length = next(c for c in png_chunks(content) if c[1] == b"IDAT")
+    content[place + 8 + (length // 2 if wrong == "pixels" else length)] ^= 1
+
+    with pytest.raises(ImageError, match=r"part cannot be decoded .*checksum in"):
+        decode_image(bytes(content), "part")
+    with pytest.raises(ImageError, match="the given image cannot be decoded"):
+        as_rgb(Image.open(BytesIO(content)))
+
+
+def test_a_png_in_many_chunks_is_read(picture, pixels):
+    content = encoded(picture, "PNG")
+    place, _, length = next(c for c in png_chunks(content) if c[1] == b"IDAT")
+    data = content[place + 8 : place + 8 + length]
+    parts = b""
+    for start in range(0, length, 100):
+        part = data[start : start + 100]
+        checksum = zlib.crc32(b"IDAT" + part)
+        parts += struct.pack(">I", len(part)) + b"IDAT" + part
+        parts += struct.pack(">I", checksum)
+
+    split = content[:place] + parts + content[place + 12 + length :]
+
+    np.testing.assert_array_equal(decode_image(split, "part"), pixels)
+    np.testing.assert_array_equal(as_rgb(Image.open(BytesIO(split))), pixels)
+
+
 # Frames
 
 
@@ -166,7 +217,7 @@ def test_several_frames_are_refused(picture, file_format):
     others = [ImageOps.invert(picture), ImageOps.mirror(picture)]
     content = encoded(picture, file_format, save_all=True, append_images=others)
 
-    with pytest.raises(ImageError, match="must have one frame, part has 3; save each"):
+    with pytest.raises(ImageError, match="must have one frame, part has several; save"):
         decode_image(content, "part")
 
     assert decode_image(encoded(picture, file_format), "part").shape == (24, 20, 3)

@@ -1,11 +1,17 @@
 """Log records of the package on stderr, by the command line only."""
 
+import contextlib
 import logging
+import struct
 
+import numpy as np
 import pytest
+import tifffile
 
 from efficientad.cli import main as cli
 from efficientad.cli.logs import logging_to_stderr
+from efficientad.errors import ImageError
+from efficientad.images.rgb import read_image
 
 LOGGER = logging.getLogger("efficientad.some.module")
 
@@ -55,3 +61,31 @@ def test_verbs_that_train_reuse_freed_memory(monkeypatch, verb, keeps):
 
     assert cli.main([verb]) == 0
     assert bool(calls) == keeps
+
+
+def test_a_verb_says_nothing_of_what_image_libraries_complain_about(
+    monkeypatch, capsys, tmp_path
+):
+    """A tag with too many entries, and a file that tifffile complains about."""
+    path = tmp_path / "part.tif"
+    values = np.zeros((16, 16), np.uint16)
+    tags = [(271, 2, 0, "x" * 30, True)]
+    tifffile.imwrite(path, values, photometric="miniswhite", extratags=tags)
+    content = path.read_bytes()
+    make = content.index(struct.pack("<HH", 271, 2))
+    damaged = bytearray(content)
+    damaged[make + 8 : make + 12] = (2**30).to_bytes(4, "little")
+    path.write_bytes(damaged)
+
+    def doctor() -> int:
+        with contextlib.suppress(ImageError):
+            read_image(path)
+        return 0
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
+
+    assert cli.main(["doctor"]) == 0
+    assert not capsys.readouterr().err
+
+    with pytest.warns(UserWarning, match="EXIF|Truncated"):  # the positive control
+        read_image(path)

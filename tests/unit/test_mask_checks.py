@@ -63,6 +63,28 @@ def test_masks_that_are_empty_or_of_another_size_are_found(category):
     assert "all pixels of these images count as normal" in findings[1][2]
 
 
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (SIZE, SIZE // 2)])
+def test_masks_drawn_on_the_stored_pixels_of_a_turned_image_are_found(category, size):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = category / "test/scratch/0.png"
+    picture = Image.open(path).resize(size)
+    mask = Image.new("L", size)
+    mask.paste(255, (5, 5, 20, 10))
+    picture.save(path, exif=exif)
+    mask.save(category / "ground_truth/scratch/0_mask.png")
+
+    messages = [message for kind, _, message in found(category) if kind == "mask"]
+
+    assert len(messages) == (1 if size[0] == size[1] else 2)
+    assert (
+        "no EXIF orientation, and their images have one: ground_truth" in messages[-1]
+    )
+
+    mask.save(category / "ground_truth/scratch/0_mask.png", exif=exif)
+    assert not [message for kind, _, message in found(category) if kind == "mask"]
+
+
 def test_a_missing_mask_and_a_mask_of_a_normal_image_are_errors(category):
     (category / "ground_truth/scratch/2_mask.png").unlink()
     (category / "ground_truth/good").mkdir()

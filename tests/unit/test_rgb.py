@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.image_files import GRADIENT_8, GRADIENT_16, encoded
 
 from efficientad.errors import ImageError
+from efficientad.images import rgb
 from efficientad.images.rgb import (
     as_rgb,
     decode_image,
@@ -161,7 +163,9 @@ def test_floating_point_pixels_beyond_0_to_1_are_refused(tmp_path, value):
 def test_a_mode_without_a_way_to_rgb_is_refused():
     content = encoded(Image.new("LAB", (20, 24)), "TIFF")
 
-    with pytest.raises(ImageError, match=r"part has the mode LAB, .* export it as RGB"):
+    with pytest.raises(
+        ImageError, match=r"part is a TIFF with 8 bits, cielab, .*; export"
+    ):
         decode_image(content, "part")
 
 
@@ -208,8 +212,19 @@ def test_arrays_of_truth_values_are_black_and_white():
     "dtype", [np.int32, np.int64, np.int8, np.uint32, np.complex64]
 )
 def test_an_array_of_another_type_is_refused(pixels, dtype):
-    with pytest.raises(ImageError, match=rf"has {np.dtype(dtype)}; convert it"):
+    with pytest.raises(ImageError, match=rf"has {np.dtype(dtype)}; divide it by"):
         as_rgb(pixels.astype(dtype))
+
+
+def test_the_advice_for_signed_arrays_keeps_12_bit_values():
+    values = (GRADIENT_16 >> 4).astype(np.int16)
+
+    with pytest.raises(ImageError, match="such as 4095 for 12 bits"):
+        as_rgb(values)
+
+    np.testing.assert_array_equal(
+        as_rgb(values / 4095), in_gray(np.rint(values / 4095 * 255))
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,6 +312,20 @@ def test_a_mask_with_a_palette_counts_by_color_and_not_by_index(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), labels == 0)
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_mask_with_16_bits_in_color_is_refused(tmp_path, channels):
+    """Pillow drops the lower 8 bits: a label of 1 would be no defect."""
+    path = tmp_path / "mask.tif"
+    labels = np.ones((24, 20, channels), np.uint16)
+    tifffile.imwrite(path, labels, photometric="rgb")
+
+    with pytest.raises(ImageError, match=r"must have 8 bits, .*mask\.tif has 16"):
+        read_mask(path)
+
+    tifffile.imwrite(path, labels.astype(np.uint8), photometric="rgb")
+    assert read_mask(path).all()
+
+
 def test_a_mask_that_is_no_image_is_an_image_error(tmp_path):
     (tmp_path / "mask.png").write_text("no mask")
 
@@ -342,6 +371,25 @@ def test_resizing_is_pillow_s_bilinear(picture, pixels):
     expected = picture.resize((11, 13), Image.Resampling.BILINEAR)
 
     np.testing.assert_array_equal(resize_image(pixels, 13, 11), np.array(expected))
+
+
+@pytest.mark.parametrize("shape", [(8, 3000, 3), (3000, 8, 3)])
+def test_resizing_makes_no_image_larger_than_an_image_may_be(rng, monkeypatch, shape):
+    image = rng.integers(0, 256, shape, np.uint8)
+    whole = resize_image(image, 16, 16)
+    monkeypatch.setattr(rgb, "MAX_PIXELS", 30_000)
+    sizes = []
+    resize = Image.Image.resize
+
+    def noted(picture, size, *arguments, **options):
+        sizes.append(size)
+        return resize(picture, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    small = resize_image(image, 16, 16)
+
+    assert max(width * height for width, height in sizes) <= 30_000
+    assert np.abs(small.astype(int) - whole).max() <= 1  # each pass rounds
 
 
 def test_resizing_to_the_same_size_returns_a_copy(pixels):

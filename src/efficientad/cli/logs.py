@@ -1,9 +1,12 @@
-"""Log records of the package as lines on stderr."""
+"""Log records of the package as lines on stderr, and none of image libraries."""
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_IMAGE_LIBRARIES = ("PIL", "tifffile")
 
 
 class _StderrHandler(logging.Handler):
@@ -21,13 +24,24 @@ class _StderrHandler(logging.Handler):
 
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
-    """Print what the package logs from level INFO on, inside the context."""
+    """Print what the package logs from level INFO on, inside the context.
+
+    Pillow and tifffile say nothing there: a file that is refused has a sentence.
+    """
     logger = logging.getLogger("efficientad")
     handler, level = _StderrHandler(), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    silent = logging.NullHandler()
+    for name in _IMAGE_LIBRARIES:
+        logging.getLogger(name).addHandler(silent)
     try:
-        yield
+        with warnings.catch_warnings():
+            for name in _IMAGE_LIBRARIES:
+                warnings.filterwarnings("ignore", module=rf"{name}\b")
+            yield
     finally:
+        for name in _IMAGE_LIBRARIES:
+            logging.getLogger(name).removeHandler(silent)
         logger.removeHandler(handler)
         logger.setLevel(level)

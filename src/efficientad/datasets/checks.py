@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from tqdm import tqdm
 
@@ -22,9 +22,11 @@ from efficientad.datasets.near_duplicates import (
 )
 from efficientad.datasets.samples import Category, Sample, Split
 from efficientad.errors import ImageError
-from efficientad.images.decoding import opened_picture
+from efficientad.images.decoding import has_16_bits, is_turned, opened_picture
 from efficientad.images.listing import join_names
 from efficientad.images.rgb import image_hash, read_image
+
+_MIN_BITS_UNUSED: Final = 2
 
 MoreFindings: TypeAlias = Callable[[Category, Sequence[Sample]], Iterable[Finding]]
 """A further search, given a category and its different normal images."""
@@ -40,6 +42,8 @@ class _Picture:
     digest: str
     size: str
     mode: str
+    n_bits_unused: int
+    """Upper bits of 16 that no pixel uses; 0 for 8 bits."""
     thumbnail: Thumbnail
 
 
@@ -70,6 +74,7 @@ def check_category(
     findings += _too_few(category, n_train)
     findings += _differing("sizes", [(p, p.size) for p in pictures])
     findings += _differing("modes", [(p, p.mode) for p in pictures])
+    findings += _dark(pictures)
     findings += _same(pictures)
     findings += _similar(list(different.values()))
     findings += masks.findings()
@@ -95,13 +100,15 @@ def _read(
             image = read_image(sample.path)
             with opened_picture(sample.path) as picture:
                 mode = picture.mode
+                image_is_turned = is_turned(picture)
+                is_deep = has_16_bits(picture)
         except ImageError as error:
             path = sample.path
             findings.append(Finding("unreadable", "error", str(error), (path,)))
             continue
         height, width = image.shape[:2]
         if sample.is_defect:
-            masks.read(sample, height, width)
+            masks.read(sample, height, width, image_is_turned=image_is_turned)
         yield _Picture(
             sample=sample,
             name=category.name_of(sample.path),
@@ -109,6 +116,7 @@ def _read(
             digest=image_hash(image),
             size=f"{width} x {height} pixels",
             mode=f"mode {mode}",
+            n_bits_unused=8 - int(image.max()).bit_length() if is_deep else 0,
             thumbnail=thumbnail(image),
         )
 
@@ -143,6 +151,19 @@ def _differing(
             f"not: {named}"
         )
         yield Finding(kind, "warning", message, _paths([p for p, _ in others]))
+
+
+def _dark(pictures: Sequence[_Picture]) -> Iterator[Finding]:
+    """Find images whose camera has fewer bits than their files."""
+    dark = [p for p in pictures if p.n_bits_unused >= _MIN_BITS_UNUSED]
+    if dark:
+        n_bits = 16 - min(picture.n_bits_unused for picture in dark)
+        message = (
+            f"{len(dark)} images have 16 bits and use the lower {n_bits} only: "
+            f"{_names(dark)}; the upper 8 are read, so these are almost black: let the "
+            f"camera fill the upper bits, or multiply by {1 << 16 - n_bits}"
+        )
+        yield Finding("modes", "warning", message, _paths(dark))
 
 
 def _same(pictures: Sequence[_Picture]) -> Iterator[Finding]:

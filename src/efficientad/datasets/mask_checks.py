@@ -15,6 +15,7 @@ from efficientad.datasets.folders import DEFECTS_CONFIG
 from efficientad.datasets.published import MVTEC_LOCO_DEFECTS
 from efficientad.datasets.samples import Category, Sample
 from efficientad.errors import DatasetError, ImageError
+from efficientad.images.decoding import is_turned, opened_picture
 from efficientad.images.listing import join_names
 from efficientad.images.rgb import Labels, Mask, read_labels, read_mask
 
@@ -27,6 +28,7 @@ class MaskCheck:
         self._found: list[Finding] = []
         self._empty: list[Path] = []
         self._without_mask: list[Path] = []
+        self._not_turned: list[Path] = []
         self._unknown: dict[Path, list[int]] = {}
         self._known: Collection[int] | None = None
         """Values with a saturation area. None: not needed, or not readable."""
@@ -36,8 +38,17 @@ class MaskCheck:
             except DatasetError as error:
                 self._note(error, category.defects_config)
 
-    def read(self, sample: Sample, height: int, width: int) -> None:
-        """Read the masks of a defective image of the given size in pixels."""
+    def read(
+        self, sample: Sample, height: int, width: int, *, image_is_turned: bool
+    ) -> None:
+        """Read the masks of a defective image.
+
+        Args:
+            sample: Image.
+            height: Height of the upright image, pixels.
+            width: Width of the upright image, pixels.
+            image_is_turned: Whether its file has an EXIF orientation.
+        """
         if sample.mask_path is None:
             self._without_mask.append(sample.path)
             return
@@ -51,6 +62,12 @@ class MaskCheck:
         masks = [self._read(path, sample, height, width) for path in files]
         if all(mask is not None and not mask.any() for mask in masks):
             self._empty.append(sample.mask_path)
+        if image_is_turned:
+            read = [p for p, m in zip(files, masks, strict=True) if m is not None]
+            for path in read:
+                with opened_picture(path) as picture:
+                    if not is_turned(picture):
+                        self._not_turned.append(path)
 
     def findings(self) -> Iterator[Finding]:
         """Yield the faults of the masks that were read, and the missing masks."""
@@ -81,6 +98,11 @@ class MaskCheck:
                 self._without_mask,
                 "defective images have no mask",
                 "they take no part in pixel metrics",
+            ),
+            (
+                self._not_turned,
+                "masks have no EXIF orientation, and their images have one",
+                "they must be drawn on the upright images, not on the stored pixels",
             ),
         ):
             if paths:

@@ -1,29 +1,30 @@
-"""Image files opened, checked and decoded with Pillow, before they become RGB.
+"""Image files opened, checked and decoded, before they become RGB.
 
 The first bytes of a file decide its format, never its name. An image that cannot be
 used is refused before it is decoded. A decoded one is converted in strips, so that
-there is no second copy of a large image.
+there is no second copy of a large image. `images.tiff` opens TIFF files.
 """
 
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from efficientad.errors import ImageError
+from efficientad.images.tiff import TiffSamples, is_read_exactly, open_tiff
 
 MIN_SIDE: Final = 8
 """Smallest height and width of an image, pixels."""
@@ -38,13 +39,16 @@ _COLOR_MODES: Final = frozenset(
     {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 )
 
+# How Pillow's decoders call color of 16 bits, of which they keep the upper 8.
+_DEEP_COLOR: Final = re.compile(r";16[BLN]")
+
 # `Image.open` is not used: it warns about large images and refuses larger ones by a
 # limit that holds for the whole process.
-_FORMATS: Final[tuple[tuple[bytes, type[ImageFile]], ...]] = (
+_FORMATS: Final[tuple[tuple[bytes, Callable[..., "Picture"]], ...]] = (
     (rb"\x89PNG\r\n\x1a\n", PngImageFile),
     (rb"\xff\xd8\xff", JpegImageFile),
     (rb"BM", BmpImageFile),
-    (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
+    (rb"II[*+]\0|MM\0[*+]", open_tiff),
     (rb"RIFF....WEBP", WebPImageFile),
     (rb"GIF8", GifImageFile),
 )
@@ -64,17 +68,31 @@ _ORIENTATIONS: Final = {
     8: (True, 1, -1),
 }
 
+_UPRIGHT: Final = 1
+
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+Picture: TypeAlias = Image.Image | TiffSamples
+"""An opened image, by Pillow or of TIFF samples."""
+
+Strip: TypeAlias = Image.Image | NDArray[Any]
+"""Some rows of an image, by Pillow or of TIFF samples."""
 
 
 @contextmanager
-def opened_picture(path: Path) -> Iterator[ImageFile]:
+def opened_picture(path: Path) -> Iterator[Picture]:
     """Open an image file without decoding its pixels.
 
     Raises:
-        ImageError: If the file does not exist, cannot be opened, or holds no image.
+        ImageError: If the file does not exist, is no regular file, cannot be opened, or
+            holds no image.
     """
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise ImageError(
+                f"an image was needed, {path} is no regular file; give a file"
+            )
         file = path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         problem = f"cannot be opened ({getattr(error, 'strerror', error)})"
@@ -88,23 +106,23 @@ def opened_picture(path: Path) -> Iterator[ImageFile]:
         yield open_picture(file, str(path))
 
 
-def open_picture(file: BufferedReader | BytesIO, name: str) -> ImageFile:
+def open_picture(file: BufferedReader | BytesIO, name: str) -> Picture:
     """Return the image in a file at its beginning; its pixels are not decoded yet.
 
     Raises:
         ImageError: If the file is empty, of no supported format, or damaged.
     """
-    with _pillow_errors_translated(name):
+    with _errors_translated(name):
         first_bytes = file.read(12)
         file.seek(0)
     if not first_bytes:
         raise ImageError(
             f"an image was needed, {name} is empty (0 bytes); copy or record it again"
         )
-    for pattern, image_file in _FORMATS:
+    for pattern, open_format in _FORMATS:
         if re.match(pattern, first_bytes, re.DOTALL):
-            with _pillow_errors_translated(name):
-                return image_file(file)
+            with _errors_translated(name):
+                return open_format(file)
     raise ImageError(
         f"an image was needed, {name} is no PNG, JPEG, BMP, TIFF, WebP or GIF by its "
         "content; export it as PNG"
@@ -112,9 +130,9 @@ def open_picture(file: BufferedReader | BytesIO, name: str) -> ImageFile:
 
 
 def decode_upright(
-    picture: Image.Image,
+    picture: Picture,
     name: str,
-    convert: Callable[[Image.Image], NDArray[_Scalar]],
+    convert: Callable[[Strip], NDArray[_Scalar]],
     dtype: type[_Scalar],
     channels: tuple[int, ...] = (),
 ) -> NDArray[_Scalar]:
@@ -133,23 +151,37 @@ def decode_upright(
     """
     require_size(picture.height, picture.width, name)
     _require_one_frame(picture, name)
-    if picture.mode not in _COLOR_MODES | DEEP_GRAY_MODES:
-        raise ImageError(
-            f"an image must be gray or in color, {name} has the mode {picture.mode}, "
-            "which has no one way to RGB; export it as RGB"
-        )
-    with _pillow_errors_translated(name):
-        picture.load()
-    is_transposed, down, right = _orientation(picture)
+    _require_usable_form(picture, name)
+    with _errors_translated(name):
+        decoded = _decoded(picture)
+    is_transposed, down, right = _ORIENTATIONS[_orientation(picture)]
     shape = (picture.height, picture.width)
     upright = np.empty((*(shape[::-1] if is_transposed else shape), *channels), dtype)
     stored = upright.swapaxes(0, 1) if is_transposed else upright
     stored = stored[::down, ::right]
     for rows in strips(*shape):
-        with _pillow_errors_translated(name):
-            strip = picture.crop((0, rows.start, picture.width, rows.stop))
+        if isinstance(decoded, np.ndarray):
+            stored[rows] = convert(decoded[rows])
+            continue
+        with _errors_translated(name):
+            strip = decoded.crop((0, rows.start, picture.width, rows.stop))
         stored[rows] = convert(strip)
     return upright
+
+
+def is_turned(picture: Picture) -> bool:
+    """Return whether an opened image is stored in another orientation than upright."""
+    return _orientation(picture) != _UPRIGHT
+
+
+def has_16_bits(picture: Picture) -> bool:
+    """Return whether an opened image stores integers of 16 bits or more."""
+    if isinstance(picture, TiffSamples):
+        return picture.n_integer_bits > 8  # noqa: PLR2004 - a byte
+    in_color = [
+        _DEEP_COLOR.search(str(tile[3])) for tile in getattr(picture, "tile", ())
+    ]
+    return any(in_color) or picture.mode in DEEP_GRAY_MODES - {"F"}
 
 
 def strips(height: int, width: int) -> Iterator[slice]:
@@ -174,7 +206,7 @@ def require_size(height: int, width: int, name: str) -> None:
 
 
 @contextmanager
-def _pillow_errors_translated(name: str) -> Iterator[None]:
+def _errors_translated(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Pillow raises almost any kind on damaged files
@@ -185,22 +217,58 @@ def _pillow_errors_translated(name: str) -> Iterator[None]:
         ) from error
 
 
-def _require_one_frame(picture: Image.Image, name: str) -> None:
+def _require_one_frame(picture: Picture, name: str) -> None:
     # MPO: a JPEG of a phone with previews behind the picture, opened by `Image.open`.
-    if picture.format == "MPO":
+    if getattr(picture, "format", None) == "MPO":
         return
-    with _pillow_errors_translated(name):
-        n_frames = getattr(picture, "n_frames", 1)
-    if n_frames > 1:
+    with _errors_translated(name):
+        has_several = getattr(picture, "is_animated", False)
+    if has_several:
         raise ImageError(
-            f"an image must have one frame, {name} has {n_frames}; save each frame or "
+            f"an image must have one frame, {name} has several; save each frame or "
             "page that matters as a file of its own"
         )
 
 
-def _orientation(picture: Image.Image) -> tuple[bool, int, int]:
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        return _ORIENTATIONS.get(orientation, _ORIENTATIONS[1])
-    except Exception:  # noqa: BLE001 - damaged metadata, intact pixels
-        return _ORIENTATIONS[1]
+def _require_usable_form(picture: Picture, name: str) -> None:
+    if isinstance(picture, TiffSamples) and not picture.is_usable:
+        raise ImageError(
+            f"an image must have a form that is read exactly, {name} is a TIFF with "
+            f"{picture.form}; export it as PNG, or as TIFF with 8 or 16 bits and "
+            "without compression"
+        )
+    if picture.mode not in _COLOR_MODES | DEEP_GRAY_MODES:
+        raise ImageError(
+            f"an image must be gray or in color, {name} has the mode {picture.mode}, "
+            "which has no one way to RGB; export it as RGB"
+        )
+    if isinstance(picture, TiffImageFile) and not is_read_exactly(picture):
+        raise ImageError(
+            f"an image must have a form that is read exactly, {name} is a TIFF that "
+            "Pillow may misread; give its path instead of a Pillow image"
+        )
+
+
+def _decoded(picture: Picture) -> Image.Image | NDArray[Any]:
+    if isinstance(picture, TiffSamples):
+        return picture.read()
+    if isinstance(picture, PngImageFile) and picture.tile and picture.fp is not None:
+        # Pillow decodes wrong pixels where the checksums of their bytes are wrong.
+        position = picture.fp.tell()
+        picture.fp.seek(0)
+        PngImageFile(picture.fp).verify()
+        picture.fp.seek(position)
+    picture.load()
+    return picture
+
+
+def _orientation(picture: Picture) -> int:
+    """Return the EXIF orientation, 1 if there is none that is defined."""
+    if isinstance(picture, TiffSamples):
+        orientation = picture.orientation
+    else:
+        try:
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+        except Exception:  # noqa: BLE001 - damaged metadata, intact pixels
+            return _UPRIGHT
+    return orientation if orientation in _ORIENTATIONS else _UPRIGHT

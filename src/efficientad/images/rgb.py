@@ -5,15 +5,20 @@ Here they become an `RGBImage`. The rules depend on the format and never on the 
 so that two images of the same part stay comparable:
 
     gray, 1-bit, palette     gray in all channels, or the palette's color
-    alpha channel            dropped: the colors are complete without it
+    alpha, a fourth channel  dropped: the colors are complete without it
     CMYK, YCbCr, HSV         converted without a color profile
     16-bit                   the upper 8 bits: 65535 becomes 255. A 12-bit camera must
                              use the upper 12 bits, else all is dark
+    signed or 32-bit         as unsigned or 16-bit; other values are refused
     floating point           0 to 1 becomes 0 to 255
     EXIF orientation         applied, so that up is up
     several frames or pages  refused: it is not known which one is meant
+    TIFF                     with up to 8 bits, 16-bit unsigned and 32-bit floating
+                             point in usual forms; others as gray or RGB without
+                             compression, else refused
 
-Decoding takes about 2.3 times the memory of the result, for WebP more.
+Decoding takes about 2.3 times the memory of the result, more for WebP and for TIFF of
+more than 16 bits.
 """
 
 import hashlib
@@ -29,7 +34,11 @@ from PIL import Image
 from efficientad.errors import ImageError
 from efficientad.images.decoding import (
     DEEP_GRAY_MODES,
+    MAX_PIXELS,
+    Picture,
+    Strip,
     decode_upright,
+    has_16_bits,
     open_picture,
     opened_picture,
     require_size,
@@ -80,10 +89,19 @@ def read_mask(path: Path) -> Mask:
     Nothing is scaled: a label of 1 counts at any depth.
 
     Raises:
-        ImageError: If there is no such file, or it holds no image that can be used.
+        ImageError: If there is no such file, or it holds no image that can be used, or
+            one with values below zero or not a number, or with 16 bits in color.
     """
     with opened_picture(path) as picture:
-        return decode_upright(picture, str(path), _mask_of, np.bool_)
+        in_color = picture.mode not in DEEP_GRAY_MODES
+        if in_color and isinstance(picture, Image.Image) and has_16_bits(picture):
+            # Pillow drops the lower 8 bits.
+            raise ImageError(
+                f"a mask in color must have 8 bits, {path} has 16; export it with 8"
+            )
+        return decode_upright(
+            picture, str(path), partial(_mask_of, name=str(path)), np.bool_
+        )
 
 
 def read_labels(path: Path) -> Labels:
@@ -99,7 +117,9 @@ def read_labels(path: Path) -> Labels:
                 f"a mask with a value for each defect type must be gray, {path} has "
                 f"the mode {picture.mode}; export it with one channel"
             )
-        return decode_upright(picture, str(path), np.asarray, np.int32)
+        return decode_upright(
+            picture, str(path), partial(_labels_of, name=str(path)), np.int32
+        )
 
 
 def as_rgb(image: ImageLike, name: str = "the given image") -> RGBImage:
@@ -133,10 +153,13 @@ def resize_image(image: RGBImage, height: int, width: int) -> RGBImage:
 
     Training, calibration and prediction all resize here. Columns are resized first,
     then rows, as in exported graphs: each pass rounds, and Pillow's own order depends
-    on size and version.
+    on size and version. Rows are first only where the image in between would be larger
+    than an image may be, as for millions of rows; exported graphs take 40 000 at most.
     """
     picture = Image.fromarray(image)
-    for size in ((width, picture.height), (width, height)):
+    rows = picture.height if picture.height * width <= MAX_PIXELS else height
+    columns = width if rows == picture.height else picture.width
+    for size in ((columns, rows), (width, height)):
         picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
     return np.array(picture)
 
@@ -148,28 +171,45 @@ def image_hash(image: RGBImage) -> str:
     return digest.hexdigest()
 
 
-def _rgb_from_picture(picture: Image.Image, name: str) -> RGBImage:
+def _rgb_from_picture(picture: Picture, name: str) -> RGBImage:
     return decode_upright(picture, name, partial(_rgb_of, name=name), np.uint8, (3,))
 
 
-def _rgb_of(strip: Image.Image, name: str) -> NDArray[np.uint8]:
-    if strip.mode not in DEEP_GRAY_MODES:
-        return _colors_of(strip)
-    values = np.asarray(strip)
-    if strip.mode == "I":  # Pillow's for some 16-bit files, too
-        limit = np.iinfo(np.uint16).max
-        _require_range(
-            values, limit, "gray values", name, "export it with 16 or 8 bits"
+def _rgb_of(strip: Strip, name: str) -> NDArray[np.uint8]:
+    values = _values_of(strip)
+    if values.dtype.kind in "iu" and values.dtype not in (np.uint8, np.uint16):
+        unsigned = np.uint8 if values.dtype.itemsize == 1 else np.uint16
+        limit, advice = np.iinfo(unsigned).max, "export it with 16 or 8 bits"
+        _require_range(values, limit, "integer pixels", name, advice)
+        values = values.astype(unsigned)
+    rgb = _as_8_bit(values, name)
+    return rgb if rgb.ndim == 3 else rgb[..., None]  # noqa: PLR2004 - color
+
+
+def _mask_of(strip: Strip, name: str) -> Mask:
+    values = _values_of(strip)
+    if not (values >= 0).all():
+        raise ImageError(
+            f"the values of a mask must be 0 or more, {name} has others, negative or "
+            "not a number; export it with 8 bits"
         )
-        values = values.astype(np.uint16)
-    return _as_8_bit(values, name)[..., None]
-
-
-def _mask_of(strip: Image.Image) -> Mask:
-    is_deep = strip.mode in DEEP_GRAY_MODES
-    labels = np.asarray(strip) if is_deep else _colors_of(strip).max(axis=2)
-    mask: Mask = labels > 0
+    highest = values if values.ndim == 2 else values.max(axis=2)  # noqa: PLR2004 - gray
+    mask: Mask = highest > 0
     return mask
+
+
+def _labels_of(strip: Strip, name: str) -> NDArray[Any]:
+    values = np.asarray(strip)
+    limit, advice = np.iinfo(np.int32).max, "export it with 16 or 8 bits"
+    _require_range(values, limit, "values of a mask", name, advice)
+    return values
+
+
+def _values_of(strip: Strip) -> NDArray[Any]:
+    """Return the values of a gray strip with more than 8 bits, else its colors."""
+    if isinstance(strip, Image.Image) and strip.mode not in DEEP_GRAY_MODES:
+        return _colors_of(strip)
+    return np.asarray(strip)
 
 
 def _colors_of(strip: Image.Image) -> NDArray[np.uint8]:
@@ -205,7 +245,8 @@ def _as_8_bit(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if kind != "f":
         raise ImageError(
             "an image array needs uint8, uint16, bool or floating point values, "
-            f"{name} has {values.dtype}; convert it, for example by .astype(np.uint8)"
+            f"{name} has {values.dtype}; divide it by the largest possible value, such "
+            "as 4095 for 12 bits"
         )
     advice = "divide by the largest possible value"
     _require_range(values, 1, "floating point pixels", name, advice)

@@ -1,5 +1,6 @@
 """The normal images of a training: read, checked and split."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from efficientad.datasets import (
     split_validation,
 )
 from efficientad.errors import DatasetError
+from efficientad.images.listing import join_names
 from efficientad.images.rgb import (
     INPUT_SIZE,
     ImageLike,
@@ -24,6 +26,8 @@ from efficientad.images.rgb import (
     resize_image,
 )
 from efficientad.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 """Images as the networks see them, (n, 256, 256, 3), RGB."""
@@ -114,12 +118,32 @@ def training_and_validation(
             f"needed at least {MIN_NORMAL_IMAGES} different normal images, got "
             f"{len(training)}; record more good parts"
         )
+    _require_content(training)
     if held_out:
         separate = without_duplicates(read_normal_images(held_out))
+        _require_content(separate)
         require_disjoint(separate.hash_of_name, training.hash_of_name)
         return training, separate
     chosen, others = split_validation(range(len(training)), validation_share, seed)
     return training.subset(chosen), training.subset(others)
+
+
+def _require_content(images: NormalImages) -> None:
+    """Warn of images of one color, as of a covered lens, or refuse if all are."""
+    is_one_color = (images.pixels == images.pixels[:, :1, :1]).all(axis=(1, 2, 3))
+    names = [images.names[index] for index in np.flatnonzero(is_one_color)]
+    if len(names) == len(images):
+        raise DatasetError(
+            f"needed normal images that show a part, got {len(names)} of one color "
+            f"each ({join_names(names)}); look at them and record good parts"
+        )
+    if names:
+        logger.warning(
+            "%d normal images have one color each and show no part (%s); look at them, "
+            "and leave them out if something went wrong",
+            len(names),
+            join_names(names),
+        )
 
 
 def without_duplicates(images: NormalImages) -> NormalImages:
