@@ -78,7 +78,8 @@ class NativeEngine:
         n_threads: Threads of one run. None: as many as OpenMP takes.
 
     Raises:
-        ConfigError: If the native layers cannot be built.
+        ConfigError: If the native layers cannot be built, or take other numbers of
+            channels.
     """
 
     is_concurrent = True
@@ -96,6 +97,11 @@ class NativeEngine:
             raise ConfigError(
                 "the native engine needs its layers, which cannot be built here; use "
                 "engine pytorch"
+            )
+        if not has_whole_panels(arrays):
+            raise ConfigError(
+                "the native engine needs channels in multiples of "
+                f"{layers.panel()}, this detector has others; use engine pytorch"
             )
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
         taught = weights_of(arrays, "teacher.convolutions")
@@ -132,6 +138,16 @@ class NativeEngine:
         if n not in plans:
             plans[n] = _Plan(n, self._networks)
         return plans[n]
+
+
+def has_whole_panels(arrays: Arrays) -> bool:
+    """Return whether the layers of a detector need not be filled up with channels.
+
+    Those channels would count in the means of squares, the maps. A student's last layer
+    is cut into one for the teacher and one for the autoencoder.
+    """
+    biases = [v for name, v in arrays.items() if name.endswith(".bias")]
+    return all(len(v) % layers.panel() == 0 for v in (arrays["teacher_mean"], *biases))
 
 
 class _Plan:

@@ -9,7 +9,7 @@ from efficientad.cores import usable_cores
 from efficientad.engines.engine import Engine, require_counts
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.names import DetectorEngine, Device, EngineChoice
-from efficientad.engines.native import NativeEngine
+from efficientad.engines.native import NativeEngine, has_whole_panels
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
@@ -125,7 +125,11 @@ def native_arrays(detector: "Detector") -> dict[str, NDArray[Any]] | None:
     is_single = detector.teacher_mean.dtype == torch.float32
     if detector.device.type != "cpu" or not is_single or not layers.is_available():
         return None
-    return {name: value.numpy() for name, value in detector.state_dict().items()}
+    arrays = {name: value.numpy() for name, value in detector.state_dict().items()}
+    if not has_whole_panels(arrays):
+        warn_once("they take other numbers of channels than this detector has")
+        return None
+    return arrays
 
 
 def require_model_file(path: Path) -> None:

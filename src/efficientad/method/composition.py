@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.errors import ConfigError
+
 COMPOSITION: Final = "composition"
 """The image-level term by its name, which also begins the names of its arrays."""
 CELLS: Final = 4
@@ -55,6 +57,12 @@ class Composition(NamedTuple):
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the arrays by their names in a detector."""
         return {f"{COMPOSITION}_{k}": values for k, values in self._asdict().items()}
+
+    def require_length(self, n: int) -> None:
+        """Raise `ConfigError` if the arrays are not for n numbers of an image."""
+        shapes = self.mean.shape, self.scale.shape, self.axes.shape[1:]
+        if shapes != ((n,),) * 3:
+            raise ConfigError(f"composition of {self.mean.shape} for {n} numbers")
 
     def distances(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the distance of each image, (n_images,).

@@ -6,7 +6,6 @@ them, so a damaged file is refused. Files of the first versions have none.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from efficientad.errors import ModelFileError
+from efficientad.model_files.json_text import from_json, to_json
 from efficientad.storage import atomic_write, require_no_device
 
 Kind = Literal["detector", "teacher", "checkpoint", "basis"]
@@ -35,13 +35,14 @@ def write(
     """Write tensors, on any device, and their description in JSON, atomically.
 
     Raises:
+        ConfigError: If the description holds something that JSON cannot.
         StorageError: If the file cannot be written, for example on a full disk.
     """
     require_no_device(path)
     metadata = {
         _FORMAT: kind,
         _VERSION: str(FORMAT_VERSION),
-        _CONTENT: json.dumps(content, allow_nan=False),
+        _CONTENT: to_json(content),
     }
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     metadata[_HASH] = _hash(metadata[_CONTENT], plain)
@@ -69,14 +70,14 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
         data = path.read_bytes()
         tensors = load(data)
         length = int.from_bytes(data[:_LENGTH_BYTES], "little")
-        header = json.loads(data[_LENGTH_BYTES:][:length])
+        header = from_json(data[_LENGTH_BYTES:][:length])
         metadata = header.get("__metadata__", {})
         _require_kind(path, kind, metadata)
-        content = json.loads(metadata[_CONTENT])
+        content = from_json(metadata[_CONTENT])
         if _HASH not in metadata:
             logger.info("%s has no checksum: it is of an earlier version", path)
-        _require_whole(metadata, tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+        _require_whole(kind, metadata, tensors)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(
@@ -86,12 +87,17 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, content
 
 
-def _require_whole(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise `ValueError` if tensors are not those written, or not finite."""
+def _require_whole(
+    kind: Kind, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Raise `ValueError` if tensors are not those written, or are no finite floats."""
     recorded = metadata.get(_HASH)
     if recorded is not None and recorded != _hash(metadata[_CONTENT], tensors):
         raise ValueError("its checksum is not the recorded one")
     for name, tensor in tensors.items():
+        # Optimizers and batch normalization count in whole numbers.
+        if kind != "checkpoint" and not tensor.is_floating_point():
+            raise ValueError(f"{name} has numbers of type {tensor.dtype}")
         # A ReLU turns NaN into zero, and the score would look normal.
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} has numbers that are not finite")

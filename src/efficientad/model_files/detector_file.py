@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.composition import Composition
+from efficientad.method.composition import CELLS, Composition
 from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.sizes import PATCH_DESCRIPTION_NETWORKS, Conv, ModelSize
 from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import read_calibration
+from efficientad.model_files.provenance_entry import read_provenance
 
 
 class DetectorFile(NamedTuple):
@@ -57,8 +58,11 @@ def read_detector(path: Path) -> DetectorFile:
     """
     tensors, content = container.read(path, "detector")
     try:
-        detector = _detector(tensors, content)
+        detector = _detector(tensors, content["size"])
         calibration = read_calibration(content["calibration"])
+        if calibration.terms and detector.composition is None:
+            raise ConfigError("a term without its Gaussian")
+        provenance = read_provenance(content.get("provenance", {}))
     except RuntimeError as error:
         raise ModelFileError(
             f"{path} does not hold the weights of a {content['size']} detector; train "
@@ -69,38 +73,44 @@ def read_detector(path: Path) -> DetectorFile:
             f"{path} does not hold a complete detector (bad entry: {error}); train it "
             "again"
         ) from error
-    return DetectorFile(detector.eval(), calibration, content.get("provenance", {}))
+    return DetectorFile(detector.eval(), calibration, provenance)
 
 
-def _detector(tensors: dict[str, Tensor], content: dict[str, Any]) -> Detector:
-    """Return a detector of the stored size, its networks as wide as their weights.
+def _detector(tensors: dict[str, Tensor], size: Any) -> Detector:
+    """Return a detector of a size, an unchecked value, as wide as the stored weights.
 
     Raises:
-        KeyError, ValueError: If size, statistics or autoencoder are missing or wrong.
+        KeyError, TypeError, ValueError: If size, statistics or autoencoder are missing
+            or wrong.
         RuntimeError: If the weights are those of another size.
     """
-    size = content["size"]
     if size not in get_args(ModelSize):
         raise ConfigError(f"size {size!r}")
     blank = torch.zeros(len(tensors["teacher_mean"]))
     n_global = len(tensors["autoencoder.describe.bias"])
     n_layers = sum(isinstance(x, Conv) for x in PATCH_DESCRIPTION_NETWORKS[size])
     networks = []
-    for name in ("teacher", "student"):
-        biases = [f"{name}.convolutions.{n_layers - n}.bias" for n in (2, 1)]
-        if not all(bias in tensors for bias in biases):
-            raise RuntimeError(f"needed {' and '.join(biases)}")
-        n_hidden, n_channels = (len(tensors[bias]) for bias in biases)
-        network = PatchDescriptionNetwork(size, n_channels, n_hidden=n_hidden)
-        networks.append(network)
+    # Networks without memory: the file may ask for any width.
+    with torch.device("meta"):
+        for name in ("teacher", "student"):
+            biases = [f"{name}.convolutions.{n_layers - n}.bias" for n in (2, 1)]
+            if not all(bias in tensors for bias in biases):
+                raise RuntimeError(f"needed {' and '.join(biases)}")
+            n_hidden, n_channels = (len(tensors[bias]) for bias in biases)
+            network = PatchDescriptionNetwork(size, n_channels, n_hidden=n_hidden)
+            networks.append(network)
+        autoencoder = Autoencoder(n_global)
     teacher, student = networks
     if student.n_channels != len(blank) + n_global:
         raise ConfigError(f"{student.n_channels} channels of the student")
-    statistics = ChannelStatistics(blank, blank.clone())
-    detector = Detector(teacher, student, Autoencoder(n_global), statistics)
+    statistics = ChannelStatistics(blank, blank)
+    detector = Detector(teacher, student, autoencoder, statistics)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     composition = Composition.from_arrays(arrays)
     if composition is not None:
+        composition.require_length(CELLS**2 * len(blank))
         detector.set_composition(composition)
-    detector.load_state_dict(tensors)
+    detector.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+    if not (detector.teacher_std > 0).all():
+        raise ConfigError("teacher_std is not positive")
     return detector.requires_grad_(requires_grad=False)
