@@ -36,7 +36,7 @@ def remove_leftovers(folder: Path) -> None:
     with suppress(OSError):  # a folder that cannot be read: the write will say so
         for entry in os.scandir(folder):
             name = _NAME.fullmatch(entry.name)
-            if name is None or _is_alive(*name.groups(), entry):
+            if name is None or _is_alive(entry, *name.groups()):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry, ignore_errors=True)

@@ -26,7 +26,7 @@ class CheckpointFile:
         self.path = path
         self._own = self._found()
 
-    def write(self, save: Callable[[Path], None]) -> None:
+    def write(self, save: Callable[[Path], object]) -> None:
         """Write the file by a function of its path.
 
         Raises:
