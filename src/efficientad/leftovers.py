@@ -44,7 +44,8 @@ def remove_leftovers(folder: Path) -> None:
                 Path(entry).unlink(missing_ok=True)
 
 
-def _is_alive(machine: str, number: str, start: str, entry: "os.DirEntry[str]") -> bool:
+def _is_alive(entry: "os.DirEntry[str]", machine: str, number: str, start: str) -> bool:
+    """Return whether the process of a temporary file is at work, or may be."""
     if machine == _machine() and _start_of("self") is not None:
         return _start_of(number) == start
     return time.time() - entry.stat(follow_symlinks=False).st_mtime < _DAY

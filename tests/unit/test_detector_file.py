@@ -107,7 +107,8 @@ def test_a_long_bias_takes_no_memory_before_it_is_refused(written, tmp_path):
 def test_statistics_that_cannot_be_are_refused(written, tmp_path, name, value):
     tensors, content = {**written[0], name: value}, written[1]
     if name.startswith("composition"):
-        tensors |= {"composition_mean": torch.zeros(5), "composition_scale": value[0]}
+        for other in ("composition_mean", "composition_scale"):
+            tensors[other] = torch.zeros(5)
 
     sentence = refusal_of(tensors, content, tmp_path / "part.ead")
 

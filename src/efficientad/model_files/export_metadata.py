@@ -90,8 +90,8 @@ def read(path: Path) -> Metadata:
         version = content["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
-            f"{path} is not an export of this package; make one with "
-            "`efficientad export`"
+            f"{path} is not an export of this package, or a damaged one ({error}); "
+            "make one with `efficientad export`"
         ) from error
     if version not in (_NORMALIZED_FORMAT, FORMAT_VERSION):
         raise ModelFileError(
