@@ -26,6 +26,7 @@ from efficientad.engines.weights import (
     difference,
     on_pixels,
     pair_of,
+    require_whole_panels,
     split_outputs,
     weights_of,
 )
@@ -98,11 +99,7 @@ class NativeEngine:
                 "the native engine needs its layers, which cannot be built here; use "
                 "engine pytorch"
             )
-        if not has_whole_panels(arrays):
-            raise ConfigError(
-                "the native engine needs channels in multiples of "
-                f"{layers.panel()}, this detector has others; use engine pytorch"
-            )
+        require_whole_panels(arrays)
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
         taught = weights_of(arrays, "teacher.convolutions")
         learned = weights_of(arrays, "student.convolutions")
@@ -138,16 +135,6 @@ class NativeEngine:
         if n not in plans:
             plans[n] = _Plan(n, self._networks)
         return plans[n]
-
-
-def has_whole_panels(arrays: Arrays) -> bool:
-    """Return whether the layers of a detector need not be filled up with channels.
-
-    Those channels would count in the means of squares, the maps. A student's last layer
-    is cut into one for the teacher and one for the autoencoder.
-    """
-    biases = [v for name, v in arrays.items() if name.endswith(".bias")]
-    return all(len(v) % layers.panel() == 0 for v in (arrays["teacher_mean"], *biases))
 
 
 class _Plan:

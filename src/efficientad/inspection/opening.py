@@ -9,9 +9,10 @@ from efficientad.cores import usable_cores
 from efficientad.engines.engine import Engine, require_counts
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.names import DetectorEngine, Device, EngineChoice
-from efficientad.engines.native import NativeEngine, has_whole_panels
+from efficientad.engines.native import NativeEngine
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
+from efficientad.engines.weights import has_whole_panels
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
 from efficientad.inspection.predictor import Predictor
 from efficientad.kernels import layers
