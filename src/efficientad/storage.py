@@ -1,23 +1,21 @@
 """Atomic writes: a file or folder is there completely, or what was there before stays.
 
-A result is written beside its place, then moved there. Processes that write the same
-file do not disturb each other: each has a temporary name of its own, and the last one
-to finish wins. No torch here.
+A result is written beside its place, synchronized to the disk, then moved there.
+Processes that write the same file do not disturb each other: each has a temporary name
+of its own, and the last one to finish wins. The name says which process it is, so the
+next process that writes to the folder removes what killed ones left. No torch here.
 """
 
 import hashlib
 import os
-import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
 
 from efficientad.errors import StorageError
-
-# Beside the process number, which may be the same in containers that share a folder.
-_PROCESS_TOKEN: Final = secrets.token_hex(4)
+from efficientad.leftovers import process_name, remove_leftovers
 
 
 @contextmanager
@@ -43,8 +41,9 @@ def atomic_write(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
     try:
         with storage_errors(path):
             place.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(place.parent)
             yield temporary
-            temporary.replace(place)
+            move(temporary, place)
             if keeps_partial:
                 partial.unlink(missing_ok=True)
     finally:
@@ -66,15 +65,55 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         StorageError: If the folder cannot be written, or `path` is not empty.
     """
     path = path.resolve()  # a link stays
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as place:
-            folder = Path(place, path.name)
-            folder.mkdir()
-            yield folder
-            if path.is_dir():
-                path.rmdir()
-            folder.replace(path)
+    with storage_errors(path), temporary_folder(path.parent) as place:
+        folder = place / path.name
+        folder.mkdir()
+        yield folder
+        if path.is_dir():
+            path.rmdir()
+        move(folder, path)
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder that is removed at the end.
+
+    Args:
+        parent: Folder that it is made in; made if needed.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parent)
+    prefix = f".{process_name()}."
+    with tempfile.TemporaryDirectory(".partial", prefix, parent) as name:
+        yield Path(name)
+
+
+def move(new: Path, place: Path) -> None:
+    """Move a file or folder into place, so that it stays there if the power fails.
+
+    A file that is replaced hands on its permissions.
+
+    Raises:
+        OSError: If it cannot be moved; what was in the place stays.
+    """
+    if place.is_file():
+        shutil.copymode(place, new)
+    for path in (new, *new.rglob("*")):
+        _synchronize(path)
+    new.replace(place)
+    with suppress(OSError):  # it is in place; some file systems cannot do this
+        _synchronize(place.parent)
+
+
+def _synchronize(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -148,8 +187,9 @@ def require_no_device(path: Path) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a path beside a file that no other process uses."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{_PROCESS_TOKEN}.partial")
+    """Return a path beside a file that no other process uses, whatever its name."""
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.with_name(f".{process_name()}.{name}.partial")
 
 
 def _is_device(path: Path) -> bool:

@@ -2,12 +2,13 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from efficientad.errors import ModelFileError
+from efficientad.errors import ConfigError, ModelFileError
 from efficientad.model_files import container
 
 CONTENT = {"calibration": {"high": 2.163}, "steps": 3}
@@ -15,13 +16,13 @@ CONTENT = {"calibration": {"high": 2.163}, "steps": 3}
 
 @pytest.fixture
 def path(tmp_path):
-    tensors = {
+    arrays: dict[str, np.ndarray] = {
         "a": np.arange(5000.0, dtype=np.float32),
-        "b": np.array([[1, 2], [3, 4]]),
-        "step": np.array(7),
+        "b": np.array([[1, 2], [3, 4]], np.float16),
+        "step": np.array(7.0),
         "none": np.empty(0),
     }
-    container.write(tmp_path / "part.ead", "detector", tensors, CONTENT)
+    container.write(tmp_path / "part.ead", "detector", arrays, CONTENT)
     return tmp_path / "part.ead"
 
 
@@ -68,6 +69,79 @@ def test_weights_that_are_not_finite_are_refused(path, value):
 
     with pytest.raises(ModelFileError, match="a has numbers that are not finite"):
         container.read(path, "detector")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.bool_])
+def test_weights_that_are_no_floats_are_refused(path, dtype):
+    container.write(path, "detector", {"a": np.ones(4, dtype)}, CONTENT)
+
+    with pytest.raises(ModelFileError, match=r"a has numbers of type (u?int32|bool)"):
+        container.read(path, "detector")
+
+
+def test_a_checkpoint_may_count_in_whole_numbers(path):
+    container.write(path, "checkpoint", {"n": np.array(4)}, CONTENT)
+
+    assert container.read(path, "checkpoint")[0]["n"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[" * 1000 + "]" * 1000, "nested too deep"),
+        ('{"a": ' * 1000 + "1" + "}" * 1000, "nested too deep"),
+        ('{"a": ' * 100_000, "nested too deep"),
+        ('{"steps": 1' + "0" * 399 + "}", "an integer has more than 64 bits"),
+        ('{"steps": 1' + "0" * 5000 + "}", "Exceeds the limit"),
+        ('{"high": 1e999}', "a number is not finite"),
+        ('{"high": NaN}', "a number is not finite"),
+        ("[1, 2]", "needed a table, got list"),
+        ("null", "needed a table, got NoneType"),
+    ],
+    ids=range(9),
+)
+def test_a_description_that_is_none_of_ours_is_refused(path, content, reason):
+    metadata = {
+        "efficientad": "detector",
+        "efficientad_version": "1",
+        "content": content,
+    }
+    save_file({"a": np.ones(2)}, path, metadata)
+
+    with pytest.raises(ModelFileError, match=reason):
+        container.read(path, "detector")
+
+
+def test_numbers_of_numpy_and_paths_are_written_as_plain_ones(path):
+    content = {
+        "steps": np.int64(3),
+        "share": np.float32(0.5),
+        "is_quick": np.arange(3)[1] == 1,
+        "scores": np.arange(3),
+        "folder": Path("a/b"),
+        "channels": (1, 2),
+    }
+
+    container.write(path, "detector", {}, content)
+
+    assert container.read(path, "detector")[1] == {
+        "steps": 3,
+        "share": 0.5,
+        "is_quick": True,
+        "scores": [0, 1, 2],
+        "folder": "a/b",
+        "channels": [1, 2],
+    }
+
+
+@pytest.mark.parametrize("value", [{1}, float("nan"), 10**400, b"text", object()])
+def test_a_value_that_no_file_holds_is_refused_and_the_file_stays(path, value):
+    before = path.read_bytes()
+
+    with pytest.raises(ConfigError, match="what a model file says of itself must be"):
+        container.write(path, "detector", {}, {"provenance": {"extra": value}})
+
+    assert path.read_bytes() == before
 
 
 def test_a_file_without_a_checksum_is_read_with_a_message(path, caplog):

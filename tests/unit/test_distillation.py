@@ -32,6 +32,7 @@ from efficientad.model_files.teachers import load_teacher, open_teacher
 from efficientad.natural_images import pictures as pretraining_images
 from efficientad.natural_images.pictures import open_images
 from efficientad.training import loop
+from efficientad.training.checkpoint import open_checkpoint, save_checkpoint
 from efficientad.training.optimizers import learning_rate, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,7 +145,7 @@ def test_explained_variance_equals_its_definition(distilled, images, config):
     windows = run._held_out_windows
     inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
     checkpoint = output.with_name(f"{output.name}.checkpoint")
-    states, _ = loop.open_checkpoint(checkpoint, {}, run.optimizer)
+    states, _ = open_checkpoint(checkpoint, {}, run.optimizer)
     run.network.load_state_dict(states["network"])
     with torch.no_grad():
         error = (run.network.eval()(inputs) - targets).double().square()
@@ -346,6 +347,10 @@ def test_cached_principal_components_stay_what_they_were(
     assert again == explained
     basis = tmp_path / "features" / "basis.safetensors"
     tensors, content = tensor_file.read(basis, "basis")
+    cut = {**tensors, "matrix": tensors["matrix"][:5]}
+    tensor_file.write(basis, "basis", cut, content)
+    with pytest.raises(ModelFileError, match="does not hold the principal components"):
+        distillation.distill(images, pca, output=tmp_path / "c.safetensors")
     tensors["matrix"] *= -1
     tensor_file.write(basis, "basis", tensors, content)
     for resume in (True, False):
@@ -725,6 +730,44 @@ def test_an_unfinished_distillation_is_not_overwritten(
     distillation.distill(images, short, output=interrupted)  # finished: made anew
 
 
+def test_facts_that_no_file_holds_are_refused_before_the_steps(
+    images, short, tmp_path, monkeypatch
+):
+    steps = []
+    monkeypatch.setattr(distillation, "_take_steps", lambda *_: steps.append(1))
+
+    with pytest.raises(ConfigError, match="a value of type set"):
+        distillation.distill(
+            *(images, short), output=tmp_path / "t", provenance={"who": {"me"}}
+        )
+    assert not steps
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("steps", {"steps": -1}),
+        ("losses", {"losses": ["x"]}),
+        ("log", {"log": [3]}),
+        ("unreadable", {"unreadable": ["x"]}),
+        ("measured", {"measured": [1]}),
+        ("data.mean", {}),
+        ("network.convolutions.0.bias", {}),
+    ],
+)
+def test_a_checkpoint_of_other_types_or_shapes_is_refused(
+    images, short, interrupted, part, entry
+):
+    checkpoint = interrupted.with_name(f"{interrupted.name}.checkpoint")
+    tensors, content = tensor_file.read(checkpoint, "checkpoint")
+    if part in tensors:
+        tensors[part] = np.zeros(3)
+    tensor_file.write(checkpoint, "checkpoint", tensors, content | entry)
+
+    with pytest.raises(ModelFileError, match="does not hold a whole checkpoint"):
+        distillation.distill(images, replace(short, resume=True), output=interrupted)
+
+
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 def test_bfloat16_is_near_single_precision(images, short, tmp_path, preset):
     settings = replace(
@@ -766,9 +809,9 @@ def test_an_optimizer_is_restored_in_the_layout_of_its_parameters(tmp_path):
         parameter: {name: value.clone() for name, value in values.items()}
         for parameter, values in optimizer.state.items()
     }
-    loop.save_checkpoint(tmp_path / "checkpoint", {}, optimizer, {})  # contiguous
+    save_checkpoint(tmp_path / "checkpoint", {}, optimizer, {})  # contiguous
 
-    loop.open_checkpoint(tmp_path / "checkpoint", {}, optimizer)
+    open_checkpoint(tmp_path / "checkpoint", {}, optimizer)
 
     for parameter in network.parameters():
         for name in ("exp_avg", "exp_avg_sq"):

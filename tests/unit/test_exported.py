@@ -480,3 +480,23 @@ def test_size_and_precision_are_those_of_the_file(exported, exports):
     for name, opened in exported.items():
         assert (opened.size, opened.precision) == ("small", "fp32")
         assert opened.calibration == metadata.read(exports[name]).calibration
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_file_that_another_one_is_copied_over_goes_on_predicting(
+    exports, photograph, tmp_path, engine
+):
+    """A mapped file that is cut would end the process."""
+    for source in metadata.files_of(exports[engine]):
+        shutil.copy(source, tmp_path)
+    path = tmp_path / exports[engine].name
+    opened = efficientad.load(path)
+    image = photograph(50, 60)
+    score = opened.predict(image).image_score
+
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tmp_path) not in maps.read_text()
+    for copied in metadata.files_of(path):
+        os.truncate(copied, 100)
+    assert opened.predict(image).image_score == score

@@ -68,3 +68,19 @@ def test_features_of_something_else_are_refused(cache):
     (cache.folder / "features.json").write_text("{}")
     with pytest.raises(ModelFileError, match="is not the index of a feature cache"):
         cache.n_done()
+
+
+@pytest.mark.parametrize("n_done", ["-1", '"3"', "2.0", "true", "null", "[" * 10_000])
+def test_an_index_that_cannot_be_is_refused(cache, n_done):
+    index = cache.folder / "features.json"
+    index.write_text(f'{{"fingerprint": "of these", "n_done": {n_done}}}')
+
+    with pytest.raises(ModelFileError, match="is not the index of a feature cache"):
+        cache.n_done()
+
+
+def test_an_index_of_more_images_than_there_are_counts_none(cache):
+    index = cache.folder / "features.json"
+    index.write_text('{"fingerprint": "of these", "n_done": 1000000000}')
+
+    assert cache.n_done() == 0

@@ -1,5 +1,7 @@
 """Fused native layers against the direct convolution in double precision."""
 
+import os
+import shutil
 from fractions import Fraction
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from efficientad import leftovers
 from efficientad.kernels import cook_toom, layers, native
 
 needs_compiler = pytest.mark.skipif(
@@ -386,14 +389,117 @@ def test_a_cache_folder_that_cannot_be_written_is_one_warning(fresh, caplog):
     assert [message.count("\n") for message in caplog.messages] == [0]
 
 
-@needs_compiler
-@pytest.mark.usefixtures("fresh")
-def test_a_damaged_binary_is_built_anew(caplog):
-    path = native._built("layers", {"layers_matrices.h": cook_toom.matrices_header()})
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A cache folder with the library."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        native._built("layers", {"layers_matrices.h": cook_toom.matrices_header()})
+    return folder / "efficientad"
+
+
+@pytest.fixture
+def builds(built, monkeypatch):
+    """The builds from now on, which give that library without its time."""
+    found = []
+    (library,) = built.glob("*.so")
+    output = native._output
+
+    def copied(*command):
+        if "-o" not in command:
+            return output(*command)
+        found.append(command)
+        shutil.copy(library, command[-1])
+        return ""
+
+    monkeypatch.setattr(native, "_output", copied)
+    return found
+
+
+def cut(path):
+    os.truncate(path, 60_000)
+
+
+def zero_pages(path):
+    content = bytearray(path.read_bytes())
+    content[8192:12288] = bytes(4096)
+    path.write_bytes(content)
+
+
+def replace_with_text(path):
     path.write_bytes(b"not a library")
 
+
+def remove_record(path):
+    path.with_suffix(".sha256").unlink()
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [cut, zero_pages, replace_with_text, remove_record])
+def test_a_damaged_binary_is_built_anew(fresh, built, builds, damage, caplog):
+    shutil.copytree(built, fresh / "efficientad")
+    (library,) = (fresh / "efficientad").glob("layers-*.so")
+    whole = library.read_bytes()
+    damage(library)
+
     assert layers.is_available()
+    assert library.read_bytes() == whole
+    assert len(builds) == 1
+    native._built("layers", {"layers_matrices.h": cook_toom.matrices_header()})
+    assert len(builds) == 1
     assert not caplog.messages
+
+
+@needs_compiler
+@pytest.mark.usefixtures("builds")
+def test_what_a_killed_build_left_is_removed(fresh):
+    machine = leftovers.process_name().partition("-")[0]
+    left = fresh / "efficientad" / f".{machine}-1-0.build.partial"
+    left.mkdir(parents=True)
+    (left / "layers.so").touch()
+
+    assert layers.is_available()
+    assert not left.exists()
+    assert len(list(left.parent.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_compiler_may_speak_another_encoding(tmp_path, monkeypatch, caplog):
+    compiler = tmp_path / "c++"
+    compiler.write_bytes(
+        "#!/bin/sh\necho 'Übersetzer 1.0'\necho 'unmöglich' >&2\n".encode("latin-1")
+        + b"[ $1 = --version ]\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setattr(native, "_compiler", lambda: str(compiler))
+
+    assert not layers.is_available()
+    assert r"using PyTorch's (unm\xf6glich)" in caplog.text
+
+
+@pytest.mark.parametrize("home", ["", "relative", None])
+def test_without_a_home_folder_native_layers_are_not_there(
+    fresh, monkeypatch, caplog, home
+):
+    monkeypatch.chdir(fresh)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if home is None:  # a user whom the system does not know
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    else:
+        monkeypatch.setenv("HOME", home)
+
+    assert not layers.is_available()
+    assert "needs a home folder, this user has none; set XDG_CACHE_" in caplog.text
+    assert not list(fresh.iterdir())
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert native.cache_folder() == tmp_path / ".cache" / "efficientad"
 
 
 @needs_compiler
@@ -407,7 +513,7 @@ def test_a_library_with_wrong_numbers_is_not_used(fresh, monkeypatch, caplog):
 
 
 @needs_compiler
-@pytest.mark.usefixtures("fresh")
+@pytest.mark.usefixtures("fresh", "builds")
 def test_a_binary_of_another_processor_is_not_taken(monkeypatch):
     header = {"layers_matrices.h": cook_toom.matrices_header()}
     here = native._built("layers", header)

@@ -1,15 +1,9 @@
 from contextlib import contextmanager
 
 import pytest
-import torch
 
-from efficientad.errors import ModelFileError, TrainingError
-from efficientad.training.loop import (
-    immediate_interrupts,
-    open_checkpoint,
-    save_checkpoint,
-    take_steps,
-)
+from efficientad.errors import TrainingError
+from efficientad.training.loop import immediate_interrupts, take_steps
 
 N_STEPS = 4
 
@@ -74,24 +68,3 @@ def test_a_loss_that_is_not_finite_ends_the_run(loss):
 
     with pytest.raises(TrainingError, match="loss is not finite at step 2; wait"):
         taken(run)
-
-
-def test_a_checkpoint_is_opened_by_its_identity_alone(tmp_path):
-    layer = torch.nn.Linear(2, 1)
-    optimizer = torch.optim.Adam(layer.parameters())
-    layer(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    path = tmp_path / "checkpoint"
-    identity = {"settings": {"seed": 0, "shares": (0.1, 0.3)}}
-    states = {"network": layer.state_dict()}
-
-    save_checkpoint(path, states, optimizer, identity | {"steps": 1})
-
-    again = torch.optim.Adam(layer.parameters())
-    restored, content = open_checkpoint(path, identity, again)
-    assert content["steps"] == 1
-    assert torch.equal(restored["network"]["weight"], layer.weight)
-    assert again.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
-    for other in ({"settings": {"seed": 1}}, identity | {"images": "others"}):
-        with pytest.raises(ModelFileError, match="is a checkpoint of other settings"):
-            open_checkpoint(path, other, again)

@@ -238,6 +238,21 @@ def test_without_native_layers_predictions_stay_the_same(detector, joined, monke
 
 
 @needs_compiler
+@pytest.mark.parametrize("widths", [(17, 13), (32, 13), (17, 32)])
+def test_channels_that_fill_no_panel_go_by_pytorch(make_detector, widths, caplog):
+    odd = make_detector("small", *widths)
+    native.warn_once.cache_clear()
+
+    engine = detector_engine(odd, "native")
+
+    assert isinstance(engine, PyTorchEngine)
+    assert "they take other numbers of channels than this detector" in caplog.text
+    arrays = {name: value.numpy() for name, value in odd.state_dict().items()}
+    with pytest.raises(ConfigError, match="channels in multiples of"):
+        NativeEngine(arrays, "small")
+
+
+@needs_compiler
 def test_other_devices_and_numbers_go_by_pytorch(detector):
     double, elsewhere = (copy.deepcopy(detector) for _ in range(2))
 

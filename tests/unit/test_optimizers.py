@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from efficientad.training.loop import open_checkpoint, save_checkpoint
+from efficientad.training.checkpoint import open_checkpoint, save_checkpoint
 from efficientad.training.optimizers import (
     Muon,
     make_optimizer,

@@ -11,6 +11,7 @@ from efficientad.errors import StorageError
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.files_together import files_together
 from efficientad.storage import (
+    atomic_folder,
     atomic_write,
     file_hash,
     require_writable,
@@ -112,7 +113,7 @@ def test_temporary_paths_differ_between_containers(target):
     )
 
     assert of_another != str(temporary_path(target))
-    assert f".{os.getpid()}" in of_another
+    assert f"-{os.getpid()}-" in of_another
 
 
 ANOTHER_CONTAINER = f"""
@@ -182,6 +183,127 @@ def test_require_writable_tries_the_folder_and_leaves_the_file(target, tmp_path)
         require_writable(target.parent)
     with pytest.raises(StorageError, match="choose another output"):
         require_writable(target / "result.txt")
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path):
+    path = tmp_path / ("ä" * 127 + "x")
+
+    write_atomically(path, b"content")
+
+    assert path.read_bytes() == b"content"
+    with files_together([path]) as folder:
+        (folder / path.name).write_bytes(b"other")
+    assert path.read_bytes() == b"other"
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    for name in ("a", "b", "part.ead"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o600)
+
+    write_atomically(tmp_path / "a", b"new")
+    with files_together([tmp_path / "b"]) as folder:
+        (folder / "b").write_bytes(b"new")
+    tensor_file.write(tmp_path / "part.ead", "detector", {"x": np.zeros(3)}, {})
+
+    for name in ("a", "b", "part.ead"):
+        assert (tmp_path / name).stat().st_size
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def calls_of(write, monkeypatch):
+    """Return the system calls of a write that matter, in order: name and file."""
+    calls = []
+    synchronize, replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        calls.append(("fsync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        synchronize(descriptor)
+
+    def rename(source, target):
+        calls.append(("rename", Path(target).name))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "replace", rename)
+        write()
+    return calls
+
+
+def in_a_folder(target):
+    with atomic_folder(target.with_name("parts")) as folder:
+        (folder / "a.png").write_bytes(b"content")
+
+
+def as_a_model(target):
+    tensor_file.write(target, "detector", {"x": np.zeros(3)}, {})
+
+
+def of_two_files(target):
+    with files_together([target.with_name("part.bin"), target]) as folder:
+        for name in ("part.bin", target.name):
+            (folder / name).write_bytes(b"content")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("write", "names"),
+    [
+        (lambda target: write_atomically(target, b"new"), ["result.txt"]),
+        (as_a_model, ["result.txt"]),
+        (of_two_files, ["part.bin", "result.txt"]),
+    ],
+)
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    target, monkeypatch, write, names
+):
+    calls = calls_of(lambda: write(target), monkeypatch)
+
+    moves = [i for i, call in enumerate(calls) if call[0] == "rename"]
+    assert [calls[i][1] for i in moves if calls[i][1] in names] == names
+    for i in moves:
+        if calls[i][1] in names:
+            assert calls[i - 1][0] == "fsync"
+            assert calls[i + 1] == ("fsync", "folder")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_folder_is_on_the_disk_before_it_has_its_name(target, monkeypatch):
+    calls = calls_of(lambda: in_a_folder(target), monkeypatch)
+
+    assert calls == [
+        *(("fsync", "parts"), ("fsync", "a.png")),
+        *(("rename", "parts"), ("fsync", "folder")),
+    ]
+
+
+def test_the_kernel_sees_these_calls(tmp_path):
+    log, code = tmp_path / "log", tmp_path / "write.py"
+    code.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from efficientad.storage import write_atomically\n"
+        "write_atomically(Path(sys.argv[1]), b'content')\n"
+    )
+    calls = "trace=fsync,rename,renameat,renameat2"
+    command = ["strace", "-f", "-y", "-e", calls, "-o", log, sys.executable, code]
+    try:
+        subprocess.run(
+            [*command, tmp_path / "result.txt"], check=True, capture_output=True
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("needs strace and the right to trace")
+
+    assert (tmp_path / "result.txt").read_bytes() == b"content"
+    seen = [line.split(maxsplit=1)[1] for line in log.read_text().splitlines()]
+    file, rename, folder = (line for line in seen if str(tmp_path) in line)
+    assert file.startswith("fsync(")
+    assert ".partial" in file
+    assert rename.startswith("rename")
+    assert "result.txt" in rename
+    assert folder.startswith("fsync(")
+    assert f"<{tmp_path}>" in folder
 
 
 def test_a_model_file_has_the_usual_permissions(tmp_path):

@@ -303,6 +303,45 @@ def test_a_checkpoint_of_other_settings_is_refused(normal_images, interrupted):
     assert interrupted.with_name("part.ead.checkpoint").exists()
 
 
+def test_an_unfinished_training_is_not_overwritten(normal_images, interrupted):
+    checkpoint = interrupted.with_name("part.ead.checkpoint")
+    before = checkpoint.read_bytes()
+
+    for config in (CONFIG, replace(CONFIG, seed=1)):
+        with pytest.raises(ModelFileError, match="go on with --resume, or remove it"):
+            student.train(normal_images, config, output=interrupted)
+    assert checkpoint.read_bytes() == before
+    assert not interrupted.exists()
+
+
+def test_the_checkpoint_of_a_training_at_the_same_time_stays(
+    normal_images, interrupted, tmp_path
+):
+    output = tmp_path / "part.ead"
+    checkpoint = output.with_name("part.ead.checkpoint")
+
+    def other_run(n_steps, _):
+        if n_steps == 1:
+            shutil.copy(interrupted.with_name("part.ead.checkpoint"), checkpoint)
+
+    with pytest.raises(ModelFileError, match="was written by another run"):
+        student.train(normal_images, CONFIG, output=output, on_step=other_run)
+    _, content = tensor_file.read(checkpoint, "checkpoint")
+    assert content["steps"] == 1
+
+
+@pytest.mark.parametrize("steps", [10**9, -1, "1"])
+def test_a_checkpoint_of_steps_that_cannot_be_is_refused(
+    normal_images, interrupted, steps
+):
+    checkpoint = interrupted.with_name("part.ead.checkpoint")
+    tensors, content = tensor_file.read(checkpoint, "checkpoint")
+    tensor_file.write(checkpoint, "checkpoint", tensors, content | {"steps": steps})
+
+    with pytest.raises(ModelFileError, match="does not hold a whole checkpoint"):
+        student.train(normal_images, replace(CONFIG, resume=True), output=interrupted)
+
+
 def test_a_non_finite_loss_ends_the_training(normal_images, monkeypatch):
     monkeypatch.setattr(student._Training, "take_step", lambda _: float("nan"))
 

@@ -1,12 +1,14 @@
 """The facts that `efficientad doctor` prints."""
 
 import platform
+from collections.abc import Callable
+from functools import partial
 from typing import get_args
 
 import torch
 
 from efficientad import __version__
-from efficientad.errors import ModelFileError
+from efficientad.errors import EfficientADError
 from efficientad.kernels import layers, native, winograd
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.teachers import open_teacher
@@ -30,11 +32,20 @@ def findings() -> dict[str, str]:
         "prediction on CPU": prediction,
         "training on CPU": f"{'native Winograd' if has_winograd else 'PyTorch'} "
         "convolutions",
-        "kernel cache": str(native.cache_folder()),
+        "kernel cache": _found(lambda: str(native.cache_folder())),
     }
     for size in get_args(ModelSize):
-        try:
-            found[f"teacher {size}"] = f"shipped, sha256 {open_teacher(size).file_hash}"
-        except ModelFileError as error:
-            found[f"teacher {size}"] = str(error)
+        found[f"teacher {size}"] = _found(partial(_teacher, size))
     return found
+
+
+def _teacher(size: ModelSize) -> str:
+    return f"shipped, sha256 {open_teacher(size).file_hash}"
+
+
+def _found(fact: Callable[[], str]) -> str:
+    """Return a fact, or the sentence that says why there is none."""
+    try:
+        return fact()
+    except EfficientADError as error:
+        return str(error)

@@ -42,7 +42,7 @@ _LAB_VERBS: Final = {
 _TRAINING_VERBS: Final = {"train", "demo", "distill", "reproduce", "ablate"}
 _REMEDIES: Final = {
     **dict.fromkeys(("train", "distill"), "; --resume continues"),
-    **dict.fromkeys(("reproduce", "ablate"), "; the same command continues"),
+    **dict.fromkeys(("demo", "reproduce", "ablate"), "; the same command continues"),
 }
 
 

@@ -34,7 +34,7 @@ def demo(
         StorageError: If a result cannot be written.
     """
     steps = _STEPS if steps is None else steps
-    config = TrainConfig(preset="quick", steps=steps, seed=seed)
+    config = TrainConfig(preset="quick", steps=steps, seed=seed, resume=True)
     parts = output / "parts"
     _draw_parts(parts, seed)
     detector = train(parts, config, output=output / "part.ead")

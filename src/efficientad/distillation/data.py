@@ -29,7 +29,7 @@ from efficientad.distillation.source_networks import (
     find_source_network,
     open_source_network,
 )
-from efficientad.errors import ConfigError, DatasetError
+from efficientad.errors import ConfigError, DatasetError, ModelFileError
 from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.method.inputs import normalize_images
 from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
@@ -144,9 +144,18 @@ class DistillationData:
         return {"mean": mean, "std": std, **self._reduction()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned."""
+        """Take back what `state` returned.
+
+        Raises:
+            KeyError, ValueError: If it is incomplete, or of other features.
+        """
         self._set_reduction(state)
-        self._statistics = state["mean"].to(self.device), state["std"].to(self.device)
+        mean, std = state["mean"].to(self.device), state["std"].to(self.device)
+        if not mean.shape == std.shape == (1, self.features.n_channels, 1, 1):
+            raise ValueError(f"mean of {tuple(mean.shape)}")
+        if not (std > 0).all():
+            raise ValueError("std is not positive")
+        self._statistics = mean, std
 
     def prepare(
         self, rows: Sequence[int], rng: np.random.Generator, window_cells: int | None
@@ -249,15 +258,26 @@ class DistillationData:
         folder = self.config.feature_cache
         if folder is not None and (folder / _BASIS).exists():
             arrays, _ = tensor_file.read(folder / _BASIS, "basis")
-            self._set_reduction(as_tensors(arrays))
+            try:
+                self._set_reduction(as_tensors(arrays))
+            except (KeyError, ValueError) as error:
+                raise ModelFileError(
+                    f"{folder / _BASIS} does not hold the principal components of this "
+                    f"source network (bad entry: {error}); delete the folder"
+                ) from error
         else:
             task = "fitting principal components of the source features"
             batches = self._batches(self.rows[-_PCA_IMAGES:], task)
             self.features.fit(map(self._source_inputs, batches))
 
     def _set_reduction(self, tensors: Mapping[str, Tensor]) -> None:
-        self.features.matrix = tensors["matrix"].to(self.device)
-        self.features.offset = tensors["offset"].to(self.device)
+        matrix, offset = tensors["matrix"], tensors["offset"]
+        n_joined = sum(self.features.source_network.stage_channels)
+        shape = self.features.n_channels, n_joined
+        if matrix.shape != shape or offset.shape != shape[:1]:
+            raise ValueError(f"matrix of {tuple(matrix.shape)}, needed {shape}")
+        self.features.matrix = matrix.to(self.device)
+        self.features.offset = offset.to(self.device)
 
     def _reduction(self) -> dict[str, Tensor]:
         assert self.features.matrix is not None

@@ -19,11 +19,13 @@ from efficientad.distillation.data import DistillationData
 from efficientad.distillation.run import Distillation, ExplainedVariance
 from efficientad.distillation.source_networks import find_source_network
 from efficientad.engines.pytorch import choose_device
-from efficientad.errors import ConfigError, ModelFileError
+from efficientad.errors import ConfigError
 from efficientad.model_files import container as tensor_file
+from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_images
 from efficientad.storage import require_writable, write_atomically
+from efficientad.training.checkpoint import CheckpointFile, unfinished
 from efficientad.training.loop import (
     Interrupts,
     immediate_interrupts,
@@ -63,8 +65,9 @@ def distill(
     Raises:
         DatasetError: If there are too few images.
         ImageError: If more than one in a hundred cannot be read.
-        ModelFileError: If source network, first teacher or checkpoint cannot be used.
-        ConfigError: If settings exclude each other.
+        ModelFileError: If source network, first teacher or checkpoint cannot be used,
+            or the checkpoint is of another run.
+        ConfigError: If settings exclude each other, or facts are no JSON.
         TrainingError: If the loss is not finite; the last checkpoint stays.
         StorageError: If a result cannot be written.
     """
@@ -76,20 +79,21 @@ def distill(
     if config.start_from is not None:
         _require_other_file(output, "first teacher", config.start_from)
     require_writable(output)
+    facts = from_json(to_json(provenance or {}))
     has_checkpoint = checkpoint.exists()
     if config.resume and not has_checkpoint:
         logger.info("no checkpoint at %s: this begins anew", checkpoint)
     if has_checkpoint and not config.resume:
         _require_finished(checkpoint, output)
+    own = CheckpointFile(checkpoint)
     run = Distillation(config, DistillationData(open_images(images), config, device))
     if config.resume and has_checkpoint:
         run.restore(checkpoint)
     if run.is_finished and run.has_made(output):
         logger.info("%s is finished, and stays as it is", output)
     else:
-        facts = provenance or {}
         if not run.is_finished:
-            _take_steps(run, checkpoint, snapshots, facts, interrupts)
+            _take_steps(run, own, snapshots, facts, interrupts)
         save_teacher(run.teacher(), run.provenance() | facts, output)
     assert run.measured is not None
     return run.measured
@@ -124,15 +128,12 @@ def _require_finished(checkpoint: Path, output: Path) -> None:
         or not output.exists()
         or checkpoint.stat().st_mtime_ns > output.stat().st_mtime_ns
     ):
-        raise ModelFileError(
-            f"{checkpoint} is of a distillation that is not finished; go on with "
-            "--resume, or remove it to begin anew"
-        )
+        raise unfinished(checkpoint)
 
 
 def _take_steps(
     run: Distillation,
-    checkpoint: Path,
+    own: CheckpointFile,
     snapshots: dict[int, Path],
     facts: dict[str, Any],
     interrupts: Interrupts,
@@ -143,6 +144,7 @@ def _take_steps(
     if run.n_steps_done == 0:
         run.load_start()
     run.preparation_seconds = time.monotonic() - started
+    checkpoint = own.path
     log_file = checkpoint.with_suffix(".jsonl")
     minutes = run.config.minutes
 
@@ -163,7 +165,7 @@ def _take_steps(
         if number in snapshots:
             save_teacher(run.teacher(), run.provenance() | facts, snapshots[number])
         if is_due or must_save:
-            run.save(checkpoint)
+            own.write(run.save)
 
     count = run.recipe.steps, "step"
     if minutes is not None:

@@ -14,12 +14,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from efficientad.errors import ModelFileError, StorageError
+from efficientad.model_files.json_text import from_json
 from efficientad.storage import write_atomically
 
 _N_BYTES = np.dtype(np.float16).itemsize
@@ -59,9 +61,8 @@ class FeatureCache:
         if not self._index.exists():
             return 0
         try:
-            found = json.loads(self._index.read_text())
-            fingerprint, n_done = str(found["fingerprint"]), int(found["n_done"])
-        except (ValueError, KeyError, TypeError) as error:
+            fingerprint, n_done = _read_index(self._index)
+        except (ValueError, KeyError) as error:
             raise ModelFileError(
                 f"{self._index} is not the index of a feature cache; delete the folder"
             ) from error
@@ -117,3 +118,16 @@ class FeatureCache:
     def _note(self, n_done: int) -> None:
         text = json.dumps({"fingerprint": self.fingerprint, "n_done": n_done})
         write_atomically(self._index, text.encode())
+
+
+def _read_index(path: Path) -> tuple[Any, int]:
+    """Return fingerprint and number of images on disk, at least 0.
+
+    Raises:
+        KeyError, ValueError: If the file is no index.
+    """
+    found = from_json(path.read_bytes())
+    n_done = found["n_done"]
+    if type(n_done) is not int or n_done < 0:
+        raise ValueError("n_done")
+    return found["fingerprint"], n_done

@@ -29,7 +29,14 @@ from efficientad.errors import ModelFileError
 from efficientad.kernels.winograd import FAST
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.model_files.teachers import open_teacher, stored_weights
-from efficientad.training.loop import open_checkpoint, save_checkpoint
+from efficientad.training.checkpoint import (
+    open_checkpoint,
+    read_indices,
+    read_progress,
+    require_like,
+    save_checkpoint,
+    whole_checkpoint,
+)
 from efficientad.training.optimizers import learning_rate, make_optimizer, set_rate
 
 _DIGITS = 4  # of the explained variance of single channels, where it is written
@@ -158,16 +165,22 @@ class Distillation:
             ModelFileError: If it is unusable, or of other settings, source or images.
         """
         states, content = open_checkpoint(path, self._identity, self.optimizer)
-        self.network.load_state_dict(states["network"])
-        self.data.restore(states["data"])
-        self.n_steps_done, self.losses = content["steps"], content["losses"]
-        self.log = content["log"]
-        self.seconds = content["seconds"]
-        self.seconds_waited = content["seconds_waited"]
-        self.data.images.unreadable.update(content["unreadable"])
-        if content["measured"] is not None:
-            overall, per_channel = content["measured"].values()
-            self.measured = ExplainedVariance(overall, tuple(per_channel))
+        # The number of steps in a limited time is not known.
+        n_steps = self.recipe.steps if self.config.minutes is None else sys.maxsize
+        with whole_checkpoint(path):
+            require_like(states["network"], self.network.state_dict())
+            self.network.load_state_dict(states["network"])
+            self.data.restore(states["data"])
+            self.n_steps_done, self.seconds = read_progress(content, n_steps)
+            self.losses = list(map(float, content["losses"]))
+            self.log = [dict(line) for line in content["log"]]
+            self.seconds_waited = float(content["seconds_waited"])
+            self.data.images.unreadable.update(read_indices(content, "unreadable"))
+            if content["measured"] is not None:
+                overall, per_channel = content["measured"].values()
+                self.measured = ExplainedVariance(
+                    overall, tuple(map(float, per_channel))
+                )
 
     def load_start(self) -> None:
         """Take over the weights of the teacher to start from."""

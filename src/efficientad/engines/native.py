@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.native_networks import Medium, Reconstruction, Small
-from efficientad.engines.weights import Arrays, weights_of
+from efficientad.engines.weights import Arrays, require_whole_panels, weights_of
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.kernels import layers
@@ -43,7 +43,8 @@ class NativeEngine:
         n_threads: Threads of one run. None: as many as OpenMP takes.
 
     Raises:
-        ConfigError: If the native layers cannot be built.
+        ConfigError: If the native layers cannot be built, or take other numbers of
+            channels.
     """
 
     is_concurrent = True
@@ -62,6 +63,7 @@ class NativeEngine:
                 "the native engine needs its layers, which cannot be built here; use "
                 "engine pytorch"
             )
+        require_whole_panels(arrays)
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
         taught = weights_of(arrays, "teacher.convolutions")
         learned = weights_of(arrays, "student.convolutions")

@@ -51,6 +51,8 @@ class OpenVinoEngine:
                 "run: pip install 'efficientad[openvino]'"
             ) from error
         core = openvino.Core()
+        # A mapped file that somebody copies another one over would end the process.
+        core.set_property({"ENABLE_MMAP": False})
         if precision == "bf16":
             require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         settings: dict[str, Any] = {

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.kernels.layers import Doubles
+from efficientad.errors import ConfigError
+from efficientad.kernels.layers import Doubles, panel
 from efficientad.method.sizes import IMAGENET_MEAN, IMAGENET_STD
 
 Weights = tuple[Doubles, Doubles]
@@ -57,3 +58,23 @@ def side_by_side(one: Weights, other: Weights) -> Weights:
 def difference(one: Weights, other: Weights) -> Weights:
     """Return one minus the other, over the features of both side by side."""
     return np.concatenate([one[0], -other[0]], 1), one[1] - other[1]
+
+
+def has_whole_panels(arrays: Arrays) -> bool:
+    """Return whether the native layers take the numbers of channels of a detector.
+
+    Layers of others are filled up with channels, which would count in the means of
+    squares, the maps. A student's last layer is cut into one for the teacher and one
+    for the autoencoder.
+    """
+    biases = [value for name, value in arrays.items() if name.endswith(".bias")]
+    return all(len(v) % panel() == 0 for v in (arrays["teacher_mean"], *biases))
+
+
+def require_whole_panels(arrays: Arrays) -> None:
+    """Raise `ConfigError` if the native layers do not take the numbers of channels."""
+    if not has_whole_panels(arrays):
+        raise ConfigError(
+            f"the native engine needs channels in multiples of {panel()}, this "
+            "detector has others; use engine pytorch"
+        )

@@ -329,8 +329,8 @@ def _facts(predictor: Predictor) -> dict[str, str]:
     for name in ("preset", "seed", "training_seconds", "efficientad", "torch"):
         if name in provenance:
             facts[name.replace("_", " ")] = str(provenance[name])
-    if "recipe" in provenance:
-        recipe = provenance["recipe"]
+    recipe = provenance.get("recipe", {})
+    if {"steps", "batch_size"} <= recipe.keys():
         # Earlier files count images as steps.
         batch_size = recipe["batch_size"] if "p_hard" in recipe else 1
         facts["images trained on"] = str(recipe["steps"] * batch_size)

@@ -11,7 +11,7 @@ from efficientad.engines.names import DetectorEngine, Device, EngineChoice
 from efficientad.engines.native import NativeEngine
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
-from efficientad.engines.weights import Arrays
+from efficientad.engines.weights import Arrays, has_whole_panels
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
 from efficientad.inspection.predictor import Predictor
 from efficientad.kernels import layers
@@ -126,7 +126,21 @@ def detector_engine(
 def runs_natively(detector: "Detector") -> bool:
     """Return whether the native layers work here and take these networks."""
     is_single = detector.teacher_mean.element_size() == 4  # noqa: PLR2004 - bytes
-    return detector.device.type == "cpu" and is_single and layers.is_available()
+    if detector.device.type != "cpu" or not is_single:
+        return False
+    from efficientad.model_files.tensors import as_arrays  # noqa: PLC0415 - torch
+
+    return _native_layers_take(as_arrays(detector.state_dict()))
+
+
+def _native_layers_take(weights: Arrays) -> bool:
+    """Return whether the native layers work here and take these weights."""
+    if not layers.is_available():
+        return False
+    if not has_whole_panels(weights):
+        warn_once("they take other numbers of channels than this detector has")
+        return False
+    return True
 
 
 def _native_engine(
@@ -179,7 +193,7 @@ def _detector(
             "use --device cpu, or --engine pytorch"
         )
     file = read_detector(path)
-    if _chooses_native(device, engine) and layers.is_available():
+    if _chooses_native(device, engine) and _native_layers_take(file.weights):
         chosen: Engine = _native_engine(file.weights, file.size, engine, n_threads)
     else:
         try:

@@ -106,6 +106,11 @@ def has_bf16() -> bool:
     return bool(_loaded().has_bf16()) and _deviation(None, 1, bf16=True) < _TOLERATED
 
 
+def panel() -> int:
+    """Return the number of channels that are computed together; a power of two."""
+    return int(_loaded().panel())
+
+
 def _deviation(
     tile: int | None, kernel: int, *, flat: bool = False, bf16: bool = False
 ) -> float:
@@ -194,7 +199,7 @@ def convolution(  # noqa: PLR0913 - an argument for each property of a layer
     assert not bf16 or (tile is None and kernel**2 * n_in % 2 == 0)
     assert not flat or ((tile, kernel) in FLAT_FORMS and finish != "mean_square")
     more_in = -n_in % _loaded().lanes() if tile and not flat else 0
-    more_out = -n_out % _loaded().panel()
+    more_out = -n_out % panel()
     weight = np.pad(weight, ((0, more_out), (0, more_in), (0, 0), (0, 0)))
     return Convolution(
         weights=_packed_pairs(weight) if bf16 else _packed(weight, tile, flat=flat),
@@ -214,10 +219,10 @@ def convolution(  # noqa: PLR0913 - an argument for each property of a layer
 
 def _packed_pairs(weight: Doubles) -> NDArray[np.uint16]:
     """Return (panels, pairs of rows, columns of a panel, 2) in bf16, on huge pages."""
-    panel = _loaded().panel()
+    width = panel()
     n_out, n_in, kernel, _ = weight.shape
-    pairs = weight.transpose(2, 3, 1, 0).reshape(-1, 2, n_out // panel, panel)
-    shape = (n_out // panel, kernel**2 * n_in // 2, panel, 2)
+    pairs = weight.transpose(2, 3, 1, 0).reshape(-1, 2, n_out // width, width)
+    shape = (n_out // width, kernel**2 * n_in // 2, width, 2)
     packed: NDArray[np.uint16] = _huge(shape, np.dtype(np.uint16))
     packed[:] = _to_bf16(pairs.transpose(2, 0, 3, 1))
     return packed
@@ -225,7 +230,7 @@ def _packed_pairs(weight: Doubles) -> NDArray[np.uint16]:
 
 def _packed(weight: Doubles, tile: int | None, *, flat: bool) -> NDArray[np.float32]:
     """Return (panels, planes, rows, columns of a panel), float32, on huge pages."""
-    panel = _loaded().panel()
+    width = panel()
     n_out, n_in, kernel, _ = weight.shape
     taps = weight.transpose(2, 3, 1, 0)
     if tile is None:
@@ -239,12 +244,12 @@ def _packed(weight: Doubles, tile: int | None, *, flat: bool) -> NDArray[np.floa
         combine = np.kron(matrix, matrix).astype(np.float64)
         taps = taps.reshape(kernel**2, n_in, n_out)
     n_rows = taps.shape[1]
-    shape = (n_out // panel, len(combine), n_rows, panel)
+    shape = (n_out // width, len(combine), n_rows, width)
     packed: NDArray[np.float32] = _huge(shape, np.dtype(np.float32))
     for start in range(0, n_rows, _PACKED_ROWS):
         rows = slice(start, start + _PACKED_ROWS)
         mixed = combine @ taps[:, rows].reshape(len(taps), -1)
-        mixed = mixed.reshape(len(combine), -1, n_out // panel, panel)
+        mixed = mixed.reshape(len(combine), -1, n_out // width, width)
         packed[:, :, rows] = mixed.transpose(2, 0, 1, 3)
     return packed
 

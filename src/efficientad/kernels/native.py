@@ -1,8 +1,10 @@
 """C++ sources of the package, built on first use and stored in a cache folder.
 
 The cache key holds the sources, the compiler's version and the processor, so a cached
-binary from another machine is never loaded. Where no compiler works, or the folder
-cannot be written, `load` returns None and logs a warning once, and callers use PyTorch.
+binary from another machine is never loaded. Its length and SHA-256 are stored beside it
+and checked before it is loaded, since a damaged binary would end the process. Where no
+compiler works, or the folder cannot be written, `load` returns None and logs a warning
+once, and callers use PyTorch.
 """
 
 import ctypes
@@ -13,9 +15,11 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from efficientad.errors import StorageError
+from efficientad.storage import move, temporary_folder, write_atomically
 
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared")
 _BUILD_SECONDS = 120
@@ -29,9 +33,24 @@ def int64_fields(*names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
 
 
 def cache_folder() -> Path:
-    """Return the folder of built binaries: the user's cache folder for this package."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "efficientad"
+    """Return the folder of built binaries: the user's cache folder for this package.
+
+    Raises:
+        StorageError: If the user has no home folder, as in some containers.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # not set, or to be ignored as its specification says
+        try:
+            home = Path.home() if os.environ.get("HOME") != "" else Path()
+        except RuntimeError:  # a user whom the system does not know
+            home = Path()
+        if not home.is_absolute():
+            raise StorageError(
+                "the cache of native kernels needs a home folder, this user has none; "
+                "set XDG_CACHE_HOME to a folder"
+            )
+        base = home / ".cache"
+    return base / "efficientad"
 
 
 @functools.cache
@@ -78,44 +97,52 @@ def warn_once(
 
 
 def _opened(name: str, headers: Mapping[str, str]) -> ctypes.CDLL:
-    path = _built(name, headers)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        # A damaged file in the cache: built anew, once.
-        path.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_built(name, headers)))
+    return ctypes.CDLL(str(_built(name, headers)))
 
 
 def _built(name: str, headers: Mapping[str, str]) -> Path:
+    """Return the path of a whole library, built where the cache has none."""
     compiler = _compiler()
     if compiler is None:
         raise OSError("no C++ compiler found")
     source = Path(__file__).with_name(f"{name}.cpp")
-    version = subprocess.run(  # noqa: S603 - the compiler found on PATH
-        [compiler, "--version"], check=True, capture_output=True, text=True, timeout=30
-    ).stdout
-    own = (file.read_text() for file in sorted(source.parent.glob("*.h")))
-    parts = (
-        *(source.read_text(), *own, *headers.values()),
-        *(version, processor(), *_FLAGS),
-    )
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    own = (file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h"))))
+    texts = *headers.values(), _output(compiler, "--version"), processor(), *_FLAGS
+    parts = *own, *(text.encode() for text in texts)
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}-{key}.so"
-    if target.exists():
+    record = target.with_suffix(".sha256")
+    if _is_whole(target, record):
         return target
-    with tempfile.TemporaryDirectory(dir=folder) as build:
+    with temporary_folder(folder) as build:
         for file, text in headers.items():
-            (Path(build) / file).write_text(text)
-        result = Path(build) / target.name
-        subprocess.run(  # noqa: S603 - the compiler found on PATH
-            [compiler, *_FLAGS, f"-I{build}", str(source), "-o", str(result)],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_BUILD_SECONDS,
-        )
-        result.replace(target)
+            (build / file).write_text(text, encoding="utf-8")
+        result = build / target.name
+        _output(compiler, *_FLAGS, f"-I{build}", str(source), "-o", str(result))
+        text = _record(result.read_bytes())
+        move(result, target)
+        write_atomically(record, text.encode())
     return target
+
+
+def _is_whole(library: Path, record: Path) -> bool:
+    try:
+        return record.read_bytes() == _record(library.read_bytes()).encode()
+    except FileNotFoundError:
+        return False
+
+
+def _record(content: bytes) -> str:
+    return f"{hashlib.sha256(content).hexdigest()} {len(content)}\n"
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(  # noqa: S603 - the compiler found on PATH
+        command,
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+        errors="backslashreplace",  # a compiler may speak another encoding
+        timeout=_BUILD_SECONDS,
+    ).stdout

@@ -100,6 +100,8 @@ class Calibration:
                 raise ConfigError(f"{kind} scores must be finite numbers")
             if list(scores) != sorted(scores):
                 raise ConfigError(f"{kind} scores must be in ascending order")
+        if not all(self.second_session.values()):
+            raise ConfigError("each kind of change needs at least one image score")
         if not 0 < self.false_alarm_budget < 1:
             raise ConfigError(
                 f"false_alarm_budget must be in (0, 1), got {self.false_alarm_budget}"

@@ -7,7 +7,6 @@ here: `model_files.tensors` turns arrays into tensors and back.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from efficientad.errors import ModelFileError
+from efficientad.model_files.json_text import from_json, to_json
 from efficientad.storage import atomic_write, require_no_device
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -36,15 +36,16 @@ def write(path: Path, kind: Kind, arrays: Arrays, content: Mapping[str, Any]) ->
     """Write arrays and their description in JSON, atomically.
 
     Raises:
+        ConfigError: If the description holds something that JSON cannot.
         StorageError: If the file cannot be written, for example on a full disk.
     """
     require_no_device(path)
     metadata = {
         _FORMAT: kind,
         _VERSION: str(FORMAT_VERSION),
-        _CONTENT: json.dumps(content, allow_nan=False),
+        _CONTENT: to_json(content),
     }
-    plain = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    plain = {k: np.asarray(v, order="C") for k, v in arrays.items()}
     metadata[_HASH] = _hash(metadata[_CONTENT], plain)
     with atomic_write(path) as partial:
         partial.touch()
@@ -70,14 +71,14 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, NDArray[Any]], dict[str, Any
         data = path.read_bytes()
         arrays = load(data)
         length = int.from_bytes(data[:_LENGTH_BYTES], "little")
-        header = json.loads(data[_LENGTH_BYTES:][:length])
+        header = from_json(data[_LENGTH_BYTES:][:length])
         metadata = header.get("__metadata__", {})
         _require_kind(path, kind, metadata)
-        content = json.loads(metadata[_CONTENT])
+        content = from_json(metadata[_CONTENT])
         if _HASH not in metadata:
             logger.info("%s has no checksum: it is of an earlier version", path)
-        _require_whole(metadata, arrays)
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+        _require_whole(kind, metadata, arrays)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(
@@ -87,12 +88,15 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, NDArray[Any]], dict[str, Any
     return arrays, content
 
 
-def _require_whole(metadata: Mapping[str, str], arrays: Arrays) -> None:
-    """Raise `ValueError` if arrays are not those written, or not finite."""
+def _require_whole(kind: Kind, metadata: Mapping[str, str], arrays: Arrays) -> None:
+    """Raise `ValueError` if arrays are not those written, or are no finite floats."""
     recorded = metadata.get(_HASH)
     if recorded is not None and recorded != _hash(metadata[_CONTENT], arrays):
         raise ValueError("its checksum is not the recorded one")
     for name, array in arrays.items():
+        # Optimizers and batch normalization count in whole numbers.
+        if kind != "checkpoint" and array.dtype.kind != "f":
+            raise ValueError(f"{name} has numbers of type {array.dtype}")
         # A ReLU turns NaN into zero, and the score would look normal.
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has numbers that are not finite")

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
+
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.composition import CELLS, Composition
 from efficientad.method.decision import Calibration
@@ -23,6 +25,7 @@ from efficientad.method.sizes import (
 from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import read_calibration
 from efficientad.model_files.container import Arrays
+from efficientad.model_files.provenance_entry import read_provenance
 
 
 class DetectorFile(NamedTuple):
@@ -60,14 +63,20 @@ def read_detector(path: Path) -> DetectorFile:
         ModelFileError: If the file is missing, truncated, foreign or of another
             version.
     """
-    weights, content = container.read(path, "detector")
+    arrays, content = container.read(path, "detector")
+    weights = {k: v.astype(np.float32, copy=False) for k, v in arrays.items()}
     try:
         size = content["size"]
         if size not in get_args(ModelSize):
             raise ConfigError(f"size {size!r}")
         calibration = read_calibration(content["calibration"])
+        provenance = read_provenance(content.get("provenance", {}))
         shapes = {name: array.shape for name, array in weights.items()}
         expected = _shapes_of(weights, size)
+        if not (weights["teacher_std"] > 0).all():
+            raise ConfigError("teacher_std is not positive")
+        if calibration.terms and Composition.from_arrays(weights) is None:
+            raise ConfigError("a term without its Gaussian")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path} does not hold a complete detector (bad entry: {error}); train it "
@@ -77,7 +86,7 @@ def read_detector(path: Path) -> DetectorFile:
         raise ModelFileError(
             f"{path} does not hold the weights of a {size} detector; train it again"
         )
-    return DetectorFile(weights, size, calibration, content.get("provenance", {}))
+    return DetectorFile(weights, size, calibration, provenance)
 
 
 def _shapes_of(weights: Arrays, size: ModelSize) -> dict[str, tuple[int, ...]]:

@@ -27,6 +27,8 @@ from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.calibration_entry import read_calibration
 from efficientad.model_files.files_together import files_together
+from efficientad.model_files.json_text import from_json, to_json
+from efficientad.model_files.provenance_entry import read_provenance
 from efficientad.storage import storage_errors, write_atomically
 
 ONNX_SUFFIX: Final = ".onnx"
@@ -84,12 +86,12 @@ def read(path: Path) -> Metadata:
     """
     text, rest = _split(path)
     try:
-        content: dict[str, Any] = json.loads(text or "")
+        content = from_json(text or "")
         version = content["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
-            f"{path} is not an export of this package; make one with "
-            "`efficientad export`"
+            f"{path} is not an export of this package, or a damaged one ({error}); "
+            "make one with `efficientad export`"
         ) from error
     if version not in (_NORMALIZED_FORMAT, FORMAT_VERSION):
         raise ModelFileError(
@@ -112,7 +114,7 @@ def read(path: Path) -> Metadata:
             size=content["size"],
             precision=content["precision"],
             calibration=read_calibration(content["calibration"]),
-            provenance=dict(content["provenance"]),
+            provenance=read_provenance(content["provenance"]),
             format=version,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -133,11 +135,12 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
 
     Raises:
         ModelFileError: If the file is damaged or foreign.
+        ConfigError: If the provenance holds something that JSON cannot.
         StorageError: If it cannot be written; the previous file stays.
     """
     output = output or path
     _, rest = _split(path)
-    content = {
+    given = {
         "format": metadata.format,
         "version": __version__,
         "size": metadata.size,
@@ -145,11 +148,12 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "input_size": INPUT_SIZE,
         "threshold": metadata.calibration.threshold,
         "calibration": asdict(metadata.calibration),
-        "provenance": _readable(metadata.provenance),
+        "provenance": dict(metadata.provenance),
         "hash": _hash(path, rest),
     }
+    content = _readable(from_json(to_json(given)))
     content[_TEXT_HASH] = _text_hash(content)
-    written = _joined(path, json.dumps(content, allow_nan=False), rest)
+    written = _joined(path, to_json(content), rest)
     if output.resolve() == path.resolve():
         write_atomically(output, written)
         return
@@ -173,9 +177,9 @@ def _readable(value: Any) -> Any:
     """Return JSON with names in UTF-8, as strict readers need it."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {_readable(k): _readable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [_readable(item) for item in value]
     return value
 

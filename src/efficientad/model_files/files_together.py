@@ -5,12 +5,17 @@ predecessor would be no model at all.
 """
 
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from efficientad.storage import require_no_device, storage_errors
+from efficientad.storage import (
+    move,
+    require_no_device,
+    storage_errors,
+    temporary_folder,
+)
 
 
 @contextmanager
@@ -33,10 +38,9 @@ def files_together(targets: Sequence[Path]) -> Iterator[Path]:
         if all(target.is_symlink() for target in targets):
             # One link alone would part the file behind it from the other.
             places = [Path(os.path.realpath(target)) for target in targets]
-        places[-1].parent.mkdir(parents=True, exist_ok=True)
-        aside = tempfile.TemporaryDirectory(dir=places[-1].parent, prefix=".writing-")
-    with aside as name:
-        folder = Path(name)
+    with ExitStack() as stack:
+        with storage_errors(*targets):
+            folder = stack.enter_context(temporary_folder(places[-1].parent))
         yield folder
         with storage_errors(*targets):
             _move([folder / target.name for target in targets], places)
@@ -49,10 +53,11 @@ def _move(written: Sequence[Path], places: Sequence[Path]) -> None:
             previous = new.with_name(f"{new.name}.previous")
             undo.callback(_put_back, place, previous, new)
             if place.is_file():
+                shutil.copymode(place, new)
                 place.replace(previous)
-            new.replace(place)
+            move(new, place)
         try:
-            new_last.replace(last)
+            move(new_last, last)
         finally:
             if not new_last.exists():  # it was moved
                 undo.pop_all()

@@ -13,6 +13,7 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.model_files import container as tensor_file
+from efficientad.model_files.provenance_entry import read_provenance
 from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.storage import file_hash
 
@@ -66,8 +67,14 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
         )
     network = PatchDescriptionNetwork(size)
     try:
+        provenance = read_provenance(content.get("provenance", {}))
         tensors = as_tensors(arrays)
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
+    except TypeError as error:
+        raise ModelFileError(
+            f"{file} does not say where it comes from (bad entry: {error}); make it "
+            "anew with `efficientad distill`"
+        ) from error
     except RuntimeError as error:
         raise ModelFileError(
             f"{file} does not hold the weights of a {size} teacher with "
@@ -79,7 +86,7 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
             f"the shipped teacher {file} is damaged: its hash differs from the "
             "recorded one; install efficientad again"
         )
-    return Teacher(network, content.get("provenance", {}), digest)
+    return Teacher(network, provenance, digest)
 
 
 def load_teacher(

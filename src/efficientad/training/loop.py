@@ -1,20 +1,12 @@
-"""The loop of every training: steps, progress, checkpoints and interrupts."""
+"""The loop of every training: steps, progress and interrupts."""
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
-
-from efficientad.errors import ModelFileError, TrainingError
-from efficientad.model_files import container as tensor_file
-from efficientad.model_files.tensors import as_arrays, as_tensors
+from efficientad.errors import TrainingError
 from efficientad.training.progress import Progress
 
 Interrupts = Callable[[], AbstractContextManager[Callable[[], bool]]]
@@ -92,61 +84,3 @@ def require_finite(value: float, n_steps: int, remedy: Callable[[], str]) -> Non
     """
     if not math.isfinite(value):
         raise TrainingError(f"the loss is not finite at step {n_steps}; {remedy()}")
-
-
-def save_checkpoint(
-    path: Path,
-    states: Mapping[str, Mapping[str, Tensor]],
-    optimizer: Optimizer,
-    content: Mapping[str, Any],
-) -> None:
-    """Write the tensors of each part, the optimizer's and a JSON object to a file.
-
-    Raises:
-        StorageError: If it cannot be written.
-    """
-    values = optimizer.state_dict()["state"]
-    parts = {**states, **{f"optimizer.{index}": values[index] for index in values}}
-    tensors = {
-        f"{part}.{name}": torch.as_tensor(value)
-        for part, state in parts.items()
-        for name, value in state.items()
-    }
-    tensor_file.write(path, "checkpoint", as_arrays(tensors), content)
-
-
-def open_checkpoint(
-    path: Path, identity: Mapping[str, Any], optimizer: Optimizer
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Return tensors of each part and content of a checkpoint; restore the optimizer.
-
-    Raises:
-        ModelFileError: If it is unusable, or its content is not that of `identity`.
-    """
-    arrays, content = tensor_file.read(path, "checkpoint")
-    expected = json.loads(json.dumps(identity))
-    if any(content.get(name) != value for name, value in expected.items()):
-        raise ModelFileError(
-            f"{path} is a checkpoint of other settings, networks or images; use those "
-            "it was made with, or remove it to start anew"
-        )
-    states = _by_part(as_tensors(arrays))
-    values = _by_part(states.pop("optimizer", {}))
-    state = {int(index): values[index] for index in values}
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, own in optimizer.state.items():
-        for name, value in own.items():
-            # A fused step on CUDA takes no other layout than that of the parameter.
-            if value.shape == parameter.shape:
-                laid_out = torch.empty_like(parameter, dtype=value.dtype)
-                own[name] = laid_out.detach().copy_(value)
-    return states, content
-
-
-def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        part, _, name = key.partition(".")
-        parts.setdefault(part, {})[name] = value
-    return parts

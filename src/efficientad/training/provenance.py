@@ -8,6 +8,7 @@ from typing import Any
 from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
+from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import Teacher
 from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import Recipe, TrainConfig
@@ -24,13 +25,13 @@ def provenance_of(
     validation: NormalImages,
     pretraining_images: PretrainingImages | None,
 ) -> dict[str, Any]:
-    """Return the part of a detector's provenance that is known before its training."""
-    plain = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in asdict(config).items()
-    }
-    return {
-        "config": plain,
+    """Return the part of a detector's provenance that is known before its training.
+
+    Raises:
+        ConfigError: If a setting is of a type that the detector's file cannot hold.
+    """
+    facts = {
+        "config": asdict(config),
         "recipe": asdict(recipe),
         "preset": recipe.preset,
         "seed": config.seed,
@@ -40,6 +41,7 @@ def provenance_of(
         "validation_images": validation.hash_of_name,
         "validation_appearance": appearances(validation.pixels),
     }
+    return from_json(to_json(facts))  # now, not after hours
 
 
 def finished_detector(

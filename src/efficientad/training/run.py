@@ -35,15 +35,19 @@ from efficientad.natural_images.pictures import (
 )
 from efficientad.storage import require_writable
 from efficientad.training.calibration import fit_calibration
+from efficientad.training.checkpoint import (
+    CheckpointFile,
+    open_checkpoint,
+    read_indices,
+    read_progress,
+    require_like,
+    save_checkpoint,
+    unfinished,
+    whole_checkpoint,
+)
 from efficientad.training.composition import learn_composition
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
-from efficientad.training.loop import (
-    Interrupts,
-    immediate_interrupts,
-    open_checkpoint,
-    save_checkpoint,
-    take_steps,
-)
+from efficientad.training.loop import Interrupts, immediate_interrupts, take_steps
 from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.optimizers import learning_rate, make_optimizer, set_rate
 from efficientad.training.paper_step import PaperStep
@@ -106,15 +110,21 @@ def train(
 
     Raises:
         DatasetError, ImageError: If the images cannot be used.
-        ModelFileError: If teacher or checkpoint cannot be used.
+        ModelFileError: If teacher or checkpoint cannot be used, or the checkpoint is of
+            another run.
         TrainingError: If the loss is not finite.
         StorageError: If a file cannot be written.
     """
     config = config or TrainConfig()
     device = choose_device(config.device)
     target = Path(output) if output is not None else None
+    checkpoint = None
     if target is not None:
         require_writable(target)
+        checkpoint = CheckpointFile(target.with_name(target.name + ".checkpoint"))
+    has_checkpoint = checkpoint is not None and checkpoint.path.exists()
+    if checkpoint is not None and has_checkpoint and not config.resume:
+        raise unfinished(checkpoint.path)
     teacher = open_teacher(config.size, config.teacher)
     training, validation = training_and_validation(
         images,
@@ -131,8 +141,6 @@ def train(
     provenance = provenance_of(
         config, recipe, teacher, training, validation, pretraining_images
     )
-    checkpoint = target and target.with_name(target.name + ".checkpoint")
-    has_checkpoint = checkpoint is not None and checkpoint.exists()
     if config.resume and target is not None and not has_checkpoint:
         finished = finished_detector(target, config, provenance)
         if finished is not None:
@@ -141,8 +149,8 @@ def train(
             )
             return finished
     run = _Training(config, recipe, device, teacher, training, pretraining_images)
-    if config.resume and checkpoint is not None and has_checkpoint:
-        run.restore(checkpoint)
+    if checkpoint is not None and has_checkpoint:
+        run.restore(checkpoint.path)
     run.to_the_end(checkpoint, on_step, interrupts)
     detector = run.finished_detector()
     engine = detector_engine(detector)
@@ -171,7 +179,7 @@ def train(
     if target is not None:
         save(predictor, target)
         if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+            checkpoint.remove()
     return predictor
 
 
@@ -219,7 +227,10 @@ class _Training:
         )
 
     def to_the_end(
-        self, checkpoint: Path | None, on_step: OnStep | None, interrupts: Interrupts
+        self,
+        checkpoint: CheckpointFile | None,
+        on_step: OnStep | None,
+        interrupts: Interrupts,
     ) -> None:
         """Take all remaining steps, with a checkpoint every half minute."""
         last_saved = time.monotonic()
@@ -230,7 +241,7 @@ class _Training:
                 on_step(self.n_steps_done, self.detector)
             is_due = time.monotonic() - last_saved > _CHECKPOINT_SECONDS
             if checkpoint is not None and (is_due or must_save):
-                self.save(checkpoint)
+                checkpoint.write(self.save)
                 last_saved = time.monotonic()
 
         if on_step is not None:
@@ -298,10 +309,14 @@ class _Training:
         """
         identity = {"settings": self._settings}
         states, content = open_checkpoint(path, identity, self.optimizer)
-        self.detector.student.load_state_dict(states["student"])
-        self.detector.autoencoder.load_state_dict(states["autoencoder"])
-        self.n_steps_done, self.seconds = content["steps"], content["seconds"]
-        self._unreadable.update(content.get("unreadable", ()))
+        with whole_checkpoint(path):
+            for name in ("student", "autoencoder"):
+                network: torch.nn.Module = getattr(self.detector, name)
+                require_like(states[name], network.state_dict())
+                network.load_state_dict(states[name])
+            progress = read_progress(content, self.recipe.steps)
+            self._unreadable.update(read_indices(content, "unreadable"))
+        self.n_steps_done, self.seconds = progress
 
     def finished_detector(self) -> Detector:
         """Return the trained detector, in evaluation mode and without gradients."""
