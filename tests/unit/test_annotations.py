@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.dataset_files import HEIGHT, WIDTH, draw, draw_mask, write_mvtec_loco
 
 from efficientad.datasets import (
@@ -91,6 +92,36 @@ def test_a_damaged_mask_is_named(dent):
 
     with pytest.raises(ImageError, match=r"000_mask\.png cannot be decoded"):
         read_defect_mask(dent, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("WEBP", {"quality": 80}),
+        ("TIFF", {"compression": "jpeg"}),
+        ("PNG", None),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("BMP", None),
+    ],
+)
+@pytest.mark.parametrize("read", [read_defect_mask, read_annotation_channels])
+def test_a_lossy_mask_is_refused_by_its_content(dent, kind, options, read):
+    """Whatever its name, and on every way in: here all masks are read."""
+    is_lossy = options not in (None, {"lossless": True}, {"compression": "tiff_lzw"})
+    mask = Image.open(dent.mask_path).copy()
+    mask.save(dent.mask_path, kind, **(options or {}))
+    if read is read_annotation_channels and kind == "WEBP":
+        pytest.skip("has colors")
+
+    if not is_lossy:
+        read(dent, HEIGHT, WIDTH)
+        return
+    with pytest.raises(
+        ImageError, match=rf"000_mask\.png is a lossy {kind} by its con"
+    ):
+        read(dent, HEIGHT, WIDTH)
 
 
 # Annotation channels
@@ -191,6 +222,8 @@ def test_saturation_areas_are_read_by_pixel_value(tmp_path):
             "must be at least 1 pixel, got 0.5",
         ),
         (json.dumps([ENTRY | {"pixel_value": None}]), "int"),
+        (json.dumps([ENTRY | {"saturation_threshold": 10**400}]), "too large"),
+        ("[" * 100_000, "recursion"),
     ],
 )
 def test_a_wrong_defects_config_is_named_with_the_reason(tmp_path, text, reason):

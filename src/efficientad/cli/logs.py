@@ -5,13 +5,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from efficientad.names import printable
+
 
 class _StderrHandler(logging.Handler):
     """Prints records, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "efficientad: " if record.levelno >= logging.WARNING else ""
-        text = prefix + self.format(record)
+        text = prefix + printable(self.format(record))
         if "tqdm" in sys.modules:  # importing it would slow down every verb
             sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
         else:

@@ -23,7 +23,7 @@ from efficientad.datasets.near_duplicates import (
 from efficientad.datasets.samples import Category, Sample, Split
 from efficientad.errors import ImageError
 from efficientad.images.decoding import opened_picture
-from efficientad.images.listing import join_names
+from efficientad.images.listing import fault_of, join_names
 from efficientad.images.rgb import image_hash, read_image
 
 MoreFindings: TypeAlias = Callable[[Category, Sequence[Sample]], Iterable[Finding]]
@@ -61,6 +61,8 @@ def check_category(
         findings.append(Finding("layout", "error", problem))
 
     category = open_category(folder, needs_test=False, on_problem=note)
+    if category.unused:
+        findings.append(Finding("not used", "warning", category.unused))
     masks = MaskCheck(category)
     pictures = list(_read(category, masks, findings))
     different: dict[str, _Picture] = {}
@@ -89,7 +91,7 @@ def _read(
 ) -> Iterator[_Picture]:
     samples = [(split, s) for split, part in category.splits.items() for s in part]
     for split, sample in tqdm(samples, unit="image", disable=None):
-        if not sample.path.is_file():
+        if fault_of(sample.path, is_file=True):
             continue  # in a list, and a finding of its layout
         try:
             image = read_image(sample.path)

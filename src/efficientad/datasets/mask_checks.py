@@ -15,7 +15,7 @@ from efficientad.datasets.folders import DEFECTS_CONFIG
 from efficientad.datasets.published import MVTEC_LOCO_DEFECTS
 from efficientad.datasets.samples import Category, Sample
 from efficientad.errors import DatasetError, ImageError
-from efficientad.images.listing import join_names
+from efficientad.images.listing import fault_of, join_names
 from efficientad.images.rgb import Labels, Mask, read_labels, read_mask
 
 
@@ -41,7 +41,7 @@ class MaskCheck:
         if sample.mask_path is None:
             self._without_mask.append(sample.path)
             return
-        if not sample.mask_path.exists():
+        if fault_of(sample.mask_path):
             return  # in a list, and a finding of its layout
         try:
             files = mask_files(sample)

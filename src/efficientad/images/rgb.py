@@ -35,6 +35,7 @@ from efficientad.images.decoding import (
     require_size,
     strips,
 )
+from efficientad.images.lossless import require_lossless
 from efficientad.method import sizes
 
 RGBImage: TypeAlias = NDArray[np.uint8]
@@ -80,9 +81,11 @@ def read_mask(path: Path) -> Mask:
     Nothing is scaled: a label of 1 counts at any depth.
 
     Raises:
-        ImageError: If there is no such file, or it holds no image that can be used.
+        ImageError: If there is no such file, it holds no image that can be used, or the
+            image is stored with loss.
     """
     with opened_picture(path) as picture:
+        require_lossless(picture, path)
         return decode_upright(picture, str(path), _mask_of, np.bool_)
 
 
@@ -91,9 +94,10 @@ def read_labels(path: Path) -> Labels:
 
     Raises:
         ImageError: If there is no such file, or it holds no image that can be used, or
-            one in color.
+            one in color or stored with loss.
     """
     with opened_picture(path) as picture:
+        require_lossless(picture, path)
         if picture.mode not in _LABEL_MODES:
             raise ImageError(
                 f"a mask with a value for each defect type must be gray, {path} has "

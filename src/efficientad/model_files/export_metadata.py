@@ -27,6 +27,7 @@ from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.calibration_entry import read_calibration
 from efficientad.model_files.files_together import files_together
+from efficientad.names import as_text
 from efficientad.storage import storage_errors, write_atomically
 
 ONNX_SUFFIX: Final = ".onnx"
@@ -145,7 +146,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "input_size": INPUT_SIZE,
         "threshold": metadata.calibration.threshold,
         "calibration": asdict(metadata.calibration),
-        "provenance": _readable(metadata.provenance),
+        "provenance": as_text(metadata.provenance),
         "hash": _hash(path, rest),
     }
     content[_TEXT_HASH] = _text_hash(content)
@@ -167,17 +168,6 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 def _weights_of(path: Path) -> Path:
     return path.with_suffix(".bin")
-
-
-def _readable(value: Any) -> Any:
-    """Return JSON with names in UTF-8, as strict readers need it."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, Mapping):
-        return {_readable(k): _readable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_readable(item) for item in value]
-    return value
 
 
 def _read(path: Path) -> bytes:
