@@ -118,9 +118,7 @@ def test_a_lossy_mask_is_refused_by_its_content(dent, kind, options, read):
     if not is_lossy:
         read(dent, HEIGHT, WIDTH)
         return
-    with pytest.raises(
-        ImageError, match=rf"000_mask\.png is a lossy {kind} by its con"
-    ):
+    with pytest.raises(ImageError, match=rf"000_mask\.png is a lossy {kind} by"):
         read(dent, HEIGHT, WIDTH)
 
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from PIL import Image
+from tests.dataset_files import nested_folders
 
 from efficientad.errors import DatasetError
 from efficientad.images.listing import (
@@ -72,36 +73,16 @@ def test_an_image_is_known_by_its_first_bytes_under_any_name(tmp_path, kind):
 
 def test_a_folder_too_deep_for_a_path_is_an_error_of_its_own(tmp_path):
     touch(tmp_path / "1.png")
-    before = os.getcwd()
-    try:
-        os.chdir(tmp_path)
-        for _ in range(1200):
-            os.mkdir("folder")
-            os.chdir("folder")
-    finally:
-        os.chdir(before)
     errors = {}
 
-    found = find_images(tmp_path, recursive=True, on_error=errors.__setitem__)
+    with nested_folders(tmp_path):
+        found = find_images(tmp_path, recursive=True, on_error=errors.__setitem__)
+        with pytest.raises(DatasetError, match="File name too long"):
+            find_images(tmp_path, recursive=True)
 
     assert found == [tmp_path / "1.png"]
     (error,) = errors.values()
     assert "cannot be listed (File name too long)" in str(error)
-    with pytest.raises(DatasetError, match="File name too long"):
-        find_images(tmp_path, recursive=True)
-    remove_deep(tmp_path / "folder")
-
-
-def remove_deep(folder):
-    """Remove nested folders whose paths are longer than the system takes."""
-    before = os.getcwd()
-    os.chdir(folder)
-    while os.listdir():
-        os.chdir("folder")
-    while os.getcwd() != str(folder.parent):
-        os.chdir("..")
-        os.rmdir("folder")
-    os.chdir(before)
 
 
 def test_what_is_not_used_is_counted_by_kind(tmp_path):
@@ -125,9 +106,7 @@ def test_texts_alone_are_not_worth_a_word(tmp_path):
     touch(tmp_path / "1.png", tmp_path / "readme.txt")
 
     assert not unused_files(tmp_path, [tmp_path / "1.png"])
-    assert unused_files(tmp_path, []) == (
-        f"not used of {tmp_path}: images (1), texts (1); 2 in all"
-    )
+    assert "texts (1)" in unused_files(tmp_path, [])
 
 
 @pytest.mark.parametrize("name", ["gone", "file.png"])

@@ -122,9 +122,7 @@ def test_a_name_or_path_that_is_too_long_is_one_fault(tmp_path):
         path = write_list(tmp_path / "parts.csv", changed(4, image=name))
         problems: list[str] = []
 
-        with pytest.raises(
-            DatasetError, match=r"line 6\); it cannot be reached \(File"
-        ):
+        with pytest.raises(DatasetError, match=r"line 6\); it cannot be reached \("):
             open_category(path)
         assert open_category(path, on_problem=problems.append)
         assert len(problems) == 1

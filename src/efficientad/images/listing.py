@@ -62,7 +62,7 @@ def find_images(
     Raises:
         DatasetError: If there is no such folder, or one cannot be listed.
     """
-    entries = walk(folder, on_error) if recursive else _entries(folder)
+    entries = walk(folder, on_error) if recursive else map(Path, _entries(folder))
     found = filter(_is_image, entries)
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
@@ -73,7 +73,8 @@ def subfolders(folder: Path) -> list[Path]:
     Raises:
         DatasetError: If it cannot be listed.
     """
-    return sorted(e for e in _entries(folder) if _is_folder(e) and not _is_hidden(e))
+    inner = (Path(entry) for entry in _entries(folder) if _is_folder(entry))
+    return sorted(path for path in inner if not _is_hidden(path))
 
 
 def unused_files(
@@ -134,10 +135,12 @@ def walk(folder: Path, on_error: OnError | None = None) -> Iterator[Path]:
             on_error(place, error)
             continue
         for entry in entries:
-            if not _is_folder(entry) or _is_hidden(entry) or _is_loop(entry):
-                yield entry
+            path, is_link = Path(entry), entry.is_symlink()
+            is_loop = is_link and _is_loop(path)
+            if not _is_folder(entry) or _is_hidden(path) or is_loop:
+                yield path
             else:
-                (links if entry.is_symlink() else waiting).append(entry)
+                (links if is_link else waiting).append(path)
 
 
 def fault_of(path: Path, *, is_file: bool = False) -> str:
@@ -174,13 +177,15 @@ def join_names(names: Iterable[str]) -> str:
     return f"{text} and {n_more} more" if n_more > 0 else text
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
     try:
-        return [
-            entry
-            for entry in folder.iterdir()
-            if entry.name.lower() not in _RUBBISH and not entry.name.startswith("._")
-        ]
+        with os.scandir(folder) as entries:
+            return [
+                entry
+                for entry in entries
+                if entry.name.lower() not in _RUBBISH
+                and not entry.name.startswith("._")
+            ]
     except OSError as error:
         raise DatasetError(
             f"a folder of images was needed, {folder} cannot be listed "
@@ -208,16 +213,18 @@ def _is_hidden(entry: Path) -> bool:
     return entry.name.startswith(".")
 
 
-def _is_folder(entry: Path) -> bool:
-    status = _status(entry)
-    return status is not None and stat.S_ISDIR(status.st_mode)
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed
+        return False
 
 
-def _is_loop(folder: Path) -> bool:
-    """Return whether a folder is a link to a folder that it lies in."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(
-        folder.resolve()
-    )
+def _is_loop(link: Path) -> bool:
+    """Return whether a link leads to a folder that it lies in, on any path."""
+    above = [*link.absolute().parents, *(link.parent.resolve() / link.name).parents]
+    identity = _identity(link)
+    return identity is not None and identity in map(_identity, above)
 
 
 def _status(path: Path) -> os.stat_result | None:
