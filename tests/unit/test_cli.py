@@ -73,7 +73,7 @@ def test_a_name_in_an_error_cannot_forge_a_line(monkeypatch, capsys):
         ("check", "{}", "--output", "{}"),
         ("threshold", "{}"),
         ("export", "{}", "--output", "part.onnx"),
-        ("distill", "{}", "--output", "teacher.safetensors"),
+        ("distill", "{}", "--source", "{}", "--output", "teacher.safetensors"),
     ],
     ids=lambda arguments: " ".join(arguments) if arguments[0] else "",
 )
