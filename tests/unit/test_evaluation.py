@@ -68,6 +68,16 @@ def test_both_results_of_a_run_appear_or_none(parts, tmp_path, monkeypatch, full
     )
 
 
+def test_a_test_without_normal_images_says_how_to_name_them(parts, tmp_path):
+    category = shutil.copytree(parts, tmp_path / "parts")
+    (category / "test" / "good").rename(category / "test" / "intact")
+
+    with pytest.raises(
+        UndefinedMetricError, match="add some in a folder named good, or"
+    ):
+        evaluate(brightness_predictor(), category)
+
+
 def test_files_that_are_not_used_are_told(parts, tmp_path, caplog):
     category = shutil.copytree(parts, tmp_path / "parts")
     (category / "test/good/1.avif").touch()

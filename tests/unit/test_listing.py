@@ -135,6 +135,12 @@ def test_describe_contents_counts_images_here_and_in_subfolders(tmp_path):
     assert describe_contents(tmp_path / "a") == "no images"
 
 
+def test_describe_contents_names_formats_that_are_not_read(tmp_path):
+    touch(tmp_path / "1.avif", tmp_path / "2.AVIF", tmp_path / "notes.txt")
+
+    assert describe_contents(tmp_path) == "no images, 2 .avif files"
+
+
 def test_join_names_names_five_and_counts_the_others():
     assert join_names("abcde") == "a, b, c, d, e"
     assert join_names(iter("abcdefg")) == "a, b, c, d, e and 2 more"

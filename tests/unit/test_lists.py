@@ -1,10 +1,11 @@
 """CSV and JSON lists of images."""
 
 import pytest
+from PIL import Image
 from tests.dataset_files import HEIGHT, LIST, WIDTH, draw, write_list
 
 from efficientad.datasets import normal_image_paths, open_category, read_defect_mask
-from efficientad.errors import DatasetError
+from efficientad.errors import DatasetError, ImageError
 
 
 def changed(position, **changes):
@@ -147,6 +148,15 @@ def test_nesting_long_numbers_and_half_characters_are_one_short_sentence(
     with pytest.raises(DatasetError, match=r"parts\.json") as raised:
         open_category(path)
     assert len(str(raised.value)) < 500
+
+
+def test_a_lossy_mask_of_a_list_is_refused_as_in_a_folder(tmp_path):
+    path = write_list(tmp_path / "parts.csv")
+    mask = tmp_path / "masks" / "014.png"
+    Image.open(mask).copy().save(mask, "JPEG")
+
+    with pytest.raises(ImageError, match=r"014\.png is a lossy JPEG by its content"):
+        read_defect_mask(open_category(path).test[1], HEIGHT, WIDTH)
 
 
 def test_a_list_in_another_encoding_is_refused(tmp_path):

@@ -144,6 +144,8 @@ def normal_image_paths(
     # A table must be right as a whole. In folders, faults of masks do not matter here.
     on_problem = _raise if is_table else lambda _problem: None
     category = _list(folder, on_problem, needs_test=False)
+    if category.unused:
+        logger.warning(category.unused)
     if not category.train and not is_table:
         raise DatasetError(
             f"a category needs its normal images in train/{NORMAL}, {folder} holds "
@@ -154,8 +156,6 @@ def normal_image_paths(
             f"at least {min_images} normal images were needed, {folder} has "
             f"{len(category.train)} for the training; record more good parts"
         )
-    if category.unused:
-        logger.warning(category.unused)
     return _paths(category.train), _paths(category.validation)
 
 

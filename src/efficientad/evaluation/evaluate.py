@@ -165,10 +165,13 @@ def require_both_kinds(category: Category, *, otherwise: str) -> None:
     """
     n_defects = sum(sample.is_defect for sample in category.test)
     if n_defects in {0, len(category.test)}:
-        missing = "defective" if n_defects == 0 else "normal"
+        missing, name = ("defective", "after their type")
+        if n_defects:
+            missing, name = ("normal", NORMAL)
         raise UndefinedMetricError(
             "evaluation needs normal and defective test images, the test of "
-            f"{category.root} has no {missing} ones; add some, or {otherwise}"
+            f"{category.root} has no {missing} ones; add some in a folder named {name}, "
+            f"or {otherwise}"
         )
 
 

@@ -160,9 +160,18 @@ def fault_of(path: Path, *, is_file: bool = False) -> str:
 
 
 def describe_contents(folder: Path) -> str:
-    """Return how many images a folder and its subfolders hold, for a message."""
+    """Return how many images and unreadable formats a folder holds, for a message.
+
+    Images of its subfolders are counted as well.
+    """
     n_images = len(find_images(folder))
     text = f"{n_images or 'no'} image{'' if n_images == 1 else 's'}"
+    kinds = Counter(
+        _kind(Path(e), folder) for e in _entries(folder) if not _is_folder(e)
+    )
+    others = [f"{n} {kind}" for kind, n in kinds.items() if kind.startswith(".")]
+    if others:
+        text = f"{text}, {join_names(others)}"
     inner = [f"{path.name} ({len(find_images(path))})" for path in subfolders(folder)]
     if not inner:
         return text

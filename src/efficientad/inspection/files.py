@@ -203,6 +203,7 @@ def _inputs(paths: Sequence[Path], output: Path) -> _Inputs:
     found = list(_found(paths, output, inputs))
     if all(path in inputs.faults for path, _ in found):
         none = f"needed images to predict, found none in {', '.join(map(str, paths))}"
+        none = "; ".join([none, *inputs.unused])
         raise DatasetError(next(iter(inputs.faults.values()), none))
     # A result may not have the name of a folder of results.
     folders = {str(folder) for _, name in found for folder in Path(name).parents}
