@@ -165,13 +165,11 @@ def require_both_kinds(category: Category, *, otherwise: str) -> None:
     """
     n_defects = sum(sample.is_defect for sample in category.test)
     if n_defects in {0, len(category.test)}:
-        missing, name = ("defective", "after their type")
-        if n_defects:
-            missing, name = ("normal", NORMAL)
+        missing, name = ("normal", NORMAL) if n_defects else ("defective", "otherwise")
         raise UndefinedMetricError(
             "evaluation needs normal and defective test images, the test of "
-            f"{category.root} has no {missing} ones; add some in a folder named {name}, "
-            f"or {otherwise}"
+            f"{category.root} has no {missing} ones; add some in a folder "
+            f"named {name}, or {otherwise}"
         )
 
 

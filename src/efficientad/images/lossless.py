@@ -4,7 +4,9 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Final
 
-from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from efficientad.errors import ImageError
 
@@ -12,19 +14,21 @@ _LOSSY_COMPRESSIONS: Final = frozenset({"jpeg", "tiff_jpeg", "webp"})
 """Pillow's names of those that a TIFF may have."""
 
 
-def require_lossless(picture: ImageFile, path: Path) -> None:
+def require_lossless(picture: object, path: Path) -> None:
     """Raise `ImageError` if an opened mask was stored with loss.
 
     The content of the file decides, never its name.
     """
-    kind = str(picture.format)
-    is_lossy = kind in {"JPEG", "MPO"}
-    if kind == "TIFF":
+    kind = ""
+    if isinstance(picture, JpegImageFile):
+        kind = "JPEG"
+    elif isinstance(picture, TiffImageFile):
         is_lossy = picture.info.get("compression") in _LOSSY_COMPRESSIONS
-    elif kind == "WEBP":
+        kind = "TIFF" if is_lossy else ""
+    elif isinstance(picture, WebPImageFile):
         with path.open("rb") as file:
-            is_lossy = _is_lossy_webp(file)
-    if is_lossy:
+            kind = "WebP" if _is_lossy_webp(file) else ""
+    if kind:
         raise ImageError(
             f"a mask must be stored without loss, {path} is a lossy {kind} by its "
             "content, whose values near edges are noise; export it again as PNG from "

@@ -189,7 +189,7 @@ def _list_file(path: Path) -> Iterator[TextIO]:
 
 @dataclass(slots=True)
 class _Inputs:
-    """What is to be predicted."""
+    """Files to predict, and what else was found where they were searched."""
 
     path_of: dict[str, Path] = field(default_factory=dict)
     """Files by the names of their results; also the paths that cannot be used."""
