@@ -1,6 +1,7 @@
 """Images found in folders, in the same order on every machine."""
 
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -73,7 +74,7 @@ def test_an_image_is_known_by_its_first_bytes_under_any_name(tmp_path, kind):
 
 def test_a_folder_too_deep_for_a_path_is_an_error_of_its_own(tmp_path):
     touch(tmp_path / "1.png")
-    errors = {}
+    errors: dict[Path, DatasetError] = {}
 
     with nested_folders(tmp_path):
         found = find_images(tmp_path, recursive=True, on_error=errors.__setitem__)

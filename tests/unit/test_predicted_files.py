@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tifffile
 from PIL import Image
 from tests.dataset_files import draw, nested_folders
 from tests.fake_engines import brightness_predictor
 
 from efficientad.errors import DatasetError, StorageError
-from efficientad.inspection import files
 from efficientad.inspection.files import predict
 
 
@@ -94,7 +94,7 @@ def test_a_full_disk_ends_the_run(images, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     draw(images / "a.png")
-    monkeypatch.setattr(files.tifffile, "imwrite", write)
+    monkeypatch.setattr(tifffile, "imwrite", write)
 
     with pytest.raises(StorageError, match="No space left on device"):
         run([images], tmp_path / "out", has_maps=True)
