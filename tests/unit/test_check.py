@@ -99,6 +99,16 @@ def test_what_is_not_used_is_a_warning(category, capsys):
     assert ".avif files (1)" in out
 
 
+def test_a_broken_link_is_an_error(category, capsys):
+    (category / "train/good/13.png").symlink_to("gone")
+
+    assert cli.main(["check", str(category)]) == 1
+
+    out = capsys.readouterr().out
+    assert "1 finding\n  error: an image was needed, " in out
+    assert "13.png does not exist" in out
+
+
 def test_a_name_cannot_forge_a_line(category, capsys):
     forged = category / "train/good" / "x\npart: 12 train, 0 findings\x1b[8m.png"
     forged.write_bytes(b"no image")

@@ -90,6 +90,11 @@ def find_categories(root: Path, *, needs_test: bool = True) -> list[Category]:
     )
 
 
+def is_table(folder: Path) -> bool:
+    """Return whether a table names the images of a category, not its folders."""
+    return lists.is_list(folder) or visa.is_visa_category(folder)
+
+
 def find_category_folders(root: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
     """Yield the folders that are laid out as a category, in order; some may be broken.
 
@@ -137,16 +142,15 @@ def normal_image_paths(
         DatasetError: If there are too few images, if they are elsewhere, or if they are
             test images.
     """
-    is_table = lists.is_list(folder) or visa.is_visa_category(folder)
-    if not is_table:
+    if not is_table(folder):
         _require_folder(folder)
         _refuse_test_images(folder)
     # A table must be right as a whole. In folders, faults of masks do not matter here.
-    on_problem = _raise if is_table else lambda _problem: None
+    on_problem = _raise if is_table(folder) else lambda _problem: None
     category = _list(folder, on_problem, needs_test=False)
     if category.unused:
         logger.warning(category.unused)
-    if not category.train and not is_table:
+    if not category.train and not is_table(folder):
         raise DatasetError(
             f"a category needs its normal images in train/{NORMAL}, {folder} holds "
             f"{describe_contents(folder)}; move them there"

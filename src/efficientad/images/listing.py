@@ -91,17 +91,19 @@ def unused_files(
         A sentence without a full stop; empty if all files are used but texts, such as a
         readme.
     """
-    known = {_identity(path) for path in used} - {None}
+    paths = set(used)
+    known = {_identity(path) for path in paths} - {None}
     kinds: Counter[str] = Counter()
 
     def note(folder: Path, _error: DatasetError) -> None:
-        kinds["folders that cannot be listed"] += _identity(folder) not in known
+        kinds["folders that cannot be listed"] += folder not in paths
 
     place, others = folder.resolve(), [path.resolve() for path in apart]
     for entry in walk(folder, note):
         inner = place / entry.relative_to(folder)
         is_apart = any(inner.is_relative_to(other) for other in others)
-        if not is_apart and _identity(entry) not in known:
+        is_used = entry in paths or _identity(entry) in known
+        if not is_apart and not is_used:
             kinds[_kind(entry, folder)] += 1
     if kinds.keys() <= {"texts"}:
         return ""
