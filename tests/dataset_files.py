@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +149,19 @@ def write_list(path: Path, rows: list[dict[str, str]] = LIST) -> Path:
         table.writeheader()
         table.writerows(rows)
     return path
+
+
+@contextmanager
+def nested_folders(folder: Path, depth: int = 1200) -> Iterator[None]:
+    """Hold folders in a folder, nested more deeply than a path may be long."""
+    with chdir(folder):
+        for _ in range(depth):
+            Path("deep").mkdir()
+            os.chdir("deep")
+    try:
+        yield
+    finally:
+        subprocess.run(["rm", "-r", folder / "deep"], check=True)
 
 
 def smooth_picture(seed: int, size: int = 96) -> Image.Image:

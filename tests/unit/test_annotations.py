@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.dataset_files import HEIGHT, WIDTH, draw, draw_mask, write_mvtec_loco
 
 from efficientad.datasets import (
@@ -91,6 +92,36 @@ def test_a_damaged_mask_is_named(dent):
 
     with pytest.raises(ImageError, match=r"000_mask\.png cannot be decoded"):
         read_defect_mask(dent, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("WebP", {"quality": 80}), ("TIFF", {"compression": "jpeg"})],
+)
+@pytest.mark.parametrize("read", [read_defect_mask, read_annotation_channels])
+def test_a_lossy_mask_is_refused_by_its_content(dent, kind, options, read):
+    """Whatever its name: every way to a mask leads to one of these functions."""
+    mask = Image.open(dent.mask_path).copy()
+    mask.save(dent.mask_path, kind, **options)
+
+    with pytest.raises(ImageError, match=rf"000_mask\.png is a lossy {kind} by its"):
+        read(dent, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("WebP", {"lossless": True}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("BMP", {}),
+        ("GIF", {}),
+    ],
+)
+def test_a_mask_without_loss_is_read_in_any_format(dent, kind, options):
+    mask = Image.open(dent.mask_path).copy()
+    mask.save(dent.mask_path, kind, **options)
+
+    assert read_defect_mask(dent, HEIGHT, WIDTH).sum() == 3 * WIDTH
 
 
 # Annotation channels
@@ -191,6 +222,8 @@ def test_saturation_areas_are_read_by_pixel_value(tmp_path):
             "must be at least 1 pixel, got 0.5",
         ),
         (json.dumps([ENTRY | {"pixel_value": None}]), "int"),
+        (json.dumps([ENTRY | {"saturation_threshold": 10**400}]), "too large"),
+        ("[" * 100_000, "recursion"),
     ],
 )
 def test_a_wrong_defects_config_is_named_with_the_reason(tmp_path, text, reason):

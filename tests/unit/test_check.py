@@ -88,6 +88,39 @@ def test_all_findings_and_files_are_written(category, tmp_path):
     assert len(finding["paths"]) == 2
 
 
+def test_what_is_not_used_is_a_warning(category, capsys):
+    (category / "train/good/13.avif").write_bytes(b"no image that can be read")
+    (category / "readme.txt").write_text("as in MVTec AD")
+
+    assert cli.main(["check", str(category)]) == 0
+
+    out = capsys.readouterr().out
+    assert f"  warning: not used of {category}: " in out
+    assert ".avif files (1)" in out
+
+
+def test_a_broken_link_is_an_error(category, capsys):
+    (category / "train/good/13.png").symlink_to("gone")
+
+    assert cli.main(["check", str(category)]) == 1
+
+    out = capsys.readouterr().out
+    assert "1 finding\n  error: an image was needed, " in out
+    assert "13.png does not exist" in out
+
+
+def test_a_name_cannot_forge_a_line(category, capsys):
+    forged = category / "train/good" / "x\npart: 12 train, 0 findings\x1b[8m.png"
+    forged.write_bytes(b"no image")
+
+    assert cli.main(["check", str(category)]) == 1
+
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert r"x\npart: 12 train, 0 findings\x1b[8m.png is no PNG" in out
+    assert len(out.splitlines()) == 2
+
+
 def test_no_data_is_one_sentence(tmp_path):
     with pytest.raises(DatasetError, match="does not exist; check the path"):
         check(tmp_path / "nothing")

@@ -50,6 +50,45 @@ def test_the_exit_code_is_the_verb_s(monkeypatch, code):
     assert cli.main(["doctor"]) == code
 
 
+def test_a_name_in_an_error_cannot_forge_a_line(monkeypatch, capsys):
+    def doctor() -> int:
+        raise DatasetError("x\nefficientad: all is well\x1b[8m is no folder")
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
+
+    assert cli.main(["doctor"]) == 2
+    expected = r"efficientad: x\nefficientad: all is well\x1b[8m is no folder"
+    assert capsys.readouterr().err == f"{expected}\n"
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "folder/" * 700])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "{}", "--output", "part.ead"),
+        ("predict", "{}", "images", "--output", "out"),
+        ("evaluate", "{}", "images", "--output", "out"),
+        ("check", "{}"),
+        ("check", "{}.csv"),
+        ("check", "{}", "--output", "{}"),
+        ("threshold", "{}"),
+        ("export", "{}", "--output", "part.onnx"),
+        ("distill", "{}", "--source", "{}", "--output", "teacher.safetensors"),
+    ],
+    ids=lambda arguments: " ".join(arguments) if arguments[0] else "",
+)
+def test_a_path_that_is_too_long_is_one_sentence(
+    tmp_path, monkeypatch, capsys, arguments, path
+):
+    monkeypatch.chdir(tmp_path)
+
+    assert cli.main([argument.format(path) for argument in arguments]) == 2
+
+    (sentence,) = capsys.readouterr().err.splitlines()[-1:]
+    assert sentence.startswith("efficientad: ")
+    assert "too long" in sentence
+
+
 def test_an_error_raised_on_purpose_is_one_line(monkeypatch, capsys):
     def doctor() -> int:
         raise DatasetError("an image was needed, got none")

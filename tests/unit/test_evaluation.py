@@ -13,6 +13,7 @@ from efficientad.demo_parts import DEFECT_TYPES, write_category
 from efficientad.errors import (
     DatasetError,
     MissingDependencyError,
+    StorageError,
     UndefinedMetricError,
 )
 from efficientad.evaluation import rendering
@@ -44,6 +45,44 @@ def test_an_evaluation_measures_all_and_each_defect_type(parts, tmp_path):
     assert written["image_au_roc"] == evaluation.metrics["image_au_roc"]
     report = (tmp_path / "report.html").read_text()
     assert f"<title>{parts.name}: evaluation</title>" in report
+
+
+@pytest.mark.parametrize("full", ["metrics.json", "report.html"])
+def test_both_results_of_a_run_appear_or_none(parts, tmp_path, monkeypatch, full):
+    def write(path, content):
+        if (full == "metrics.json") == content.startswith(b"{"):
+            raise OSError(28, "No space left on device")
+        plain_write(path, content)
+
+    for name in ("metrics.json", "report.html"):
+        (tmp_path / name).write_text("of an earlier run")
+    plain_write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", write)
+
+    with pytest.raises(StorageError, match=rf"{full} \(No space left"):
+        evaluate(brightness_predictor(), parts, output=tmp_path)
+
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert contents == dict.fromkeys(
+        ("metrics.json", "report.html"), "of an earlier run"
+    )
+
+
+def test_a_test_without_normal_images_says_how_to_name_them(parts, tmp_path):
+    category = shutil.copytree(parts, tmp_path / "parts")
+    (category / "test" / "good").rename(category / "test" / "intact")
+
+    with pytest.raises(UndefinedMetricError, match="in a folder named good, or"):
+        evaluate(brightness_predictor(), category)
+
+
+def test_files_that_are_not_used_are_told(parts, tmp_path, caplog):
+    category = shutil.copytree(parts, tmp_path / "parts")
+    (category / "test/good/1.avif").touch()
+
+    evaluate(brightness_predictor(), category)
+
+    assert "parts: .avif files (1)" in caplog.text
 
 
 @pytest.mark.parametrize("is_dated", [True, False])

@@ -210,6 +210,132 @@ def test_a_folder_of_normal_images_is_a_category_without_test(tmp_path):
         open_category(tmp_path)
 
 
+# Folders within those of the layout, other names, and what is not used
+
+
+def test_images_below_the_folders_of_a_layout_belong_to_it(bolt):
+    draw_many(bolt / "train/good/monday/early", 2)
+    draw(bolt / "test/dent/lot 1/000.png", 90)
+    draw_mask(bolt / "ground_truth/dent/lot 1/000_mask.png", slice(0, 7))
+
+    opened = open_category(bolt)
+
+    assert counts(opened) == {"train": 14, "validation": 3, "test": 9}
+    assert masked_rows(opened) == [3, 3, 7, 3, 3]
+    assert len(normal_image_paths(bolt)[0]) == 14
+    assert len(normal_image_paths(bolt / "train" / "good")[0]) == 14
+    assert not opened.unused
+
+
+@pytest.mark.parametrize(("normal", "defect"), [("ok", "ko"), ("OK", "NG")])
+def test_normal_images_may_be_called_ok(tmp_path, normal, defect):
+    """As in BTAD."""
+    root = tmp_path / "01"
+    draw_many(root / "train" / normal, 12, ".bmp")
+    draw_many(root / "test" / normal, 3, ".bmp")
+    draw_many(root / "test" / defect, 2, ".bmp")
+    for i in range(2):
+        draw_mask(root / f"ground_truth/{defect}/{i:03}.png", slice(2, 5))
+
+    opened = open_category(root)
+
+    assert [s.defect_type for s in opened.test] == ["good"] * 3 + [defect] * 2
+    assert masked_rows(opened) == [3, 3]
+    assert len(normal_image_paths(root)[0]) == 12
+    assert [c.name for c in find_categories(tmp_path)] == ["01"]
+    with pytest.raises(DatasetError, match="belongs to the test images of 01"):
+        normal_image_paths(root / "test" / normal)
+
+
+def test_unsplit_folders_may_be_called_ok_and_ng(tmp_path):
+    draw_many(tmp_path / "part" / "OK", 20)
+    draw_many(tmp_path / "part" / "NG", 3)
+
+    opened = open_category(tmp_path / "part")
+
+    assert counts(opened) == {"train": 16, "validation": 0, "test": 7}
+    assert [s.defect_type for s in opened.test] == ["good"] * 4 + ["NG"] * 3
+
+
+def test_two_folders_of_normal_images_are_refused(bolt):
+    draw_many(bolt / "train" / "OK", 2)
+
+    with pytest.raises(DatasetError, match=r"train holds OK, good; join them"):
+        open_category(bolt)
+
+
+def test_mvtec_ad_2_has_public_test_images_with_masks_beside_them(tmp_path):
+    root = tmp_path / "can"
+    draw_many(root / "train/good", 12)
+    draw_many(root / "validation/good", 2)
+    draw_many(root / "test_public/good", 3)
+    draw_many(root / "test_public/bad", 2)
+    for i in range(2):
+        draw_mask(root / f"test_public/ground_truth/bad/{i:03}_mask.png", slice(2, 5))
+    draw_many(root / "test_private", 4)
+
+    opened = open_category(root)
+
+    assert counts(opened) == {"train": 12, "validation": 2, "test": 5}
+    assert [s.defect_type for s in opened.test] == ["good"] * 3 + ["bad"] * 2
+    assert masked_rows(opened) == [3, 3]
+    assert opened.unused.endswith("can: images in test_private (4); 4 in all")
+    for inner in ("test_public/bad", "test_private"):
+        with pytest.raises(DatasetError, match="belongs to the test images of can"):
+            normal_image_paths(root / inner)
+
+
+def test_what_a_category_does_not_use_is_counted_by_kind(bolt, caplog):
+    draw_many(bolt / "train" / "bad", 2)
+    for name in ("a.avif", "b.avif", "Thumbs.db", "readme.txt"):
+        (bolt / "train/good" / name).write_bytes(b"no image")
+
+    training, _ = normal_image_paths(bolt)
+
+    assert len(training) == 12
+    expected = (
+        f"not used of {bolt}: images in train/bad (2), .avif files (2), texts (1); 5 "
+        "in all"
+    )
+    assert sorted(expected.split()) == sorted(open_category(bolt).unused.split())
+    assert open_category(bolt).unused in caplog.messages
+
+
+def test_a_plain_folder_uses_its_own_images_and_counts_the_others(tmp_path, caplog):
+    draw_many(tmp_path / "parts", 10)
+    draw(tmp_path / "parts" / "rejected" / "000.png")
+
+    assert len(normal_image_paths(tmp_path / "parts")[0]) == 10
+    assert "parts: images in rejected (1); 1 in all" in caplog.text
+
+
+def test_a_linked_defect_type_is_used(bolt, tmp_path):
+    draw_many(tmp_path / "elsewhere", 2)
+    (bolt / "test" / "crack").symlink_to(tmp_path / "elsewhere")
+    (bolt / "test" / "crack" / "loop").symlink_to(bolt)
+    (bolt / "test" / "dent" / "loop").symlink_to(bolt / "test")
+
+    opened = open_category(bolt)
+
+    kinds = [s.defect_type for s in opened.test]
+    assert (kinds.count("crack"), kinds.count("dent")) == (2, 2)
+
+
+def test_a_category_that_links_lead_to_is_found_once(bolt):
+    (bolt.parent / "again").symlink_to(bolt)
+    (bolt.parent / "loop").symlink_to(bolt.parent)
+
+    assert len(find_categories(bolt.parent)) == 1
+
+
+def test_a_split_by_chance_is_told(tmp_path, caplog):
+    caplog.set_level("INFO")
+
+    open_category(write_unsplit(tmp_path / "parts"))
+
+    assert "parts is not split: of its 20 normal images 16 are for" in caplog.text
+
+
 # Faults of a layout
 
 
@@ -236,7 +362,7 @@ def test_images_directly_in_test_are_refused(bolt):
 
 
 def test_an_empty_defect_type_is_refused(bolt):
-    draw(bolt / "test" / "crack" / "deeper" / "000.png")
+    (bolt / "test" / "crack" / "deeper").mkdir(parents=True)
 
     with pytest.raises(DatasetError, match=r"crack, it holds no images and .*deeper"):
         open_category(bolt)
@@ -302,14 +428,6 @@ def test_masks_are_found_under_their_usual_names(bolt, name):
 
     assert sample.mask_path == masks / name
     assert read_defect_mask(sample, HEIGHT, WIDTH).sum() == WIDTH
-
-
-def test_a_jpeg_is_no_mask(bolt):
-    masks = bolt / "ground_truth" / "dent"
-    (masks / "000_mask.png").rename(masks / "000_mask.jpg")
-
-    with pytest.raises(DatasetError, match="1 of 2 have none"):
-        open_category(bolt)
 
 
 def test_a_mask_without_image_is_refused(tmp_path):

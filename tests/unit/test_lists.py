@@ -1,10 +1,11 @@
 """CSV and JSON lists of images."""
 
 import pytest
+from PIL import Image
 from tests.dataset_files import HEIGHT, LIST, WIDTH, draw, write_list
 
 from efficientad.datasets import normal_image_paths, open_category, read_defect_mask
-from efficientad.errors import DatasetError
+from efficientad.errors import DatasetError, ImageError
 
 
 def changed(position, **changes):
@@ -92,6 +93,70 @@ def test_wrong_json_is_described(tmp_path, text, message):
 
     with pytest.raises(DatasetError, match=message):
         open_category(path)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_csv_file_of_a_spreadsheet_is_read(tmp_path, delimiter):
+    path = write_list(tmp_path / "parts.csv")
+    text = path.read_text().replace(",", delimiter).replace("image", " Image", 1)
+    path.write_text(text, encoding="utf-8-sig")
+
+    assert [len(part) for part in open_category(path).splits.values()] == [12, 1, 2]
+
+
+def test_a_csv_file_with_another_heading_is_refused(tmp_path):
+    path = write_list(tmp_path / "parts.csv")
+    path.write_text(path.read_text().replace("image,", "Bild,"))
+
+    with pytest.raises(DatasetError, match=r"parts\.csv names bild, split, defect_ty"):
+        open_category(path)
+
+
+def test_a_normal_image_may_be_called_ok(tmp_path):
+    path = write_list(tmp_path / "parts.csv", changed(13, defect_type="OK"))
+
+    assert [s.defect_type for s in open_category(path).test] == ["good", "scratch"]
+
+
+def test_a_name_or_path_that_is_too_long_is_one_fault(tmp_path):
+    for name in ("x" * 300 + ".png", "folder/" * 700 + "x.png"):
+        path = write_list(tmp_path / "parts.csv", changed(4, image=name))
+        problems: list[str] = []
+
+        with pytest.raises(DatasetError, match=r"line 6\); it cannot be reached \("):
+            open_category(path)
+        assert open_category(path, on_problem=problems.append)
+        assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '[{"image": ' + "[" * 900 + "]" * 900 + "}]",
+        '[{"image": ' + "9" * 400 + "}]",
+        '[{"image": ' + "9" * 5000 + "}]",
+        '[{"image": "\\ud800", "split": "test", "defect_type": "x"}]',
+    ],
+)
+def test_nesting_long_numbers_and_half_characters_are_one_short_sentence(
+    tmp_path, text
+):
+    path = tmp_path / "parts.json"
+    path.write_text(text)
+
+    with pytest.raises(DatasetError, match=r"parts\.json") as raised:
+        open_category(path)
+    assert len(str(raised.value)) < 500
+
+
+def test_a_lossy_mask_of_a_list_is_refused_as_in_a_folder(tmp_path):
+    path = write_list(tmp_path / "parts.csv")
+    mask = tmp_path / "masks" / "014.png"
+    Image.open(mask).copy().save(mask, "JPEG")
+
+    with pytest.raises(ImageError, match=r"014\.png is a lossy JPEG by its content"):
+        read_defect_mask(open_category(path).test[1], HEIGHT, WIDTH)
 
 
 def test_a_list_in_another_encoding_is_refused(tmp_path):

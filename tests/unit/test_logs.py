@@ -26,6 +26,14 @@ def test_messages_are_lines_on_stderr_while_the_context_lasts(capsys):
     assert capsys.readouterr().err == "read 3 images\nefficientad: no compiler\n"
 
 
+def test_a_name_in_a_message_cannot_forge_a_line(capsys):
+    with logging_to_stderr():
+        LOGGER.warning("%s is damaged", "x\nefficientad: all is well\x1b[8m")
+
+    expected = r"efficientad: x\nefficientad: all is well\x1b[8m is damaged"
+    assert capsys.readouterr().err == f"{expected}\n"
+
+
 def test_a_verb_shows_what_the_package_logs(monkeypatch, capsys):
     def doctor() -> int:
         LOGGER.info("a step")

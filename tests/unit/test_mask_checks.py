@@ -50,6 +50,16 @@ def found(root):
     return [(f.kind, f.severity, f.message) for f in findings]
 
 
+def test_a_lossy_mask_is_named_with_the_cause(category):
+    mask = category / "ground_truth" / "scratch" / "0_mask.png"
+    Image.open(mask).copy().save(mask, "JPEG")
+
+    (finding,) = found(category)
+
+    assert finding[:2] == ("mask", "error")
+    assert "0_mask.png is a lossy JPEG by its content" in finding[2]
+
+
 def test_masks_that_are_empty_or_of_another_size_are_found(category):
     masks = category / "ground_truth" / "scratch"
     Image.new("L", (SIZE, SIZE)).save(masks / "0_mask.png")

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from efficientad.names import printable
+
 _IMAGE_LIBRARIES = ("PIL", "tifffile")
 
 
@@ -14,7 +16,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "efficientad: " if record.levelno >= logging.WARNING else ""
-        text = prefix + self.format(record)
+        text = prefix + printable(self.format(record))
         if "tqdm" in sys.modules:  # importing it would slow down every verb
             sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
         else:

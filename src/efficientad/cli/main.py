@@ -4,6 +4,7 @@ The lab adds its verbs by entry points. Errors raised on purpose become one line
 stderr and exit code 2; other errors keep their traceback.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -20,6 +21,7 @@ from efficientad.errors import (
     MissingDependencyError,
     train_extra_is_missing,
 )
+from efficientad.names import printable
 
 _VERBS: Final[dict[str, Callable[..., int]]] = {
     "demo": verbs.demo,
@@ -75,11 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"efficientad: interrupted{_REMEDIES.get(verb, '')}", file=sys.stderr)
         return INTERRUPTED
-    except (EfficientADError, PermissionError, ModuleNotFoundError) as error:
+    except (EfficientADError, OSError, ModuleNotFoundError) as error:
         sentence = _sentence_of(error, verb)
         if sentence is None:
             raise
-        print(f"efficientad: {sentence}", file=sys.stderr)
+        print(f"efficientad: {printable(sentence)}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -110,11 +112,14 @@ def _sentence_of(error: Exception, verb: str) -> str | None:
     """Return the sentence for bad input, or None for an error of another kind."""
     if isinstance(error, EfficientADError):
         return str(error)
-    if isinstance(error, PermissionError) and error.filename is not None:
-        return (
-            f"cannot enter or read {error.filename} ({error.strerror}); check its "
-            "permissions"
-        )
+    if isinstance(error, OSError) and error.filename is not None:
+        if isinstance(error, PermissionError):
+            return (
+                f"cannot enter or read {error.filename} ({error.strerror}); check its "
+                "permissions"
+            )
+        if error.errno == errno.ENAMETOOLONG:
+            return f"cannot use {error.filename} ({error.strerror}); use a shorter path"
     if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_EXTRA:
         return str(train_extra_is_missing(verb, error))
     return None

@@ -12,6 +12,7 @@ from efficientad.cli import OK, SOME_FAILED
 from efficientad.distillation.config import DistillConfig
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.method.budget import DEFAULT_BUDGET
+from efficientad.names import printable
 from efficientad.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def demo(
     from efficientad.demo_parts.demo import demo as run_demo
 
     _print_metrics(run_demo(output, steps=steps, seed=seed).metrics)
-    print(f"open {output / 'report.html'}")
+    _print(f"open {output / 'report.html'}")
     return OK
 
 
@@ -50,7 +51,7 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
     predictor = train_detector(
         images, config, output=output, interrupts=held_back_interrupt
     )
-    print(f"wrote {output}")
+    _print(f"wrote {output}")
     _print_decision(predictor.calibration)
     return OK
 
@@ -87,7 +88,7 @@ def calibrate(
         threshold=threshold,
     )
     save(predictor, output)
-    print(f"wrote {output}")
+    _print(f"wrote {output}")
     _print_decision(predictor.calibration)
     return OK
 
@@ -131,9 +132,10 @@ def predict(
         has_maps=maps,
         n_streams=streams,
     )
-    print(
+    _print(
         f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "
-        f"{summary.n_failed} failed; see {output / 'predictions.csv'}"
+        f"{summary.n_failed} failed; see {output / 'predictions.csv'}",
+        *summary.unused,
     )
     return SOME_FAILED if summary.n_failed else OK
 
@@ -165,7 +167,7 @@ def evaluate(
         load(model, device=device, engine=engine), category, output=output
     )
     _print_metrics(evaluation.metrics)
-    print(f"see {output / 'report.html'}")
+    _print(f"see {output / 'report.html'}")
     return OK
 
 
@@ -197,9 +199,9 @@ def check(
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
         n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
-        print(f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}")
+        _print(f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}")
         for finding in checked.findings:
-            print(f"  {finding.severity}: {finding.message}")
+            _print(f"  {finding.severity}: {finding.message}")
     return SOME_FAILED if any(checked.has_errors for checked in checks) else OK
 
 
@@ -244,7 +246,7 @@ def export(
         verify=verify,
         max_loss=max_loss,
     )
-    print("\n".join([f"wrote {output}", *report.lines()]))
+    _print(f"wrote {output}", *report.lines())
     return OK
 
 
@@ -273,7 +275,7 @@ def threshold(
         model, output, at=at, false_alarm_budget=false_alarm_budget, images=images
     )
     if (at, false_alarm_budget, images) != (None, None, None):
-        print(f"wrote {output or model}")
+        _print(f"wrote {output or model}")
     _print_decision(calibration)
     return OK
 
@@ -298,8 +300,8 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
         provenance={"commit": commit(), "hardware": machine()},
         interrupts=held_back_interrupt,
     )
-    print(f"wrote {output}")
-    print(f"held-out explained variance {explained.overall:.4f}")
+    _print(f"wrote {output}")
+    _print(f"held-out explained variance {explained.overall:.4f}")
     return OK
 
 
@@ -308,7 +310,7 @@ def doctor() -> int:
     from efficientad.cli.doctor import findings
 
     for name, value in findings().items():
-        print(f"{name:24} {value}")
+        _print(f"{name:24} {value}")
     return OK
 
 
@@ -322,17 +324,24 @@ def _print_robustness(model: Path) -> int:
             f"--robustness needs a model file with scores after changes, {model} has "
             "none; calibrate it again"
         )
-    print("false alarms on held-out images after changes that are no defects")
+    _print("false alarms on held-out images after changes that are no defects")
     for kind, share in alarms.items():
-        print(f"{kind:24} {share:4.0%}")
+        _print(f"{kind:24} {share:4.0%}")
     return OK
 
 
 def _print_metrics(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
-        print(f"{name:24} {value:.4f}")
+        _print(f"{name:24} {value:.4f}")
 
 
 def _print_decision(calibration: "Calibration") -> None:
-    print(f"threshold {calibration.threshold:.4g}\n{calibration.statement()}")
-    print("\n".join(calibration.table()))
+    _print(
+        f"threshold {calibration.threshold:.4g}",
+        calibration.statement(),
+        *calibration.table(),
+    )
+
+
+def _print(*lines: str) -> None:
+    print("\n".join(map(printable, lines)))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from efficientad.datasets.samples import Sample
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.listing import describe_contents, find_images
 from efficientad.images.rgb import Labels, Mask, read_labels, read_mask
-
-# JPEG and WebP are lossy: nobody knows which values of a mask are noise.
-_MASK_SUFFIXES: Final = (".png", ".bmp", ".tif", ".tiff")
 
 _Array = TypeVar("_Array", Mask, Labels)
 
@@ -72,7 +69,7 @@ def read_saturation_areas(defects_config: Path) -> dict[int, SaturationArea]:
         entries = json.loads(defects_config.read_text(encoding="utf-8"))
         if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
             return dict(_area_of_value(i, entry) for i, entry in enumerate(entries))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         wrong = error
     raise DatasetError(
         f"the saturation areas of MVTec LOCO were needed, {defects_config} cannot be "
@@ -93,7 +90,7 @@ def read_defect_mask(sample: Sample, height: int, width: int) -> Mask:
 
     Raises:
         DatasetError: If a defective image has no mask, or one of another size.
-        ImageError: If a mask cannot be read.
+        ImageError: If a mask cannot be read, or is stored with loss.
     """
     defect_mask = np.zeros((height, width), np.bool_)
     for mask in _masks(read_mask, sample, height, width):
@@ -114,7 +111,7 @@ def read_annotation_channels(sample: Sample, height: int, width: int) -> list[La
 
     Raises:
         DatasetError: If a defective image has no mask, or one of another size.
-        ImageError: If a mask cannot be read, or is in color.
+        ImageError: If a mask cannot be read, is in color, or is stored with loss.
     """
     return list(_masks(read_labels, sample, height, width))
 
@@ -135,18 +132,13 @@ def mask_files(sample: Sample) -> list[Path]:
         )
     if not mask_path.is_dir():
         return [mask_path]
-    files = [path for path in find_images(mask_path) if is_mask(path)]
+    files = find_images(mask_path)
     if not files:
         raise DatasetError(
             f"masks were needed in {mask_path}, it holds "
             f"{describe_contents(mask_path)}; put at least one PNG there"
         )
     return files
-
-
-def is_mask(path: Path) -> bool:
-    """Return whether a file with this suffix may hold a mask."""
-    return path.suffix.lower() in _MASK_SUFFIXES
 
 
 def require_size_of_image(

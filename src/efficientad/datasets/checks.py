@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from tqdm import tqdm
 
 from efficientad.datasets.findings import CategoryCheck, Finding, Kind
-from efficientad.datasets.layouts import MIN_NORMAL_IMAGES, open_category
+from efficientad.datasets.layouts import MIN_NORMAL_IMAGES, is_table, open_category
 from efficientad.datasets.mask_checks import MaskCheck
 from efficientad.datasets.near_duplicates import (
     Thumbnail,
@@ -23,7 +23,7 @@ from efficientad.datasets.near_duplicates import (
 from efficientad.datasets.samples import Category, Sample, Split
 from efficientad.errors import ImageError
 from efficientad.images.decoding import has_16_bits, is_turned, opened_picture
-from efficientad.images.listing import join_names
+from efficientad.images.listing import fault_of, join_names
 from efficientad.images.rgb import image_hash, read_image
 
 _MIN_BITS_UNUSED: Final = 2
@@ -65,8 +65,18 @@ def check_category(
         findings.append(Finding("layout", "error", problem))
 
     category = open_category(folder, needs_test=False, on_problem=note)
+    if category.unused:
+        findings.append(Finding("not used", "warning", category.unused))
     masks = MaskCheck(category)
-    pictures = list(_read(category, masks, findings))
+    # A missing file of a table is a finding of its layout.
+    has_table = is_table(folder)
+    samples = [
+        (split, sample)
+        for split, part in category.splits.items()
+        for sample in part
+        if not (has_table and fault_of(sample.path, is_file=True))
+    ]
+    pictures = list(_read(category, samples, masks, findings))
     different: dict[str, _Picture] = {}
     for picture in pictures:
         different.setdefault(picture.digest, picture)
@@ -90,12 +100,12 @@ def check_category(
 
 
 def _read(
-    category: Category, masks: MaskCheck, findings: list[Finding]
+    category: Category,
+    samples: Sequence[tuple[Split, Sample]],
+    masks: MaskCheck,
+    findings: list[Finding],
 ) -> Iterator[_Picture]:
-    samples = [(split, s) for split, part in category.splits.items() for s in part]
     for split, sample in tqdm(samples, unit="image", disable=None):
-        if not sample.path.is_file():
-            continue  # in a list, and a finding of its layout
         try:
             image = read_image(sample.path)
             with opened_picture(sample.path) as picture:

@@ -9,6 +9,7 @@ from efficientad.datasets.samples import Split
 
 Kind: TypeAlias = Literal[
     "layout",
+    "not used",
     "unreadable",
     "same picture",
     "similar picture",

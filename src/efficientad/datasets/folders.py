@@ -8,21 +8,26 @@
                                   in MVTec LOCO, a folder NAME with several
     CATEGORY/defects_config.json  MVTec LOCO: the saturation area of each mask value
 
-VisA after conversion has one defect type, `bad`. A folder that is not split has
+VisA after conversion has one defect type, `bad`. MVTec AD 2 has `test_public` in place
+of `test`, with `ground_truth` in it. A folder that is not split has
 
     CATEGORY/good/                normal images, a share of them for the test
     CATEGORY/TYPE/                defective images
     CATEGORY/ground_truth/TYPE/   masks, as above
+
+`good` may also be called `ok` or `normal`, in any case, as in BTAD. Images in these
+folders may lie in folders of their own, then their masks do as well.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from efficientad.datasets.annotations import is_mask
 from efficientad.datasets.published import published_collection
-from efficientad.datasets.samples import NORMAL, Category, Sample
+from efficientad.datasets.samples import NORMAL, Category, Sample, is_normal_name
 from efficientad.datasets.splits import split_validation
+from efficientad.errors import DatasetError
 from efficientad.images.listing import (
     describe_contents,
     find_images,
@@ -36,16 +41,22 @@ OnProblem: TypeAlias = Callable[[str], None]
 MASKS: Final = "ground_truth"
 DEFECTS_CONFIG: Final = "defects_config.json"
 
-_RESERVED: Final = frozenset({"train", "validation", "test", MASKS})
+TESTS: Final = frozenset({"test", "test_public", "test_private", "test_private_mixed"})
+"""Names of folders of test images; those of MVTec AD 2's private ones have no labels.
+"""
+
+_RESERVED: Final = frozenset({"train", "validation", MASKS}) | TESTS
 
 # Normal images that are not split: this share is for the test, always the same ones.
 _TEST_SHARE: Final = 0.2
 _TEST_SEED: Final = 0
 
+logger = logging.getLogger(__name__)
+
 
 def is_split(folder: Path) -> bool:
     """Return whether a folder is laid out as a category of MVTec AD."""
-    return normal_folder(folder, "train").is_dir() or (folder / "test").is_dir()
+    return normal_folder(folder / "train").is_dir() or test_folder(folder).is_dir()
 
 
 def is_unsplit(folder: Path) -> bool:
@@ -54,10 +65,10 @@ def is_unsplit(folder: Path) -> bool:
     return (
         folder.resolve().name not in _RESERVED
         and not names & (_RESERVED - {MASKS})
-        and NORMAL in names
+        and any(map(is_normal_name, names))
         and not find_images(folder)
-        and bool(find_images(folder / NORMAL))
-        and any(find_images(inner) for inner in _defect_folders(folder))
+        and bool(normal_images(normal_folder(folder)))
+        and any(find_images(f, recursive=True) for f in _defect_folders(folder))
     )
 
 
@@ -70,8 +81,8 @@ def split_category(folder: Path, on_problem: OnProblem) -> Category:
     return Category(
         name=name,
         root=folder,
-        train=_normal_samples(normal_folder(folder, "train")),
-        validation=_normal_samples(normal_folder(folder, "validation")),
+        train=_normal_samples(normal_folder(folder / "train")),
+        validation=_normal_samples(normal_folder(folder / "validation")),
         test=test,
         collection="mvtec_loco" if is_loco else published_collection(name, kinds),
         defects_config=config if is_loco else None,
@@ -81,16 +92,22 @@ def split_category(folder: Path, on_problem: OnProblem) -> Category:
 def unsplit_category(folder: Path, on_problem: OnProblem) -> Category:
     """Return a category that is not split; a share of `good` is for the test."""
     _check_mask_folders(folder / MASKS, folder, on_problem)
+    name = folder.resolve().name
     # The split depends on the names only, so that a copy elsewhere has the same one.
-    images = find_images(folder / NORMAL)
+    images = normal_images(normal_folder(folder))
     train, test = split_validation(images, _TEST_SHARE, _TEST_SEED)
+    logger.info(
+        "%s is not split: of its %d normal images %d are for the training, %d for the "
+        "test",
+        *(name, len(images), len(train), len(test)),
+    )
     defects = [
         sample
         for inner in _defect_folders(folder)
         for sample in _defect_samples(inner, folder / MASKS / inner.name, on_problem)
     ]
     return Category(
-        name=folder.resolve().name,
+        name=name,
         root=folder,
         train=_as_normal(train),
         validation=(),
@@ -103,13 +120,45 @@ def plain_category(folder: Path) -> Category:
     return Category(folder.resolve().name, folder, _normal_samples(folder), (), ())
 
 
-def normal_folder(category: Path, split: str) -> Path:
-    """Return the folder of the normal images of a split."""
-    return category / split / NORMAL
+def normal_folder(folder: Path) -> Path:
+    """Return the folder of normal images in a folder; it may not exist.
+
+    Raises:
+        DatasetError: If there are several.
+    """
+    inner = subfolders(folder) if folder.is_dir() else []
+    found = [path for path in inner if is_normal_name(path.name)]
+    if len(found) > 1:
+        raise DatasetError(
+            f"one folder of normal images was needed, {folder} holds "
+            f"{join_names(path.name for path in found)}; join them"
+        )
+    return found[0] if found else folder / NORMAL
+
+
+def test_folder(category: Path) -> Path:
+    """Return the folder of the labelled test images; it may not exist."""
+    folders = [category / "test", category / "test_public"]
+    return next((path for path in folders if path.is_dir()), folders[0])
+
+
+def masks_folder(category: Path) -> Path:
+    """Return the folder of the masks; it may not exist."""
+    inner = test_folder(category) / MASKS
+    return inner if inner.is_dir() else category / MASKS
+
+
+def normal_images(folder: Path) -> list[Path]:
+    """Return the images of a folder of normal images, in sorted order.
+
+    A folder named `good` holds normal images at any depth. What lies in folders of
+    another one may be something else.
+    """
+    return find_images(folder, recursive=is_normal_name(folder.resolve().name))
 
 
 def _normal_samples(folder: Path) -> tuple[Sample, ...]:
-    return _as_normal(find_images(folder)) if folder.is_dir() else ()
+    return _as_normal(normal_images(folder)) if folder.is_dir() else ()
 
 
 def _as_normal(paths: Sequence[Path]) -> tuple[Sample, ...]:
@@ -117,38 +166,41 @@ def _as_normal(paths: Sequence[Path]) -> tuple[Sample, ...]:
 
 
 def _test_samples(category: Path, on_problem: OnProblem) -> Iterator[Sample]:
-    test = category / "test"
+    test, all_masks = test_folder(category), masks_folder(category)
     if not test.is_dir():
         return
     if find_images(test):
         on_problem(
             f"test images were needed in one folder for each defect type, {test} holds "
-            f"{describe_contents(test)}; move them to test/{NORMAL} or test/DEFECT_TYPE"
+            f"{describe_contents(test)}; move them to {test.name}/{NORMAL} or "
+            f"{test.name}/DEFECT_TYPE"
         )
-    _check_mask_folders(category / MASKS, test, on_problem)
-    yield from _normal_samples(normal_folder(category, "test"))
+    _check_mask_folders(all_masks, test, on_problem)
+    yield from _normal_samples(normal_folder(test))
     for folder in subfolders(test):
-        if not find_images(folder):
+        if folder == all_masks:
+            continue
+        if not find_images(folder, recursive=True):
             on_problem(
                 f"test images were needed in {folder}, it holds "
                 f"{describe_contents(folder)}; put images there or remove the folder"
             )
-        if folder.name != NORMAL:
-            masks = category / MASKS / folder.name
+        if not is_normal_name(folder.name):
+            masks = all_masks / folder.name
             yield from _defect_samples(folder, masks, on_problem)
 
 
 def _check_mask_folders(masks: Path, types: Path, on_problem: OnProblem) -> None:
     """Report masks of normal images, and of defect types without images."""
     for folder in subfolders(masks) if masks.is_dir() else ():
-        files = [path for path in find_images(folder, recursive=True) if is_mask(path)]
+        files = find_images(folder, recursive=True)
         images = types / folder.name
-        if files and folder.name == NORMAL:
+        if files and is_normal_name(folder.name):
             on_problem(
                 f"normal images need no mask, {folder} holds {len(files)}, such as "
                 f"{files[0]}; remove them, or move the images to a defect type"
             )
-        elif files and not (images.is_dir() and find_images(images)):
+        elif files and not (images.is_dir() and find_images(images, recursive=True)):
             on_problem(
                 f"each mask needs its image, {files[0]} has none, for there are no "
                 f"images in {images}; add the images or remove the masks"
@@ -156,13 +208,14 @@ def _check_mask_folders(masks: Path, types: Path, on_problem: OnProblem) -> None
 
 
 def _defect_samples(folder: Path, masks: Path, on_problem: OnProblem) -> list[Sample]:
-    mask_of: dict[str, Path] = {}
-    if masks.is_dir():
-        mask_of = {path.name: path for path in subfolders(masks)}
-        mask_of |= {path.stem: path for path in find_images(masks) if is_mask(path)}
+    files = find_images(masks, recursive=True) if masks.is_dir() else []
+    mask_of = {path.relative_to(masks).with_suffix(""): path for path in files}
+    # A folder of several masks, unless there is a file.
+    mask_of = {path.parent.relative_to(masks): path.parent for path in files} | mask_of
     samples = []
-    for path in find_images(folder):
-        mask = mask_of.get(f"{path.stem}_mask") or mask_of.get(path.stem)
+    for path in find_images(folder, recursive=True):
+        name = path.relative_to(folder).with_suffix("")
+        mask = mask_of.get(name.with_name(f"{name.name}_mask")) or mask_of.get(name)
         samples.append(Sample(path, folder.name, mask))
     missing = [sample.path for sample in samples if sample.mask_path is None]
     if missing and masks.is_dir():
@@ -171,15 +224,18 @@ def _defect_samples(folder: Path, masks: Path, on_problem: OnProblem) -> list[Sa
             f"{len(samples)} have none: {join_names(path.name for path in missing)}; "
             f"name them {missing[0].stem}_mask.png or {missing[0].stem}.png and so on"
         )
-    extra = set(mask_of.values()) - {sample.mask_path for sample in samples}
+    used = {sample.mask_path for sample in samples}
+    extra = [path for path in files if path not in used and path.parent not in used]
     if extra and samples:
+        names = join_names(path.relative_to(masks).as_posix() for path in extra)
         on_problem(
             f"each mask in {masks} needs its image in {folder}, {len(extra)} have "
-            f"none: {join_names(sorted(path.name for path in extra))}; add the images "
-            "or remove the masks"
+            f"none: {names}; add the images or remove the masks"
         )
     return samples
 
 
 def _defect_folders(folder: Path) -> list[Path]:
-    return [f for f in subfolders(folder) if f.name not in {NORMAL, MASKS}]
+    return [
+        f for f in subfolders(folder) if f.name != MASKS and not is_normal_name(f.name)
+    ]

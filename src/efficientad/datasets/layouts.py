@@ -4,7 +4,9 @@ Training sees only what `normal_image_paths` returns: it refuses the test images
 category.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,11 @@ from efficientad.datasets import folders, lists, visa
 from efficientad.datasets.folders import OnProblem, normal_folder
 from efficientad.datasets.samples import NORMAL, Category, Sample
 from efficientad.errors import DatasetError
-from efficientad.images.listing import describe_contents, find_images, subfolders
+from efficientad.images.listing import (
+    describe_contents,
+    subfolders,
+    unused_files,
+)
 
 MIN_NORMAL_IMAGES: Final = 10
 """Fewest normal images for a training, those held out for the calibration included."""
@@ -25,6 +31,8 @@ _FOLDER_LAYOUTS: Final = (
 
 # Deep enough for ROOT/mvtec_ad/bottle and ROOT/VisA_pytorch/1cls/candle.
 _MAX_DEPTH: Final = 4
+
+logger = logging.getLogger(__name__)
 
 
 def _raise(problem: str) -> None:
@@ -82,8 +90,15 @@ def find_categories(root: Path, *, needs_test: bool = True) -> list[Category]:
     )
 
 
+def is_table(folder: Path) -> bool:
+    """Return whether a table names the images of a category, not its folders."""
+    return lists.is_list(folder) or visa.is_visa_category(folder)
+
+
 def find_category_folders(root: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
     """Yield the folders that are laid out as a category, in order; some may be broken.
+
+    A folder that several links lead to is yielded once.
 
     Args:
         root: As for `find_categories`, but no list.
@@ -93,13 +108,21 @@ def find_category_folders(root: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]
         DatasetError: If there is no such folder, or VisA's table cannot be read.
     """
     _require_folder(root)
+    yield from _category_folders(root, depth, set())
+
+
+def _category_folders(root: Path, depth: int, seen: set[Path]) -> Iterator[Path]:
+    place = root.resolve()
+    if place in seen:
+        return
+    seen.add(place)
     if any(has_layout(root) for has_layout, _ in _FOLDER_LAYOUTS):
         yield root
     elif visa.is_visa(root):
         yield from visa.visa_folders(root)
     elif depth:
         for inner in subfolders(root):
-            yield from find_category_folders(inner, depth - 1)
+            yield from _category_folders(inner, depth - 1, seen)
 
 
 def normal_image_paths(
@@ -109,7 +132,7 @@ def normal_image_paths(
 
     Args:
         folder: A category, a CSV or JSON list, or a folder of normal images, whose
-            subfolders are not searched.
+            subfolders are searched if it is named `good`.
         min_images: Fewest training images that are accepted.
 
     Returns:
@@ -119,14 +142,15 @@ def normal_image_paths(
         DatasetError: If there are too few images, if they are elsewhere, or if they are
             test images.
     """
-    is_table = lists.is_list(folder) or visa.is_visa_category(folder)
-    if not is_table:
+    if not is_table(folder):
         _require_folder(folder)
         _refuse_test_images(folder)
     # A table must be right as a whole. In folders, faults of masks do not matter here.
-    on_problem = _raise if is_table else lambda _problem: None
+    on_problem = _raise if is_table(folder) else lambda _problem: None
     category = _list(folder, on_problem, needs_test=False)
-    if not category.train and not is_table:
+    if category.unused:
+        logger.warning(category.unused)
+    if not category.train and not is_table(folder):
         raise DatasetError(
             f"a category needs its normal images in train/{NORMAL}, {folder} holds "
             f"{describe_contents(folder)}; move them there"
@@ -149,9 +173,9 @@ def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:
     _require_folder(folder)
     for has_layout, category_of in _FOLDER_LAYOUTS:
         if has_layout(folder):
-            return category_of(folder, on_problem)
-    if not needs_test and find_images(folder):
-        return folders.plain_category(folder)
+            return _with_unused(category_of(folder, on_problem))
+    if not needs_test and folders.normal_images(folder):
+        return _with_unused(folders.plain_category(folder))
     wanted = "a category or a folder of normal images"
     if needs_test:
         wanted = f"a category with the folders train/{NORMAL} and test"
@@ -159,6 +183,13 @@ def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:
         f"{wanted} was needed, {folder} holds {describe_contents(folder)}; "
         f"{_advice(folder)}"
     )
+
+
+def _with_unused(category: Category) -> Category:
+    """Return a category with what it does not use. Masks have checks of their own."""
+    used = [s.path for samples in category.splits.values() for s in samples]
+    masks = [folders.masks_folder(category.root), visa.masks_folder(category.root)]
+    return replace(category, unused=unused_files(category.root, used, apart=masks))
 
 
 def _require_folder(folder: Path) -> None:
@@ -177,12 +208,13 @@ def _refuse_test_images(folder: Path) -> None:
     """Raise if a folder holds test images: scores on training images mean nothing."""
     resolved = folder.resolve()
     for inner in (resolved, *resolved.parents):
-        train = normal_folder(inner.parent, "train")
-        if inner.name in {"test", folders.MASKS} and train.is_dir():
-            raise DatasetError(
-                f"a folder of normal images was needed, {folder} belongs to the test "
-                f"images of {inner.parent.name}; did you mean {train}?"
-            )
+        if inner.name in folders.TESTS | {folders.MASKS}:
+            train = normal_folder(inner.parent / "train")
+            if train.is_dir():
+                raise DatasetError(
+                    f"a folder of normal images was needed, {folder} belongs to the "
+                    f"test images of {inner.parent.name}; did you mean {train}?"
+                )
         if inner.name == "Images" and visa.is_visa_category(inner.parent.parent):
             raise DatasetError(
                 f"a folder of normal images was needed, {folder} holds test images of "
@@ -194,10 +226,10 @@ def _advice(folder: Path) -> str:
     """Return a guess at the folder that was meant, or what a folder should hold."""
     inner = subfolders(folder)
     for guess in (
-        folder / NORMAL,
+        normal_folder(folder),
         folder / "train",
-        *(path for f in inner for path in (normal_folder(f, "train"), f / NORMAL)),
+        *(normal_folder(f) for folder in inner for f in (folder / "train", folder)),
     ):
-        if guess.is_dir() and find_images(guess):
+        if guess.is_dir() and folders.normal_images(guess):
             return f"did you mean {guess}?"
     return "give the folder that directly holds the normal images, and only them"

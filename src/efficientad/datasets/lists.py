@@ -1,27 +1,38 @@
 """Categories in lists: a CSV file with a heading, or a JSON file with objects.
 
+Semicolons or tabs may stand in place of commas, as spreadsheets write them.
+
     image,split,defect_type,mask
     shots/0001.png,train,good,
     shots/0417.png,test,scratch,masks/0417.png
 
 Paths are relative to the list's folder. `split` is train, validation or test.
-`defect_type` is `good` without a defect. `mask` is a file or a folder of several, and
-may be missing.
+`defect_type` is `good`, `ok` or `normal` without a defect. `mask` is a file or a folder
+of several, and may be missing.
 """
 
 import csv
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
 from efficientad.datasets.folders import OnProblem
-from efficientad.datasets.samples import NORMAL, Category, Sample, Split
+from efficientad.datasets.samples import (
+    NORMAL,
+    Category,
+    Sample,
+    Split,
+    is_normal_name,
+)
 from efficientad.errors import DatasetError
-from efficientad.images.listing import join_names
+from efficientad.images.listing import fault_of, join_names
 
 _SUFFIXES: Final = frozenset({".csv", ".json"})
 _COLUMNS: Final = ("image", "split", "defect_type")
+_DELIMITERS: Final = ",;\t"
 
 Rows: TypeAlias = list[tuple[str, dict[str, Any]]]
 """The place of each row in messages, such as `line 3`, and its values by column."""
@@ -91,16 +102,26 @@ def csv_rows(path: Path, columns: tuple[str, ...] = _COLUMNS) -> Rows:
     """Return the rows of a CSV file with a heading, each with its place.
 
     Raises:
-        DatasetError: If the file cannot be read, is empty or lacks a value.
+        DatasetError: If the file cannot be read, is empty, or lacks a column or value.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        text = path.read_bytes().decode("utf-8-sig")
+        delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
+        file = StringIO(text, newline="")
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        heading = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = heading
+        rows = list(reader)
     except (OSError, UnicodeError, csv.Error) as error:
         raise DatasetError(
             f"a CSV file with the columns {', '.join(columns)} was needed, {path} "
             f"cannot be read ({error}); save it again as CSV in UTF-8"
         ) from error
+    if heading and not set(columns) <= set(heading):
+        raise DatasetError(
+            f"the columns {', '.join(columns)} were needed, the first line of {path} "
+            f"names {join_names(heading)}; name them there"
+        )
     placed = [(f"line {number}", row) for number, row in enumerate(rows, start=2)]
     return _filled(placed, path, columns)
 
@@ -108,7 +129,7 @@ def csv_rows(path: Path, columns: tuple[str, ...] = _COLUMNS) -> Rows:
 def _json_rows(path: Path) -> Rows:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"a JSON list of images was needed, {path} cannot be read ({error}); "
             "correct the file"
@@ -134,13 +155,13 @@ def _filled(rows: Rows, path: Path, columns: tuple[str, ...]) -> Rows:
             if not isinstance(value, str) or not (value or column == "mask"):
                 raise DatasetError(
                     f"each image needs {', '.join(columns)} as text, {path} has "
-                    f"{value!r} for {column} in {place}; fill it in"
+                    f"{reprlib.repr(value)} for {column} in {place}; fill it in"
                 )
         mask = row.get("mask")
         if not isinstance(mask, str | None):
             raise DatasetError(
-                f"a mask must be a path as text, {path} has {mask!r} in {place}; put "
-                "several masks of one image into one folder"
+                f"a mask must be a path as text, {path} has {reprlib.repr(mask)} in "
+                f"{place}; put several masks of one image into one folder"
             )
     return rows
 
@@ -150,10 +171,12 @@ def _sample(
 ) -> Sample:
     path, defect_type = folder / row["image"], row["defect_type"]
     mask = folder / row["mask"] if row.get("mask") else None
-    if not path.is_file():
-        on_problem(f"an image was needed at {path} ({where}); there is none")
-    if mask is not None and not mask.exists():
-        on_problem(f"a mask was needed at {mask} ({where}); there is none")
+    if is_normal_name(defect_type):
+        defect_type = NORMAL
+    if fault := fault_of(path, is_file=True):
+        on_problem(f"an image was needed at {path} ({where}); {fault}")
+    if mask is not None and (fault := fault_of(mask)):
+        on_problem(f"a mask was needed at {mask} ({where}); {fault}")
     if mask is not None and defect_type == NORMAL:
         on_problem(
             f"normal images need no mask, {path} has {mask} ({where}); remove it, or "

@@ -16,7 +16,7 @@ from efficientad.datasets.published import MVTEC_LOCO_DEFECTS
 from efficientad.datasets.samples import Category, Sample
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images.decoding import is_turned, opened_picture
-from efficientad.images.listing import join_names
+from efficientad.images.listing import fault_of, join_names
 from efficientad.images.rgb import Labels, Mask, read_labels, read_mask
 
 
@@ -52,7 +52,7 @@ class MaskCheck:
         if sample.mask_path is None:
             self._without_mask.append(sample.path)
             return
-        if not sample.mask_path.exists():
+        if fault_of(sample.mask_path):
             return  # in a list, and a finding of its layout
         try:
             files = mask_files(sample)

@@ -9,7 +9,14 @@ from efficientad.datasets.published import Collection
 Split: TypeAlias = Literal["train", "validation", "test"]
 
 NORMAL: Final = "good"
-"""Defect type of images without a defect, and the name of their folder."""
+"""Defect type of images without a defect, and the usual name of their folder."""
+
+_NORMAL_NAMES: Final = frozenset({NORMAL, "ok", "normal"})
+
+
+def is_normal_name(name: str) -> bool:
+    """Return whether a folder or defect type of this name has no defects."""
+    return name.lower() in _NORMAL_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,9 @@ class Category:
     defects_config: Path | None = None
     """MVTec LOCO's file with the saturation area of each mask value. None: masks have
     no values, and each connected group of their pixels is one defect."""
+    unused: str = ""
+    """Sentence on the files of the folder that are not used; empty if there are none,
+    or if a list chose the images."""
 
     @property
     def splits(self) -> dict[Split, tuple[Sample, ...]]:

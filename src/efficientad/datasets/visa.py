@@ -10,10 +10,9 @@ Paths are relative to the collection's folder.
 from pathlib import Path
 from typing import Final
 
-from efficientad.datasets.annotations import is_mask
 from efficientad.datasets.folders import OnProblem
 from efficientad.datasets.lists import csv_rows, splits_of
-from efficientad.datasets.samples import NORMAL, Category
+from efficientad.datasets.samples import Category
 from efficientad.errors import DatasetError
 from efficientad.images.listing import find_images, join_names
 
@@ -31,6 +30,11 @@ def is_visa(folder: Path) -> bool:
 def is_visa_category(folder: Path) -> bool:
     """Return whether a folder is one object of VisA as it is published."""
     return (folder / _IMAGES).is_dir()
+
+
+def masks_folder(category: Path) -> Path:
+    """Return the folder of the masks of an object; it may not exist."""
+    return category / _MASKS
 
 
 def visa_folders(root: Path) -> list[Path]:
@@ -51,9 +55,8 @@ def visa_category(folder: Path, on_problem: OnProblem) -> Category:
             f"VisA needs {_TABLE} beside its objects to tell training from test "
             f"images, {root / _TABLE} is not there; unpack the whole archive"
         )
-    types = {"normal": NORMAL}
     rows = [
-        (place, row | {"defect_type": types.get(row["label"], row["label"])})
+        (place, row | {"defect_type": row["label"]})
         for place, row in csv_rows(root / _TABLE, _COLUMNS)
         if row["object"] == name
     ]
@@ -66,7 +69,7 @@ def visa_category(folder: Path, on_problem: OnProblem) -> Category:
     beside = folder.parent if folder.name == name else root
     splits = splits_of(rows, beside / _TABLE, beside, on_problem)
     category = Category(name, beside / name, *splits, collection="visa")
-    if (category.root / _MASKS).is_dir():
+    if masks_folder(category.root).is_dir():
         _check_masks(category, on_problem)
     return category
 
@@ -76,12 +79,12 @@ def _check_masks(category: Category, on_problem: OnProblem) -> None:
 
     Images that the table does not list may have masks.
     """
-    masks, images = category.root / _MASKS, category.root / _IMAGES
+    masks, images = masks_folder(category.root), category.root / _IMAGES
     listed = {sample.mask_path for sample in category.test}
     extra = {
         _name_in(masks, path): path
         for path in find_images(masks, recursive=True)
-        if is_mask(path) and path not in listed
+        if path not in listed
     }
     normal = {
         _name_in(images, sample.path)

@@ -13,6 +13,7 @@ from efficientad.datasets.layouts import find_category_folders
 from efficientad.datasets.lists import is_list
 from efficientad.errors import DatasetError
 from efficientad.images.listing import join_names
+from efficientad.names import as_text
 from efficientad.storage import require_writable, write_atomically
 
 
@@ -52,7 +53,7 @@ def check(
             finding = Finding("layout", "error", str(error), (folder,))
             checks.append(CategoryCheck(folder.name, folder, {}, (finding,)))
     if output is not None:
-        text = json.dumps([each.as_json() for each in checks], indent=2)
+        text = json.dumps(as_text([each.as_json() for each in checks]), indent=2)
         write_atomically(output, (text + "\n").encode())
     return checks
 

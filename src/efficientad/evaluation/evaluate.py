@@ -50,6 +50,8 @@ from efficientad.images.rgb import (
 )
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Prediction
+from efficientad.model_files.files_together import files_together
+from efficientad.names import as_text
 from efficientad.storage import require_writable, write_atomically
 
 Predicted: TypeAlias = Mapping[Sample, Prediction]
@@ -90,9 +92,12 @@ def evaluate(
     if not isinstance(category, Category):
         category = open_category(Path(category))
     require_both_kinds(category, otherwise="use predict")
+    if category.unused:
+        logger.warning(category.unused)
     if output is not None:
         environment()
-        require_writable(output / _METRICS_FILE)
+        for name in (_METRICS_FILE, _REPORT_FILE):
+            require_writable(output / name)
     predicted, good, seconds = _predict(predictor, category)
     pixels = measure_pixels(
         category,
@@ -104,15 +109,17 @@ def evaluate(
     for shift in evaluation.shifts:
         logger.warning("%s; see image_au_roc_held_out", shift)
     if output is not None:
-        text = json.dumps(evaluation.as_json(), indent=1, allow_nan=False)
-        write_atomically(output / _METRICS_FILE, text.encode())
+        content = as_text(evaluation.as_json())
+        text = json.dumps(content, indent=1, allow_nan=False)
         report = _report(category, predictor, predicted, evaluation)
         if title is not None:
             report = replace(report, title=title)
         if not is_dated:
             facts = {k: v for k, v in report.facts.items() if k != _SECONDS}
             report = replace(report, made_on=None, facts=facts)
-        write_report(report, output / _REPORT_FILE)
+        with files_together([output / _METRICS_FILE, output / _REPORT_FILE]) as folder:
+            write_atomically(folder / _METRICS_FILE, text.encode())
+            write_report(report, folder / _REPORT_FILE)
     return evaluation
 
 
@@ -158,10 +165,11 @@ def require_both_kinds(category: Category, *, otherwise: str) -> None:
     """
     n_defects = sum(sample.is_defect for sample in category.test)
     if n_defects in {0, len(category.test)}:
-        missing = "defective" if n_defects == 0 else "normal"
+        missing, name = ("normal", NORMAL) if n_defects else ("defective", "otherwise")
         raise UndefinedMetricError(
             "evaluation needs normal and defective test images, the test of "
-            f"{category.root} has no {missing} ones; add some, or {otherwise}"
+            f"{category.root} has no {missing} ones; add some in a folder "
+            f"named {name}, or {otherwise}"
         )
 
 

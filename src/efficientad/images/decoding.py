@@ -5,6 +5,7 @@ used is refused before it is decoded. A decoded one is converted in strips, so t
 there is no second copy of a large image. `images.tiff` opens TIFF files.
 """
 
+import errno
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ MIN_SIDE: Final = 8
 
 MAX_PIXELS: Final = 200_000_000
 """Largest height times width of an image."""
+
+N_FIRST_BYTES: Final = 12
+"""Bytes at the beginning of a file that decide its format."""
 
 DEEP_GRAY_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 """Pillow's modes with more than 8 bits, all with one channel."""
@@ -88,12 +92,7 @@ def opened_picture(path: Path) -> Iterator[Picture]:
             holds no image.
     """
     try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-            raise ImageError(
-                f"an image was needed, {path} is no regular file; give a file"
-            )
-        file = path.open("rb")
+        file = _opened_file(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         problem = f"cannot be opened ({getattr(error, 'strerror', error)})"
         advice = "check the path and the permissions"
@@ -113,7 +112,7 @@ def open_picture(file: BufferedReader | BytesIO, name: str) -> Picture:
         ImageError: If the file is empty, of no supported format, or damaged.
     """
     with _errors_translated(name):
-        first_bytes = file.read(12)
+        first_bytes = file.read(N_FIRST_BYTES)
         file.seek(0)
     if not first_bytes:
         raise ImageError(
@@ -127,6 +126,18 @@ def open_picture(file: BufferedReader | BytesIO, name: str) -> Picture:
         f"an image was needed, {name} is no PNG, JPEG, BMP, TIFF, WebP or GIF by its "
         "content; export it as PNG"
     )
+
+
+def _opened_file(path: Path) -> BufferedReader:
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "a pipe or device")
+    return path.open("rb")
+
+
+def begins_as_image(first_bytes: bytes) -> bool:
+    """Return whether a file is of a readable format by its first `N_FIRST_BYTES`."""
+    return any(re.match(pattern, first_bytes, re.DOTALL) for pattern, _ in _FORMATS)
 
 
 def decode_upright(

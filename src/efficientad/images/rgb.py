@@ -44,6 +44,7 @@ from efficientad.images.decoding import (
     require_size,
     strips,
 )
+from efficientad.images.lossless import require_lossless
 from efficientad.method import sizes
 
 RGBImage: TypeAlias = NDArray[np.uint8]
@@ -89,10 +90,12 @@ def read_mask(path: Path) -> Mask:
     Nothing is scaled: a label of 1 counts at any depth.
 
     Raises:
-        ImageError: If there is no such file, or it holds no image that can be used, or
-            one with values below zero or not a number, or with 16 bits in color.
+        ImageError: If there is no such file, it holds no image that can be used, the
+            image is stored with loss, or it has values below zero or not a number, or
+            16 bits in color.
     """
     with opened_picture(path) as picture:
+        require_lossless(picture, path)
         in_color = picture.mode not in DEEP_GRAY_MODES
         if in_color and isinstance(picture, Image.Image) and has_16_bits(picture):
             # Pillow drops the lower 8 bits.
@@ -109,9 +112,10 @@ def read_labels(path: Path) -> Labels:
 
     Raises:
         ImageError: If there is no such file, or it holds no image that can be used, or
-            one in color.
+            one in color or stored with loss.
     """
     with opened_picture(path) as picture:
+        require_lossless(picture, path)
         if picture.mode not in _LABEL_MODES:
             raise ImageError(
                 f"a mask with a value for each defect type must be gray, {path} has "

@@ -5,31 +5,34 @@
     OUTPUT/heatmaps/....png    image with local, global and combined map
     OUTPUT/maps/....tiff       combined map, float32, at the image's own size (optional)
 
-Both lists get their names when the last image is done. After an error they are called
-predictions.csv.partial and predictions.jsonl.partial.
+A file at fault has its error in both lists, and the others are predicted. Both lists
+get their names when the last image is done. After an error that ends the run, such as a
+full disk, they are called predictions.csv.partial and predictions.jsonl.partial.
 """
 
 import csv
+import errno
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import tifffile
 from PIL import Image
 
-from efficientad.errors import DatasetError, ImageError
-from efficientad.images.listing import find_images
+from efficientad.errors import DatasetError, ImageError, StorageError
+from efficientad.images.listing import fault_of, find_images, unused_files
 from efficientad.images.rgb import RGBImage, read_image
 from efficientad.inspection.panels import prediction_panel
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, require_streams
 from efficientad.method.decision import Prediction
+from efficientad.names import as_cell, as_text
 from efficientad.storage import atomic_write
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
@@ -43,6 +46,7 @@ _FIELDS = (
     "milliseconds",
     "error",
 )
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +60,10 @@ class PredictionSummary:
     n_anomalous: int
     """Images called anomalous."""
     n_failed: int
-    """Files without a prediction; named in both lists and in the log."""
+    """Files without a prediction, or whose pictures could not be written; named in both
+    lists and in the log."""
+    unused: tuple[str, ...] = ()
+    """Sentences on the files of the folders that are no images, one for each folder."""
 
 
 def predict(
@@ -82,42 +89,62 @@ def predict(
 
     Raises:
         ConfigError: If the engine cannot run so many streams.
-        DatasetError: If a path does not exist, or if there is no image at all.
-        StorageError: If a result cannot be written.
+        DatasetError: If there is no image at all.
+        StorageError: If a list cannot be written, or the disk is full.
     """
     if not paths:
         raise DatasetError("needed images or folders of images to predict, got none")
     require_streams(predictor, n_streams)
     output = Path(output)
-    name_of = _named_files([Path(path) for path in paths], output)
-    n_anomalous = n_failed = 0
+    inputs = _inputs([Path(path) for path in paths], output)
+    n_images = n_anomalous = n_failed = 0
     found = in_order(
-        partial(_predicted, predictor), [p for _, p in name_of], n_streams=n_streams
+        partial(_predicted, predictor, inputs.faults),
+        list(inputs.path_of.values()),
+        n_streams=n_streams,
     )
     with _lists(output) as add_row:
-        for (name, _), (row, prediction, image) in zip(name_of, found, strict=True):
-            add_row(row)
-            if prediction is None or image is None:
+        for name, (row, prediction, image) in zip(inputs.path_of, found, strict=True):
+            if prediction is not None and image is not None:
+                n_images += 1
+                n_anomalous += prediction.is_anomalous
+                try:
+                    if has_heatmaps:
+                        _write_heatmap(output, name, image, prediction)
+                    if has_maps:
+                        _write_map(output, name, prediction)
+                except StorageError as error:
+                    if getattr(error.__cause__, "errno", None) in _FULL:
+                        raise
+                    row["error"] = str(error)
+            if "error" in row:
                 n_failed += 1
                 logger.warning(row["error"])
-                continue
-            n_anomalous += prediction.is_anomalous
-            if has_heatmaps:
-                picture = Image.fromarray(prediction_panel(image, prediction))
-                with atomic_write(output / _HEATMAPS / f"{name}.png") as file:
-                    picture.save(file, "PNG")
-            if has_maps:
-                with atomic_write(output / _MAPS / f"{name}.tiff") as file:
-                    tifffile.imwrite(file, prediction.anomaly_map)
+            add_row(row)
             del prediction, image  # else they stay while the next one is decoded
-    return PredictionSummary(len(name_of) - n_failed, n_anomalous, n_failed)
+    return PredictionSummary(n_images, n_anomalous, n_failed, tuple(inputs.unused))
+
+
+def _write_heatmap(
+    output: Path, name: str, image: RGBImage, prediction: Prediction
+) -> None:
+    picture = Image.fromarray(prediction_panel(image, prediction))
+    with atomic_write(output / _HEATMAPS / f"{name}.png") as file:
+        picture.save(file, "PNG")
+
+
+def _write_map(output: Path, name: str, prediction: Prediction) -> None:
+    with atomic_write(output / _MAPS / f"{name}.tiff") as file:
+        tifffile.imwrite(file, prediction.anomaly_map)
 
 
 def _predicted(
-    predictor: Predictor, path: Path
+    predictor: Predictor, faults: Mapping[Path, str], path: Path
 ) -> tuple[dict[str, Any], Prediction | None, RGBImage | None]:
     start = time.perf_counter()
     row: dict[str, Any] = {"path": str(path)}
+    if path in faults:
+        return row | {"error": faults[path]}, None, None
     try:
         image = read_image(path)
     except ImageError as error:
@@ -145,8 +172,8 @@ def _lists(output: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
         writer.writeheader()
 
         def add(row: dict[str, Any]) -> None:
-            writer.writerow(row)
-            json_file.write(json.dumps(row) + "\n")
+            writer.writerow({name: as_cell(value) for name, value in row.items()})
+            json_file.write(json.dumps(as_text(row)) + "\n")
 
         yield add
         csv_file.flush()  # so that a full disk leaves neither with its name
@@ -160,34 +187,57 @@ def _list_file(path: Path) -> Iterator[TextIO]:
             yield file
 
 
-def _named_files(paths: Sequence[Path], output: Path) -> list[tuple[str, Path]]:
-    """Return the files to predict, each with a unique name from its place."""
-    named: dict[str, Path] = {}
-    for path, name in _found(paths, output):
+@dataclass(slots=True)
+class _Inputs:
+    """Files to predict, and what else was found where they were searched."""
+
+    path_of: dict[str, Path] = field(default_factory=dict)
+    """Files by the names of their results; also the paths that cannot be used."""
+    faults: dict[Path, str] = field(default_factory=dict)
+    """Reason for each path that cannot be used."""
+    unused: list[str] = field(default_factory=list)
+
+
+def _inputs(paths: Sequence[Path], output: Path) -> _Inputs:
+    inputs = _Inputs()
+    found = list(_found(paths, output, inputs))
+    if all(path in inputs.faults for path, _ in found):
+        none = f"needed images to predict, found none in {', '.join(map(str, paths))}"
+        none = "; ".join([none, *inputs.unused])
+        raise DatasetError(next(iter(inputs.faults.values()), none))
+    # A result may not have the name of a folder of results.
+    folders = {str(folder) for _, name in found for folder in Path(name).parents}
+    for path, name in found:
         unique, n = name, 1
-        while unique in named:
+        while unique in inputs.path_of or folders & {f"{unique}.png", f"{unique}.tiff"}:
             n += 1
             unique = f"{name}_{n}"
-        named[unique] = path
-    if not named:
-        raise DatasetError(
-            f"needed images to predict, found none in {', '.join(map(str, paths))}"
-        )
-    return list(named.items())
+        inputs.path_of[unique] = path
+    return inputs
 
 
-def _found(paths: Sequence[Path], output: Path) -> Iterator[tuple[Path, str]]:
+def _found(
+    paths: Sequence[Path], output: Path, inputs: _Inputs
+) -> Iterator[tuple[Path, str]]:
+    """Yield the files, each with a name from its place, and note the rest."""
     written = [output.resolve() / name for name in (_HEATMAPS, _MAPS)]
     for path in paths:
-        if path.is_dir():
-            place = path.resolve()
-            # Pictures of an earlier run count if their own folder is asked for.
-            skipped = [folder for folder in written if not place.is_relative_to(folder)]
-            for file in find_images(path, recursive=True):
-                relative = file.relative_to(path)
-                if not any((place / relative).is_relative_to(s) for s in skipped):
-                    yield file, str(relative.with_suffix(""))
-        elif path.exists():
+        if fault := fault_of(path):
+            fault = f"images were needed at {path}, {fault}; check the path"
+            inputs.faults[path] = fault
+        if fault or not path.is_dir():
             yield path, path.stem
-        else:
-            raise DatasetError(f"nothing at {path}: give images or folders of images")
+            continue
+        place, unlisted = path.resolve(), dict[Path, DatasetError]()
+        # Pictures of an earlier run count if their own folder is asked for.
+        skipped = [folder for folder in written if not place.is_relative_to(folder)]
+        files = find_images(path, recursive=True, on_error=unlisted.__setitem__)
+        for file in files:
+            relative = file.relative_to(path)
+            if not any((place / relative).is_relative_to(s) for s in skipped):
+                yield file, str(relative.with_suffix(""))
+        for folder, error in unlisted.items():
+            inputs.faults[folder] = str(error)
+            yield folder, folder.name
+        if unused := unused_files(path, [*files, *unlisted], apart=skipped):
+            inputs.unused.append(unused)

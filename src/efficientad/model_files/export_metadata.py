@@ -29,6 +29,7 @@ from efficientad.model_files.calibration_entry import read_calibration
 from efficientad.model_files.files_together import files_together
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.provenance_entry import read_provenance
+from efficientad.names import as_text
 from efficientad.storage import storage_errors, write_atomically
 
 ONNX_SUFFIX: Final = ".onnx"
@@ -151,7 +152,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "provenance": dict(metadata.provenance),
         "hash": _hash(path, rest),
     }
-    content = _readable(from_json(to_json(given)))
+    content = as_text(from_json(to_json(given)))
     content[_TEXT_HASH] = _text_hash(content)
     written = _joined(path, to_json(content), rest)
     if output.resolve() == path.resolve():
@@ -171,17 +172,6 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 def _weights_of(path: Path) -> Path:
     return path.with_suffix(".bin")
-
-
-def _readable(value: Any) -> Any:
-    """Return JSON with names in UTF-8, as strict readers need it."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, dict):
-        return {_readable(k): _readable(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_readable(item) for item in value]
-    return value
 
 
 def _read(path: Path) -> bytes:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError
-from efficientad.images.listing import IMAGE_SUFFIXES, find_images
+from efficientad.images.listing import IMAGE_SUFFIXES, find_images, walk
 from efficientad.images.rgb import (
     INPUT_SIZE,
     RGBImage,
@@ -245,11 +245,11 @@ def _open_parts(path: Path) -> list[tuple[Path, Sequence[_File]]]:
         _File(image, image.relative_to(path).as_posix(), image.stat().st_size)
         for image in find_images(path, recursive=True)
     ]
-    tars = [
-        tar
-        for tar in sorted(path.rglob("*.[tT][aA][rR]"))
-        if tar.is_file() and "/." not in f"/{tar.relative_to(path).as_posix()}"
-    ]
+    tars = sorted(
+        file
+        for file in walk(path)
+        if file.suffix.lower() == ".tar" and file.is_file() and file.name[0] != "."
+    )
     if not files and not tars:
         raise DatasetError(
             f"a folder of images was needed, {path} holds no images and no tars; give"
