@@ -95,7 +95,7 @@ def test_who_runs_the_graph_without_this_package_reads_the_same(copied):
         (lambda c: c.update(provenance=["abc"]), "bad entry: dictionary update .*3"),
         (
             lambda c: c["calibration"].update(normal_scores=[0.1, float("nan")]),
-            "bad entry: held-out normal scores must be finite numbers",
+            r"bad entry: normal_scores\[1\] must be a finite number, got nan",
         ),
         (lambda c: c.update(precision="fp8"), "bad entry: precision 'fp8'"),
         (lambda c: c.update(hash="0"), "is damaged"),

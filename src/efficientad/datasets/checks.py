@@ -25,6 +25,7 @@ from efficientad.errors import ImageError
 from efficientad.images.decoding import opened_picture
 from efficientad.images.listing import join_names
 from efficientad.images.rgb import image_hash, read_image
+from efficientad.terminal import has_terminal
 
 MoreFindings: TypeAlias = Callable[[Category, Sequence[Sample]], Iterable[Finding]]
 """A further search, given a category and its different normal images."""
@@ -88,7 +89,7 @@ def _read(
     category: Category, masks: MaskCheck, findings: list[Finding]
 ) -> Iterator[_Picture]:
     samples = [(split, s) for split, part in category.splits.items() for s in part]
-    for split, sample in tqdm(samples, unit="image", disable=None):
+    for split, sample in tqdm(samples, unit="image", disable=not has_terminal()):
         if not sample.path.is_file():
             continue  # in a list, and a finding of its layout
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from efficientad.demo_parts import write_category
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.evaluation.results import Evaluation
+from efficientad.settings import checks_arguments
 from efficientad.storage import write_atomically
 from efficientad.training.config import TrainConfig
 from efficientad.training.run import train
@@ -17,6 +18,7 @@ _STEPS = 150
 _TITLE = "Demo on parts drawn by code"
 
 
+@checks_arguments
 def demo(
     output: Path = Path("demo"), *, steps: int | None = None, seed: int = 0
 ) -> Evaluation:

@@ -23,6 +23,7 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_images
+from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
 from efficientad.training.loop import (
     Interrupts,
@@ -34,6 +35,7 @@ from efficientad.training.loop import (
 logger = logging.getLogger(__name__)
 
 
+@checks_arguments
 def distill(
     images: Path | str | Sequence[Path | str],
     config: DistillConfig,

@@ -50,6 +50,7 @@ from efficientad.images.rgb import (
 )
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Prediction
+from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
 
 Predicted: TypeAlias = Mapping[Sample, Prediction]
@@ -61,6 +62,7 @@ _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
 logger = logging.getLogger(__name__)
 
 
+@checks_arguments
 def evaluate(
     predictor: Predictor,
     category: Category | Path | str,

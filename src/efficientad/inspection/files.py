@@ -30,6 +30,7 @@ from efficientad.inspection.panels import prediction_panel
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, require_streams
 from efficientad.method.decision import Prediction
+from efficientad.settings import Parallel, checks_arguments
 from efficientad.storage import atomic_write
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
@@ -59,6 +60,7 @@ class PredictionSummary:
     """Files without a prediction; named in both lists and in the log."""
 
 
+@checks_arguments
 def predict(
     predictor: Predictor,
     paths: Sequence[Path | str],
@@ -66,7 +68,7 @@ def predict(
     *,
     has_heatmaps: bool = True,
     has_maps: bool = False,
-    n_streams: int = 1,
+    n_streams: Parallel = 1,
 ) -> PredictionSummary:
     """Predict image files and folders of them, and write the results.
 
@@ -77,8 +79,8 @@ def predict(
         output: Folder for the results; made if it is not there.
         has_heatmaps: Whether to write a picture of each image with its maps.
         has_maps: Whether to write each combined map as a float32 TIFF.
-        n_streams: Images predicted at the same time; their order stays. More than one
-            needs an engine that takes calls from several threads.
+        n_streams: Images predicted at the same time, from 1 to 1024; their order stays.
+            More than one needs an engine that takes calls from several threads.
 
     Raises:
         ConfigError: If the engine cannot run so many streams.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from numpy.typing import NDArray
 
 from efficientad.cores import usable_cores
-from efficientad.engines.engine import Engine, require_counts
+from efficientad.engines.engine import Engine
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.names import DetectorEngine, Device, EngineChoice
 from efficientad.engines.native import NativeEngine
@@ -18,6 +18,7 @@ from efficientad.kernels import layers
 from efficientad.kernels.native import warn_once
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
+from efficientad.settings import Parallel, checks_arguments
 
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector
@@ -27,13 +28,14 @@ EXPORT_SUFFIXES: Final = (ONNX_SUFFIX, OPENVINO_SUFFIX)
 _SUFFIXES: Final = (DETECTOR_SUFFIX, *EXPORT_SUFFIXES)
 
 
+@checks_arguments
 def load(
     path: Path | str,
     *,
     device: Device = "auto",
     engine: EngineChoice = "auto",
-    n_threads: int | None = None,
-    n_streams: int = 1,
+    n_threads: Parallel | None = None,
+    n_streams: Parallel = 1,
 ) -> Predictor:
     """Open a model file with the engine it is made for.
 
@@ -48,17 +50,17 @@ def load(
             For an export: `onnxruntime` or `openvino`. `auto`: native on the CPU,
             PyTorch elsewhere; for an export, the engine it is made for. If the native
             layers cannot be built, PyTorch is used and a warning says so.
-        n_threads: Threads of one prediction; no effect with PyTorch. None: the cores,
-            shared by the streams.
-        n_streams: Predictions at the same time that the engine is prepared for.
+        n_threads: Threads of one prediction, from 1 to 1024; no effect with PyTorch.
+            None: the cores, shared by the streams.
+        n_streams: Predictions at the same time that the engine is prepared for, from 1
+            to 1024.
 
     Raises:
-        ConfigError: If device, engine and file exclude each other, or a number is below
-            1.
+        ConfigError: If device, engine and file exclude each other, or an argument has
+            another type or range.
         ModelFileError: If the file cannot be used.
         MissingDependencyError: If the engine is not installed.
     """
-    require_counts(n_threads=n_threads, n_streams=n_streams)
     path = Path(path)
     require_model_file(path)
     if path.suffix in EXPORT_SUFFIXES:
@@ -71,6 +73,7 @@ def load(
     return _detector(path, device, engine, _of_one(n_threads, n_streams))
 
 
+@checks_arguments
 def save(predictor: Predictor, path: Path | str) -> None:
     """Write a trained predictor to one .ead file, atomically.
 

@@ -32,6 +32,7 @@ from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
 )
+from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable
 from efficientad.training.calibration import fit_calibration
 from efficientad.training.composition import learn_composition
@@ -72,6 +73,7 @@ def recipe_of(config: TrainConfig, device: torch.device) -> Recipe:
     return replace(RECIPES[preset], **given)
 
 
+@checks_arguments
 def train(
     images: Path | str | Category | Sequence[ImageLike],
     config: TrainConfig | None = None,
