@@ -1,8 +1,8 @@
 """Settings and arguments, checked when they are given and not hours later.
 
 Each is compared with its annotation: the type, and the `Range` of a number. NumPy's
-numbers become Python's, which every file can hold, and text becomes a path where one is
-needed. No torch here.
+numbers become Python's, which every file can hold, and text becomes a path, or a path
+text, where the other is needed. No torch here.
 """
 
 import math
@@ -103,7 +103,7 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
         given = parameters.bind(*positional, **named)
         hints = _hints(function)
         for name, value in given.arguments.items():
-            given.arguments[name] = checked(name, value, hints[name])
+            given.arguments[name] = checked(name, value, hints.get(name, Any))
         return function(*given.args, **given.kwargs)
 
     return call
@@ -204,7 +204,7 @@ def _float(value: object) -> object:
 
 
 def _str(value: object) -> object:
-    return str(value) if isinstance(value, str) else _REFUSED
+    return str(value) if isinstance(value, (str, Path)) else _REFUSED
 
 
 def _path(value: object) -> object:

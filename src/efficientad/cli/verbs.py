@@ -78,10 +78,11 @@ def calibrate(
             may reach.
         device: Device of the networks. auto: CUDA where there is one.
     """
-    from efficientad.inspection.opening import load, save
+    from efficientad.inspection.opening import load, require_detector_name, save
     from efficientad.storage import require_writable
     from efficientad.training.calibration import calibrate as calibrate_model
 
+    require_detector_name(output)
     require_writable(output)
     predictor = calibrate_model(
         load(model, device=device),

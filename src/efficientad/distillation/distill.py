@@ -66,11 +66,13 @@ def distill(
         DatasetError: If there are too few images.
         ImageError: If more than one in a hundred cannot be read.
         ModelFileError: If source network, first teacher or checkpoint cannot be used.
-        ConfigError: If settings exclude each other.
+        ConfigError: If settings exclude each other, an argument has another type, or
+            the provenance is not JSON-like.
         TrainingError: If the loss is not finite; the last checkpoint stays.
         StorageError: If a result cannot be written.
     """
     output = Path(output)
+    _require_json(provenance)
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     snapshots = _snapshots(config, output)
     device = choose_device(config.device)
@@ -95,6 +97,16 @@ def distill(
         save_teacher(run.teacher(), run.provenance() | facts, output)
     assert run.measured is not None
     return run.measured
+
+
+def _require_json(provenance: dict[str, Any] | None) -> None:
+    try:
+        json.dumps(provenance, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"provenance must be values that JSON has, got others ({error}); convert "
+            "them"
+        ) from error
 
 
 def _snapshots(config: DistillConfig, output: Path) -> dict[int, Path]:

@@ -78,9 +78,12 @@ def save(predictor: Predictor, path: Path | str) -> None:
     """Write a trained predictor to one .ead file, atomically.
 
     Raises:
-        ConfigError: If the predictor runs an export, which is a file already.
+        ConfigError: If the predictor runs an export, which is a file already, or the
+            name is that of an export.
         StorageError: If the file cannot be written; the previous file stays.
     """
+    path = Path(path)
+    require_detector_name(path)
     if predictor.detector is None:
         raise ConfigError(
             "only a predictor with its networks can be saved, got one of an exported "
@@ -91,7 +94,7 @@ def save(predictor: Predictor, path: Path | str) -> None:
     file = detector_file.DetectorFile(
         predictor.detector, predictor.calibration, dict(predictor.provenance)
     )
-    detector_file.write_detector(file, Path(path))
+    detector_file.write_detector(file, path)
 
 
 def detector_engine(
@@ -129,6 +132,16 @@ def native_arrays(detector: "Detector") -> dict[str, NDArray[Any]] | None:
     if detector.device.type != "cpu" or not is_single or not layers.is_available():
         return None
     return {name: value.numpy() for name, value in detector.state_dict().items()}
+
+
+def require_detector_name(path: Path) -> None:
+    """Raise `ConfigError` if a detector would get the name of an export."""
+    if path.suffix in EXPORT_SUFFIXES:
+        raise ConfigError(
+            f"a detector file ends in {DETECTOR_SUFFIX}, got {path.name}; name it "
+            f"{path.stem}{DETECTOR_SUFFIX}, and make {path.name} of it by `efficientad "
+            "export`"
+        )
 
 
 def require_model_file(path: Path) -> None:

@@ -21,7 +21,11 @@ from efficientad import __version__
 from efficientad.datasets import Category
 from efficientad.engines.pytorch import choose_device
 from efficientad.images.rgb import ImageLike
-from efficientad.inspection.opening import detector_engine, save
+from efficientad.inspection.opening import (
+    detector_engine,
+    require_detector_name,
+    save,
+)
 from efficientad.inspection.predictor import Predictor
 from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
@@ -106,6 +110,7 @@ def train(
         The calibrated predictor; `predictor.detector` has the networks.
 
     Raises:
+        ConfigError: If an argument has another type, or the output another ending.
         DatasetError, ImageError: If the images cannot be used.
         ModelFileError: If teacher or checkpoint cannot be used.
         TrainingError: If the loss is not finite.
@@ -115,6 +120,7 @@ def train(
     device = choose_device(config.device)
     target = Path(output) if output is not None else None
     if target is not None:
+        require_detector_name(target)
         require_writable(target)
     teacher = open_teacher(config.size, config.teacher)
     training, validation = training_and_validation(
