@@ -123,7 +123,7 @@ ACCEPTED = {
         "0.5"
     ),
     "json.dumps(ead.TrainConfig(resume=np.bool_(True)).resume)": "true",
-    "json.dumps(ead.DistillConfig(source='a', snapshots=[np.float64(0.5)]).snapshots)": (
+    "json.dumps(ead.DistillConfig(source='a', snapshots=[np.float64(.5)]).snapshots)": (
         "[0.5]"
     ),
     "json.dumps(ead.Calibration(SCALES, [np.float32(0.5)]).normal_scores)": "[0.5]",

@@ -170,6 +170,34 @@ def test_a_senseless_change_is_refused_and_the_file_stays(
     assert list(export.parent.iterdir()) == [export]
 
 
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        (
+            -1.0,
+            "flags 3 of 3 held-out normal images, whose scores reach 0.2; give a hi",
+        ),
+        (0.12, "flags 2 of 3 held-out normal images"),
+        (5.0, "is more than 10 times the scores of all held-out normal images"),
+    ],
+)
+def test_a_threshold_that_is_no_decision_needs_force(
+    predictor, tmp_path, capsys, at, words
+):
+    model = tmp_path / "part.ead"
+    efficientad.save(predictor, model)
+    before = model.read_bytes()
+
+    assert main(["threshold", str(model), "--at", str(at)]) == 2
+
+    error = capsys.readouterr().err
+    assert f"threshold {at:g} {words}" in error
+    assert error.endswith("or --force\n")
+    assert model.read_bytes() == before
+    assert main(["threshold", str(model), "--at", str(at), "--force"]) == 0
+    assert threshold(model).threshold == at
+
+
 def test_another_ending_is_refused(export, tmp_path):
     with pytest.raises(ConfigError, match=r"name it b\.onnx"):
         threshold(export, tmp_path / "b.xml", at=0.5)
