@@ -188,7 +188,7 @@ def _bool(value: object) -> object:
     return bool(value) if type(value).__name__ == "bool" else _REFUSED
 
 
-def _int(value: object) -> object:
+def _int(value: Any) -> object:
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     return int(value) if is_whole else _REFUSED
 

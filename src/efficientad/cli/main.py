@@ -65,8 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         error = lost()
         # Who closes a pipe, as `head` does, has read enough.
-        is_read = error is None or isinstance(error, BrokenPipeError)
-        if is_read or code not in {OK, SOME_FAILED}:
+        if error is None or isinstance(error, BrokenPipeError):
+            return code
+        if code not in {OK, SOME_FAILED}:
             return code
         reason = f"cannot write to standard output ({error.strerror})"
         print(f"efficientad: {reason}; all result files are whole", file=sys.stderr)
