@@ -129,10 +129,10 @@ def test_a_value_of_another_type_or_range_is_one_sentence(given, kind, words):
 
 
 def test_arguments_are_checked_by_their_names_and_defaults_are_not():
-    @checks_arguments
-    def cut(part: Path, *, depth: Steps = 0, speed: Speed = "slow") -> Any:
+    def cut_with(part: Path, *, depth: Steps = 0, speed: Speed = "slow") -> Any:
         return part, depth, speed
 
+    cut: Callable[..., Any] = checks_arguments(cut_with)
     assert cut(PART, speed=np.str_("fast")) == (Path(PART), 0, "fast")
     with pytest.raises(ConfigError, match="depth must be a whole number from 1"):
         cut(PART, depth=0)

@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 class _LastingStream:
     """A text stream that loses what cannot be written, and remembers the error."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.error: OSError | None = None
 
