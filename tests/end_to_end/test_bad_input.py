@@ -700,12 +700,18 @@ def test_a_model_is_no_device(model, normal_images, capsys):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        (("--steps", "0"), "steps must be at least 1, got 0"),
-        (("--validation-share", "1.5"), "validation_share must be in (0, 1), got 1.5"),
-        (("--seed", "-1"), "seed must be at least 0, got -1"),
+        (("--steps", "0"), "steps must be a whole number from 1 to 10000000, got 0"),
+        (
+            ("--validation-share", "1.5"),
+            "validation_share must be a finite number from 1e-06 to 0.999999, got 1.5",
+        ),
+        (
+            ("--seed", "-1"),
+            "seed must be a whole number from 0 to 1844674407370955161",
+        ),
         (
             ("--local-channels", "100"),
-            "local_channels must be a multiple of 32, from 32 to 384, got 100",
+            "local_channels must be a whole number from 32 to 384 in steps of 32, got ",
         ),
     ],
 )

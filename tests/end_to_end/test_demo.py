@@ -1,6 +1,7 @@
 """The demo at a few steps: the same seed gives the same bytes."""
 
 import re
+import sys
 
 import pytest
 
@@ -26,3 +27,14 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
         assert not re.search(rb"\b20\d\d-\d\d-\d\d\b", one), "a date differs tomorrow"
     # As the loop left it: the report. It says what it is of.
     assert b"<title>Demo on parts drawn by code</title>" in one
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_demo")
+def test_no_standard_error_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+
+    found = demo.demo(tmp_path, steps=1)
+
+    assert "image_au_roc" in found.metrics
+    assert (tmp_path / "report.html").is_file()

@@ -253,8 +253,8 @@ def test_tables_have_the_numbers_of_the_printed_paper():
         ({"seeds": ()}, "seeds must be at least one"),
         ({"seeds": (1, 1)}, "seeds must be at least one, each once"),
         ({"sizes": ()}, "sizes must be at least one"),
-        ({"seeds": (-1,)}, "seed must be at least 0"),
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"seeds": (-1,)}, r"seeds\[0\] must be a whole number from 0"),
+        ({"steps": 0}, "steps must be a whole number from 1"),
     ],
 )
 def test_settings_of_a_study_are_checked(settings, words):

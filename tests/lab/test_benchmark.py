@@ -517,9 +517,9 @@ def test_without_a_choice_all_that_works_is_measured(saved, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"repeats": 0}, "repeats must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"streams": -1}, "streams must be at least 1"),
+        ({"repeats": 0}, "repeats must be a whole number from 1 to 10000000, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
+        ({"streams": -1}, "streams must be a whole number from 1"),
         ({"engines": ()}, "engines needs at least one name"),
     ],
 )

@@ -350,8 +350,8 @@ def test_pictures_of_any_shape_stand_in_one_table(tmp_path):
     ("settings", "words"),
     [
         ({"figures": ()}, "figures must be at least one"),
-        ({"n_images": 0}, "n_images must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"n_images": 0}, "n_images must be a whole number from 1 to 1000, got 0"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
     ],
 )
 def test_settings_of_figures_are_checked(settings, words):

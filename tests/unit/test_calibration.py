@@ -73,6 +73,14 @@ def test_a_calibrated_predictor_is_another_one_that_names_its_images(predictor, 
     assert (predictor.calibration, predictor.provenance) == (before, provenance)
 
 
+def test_a_threshold_that_is_no_decision_needs_force(predictor, pixels):
+    with pytest.raises(ConfigError, match="flags 3 of 3 held-out normal images"):
+        efficientad.calibrate(predictor, list(pixels), threshold=-1.0)
+
+    forced = efficientad.calibrate(predictor, list(pixels), threshold=-1.0, force=True)
+    assert forced.calibration.threshold == -1.0
+
+
 @pytest.mark.parametrize(
     ("recipe", "has_levels"),
     [

@@ -299,7 +299,7 @@ def test_a_category_that_cannot_be_evaluated_is_found_out_first(
 
     with pytest.raises(DatasetError, match="gone"):
         exported(tmp_path / "gone")
-    with pytest.raises(ConfigError, match="must be a number of points, got nan"):
+    with pytest.raises(ConfigError, match="from 0 to 100, got nan"):
         exported(category, float("nan"))
     shutil.rmtree(category / "test" / "cut")
     with pytest.raises(UndefinedMetricError, match=r"no defective.*leave --verify out"):

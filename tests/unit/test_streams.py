@@ -297,9 +297,9 @@ def test_a_predictor_of_one_call_at_a_time_gets_one_stream():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_streams": 0}, "at least 1 stream"),
-        ({"n_waiting": -1}, "at least 0 waiting"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"n_streams": 0}, "n_streams must be a whole number from 1 to 1024, got 0"),
+        ({"n_waiting": -1}, "n_waiting must be a whole number from 0 to 10000"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
     ],
 )
 def test_senseless_numbers_are_refused(settings, message):

@@ -38,18 +38,18 @@ def test_with_nothing_to_change_a_file_is_only_read(model, predictor):
 def test_a_threshold_set_by_hand_decides(model, photograph):
     before = threshold(model)
 
-    threshold(model, at=123.0)
+    threshold(model, at=0.17)
 
     changed = threshold(model)
-    assert changed.threshold == 123.0
+    assert changed.threshold == 0.17
     assert changed.normal_scores == before.normal_scores
-    assert efficientad.load(model).predict(photograph(50, 50)).threshold == 123.0
+    assert efficientad.load(model).predict(photograph(50, 50)).threshold == 0.17
 
 
 def test_a_budget_moves_the_threshold_along_the_normal_scores(model):
     before = threshold(model)
 
-    threshold(model, false_alarm_budget=0.6)
+    threshold(model, false_alarm_budget=0.5)
 
     assert before.threshold == before.normal_scores[2]
     assert threshold(model).threshold == before.normal_scores[1]
@@ -154,7 +154,7 @@ def test_images_that_were_trained_on_are_refused(export, photograph, tmp_path):
     [
         ({"output": "other.onnx"}, "give what shall change"),
         ({"at": float("nan")}, "must be a finite number, got nan"),
-        ({"false_alarm_budget": 1.5}, r"must be in \(0, 1\), got 1\.5"),
+        ({"false_alarm_budget": 1.5}, r"number from 1e-06 to 0\.5, got 1\.5"),
     ],
 )
 def test_a_senseless_change_is_refused_and_the_file_stays(
@@ -168,6 +168,34 @@ def test_a_senseless_change_is_refused_and_the_file_stays(
 
     assert export.read_bytes() == before
     assert list(export.parent.iterdir()) == [export]
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        (
+            -1.0,
+            "flags 3 of 3 held-out normal images, whose scores reach 0.2; give a hi",
+        ),
+        (0.12, "flags 2 of 3 held-out normal images"),
+        (5.0, "is more than 10 times the scores of all held-out normal images"),
+    ],
+)
+def test_a_threshold_that_is_no_decision_needs_force(
+    predictor, tmp_path, capsys, at, words
+):
+    model = tmp_path / "part.ead"
+    efficientad.save(predictor, model)
+    before = model.read_bytes()
+
+    assert main(["threshold", str(model), "--at", str(at)]) == 2
+
+    error = capsys.readouterr().err
+    assert f"threshold {at:g} {words}" in error
+    assert error.endswith("or --force\n")
+    assert model.read_bytes() == before
+    assert main(["threshold", str(model), "--at", str(at), "--force"]) == 0
+    assert threshold(model).threshold == at
 
 
 def test_another_ending_is_refused(export, tmp_path):

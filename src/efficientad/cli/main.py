@@ -11,9 +11,10 @@ from importlib.metadata import entry_points
 from io import TextIOWrapper
 from typing import Final
 
-from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, verbs
+from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, verbs
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import call_of
+from efficientad.cli.streams import lasting_streams
 from efficientad.errors import (
     TRAIN_EXTRA,
     ConfigError,
@@ -55,11 +56,27 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Arguments without the program's name. None: those of the process.
 
     Returns:
-        The exit code: that of the verb, 2 for bad input, 130 for an interrupt.
+        The exit code: that of the verb, 2 for bad input or where standard output takes
+        no text, 130 for an interrupt.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may be no UTF-8
+    with lasting_streams() as lost:
+        code = _run(arguments)
+        sys.stdout.flush()
+        error = lost()
+        # Who closes a pipe, as `head` does, has read enough.
+        if error is None or isinstance(error, BrokenPipeError):
+            return code
+        if code not in {OK, SOME_FAILED}:
+            return code
+        reason = f"cannot write to standard output ({error.strerror})"
+        print(f"efficientad: {reason}; all result files are whole", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _run(arguments: list[str] | None) -> int:
     verb, *options = (sys.argv[1:] if arguments is None else arguments) or [""]
     if verb in {"-h", "--help"}:
         print(_overview())

@@ -64,6 +64,7 @@ def calibrate(
     output: Path,
     false_alarm_budget: float = DEFAULT_BUDGET,
     threshold: float | None = None,
+    force: bool = False,
     device: Device = "auto",
 ) -> int:
     """Calibrate a detector again, on other normal images.
@@ -72,20 +73,24 @@ def calibrate(
         model: Detector file.
         images: Folder of normal images that were not used for training.
         output: Detector file to write. It may be the same file.
-        false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
+        false_alarm_budget: Share of normal images that may be flagged, at most 0.5.
         threshold: Decision threshold set by hand. None: from the images.
+        force: Write a threshold, too, that flags most normal images, or that no image
+            may reach.
         device: Device of the networks. auto: CUDA where there is one.
     """
-    from efficientad.inspection.opening import load, save
+    from efficientad.inspection.opening import load, require_detector_name, save
     from efficientad.storage import require_writable
     from efficientad.training.calibration import calibrate as calibrate_model
 
+    require_detector_name(output)
     require_writable(output)
     predictor = calibrate_model(
         load(model, device=device),
         images,
         false_alarm_budget=false_alarm_budget,
         threshold=threshold,
+        force=force,
     )
     save(predictor, output)
     _print(f"wrote {output}")
@@ -258,6 +263,7 @@ def threshold(
     false_alarm_budget: float | None = None,
     images: Path | None = None,
     output: Path | None = None,
+    force: bool = False,
 ) -> int:
     """Show or change the decision threshold of a detector or exported file.
 
@@ -268,11 +274,18 @@ def threshold(
         images: Folder of normal images that were not used for training. Their scores
             replace those that p-values and threshold are computed from.
         output: File to write. None: the same file.
+        force: Write a threshold, too, that flags most normal images, or that no image
+            may reach.
     """
     from efficientad.inspection.threshold import threshold as read_or_change
 
     calibration = read_or_change(
-        model, output, at=at, false_alarm_budget=false_alarm_budget, images=images
+        model,
+        output,
+        at=at,
+        false_alarm_budget=false_alarm_budget,
+        images=images,
+        force=force,
     )
     if (at, false_alarm_budget, images) != (None, None, None):
         _print(f"wrote {output or model}")

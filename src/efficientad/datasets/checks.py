@@ -25,6 +25,7 @@ from efficientad.errors import ImageError
 from efficientad.images.decoding import has_16_bits, is_turned, opened_picture
 from efficientad.images.listing import fault_of, join_names
 from efficientad.images.rgb import image_hash, read_image
+from efficientad.terminal import has_terminal
 
 _MIN_BITS_UNUSED: Final = 2
 
@@ -105,7 +106,7 @@ def _read(
     masks: MaskCheck,
     findings: list[Finding],
 ) -> Iterator[_Picture]:
-    for split, sample in tqdm(samples, unit="image", disable=None):
+    for split, sample in tqdm(samples, unit="image", disable=not has_terminal()):
         try:
             image = read_image(sample.path)
             with opened_picture(sample.path) as picture:

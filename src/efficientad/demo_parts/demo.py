@@ -7,6 +7,7 @@ from pathlib import Path
 from efficientad.demo_parts import write_category
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.evaluation.results import Evaluation
+from efficientad.settings import Seed, Steps, checks_arguments
 from efficientad.storage import write_atomically
 from efficientad.training.config import TrainConfig
 from efficientad.training.run import train
@@ -17,8 +18,9 @@ _STEPS = 150
 _TITLE = "Demo on parts drawn by code"
 
 
+@checks_arguments
 def demo(
-    output: Path = Path("demo"), *, steps: int | None = None, seed: int = 0
+    output: Path = Path("demo"), *, steps: Steps | None = None, seed: Seed = 0
 ) -> Evaluation:
     """Draw parts, train, calibrate, evaluate, and write a report.
 

@@ -5,24 +5,27 @@ No torch here, so that the command line starts at once.
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
 from efficientad.method.sizes import ModelSize
-from efficientad.training.config import (
-    OptimizerName,
-    RateSchedule,
-    require_counts,
-    require_seed,
-    require_share,
+from efficientad.settings import (
+    BatchSize,
+    Range,
+    Seed,
+    Share,
+    Steps,
+    check_fields,
 )
+from efficientad.training.config import OptimizerName, RateSchedule
 
 DistillPreset = Literal["paper", "quick"]
 Reduction = Literal["mean", "random", "pca"]
 
-_IMAGE_SIZE_STEP: Final = 16  # the coarse stage's stride on twice the size, and more
-_MIN_IMAGE_SIZE: Final = 64
+# Multiples of the coarse stage's stride on twice the size, and more.
+ImageSize = Annotated[int, Range(64, 2048, 16)]
+Count = Annotated[int, Range(1, 1_000_000_000)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,21 +43,21 @@ class DistillConfig:
     `quick`: windows of 8 images a step, batch normalization while distilling, Muon
     with warm-up and cosine; for hours on a CPU, with `feature_cache`."""
 
-    steps: int | None = None
-    """Optimizer steps, at least 1."""
+    steps: Steps | None = None
+    """Optimizer steps, from 1 to ten million."""
 
-    minutes: float | None = None
-    """Time for the steps, in minutes, above 0. The learning rate follows the time, and
-    `steps` must not be given. None: all steps."""
+    minutes: Annotated[float, Range(1e-3, 1_000_000)] | None = None
+    """Time for the steps, in minutes, from 0.001 to a million. The learning rate
+    follows the time, and `steps` must not be given. None: all steps."""
 
     start_from: Path | None = None
     """Teacher file whose weights the network starts with. None: random weights."""
 
-    batch_size: int | None = None
-    """Images a step, at least 1."""
+    batch_size: BatchSize | None = None
+    """Images a step, from 1 to 1024."""
 
-    learning_rate: float | None = None
-    """Highest learning rate, above 0."""
+    learning_rate: Annotated[float, Range(1e-9, 100)] | None = None
+    """Highest learning rate, from 1e-9 to 100."""
 
     rate_schedule: RateSchedule | None = None
     """`constant`, `drop` to a tenth for the last 5 %, or `cosine` with warm-up."""
@@ -71,17 +74,17 @@ class DistillConfig:
     """How source features become 384 channels: the paper's mean over neighbouring
     channels, a random orthogonal projection, or whitened principal components."""
 
-    n_images: int | None = None
-    """Images to use, drawn by the seed. None: all."""
+    n_images: Count | None = None
+    """Images to use, at least 1, drawn by the seed. None: all."""
 
-    n_held_out: int = 100
+    n_held_out: Count = 100
     """Images never trained on, for the explained variance, at least 1."""
 
-    image_size: int = 256
-    """Side of the images in pixels as the teacher sees them, a multiple of 16, at least
-    64. The source network sees them twice as large."""
+    image_size: ImageSize = 256
+    """Side of the images in pixels as the teacher sees them, a multiple of 16 from 64
+    to 2048. The source network sees them twice as large."""
 
-    grayscale_share: float = 0.1
+    grayscale_share: Annotated[float, Range(0, 1)] = 0.1
     """Share of the images that both networks see in gray, in [0, 1]."""
 
     feature_cache: Path | None = None
@@ -93,53 +96,31 @@ class DistillConfig:
     mixed_precision: bool = False
     """Use bfloat16 for the convolutions. Only a gain where the hardware has it."""
 
-    checkpoint_every: int = 200
+    checkpoint_every: Steps = 200
     """Steps between checkpoints and measurements on held-out images, at least 1."""
 
-    snapshots: tuple[float, ...] = ()
+    snapshots: tuple[Share, ...] = ()
     """Shares of the training, in (0, 1), after which the teacher so far is saved, for
     example as `teacher_at_30.safetensors` after 0.3."""
 
-    seed: int = 0
-    """Seed of every random draw, at least 0."""
+    seed: Seed = 0
+    """Seed of every random draw, from 0 to 2**64 - 1."""
 
     resume: bool = False
     """Go on from the checkpoint beside the output file, if there is one."""
 
     def __post_init__(self) -> None:
-        """Reject settings outside their documented range."""
-        require_counts(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            n_images=self.n_images,
-            n_held_out=self.n_held_out,
-            checkpoint_every=self.checkpoint_every,
-        )
-        for name in ("learning_rate", "minutes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be > 0, got {value}")
+        """Reject settings of another type or range, and some that exclude others."""
+        check_fields(self)
         if self.minutes is not None and (self.steps is not None or self.snapshots):
             raise ConfigError(
                 f"minutes ({self.minutes:g}) exclude steps and snapshots, which count "
                 "steps; leave out the one or the others"
             )
-        if self.image_size < _MIN_IMAGE_SIZE or self.image_size % _IMAGE_SIZE_STEP:
-            raise ConfigError(
-                f"image_size must be a multiple of {_IMAGE_SIZE_STEP}, at least "
-                f"{_MIN_IMAGE_SIZE}, got {self.image_size}"
-            )
-        for share in self.snapshots:
-            require_share("snapshots", share)
         if len(set(self.snapshots)) < len(self.snapshots):
             raise ConfigError(
                 f"snapshots must be different shares, got {self.snapshots}"
             )
-        if not 0 <= self.grayscale_share <= 1:
-            raise ConfigError(
-                f"grayscale_share must be in [0, 1], got {self.grayscale_share}"
-            )
-        require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

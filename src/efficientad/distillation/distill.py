@@ -24,6 +24,7 @@ from efficientad.model_files import container as tensor_file
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import save_teacher
 from efficientad.natural_images.pictures import open_images
+from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
 from efficientad.training.checkpoint import CheckpointFile, unfinished
 from efficientad.training.loop import (
@@ -36,6 +37,7 @@ from efficientad.training.loop import (
 logger = logging.getLogger(__name__)
 
 
+@checks_arguments
 def distill(
     images: Path | str | Sequence[Path | str],
     config: DistillConfig,
@@ -67,11 +69,13 @@ def distill(
         ImageError: If more than one in a hundred cannot be read.
         ModelFileError: If source network, first teacher or checkpoint cannot be used,
             or the checkpoint is of another run.
-        ConfigError: If settings exclude each other, or facts are no JSON.
+        ConfigError: If settings exclude each other, an argument has another type, or
+            the provenance is not JSON-like.
         TrainingError: If the loss is not finite; the last checkpoint stays.
         StorageError: If a result cannot be written.
     """
     output = Path(output)
+    _require_json(provenance)
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     snapshots = _snapshots(config, output)
     device = choose_device(config.device)
@@ -97,6 +101,16 @@ def distill(
         save_teacher(run.teacher(), run.provenance() | facts, output)
     assert run.measured is not None
     return run.measured
+
+
+def _require_json(provenance: dict[str, Any] | None) -> None:
+    try:
+        json.dumps(provenance, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"provenance must be values that JSON has, got others ({error}); convert "
+            "them"
+        ) from error
 
 
 def _snapshots(config: DistillConfig, output: Path) -> dict[int, Path]:

@@ -10,8 +10,6 @@ from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.errors import ConfigError
-
 Pixels = NDArray[np.uint8]
 """RGB images of the networks' size: (n, 256, 256, 3)."""
 
@@ -51,12 +49,3 @@ class Engine(Protocol):
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the raw grids of a batch, (n, 256, 256, 3), n at least 1."""
         ...
-
-
-def require_counts(*, n_threads: int | None = None, n_streams: int = 1) -> None:
-    """Raise `ConfigError` if a number of threads or streams is below 1."""
-    for count, what in ((n_threads, "thread"), (n_streams, "stream")):
-        if count is not None and count < 1:
-            raise ConfigError(
-                f"an engine needs at least 1 {what}, got {count}; give 1 or more"
-            )

@@ -40,7 +40,7 @@ class NativeEngine:
         size: The paper's S or M.
         bf16: Round the factors of 1 x 1 convolutions to bf16; needs
             `kernels.layers.has_bf16()`. The small networks have no such convolutions.
-        n_threads: Threads of one run. None: as many as OpenMP takes.
+        n_threads: Threads of one run. None: all usable cores, or OMP_NUM_THREADS.
 
     Raises:
         ConfigError: If the native layers cannot be built, or take other numbers of

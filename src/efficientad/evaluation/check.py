@@ -14,9 +14,12 @@ from efficientad.datasets.lists import is_list
 from efficientad.errors import DatasetError
 from efficientad.images.listing import join_names
 from efficientad.names import as_text
+from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
+from efficientad.terminal import has_terminal
 
 
+@checks_arguments
 def check(
     data: Path | str, *, model: Path | str | None = None, output: Path | None = None
 ) -> list[CategoryCheck]:
@@ -73,7 +76,7 @@ def _unusual_by(model: Path) -> MoreFindings:
             return
         paths = [sample.path for sample in samples]
         distances = unusual_images.leave_one_out_distances(
-            detector, tqdm(paths, disable=None)
+            detector, tqdm(paths, disable=not has_terminal())
         )
         flagged = unusual_images.is_unusual(distances).nonzero()[0]
         order = sorted(flagged.tolist(), key=lambda i: -distances[i])

@@ -52,6 +52,7 @@ from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Prediction
 from efficientad.model_files.files_together import files_together
 from efficientad.names import as_text
+from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
 
 Predicted: TypeAlias = Mapping[Sample, Prediction]
@@ -63,6 +64,7 @@ _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
 logger = logging.getLogger(__name__)
 
 
+@checks_arguments
 def evaluate(
     predictor: Predictor,
     category: Category | Path | str,

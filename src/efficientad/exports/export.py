@@ -8,10 +8,9 @@ images are metadata of the file. The same operators are written for ONNX Runtime
 """
 
 import copy
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from efficientad.datasets import open_category
 from efficientad.engines.engine import Precision
@@ -41,6 +40,7 @@ from efficientad.model_files.export_metadata import (
     Metadata,
 )
 from efficientad.model_files.files_together import files_together
+from efficientad.settings import Range, checks_arguments
 from efficientad.storage import require_writable, storage_errors
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class ExportReport:
         ]
 
 
+@checks_arguments
 def export(
     predictor: Predictor,
     output: Path | str,
@@ -84,7 +85,7 @@ def export(
     precision: Precision = "fp32",
     images: Path | None = None,
     verify: Path | None = None,
-    max_loss: float = DEFAULT_MAX_LOSS,
+    max_loss: Annotated[float, Range(0, 100)] = DEFAULT_MAX_LOSS,
 ) -> ExportReport:
     """Write a detector as one graph, after comparing it with PyTorch.
 
@@ -101,7 +102,7 @@ def export(
         verify: Labelled category folder. The loss of accuracy is measured on its test
             images.
         max_loss: Largest loss on `verify` of image AU-ROC, and of AU-PRO or AU-sPRO, in
-            points.
+            points, from 0 to 100.
 
     Raises:
         ConfigError: If the predictor runs an export already, the name has no known
@@ -121,7 +122,7 @@ def export(
     target = Path(output)
     detector = _require_possible(predictor, target, precision)
     if verify is not None:
-        _require_measurable(verify, max_loss)
+        _require_measurable(verify)
     normal = _normal_images(predictor, images or verify, precision)
     require_writable(target)
     if detector.device.type != "cpu":  # where products may be rounded to TF32
@@ -164,12 +165,6 @@ def require_format(output: Path, wanted: Format | None) -> None:
 def _require_possible(
     predictor: Predictor, target: Path, precision: Precision
 ) -> "Detector":
-    *others, last = get_args(Precision)
-    if precision not in {*others, last}:
-        raise ConfigError(
-            f"an export is written in {', '.join(others)} or {last}, got {precision}; "
-            "choose one of these"
-        )
     require_utf8(target)
     if target.suffix not in SUFFIX_OF.values():
         raise ConfigError(
@@ -203,16 +198,12 @@ def _require_possible(
     return predictor.detector
 
 
-def _require_measurable(verify: Path, max_loss: float) -> None:
-    """Reject a category or limit before minutes are spent on the export."""
+def _require_measurable(verify: Path) -> None:
+    """Reject a category before minutes are spent on the export."""
     from efficientad.evaluation.evaluate import (  # noqa: PLC0415 - heavy
         require_both_kinds,
     )
 
-    if math.isnan(max_loss):
-        raise ConfigError(
-            f"max_loss must be a number of points, got {max_loss}; 0.2 is usual"
-        )
     require_both_kinds(open_category(verify), otherwise="leave --verify out")
 
 

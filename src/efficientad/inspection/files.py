@@ -33,6 +33,7 @@ from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, require_streams
 from efficientad.method.decision import Prediction
 from efficientad.names import as_cell, as_text
+from efficientad.settings import Parallel, checks_arguments
 from efficientad.storage import atomic_write
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
@@ -66,6 +67,7 @@ class PredictionSummary:
     """Sentences on the files of the folders that are no images, one for each folder."""
 
 
+@checks_arguments
 def predict(
     predictor: Predictor,
     paths: Sequence[Path | str],
@@ -73,7 +75,7 @@ def predict(
     *,
     has_heatmaps: bool = True,
     has_maps: bool = False,
-    n_streams: int = 1,
+    n_streams: Parallel = 1,
 ) -> PredictionSummary:
     """Predict image files and folders of them, and write the results.
 
@@ -84,8 +86,8 @@ def predict(
         output: Folder for the results; made if it is not there.
         has_heatmaps: Whether to write a picture of each image with its maps.
         has_maps: Whether to write each combined map as a float32 TIFF.
-        n_streams: Images predicted at the same time; their order stays. More than one
-            needs an engine that takes calls from several threads.
+        n_streams: Images predicted at the same time, from 1 to 1024; their order stays.
+            More than one needs an engine that takes calls from several threads.
 
     Raises:
         ConfigError: If the engine cannot run so many streams.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from efficientad.cores import usable_cores
-from efficientad.engines.engine import Engine, require_counts
+from efficientad.engines.engine import Engine
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.names import DetectorEngine, Device, EngineChoice
 from efficientad.engines.native import NativeEngine
@@ -24,6 +24,7 @@ from efficientad.model_files.detector_file import (
     write_detector,
 )
 from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
+from efficientad.settings import Parallel, checks_arguments
 
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector
@@ -33,13 +34,14 @@ EXPORT_SUFFIXES: Final = (ONNX_SUFFIX, OPENVINO_SUFFIX)
 _SUFFIXES: Final = (DETECTOR_SUFFIX, *EXPORT_SUFFIXES)
 
 
+@checks_arguments
 def load(
     path: Path | str,
     *,
     device: Device = "auto",
     engine: EngineChoice = "auto",
-    n_threads: int | None = None,
-    n_streams: int = 1,
+    n_threads: Parallel | None = None,
+    n_streams: Parallel = 1,
 ) -> Predictor:
     """Open a model file with the engine it is made for.
 
@@ -54,17 +56,17 @@ def load(
             For an export: `onnxruntime` or `openvino`. `auto`: native on the CPU,
             PyTorch elsewhere; for an export, the engine it is made for. If the native
             layers cannot be built, PyTorch is used and a warning says so.
-        n_threads: Threads of one prediction; no effect with PyTorch. None: the cores,
-            shared by the streams.
-        n_streams: Predictions at the same time that the engine is prepared for.
+        n_threads: Threads of one prediction, from 1 to 1024; no effect with PyTorch.
+            None: the cores, shared by the streams.
+        n_streams: Predictions at the same time that the engine is prepared for, from 1
+            to 1024.
 
     Raises:
-        ConfigError: If device, engine and file exclude each other, or a number is below
-            1.
+        ConfigError: If device, engine and file exclude each other, or an argument has
+            another type or range.
         ModelFileError: If the file cannot be used.
         MissingDependencyError: If the engine is not installed.
     """
-    require_counts(n_threads=n_threads, n_streams=n_streams)
     path = Path(path)
     require_model_file(path)
     if path.suffix in EXPORT_SUFFIXES:
@@ -77,13 +79,17 @@ def load(
     return _detector(path, device, engine, _of_one(n_threads, n_streams))
 
 
+@checks_arguments
 def save(predictor: Predictor, path: Path | str) -> None:
     """Write a trained predictor to one .ead file, atomically.
 
     Raises:
-        ConfigError: If the predictor runs an export, which is a file already.
+        ConfigError: If the predictor runs an export, which is a file already, or the
+            name is that of an export.
         StorageError: If the file cannot be written; the previous file stays.
     """
+    path = Path(path)
+    require_detector_name(path)
     if predictor.weights is None:
         raise ConfigError(
             "only a predictor with its networks can be saved, got one of an exported "
@@ -95,7 +101,7 @@ def save(predictor: Predictor, path: Path | str) -> None:
         predictor.calibration,
         dict(predictor.provenance),
     )
-    write_detector(file, Path(path))
+    write_detector(file, path)
 
 
 def detector_engine(
@@ -110,8 +116,8 @@ def detector_engine(
         detector: Trained networks.
         engine: Name of the engine, as for `load`. If the native layers do not work
             here, a warning says so and PyTorch is used.
-        n_threads: Threads of one run of the native engine. None: as many as OpenMP
-            takes.
+        n_threads: Threads of one run of the native engine. None: all usable cores, or
+            OMP_NUM_THREADS.
     """
     if engine != "pytorch" and runs_natively(detector):
         from efficientad.model_files.tensors import as_arrays  # noqa: PLC0415 - torch
@@ -151,6 +157,16 @@ def _native_engine(
         warn_once("they do not work here", "products in bf16", "single precision")
         bf16 = False
     return NativeEngine(weights, size, bf16=bf16, n_threads=n_threads)
+
+
+def require_detector_name(path: Path) -> None:
+    """Raise `ConfigError` if a detector would get the name of an export."""
+    if path.suffix in EXPORT_SUFFIXES:
+        raise ConfigError(
+            f"a detector file ends in {DETECTOR_SUFFIX}, got {path.name}; name it "
+            f"{path.stem}{DETECTOR_SUFFIX}, and make {path.name} of it by `efficientad "
+            "export`"
+        )
 
 
 def require_model_file(path: Path) -> None:

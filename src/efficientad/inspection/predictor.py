@@ -18,6 +18,7 @@ from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
+from efficientad.settings import checks_arguments
 
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector
@@ -83,10 +84,15 @@ class Predictor:
         """
         return self.predict_batch([image])[0]
 
+    @checks_arguments
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
         """Predict several images, of any sizes, up to 16 in one run of the engine.
 
+        Args:
+            images: List or other sequence of images; of an array, make a list first.
+
         Raises:
+            ConfigError: If it is none.
             ImageError: If an image cannot be read or used.
             ModelFileError: If the model gives no finite maps for one.
         """

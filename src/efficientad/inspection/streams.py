@@ -12,12 +12,13 @@ from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
-from typing import Final, Literal, TypeVar, overload
+from typing import Annotated, Final, Literal, TypeVar, overload
 
 from efficientad.errors import ConfigError, ImageError
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Prediction
+from efficientad.settings import BatchSize, Parallel, Range, checks_arguments
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -51,13 +52,14 @@ def predictions(
 ) -> Generator[Prediction | ImageError, None, None]: ...
 
 
+@checks_arguments
 def predictions(
     predictor: Predictor,
     images: Iterable[ImageLike],
     *,
-    n_streams: int = 1,
-    batch_size: int = 1,
-    n_waiting: int | None = None,
+    n_streams: Parallel = 1,
+    batch_size: BatchSize = 1,
+    n_waiting: Annotated[int, Range(0, 10_000)] | None = None,
     gives_errors: bool = False,
 ) -> Generator[Prediction | ImageError, None, None]:
     """Predict images as they come.
@@ -74,10 +76,11 @@ def predictions(
         predictor: Model to predict with.
         images: Images of any sizes, also endlessly many. They are read in a thread of
             their own, from the first prediction that is asked for.
-        n_streams: Predictions at the same time; more than one needs an engine that
-            takes calls from several threads.
-        batch_size: Images of one prediction.
-        n_waiting: Batches prefetched beside those being predicted. None: one a stream.
+        n_streams: Predictions at the same time, from 1 to 1024; more than one needs an
+            engine that takes calls from several threads.
+        batch_size: Images of one prediction, from 1 to 1024.
+        n_waiting: Batches prefetched beside those being predicted, from 0 to 10 000.
+            None: one a stream.
             At most `n_streams + n_waiting` are read whose predictions the caller is not
             done with; with 1 and 0 an image is read when the next prediction is asked
             for, so a live camera's is not old.
@@ -89,14 +92,12 @@ def predictions(
         One prediction an image, in the order of the images.
 
     Raises:
-        ConfigError: If a number is too small, or the predictor takes one call at a
-            time.
+        ConfigError: If a number is outside its range, or the predictor takes one call
+            at a time.
         ImageError: If an image cannot be read or used, unless `gives_errors`. As with
             an exception of the source, all images before it are predicted first.
     """
-    require_streams(predictor, n_streams, n_waiting)
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    require_streams(predictor, n_streams)
     batches = in_order(
         partial(_predicted, predictor),
         _batches(images, batch_size),
@@ -106,26 +107,8 @@ def predictions(
     return _each(batches, gives_errors=gives_errors)
 
 
-def require_streams(
-    predictor: Predictor, n_streams: int, n_waiting: int | None = None
-) -> None:
-    """Raise if an engine cannot run so many streams.
-
-    Args:
-        predictor: Model to predict with.
-        n_streams: Predictions at the same time.
-        n_waiting: Pieces of work prefetched. None: one a stream.
-
-    Raises:
-        ConfigError: If a number is too small, or the engine takes one call at a time.
-    """
-    if n_waiting is None:
-        n_waiting = n_streams
-    if n_streams < 1 or n_waiting < 0:
-        raise ConfigError(
-            "needed at least 1 stream and at least 0 waiting pieces, got "
-            f"{n_streams} and {n_waiting}"
-        )
+def require_streams(predictor: Predictor, n_streams: int) -> None:
+    """Raise `ConfigError` for several streams if an engine takes one call at a time."""
     if n_streams > 1 and not predictor.engine.is_concurrent:
         raise ConfigError(
             f"{n_streams} streams need an engine that takes several calls at once, "

@@ -20,16 +20,19 @@ from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import Metadata
+from efficientad.settings import Budget, checks_arguments
 from efficientad.storage import require_writable
 
 
+@checks_arguments
 def threshold(
     model: Path | str,
     output: Path | str | None = None,
     *,
     at: float | None = None,
-    false_alarm_budget: float | None = None,
+    false_alarm_budget: Budget | None = None,
     images: Path | None = None,
+    force: bool = False,
 ) -> Calibration:
     """Return how a model file decides, after changing it if asked to.
 
@@ -40,15 +43,16 @@ def threshold(
         output: File to write, with the same ending. None: the model file itself.
         at: Threshold set by hand. None: derived from the normal scores and the budget,
             unless nothing else changes.
-        false_alarm_budget: Share of normal images that may be flagged, in (0, 1). None:
-            unchanged.
+        false_alarm_budget: Share of normal images that may be flagged, from 1e-6 to
+            0.5. None: unchanged.
         images: Folder of normal images that were not trained on. Their scores by this
             file replace its normal scores, and the file names them from then on. Copies
             of an image count once. None: the scores stay.
+        force: Whether to write a threshold that `Calibration.require_sensible` refuses.
 
     Raises:
         ConfigError: If an output is given and nothing is to change, a number is outside
-            its range, or the ending is another.
+            its range, the ending is another, or the threshold is no decision.
         DatasetError: If there are no images, or if some were trained on.
         ModelFileError: If the file cannot be used.
         MissingDependencyError: If it needs PyTorch, or an engine that is not installed.
@@ -89,6 +93,8 @@ def threshold(
             calibration, normal_scores=scores, training_scores=(), second_session={}
         )
         provenance["decision_images"] = hashes
+    if not force:
+        calibration.require_sensible()
     changed = replace(opened, calibration=calibration, provenance=provenance)
     if isinstance(changed, Metadata):
         export_metadata.write(model, changed, output=output)

@@ -1,1 +1,5 @@
 """Native building blocks that make the networks faster, never different."""
+
+from efficientad.kernels.forks import end_threads_before_forks
+
+end_threads_before_forks()

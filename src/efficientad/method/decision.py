@@ -13,22 +13,29 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET
-from efficientad.method.maps import MapScale, combine_maps, image_scores
+from efficientad.method.maps import (
+    HIGH_TARGET,
+    MapScale,
+    combine_maps,
+    image_scores,
+)
 from efficientad.method.placement import place_map
 from efficientad.method.tail import tail_quantile
+from efficientad.settings import Budget, Range, check_fields
 
 Grid = NDArray[np.float32]
 """Values of one map on the descriptor grid, (rows, columns)."""
 
 ThresholdRule = Literal["rank", "estimate"]
 _LEAST_ABOVE: Final = 3
+_REACH: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +44,12 @@ class TermScale:
 
     center: float
     """Value that adds nothing: the mean of normal images."""
-    slope: float
+    slope: Annotated[float, Range(0, math.inf)]
     """Points of the score for each unit above the center, at least 0."""
 
     def __post_init__(self) -> None:
         """Reject numbers that are not finite, and a negative slope."""
-        if not (math.isfinite(self.center) and 0 <= self.slope < math.inf):
-            raise ConfigError(
-                "an image-level term needs a finite center and a slope of at least 0, "
-                f"got {self.center} and {self.slope}"
-            )
+        check_fields(self)
 
     def points(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what values add to the image score."""
@@ -64,8 +67,8 @@ class Calibration:
     normal_scores: tuple[float, ...]
     """Image scores of the held-out normal images, ascending, at least one."""
 
-    false_alarm_budget: float = DEFAULT_BUDGET
-    """Share of normal images that may be flagged, in (0, 1)."""
+    false_alarm_budget: Budget = DEFAULT_BUDGET
+    """Share of normal images that may be flagged, from 1e-6 to 0.5."""
 
     given_threshold: float | None = None
     """A threshold set by the user. None: derived from the scores and the budget."""
@@ -88,6 +91,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """Reject missing scales, and scores that are missing, unordered or infinite."""
+        check_fields(self)
         if not self.scales:
             raise ConfigError("calibration needs the scale of at least one map")
         if not self.normal_scores:
@@ -96,19 +100,10 @@ class Calibration:
             ("held-out normal", self.normal_scores),
             ("training", self.training_scores),
         ):
-            if not all(map(math.isfinite, scores)):
-                raise ConfigError(f"{kind} scores must be finite numbers")
             if list(scores) != sorted(scores):
                 raise ConfigError(f"{kind} scores must be in ascending order")
         if not all(self.second_session.values()):
             raise ConfigError("each kind of change needs at least one image score")
-        if not 0 < self.false_alarm_budget < 1:
-            raise ConfigError(
-                f"false_alarm_budget must be in (0, 1), got {self.false_alarm_budget}"
-            )
-        given = self.given_threshold
-        if given is not None and not math.isfinite(given):
-            raise ConfigError(f"a threshold must be a finite number, got {given}")
 
     @cached_property
     def threshold(self) -> float:
@@ -160,6 +155,30 @@ class Calibration:
         if self.n_more_images_needed:
             text += f"; {self.n_more_images_needed} more are needed for {budget}"
         return text
+
+    def require_sensible(self) -> None:
+        """Refuse a threshold set by hand that is no decision.
+
+        Raises:
+            ConfigError: If it flags more than half of the held-out normal images, or is
+                more than ten times as high as all of them.
+        """
+        given, highest = self.given_threshold, self.normal_scores[-1]
+        if given is None:
+            return
+        n = len(self.normal_scores)
+        if self.n_flagged > n / 2:
+            raise ConfigError(
+                f"threshold {given:.4g} flags {self.n_flagged} of {n} held-out normal "
+                f"images, whose scores reach {highest:.4g}; give a higher one, or "
+                "--force"
+            )
+        if given > _REACH * max(highest, HIGH_TARGET):
+            raise ConfigError(
+                f"threshold {given:.4g} is more than {_REACH} times the scores of all "
+                f"held-out normal images, which reach {highest:.4g}, so that it may "
+                "flag nothing; give a lower one, or --force"
+            )
 
     def session_alarms(self) -> dict[str, float]:
         """Return the share of false alarms after each kind of change, in [0, 1]."""

@@ -13,7 +13,6 @@ Maps are known by their names: a method may have one map, or three. No torch her
 same code follows every engine.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.placement import place_map
+from efficientad.settings import check_fields
 
 Grids = NDArray[np.float32]
 """Values of a map on the descriptor grid: (n, rows, columns)."""
@@ -52,10 +52,7 @@ class MapScale:
 
     def __post_init__(self) -> None:
         """Reject quantiles that give no scale."""
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            raise ConfigError(
-                f"map quantiles must be finite, got {self.low} and {self.high}"
-            )
+        check_fields(self)
         if not self.low < self.high:
             raise ConfigError(
                 f"map quantiles must differ, got {self.low} and {self.high}: the "
@@ -63,7 +60,7 @@ class MapScale:
             )
         is_half = (self.least_level is None) != (self.greatest_level is None)
         levels = self.levels
-        if is_half or (levels and not 0 < levels[0] <= levels[1] < math.inf):
+        if is_half or (levels and not 0 < levels[0] <= levels[1]):
             raise ConfigError(
                 "the levels of a map need two limits, positive and in order, got "
                 f"{self.least_level} and {self.greatest_level}"

@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
-from efficientad.errors import ConfigError, ModelFileError
+from efficientad.errors import ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.provenance_entry import read_provenance
 from efficientad.model_files.tensors import as_arrays, as_tensors
+from efficientad.settings import checks_arguments
 from efficientad.storage import file_hash
 
 
@@ -44,6 +45,7 @@ def save_teacher(
     tensor_file.write(path, "teacher", as_arrays(stored_weights(network)), content)
 
 
+@checks_arguments
 def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
     """Open the shipped teacher of a size, or a teacher file of that size.
 
@@ -56,8 +58,6 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
         ModelFileError: If the file cannot be used, is of another size, or if the
             shipped one is missing or damaged.
     """
-    if size not in get_args(ModelSize):
-        raise ConfigError(f"size must be small or medium, got {size!r}")
     file = shipped_teacher_path(size) if path is None else Path(path)
     arrays, content = tensor_file.read(file, "teacher")
     if content.get("size") != size:

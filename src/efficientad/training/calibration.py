@@ -32,6 +32,7 @@ from efficientad.method.maps import (
     map_levels,
     normalize_maps,
 )
+from efficientad.settings import Budget, checks_arguments
 from efficientad.training.normal_images import (
     Pixels,
     read_normal_images,
@@ -56,12 +57,14 @@ _N_SESSION: Final = 24
 """Images with each change of a second session, at most."""
 
 
+@checks_arguments
 def calibrate(
     predictor: Predictor,
     images: Path | str | Sequence[ImageLike],
     *,
-    false_alarm_budget: float = DEFAULT_BUDGET,
+    false_alarm_budget: Budget = DEFAULT_BUDGET,
     threshold: float | None = None,
+    force: bool = False,
 ) -> Predictor:
     """Return a predictor that is calibrated on other normal images.
 
@@ -69,12 +72,16 @@ def calibrate(
         predictor: Trained model; its networks stay.
         images: Normal images or their folder, none of them trained on. Copies of an
             image count once.
-        false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
+        false_alarm_budget: Share of normal images that may be flagged, from 1e-6 to
+            0.5.
         threshold: Decision threshold set by hand. None: derived from the images.
+        force: Whether to accept a threshold that `Calibration.require_sensible`
+            refuses.
 
     Raises:
         DatasetError: If there are no images, or if some were trained on.
-        ConfigError: If the predictor runs an export, whose graph holds its own scales.
+        ConfigError: If the predictor runs an export, whose graph holds its own scales,
+            or the threshold is no decision.
     """
     if predictor.weights is None:
         raise ConfigError(
@@ -95,9 +102,12 @@ def calibrate(
         divides_by_level=recipe.get("divides_by_level", False),
         names=normal.names,
     )
+    calibration = replace(calibration, given_threshold=threshold)
+    if not force:
+        calibration.require_sensible()
     return replace(
         predictor,
-        calibration=replace(calibration, given_threshold=threshold),
+        calibration=calibration,
         provenance={
             **predictor.provenance,
             "validation_images": normal.hash_of_name,

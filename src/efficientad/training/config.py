@@ -5,17 +5,26 @@ No torch here, so that the command line starts at once.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from efficientad.engines.names import Device
-from efficientad.errors import ConfigError
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
+from efficientad.settings import (
+    BatchSize,
+    Budget,
+    Range,
+    Seed,
+    Share,
+    Steps,
+    check_fields,
+)
 
 Preset = Literal["paper", "quick"]
 RateSchedule = Literal["drop", "cosine", "constant"]
 OptimizerName = Literal["adam", "adamw", "muon"]
-_CHANNELS: Final = range(32, DESCRIPTOR_CHANNELS + 1, 32)  # what native layers work on
+Channels = Annotated[int, Range(32, DESCRIPTOR_CHANNELS, 32)]
+"""Channels that native layers can work on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +38,11 @@ class TrainConfig:
     """`paper`: Algorithm 1 to the letter. `quick`: minutes on a CPU. None: `paper`
     where an accelerator is used, `quick` otherwise."""
 
-    steps: int | None = None
-    """Optimizer steps, at least 1."""
+    steps: Steps | None = None
+    """Optimizer steps, from 1 to ten million."""
 
-    batch_size: int | None = None
-    """Images a step, at least 1."""
+    batch_size: BatchSize | None = None
+    """Images a step, from 1 to 1024."""
 
     teacher: Path | None = None
     """File of the teacher. None: the shipped one of this size."""
@@ -49,42 +58,32 @@ class TrainConfig:
     """Folder of normal images for calibration. None: `validation/good` where it exists,
     otherwise a share of the training images."""
 
-    validation_share: float = 0.1
+    validation_share: Share = 0.1
     """Share of the training images held out for calibration, in (0, 1)."""
 
-    false_alarm_budget: float = DEFAULT_BUDGET
-    """Share of normal images the decision threshold may flag, in (0, 1)."""
+    false_alarm_budget: Budget = DEFAULT_BUDGET
+    """Share of normal images the decision threshold may flag, from 1e-6 to 0.5."""
 
-    local_channels: int | None = None
+    local_channels: Channels | None = None
     """Channels that the local map of the trained detector sums over, a multiple of 32,
     at most 384: all, as in the paper. Few hold most of the sum."""
 
-    global_channels: int | None = None
+    global_channels: Channels | None = None
     """Channels that the global map sums over, a multiple of 32, at most 384."""
 
     device: Device = "auto"
     """Device of the networks. `auto` takes CUDA where there is one."""
 
-    seed: int = 0
-    """Seed of every random draw, at least 0."""
+    seed: Seed = 0
+    """Seed of every random draw, from 0 to 2**64 - 1."""
 
     resume: bool = False
     """Go on from the checkpoint beside the output file, if there is one. A finished
     output of the same images and settings stays as it is."""
 
     def __post_init__(self) -> None:
-        """Reject settings outside their documented range."""
-        require_counts(steps=self.steps, batch_size=self.batch_size)
-        for name in ("local_channels", "global_channels"):
-            value = getattr(self, name)
-            if value is not None and value not in _CHANNELS:
-                raise ConfigError(
-                    f"{name} must be a multiple of {_CHANNELS.step}, from "
-                    f"{_CHANNELS.start} to {DESCRIPTOR_CHANNELS}, got {value}"
-                )
-        for name in ("validation_share", "false_alarm_budget"):
-            require_share(name, getattr(self, name))
-        require_seed(self.seed)
+        """Reject settings of another type or outside their range."""
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +112,10 @@ class Recipe:
     global_channels: int = DESCRIPTOR_CHANNELS
     """Channels that the global map of a trained detector sums over."""
 
+    def __post_init__(self) -> None:
+        """Reject numbers of another type."""
+        check_fields(self)
+
 
 # Algorithm 1; the preset `quick` is in `training.quick`.
 PAPER: Final = Recipe(
@@ -124,22 +127,3 @@ PAPER: Final = Recipe(
     weight_decay=1e-5,
     p_hard=0.999,
 )
-
-
-def require_counts(**counts: int | None) -> None:
-    """Raise `ConfigError` if one of some numbers is below 1."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ConfigError(f"{name} must be at least 1, got {count}")
-
-
-def require_share(name: str, value: float) -> None:
-    """Raise `ConfigError` if a share is outside (0, 1)."""
-    if not 0 < value < 1:
-        raise ConfigError(f"{name} must be in (0, 1), got {value}")
-
-
-def require_seed(seed: int) -> None:
-    """Raise `ConfigError` if a seed is negative."""
-    if seed < 0:
-        raise ConfigError(f"seed must be at least 0, got {seed}")

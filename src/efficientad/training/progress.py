@@ -1,13 +1,14 @@
 """Progress of a run: a bar on a terminal, a log line now and then elsewhere."""
 
 import logging
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import closing
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from efficientad.terminal import has_terminal
 
 T = TypeVar("T", bound=Sized)
 
@@ -44,7 +45,7 @@ class Progress:
             tqdm(
                 desc=task, total=n_total, initial=n_done, unit=unit, dynamic_ncols=True
             )
-            if sys.stderr.isatty()
+            if has_terminal()
             else None
         )
 

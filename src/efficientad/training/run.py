@@ -21,7 +21,11 @@ from efficientad import __version__
 from efficientad.datasets import Category
 from efficientad.engines.pytorch import choose_device
 from efficientad.images.rgb import ImageLike
-from efficientad.inspection.opening import detector_engine, save
+from efficientad.inspection.opening import (
+    detector_engine,
+    require_detector_name,
+    save,
+)
 from efficientad.inspection.predictor import Predictor
 from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
@@ -33,6 +37,7 @@ from efficientad.natural_images.pictures import (
     PretrainingImages,
     open_pretraining_images,
 )
+from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable
 from efficientad.training.calibration import fit_calibration
 from efficientad.training.checkpoint import (
@@ -77,6 +82,7 @@ def recipe_of(config: TrainConfig, device: torch.device) -> Recipe:
     return replace(RECIPES[preset], **given)
 
 
+@checks_arguments
 def train(
     images: Path | str | Category | Sequence[ImageLike],
     config: TrainConfig | None = None,
@@ -109,6 +115,7 @@ def train(
         The calibrated predictor; `predictor.detector` has the networks.
 
     Raises:
+        ConfigError: If an argument has another type, or the output another ending.
         DatasetError, ImageError: If the images cannot be used.
         ModelFileError: If teacher or checkpoint cannot be used, or the checkpoint is of
             another run.
@@ -120,6 +127,7 @@ def train(
     target = Path(output) if output is not None else None
     checkpoint = None
     if target is not None:
+        require_detector_name(target)
         require_writable(target)
         checkpoint = CheckpointFile(target.with_name(target.name + ".checkpoint"))
     has_checkpoint = checkpoint is not None and checkpoint.path.exists()

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from efficientad.errors import ConfigError
 from efficientad.method.sizes import ModelSize
+from efficientad.settings import Range, Seed, check_fields
 
 FigureNumber = Literal[1, 3, 4, 5, 6, 7]
 
@@ -43,17 +44,14 @@ class FigureConfig:
     teacher: Path | None = None
     """Teacher for figure 3. None: the shipped one."""
 
-    n_images: int = 3
-    """Images of each scenario in figure 7, and images in figure 3, at least 1."""
+    n_images: Annotated[int, Range(1, 1000)] = 3
+    """Images of each scenario in figure 7, and images in figure 3, from 1 to 1000."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random choice of images, at least 0."""
 
     def __post_init__(self) -> None:
         """Reject settings outside their documented range."""
+        check_fields(self)
         if not self.figures:
             raise ConfigError("figures must be at least one, got none")
-        if self.n_images < 1:
-            raise ConfigError(f"n_images must be at least 1, got {self.n_images}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, got {self.seed}")

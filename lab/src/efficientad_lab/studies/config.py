@@ -7,6 +7,7 @@ from typing import Literal
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
 from efficientad.method.sizes import ModelSize
+from efficientad.settings import BatchSize, Parallel, Seed, Steps, check_fields
 from efficientad.training.config import Preset, TrainConfig
 
 PaperTable = Literal[3, 4, 5]
@@ -19,17 +20,17 @@ class StudyConfig:
     sizes: tuple[ModelSize, ...] | None = None
     """The paper's EfficientAD-S and M. None: every size with a teacher."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of the trainings, at least 0, without repetition; the paper has five."""
 
     preset: Preset | None = None
     """As in training: `paper` or `quick`. None: by the device."""
 
-    steps: int | None = None
-    """Optimizer steps of each training, at least 1."""
+    steps: Steps | None = None
+    """Optimizer steps of each training, from 1 to ten million."""
 
-    batch_size: int | None = None
-    """Images a step, at least 1."""
+    batch_size: BatchSize | None = None
+    """Images a step, from 1 to 1024."""
 
     teacher: Path | None = None
     """File of the teacher, of one size. None: the shipped ones."""
@@ -44,24 +45,21 @@ class StudyConfig:
     keep_detectors: Literal["first_seed", "all"] = "first_seed"
     """Detectors to keep when their runs are recorded; figures need the first seed's."""
 
-    n_workers: int = 1
-    """Trainings at the same time, at least 1; they share the cores."""
+    n_workers: Parallel = 1
+    """Trainings at the same time, from 1 to 1024; they share the cores."""
 
     work: Path | None = None
     """Folder of checkpoints, detectors and reports. None: `work` in the results."""
 
     def __post_init__(self) -> None:
         """Reject empty lists, repeated values, and values outside their range."""
+        check_fields(self)
         for name in ("sizes", "seeds"):
             values = getattr(self, name)
             if values is not None and (not values or len(set(values)) < len(values)):
                 raise ConfigError(
                     f"{name} must be at least one, each once, got {list(values)}"
                 )
-        if self.n_workers < 1:
-            raise ConfigError(f"n_workers must be at least 1, got {self.n_workers}")
-        for seed in self.seeds:
-            self.training("small", seed)
 
     def training(
         self, size: ModelSize, seed: int, *, has_pretraining_penalty: bool = True
