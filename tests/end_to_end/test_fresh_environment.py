@@ -99,5 +99,9 @@ def test_a_wheel_predicts_without_torch_and_without_a_compiler(
     row = json.loads((found / "predictions.jsonl").read_text(encoding="utf-8"))
     expected = predictor.predict(image)
     assert row["image_score"] == pytest.approx(expected.image_score, rel=1e-4)
+    told = run(str(binaries / "efficientad"), "doctor")
+    assert told.returncode == 0, told.stderr
+    assert "native layers, compiled ahead for" in told.stdout
+    assert "run: pip install 'efficientad[train]'" in told.stdout
     size = sum(f.stat().st_size for f in (tmp_path / "env").rglob("*") if f.is_file())
     assert size < INSTALL_BYTES

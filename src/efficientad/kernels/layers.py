@@ -111,6 +111,15 @@ def panel() -> int:
     return int(_loaded().panel())
 
 
+def description() -> str:
+    """Return in words what computes predictions on the CPU."""
+    if not is_available():
+        return "PyTorch's layers"
+    kind = _loaded().instruction_set
+    source = "compiled here" if kind == "native" else f"compiled ahead for {kind}"
+    return f"native layers, {source}{', also bf16' if has_bf16() else ''}"
+
+
 def _deviation(
     tile: int | None, kernel: int, *, flat: bool = False, bf16: bool = False
 ) -> float:

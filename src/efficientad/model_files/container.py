@@ -57,8 +57,16 @@ def write(path: Path, kind: Kind, arrays: Arrays, content: Mapping[str, Any]) ->
         partial.chmod(usual_mode)  # safetensors' files are for their owner alone
 
 
-def read(path: Path, kind: Kind) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def read(
+    path: Path, kind: Kind, *, is_verified: bool = False
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays, which cannot be written to, and the description of a file.
+
+    Args:
+        path: The file.
+        kind: What the file must hold.
+        is_verified: Whether the caller compares a hash of the whole file, so that one
+            without a checksum need not be told.
 
     Raises:
         ModelFileError: If the file is missing, truncated, foreign, of another kind or
@@ -75,7 +83,7 @@ def read(path: Path, kind: Kind) -> tuple[dict[str, NDArray[Any]], dict[str, Any
         metadata = header.get("__metadata__", {})
         _require_kind(path, kind, metadata)
         content = from_json(metadata[_CONTENT])
-        if _HASH not in metadata:
+        if _HASH not in metadata and not is_verified:
             logger.info("%s has no checksum: it is of an earlier version", path)
         _require_whole(kind, metadata, arrays)
     except (SafetensorError, OSError, ValueError, KeyError) as error:

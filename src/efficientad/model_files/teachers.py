@@ -59,7 +59,7 @@ def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
             shipped one is missing or damaged.
     """
     file = shipped_teacher_path(size) if path is None else Path(path)
-    arrays, content = tensor_file.read(file, "teacher")
+    arrays, content = tensor_file.read(file, "teacher", is_verified=path is None)
     if content.get("size") != size:
         raise ModelFileError(
             f"{file} is a teacher of size {content.get('size')}; needed {size}: give "
@@ -117,8 +117,8 @@ def shipped_teacher_path(size: ModelSize) -> Path:
     path = weights_folder() / f"teacher_{size}.safetensors"
     if not path.is_file():
         raise ModelFileError(
-            f"this efficientad ships no {size} teacher: give one by --teacher, made by "
-            f"`efficientad distill --size {size}`"
+            f"the {size} teacher is not installed: install efficientad-teachers, or "
+            f"give one by --teacher, made by `efficientad distill --size {size}`"
         )
     return path
 
