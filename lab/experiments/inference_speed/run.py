@@ -49,15 +49,18 @@ class Row(NamedTuple):
 
 def engines(size: ModelSize, n_threads: int) -> dict[str, tuple[Engine, Engine]]:
     """Return every engine, the baseline first, each with the plain networks."""
-    detector, narrow = random_detector(size), random_detector(size, *FEW)
+    detector = random_detector(size)
     plain = BaselineEngine(detector)
     found: dict[str, tuple[Engine, Engine]] = {BASELINE: (plain, plain)}
     for name in available_engines(detector):
         found[name] = detector_engine(detector, name, n_threads=n_threads), plain
     if "native" in found:
-        engine = detector_engine(narrow, "native", n_threads=n_threads)
-        name_of_few = f"native, {FEW[0]} and {FEW[1]} channels"
-        found[name_of_few] = engine, BaselineEngine(narrow)
+        for n_shared in (0, QUICK.n_shared_layers):
+            narrow = random_detector(size, *FEW, n_shared=n_shared)
+            engine = detector_engine(narrow, "native", n_threads=n_threads)
+            name = f"native, {FEW[0]} and {FEW[1]} channels"
+            name += f", {n_shared} shared layers" if n_shared else ""
+            found[name] = engine, BaselineEngine(narrow)
     return found
 
 

@@ -152,6 +152,7 @@ class QuickStep:
         self, detector: Detector, chosen: NDArray[np.int64], rng: np.random.Generator
     ) -> tuple[Tensor, list[Tensor]]:
         """Return images as they are shown, and the teacher's descriptors of them."""
+        # Deviation: the paper shows all images as they were taken.
         shown = self._pixels[torch.from_numpy(chosen)]
         first = shown[0].numpy()
         for kind in rng.choice(list(CHANGES), self._recipe.n_changes, replace=False):

@@ -17,17 +17,32 @@ def random_detector(
     size: ModelSize,
     n_local: int = DESCRIPTOR_CHANNELS,
     n_global: int = DESCRIPTOR_CHANNELS,
+    *,
+    n_shared: int = 0,
 ) -> Detector:
-    """Return an uncalibrated detector with the same random weights in every call."""
+    """Return an uncalibrated detector with the same random weights in every call.
+
+    Args:
+        size: The paper's S or M.
+        n_local: Channels of the local map.
+        n_global: Channels of the global map.
+        n_shared: First layers that the student has in common with the teacher.
+    """
     torch.manual_seed(0)
     n_hidden = DESCRIPTOR_CHANNELS
     std = torch.rand(n_local) * 0.05 + 0.02
-    return Detector(
-        PatchDescriptionNetwork(size, n_local, n_hidden=n_hidden),
-        PatchDescriptionNetwork(size, n_local + n_global, n_hidden=2 * n_hidden),
+    teacher = PatchDescriptionNetwork(size, n_local, n_hidden=n_hidden)
+    student = PatchDescriptionNetwork(size, n_local + n_global, n_hidden=2 * n_hidden)
+    detector = Detector(
+        teacher,
+        student,
         Autoencoder(n_global),
         ChannelStatistics(torch.randn(n_local) * 0.01, std),
-    ).requires_grad_(requires_grad=False)
+    )
+    for index in range(n_shared):
+        weights = teacher.convolutions[index].state_dict()
+        student.convolutions[index].load_state_dict(weights)
+    return detector.requires_grad_(requires_grad=False)
 
 
 def calibrated(detector: Detector, engine: DetectorEngine = "auto") -> Predictor:
