@@ -15,7 +15,7 @@ import tifffile
 import torch
 from PIL import ExifTags, Image, ImageOps
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 import efficientad
 from efficientad.cli.main import main
@@ -439,7 +439,7 @@ def write_foreign_file(path, _model):
 
 
 def write_foreign_tensors(path, _model):
-    save_file({"weight": torch.zeros(3)}, path)
+    save_file({"weight": np.zeros(3)}, path)
 
 
 def write_empty_model(path, _model):

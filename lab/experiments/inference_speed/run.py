@@ -58,9 +58,9 @@ def engines(size: ModelSize, n_threads: int) -> dict[str, tuple[Engine, Engine]]
         for n_shared in (0, QUICK.n_shared_layers):
             narrow = random_detector(size, *FEW, n_shared=n_shared)
             engine = detector_engine(narrow, "native", n_threads=n_threads)
-            name = f"native, {FEW[0]} and {FEW[1]} channels"
-            name += f", {n_shared} shared layers" if n_shared else ""
-            found[name] = engine, BaselineEngine(narrow)
+            shared = f", {n_shared} shared layers" if n_shared else ""
+            variant = f"native, {FEW[0]} and {FEW[1]} channels{shared}"
+            found[variant] = engine, BaselineEngine(narrow)
     return found
 
 

@@ -177,7 +177,8 @@ class Distillation:
             self.seconds_waited = float(content["seconds_waited"])
             self.data.images.unreadable.update(read_indices(content, "unreadable"))
             if content["measured"] is not None:
-                overall, per_channel = content["measured"].values()
+                entry = content["measured"]
+                overall, per_channel = (entry[k] for k in ("overall", "per_channel"))
                 self.measured = ExplainedVariance(
                     overall, tuple(map(float, per_channel))
                 )

@@ -208,7 +208,15 @@ def _detector(
             f"engine {engine} runs on the CPU, device cuda was asked for; "
             "use --device cpu, or --engine pytorch"
         )
-    file = read_detector(path)
+    try:
+        file = read_detector(path)
+    except ModelFileError as error:
+        if path.suffix == DETECTOR_SUFFIX:
+            raise
+        raise ModelFileError(
+            f"a model file ends in {', '.join(_SUFFIXES)}, got {path}; give one of "
+            "these"
+        ) from error
     if _chooses_native(device, engine) and _native_layers_take(file.weights):
         chosen: Engine = _native_engine(file.weights, file.size, engine, n_threads)
     else:

@@ -64,7 +64,7 @@ def read(
 
     Args:
         path: The file.
-        kind: What the file must hold.
+        kind: Kind that the file must have.
         is_verified: Whether the caller compares a hash of the whole file, so that one
             without a checksum need not be told.
 

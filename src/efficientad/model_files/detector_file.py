@@ -105,7 +105,7 @@ def _shapes_of(weights: Arrays, size: ModelSize) -> dict[str, tuple[int, ...]]:
     }
     named = autoencoder_shapes(n_global)
     for network, n in (("teacher", n_local), ("student", n_local + n_global)):
-        n_hidden = len(weights[f"{network}.convolutions.{n_layers - 2}.bias"])
+        n_hidden = len(weights.get(f"{network}.convolutions.{n_layers - 2}.bias", ()))
         found = convolution_shapes(with_channels(layers, n, n_hidden))
         named |= {f"{network}.convolutions.{i}": s for i, s in enumerate(found)}
     for name, shape in named.items():
