@@ -40,15 +40,15 @@ int main(int, char** paths) {
                     nullptr,
                     in, out, kernel, v[1], v[2], v[3], v[4]};
   if (tile == 0)
-    patches(&layer, 1, 2, 12);
+    patches_native(&layer, 1, 2, 12);
   else if (flat)
-    strips_6_4(&layer, 1, 2, 12);
+    strips_6_4_native(&layer, 1, 2, 12);
   else if (tile == 7)
-    winograd_7_4(&layer, 1, 2, 12);
+    winograd_7_4_native(&layer, 1, 2, 12);
   else if (tile == 8)
-    winograd_8_4(&layer, 1, 2, 12);
+    winograd_8_4_native(&layer, 1, 2, 12);
   else
-    (kernel == 3 ? winograd_6_3 : winograd_6_4)(&layer, 1, 2, 12);
+    (kernel == 3 ? winograd_6_3_native : winograd_6_4_native)(&layer, 1, 2, 12);
   FILE* to = std::fopen(paths[2], "wb");
   const size_t written = std::fwrite(output.data(), sizeof(float), output.size(), to);
   return std::fclose(to) != 0 || written != output.size();
