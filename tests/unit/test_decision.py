@@ -177,7 +177,7 @@ def test_a_table_has_a_threshold_for_each_budget():
         "0.5",
         "1",
         "2",
-        "4",
+        "5",
         "10",
     ]
     assert lines[-1].split()[-3:] == ["39", "of", "400"]

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-DEFAULT_BUDGET: Final = 0.04
+DEFAULT_BUDGET: Final = 0.05
 """Share of normal images that may be flagged."""
-BUDGETS: Final = (0.005, 0.01, 0.02, 0.04, 0.1)
+BUDGETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Shares that `Calibration.table` shows."""
