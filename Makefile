@@ -26,7 +26,7 @@ test: $(VENV)/dev.stamp ## the tests, in parallel, but for the slow ones
 test-slow: $(VENV)/dev.stamp ## the tests that take longer than ten seconds
 	$(PYTEST) -m slow
 
-fresh: $(VENV)/dev.stamp ## a deployment install in new environments; asks the package registry
+fresh: $(VENV)/dev.stamp $(VENV)/wheel.stamp ## a deployment install in new environments; asks the package registry
 	"$(BIN)/python" -m pytest -m fresh
 
 # GCC compiles for x86-64, so that needs g++ here; the result needs glibc 2.28 alone.
