@@ -85,13 +85,16 @@ def test_a_wheel_predicts_without_torch_and_without_a_compiler(
     efficientad.save(predictor, model)
     Image.fromarray(photograph(90, 70)).save(image)
 
-    predicted = subprocess.run(
-        [binaries / "efficientad", "predict", model, image, "--output", found],
-        env={"PATH": "/nowhere", "HOME": str(tmp_path)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    def on_the_line(*arguments):
+        return subprocess.run(
+            [binaries / "efficientad", *arguments],
+            env={"PATH": "/nowhere", "HOME": str(tmp_path)},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+    predicted = on_the_line("predict", model, image, "--output", found)
 
     assert predicted.returncode == 0, predicted.stderr
     assert not predicted.stderr
@@ -99,7 +102,7 @@ def test_a_wheel_predicts_without_torch_and_without_a_compiler(
     row = json.loads((found / "predictions.jsonl").read_text(encoding="utf-8"))
     expected = predictor.predict(image)
     assert row["image_score"] == pytest.approx(expected.image_score, rel=1e-4)
-    told = run(str(binaries / "efficientad"), "doctor")
+    told = on_the_line("doctor")
     assert told.returncode == 0, told.stderr
     assert "native layers, compiled ahead for" in told.stdout
     assert "run: pip install 'efficientad[train]'" in told.stdout
