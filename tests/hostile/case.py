@@ -45,6 +45,8 @@ class Case:
     """Part of the sentence on stderr."""
     makes: tuple[str, ...] = ()
     """Files and folders that may be new in `out`, and must be there unless refused."""
+    leaves: tuple[str, ...] = ()
+    """Files that are new in `out` after a refusal."""
     removes: tuple[str, ...] = ()
     """Files that stand in `out` before and not afterwards."""
     check: Callable[[], Any] = nothing

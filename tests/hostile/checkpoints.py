@@ -97,13 +97,13 @@ def cases() -> Iterator[Case]:
     for kind in SPECIAL:
         if kind != "broken link":  # as if there were none
             yield resumed(kind, partial(special_file, kind, CHECKPOINT))
-    for place in (0.0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999):
+    for place in (0.0, 0.001, 0.01, 0.3, 0.7, 0.999):
         prepare = partial(flipped, SOURCE, CHECKPOINT, place)
         yield resumed(f"a flipped bit at {place}", prepare)
     for share in (0.0001, 0.01, 0.5, 0.999):
         prepare = partial(cut, SOURCE, CHECKPOINT, share)
         yield resumed(f"cut to {share}", prepare, "not a readable checkpoint")
-    for share in (0.0, 0.3, 0.6, 1.0):
+    for share in (0.0, 0.5, 1.0):
         prepare = partial(zeroed, SOURCE, CHECKPOINT, share)
         yield resumed(f"a zeroed sector at {share}", prepare, "not a readable")
     yield from edited_cases()
@@ -122,10 +122,10 @@ def edited_cases() -> Iterator[Case]:
     for steps in (10**9, 0, -1, "3", 2.0, True, None, [3], 4):
         prepare = partial(edited, set_content("steps", steps))
         yield resumed(f"steps are {json.dumps(steps)}", prepare, "bad entry")
-    for seconds in (-1, "3", None, [3], True):
+    for seconds in (-1, "3", None):
         prepare = partial(edited, set_content("seconds", seconds))
         yield resumed(f"seconds are {json.dumps(seconds)}", prepare, "bad entry")
-    for settings in ({}, None, [], "text"):
+    for settings in ({}, None):
         prepare = partial(edited, set_content("settings", settings))
         yield resumed(f"settings are {settings!r}", prepare, "of other settings")
     for option in (

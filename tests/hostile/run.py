@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def _inside(case: Case, place: Path, shared: Path) -> Result:
         os.dup2(output.fileno(), 1)
         os.dup2(errors.fileno(), 2)
         case.prepare()
+        _renew_streams()
         before = dict(snapshot(Path()))
         result = Result(case.area, case.name)
         with measured(result, case):
@@ -115,6 +117,14 @@ def _inside(case: Case, place: Path, shared: Path) -> Result:
         result.sentence = said.rpartition("\n")[0].rpartition("\n")[2]
     result.problems += _problems(case, result, said, before)
     return result
+
+
+def _renew_streams() -> None:
+    """Open the standard streams as a new process does; those taken away stay away."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is not None:
+            stream = open(number, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def _outcome(case: Case, result: Result) -> str:
@@ -153,7 +163,9 @@ def _problems(
             case.check()
         except Exception:  # noqa: BLE001 - any error of a check is a problem
             yield f"check: {traceback.format_exc()}"
-    yield from _problems_of_files(case, before, () if is_refused else case.makes)
+    yield from _problems_of_files(
+        case, before, case.leaves if is_refused else case.makes
+    )
     if result.seconds > case.seconds:
         yield f"{result.seconds:.1f} processor seconds, at most {case.seconds}"
     if result.mebibytes > case.mebibytes:
@@ -184,22 +196,19 @@ def _problems_of_files(
     yield from (f"out/{name}: missing" for name in makes if f"out/{name}" not in after)
 
 
-class measured:  # noqa: N801 - it is used as a function
-    """Context that measures and limits processor time and memory."""
-
-    def __init__(self, result: Result, case: Case) -> None:
-        self._result, self._case = result, case
-
-    def __enter__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        self._memory, self._start = _memory("VmRSS"), time.process_time()
-        most = int(self._start) + 2 * self._case.seconds
-        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
-        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, resource.RLIM_INFINITY))
-
-    def __exit__(self, *_: object) -> None:
-        self._result.seconds = round(time.process_time() - self._start, 3)
-        self._result.mebibytes = round(_memory("VmHWM") - self._memory, 1)
+@contextmanager
+def measured(result: Result, case: Case) -> Iterator[None]:
+    """Measure and limit processor time and memory inside the context."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    memory, start = _memory("VmRSS"), time.process_time()
+    most = int(start) + 2 * case.seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        result.seconds = round(time.process_time() - start, 3)
+        result.mebibytes = round(_memory("VmHWM") - memory, 1)
 
 
 def _memory(name: str) -> float:
