@@ -37,7 +37,7 @@ NO_IMAGES: dict[str, Any] = {
     "two channels": np.zeros((9, 9, 2), np.uint8),
     "channels first": np.zeros((3, 90, 90), np.uint8),
     "NaN": np.full((9, 9, 3), math.nan),
-    "floats": np.zeros((9, 9, 3)),
+    "floats above 1": np.full((9, 9, 3), 300.0),
     "int16": np.full((9, 9), 4000, np.int16),
     "int64": np.zeros((9, 9, 3), np.int64),
     "complex numbers": np.zeros((9, 9, 3), complex),

@@ -98,7 +98,7 @@ TRAINED: dict[str, tuple[tuple[Change, ...], str]] = {
     "a link to itself": ((lambda: special_file("link to itself", IN / "good"),), ""),
     "a broken link": ((lambda: special_file("broken link", IN / "good"),), ""),
     "images of one color": (
-        tuple(partial(fill, f"good/{i}.png", 9) for i in range(12)),
+        tuple(partial(fill, f"good/{i}.png", 9 + i) for i in range(12)),
         "color",
     ),
 }

@@ -11,8 +11,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,11 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="beginning of area/name, a pattern")
     given = parser.parse_args()
-    by_area = defaultdict(list)
-    for result in results(given.only):
-        by_area[result["area"]].append(result)
-    for area, cases in by_area.items():
-        print(write_run(run_of(area, cases) | environment(), RESULTS))
+    for area, cases in groupby(results(given.only), key=lambda case: case["area"]):
+        print(write_run(run_of(area, list(cases)) | environment(), RESULTS), flush=True)
 
 
 if __name__ == "__main__":
