@@ -92,8 +92,14 @@ def cases() -> Iterator[Case]:
     """Yield all cases of checkpoints."""
     unfinished = partial(write, CHECKPOINT)
     yield resumed("without --resume", unfinished, "is not finished", more=())
-    whole = {"codes": (OK,), "makes": ("part.ead",), "removes": (CHECKPOINT.name,)}
-    yield resumed("a sound one", copied, "", **whole)
+    yield resumed(
+        "a sound one",
+        copied,
+        "",
+        codes=(OK,),
+        makes=("part.ead",),
+        removes=(CHECKPOINT.name,),
+    )
     for kind in SPECIAL:
         if kind != "broken link":  # as if there were none
             yield resumed(kind, partial(special_file, kind, CHECKPOINT))
@@ -125,7 +131,8 @@ def edited_cases() -> Iterator[Case]:
     for seconds in (-1, "3", None):
         prepare = partial(edited, set_content("seconds", seconds))
         yield resumed(f"seconds are {json.dumps(seconds)}", prepare, "bad entry")
-    for settings in ({}, None):
+    no_settings: tuple[Any, ...] = ({}, None)
+    for settings in no_settings:
         prepare = partial(edited, set_content("settings", settings))
         yield resumed(f"settings are {settings!r}", prepare, "of other settings")
     for option in (

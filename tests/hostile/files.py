@@ -1,7 +1,7 @@
 """The sound files that hostile cases start from: a model, exports, pictures."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -53,7 +53,7 @@ def untrained_predictor() -> Predictor:
 
 
 @contextmanager
-def interrupted_at_once() -> Iterator[object]:
+def interrupted_at_once() -> Iterator[Callable[[], bool]]:
     """Interrupt a training after its first step."""
     yield lambda: True
 

@@ -223,6 +223,11 @@ def with_text(kind: bytes) -> bytes:
     return png(20, 24, 8, data, text)
 
 
+def write_picture(content: Callable[[], bytes]) -> None:
+    """Write a picture by the function that makes it."""
+    write(IN / "picture", content())
+
+
 def socket_file() -> None:
     """Bind a socket to the picture's path."""
     with socket.socket(socket.AF_UNIX) as bound:
@@ -292,23 +297,22 @@ def read_cases() -> Iterator[Case]:
     for file_format, seed in product(FORMATS, range(8)):
         name = f"{file_format} with random bytes {seed}"
         yield read_as(name, partial(damaged, file_format, seed), None, may_refuse=True)
-    for kind in (b"zTXt", b"iTXt", b"iCCP"):
-        name = f"PNG with 64 MiB in {kind.decode()}"
-        yield read_as(name, partial(with_text, kind), None, may_refuse=True)
+    for text in (b"zTXt", b"iTXt", b"iCCP"):
+        name = f"PNG with 64 MiB in {text.decode()}"
+        yield read_as(name, partial(with_text, text), None, may_refuse=True)
     for file_format in ("PNG", "JPEG", "WEBP"):
         content = partial(encoded, picture(), file_format, exif=b"Exif\0\0XX no TIFF")
-        same = partial(encoded, picture(), file_format)
         yield read_as(
             f"{file_format} with damaged EXIF",
             content,
-            lambda same=same: np.array(Image.open(io.BytesIO(same())).convert("RGB")),
+            partial(upright, file_format, 1),
         )
     for value in (math.nan, math.inf, -1e30):
         content = partial(tiff, np.full((24, 20), value, np.float32))
         yield Case(
             area="images",
             name=f"TIFF of {value}",
-            prepare=lambda content=content: write(IN / "picture", content()),
+            prepare=partial(write_picture, content),
             call=lambda: read_image(IN / "picture"),
         )
     yield Case(

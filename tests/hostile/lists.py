@@ -51,6 +51,7 @@ READ = {
     "an escape sequence": True,
 }
 
+NO_TEXTS: tuple[Any, ...] = (3, [], {}, True, 1e308)
 ROW = {"image": "normal/000.png", "split": "train", "defect_type": "good"}
 JSON_VALUES: dict[str, Any] = {
     "a table": {"images": [ROW]},
@@ -64,12 +65,12 @@ JSON_VALUES: dict[str, Any] = {
     **{
         f"{value!r} for {name}": [{**ROW, name: value}]
         for name in ("image", "split", "defect_type", "mask")
-        for value in (3, [], {}, True, 1e308)
+        for value in NO_TEXTS
     },
     "null for an image": [{**ROW, "image": None}],
     "an empty split": [{**ROW, "split": ""}],
 }
-JSON_TEXTS = {
+JSON_TEXTS: dict[str, str | bytes] = {
     "no text": "",
     "a cut list": '[{"image": ',
     "nested lists": "[" * 100_000,

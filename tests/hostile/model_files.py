@@ -116,6 +116,11 @@ def with_value(array: Any, value: float) -> Any:
     return made
 
 
+def ones_like(array: Any, kind: str) -> Any:
+    """Return an array of ones of another type."""
+    return np.ones(array.shape, kind)
+
+
 TENSORS = (
     *("teacher_mean", "teacher_std", "teacher.convolutions.0.weight"),
     *("student.convolutions.3.bias", "autoencoder.describe.weight"),
@@ -173,7 +178,7 @@ def edited_cases() -> Iterator[Case]:
             change = set_tensor(name, partial(with_value, value=value))
             yield refused(f"{value} in {name}", partial(edited, change), "not finite")
         for kind in ("int32", "uint32", "bool"):
-            change = set_tensor(name, lambda a, kind=kind: np.ones(a.shape, kind))
+            change = set_tensor(name, partial(ones_like, kind=kind))
             yield refused(f"{kind} in {name}", partial(edited, change), "of type")
         for what, value_of in (
             ("missing", lambda _a: None),
@@ -183,9 +188,9 @@ def edited_cases() -> Iterator[Case]:
             prepare = partial(edited, set_tensor(name, value_of))
             yield refused(f"{name} is {what}", prepare, "does not hold")
     for place, values in CONTENT.items():
-        for value in values:
-            name = f"{'.'.join(place)} is {json.dumps(value)}"
-            yield refused(name, partial(edited, set_in(place, value)), "bad entry")
+        for entry in values:
+            name = f"{'.'.join(place)} is {json.dumps(entry)}"
+            yield refused(name, partial(edited, set_in(place, entry)), "bad entry")
     for name, text in TEXTS.items():
         yield refused(f"described by {name}", partial(raw, text), "in/part.ead")
     for kind in ("teacher", "checkpoint", "basis", "x"):
@@ -214,13 +219,13 @@ def threshold_cases() -> Iterator[Case]:
     yield Case(
         area="model_files",
         name="threshold: a folder for the output",
-        prepare=lambda: (OUT / "new.ead").mkdir(parents=True),
+        prepare=partial((OUT / "new.ead").mkdir, parents=True),
         command=("threshold", "part.ead", "--at", "0.2", "--output", "out/new.ead"),
     )
     yield Case(
         area="model_files",
         name="threshold: permissions stay",
-        prepare=lambda: (OUT.mkdir(), shutil.copy("part.ead", OUT / "part.ead")),
+        prepare=lambda: write(OUT / "part.ead", Path("part.ead").read_bytes()),
         command=("threshold", "out/part.ead", "--at", "0.2"),
         codes=(OK,),
         makes=("part.ead",),

@@ -51,6 +51,12 @@ def check_terminal() -> None:
         assert not set(text) & set("\x1b\x07\x7f\r\x85\u2028\u202e"), text
 
 
+def check_all(name: str) -> None:
+    """Assert both."""
+    check_row(name)
+    check_terminal()
+
+
 def cases() -> Iterator[Case]:
     """Yield each name for a picture, a model file and a folder of results."""
     for name in NAMES:
@@ -63,7 +69,7 @@ def cases() -> Iterator[Case]:
             command=(*PREDICT[:5], "--maps"),
             codes=(OK,),
             makes=(*LISTS, "heatmaps", "maps"),
-            check=lambda name=name: (check_row(name), check_terminal()),
+            check=partial(check_all, name),
         )
     for name in MODEL_NAMES:
         yield Case(

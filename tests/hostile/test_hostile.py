@@ -105,4 +105,4 @@ def test_a_process_that_dies_is_noticed():
         raise ValueError("a fault")
 
     assert run.in_a_process(ended, 60) == "ended by SIGABRT"
-    assert "ValueError: a fault" in run.in_a_process(failed, 60)
+    assert "ValueError: a fault" in str(run.in_a_process(failed, 60))

@@ -207,7 +207,7 @@ def cases() -> Iterator[Case]:
         yield Case(
             area="trees",
             name=f"evaluate: a folder in place of {name}",
-            prepare=lambda name=name: (OUT / name / "x").mkdir(parents=True),
+            prepare=partial((OUT / name / "x").mkdir, parents=True),
             command=("evaluate", "part.ead", "parts", "--output", "out"),
             words=name,
         )
