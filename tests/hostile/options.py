@@ -51,7 +51,7 @@ def option(name: str, *command: str, words: str = "") -> Case:
         command=command,
         words=words,
         seconds=5,
-        mebibytes=100,
+        mebibytes=200,
     )
 
 
