@@ -208,11 +208,11 @@ def _str(value: object) -> object:
 
 
 def _path(value: object) -> object:
-    if isinstance(value, Path):
-        return value
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
     is_path = isinstance(text, str) and text and "\0" not in text
-    return Path(text) if is_path else _REFUSED
+    if not is_path:
+        return _REFUSED
+    return value if isinstance(value, Path) else Path(text)
 
 
 def _wanted(kind: Any) -> str:

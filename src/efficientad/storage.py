@@ -64,7 +64,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: If the folder cannot be written, or `path` is not empty.
     """
-    path = path.resolve()  # a link stays
+    path = Path(os.path.realpath(path))  # a link stays
     with storage_errors(path), temporary_folder(path.parent) as place:
         folder = place / path.name
         folder.mkdir()

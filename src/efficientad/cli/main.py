@@ -47,6 +47,10 @@ _REMEDIES: Final = {
     **dict.fromkeys(("train", "distill"), "; --resume continues"),
     **dict.fromkeys(("demo", "reproduce", "ablate"), "; the same command continues"),
 }
+_PATH_REMEDIES: Final = {
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.ELOOP: "remove the link, or use another path",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,8 +139,9 @@ def _sentence_of(error: Exception, verb: str) -> str | None:
                 f"cannot enter or read {error.filename} ({error.strerror}); check its "
                 "permissions"
             )
-        if error.errno == errno.ENAMETOOLONG:
-            return f"cannot use {error.filename} ({error.strerror}); use a shorter path"
+        if error.errno in _PATH_REMEDIES:
+            remedy = _PATH_REMEDIES[error.errno]
+            return f"cannot use {error.filename} ({error.strerror}); {remedy}"
     if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_EXTRA:
         return str(train_extra_is_missing(verb, error))
     return None

@@ -8,6 +8,7 @@ seen is the held-out explained variance.
 
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -129,7 +130,7 @@ def _snapshots(config: DistillConfig, output: Path) -> dict[int, Path]:
 
 
 def _require_other_file(output: Path, name: str, path: Path) -> None:
-    if path.resolve() == output.resolve():
+    if os.path.realpath(path) == os.path.realpath(output):
         raise ConfigError(f"{output} is the {name}'s own file; choose another output")
 
 

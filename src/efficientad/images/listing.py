@@ -98,7 +98,7 @@ def unused_files(
     def note(folder: Path, _error: DatasetError) -> None:
         kinds["folders that cannot be listed"] += folder not in paths
 
-    place, others = folder.resolve(), [path.resolve() for path in apart]
+    place, others = folder.resolve(), [Path(os.path.realpath(p)) for p in apart]
     for entry in walk(folder, note):
         inner = place / entry.relative_to(folder)
         is_apart = any(inner.is_relative_to(other) for other in others)

@@ -14,6 +14,7 @@ import csv
 import errno
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -222,7 +223,7 @@ def _found(
     paths: Sequence[Path], output: Path, inputs: _Inputs
 ) -> Iterator[tuple[Path, str]]:
     """Yield the files, each with a name from its place, and note the rest."""
-    written = [output.resolve() / name for name in (_HEATMAPS, _MAPS)]
+    written = [Path(os.path.realpath(output), name) for name in (_HEATMAPS, _MAPS)]
     for path in paths:
         if fault := fault_of(path):
             fault = f"images were needed at {path}, {fault}; check the path"

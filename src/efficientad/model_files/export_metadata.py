@@ -12,6 +12,7 @@ The text also holds the SHA-256 of all the rest of the file, for OpenVINO with i
 import hashlib
 import html
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -155,7 +156,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
     content = as_text(from_json(to_json(given)))
     content[_TEXT_HASH] = _text_hash(content)
     written = _joined(path, to_json(content), rest)
-    if output.resolve() == path.resolve():
+    if os.path.realpath(output) == os.path.realpath(path):
         write_atomically(output, written)
         return
     with files_together(files_of(output)) as folder, storage_errors(output):

@@ -1,0 +1,93 @@
+"""Hostile options: refused before anything is read."""
+
+from collections.abc import Iterator
+
+from tests.hostile.case import Case
+
+NUMBERS = ("-1", "0", "nan", "inf", "1e999", "1e-320", "text", "", "9" * 400)
+WORDS = ("", "other", "CPU ", "3", "None2")
+POSITIONAL = {
+    "train": ("normal",),
+    "calibrate": ("part.ead", "normal"),
+    "predict": ("part.ead", "good.png"),
+    "evaluate": ("part.ead", "parts"),
+    "check": ("parts",),
+    "export": ("part.ead",),
+    "threshold": ("part.ead",),
+    "distill": ("normal",),
+    "demo": (),
+    "doctor": (),
+}
+OUTPUT = {"train": "out/a.ead", "calibrate": "out/a.ead", "predict": "out"}
+OUTPUT |= {"evaluate": "out", "export": "out/a.onnx", "distill": "out/a.safetensors"}
+OUTPUT |= {"demo": "out/demo"}
+NUMBER_OPTIONS = {
+    "train": ("steps", "batch-size", "validation-share", "false-alarm-budget"),
+    "calibrate": ("false-alarm-budget",),
+    "predict": ("streams",),
+    "distill": ("minutes",),
+    "demo": ("steps",),
+}
+WORD_OPTIONS = {
+    "train": ("size", "preset", "device", "local-channels", "seed"),
+    "predict": ("device", "engine"),
+    "evaluate": ("device", "engine"),
+    "export": ("format", "precision"),
+}
+
+
+def call_of(verb: str, *options: str) -> tuple[str, ...]:
+    """Return a call that is sound but for further options."""
+    output = ("--output", OUTPUT[verb]) if verb in OUTPUT else ()
+    source = ("--source", "resnet18") if verb == "distill" else ()
+    return (verb, *POSITIONAL[verb], *output, *source, *options)
+
+
+def option(name: str, *command: str, words: str = "") -> Case:
+    """Return a case of an option that is refused at once."""
+    return Case(
+        area="options",
+        name=name,
+        command=command,
+        words=words,
+        seconds=5,
+        mebibytes=200,
+    )
+
+
+def cases() -> Iterator[Case]:
+    """Yield all cases of options."""
+    for verb in ("", "trian", "--version2", "predict2", "TRAIN", "-x", "../train"):
+        yield option(f"verb {verb!r}", *([verb] if verb else []), words="needed one of")
+    for verb, given in POSITIONAL.items():
+        yield option(f"{verb} --unknown", *call_of(verb, "--unknown", "1"))
+        yield option(f"{verb} with another word", *call_of(verb, "x", "--unknown"))
+        if given:
+            yield option(f"{verb} alone", verb, words="missing")
+        if verb in OUTPUT:
+            yield option(f"{verb} --output twice", *call_of(verb, "--output"))
+    yield from value_cases()
+
+
+def value_cases() -> Iterator[Case]:
+    """Yield values that an option cannot have."""
+    for verb, names in NUMBER_OPTIONS.items():
+        for name in names:
+            for value in NUMBERS:
+                called = call_of(verb, f"--{name}={value}")
+                yield option(f"{verb} --{name}={value[:9]}", *called)
+    for verb, names in WORD_OPTIONS.items():
+        for name in names:
+            for value in WORDS:
+                if not (name in {"local-channels", "seed"} and value == "3"):
+                    called = call_of(verb, f"--{name}={value}")
+                    yield option(f"{verb} --{name}={value}", *called)
+    for value in ("-1", str(2**64), "1.5", "9" * 5000):
+        called = call_of("train", f"--seed={value}")
+        yield option(f"train --seed={value[:21]}", *called)
+    for value in ("31", "33", "416", "-32"):
+        called = call_of("train", f"--local-channels={value}")
+        yield option(f"train --local-channels={value}", *called)
+
+
+CASES = tuple(cases())

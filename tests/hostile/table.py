@@ -1,0 +1,33 @@
+"""The table of all hostile cases."""
+
+from tests.hostile import (
+    checkpoints,
+    environment,
+    exports,
+    images,
+    library,
+    lists,
+    model_files,
+    names,
+    options,
+    trees,
+)
+from tests.hostile.case import AREAS, Case
+
+CASES: tuple[Case, ...] = (
+    *images.CASES,
+    *names.CASES,
+    *model_files.CASES,
+    *checkpoints.CASES,
+    *exports.CASES,
+    *lists.CASES,
+    *trees.CASES,
+    *options.CASES,
+    *environment.CASES,
+    *library.CASES,
+)
+
+
+def fast_cases() -> tuple[Case, ...]:
+    """Return the first case of each area."""
+    return tuple(next(case for case in CASES if case.area == area) for area in AREAS)
