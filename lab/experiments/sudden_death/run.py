@@ -153,11 +153,12 @@ def kill_and_repeat(
 
 def named_results() -> dict[str, str]:
     """Return the results that have their names after a kill."""
-    paths = [path for path in Path("out").rglob("*") if path.is_file()]
+    temporary = {".checkpoint", ".partial"}
     return {
         str(path): hashlib.sha256(content_of(path)).hexdigest()
-        for path in paths
-        if path.suffix not in {".checkpoint", ".partial"}
+        for path in Path("out").rglob("*")
+        # A folder of results is temporary as well until it is whole.
+        if path.is_file() and not temporary & {Path(p).suffix for p in path.parts}
     }
 
 
