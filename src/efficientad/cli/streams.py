@@ -43,7 +43,7 @@ class _LastingStream:
 
 @contextmanager
 def lasting_streams() -> Iterator[Callable[[], OSError | None]]:
-    """Let the process write to its standard streams without any error.
+    """Keep the errors of standard streams away from what runs in the context.
 
     Returns:
         Function that returns the error of standard output, if there was one.

@@ -144,7 +144,7 @@ class DistillationData:
         return {"mean": mean, "std": std, **self._reduction()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned.
+        """Restore what `state` returned.
 
         Raises:
             KeyError, ValueError: If it is incomplete, or of other features.
