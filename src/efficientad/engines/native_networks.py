@@ -54,9 +54,9 @@ class _Pair:
     by one convolution of their common input. Then each network has a half of the grid.
 
     Args:
-        teacher: Its layers but for the last one.
+        teacher: Its layers, of which the last one is left out.
         student: Those of the student.
-        how: Arguments of `_layer` for each of them.
+        how: Arguments of `_layer` for each of the others.
     """
 
     def __init__(
@@ -66,9 +66,10 @@ class _Pair:
         how: list[dict[str, Any]],
     ) -> None:
         shared = min(n_shared(teacher, student), len(how) - 1)
+        first, second = ([on_pixels(n[0]), *n[1:-1]] for n in (teacher, student))
         self._layers: list[list[Convolution]] = []
         for index, (one, other, options) in enumerate(
-            zip(teacher, student, how, strict=True)
+            zip(first, second, how, strict=True)
         ):
             weights = [one, other]
             if index <= shared:
@@ -110,8 +111,8 @@ class Small:
         autoencoder: "Reconstruction",
     ) -> None:
         self._pair = _Pair(
-            [on_pixels(teacher[0]), *teacher[1:-1]],
-            [on_pixels(student[0]), *student[1:-1]],
+            teacher,
+            student,
             [
                 _FIRST,
                 {"finish": "pool", "tile": _POOLED_TILE},
@@ -164,8 +165,8 @@ class Medium:
         bf16: bool,
     ) -> None:
         self._pair = _Pair(
-            [on_pixels(teacher[0]), *teacher[1:-1]],
-            [on_pixels(student[0]), *student[1:-1]],
+            teacher,
+            student,
             [
                 _FIRST,
                 {"finish": "pool", "tile": _POOLED_TILE},
