@@ -119,24 +119,23 @@ def detector_engine(
         n_threads: Threads of one run of the native engine. None: all usable cores, or
             OMP_NUM_THREADS.
     """
-    if engine != "pytorch" and runs_natively(detector):
-        from efficientad.model_files.tensors import as_arrays  # noqa: PLC0415 - torch
-
-        arrays = as_arrays(detector.state_dict())
+    arrays = None if engine == "pytorch" else native_arrays(detector)
+    if arrays is not None:
         return _native_engine(arrays, detector.size, engine, n_threads)
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
 
     return PyTorchEngine(detector)
 
 
-def runs_natively(detector: "Detector") -> bool:
-    """Return whether the native layers work here and take these networks."""
+def native_arrays(detector: "Detector") -> Arrays | None:
+    """Return a detector's arrays for the native engine; None if it cannot run."""
     is_single = detector.teacher_mean.element_size() == 4  # noqa: PLR2004 - bytes
     if detector.device.type != "cpu" or not is_single:
-        return False
+        return None
     from efficientad.model_files.tensors import as_arrays  # noqa: PLC0415 - torch
 
-    return _native_layers_take(as_arrays(detector.state_dict()))
+    arrays = as_arrays(detector.state_dict())
+    return arrays if _native_layers_take(arrays) else None
 
 
 def _native_layers_take(weights: Arrays) -> bool:

@@ -11,7 +11,7 @@ from efficientad.errors import ConfigError
 from efficientad.inspection.opening import (
     DETECTOR_SUFFIX,
     load,
-    runs_natively,
+    native_arrays,
 )
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
@@ -121,7 +121,7 @@ def available_engines(
     """Return the engines that run a detector here, each with its own speed."""
     from efficientad.kernels import layers  # noqa: PLC0415 - builds them
 
-    if not runs_natively(detector):
+    if native_arrays(detector) is None:
         return ("pytorch",)
     if detector.size == "medium" and layers.has_bf16():
         return "native", "native_bf16", "pytorch"
