@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from tests.image_files import GRADIENT_16, encoded
+from tests.image_files import GRADIENT_16, encoded, n_refused
 
 from efficientad.errors import ImageError
 from efficientad.images import decoding
@@ -157,19 +157,9 @@ def test_a_truncated_file_is_named(tmp_path, picture, file_format, share):
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"])
 def test_damaged_bytes_give_an_image_or_an_image_error(picture, rng, file_format):
     content = encoded(picture, file_format)
-    n_refused = 0
-    for _ in range(150):
-        damaged = bytearray(content)
-        for place in rng.integers(0, min(len(content), 300), 3):
-            damaged[place] = rng.integers(256)
-        try:
-            image = decode_image(bytes(damaged), "part")
-        except ImageError:
-            n_refused += 1
-        else:
-            assert image.shape[2] == 3
+    n_bytes = min(len(content), 300)
 
-    assert n_refused > 0
+    assert n_refused(content, rng, n_files=150, n_bytes=n_bytes) > 0
 
 
 def png_chunks(content):
