@@ -79,7 +79,7 @@ def prediction_tiles(
     combined = drawn.anomaly_map
     covered = overlay(image, combined, low=low, high=high)
     is_above = combined > prediction.threshold
-    is_above &= prediction.rule.mask_at(height, width)
+    is_above &= prediction.region_of_interest(height, width)
     tiles.append(Tile("combined map", outline(covered, is_above, THRESHOLD_COLOR)))
     return tiles
 
@@ -88,7 +88,7 @@ def with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage
     """Return an image at any size whose pixels outside of the region are grayed."""
     if not prediction.rule.region_of_interest:
         return image
-    outside = ~prediction.rule.mask_at(*image.shape[:2])
+    outside = ~prediction.region_of_interest(*image.shape[:2])
     drawn = image.copy()
     drawn[outside] = drawn[outside] // 3 + _GRAY
     return drawn

@@ -27,6 +27,7 @@ from efficientad.method.maps import (
     combine_maps,
 )
 from efficientad.method.placement import place_map
+from efficientad.method.pose import Pose
 from efficientad.method.rule import ANYWHERE, Region, Rule
 from efficientad.method.tail import tail_quantile
 from efficientad.settings import Budget, Range, check_fields
@@ -312,6 +313,10 @@ class Prediction:
     rule: Rule = field(default=ANYWHERE, repr=False)
     """Region of interest and least area of a defect."""
 
+    pose: Pose | None = None
+    """How the part lies in the image; `grids` are those of the aligned image. None: the
+    image was not aligned."""
+
     @property
     def decision(self) -> Decision:
         """`anomalous`, `unsure` where a person should look, or `normal`."""
@@ -347,7 +352,10 @@ class Prediction:
         if self.decision == "normal":
             return ()
         size = self.height, self.width
-        return self.rule.regions(self.combined_grid, self._level, *size)
+        found = self.rule.regions(self.combined_grid, self._level, *size)
+        if self.pose is None:
+            return found
+        return tuple(self.pose.region_in_own_frame(each, *size) for each in found)
 
     @cached_property
     def region_mask(self) -> Mask:
@@ -355,7 +363,13 @@ class Prediction:
         if not self.regions:
             return np.zeros((self.height, self.width), np.bool_)
         size = self.height, self.width
-        return self.rule.region_mask(self.combined_grid, self._level, *size)
+        mask = self.rule.region_mask(self.combined_grid, self._level, *size)
+        return mask if self.pose is None else self.pose.mask_in_own_frame(mask)
+
+    def region_of_interest(self, height: int, width: int) -> Mask:
+        """Return the pixels where a defect counts, at any size of the image."""
+        mask = self.rule.mask_at(height, width)
+        return mask if self.pose is None else self.pose.mask_in_own_frame(mask)
 
     @property
     def _level(self) -> float:
@@ -370,7 +384,7 @@ class Prediction:
     @cached_property
     def anomaly_map(self) -> NDArray[np.float32]:
         """Combined map at the image's own size, (height, width)."""
-        return place_map(self.combined_grid, self.height, self.width)
+        return self._placed(self.combined_grid)
 
     def map(self, name: str) -> NDArray[np.float32]:
         """Return one map at the image's own size, (height, width).
@@ -379,4 +393,8 @@ class Prediction:
             name: `local` (a defect within one patch), `global` (normal patches in a
                 wrong arrangement), or another key of `grids`.
         """
-        return place_map(self.grids[name], self.height, self.width)
+        return self._placed(self.grids[name])
+
+    def _placed(self, grid: Grid) -> NDArray[np.float32]:
+        values = place_map(grid, self.height, self.width)
+        return values if self.pose is None else self.pose.in_own_frame(values)

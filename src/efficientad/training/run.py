@@ -142,6 +142,7 @@ def train(
         validation_share=config.validation_share,
         seed=config.seed,
         size=partial(input_size_for, tile=config.tile, scale=config.scale),
+        align=config.align,
     )
     rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
@@ -154,7 +155,9 @@ def train(
         config, recipe, teacher, training, validation, pretraining_images
     )
     if config.resume and target is not None and not has_checkpoint:
-        finished = finished_detector(target, config, provenance, rule, training.size)
+        finished = finished_detector(
+            target, config, provenance, rule, training.size, training.alignment
+        )
         if finished is not None:
             logger.info(
                 "%s is finished: made of these images with these settings", target
@@ -181,6 +184,7 @@ def train(
         training=measured,
         names=validation.names,
         rule=rule,
+        alignment=training.alignment,
     )
     calibration = replace(calibration, unsure_budget=config.unsure_budget)
     predictor = Predictor(
@@ -189,6 +193,7 @@ def train(
         provenance=run.environment() | provenance,
         size=detector.size,
         input_size=training.size,
+        alignment=training.alignment,
         weights=as_arrays(detector.state_dict()),
     )
     if target is not None:
@@ -300,6 +305,7 @@ class _Training:
             "teacher": self.teacher_hash,
             "training_images": self.training.hashes,
             "input_size": list(self.training.size),
+            "is_aligned": self.config.align,
             "pretraining_images": self.pretraining_images
             and self.pretraining_images.fingerprint(),
         }
