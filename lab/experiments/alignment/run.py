@@ -22,6 +22,7 @@ from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.process import keep_freed_memory
 from efficientad.images.rgb import read_image, read_mask
 from efficientad.method.pose import Pose
+from efficientad.method.rule import WHITE
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import file_name, write_run
 
@@ -44,7 +45,9 @@ def move_test_images(category: Path, folder: Path) -> Path:
         if mask.exists():
             gray = read_mask(mask).astype(np.uint8) * 255
             moved = pose.aligned(np.repeat(gray[..., np.newaxis], 3, 2))
-            Image.fromarray(((moved[..., 0] > 127) * 255).astype(np.uint8)).save(mask)
+            Image.fromarray(((moved[..., 0] >= WHITE) * 255).astype(np.uint8)).save(
+                mask
+            )
     return target
 
 
