@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from efficientad.evaluation.evaluate import evaluate
     from efficientad.evaluation.results import Evaluation
     from efficientad.exports.export import export
+    from efficientad.images.rgb import as_rgb
     from efficientad.inspection.files import predict
     from efficientad.inspection.opening import load, save
+    from efficientad.inspection.prediction import Prediction, Predictions
     from efficientad.inspection.predictor import Predictor
     from efficientad.inspection.streams import predictions
     from efficientad.inspection.threshold import threshold
-    from efficientad.method.decision import Calibration, Prediction
+    from efficientad.method.decision import Calibration
     from efficientad.method.detector import Detector
     from efficientad.model_files.teachers import load_teacher
     from efficientad.training.calibration import calibrate
@@ -64,12 +66,14 @@ __all__ = [
     "MissingDependencyError",
     "ModelFileError",
     "Prediction",
+    "Predictions",
     "Predictor",
     "ResultError",
     "StorageError",
     "TrainConfig",
     "TrainingError",
     "UndefinedMetricError",
+    "as_rgb",
     "calibrate",
     "check",
     "demo",
@@ -90,9 +94,11 @@ _HOME_OF = {
     "Detector": "method.detector",
     "DistillConfig": "distillation.config",
     "Evaluation": "evaluation.results",
-    "Prediction": "method.decision",
+    "Prediction": "inspection.prediction",
+    "Predictions": "inspection.prediction",
     "Predictor": "inspection.predictor",
     "TrainConfig": "training.config",
+    "as_rgb": "images.rgb",
     "calibrate": "training.calibration",
     "check": "evaluation.check",
     "demo": "demo_parts.demo",

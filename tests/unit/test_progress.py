@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from efficientad import progress
 from efficientad.cli.logs import logging_to_stderr
-from efficientad.training import progress
-from efficientad.training.progress import Progress
+from efficientad.progress import Progress
 
 
 class Clock:

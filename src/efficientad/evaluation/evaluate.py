@@ -48,10 +48,11 @@ from efficientad.images.rgb import (
     read_image,
     resize_image,
 )
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
 from efficientad.model_files.files_together import files_together
 from efficientad.names import as_text
+from efficientad.progress import tracked
 from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
 
@@ -183,7 +184,7 @@ def _predict(
     good: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     predicted: dict[Sample, Prediction] = {}
     seconds, n_duplicates = 0.0, 0
-    for sample in category.test:
+    for sample in tracked(category.test, len(category.test), "evaluating"):
         image = read_image(sample.path)
         n_duplicates += _is_duplicate(image, sample, category, made_with)
         start = time.perf_counter()

@@ -20,7 +20,8 @@ from efficientad.images.heatmaps import (
     resize_mask,
 )
 from efficientad.images.rgb import Mask, RGBImage
-from efficientad.method.decision import Prediction
+from efficientad.inspection.prediction import Prediction
+from efficientad.method.placement import place_map
 
 _HEIGHT: Final = 256
 """Height of each picture of a panel that is not very wide, pixels."""
@@ -69,8 +70,18 @@ def prediction_tiles(
         Tile(f"{name} map", heatmap(drawn.map(name), low=low, high=high))
         for name in drawn.grids
     ]
-    combined = drawn.anomaly_map
-    covered = overlay(image, combined, low=low, high=high)
-    is_above = combined > prediction.threshold
-    tiles.append(Tile("combined map", outline(covered, is_above, THRESHOLD_COLOR)))
+    tiles.append(Tile("combined map", marked_image(image, prediction)))
     return tiles
+
+
+def marked_image(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image under its combined map, outlined where above the threshold.
+
+    Args:
+        image: The image at the size at which the map is drawn.
+        prediction: Its prediction, at any size.
+    """
+    low, high = color_scale(prediction.threshold)
+    combined = place_map(prediction.combined_grid, *image.shape[:2])
+    covered = overlay(image, combined, low=low, high=high)
+    return outline(covered, combined > prediction.threshold, THRESHOLD_COLOR)

@@ -26,12 +26,8 @@ from efficientad.method.maps import (
     combine_maps,
     image_scores,
 )
-from efficientad.method.placement import place_map
 from efficientad.method.tail import tail_quantile
-from efficientad.settings import Budget, Range, check_fields
-
-Grid = NDArray[np.float32]
-"""Values of one map on the descriptor grid, (rows, columns)."""
+from efficientad.settings import Budget, Range, check_fields, explains_freezing
 
 ThresholdRule = Literal["rank", "estimate"]
 _LEAST_ABOVE: Final = 3
@@ -57,6 +53,7 @@ class TermScale:
         return points.astype(np.float32)
 
 
+@explains_freezing("call dataclasses.replace with given_threshold")
 @dataclass(frozen=True)
 class Calibration:
     """Scales of maps and scores, measured on normal images outside the training set."""
@@ -242,65 +239,3 @@ def _percent(share: float) -> str:
 def _rank(n: int, budget: float) -> int:
     """Return the rank of the threshold among n scores, n + 1 if none keeps it."""
     return math.ceil((n + 1) * (1 - budget) - 1e-9)
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Prediction for one image. Scores and maps rise with abnormality."""
-
-    image_score: float
-    """Maximum of the combined map and the points of all terms: about 0 to 0.1 on normal
-    images."""
-
-    p_value: float
-    """Share of held-out normal images scoring as high, in (0, 1]."""
-
-    threshold: float
-    """Scores above it are anomalous."""
-
-    height: int
-    """Height of the image in pixels."""
-
-    width: int
-    """Width of the image in pixels."""
-
-    grids: Mapping[str, Grid] = field(repr=False)
-    """Normalized maps by name (`local`, `global`), one value per descriptor."""
-
-    terms: Mapping[str, float] = field(default_factory=dict)
-    """Points that image-level values add to the score, by name."""
-
-    @property
-    def is_anomalous(self) -> bool:
-        """Whether the score exceeds the threshold."""
-        return self.image_score > self.threshold
-
-    @property
-    def flagged_for(self) -> Literal["", "place", "composition"]:
-        """Reason why the image is anomalous; empty where it is not.
-
-        `place`: the combined map exceeds the threshold somewhere. `composition`: it
-        does so nowhere, but the image as a whole is unusual.
-        """
-        if not self.is_anomalous:
-            return ""
-        return "place" if self.combined_grid.max() > self.threshold else "composition"
-
-    @property
-    def combined_grid(self) -> Grid:
-        """Mean of all maps, one value per descriptor."""
-        return combine_maps(self.grids)
-
-    @cached_property
-    def anomaly_map(self) -> NDArray[np.float32]:
-        """Combined map at the image's own size, (height, width)."""
-        return place_map(self.combined_grid, self.height, self.width)
-
-    def map(self, name: str) -> NDArray[np.float32]:
-        """Return one map at the image's own size, (height, width).
-
-        Args:
-            name: `local` (a defect within one patch), `global` (normal patches in a
-                wrong arrangement), or another key of `grids`.
-        """
-        return place_map(self.grids[name], self.height, self.width)

@@ -25,7 +25,7 @@ from efficientad.images.rgb import (
     image_hash,
     resize_image,
 )
-from efficientad.training.progress import Progress
+from efficientad.progress import Progress
 
 logger = logging.getLogger(__name__)
 
