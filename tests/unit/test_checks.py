@@ -113,11 +113,11 @@ def test_images_that_use_the_lower_bits_of_16_are_named(category, shift, suffix)
 def test_a_picture_with_red_and_blue_exchanged_is_a_warning(category):
     rng = np.random.default_rng(0)
     for path in sorted(category.rglob("good/*.png")):
-        pixels = rng.integers(0, 60, (40, 48, 3), np.uint8) + np.uint8((150, 90, 60))
+        pixels = rng.integers((150, 90, 60), (210, 150, 120), (40, 48, 3), np.uint8)
         is_exchanged = path == category / "test/good/1.png"
         Image.fromarray(pixels[..., ::-1] if is_exchanged else pixels).save(path)
 
-    ((kind, severity, message),) = [f for f in found(category) if f[0] == "colors"]
+    ((_, severity, message),) = [f for f in found(category) if f[0] == "colors"]
 
     assert severity == "warning"
     assert "exchanged in 1 images against the training images: test/good/1" in message

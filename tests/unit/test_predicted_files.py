@@ -169,7 +169,7 @@ def test_odd_names_come_out_harmless(images, tmp_path, monkeypatch):
 def test_one_path_or_pattern_is_enough(images):
     first, second = draw(images / "a.png"), draw(images / "b.png")
     draw(images / "c.jpg")
-    rows = []
+    rows: list[dict[str, object]] = []
 
     for given in (str(first), images / "a*.png", [f"{images}/[ab].png"]):
         run(given, on_row=rows.append)
@@ -190,7 +190,7 @@ def test_a_pattern_that_matches_nothing_has_a_row(images, tmp_path):
 
 def test_without_an_output_rows_are_given_and_nothing_is_written(images, tmp_path):
     dark, light = draw(images / "a.png", 10), draw(images / "b.png", 250)
-    rows = []
+    rows: list[dict[str, object]] = []
 
     summary = run([images], on_row=rows.append)
 
@@ -204,7 +204,7 @@ def test_without_an_output_rows_are_given_and_nothing_is_written(images, tmp_pat
 
 def test_rows_are_those_of_the_json_list(images, tmp_path):
     draw(images / "a.png")
-    rows = []
+    rows: list[dict[str, object]] = []
 
     run([images], tmp_path / "out", on_row=rows.append)
 

@@ -4,10 +4,12 @@ Test images are read here and nowhere else. Nothing that is measured here change
 detector: no threshold, no normalization, no choice.
 """
 
+import itertools
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +54,7 @@ from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files.files_together import files_together
 from efficientad.names import as_text
-from efficientad.progress import tracked
+from efficientad.progress import Progress, tracked
 from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
 
@@ -102,15 +104,19 @@ def evaluate(
         for name in (_METRICS_FILE, _REPORT_FILE):
             require_writable(output / name)
     predicted, good, seconds = _predict(predictor, category)
-    pixels = measure_pixels(
-        category,
-        # A copy, because a prediction keeps the map it was asked for.
-        lambda sample: replace(predicted[sample]).anomaly_map,
-    )
+    pixels = _measured_pixels(category, predicted)
     evaluation = _evaluation(category, predictor, predicted, pixels, good)
     evaluation = replace(evaluation, seconds=seconds)
     for shift in evaluation.shifts:
         logger.warning("%s; see image_au_roc_held_out", shift)
+    if evaluation.n_normal_flagged > evaluation.n_normal / 2:
+        logger.warning(
+            "%d of %d good test images score above the threshold, as images of another "
+            "product or session do; look whether %s is what the model was trained on",
+            evaluation.n_normal_flagged,
+            evaluation.n_normal,
+            category.root,
+        )
     if output is not None:
         content = as_text(evaluation.as_json())
         text = json.dumps(content, indent=1, allow_nan=False)
@@ -206,6 +212,20 @@ def _predict(
             category.collection,
         )
     return predicted, good, seconds
+
+
+def _measured_pixels(category: Category, predicted: Predicted) -> PixelResults:
+    """Return the pixel metrics, and show how many maps are done."""
+    n_maps = sum(2 if sample.is_defect else 1 for sample in category.test)
+    numbers = itertools.count(1)
+    with closing(Progress(n_maps, "map", task="measuring")) as progress:
+
+        def map_of(sample: Sample) -> NDArray[np.float32]:
+            progress.update(next(numbers))
+            # A copy, because a prediction keeps the map it was asked for.
+            return replace(predicted[sample]).anomaly_map
+
+        return measure_pixels(category, map_of)
 
 
 def _is_duplicate(

@@ -176,6 +176,11 @@ def _predicted(
     return row, prediction, image
 
 
+def json_line(row: dict[str, Any]) -> str:
+    """Return a row as a JSON object in one line."""
+    return json.dumps(as_text(row))
+
+
 @contextmanager
 def _lists(output: Path) -> Iterator[OnRow]:
     """Yield a function that adds a row to both lists."""
@@ -188,7 +193,7 @@ def _lists(output: Path) -> Iterator[OnRow]:
 
         def add(row: dict[str, Any]) -> None:
             writer.writerow({name: as_cell(value) for name, value in row.items()})
-            json_file.write(json.dumps(as_text(row)) + "\n")
+            json_file.write(json_line(row) + "\n")
 
         yield add
         csv_file.flush()  # so that a full disk leaves neither with its name

@@ -1,0 +1,69 @@
+"""Lines that the verbs print: results first, details behind them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from efficientad.names import printable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from efficientad.evaluation.results import Evaluation
+    from efficientad.inspection.files import PredictionSummary
+    from efficientad.method.decision import Calibration
+
+_N_NAMED: Final = 20
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines, each on one line whatever names stand in it."""
+    print("\n".join(map(printable, lines)), flush=True)
+
+
+def settings_lines(
+    settings: "DataclassInstance", became: Mapping[str, Any]
+) -> list[str]:
+    """Return a setting a line, with what those that were left out became.
+
+    Args:
+        settings: Settings of a verb.
+        became: Values of settings that are None or `auto`. One that is missing here is
+            left out of the list.
+    """
+    given = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    known = {
+        name: became.get(name) if value in (None, "auto") else value
+        for name, value in given.items()
+    }
+    return ["settings:"] + [
+        f"  {name.replace('_', ' '):24} {value}"
+        for name, value in known.items()
+        if value not in (None, ())
+    ]
+
+
+def decision_lines(calibration: "Calibration") -> list[str]:
+    """Return the threshold, what it promises, and a table of others."""
+    threshold = f"threshold {calibration.threshold:.4g}"
+    return [threshold, calibration.statement(), *calibration.table()]
+
+
+def evaluation_lines(evaluation: "Evaluation") -> list[str]:
+    """Return what the decision finds, then the metrics."""
+    metrics = evaluation.metrics.items()
+    return [str(evaluation), *(f"{name:24} {value:.4f}" for name, value in metrics)]
+
+
+def prediction_lines(summary: "PredictionSummary", output: Path | None) -> list[str]:
+    """Return the counts of a prediction and the names of anomalous images."""
+    place = "" if output is None else f"; see {output / 'predictions.csv'}"
+    counts = (
+        f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "
+        f"{summary.n_failed} failed{place}"
+    )
+    named: Sequence[Path] = summary.anomalous[:_N_NAMED]
+    n_more = summary.n_anomalous - len(named)
+    more = [f"  and {n_more} more"] if n_more else []
+    return [counts, *(f"  anomalous: {path}" for path in named), *more, *summary.unused]
