@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from efficientad.evaluation.results import Evaluation
     from efficientad.exports.export import export
     from efficientad.images.rgb import as_rgb
+    from efficientad.inspection.card import card
     from efficientad.inspection.files import predict
     from efficientad.inspection.opening import load, save
     from efficientad.inspection.prediction import Prediction, Predictions
@@ -75,6 +76,7 @@ __all__ = [
     "UndefinedMetricError",
     "as_rgb",
     "calibrate",
+    "card",
     "check",
     "demo",
     "distill",
@@ -100,6 +102,7 @@ _HOME_OF = {
     "TrainConfig": "training.config",
     "as_rgb": "images.rgb",
     "calibrate": "training.calibration",
+    "card": "inspection.card",
     "check": "evaluation.check",
     "demo": "demo_parts.demo",
     "distill": "distillation.distill",

@@ -35,6 +35,7 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "check": verbs.check,
     "export": verbs.export,
     "threshold": verbs.threshold,
+    "card": verbs.card,
     "distill": verbs.distill,
     "doctor": verbs.doctor,
 }

@@ -311,6 +311,19 @@ def threshold(
     return OK
 
 
+def card(model: Path, /, *, metrics: Path | None = None) -> int:
+    """Print the model card of a detector or exported file in Markdown.
+
+    Args:
+        model: Detector file or exported file.
+        metrics: The metrics.json that evaluate wrote for it. None: no metrics.
+    """
+    from efficientad.inspection.card import card as card_of
+
+    print(card_of(model, metrics=metrics), end="")
+    return OK
+
+
 def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig) -> int:
     """Distill a teacher from a source network and natural images.
 
