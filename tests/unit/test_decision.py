@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.decision import Calibration, Prediction, TermScale
+from efficientad.inspection.prediction import Prediction
+from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
 
 SCALE = MapScale(0.0, 1.0)

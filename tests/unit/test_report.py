@@ -20,7 +20,7 @@ from efficientad.evaluation.report import Case, Report, write_report
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
 from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR
-from efficientad.method.decision import Prediction
+from efficientad.inspection.prediction import Prediction
 
 VOID = {"meta", "img"}
 SCORES = st.floats(1e-3, 1e3)

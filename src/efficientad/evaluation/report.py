@@ -27,7 +27,7 @@ from efficientad.evaluation.score_chart import score_chart
 from efficientad.images.heatmaps import color_scale, fit_image, heatmap
 from efficientad.images.rgb import Mask, RGBImage
 from efficientad.inspection.panels import prediction_tiles
-from efficientad.method.decision import Prediction
+from efficientad.inspection.prediction import Prediction
 from efficientad.storage import write_atomically
 
 _MAX_SIDE: Final = 256

@@ -22,7 +22,7 @@ from efficientad.images.heatmaps import (
     resize_mask,
 )
 from efficientad.images.rgb import Mask, RGBImage
-from efficientad.method.decision import Prediction
+from efficientad.inspection.prediction import Prediction
 
 _GRAY: Final = 100
 """Gray value that pixels outside of the region of interest are moved to."""
@@ -76,12 +76,24 @@ def prediction_tiles(
         Tile(f"{name} map", heatmap(drawn.map(name), low=low, high=high))
         for name in drawn.grids
     ]
-    combined = drawn.anomaly_map
+    tiles.append(Tile("combined map", marked_image(image, prediction)))
+    return tiles
+
+
+def marked_image(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image under its combined map, outlined where above the threshold.
+
+    Args:
+        image: The image at the size at which the map is drawn.
+        prediction: Its prediction, at any size.
+    """
+    height, width = image.shape[:2]
+    low, high = color_scale(prediction.threshold)
+    combined = replace(prediction, height=height, width=width).anomaly_map
     covered = overlay(image, combined, low=low, high=high)
     is_above = combined > prediction.threshold
     is_above &= prediction.region_of_interest(height, width)
-    tiles.append(Tile("combined map", outline(covered, is_above, THRESHOLD_COLOR)))
-    return tiles
+    return outline(covered, is_above, THRESHOLD_COLOR)
 
 
 def with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage:

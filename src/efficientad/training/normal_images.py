@@ -29,7 +29,7 @@ from efficientad.images.rgb import (
 )
 from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect
 from efficientad.method.alignment import Alignment, fit_alignment, gray_of
-from efficientad.training.progress import Progress
+from efficientad.progress import Progress
 
 ChooseSize = Callable[[Size], Size]
 """Function of an image's height and width to the input size."""

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -99,7 +100,7 @@ def train(
     Args:
         images: Folder of normal images, category folder in MVTec AD's layout (then
             `train/good`, and `validation/good` where it exists), an opened category, or
-            the images.
+            the images; arrays are RGB (`as_rgb` converts others).
         config: Settings. None: the defaults.
         output: Detector file to write (`part.ead`). While training, a checkpoint stands
             beside it, from which `config.resume` goes on. A finished detector of the
@@ -365,5 +366,6 @@ class _Training:
             "python": platform.python_version(),
             "device": str(self.detector.device),
             "training_seconds": round(self.seconds, 1),
+            "made_on": datetime.now(UTC).date().isoformat(),
             "n_unreadable_pretraining_images": len(self._unreadable),
         }

@@ -11,8 +11,8 @@ from efficientad.datasets import Sample, read_defect_mask
 from efficientad.errors import ResultError
 from efficientad.images.heatmaps import color_scale, heatmap, outline, resize_mask
 from efficientad.images.rgb import Mask, read_image, resize_image
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
 from efficientad.method.inputs import normalize_images
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
