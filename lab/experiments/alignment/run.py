@@ -52,7 +52,7 @@ def move_test_images(category: Path, folder: Path) -> Path:
 
 
 def measured(
-    category: Path, judged: Path, seed: int, work: Path, *, align: bool
+    category: Path, shown: Path, seed: int, work: Path, *, align: bool
 ) -> dict[str, float]:
     """Train and evaluate once, and return what is recorded."""
     config = efficientad.TrainConfig(seed=seed, align=align, resume=True)
@@ -60,7 +60,7 @@ def measured(
     start = time.perf_counter()
     predictor = efficientad.train(category, config, output=work / name)
     seconds = time.perf_counter() - start
-    found = efficientad.evaluate(predictor, judged)
+    found = efficientad.evaluate(predictor, shown)
     alarms = predictor.calibration.session_alarms().values()
     return {
         **found.metrics,
@@ -85,14 +85,14 @@ def main() -> int:
     keep_freed_memory()
     facts = environment()
     with tempfile.TemporaryDirectory() as folder:
-        judged: Path = given.category
+        shown: Path = given.category
         if given.moved:
-            judged = move_test_images(given.category, Path(folder))
+            shown = move_test_images(given.category, Path(folder))
         for seed in given.seeds:
             for align in (True, False):
                 run = {
                     "experiment": "alignment",
-                    "category": judged.name,
+                    "category": shown.name,
                     "variant": "aligned" if align else "as they lie",
                     "seed": seed,
                     "settings": {"align": align},
@@ -101,7 +101,7 @@ def main() -> int:
                     continue
                 with logging_to_stderr():
                     metrics = measured(
-                        given.category, judged, seed, given.work, align=align
+                        given.category, shown, seed, given.work, align=align
                     )
                 write_run(run | {"metrics": metrics} | facts, given.results)
     return 0
