@@ -43,10 +43,12 @@ if TYPE_CHECKING:
     from efficientad.inspection.opening import load, save
     from efficientad.inspection.prediction import Prediction, Predictions
     from efficientad.inspection.predictor import Predictor
+    from efficientad.inspection.rule_options import RuleOptions
     from efficientad.inspection.streams import predictions
     from efficientad.inspection.threshold import threshold
     from efficientad.method.decision import Calibration
     from efficientad.method.detector import Detector
+    from efficientad.method.rule import Region
     from efficientad.model_files.teachers import load_teacher
     from efficientad.training.calibration import calibrate
     from efficientad.training.config import TrainConfig
@@ -69,7 +71,9 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Predictor",
+    "Region",
     "ResultError",
+    "RuleOptions",
     "StorageError",
     "TrainConfig",
     "TrainingError",
@@ -99,6 +103,8 @@ _HOME_OF = {
     "Prediction": "inspection.prediction",
     "Predictions": "inspection.prediction",
     "Predictor": "inspection.predictor",
+    "Region": "method.rule",
+    "RuleOptions": "inspection.rule_options",
     "TrainConfig": "training.config",
     "as_rgb": "images.rgb",
     "calibrate": "training.calibration",

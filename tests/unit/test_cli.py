@@ -77,7 +77,7 @@ def test_the_summary_names_the_anomalous_images(capsys):
 
 def test_a_long_summary_counts_the_rest():
     many = tuple(Path(f"{n}.png") for n in range(23))
-    summary = PredictionSummary(30, 23, 0, anomalous=many)
+    summary = PredictionSummary(30, 23, 0, 0, anomalous=many)
 
     lines = prediction_lines(summary, None)
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from efficientad.errors import ConfigError
 from efficientad.names import printable
 
 if TYPE_CHECKING:
@@ -59,11 +60,28 @@ def evaluation_lines(evaluation: "Evaluation") -> list[str]:
 def prediction_lines(summary: "PredictionSummary", output: Path | None) -> list[str]:
     """Return the counts of a prediction and the names of anomalous images."""
     place = "" if output is None else f"; see {output / 'predictions.csv'}"
+    unsure = f"{summary.n_unsure} unsure, " if summary.n_unsure else ""
     counts = (
         f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "
-        f"{summary.n_failed} failed{place}"
+        f"{unsure}{summary.n_failed} failed{place}"
     )
     named: Sequence[Path] = summary.anomalous[:_N_NAMED]
     n_more = summary.n_anomalous - len(named)
     more = [f"  and {n_more} more"] if n_more else []
     return [counts, *(f"  anomalous: {path}" for path in named), *more, *summary.unused]
+
+
+def robustness_lines(model: Path, calibration: "Calibration") -> list[str]:
+    """Return the false alarms of a model file after changes that are no defects.
+
+    Raises:
+        ConfigError: If they were not measured.
+    """
+    alarms = calibration.session_alarms()
+    if not alarms:
+        raise ConfigError(
+            f"--robustness needs a model file with scores after changes, {model} has "
+            "none; calibrate it again"
+        )
+    heading = "false alarms on held-out images after changes that are no defects"
+    return [heading, *(f"{kind:24} {share:4.0%}" for kind, share in alarms.items())]

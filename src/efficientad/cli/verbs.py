@@ -9,16 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from efficientad.cli import OK, SOME_FAILED
+from efficientad.cli import ANOMALOUS, OK, SOME_FAILED, UNSURE
 from efficientad.cli.printing import (
     decision_lines,
     evaluation_lines,
     prediction_lines,
     print_lines,
+    robustness_lines,
     settings_lines,
 )
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.engines.names import Device, EngineChoice
+from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.training.config import TrainConfig
 
@@ -75,6 +77,8 @@ def calibrate(
     *,
     output: Path,
     false_alarm_budget: float = DEFAULT_BUDGET,
+    unsure_budget: float | None = None,
+    rule: RuleOptions = ANYWHERE,
     threshold: float | None = None,
     force: bool = False,
     device: Device = "auto",
@@ -86,6 +90,9 @@ def calibrate(
         images: Folder of normal images that were not used for training.
         output: Detector file to write. It may be the same file.
         false_alarm_budget: Share of normal images that may be flagged, at most 0.5.
+        unsure_budget: Share of normal images that may be flagged or unsure. None: none
+            is unsure.
+        rule: Region of interest and least area of a defect. Default: as before.
         threshold: Decision threshold set by hand. None: from the images.
         force: Write a threshold, too, that flags most normal images, or that no image
             may reach.
@@ -101,6 +108,8 @@ def calibrate(
         load(model, device=device),
         images,
         false_alarm_budget=false_alarm_budget,
+        unsure_budget=unsure_budget,
+        rule=None if rule.is_plain else rule,
         threshold=threshold,
         force=force,
     )
@@ -121,6 +130,7 @@ def predict(
     device: Device = "auto",
     engine: EngineChoice = "auto",
     streams: int = 1,
+    decision_exit_code: bool = False,
 ) -> int:
     """Predict scores, p-values, decisions and heatmaps of images.
 
@@ -141,6 +151,8 @@ def predict(
             on a GPU, and for an exported file the engine that it was made for.
             native_bf16: faster for the medium size, but rounded.
         streams: Images predicted at the same time. pytorch takes only one.
+        decision_exit_code: Exit with 3 if an image is anomalous, and with 4 if one is
+            unsure and none is anomalous.
     """
     from efficientad.cli.streams import names_from_input
     from efficientad.inspection.files import json_line
@@ -159,7 +171,11 @@ def predict(
     )
     with redirect_stdout(sys.stderr if json else sys.stdout):
         print_lines(*prediction_lines(summary, output))
-    return SOME_FAILED if summary.n_failed else OK
+    if summary.n_failed or not decision_exit_code:
+        return SOME_FAILED if summary.n_failed else OK
+    if summary.n_anomalous:
+        return ANOMALOUS
+    return UNSURE if summary.n_unsure else OK
 
 
 def evaluate(
@@ -188,7 +204,8 @@ def evaluate(
     evaluation = evaluate_category(
         load(model, device=device, engine=engine), category, output=output
     )
-    print_lines(*evaluation_lines(evaluation), f"see {output / 'report.html'}")
+    lines = evaluation_lines(evaluation)
+    print_lines(*lines, str(evaluation.regions), f"see {output / 'report.html'}")
     return OK
 
 
@@ -215,7 +232,10 @@ def check(
     from efficientad.evaluation.check import check as check_data
 
     if robustness:
-        return _print_robustness(data)
+        from efficientad.inspection.threshold import threshold as read
+
+        print_lines(*robustness_lines(data, read(data)))
+        return OK
     checks = check_data(data, model=model, output=output)
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
@@ -279,7 +299,10 @@ def threshold(
     *,
     at: float | None = None,
     false_alarm_budget: float | None = None,
+    unsure_budget: float | None = None,
+    rule: RuleOptions = ANYWHERE,
     images: Path | None = None,
+    defects: Path | None = None,
     output: Path | None = None,
     force: bool = False,
 ) -> int:
@@ -289,25 +312,38 @@ def threshold(
         model: Detector file or exported file.
         at: Threshold set by hand. None: from the normal scores and the budget.
         false_alarm_budget: Share of normal images that may be flagged. None: unchanged.
+        unsure_budget: Share of normal images that may be flagged or unsure. 0: none is
+            unsure. None: unchanged.
+        rule: Region of interest and least area of a defect; needs --images. A white
+            region stands for the whole image. Default: unchanged.
         images: Folder of normal images that were not used for training. Their scores
             replace those that p-values and threshold are computed from.
+        defects: Folder of some known defects: shows what each budget would find of
+            them. It changes nothing.
         output: File to write. None: the same file.
         force: Write a threshold, too, that flags most normal images, or that no image
             may reach.
     """
+    from efficientad.inspection.known_defects import expectations
     from efficientad.inspection.threshold import threshold as read_or_change
 
+    given_rule = None if rule.is_plain else rule
     calibration = read_or_change(
         model,
         output,
         at=at,
         false_alarm_budget=false_alarm_budget,
+        unsure_budget=unsure_budget,
+        rule=given_rule,
         images=images,
         force=force,
     )
-    if (at, false_alarm_budget, images) != (None, None, None):
+    changes = (at, false_alarm_budget, unsure_budget, given_rule, images)
+    if any(change is not None for change in changes):
         print_lines(f"wrote {output or model}")
     print_lines(*decision_lines(calibration))
+    if defects is not None:
+        print_lines(*expectations(output or model, defects))
     return OK
 
 
@@ -357,20 +393,4 @@ def doctor() -> int:
 
     for name, value in findings().items():
         print_lines(f"{name:24} {value}")
-    return OK
-
-
-def _print_robustness(model: Path) -> int:
-    from efficientad.errors import ConfigError
-    from efficientad.inspection.threshold import threshold as read
-
-    alarms = read(model).session_alarms()
-    if not alarms:
-        raise ConfigError(
-            f"--robustness needs a model file with scores after changes, {model} has "
-            "none; calibrate it again"
-        )
-    print_lines("false alarms on held-out images after changes that are no defects")
-    for kind, share in alarms.items():
-        print_lines(f"{kind:24} {share:4.0%}")
     return OK

@@ -39,7 +39,10 @@ from efficientad.settings import Parallel, checks_arguments
 from efficientad.storage import atomic_write
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
-_NUMBERS = ("image_score", "p_value", "threshold", "is_anomalous", "flagged_for")
+_NUMBERS = (
+    *("image_score", "p_value", "threshold", "is_anomalous", "decision"),
+    *("flagged_for", "regions"),
+)
 _FIELDS = ("path", *_NUMBERS, "milliseconds", "error")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -57,6 +60,8 @@ class PredictionSummary:
     """Images predicted."""
     n_anomalous: int
     """Images called anomalous."""
+    n_unsure: int
+    """Images that a person should look at, anomalous ones apart."""
     n_failed: int
     """Files without a prediction, or whose pictures could not be written; named in both
     lists and in the log."""
@@ -104,7 +109,7 @@ def predict(
     require_streams(predictor, n_streams)
     place = None if output is None else Path(output)
     inputs = _inputs([p for path in given for p in expanded(Path(path))], place)
-    n_images = n_failed = 0
+    n_images = n_unsure = n_failed = 0
     anomalous: list[Path] = []
     found = in_order(
         partial(_predicted, predictor, inputs.faults),
@@ -118,6 +123,7 @@ def predict(
                 n_images += 1
                 if prediction.is_anomalous:
                     anomalous.append(inputs.path_of[name])
+                n_unsure += prediction.decision == "unsure"
                 with _written_or_noted(row):
                     if place is not None and has_heatmaps:
                         _write_heatmap(place, name, image, prediction)
@@ -129,9 +135,8 @@ def predict(
             for use_row in filter(None, (add_row, on_row)):
                 use_row(row)
             del prediction, image  # else they stay while the next one is decoded
-    return PredictionSummary(
-        n_images, len(anomalous), n_failed, tuple(inputs.unused), tuple(anomalous)
-    )
+    counts = n_images, len(anomalous), n_unsure, n_failed
+    return PredictionSummary(*counts, tuple(inputs.unused), tuple(anomalous))
 
 
 @contextmanager
@@ -167,9 +172,9 @@ def _predicted(
         return row | {"error": faults[path]}, None, None
     try:
         image = read_image(path)
+        prediction = predictor.predict(image)
     except ImageError as error:
         return row | {"error": str(error)}, None, None
-    prediction = predictor.predict(image)
     numbers = prediction.to_dict()
     row |= {name: numbers[name] for name in _NUMBERS}
     row["milliseconds"] = round(1000 * (time.perf_counter() - start), 2)
@@ -192,7 +197,11 @@ def _lists(output: Path) -> Iterator[OnRow]:
         writer.writeheader()
 
         def add(row: dict[str, Any]) -> None:
-            writer.writerow({name: as_cell(value) for name, value in row.items()})
+            regions = (
+                {"regions": json.dumps(row["regions"])} if "regions" in row else {}
+            )
+            cells = {name: as_cell(value) for name, value in (row | regions).items()}
+            writer.writerow(cells)
             json_file.write(json_line(row) + "\n")
 
         yield add

@@ -4,6 +4,7 @@ Maps are drawn from their grids at the size of the picture, never at the size of
 image.
 """
 
+import math
 from dataclasses import replace
 from typing import Final
 
@@ -12,6 +13,7 @@ from efficientad.images.heatmaps import (
     Tile,
     color_bar,
     color_scale,
+    draw_boxes,
     fit_image,
     heatmap,
     outline,
@@ -23,6 +25,8 @@ from efficientad.images.rgb import Mask, RGBImage
 from efficientad.inspection.prediction import Prediction
 from efficientad.method.placement import place_map
 
+_GRAY: Final = 100
+"""Gray value that pixels outside of the region of interest are moved to."""
 _HEIGHT: Final = 256
 """Height of each picture of a panel that is not very wide, pixels."""
 
@@ -35,12 +39,15 @@ def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
         prediction: Its prediction.
     """
     small = fit_image(image, _HEIGHT)
-    verdict = "anomalous" if prediction.is_anomalous else "normal"
+    verdict: str = prediction.decision
     if prediction.flagged_for == "composition":
         verdict += " composition"
     low, high = color_scale(prediction.threshold)
     tiles = [
-        Tile(f"score {prediction.image_score:.3g}: {verdict}", small),
+        Tile(
+            f"score {prediction.image_score:.3g}: {verdict}",
+            with_boxes(with_region_of_interest(small, prediction), prediction),
+        ),
         *prediction_tiles(small, prediction),
         Tile("", color_bar(_HEIGHT, low=low, high=high)),
     ]
@@ -84,4 +91,36 @@ def marked_image(image: RGBImage, prediction: Prediction) -> RGBImage:
     low, high = color_scale(prediction.threshold)
     combined = place_map(prediction.combined_grid, *image.shape[:2])
     covered = overlay(image, combined, low=low, high=high)
-    return outline(covered, combined > prediction.threshold, THRESHOLD_COLOR)
+    is_above = combined > prediction.threshold
+    is_above &= prediction.rule.mask_at(*image.shape[:2])
+    return outline(covered, is_above, THRESHOLD_COLOR)
+
+
+def with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image at any size whose pixels outside of the region are grayed."""
+    if not prediction.rule.region_of_interest:
+        return image
+    outside = ~prediction.rule.mask_at(*image.shape[:2])
+    drawn = image.copy()
+    drawn[outside] = drawn[outside] // 3 + _GRAY
+    return drawn
+
+
+def with_boxes(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image at any size with a box around each region above the threshold."""
+    down, across = (
+        n / n_own
+        for n, n_own in zip(
+            image.shape[:2], (prediction.height, prediction.width), strict=True
+        )
+    )
+    boxes = [
+        (
+            int(region.x * across),
+            int(region.y * down),
+            math.ceil((region.x + region.width) * across),
+            math.ceil((region.y + region.height) * down),
+        )
+        for region in prediction.regions
+    ]
+    return draw_boxes(image, boxes)

@@ -8,7 +8,7 @@ image that it is given.
 import base64
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import MissingDependencyError
-from efficientad.images.rgb import ImageLike, RGBImage
+from efficientad.images.rgb import ImageLike, Mask, RGBImage
+from efficientad.method.decision import Decision
 from efficientad.method.maps import combine_maps
 from efficientad.method.placement import place_map
+from efficientad.method.rule import ANYWHERE, Region, Rule
 from efficientad.settings import explains_freezing
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ class Prediction:
     """Prediction for one image. Scores and maps rise with abnormality."""
 
     image_score: float
-    """Maximum of the combined map and the points of all terms: about 0 to 0.1 on normal
-    images."""
+    """Maximum of the combined map, as `rule` has it, and the points of all terms: about
+    0 to 0.1 on normal images."""
 
     p_value: float
     """Share of held-out normal images scoring as high, in (0, 1]."""
@@ -57,11 +59,25 @@ class Prediction:
     terms: Mapping[str, float] = field(default_factory=dict)
     """Points that image-level values add to the score, by name."""
 
+    unsure_threshold: float | None = None
+    """Scores above it are unsure where they are not anomalous. None: there are none."""
+
+    rule: Rule = ANYWHERE
+    """Region of interest and least area of a defect."""
+
     path: Path | None = None
     """File of the image. None: it was given as pixels."""
 
     n_normal: int | None = None
     """Held-out normal images behind the p-value. None: unknown."""
+
+    @property
+    def decision(self) -> Decision:
+        """`anomalous`, `unsure` where a person should look, or `normal`."""
+        if self.is_anomalous:
+            return "anomalous"
+        level = self.unsure_threshold
+        return "normal" if level is None or self.image_score <= level else "unsure"
 
     @property
     def is_anomalous(self) -> bool:
@@ -77,7 +93,33 @@ class Prediction:
         """
         if not self.is_anomalous:
             return ""
-        return "place" if self.combined_grid.max() > self.threshold else "composition"
+        return "place" if self.regions else "composition"
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """Connected pixels of the combined map above the threshold, largest first.
+
+        They lie in the region of interest and have the least area. For an unsure image
+        they are above the lower threshold. Empty where the image is normal, or unusual
+        as a whole only.
+        """
+        if self.decision == "normal":
+            return ()
+        size = self.height, self.width
+        return self.rule.regions(self.combined_grid, self._level, *size)
+
+    @cached_property
+    def region_mask(self) -> Mask:
+        """Pixels of all `regions`, (height, width)."""
+        if not self.regions:
+            return np.zeros((self.height, self.width), np.bool_)
+        size = self.height, self.width
+        return self.rule.region_mask(self.combined_grid, self._level, *size)
+
+    @property
+    def _level(self) -> float:
+        level = self.unsure_threshold
+        return self.threshold if self.is_anomalous or level is None else level
 
     @property
     def p_value_text(self) -> str:
@@ -108,8 +150,8 @@ class Prediction:
     def overlay(self, image: ImageLike | None = None) -> RGBImage:
         """Return the image under its anomaly map, (height, width, 3), RGB.
 
-        What exceeds the threshold is outlined. Decision, score and threshold stand at
-        the upper edge.
+        What exceeds the threshold is outlined, and each of the `regions` has a box.
+        Decision, score and threshold stand at the upper edge.
 
         Args:
             image: The image that was predicted; arrays are RGB. None: its file.
@@ -163,7 +205,9 @@ class Prediction:
             "p_value": self.p_value,
             "threshold": self.threshold,
             "is_anomalous": self.is_anomalous,
+            "decision": self.decision,
             "flagged_for": self.flagged_for,
+            "regions": [asdict(region) for region in self.regions],
             "height": self.height,
             "width": self.width,
             "terms": dict(self.terms),
@@ -171,10 +215,10 @@ class Prediction:
 
     def __str__(self) -> str:
         """Return the decision and its reasons as one sentence."""
-        decision, sign = ("anomalous", ">") if self.is_anomalous else ("normal", "≤")
+        sign = ">" if self.is_anomalous else "≤"
         name = "" if self.path is None else f"{self.path.name}: "
         return (
-            f"{name}{decision}, score {self.image_score:.4g} {sign} threshold "
+            f"{name}{self.decision}, score {self.image_score:.4g} {sign} threshold "
             f"{self.threshold:.4g}, p-value {self.p_value_text}"
         )
 

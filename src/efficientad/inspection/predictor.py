@@ -20,7 +20,6 @@ from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missi
 from efficientad.images.appearance import is_exchanged, redness
 from efficientad.images.listing import images_at
 from efficientad.images.rgb import (
-    INPUT_SIZE,
     ColorOrder,
     ImageLike,
     Layout,
@@ -29,6 +28,7 @@ from efficientad.images.rgb import (
 )
 from efficientad.inspection.facts import training_of
 from efficientad.inspection.prediction import Prediction, Predictions
+from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect, run
 from efficientad.method.decision import Calibration
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
@@ -63,6 +63,10 @@ class Predictor:
 
     size: ModelSize
     """The paper's S or M: `small` or `medium`."""
+
+    input_size: Size = WHOLE
+    """Height and width that images are resized to. If it is larger than 256 x 256, the
+    local map is computed in tiles."""
 
     weights: Arrays | None = None
     """Weights and statistics of the networks, by name. None for an exported file."""
@@ -166,12 +170,15 @@ class Predictor:
             pixels, sizes, paths = [], [], []
             for image in images[start : start + _MAX_BATCH]:
                 array = as_rgb(image, color=color, layout=layout)
-                pixels.append(resize_image(array, INPUT_SIZE, INPUT_SIZE))
-                sizes.append((array.shape[0], array.shape[1]))
+                size = array.shape[0], array.shape[1]
+                self.calibration.rule.require_aspect(*size)
+                require_same_aspect(size, self.input_size)
+                pixels.append(resize_image(array, *self.input_size))
+                sizes.append(size)
                 paths.append(Path(image) if isinstance(image, (str, Path)) else None)
                 self._compare_colors(pixels[-1])
-            predicted = self.decide(self.engine.run(np.stack(pixels)), sizes)
-            found += map(_with_path, predicted, paths)
+            output = run(self.engine, np.stack(pixels), self.calibration.rule)
+            found += map(_with_path, self.decide(output, sizes), paths)
         return found
 
     def _compare_colors(self, pixels: NDArray[np.uint8]) -> None:
@@ -203,7 +210,8 @@ class Predictor:
             ModelFileError: If a grid is not finite: it would pass as normal.
         """
         calibration = self.calibration
-        grids = normalize_maps(output.grids, calibration.scales)
+        rule = calibration.rule
+        grids = normalize_maps(output.grids, calibration.scales, rule.cells)
         if not all(np.isfinite(grid).all() for grid in grids.values()):
             raise ModelFileError(
                 "a decision needs finite maps for every image, the model gives others; "
@@ -220,6 +228,8 @@ class Predictor:
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
                 n_normal=len(calibration.normal_scores),
+                unsure_threshold=calibration.unsure_threshold,
+                rule=rule,
             )
             for index, (score, (height, width)) in enumerate(
                 zip(scores.tolist(), sizes, strict=True)

@@ -11,7 +11,11 @@ from PIL import Image
 from efficientad.errors import ConfigError, ImageError, MissingDependencyError
 from efficientad.images.heatmaps import write_caption
 from efficientad.images.rgb import ImageLike, RGBImage, as_rgb, read_image
-from efficientad.inspection.panels import marked_image, prediction_panel
+from efficientad.inspection.panels import (
+    marked_image,
+    prediction_panel,
+    with_boxes,
+)
 from efficientad.inspection.prediction import Prediction
 from efficientad.storage import atomic_write
 
@@ -50,12 +54,12 @@ def overlay_of(prediction: Prediction, image: ImageLike | None) -> RGBImage:
             f"was needed, got one of {picture.shape[1]} x {picture.shape[0]}; give the "
             "one that was predicted"
         )
-    decision = "anomalous" if prediction.is_anomalous else "normal"
     text = (
-        f"{decision}: score {prediction.image_score:.3g}, threshold "
+        f"{prediction.decision}: score {prediction.image_score:.3g}, threshold "
         f"{prediction.threshold:.3g}"
     )
-    return write_caption(marked_image(picture, prediction), text)
+    drawn = with_boxes(marked_image(picture, prediction), prediction)
+    return write_caption(drawn, text)
 
 
 def save(prediction: Prediction, path: Path, image: ImageLike | None) -> None:

@@ -24,12 +24,13 @@ from efficientad.method.maps import (
     HIGH_TARGET,
     MapScale,
     combine_maps,
-    image_scores,
 )
+from efficientad.method.rule import ANYWHERE, Rule
 from efficientad.method.tail import tail_quantile
 from efficientad.settings import Budget, Range, check_fields, explains_freezing
 
 ThresholdRule = Literal["rank", "estimate"]
+Decision = Literal["normal", "unsure", "anomalous"]
 _LEAST_ABOVE: Final = 3
 _REACH: Final = 10
 
@@ -86,6 +87,13 @@ class Calibration:
     """Image scores of held-out images after changes that are no defects, by the kind of
     change (`images.changes`). Empty: not measured."""
 
+    rule: Rule = ANYWHERE
+    """Region of interest and least area of a defect."""
+
+    unsure_budget: Budget | None = None
+    """Share of normal images that may be flagged or unsure, above the budget. None:
+    no image is unsure."""
+
     def __post_init__(self) -> None:
         """Reject missing scales, and scores that are missing, unordered or infinite."""
         check_fields(self)
@@ -101,13 +109,29 @@ class Calibration:
                 raise ConfigError(f"{kind} scores must be in ascending order")
         if not all(self.second_session.values()):
             raise ConfigError("each kind of change needs at least one image score")
+        unsure = self.unsure_budget
+        if unsure is not None and unsure <= self.false_alarm_budget:
+            raise ConfigError(
+                f"the unsure budget holds the {_percent(self.false_alarm_budget)} of "
+                f"false alarms as well, got {_percent(unsure)}; give a higher one"
+            )
 
     @cached_property
     def threshold(self) -> float:
         """Scores above it are called anomalous; see `threshold_rule`."""
         if self.given_threshold is not None:
             return self.given_threshold
-        scores, budget = self.normal_scores, self.false_alarm_budget
+        return self._threshold_for(self.false_alarm_budget)
+
+    @cached_property
+    def unsure_threshold(self) -> float | None:
+        """Scores above it, up to the threshold, are unsure; None without a budget."""
+        if self.unsure_budget is None:
+            return None
+        return min(self.threshold, self._threshold_for(self.unsure_budget))
+
+    def _threshold_for(self, budget: float) -> float:
+        scores = self.normal_scores
         if self.threshold_rule == "estimate":
             scores = tuple(sorted((*scores, *self.training_scores)))
             if len(scores) * budget < _LEAST_ABOVE:
@@ -151,6 +175,12 @@ class Calibration:
             )
         if self.n_more_images_needed:
             text += f"; {self.n_more_images_needed} more are needed for {budget}"
+        if self.unsure_budget is not None:
+            text += (
+                f"; scores above {self.unsure_threshold:.4g} are unsure, so that "
+                f"{_percent(self.unsure_budget)} of normal images are expected there "
+                "or higher"
+            )
         return text
 
     def require_sensible(self) -> None:
@@ -192,7 +222,12 @@ class Calibration:
         n = len(self.normal_scores)
         lines = ["expected false alarms  threshold  held-out images flagged"]
         for budget in BUDGETS:
-            other = replace(self, false_alarm_budget=budget, given_threshold=None)
+            other = replace(
+                self,
+                false_alarm_budget=budget,
+                given_threshold=None,
+                unsure_budget=None,
+            )
             flagged = f"{other.n_flagged} of {n}"
             lines.append(
                 f"{_percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"
@@ -211,7 +246,7 @@ class Calibration:
             values: Image-level values by name, (n, 1), at least those of the terms.
         """
         points = {k: term.points(values[k][:, 0]) for k, term in self.terms.items()}
-        return sum(points.values(), start=image_scores(combine_maps(grids))), points
+        return sum(points.values(), start=self.rule.scores(combine_maps(grids))), points
 
     def p_value(self, image_score: float) -> float:
         """Return the probability that a normal image scores at least this high.
