@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from efficientad.errors import ConfigError
 from efficientad.names import printable
 
 if TYPE_CHECKING:
@@ -79,3 +80,19 @@ def prediction_lines(summary: "PredictionSummary", output: Path | None) -> list[
     n_more = summary.n_anomalous - len(named)
     more = [f"  and {n_more} more"] if n_more else []
     return [counts, *(f"  anomalous: {path}" for path in named), *more, *summary.unused]
+
+
+def robustness_lines(model: Path, calibration: "Calibration") -> list[str]:
+    """Return the false alarms of a model file after changes that are no defects.
+
+    Raises:
+        ConfigError: If they were not measured.
+    """
+    alarms = calibration.session_alarms()
+    if not alarms:
+        raise ConfigError(
+            f"--robustness needs a model file with scores after changes, {model} has "
+            "none; calibrate it again"
+        )
+    heading = "false alarms on held-out images after changes that are no defects"
+    return [heading, *(f"{kind:24} {share:4.0%}" for kind, share in alarms.items())]

@@ -15,6 +15,7 @@ from efficientad.cli.printing import (
     evaluation_lines,
     prediction_lines,
     print_lines,
+    robustness_lines,
     settings_lines,
 )
 from efficientad.distillation.config import DistillConfig, recipe_of
@@ -230,7 +231,10 @@ def check(
     from efficientad.evaluation.check import check as check_data
 
     if robustness:
-        return _print_robustness(data)
+        from efficientad.inspection.threshold import threshold as read
+
+        print_lines(*robustness_lines(data, read(data)))
+        return OK
     checks = check_data(data, model=model, output=output)
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
@@ -388,20 +392,4 @@ def doctor() -> int:
 
     for name, value in findings().items():
         print_lines(f"{name:24} {value}")
-    return OK
-
-
-def _print_robustness(model: Path) -> int:
-    from efficientad.errors import ConfigError
-    from efficientad.inspection.threshold import threshold as read
-
-    alarms = read(model).session_alarms()
-    if not alarms:
-        raise ConfigError(
-            f"--robustness needs a model file with scores after changes, {model} has "
-            "none; calibrate it again"
-        )
-    print_lines("false alarms on held-out images after changes that are no defects")
-    for kind, share in alarms.items():
-        print_lines(f"{kind:24} {share:4.0%}")
     return OK

@@ -168,8 +168,8 @@ class Prediction:
     def overlay(self, image: ImageLike | None = None) -> RGBImage:
         """Return the image under its anomaly map, (height, width, 3), RGB.
 
-        What exceeds the threshold is outlined. Decision, score and threshold stand at
-        the upper edge.
+        What exceeds the threshold is outlined, and each of the `regions` has a box.
+        Decision, score and threshold stand at the upper edge.
 
         Args:
             image: The image that was predicted; arrays are RGB. None: its file.
