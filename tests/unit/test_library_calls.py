@@ -33,6 +33,7 @@ CALIBRATION = ead.Calibration(SCALES, (0.1, 0.2))
 PREDICTOR = ead.Predictor(
     engine=None, calibration=CALIBRATION, provenance={}, size="small"
 )
+PREDICTION = ead.Prediction(0.3, 0.1, 0.2, 9, 9, {})
 STACK = np.zeros((2, 64, 64, 3), np.uint8)
 WITHOUT = ead.DistillConfig(source="net.pt")
 
@@ -106,6 +107,10 @@ REFUSED = {
     "PREDICTOR.predict([STACK[0]])": "needs one image, got a list; use predict_batch",
     "PREDICTOR.predict(torch.zeros(3, 9, 9))": "channels last, or say layout='chw'",
     "PREDICTOR.predict('x.png', color='bgr')": "the given image is str, which has its",
+    "ead.as_rgb(STACK[0], color='gbr')": "color must be rgb or bgr, got 'gbr'",
+    "ead.as_rgb(STACK[0], layout='chw2')": "layout must be hwc or chw, got 'chw2'",
+    "ead.card(None)": "model must be a path, got None",
+    "PREDICTION.save(3)": "path must be a path, got 3",
     "PREDICTOR.with_threshold(float('nan'))": "at must be a finite number, got nan",
     "setattr(PREDICTOR, 'threshold', 0.2)": "got a new threshold; call with_threshold",
     "setattr(CALIBRATION, 'threshold', 0.2)": "call dataclasses.replace with given_thr",

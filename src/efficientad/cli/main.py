@@ -134,7 +134,8 @@ def _function_of(verb: str) -> Callable[..., int]:
     similar = get_close_matches(verb, known, n=1)
     meant = f"; perhaps you meant {similar[0]}" if similar else ""
     raise ConfigError(
-        f"needed one of {', '.join(known)}, got {verb}{meant}; see efficientad --help"
+        f"needed one of {', '.join(known)}, got {verb or 'nothing'}{meant}; "
+        "see efficientad --help"
     )
 
 

@@ -47,6 +47,7 @@ from efficientad.images.decoding import (
 )
 from efficientad.images.lossless import require_lossless
 from efficientad.method import sizes
+from efficientad.settings import checked
 
 RGBImage: TypeAlias = NDArray[np.uint8]
 """(height, width, 3)."""
@@ -173,8 +174,11 @@ def as_rgb(
         layout: Order of the axes of an array: `hwc`, or `chw` with the channels first.
 
     Raises:
+        ConfigError: If color or layout is another one.
         ImageError: If it is none of these, or smaller or larger than an image may be.
     """
+    color = checked("color", color, ColorOrder)
+    layout = checked("layout", layout, Layout)
     is_array = isinstance(image, np.ndarray)
     if (
         not is_array

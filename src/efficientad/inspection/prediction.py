@@ -23,7 +23,7 @@ from efficientad.method.maps import combine_maps
 from efficientad.method.placement import place_map
 from efficientad.method.pose import Pose
 from efficientad.method.rule import ANYWHERE, Region, Rule
-from efficientad.settings import explains_freezing
+from efficientad.settings import checked, explains_freezing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,13 +190,13 @@ class Prediction:
             image: The image that was predicted, as for `overlay`.
 
         Raises:
-            ConfigError: If the ending is not that of an image.
+            ConfigError: If it is no path, or its ending is not that of an image.
             ImageError: As for `overlay`.
             StorageError: If the file cannot be written.
         """
         from efficientad.inspection import showing  # noqa: PLC0415 - it draws this class
 
-        showing.save(self, Path(path), image)
+        showing.save(self, checked("path", path, Path), image)
 
     def show(
         self, image: ImageLike | None = None, *, axes: "Axes | None" = None
