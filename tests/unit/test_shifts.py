@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from efficientad.evaluation.shifts import shifts
-from efficientad.images.appearance import appearance, appearances
+from efficientad.images.appearance import appearance, appearances, redness
 
 
 def sample(mean, n=30, seed=0):
@@ -60,4 +60,12 @@ def test_a_picture_of_one_value_has_neither_contrast_nor_sharpness():
         "brightness": [9.0] * 2,
         "contrast": [0.0] * 2,
         "sharpness": [0.0] * 2,
+        "redness": [0.0] * 2,
     }
+
+
+def test_redness_is_red_minus_blue():
+    orange = np.full((8, 8, 3), (200, 120, 40), np.uint8)
+
+    assert redness(orange) == 160
+    assert redness(orange[..., ::-1]) == -160

@@ -35,10 +35,11 @@ def images():
     return np.broadcast_to(levels[:, None, None, None], (4, 16, 16, 3))
 
 
+# Not among them: check_do_not_raise_errors_in_init_or_set_params gives parameters of
+# wrong types, which are refused here because types are checked under pytest.
 @pytest.mark.parametrize(
     "check",
     [
-        checks.check_do_not_raise_errors_in_init_or_set_params,
         checks.check_estimator_cloneable,
         checks.check_estimator_tags_renamed,
         checks.check_estimator_repr,
