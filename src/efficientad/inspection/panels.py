@@ -1,14 +1,16 @@
-"""An image beside its anomaly maps, all on the color scale of the threshold.
+"""An image beside its anomaly maps, all on the color scale of the calibration.
 
 Maps are drawn from their grids at the size of the picture, never at the size of a large
-image.
+image. They fade where they are only extended, towards the border.
 """
 
-from dataclasses import replace
 from typing import Final
+
+import numpy as np
 
 from efficientad.images.heatmaps import (
     THRESHOLD_COLOR,
+    AnomalyMap,
     Tile,
     color_bar,
     color_scale,
@@ -20,7 +22,8 @@ from efficientad.images.heatmaps import (
     resize_mask,
 )
 from efficientad.images.rgb import Mask, RGBImage
-from efficientad.method.decision import Prediction
+from efficientad.method.decision import Grid, Prediction
+from efficientad.method.placement import border_fade, place_map
 
 _HEIGHT: Final = 256
 """Height of each picture of a panel that is not very wide, pixels."""
@@ -37,7 +40,7 @@ def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
     verdict = "anomalous" if prediction.is_anomalous else "normal"
     if prediction.flagged_for == "composition":
         verdict += " composition"
-    low, high = color_scale(prediction.threshold)
+    low, high = color_scale(prediction.normal_range)
     tiles = [
         Tile(f"score {prediction.image_score:.3g}: {verdict}", small),
         *prediction_tiles(small, prediction),
@@ -51,26 +54,40 @@ def prediction_tiles(
 ) -> list[Tile]:
     """Return the annotated defect, each named map and the combined map.
 
-    The combined map is laid over the image; pixels above the threshold are outlined.
-
     Args:
         image: The image at the size at which the maps are drawn.
         prediction: Its prediction, at any size.
         defect_mask: Annotated defect, at any size. None: no such picture.
     """
     height, width = image.shape[:2]
-    low, high = color_scale(prediction.threshold)
+    low, high = color_scale(prediction.normal_range)
     tiles: list[Tile] = []
     if defect_mask is not None:
         mask = resize_mask(defect_mask, height, width)
         tiles.append(Tile("annotated defect", outline(image, mask)))
-    drawn = replace(prediction, height=height, width=width)
     tiles += [
-        Tile(f"{name} map", heatmap(drawn.map(name), low=low, high=high))
-        for name in drawn.grids
+        Tile(f"{name} map", heatmap(drawn_map(grid, height, width), low=low, high=high))
+        for name, grid in prediction.grids.items()
     ]
-    combined = drawn.anomaly_map
-    covered = overlay(image, combined, low=low, high=high)
-    is_above = combined > prediction.threshold
-    tiles.append(Tile("combined map", outline(covered, is_above, THRESHOLD_COLOR)))
+    tiles.append(Tile("combined map", prediction_overlay(image, prediction)))
     return tiles
+
+
+def prediction_overlay(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image under its combined map, the pixels above the threshold outlined.
+
+    Args:
+        image: The image at the size at which the map is drawn.
+        prediction: Its prediction, at any size.
+    """
+    low, high = color_scale(prediction.normal_range)
+    combined = drawn_map(prediction.combined_grid, *image.shape[:2])
+    covered = overlay(image, combined, low=low, high=high)
+    return outline(covered, combined > prediction.threshold, THRESHOLD_COLOR)
+
+
+def drawn_map(grid: Grid, height: int, width: int) -> AnomalyMap:
+    """Return a map as it is drawn: values above 0 fade towards the border."""
+    placed = place_map(grid, height, width)
+    faded: AnomalyMap = np.minimum(placed, placed * border_fade(height, width))
+    return faded

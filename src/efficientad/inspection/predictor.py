@@ -135,6 +135,7 @@ class Predictor:
                 width=width,
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
+                normal_range=calibration.normal_range,
             )
             for index, (score, (height, width)) in enumerate(
                 zip(scores.tolist(), sizes, strict=True)

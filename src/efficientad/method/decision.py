@@ -22,6 +22,7 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET
 from efficientad.method.maps import (
     HIGH_TARGET,
+    LOW_TARGET,
     MapScale,
     combine_maps,
     image_scores,
@@ -116,6 +117,15 @@ class Calibration:
             if len(scores) * budget < _LEAST_ABOVE:
                 return tail_quantile(scores, budget)
         return scores[min(_rank(len(scores), budget), len(scores)) - 1]
+
+    @cached_property
+    def normal_range(self) -> tuple[float, float]:
+        """Median score of held-out normal images, and the threshold that they give.
+
+        Pictures take their colors from it, so a threshold set by hand changes none.
+        """
+        median = float(np.median(self.normal_scores))
+        return median, replace(self, given_threshold=None).threshold
 
     @property
     def n_flagged(self) -> int:
@@ -269,6 +279,9 @@ class Prediction:
 
     terms: Mapping[str, float] = field(default_factory=dict)
     """Points that image-level values add to the score, by name."""
+
+    normal_range: tuple[float, float] = (LOW_TARGET, HIGH_TARGET)
+    """`Calibration.normal_range`, from which pictures take their colors."""
 
     @property
     def is_anomalous(self) -> bool:

@@ -9,6 +9,9 @@ One matrix per axis interpolates the grid at any image size, so the map of an im
 was resized to 256 x 256 for the networks has the image's own pixels.
 
 NumPy, PyTorch and exported graphs use the same matrices. Needs no torch.
+
+Pictures fade the extended values towards the border (`border_fade`): nearly a quarter
+of an image lies there, and a corner cell would be a square of 18 x 18 pixels.
 """
 
 import functools
@@ -57,6 +60,24 @@ def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.flo
     matrix[rows, np.minimum(left + 1, n_cells - 1)] += share
     matrix.flags.writeable = False
     return matrix
+
+
+def border_fade(height: int, width: int) -> NDArray[np.float32]:
+    """Return factors for a map as a picture, (height, width).
+
+    They are 1 from the outermost centres inwards, and fall to 0 at the border.
+    """
+    down, across = (_axis_fade(n_pixels) for n_pixels in (height, width))
+    return down[:, np.newaxis] * across
+
+
+def _axis_fade(n_pixels: int) -> NDArray[np.float32]:
+    in_input = (np.arange(n_pixels) + 0.5) * (INPUT_SIZE / n_pixels)
+    last_centre = FIRST_CENTRE + CELL_STRIDE * (GRID_CELLS - 1)
+    before = in_input / (FIRST_CENTRE + 0.5)
+    behind = (INPUT_SIZE - in_input) / (INPUT_SIZE - last_centre - 0.5)
+    fade: NDArray[np.float32] = np.clip(np.minimum(before, behind), 0, 1)
+    return fade.astype(np.float32)
 
 
 def place_map(
