@@ -23,6 +23,7 @@ from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
 from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR
 from efficientad.method.decision import Prediction
+from efficientad.method.rule import Rule
 
 VOID = {"meta", "img", "input"}
 SCORES = st.floats(1e-3, 1e3)
@@ -78,7 +79,7 @@ def scored(defect_type, image_score, name="a.png", threshold=0.5):
     return ScoredImage(name, defect_type, image_score, 0.1, is_anomalous)
 
 
-def prediction_of(image_score=0.9, *, shape=(40, 60), grids=None):
+def prediction_of(image_score=0.9, *, shape=(40, 60), grids=None, **changes):
     grid = np.linspace(0, 1, 56 * 56, dtype=np.float32).reshape(56, 56)
     return Prediction(
         image_score=image_score,
@@ -88,6 +89,7 @@ def prediction_of(image_score=0.9, *, shape=(40, 60), grids=None):
         width=shape[1],
         grids={"local": grid, "global": grid.T.copy()} if grids is None else grids,
         normal_range=(0.1, 0.5),
+        **changes,
     )
 
 
@@ -369,6 +371,45 @@ def test_the_reason_of_a_decision_is_one_sentence(
 
     assert picture.source == source
     assert reason in picture.reason
+
+
+def test_a_reason_says_where_the_largest_region_is():
+    grid = np.zeros((56, 56), np.float32)
+    grid[20:30, 20:40] = grid[5, 5] = 4
+
+    picture = shown(shape=(256, 256), grids={"local": grid})
+
+    assert "in 2 regions, the largest" in picture.reason
+    assert re.search(r"8\d x 4\d pixels at x 9\d, y 9\d$", picture.reason)
+
+
+def test_an_unsure_image_is_neither_found_nor_missed():
+    prediction = prediction_of(0.4, unsure_threshold=0.3)
+    image = np.zeros((40, 60, 3), np.uint8)
+
+    assert picture_of("a.png", "scratch", image, prediction).verdict == "unsure"
+
+
+def test_the_region_of_interest_is_outlined():
+    mask = np.zeros((40, 60), np.bool_)
+    mask[10:30, 10:50] = True
+    prediction = prediction_of(0.1, grids={"local": flat(0)}, rule=rule_of(mask))
+
+    lines = picture_of(
+        "a.png", "good", np.zeros((40, 60, 3), np.uint8), prediction
+    ).lines
+
+    with Image.open(io.BytesIO(base64.b64decode(lines.partition(",")[2]))) as layer:
+        drawn = np.asarray(layer.convert("RGBA"))[:, :, 3] > 0
+    assert drawn[9, 30]
+    assert not drawn[20, 30]
+    assert not drawn[2, 2]
+
+
+def rule_of(mask):
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG")
+    return Rule(base64.b64encode(stream.getvalue()).decode())
 
 
 def test_the_normal_images_with_the_highest_scores_are_shown_apart(tmp_path):

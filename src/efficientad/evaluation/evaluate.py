@@ -31,11 +31,13 @@ from efficientad.evaluation.metrics import (
     recall_at_fpr,
 )
 from efficientad.evaluation.pixel_results import (
+    Annotations,
     Measured,
     MetricValues,
     PixelResults,
     measure_pixels,
 )
+from efficientad.evaluation.region_counts import count_regions
 from efficientad.evaluation.rendering import environment
 from efficientad.evaluation.report import Report, write_report
 from efficientad.evaluation.report_pictures import MAX_PICTURES, Picture, picture_of
@@ -109,7 +111,8 @@ def evaluate(
         lambda sample: replace(predicted[sample]).anomaly_map,
     )
     evaluation = _evaluation(category, predictor, predicted, pixels, good)
-    evaluation = replace(evaluation, seconds=seconds)
+    regions = count_regions(predicted, Annotations(category))
+    evaluation = replace(evaluation, seconds=seconds, regions=regions)
     for shift in evaluation.shifts:
         logger.warning("%s; see image_au_roc_held_out", shift)
     if output is not None:
@@ -296,6 +299,7 @@ def _report(
         title=f"{category.name}: evaluation",
         evaluation=evaluation,
         pictures=nearest[:MAX_PICTURES],
+        has_region_of_interest=bool(predictor.calibration.rule.region_of_interest),
         calibration=predictor.calibration.statement(),
         facts=_facts(predictor),
         made_on=datetime.now(UTC).astimezone().date(),

@@ -66,6 +66,8 @@ class Report:
     evaluation: Evaluation
     pictures: Sequence[Picture] = ()
     """The images to show."""
+    has_region_of_interest: bool = False
+    """Whether defects count in a part of the image only."""
     calibration: str | None = None
     """Sentence about what the threshold guarantees, without a full stop."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -118,6 +120,9 @@ def _page(report: Report) -> str:
         normal=_row("normal images", scored[NORMAL]),
         defects=_row("defects", defects),
         reasons=_reasons(evaluation),
+        regions=evaluation.regions,
+        n_unsure=sum(p.decision == "unsure" for p in report.pictures),
+        has_region=report.has_region_of_interest,
         shifts=evaluation.shifts,
         session_alarms=evaluation.session_alarms,
         threshold=evaluation.threshold,

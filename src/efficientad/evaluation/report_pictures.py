@@ -24,8 +24,8 @@ from efficientad.images.heatmaps import (
     resize_mask,
 )
 from efficientad.images.rgb import Mask, RGBImage, resize_image
-from efficientad.inspection.panels import drawn_map
-from efficientad.method.decision import Grid, Prediction
+from efficientad.inspection.panels import drawn_map, drawn_regions
+from efficientad.method.decision import Decision, Grid, Prediction
 
 MAX_PICTURES: Final = 1000
 """Pictures that a report shows, at most."""
@@ -34,10 +34,11 @@ COMBINED: Final = "combined"
 
 _PAGE_BYTES: Final = 13_500_000
 _SIDES: Final = (1024, 768, 576, 432, 324, 243, 182, 137, 96)
-_LAYER_SIDE: Final = 112
+_LAYER_SIDE: Final = 256
 _QUALITY: Final = 82
+_INTEREST_COLOR: Final = (150, 150, 150)
 
-Verdict = Literal["found", "missed", "false alarm", "passed"]
+Verdict = Literal["found", "missed", "false alarm", "passed", "unsure"]
 Source = Literal["local", "global", "image", ""]
 
 
@@ -51,7 +52,7 @@ class Picture:
     """`good` where there is no defect."""
     image_score: float
     p_value: float
-    is_anomalous: bool
+    decision: Decision
     reason: str
     """Sentence on the decision, without a full stop."""
     source: Source
@@ -75,9 +76,12 @@ class Picture:
     @property
     def verdict(self) -> Verdict:
         """Whether the decision is right for this image."""
+        if self.decision == "unsure":
+            return "unsure"
+        is_anomalous = self.decision == "anomalous"
         if self.is_defect:
-            return "found" if self.is_anomalous else "missed"
-        return "false alarm" if self.is_anomalous else "passed"
+            return "found" if is_anomalous else "missed"
+        return "false alarm" if is_anomalous else "passed"
 
 
 def picture_of(
@@ -101,7 +105,8 @@ def picture_of(
         n_pictures: Pictures on the page.
     """
     low, high = color_scale(prediction.normal_range)
-    rows, columns = _fitted(image, _LAYER_SIDE)
+    finest = max(max(grid.shape) for grid in prediction.grids.values())
+    rows, columns = _fitted(image, min(2 * finest, _LAYER_SIDE))
     grids = {COMBINED: prediction.combined_grid, **prediction.grids}
     layers = {
         key: _uri(overlay_layer(drawn_map(grid, rows, columns), low=low, high=high))
@@ -119,7 +124,7 @@ def picture_of(
         defect_type=defect_type,
         image_score=prediction.image_score,
         p_value=prediction.p_value,
-        is_anomalous=prediction.is_anomalous,
+        decision=prediction.decision,
         reason=reason,
         source=source,
         width=prediction.width,
@@ -152,25 +157,38 @@ def _reason(prediction: Prediction) -> tuple[Source, str]:
     place = np.unravel_index(int(combined.argmax()), combined.shape)
     grids = prediction.grids
     leading = max(grids, key=lambda name: float(grids[name][place]))
+    where = f", {_regions(prediction)}"
     if leading == "global":
         return "global", (
-            "parts look normal one by one, but not together in this arrangement"
+            "parts look normal one by one, but not together in this arrangement" + where
         )
-    return "local", "a small patch looks unlike the patches of normal images"
+    return "local", "a small patch looks unlike the patches of normal images" + where
+
+
+def _regions(prediction: Prediction) -> str:
+    """Return where the regions of a prediction are, in pixels of the image."""
+    largest, n = prediction.regions[0], len(prediction.regions)
+    size = f"{largest.width} x {largest.height} pixels"
+    place = f"{size} at x {largest.x}, y {largest.y}"
+    return f"{place}" if n == 1 else f"in {n} regions, the largest {place}"
 
 
 def _lines(
     prediction: Prediction, defect_mask: Mask | None, height: int, width: int
 ) -> str:
-    """Return the outlines of an annotated defect and of what exceeds the threshold."""
-    combined = drawn_map(prediction.combined_grid, height, width)
-    lines = outline_mask(combined > prediction.threshold).astype(np.uint8)
+    """Return the outlines of defect regions, annotation and region of interest."""
+    masks = {THRESHOLD_COLOR: drawn_regions(prediction, height, width)}
     if defect_mask is not None:
-        lines[outline_mask(resize_mask(defect_mask, height, width))] = 2
+        masks[MASK_COLOR] = resize_mask(defect_mask, height, width)
+    if prediction.rule.region_of_interest:
+        masks[_INTEREST_COLOR] = prediction.rule.mask_at(height, width)
+    lines = np.zeros((height, width), np.uint8)
+    for index, mask in enumerate(masks.values(), 1):
+        lines[outline_mask(mask)] = index
     if not lines.any():
         return ""
     layer = Image.fromarray(lines).convert("P")
-    layer.putpalette([0, 0, 0, *THRESHOLD_COLOR, *MASK_COLOR])
+    layer.putpalette([0, 0, 0, *(value for color in masks for value in color)])
     stream = io.BytesIO()
     layer.save(stream, "PNG", transparency=0, optimize=True, bits=2)
     return _uri(stream.getvalue())

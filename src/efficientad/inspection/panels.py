@@ -4,6 +4,8 @@ Maps are drawn from their grids at the size of the picture, never at the size of
 image. They fade where they are only extended, towards the border.
 """
 
+import math
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -14,6 +16,7 @@ from efficientad.images.heatmaps import (
     Tile,
     color_bar,
     color_scale,
+    draw_boxes,
     fit_image,
     heatmap,
     outline,
@@ -25,6 +28,8 @@ from efficientad.images.rgb import Mask, RGBImage
 from efficientad.method.decision import Grid, Prediction
 from efficientad.method.placement import border_fade, place_map
 
+_GRAY: Final = 100
+"""Gray value that pixels outside of the region of interest are moved to."""
 _HEIGHT: Final = 256
 """Height of each picture of a panel that is not very wide, pixels."""
 
@@ -37,12 +42,15 @@ def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
         prediction: Its prediction.
     """
     small = fit_image(image, _HEIGHT)
-    verdict = "anomalous" if prediction.is_anomalous else "normal"
+    verdict: str = prediction.decision
     if prediction.flagged_for == "composition":
         verdict += " composition"
     low, high = color_scale(prediction.normal_range)
     tiles = [
-        Tile(f"score {prediction.image_score:.3g}: {verdict}", small),
+        Tile(
+            f"score {prediction.image_score:.3g}: {verdict}",
+            with_boxes(with_region_of_interest(small, prediction), prediction),
+        ),
         *prediction_tiles(small, prediction),
         Tile("", color_bar(_HEIGHT, low=low, high=high)),
     ]
@@ -74,20 +82,60 @@ def prediction_tiles(
 
 
 def prediction_overlay(image: RGBImage, prediction: Prediction) -> RGBImage:
-    """Return an image under its combined map, the pixels above the threshold outlined.
+    """Return an image under its combined map, with its defect regions outlined.
 
     Args:
         image: The image at the size at which the map is drawn.
         prediction: Its prediction, at any size.
     """
+    height, width = image.shape[:2]
     low, high = color_scale(prediction.normal_range)
-    combined = drawn_map(prediction.combined_grid, *image.shape[:2])
+    combined = drawn_map(prediction.combined_grid, height, width)
     covered = overlay(image, combined, low=low, high=high)
-    return outline(covered, combined > prediction.threshold, THRESHOLD_COLOR)
+    return outline(covered, drawn_regions(prediction, height, width), THRESHOLD_COLOR)
+
+
+def drawn_regions(prediction: Prediction, height: int, width: int) -> Mask:
+    """Return the pixels of the defect regions as `drawn_map` shows them."""
+    drawn = drawn_map(prediction.combined_grid, height, width)
+    regions = replace(prediction, height=height, width=width).region_mask
+    shown: Mask = regions & (drawn > prediction.level)
+    return shown
 
 
 def drawn_map(grid: Grid, height: int, width: int) -> AnomalyMap:
     """Return a map as it is drawn: values above 0 fade towards the border."""
     placed = place_map(grid, height, width)
-    faded: AnomalyMap = np.minimum(placed, placed * border_fade(height, width))
+    fade = border_fade(height, width, *grid.shape)
+    faded: AnomalyMap = np.minimum(placed, placed * fade)
     return faded
+
+
+def with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image at any size whose pixels outside of the region are grayed."""
+    if not prediction.rule.region_of_interest:
+        return image
+    outside = ~prediction.rule.mask_at(*image.shape[:2])
+    drawn = image.copy()
+    drawn[outside] = drawn[outside] // 3 + _GRAY
+    return drawn
+
+
+def with_boxes(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image at any size with a box around each region above the threshold."""
+    down, across = (
+        n / n_own
+        for n, n_own in zip(
+            image.shape[:2], (prediction.height, prediction.width), strict=True
+        )
+    )
+    boxes = [
+        (
+            int(region.x * across),
+            int(region.y * down),
+            math.ceil((region.x + region.width) * across),
+            math.ceil((region.y + region.height) * down),
+        )
+        for region in prediction.regions
+    ]
+    return draw_boxes(image, boxes)

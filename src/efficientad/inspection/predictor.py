@@ -116,10 +116,14 @@ class Predictor:
             sizes: Height and width of each image in pixels.
 
         Raises:
+            ImageError: If an image has another aspect than the region of interest.
             ModelFileError: If a grid is not finite: it would pass as normal.
         """
         calibration = self.calibration
-        grids = normalize_maps(output.grids, calibration.scales)
+        rule = calibration.rule
+        for size in set(sizes):
+            rule.require_aspect(*size)
+        grids = normalize_maps(output.grids, calibration.scales, rule.cells)
         if not all(np.isfinite(grid).all() for grid in grids.values()):
             raise ModelFileError(
                 "a decision needs finite maps for every image, the model gives others; "
@@ -136,6 +140,8 @@ class Predictor:
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
                 normal_range=calibration.normal_range,
+                unsure_threshold=calibration.unsure_threshold,
+                rule=rule,
             )
             for index, (score, (height, width)) in enumerate(
                 zip(scores.tolist(), sizes, strict=True)

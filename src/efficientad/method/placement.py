@@ -6,7 +6,8 @@ extends from its centre, 16 pixels from the border, to the border: padding with 
 would call every border normal.
 
 One matrix per axis interpolates the grid at any image size, so the map of an image that
-was resized to 256 x 256 for the networks has the image's own pixels.
+was resized for the networks has the image's own pixels. The number of cells along an
+axis tells the size of the networks' input there: 56 cells belong to 256 pixels.
 
 NumPy, PyTorch and exported graphs use the same matrices. Needs no torch.
 
@@ -24,10 +25,47 @@ from efficientad.images.rgb import INPUT_SIZE
 CELL_STRIDE = 4
 FIRST_CENTRE = 16
 GRID_CELLS = (INPUT_SIZE - 2 * FIRST_CENTRE - 1) // CELL_STRIDE + 1
+MAX_MAP_SIDE = 1024
+"""Longest side of an input whose pixels are measured one by one."""
 
 
 _BLOCK_PIXELS = 2**16
 """Pixels of a map that are drawn at a time, few enough for the processor's cache."""
+
+
+def input_size(n_cells: int) -> int:
+    """Return the pixels of the networks' input along an axis of so many cells."""
+    return CELL_STRIDE * n_cells + 2 * FIRST_CENTRE
+
+
+def map_size(rows: int, columns: int) -> tuple[int, int]:
+    """Return the height and width of `measured_map` for a grid of so many cells."""
+    height, width = input_size(rows), input_size(columns)
+    if max(height, width) > MAX_MAP_SIDE:
+        return height // CELL_STRIDE, width // CELL_STRIDE
+    return height, width
+
+
+def measured_map(grid: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the map that areas and quantiles are measured on, of `map_size`.
+
+    It has a pixel for each one of the networks' input. For an input of more than 1024
+    pixels a side each cell is one pixel, and the border cells are repeated.
+
+    Args:
+        grid: (rows, columns), one value per descriptor.
+    """
+    height, width = map_size(*grid.shape)
+    if height == input_size(len(grid)):
+        return place_map(grid, height, width)
+    return np.pad(grid, FIRST_CENTRE // CELL_STRIDE, mode="edge")
+
+
+def cells_of_pixels(n_cells: int) -> NDArray[np.intp]:
+    """Return the first of the input's pixels that each cell is nearest to."""
+    starts = CELL_STRIDE * np.arange(n_cells) + FIRST_CENTRE - 1
+    starts[0] = 0
+    return starts
 
 
 @functools.lru_cache(maxsize=32)
@@ -36,7 +74,7 @@ def _cells_and_shares(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the cell before each pixel of an axis, and the share to the next cell."""
     # Pixel centres, from the image's own pixels to the network input's.
-    in_input = (np.arange(n_pixels) + 0.5) * (INPUT_SIZE / n_pixels) - 0.5
+    in_input = (np.arange(n_pixels) + 0.5) * (input_size(n_cells) / n_pixels) - 0.5
     cell = np.clip((in_input - FIRST_CENTRE) / CELL_STRIDE, 0, n_cells - 1)
     left = np.minimum(cell.astype(np.int64), max(n_cells - 2, 0))
     return left, (cell - left).astype(np.float32)
@@ -48,7 +86,7 @@ def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.flo
 
     Args:
         n_pixels: Length of the axis in the image's own pixels, at least 1.
-        n_cells: Grid cells along the axis of the 256-pixel input.
+        n_cells: Grid cells along the axis.
 
     Returns:
         (n_pixels, n_cells), read-only; every row is non-negative and sums to 1.
@@ -62,20 +100,28 @@ def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.flo
     return matrix
 
 
-def border_fade(height: int, width: int) -> NDArray[np.float32]:
+def border_fade(
+    height: int, width: int, rows: int = GRID_CELLS, columns: int = GRID_CELLS
+) -> NDArray[np.float32]:
     """Return factors for a map as a picture, (height, width).
 
     They are 1 from the outermost centres inwards, and fall to 0 at the border.
+
+    Args:
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        rows: Rows of the grid.
+        columns: Columns of the grid.
     """
-    down, across = (_axis_fade(n_pixels) for n_pixels in (height, width))
-    return down[:, np.newaxis] * across
+    return _axis_fade(height, rows)[:, np.newaxis] * _axis_fade(width, columns)
 
 
-def _axis_fade(n_pixels: int) -> NDArray[np.float32]:
-    in_input = (np.arange(n_pixels) + 0.5) * (INPUT_SIZE / n_pixels)
-    last_centre = FIRST_CENTRE + CELL_STRIDE * (GRID_CELLS - 1)
+def _axis_fade(n_pixels: int, n_cells: int) -> NDArray[np.float32]:
+    size = input_size(n_cells)
+    last_centre = FIRST_CENTRE + CELL_STRIDE * (n_cells - 1)
+    in_input = (np.arange(n_pixels) + 0.5) * (size / n_pixels)
     before = in_input / (FIRST_CENTRE + 0.5)
-    behind = (INPUT_SIZE - in_input) / (INPUT_SIZE - last_centre - 0.5)
+    behind = (size - in_input) / (size - last_centre - 0.5)
     fade: NDArray[np.float32] = np.clip(np.minimum(before, behind), 0, 1)
     return fade.astype(np.float32)
 

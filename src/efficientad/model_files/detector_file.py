@@ -5,7 +5,6 @@ scales, held-out normal scores, threshold) and the provenance. `container` descr
 format: numbers and text, nothing that executes. No torch here.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -23,7 +22,11 @@ from efficientad.method.sizes import (
     with_channels,
 )
 from efficientad.model_files import container
-from efficientad.model_files.calibration_entry import read_calibration
+from efficientad.model_files.calibration_entry import (
+    calibration_entry,
+    has_later_entries,
+    read_calibration,
+)
 from efficientad.model_files.container import Arrays
 from efficientad.model_files.provenance_entry import read_provenance
 
@@ -49,11 +52,14 @@ def write_detector(file: DetectorFile, path: Path) -> None:
     calibration = file.calibration
     content = {
         "size": file.size,
-        "calibration": asdict(calibration) | {"threshold": calibration.threshold},
+        "calibration": calibration_entry(calibration)
+        | {"threshold": calibration.threshold},
         "calibration_statement": calibration.statement(),
         "provenance": file.provenance,
     }
-    container.write(path, "detector", file.weights, content)
+    is_later = has_later_entries(calibration)
+    version = container.LATEST_VERSION if is_later else container.FORMAT_VERSION
+    container.write(path, "detector", file.weights, content, version=version)
 
 
 def read_detector(path: Path) -> DetectorFile:

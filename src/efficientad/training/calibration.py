@@ -5,7 +5,7 @@ every later map would look anomalous. No torch here.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,8 @@ from efficientad.images.appearance import appearances
 from efficientad.images.changes import SESSION, changed
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.rule_files import rule_of
+from efficientad.inspection.rule_options import RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.decision import Calibration, TermScale
@@ -32,6 +34,7 @@ from efficientad.method.maps import (
     map_levels,
     normalize_maps,
 )
+from efficientad.method.rule import ANYWHERE, Rule
 from efficientad.settings import Budget, checks_arguments
 from efficientad.training.normal_images import (
     Pixels,
@@ -42,7 +45,8 @@ from efficientad.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-Fit = Callable[[Iterable[NDArray[np.float32]]], MapScale]
+Fit = Callable[..., MapScale]
+"""Function of raw maps, and of the pixels `inside` that count, to their scale."""
 
 _BATCH_SIZE: Final = 4
 _LEVEL_OF_DIFFERENCE: Final = 0.05
@@ -63,6 +67,8 @@ def calibrate(
     images: Path | str | Sequence[ImageLike],
     *,
     false_alarm_budget: Budget = DEFAULT_BUDGET,
+    unsure_budget: Budget | None = None,
+    rule: RuleOptions | None = None,
     threshold: float | None = None,
     force: bool = False,
 ) -> Predictor:
@@ -74,6 +80,9 @@ def calibrate(
             image count once.
         false_alarm_budget: Share of normal images that may be flagged, from 1e-6 to
             0.5.
+        unsure_budget: Share of normal images that may be flagged or unsure. None: no
+            image is unsure.
+        rule: Region of interest and least area of a defect. None: as before.
         threshold: Decision threshold set by hand. None: derived from the images.
         force: Whether to accept a threshold that `Calibration.require_sensible`
             refuses.
@@ -101,8 +110,11 @@ def calibrate(
         false_alarm_budget=false_alarm_budget,
         divides_by_level=recipe.get("divides_by_level", False),
         names=normal.names,
+        rule=rule_of(rule, normal.sizes) if rule else predictor.calibration.rule,
     )
-    calibration = replace(calibration, given_threshold=threshold)
+    calibration = replace(
+        calibration, given_threshold=threshold, unsure_budget=unsure_budget
+    )
     if not force:
         calibration.require_sensible()
     return replace(
@@ -125,6 +137,7 @@ def fit_calibration(
     divides_by_level: bool = False,
     training: EngineOutput | None = None,
     names: Sequence[str] = (),
+    rule: Rule = ANYWHERE,
 ) -> Calibration:
     """Measure scales of maps and terms, and scores, on normal images.
 
@@ -138,6 +151,7 @@ def fit_calibration(
         training: Output for training images, with cross-fitted image-level values.
             None: only the held-out images count.
         names: Names of the held-out images, for warnings. Empty: there are none.
+        rule: Region of interest and least area of a defect.
 
     Raises:
         DatasetError: If there are no images.
@@ -146,13 +160,16 @@ def fit_calibration(
         raise DatasetError("calibration needs normal images outside the training set")
     held_out = outputs(engine, pixels)
     scales = {
-        name: _scale(grids, fit, divides_by_level=divides_by_level)
+        name: _scale(grids, fit, rule, divides_by_level=divides_by_level)
         for name, grids in held_out.grids.items()
     }
     session = outputs(engine, second_session(pixels), "second session")
-    blank = Calibration(scales, (0.0,), false_alarm_budget, threshold_rule="estimate")
+    blank = Calibration(
+        scales, (0.0,), false_alarm_budget, threshold_rule="estimate", rule=rule
+    )
     found = _with_scores(blank, held_out, training)
-    if COMPOSITION in held_out.values:
+    # The composition is that of the whole image, whatever the region of interest.
+    if COMPOSITION in held_out.values and not rule.region_of_interest:
         found = _with_composition(found, held_out, training, session)
     for name, score in zip(names, scores(found, held_out).tolist(), strict=False):
         _warn_if_odd(found, name, score)
@@ -223,7 +240,8 @@ def second_session(pixels: Pixels) -> Pixels:
 
 def scores(calibration: Calibration, output: EngineOutput) -> NDArray[np.float32]:
     """Return the image scores of an engine's output, (n,)."""
-    grids = normalize_maps(output.grids, calibration.scales)
+    rule = calibration.rule
+    grids = normalize_maps(output.grids, calibration.scales, rule.cells)
     return calibration.scores(grids, output.values)[0]
 
 
@@ -278,13 +296,15 @@ def _term_scale(alone: Calibration, normal: EngineOutput) -> TermScale:
     return TermScale(float(values.mean()), slope)
 
 
-def _scale(raw: Grids, fit: Fit, *, divides_by_level: bool) -> MapScale:
+def _scale(raw: Grids, fit: Fit, rule: Rule, *, divides_by_level: bool) -> MapScale:
+    inside = rule.inside(*raw.shape[1:])
     if not divides_by_level:
-        return fit(raw)
+        return fit(raw, inside=inside)
     # Deviation: the paper compares images whose maps lie at different levels as they
     # are. An image's score is its highest pixel, so one that is harder to predict as a
     # whole, by its texture, light or angle, looks anomalous.
-    levels = map_levels(raw)
+    cells = rule.cells(*raw.shape[1:])
+    levels = map_levels(raw, cells)
     least, greatest = float(levels.min()), float(levels.max())
-    scale = fit(divide_by_level(raw, least, greatest))
+    scale = fit(divide_by_level(raw, least, greatest, cells), inside=inside)
     return replace(scale, least_level=least, greatest_level=greatest)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 from efficientad.engines.names import Device
+from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.settings import (
@@ -63,6 +64,12 @@ class TrainConfig:
 
     false_alarm_budget: Budget = DEFAULT_BUDGET
     """Share of normal images the decision threshold may flag, from 1e-6 to 0.5."""
+
+    unsure_budget: Budget | None = None
+    """Share of normal images that may be flagged or unsure. None: none is unsure."""
+
+    rule: RuleOptions = ANYWHERE
+    """Region of interest and least area of a defect."""
 
     local_channels: Channels | None = None
     """Channels that the local map of the trained detector sums over, a multiple of 32,

@@ -41,6 +41,8 @@ class NormalImages:
     """(n, 256, 256, 3), RGB."""
     hashes: tuple[str, ...]
     names: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    """Height and width of each original in pixels."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,6 +58,7 @@ class NormalImages:
             self.pixels[list(indices)],
             tuple(self.hashes[i] for i in indices),
             tuple(self.names[i] for i in indices),
+            tuple(self.sizes[i] for i in indices),
         )
 
 
@@ -66,7 +69,7 @@ def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
         ImageError: If one cannot be used; the message names it.
     """
     pixels = np.empty((len(images), INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-    hashes, names = [], []
+    hashes, names, sizes = [], [], []
     with closing(Progress(len(images), "image", task="reading")) as progress:
         for index, image in enumerate(images):
             name = f"image {index}"
@@ -75,9 +78,10 @@ def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
             names.append(name)
             rgb = as_rgb(image, name)
             hashes.append(image_hash(rgb))
+            sizes.append((rgb.shape[0], rgb.shape[1]))
             pixels[index] = resize_image(rgb, INPUT_SIZE, INPUT_SIZE)
             progress.update(index + 1)
-    return NormalImages(pixels, tuple(hashes), tuple(names))
+    return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes))
 
 
 def training_and_validation(

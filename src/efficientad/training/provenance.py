@@ -8,12 +8,14 @@ from typing import Any
 from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
+from efficientad.method.rule import Rule
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import Teacher
 from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.normal_images import NormalImages
 
+_BUDGETS = ("false_alarm_budget", "unsure_budget")
 _IMAGES = ("training_images", "validation_images")
 
 
@@ -45,7 +47,7 @@ def provenance_of(
 
 
 def finished_detector(
-    path: Path, config: TrainConfig, provenance: dict[str, Any]
+    path: Path, config: TrainConfig, provenance: dict[str, Any], rule: Rule
 ) -> Predictor | None:
     """Return the predictor of a file if a training would make the same one again.
 
@@ -58,7 +60,7 @@ def finished_detector(
         return None
     predictor = load(path, device=config.device)
     is_same = _decisive(predictor.provenance) == _decisive(provenance)
-    return predictor if is_same else None
+    return predictor if is_same and predictor.calibration.rule == rule else None
 
 
 def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +69,6 @@ def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: provenance.get(name) for name in names},
         "teacher": provenance.get("teacher", {}).get("hash"),
-        "budget": provenance.get("config", {}).get("false_alarm_budget"),
+        **{name: provenance.get("config", {}).get(name) for name in _BUDGETS},
         **{name: [*provenance.get(name, {}).values()] for name in _IMAGES},
     }

@@ -27,6 +27,7 @@ from efficientad.inspection.opening import (
     save,
 )
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.rule_files import rule_of
 from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
@@ -140,6 +141,7 @@ def train(
         validation_share=config.validation_share,
         seed=config.seed,
     )
+    rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
         open_pretraining_images(config.pretraining_images)
         if config.has_pretraining_penalty
@@ -150,7 +152,7 @@ def train(
         config, recipe, teacher, training, validation, pretraining_images
     )
     if config.resume and target is not None and not has_checkpoint:
-        finished = finished_detector(target, config, provenance)
+        finished = finished_detector(target, config, provenance, rule)
         if finished is not None:
             logger.info(
                 "%s is finished: made of these images with these settings", target
@@ -176,7 +178,9 @@ def train(
         divides_by_level=run.step.divides_by_level,
         training=measured,
         names=validation.names,
+        rule=rule,
     )
+    calibration = replace(calibration, unsure_budget=config.unsure_budget)
     predictor = Predictor(
         engine=engine,
         calibration=calibration,

@@ -124,7 +124,7 @@ function view(card) {
   if (lines) stack.querySelector(".lines").src = lines.src;
   byId("view-name").textContent = name;
   byId("view-verdict").textContent = verdict;
-  byId("view-verdict").className = `verdict ${isWrong(card) ? "wrong" : "right"}`;
+  byId("view-verdict").className = card.querySelector(".verdict").className;
   const kind = type === "good" ? "normal image" : `defect: ${type}`;
   byId("view-reason").textContent = `${kind}; score ${Number(score).toPrecision(3)}, threshold ${given.toPrecision(3)}; `
     + reason + (Number(odds) > 1 ? `; at most 1 in ${odds} normal images scores as high` : "");
