@@ -1,4 +1,4 @@
-"""What a few known defects say about a threshold.
+"""A few known defects, and what a threshold finds of them.
 
 They show what to expect, and choose nothing: the threshold stays that of the normal
 images.

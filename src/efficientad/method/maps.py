@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import Mask
-from efficientad.method.placement import measured_map
+from efficientad.method.placement import measured_map, refine_grid
 from efficientad.settings import check_fields
 
 Grids = NDArray[np.float32]
@@ -134,9 +134,23 @@ def normalize_maps(
 
 
 def combine_maps(normalized: Mapping[str, Grids]) -> Grids:
-    """Return the mean of the normalized maps, the combined map."""
-    first, *others = normalized.values()
+    """Return the mean of the normalized maps, the combined map.
+
+    Args:
+        normalized: Maps by name, (n, rows, columns) or (rows, columns). The combined
+            map is on the finest of their grids.
+    """
+    rows, columns = max(grids.shape[-2:] for grids in normalized.values())
+    first, *others = (_refined(grids, rows, columns) for grids in normalized.values())
     return sum(others, start=first) / np.float32(len(normalized))
+
+
+def _refined(grids: Grids, rows: int, columns: int) -> Grids:
+    if grids.shape[-2:] == (rows, columns):
+        return grids
+    each = grids.reshape(-1, *grids.shape[-2:])
+    refined = [refine_grid(grid, rows, columns) for grid in each]
+    return np.stack(refined).reshape(*grids.shape[:-2], rows, columns)
 
 
 def image_scores(combined: Grids) -> NDArray[np.float32]:

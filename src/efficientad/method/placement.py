@@ -25,6 +25,8 @@ from efficientad.images.rgb import INPUT_SIZE
 CELL_STRIDE = 4
 FIRST_CENTRE = 16
 GRID_CELLS = (INPUT_SIZE - 2 * FIRST_CENTRE - 1) // CELL_STRIDE + 1
+MAX_SIDE = 16_384
+"""Longest side of the networks' input in tiles, in pixels."""
 MAX_MAP_SIDE = 1024
 """Longest side of an input whose pixels are measured one by one."""
 
@@ -75,6 +77,21 @@ def _cells_and_shares(
     """Return the cell before each pixel of an axis, and the share to the next cell."""
     # Pixel centres, from the image's own pixels to the network input's.
     in_input = (np.arange(n_pixels) + 0.5) * (input_size(n_cells) / n_pixels) - 0.5
+    return _around(in_input, n_cells)
+
+
+@functools.lru_cache(maxsize=32)
+def _of_finer_cells(
+    n_finer: int, n_cells: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the same for the centre of each cell of a finer grid of the image."""
+    centres = CELL_STRIDE * np.arange(n_finer) + FIRST_CENTRE + 0.5
+    return _around(centres * (input_size(n_cells) / input_size(n_finer)) - 0.5, n_cells)
+
+
+def _around(
+    in_input: NDArray[np.floating], n_cells: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     cell = np.clip((in_input - FIRST_CENTRE) / CELL_STRIDE, 0, n_cells - 1)
     left = np.minimum(cell.astype(np.int64), max(n_cells - 2, 0))
     return left, (cell - left).astype(np.float32)
@@ -139,18 +156,38 @@ def place_map(
     Returns:
         (height, width), float32.
     """
-    across = _interpolated(grid.astype(np.float32).T, width).T
-    return _interpolated(np.ascontiguousarray(across), height)
+    rows, columns = grid.shape
+    across = _interpolated(
+        grid.astype(np.float32).T, *_cells_and_shares(width, columns)
+    )
+    down = _cells_and_shares(height, rows)
+    return _interpolated(np.ascontiguousarray(across.T), *down)
 
 
-def _interpolated(lines: NDArray[np.float32], n_pixels: int) -> NDArray[np.float32]:
+def refine_grid(
+    grid: NDArray[np.float32], rows: int, columns: int
+) -> NDArray[np.float32]:
+    """Return a map of the same image on a finer grid of descriptors.
+
+    Args:
+        grid: (cells, cells), one value per descriptor.
+        rows: Rows of the finer grid.
+        columns: Columns of the finer grid.
+    """
+    across = _interpolated(grid.T, *_of_finer_cells(columns, grid.shape[1]))
+    down = _of_finer_cells(rows, grid.shape[0])
+    return _interpolated(np.ascontiguousarray(across.T), *down)
+
+
+def _interpolated(
+    lines: NDArray[np.float32], left: NDArray[np.int64], share: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Interpolate between lines, (cells, length), to (n_pixels, length).
 
     A product with the matrix would be slower: the threads of NumPy's BLAS keep running
     for about 50 ms after it, on the cores that the next image needs.
     """
-    n_cells, length = lines.shape
-    left, share = _cells_and_shares(n_pixels, n_cells)
+    n_pixels, length = len(left), lines.shape[1]
     steps = np.diff(lines, axis=0, append=lines[-1:])
     found = np.empty((n_pixels, length), np.float32)
     n_rows = max(1, _BLOCK_PIXELS // length)

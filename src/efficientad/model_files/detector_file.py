@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from efficientad.errors import ConfigError, ModelFileError
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.composition import CELLS, Composition
 from efficientad.method.decision import Calibration
 from efficientad.method.sizes import (
@@ -25,7 +26,9 @@ from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import (
     calibration_entry,
     has_later_entries,
+    input_size_entry,
     read_calibration,
+    read_input_size,
 )
 from efficientad.model_files.container import Arrays
 from efficientad.model_files.provenance_entry import read_provenance
@@ -41,6 +44,8 @@ class DetectorFile(NamedTuple):
     calibration: Calibration
     provenance: dict[str, Any]
     """How the detector came to be: settings, hashes, versions; JSON-like."""
+    input_size: tuple[int, int] = (INPUT_SIZE, INPUT_SIZE)
+    """Height and width that images are resized to."""
 
 
 def write_detector(file: DetectorFile, path: Path) -> None:
@@ -57,8 +62,10 @@ def write_detector(file: DetectorFile, path: Path) -> None:
         "calibration_statement": calibration.statement(),
         "provenance": file.provenance,
     }
-    is_later = has_later_entries(calibration)
+    tiles = input_size_entry(file.input_size)
+    is_later = tiles or has_later_entries(calibration)
     version = container.LATEST_VERSION if is_later else container.FORMAT_VERSION
+    content |= tiles
     container.write(path, "detector", file.weights, content, version=version)
 
 
@@ -76,6 +83,7 @@ def read_detector(path: Path) -> DetectorFile:
         if size not in get_args(ModelSize):
             raise ConfigError(f"size {size!r}")
         calibration = read_calibration(content["calibration"])
+        input_size = read_input_size(content)
         provenance = read_provenance(content.get("provenance", {}))
         shapes = {name: array.shape for name, array in weights.items()}
         expected = _shapes_of(weights, size)
@@ -92,7 +100,7 @@ def read_detector(path: Path) -> DetectorFile:
         raise ModelFileError(
             f"{path} does not hold the weights of a {size} detector; train it again"
         )
-    return DetectorFile(weights, size, calibration, provenance)
+    return DetectorFile(weights, size, calibration, provenance, input_size)
 
 
 def _shapes_of(weights: Arrays, size: ModelSize) -> dict[str, tuple[int, ...]]:

@@ -18,11 +18,12 @@ from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.appearance import appearances
-from efficientad.images.changes import SESSION, changed
+from efficientad.images.changes import SESSION
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.rule_files import rule_of
 from efficientad.inspection.rule_options import RuleOptions
+from efficientad.inspection.tiling import run, whole_views
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.decision import Calibration, TermScale
@@ -42,6 +43,7 @@ from efficientad.training.normal_images import (
     without_duplicates,
 )
 from efficientad.training.progress import Progress
+from efficientad.training.second_session import SecondSession, second_session
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +59,6 @@ _MORE_ALARMS: Final = 2
 multiple of the budget."""
 _ODD: Final = 0.2
 """Share of the threshold that a single normal image may decide without a warning."""
-_N_SESSION: Final = 24
-"""Images with each change of a second session, at most."""
 
 
 @checks_arguments
@@ -99,7 +99,7 @@ def calibrate(
         )
     if isinstance(images, (str, Path)):
         images, _ = normal_image_paths(Path(images), min_images=1)
-    normal = without_duplicates(read_normal_images(images))
+    normal = without_duplicates(read_normal_images(images, predictor.input_size))
     trained_on = predictor.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
     recipe = predictor.provenance.get("recipe", {})
@@ -123,7 +123,7 @@ def calibrate(
         provenance={
             **predictor.provenance,
             "validation_images": normal.hash_of_name,
-            "validation_appearance": appearances(normal.pixels),
+            "validation_appearance": appearances(whole_views(normal.pixels)),
         },
     )
 
@@ -143,7 +143,7 @@ def fit_calibration(
 
     Args:
         engine: Engine of a trained detector.
-        pixels: Normal images outside the training set, (n, 256, 256, 3), RGB.
+        pixels: Normal images outside the training set, (n, height, width, 3), RGB.
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
         fit: Function from the raw maps of one kind to their scale. Default: the paper's
             quantiles.
@@ -158,12 +158,12 @@ def fit_calibration(
     """
     if len(pixels) == 0:
         raise DatasetError("calibration needs normal images outside the training set")
-    held_out = outputs(engine, pixels)
+    held_out = outputs(engine, pixels, rule)
     scales = {
         name: _scale(grids, fit, rule, divides_by_level=divides_by_level)
         for name, grids in held_out.grids.items()
     }
-    session = outputs(engine, second_session(pixels), "second session")
+    session = outputs(engine, second_session(pixels), rule, "second session")
     blank = Calibration(
         scales, (0.0,), false_alarm_budget, threshold_rule="estimate", rule=rule
     )
@@ -205,13 +205,18 @@ def _with_composition(
     return alone
 
 
-def outputs(engine: Engine, pixels: Pixels, task: str = "calibration") -> EngineOutput:
-    """Return the output of an engine for many images, (n, 256, 256, 3)."""
+def outputs(
+    engine: Engine,
+    pixels: Pixels | SecondSession,
+    rule: Rule = ANYWHERE,
+    task: str = "calibration",
+) -> EngineOutput:
+    """Return the output of an engine for many images, (n, height, width, 3)."""
     found: list[EngineOutput] = []
     with closing(Progress(len(pixels), "image", task=task)) as progress:
         for start in range(0, len(pixels), _BATCH_SIZE):
             batch = pixels[start : start + _BATCH_SIZE]
-            found.append(engine.run(batch))
+            found.append(run(engine, batch, rule))
             progress.update(start + len(batch))
     return joined(found)
 
@@ -223,18 +228,6 @@ def joined(found: Sequence[EngineOutput]) -> EngineOutput:
     return EngineOutput(
         {name: np.concatenate([f.grids[name] for f in found]) for name in first.grids},
         {name: np.concatenate([f.values[name] for f in found]) for name in names},
-    )
-
-
-def second_session(pixels: Pixels) -> Pixels:
-    """Return some normal images with each change of `SESSION`, case by case."""
-    n = min(len(pixels), _N_SESSION)
-    return np.stack(
-        [
-            changed(pixels[(index + 7 * case) % len(pixels)], kind, strength, seed=case)
-            for case, (kind, strength) in enumerate(SESSION)
-            for index in range(n)
-        ]
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.tiling import Size, whole_views
 from efficientad.method.rule import Rule
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import Teacher
@@ -41,13 +42,17 @@ def provenance_of(
         "pretraining_images": pretraining_images and pretraining_images.description(),
         "training_images": training.hash_of_name,
         "validation_images": validation.hash_of_name,
-        "validation_appearance": appearances(validation.pixels),
+        "validation_appearance": appearances(whole_views(validation.pixels)),
     }
     return from_json(to_json(facts))  # now, not after hours
 
 
 def finished_detector(
-    path: Path, config: TrainConfig, provenance: dict[str, Any], rule: Rule
+    path: Path,
+    config: TrainConfig,
+    provenance: dict[str, Any],
+    rule: Rule,
+    input_size: Size,
 ) -> Predictor | None:
     """Return the predictor of a file if a training would make the same one again.
 
@@ -60,7 +65,8 @@ def finished_detector(
         return None
     predictor = load(path, device=config.device)
     is_same = _decisive(predictor.provenance) == _decisive(provenance)
-    return predictor if is_same and predictor.calibration.rule == rule else None
+    is_same = is_same and predictor.calibration.rule == rule
+    return predictor if is_same and predictor.input_size == input_size else None
 
 
 def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
