@@ -68,7 +68,7 @@ def command_line_reference() -> str:
     lines = ["# Command line", ""]
     for verb in ("", *_VERBS):
         printed = io.StringIO()
-        width = patch.dict(os.environ, {"COLUMNS": "88", "NO_COLOR": "1"})
+        width = patch.dict(os.environ, {"COLUMNS": "76", "NO_COLOR": "1"})
         with width, contextlib.redirect_stdout(printed):
             main([verb, "--help"] if verb else ["--help"])
         title = f"## {verb}" if verb else "`efficientad VERB`, or `python -m efficientad`"
@@ -99,7 +99,7 @@ def linked_pages() -> list[str]:
         for _, target, _ in _LINK.findall(text):
             place = _place(name, target)
             if place.endswith(".md") and place not in seen:
-                if (REPOSITORY / place).is_file() and place != "README.md":
+                if (REPOSITORY / place).is_file():
                     seen.add(place)
                     waiting.append(place)
     return sorted(name for name in seen if not name.startswith("docs/"))
@@ -119,13 +119,12 @@ def with_links_of_the_site(markdown: str, uri: str) -> str:
         place = _place(name, target)
         if "://" in target or not (REPOSITORY / place).exists():
             return link[0]  # MkDocs refuses it where it leads nowhere
-        if place == "README.md":
-            place = "docs/index.md"
-        if not place.endswith(".md"):
-            is_page = place.startswith("docs/") and not _is_added(uri)
-            return link[0] if is_page else f"{text} (`{place}`)"
-        goal = place.removeprefix("docs/") if place.startswith("docs/") else ""
-        goal = goal or f"repository/{place}"
+        if place.startswith("docs/"):
+            goal = place.removeprefix("docs/")
+        elif place.endswith(".md"):
+            goal = f"repository/{place}"
+        else:
+            return f"{text} (`{place}`)"
         folder = PurePosixPath(uri).parent
         return f"[{text}]({os.path.relpath(goal, folder.as_posix())}{part})"
 
