@@ -68,6 +68,13 @@ def test_a_threshold_by_hand_replaces_the_derived_one():
     assert calibration.guaranteed_false_alarm_rate == 3 / 4
 
 
+def test_a_threshold_by_hand_leaves_the_range_of_normal_scores():
+    by_hand = calibration_of([0.1, 0.2, 0.4], threshold=0.15)
+
+    assert by_hand.normal_range == (0.2, 0.4)
+    assert by_hand.normal_range == calibration_of([0.1, 0.2, 0.4]).normal_range
+
+
 def test_the_statement_says_how_many_images_are_missing():
     statement = calibration_of([0.1] * 20).statement()
 

@@ -239,6 +239,7 @@ class Predictor:
                 width=width,
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
+                normal_range=calibration.normal_range,
                 unsure_threshold=calibration.unsure_threshold,
                 rule=rule,
                 n_normal=len(calibration.normal_scores),

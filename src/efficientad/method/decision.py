@@ -138,6 +138,15 @@ class Calibration:
                 return tail_quantile(scores, budget)
         return scores[min(_rank(len(scores), budget), len(scores)) - 1]
 
+    @cached_property
+    def normal_range(self) -> tuple[float, float]:
+        """Median score of held-out normal images, and the threshold that they give.
+
+        Pictures take their colors from it, so a threshold set by hand changes none.
+        """
+        median = float(np.median(self.normal_scores))
+        return median, self._threshold_for(self.false_alarm_budget)
+
     @property
     def n_flagged(self) -> int:
         """Number of held-out normal images whose score exceeds the threshold."""
