@@ -55,7 +55,9 @@ def measured(
     category: Path, shown: Path, seed: int, work: Path, *, align: bool
 ) -> dict[str, float]:
     """Train and evaluate once, and return what is recorded."""
-    config = efficientad.TrainConfig(seed=seed, align=align, resume=True)
+    config = efficientad.TrainConfig(
+        seed=seed, align="always" if align else "never", resume=True
+    )
     name = f"{category.name}_{'aligned' if align else 'as_they_lie'}_seed{seed}.ead"
     start = time.perf_counter()
     predictor = efficientad.train(category, config, output=work / name)
