@@ -203,12 +203,12 @@ def _found(reference: Gray, spectrum: NDArray[Any], gray: Gray) -> tuple[Pose, f
         if len(candidates) == _N_PEAKS:
             break
     angles = [i * _HALF_TURN / _ANGLES + f for i in candidates for f in (0, _HALF_TURN)]
-    transformed = np.fft.fft2(reference).conj()
+    transformed = np.fft.rfft2(reference).conj()
     norm = float(np.linalg.norm(reference))
 
     def at(angle: float) -> tuple[float, float, float, float]:
         turned = _turned(gray, Pose(angle, 0.0, 0.0))
-        product = np.fft.ifft2(transformed * np.fft.fft2(turned)).real
+        product = np.fft.irfft2(transformed * np.fft.rfft2(turned))
         down, right = np.unravel_index(product.argmax(), product.shape)
         scale = norm * float(np.linalg.norm(turned))
         agreement = float(product[down, right]) / scale if scale else 0.0

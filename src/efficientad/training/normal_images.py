@@ -140,6 +140,7 @@ def alignment_of(
     Raises:
         ImageError: If one cannot be used.
     """
+    # Deviation: the paper takes all images as the parts lie.
     if align == "never":
         return None
     chosen = images[:: -(-len(images) // _N_FOR_ALIGNMENT)]
