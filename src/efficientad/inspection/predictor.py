@@ -44,8 +44,8 @@ class Predictor:
     provenance: Mapping[str, Any] = field(repr=False)
     """How the model came to be: settings, hashes, versions; JSON-like."""
 
-    size: ModelSize
-    """The paper's S or M: `small` or `medium`."""
+    size: ModelSize | None = None
+    """The paper's S or M: `small` or `medium`. None: another method."""
 
     weights: Arrays | None = field(default=None, repr=False)
     """Weights and statistics of the networks, by name. None for an exported file."""
@@ -59,7 +59,7 @@ class Predictor:
         Raises:
             MissingDependencyError: If PyTorch is not installed.
         """
-        if self.weights is None:
+        if self.weights is None or self.size is None:
             return None
         try:
             from efficientad.method.detector import Detector  # noqa: PLC0415

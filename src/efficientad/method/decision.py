@@ -89,6 +89,10 @@ class Calibration:
     """Image scores of held-out images after changes that are no defects, by the kind of
     change (`images.changes`). Empty: not measured."""
 
+    score_has_map: bool = True
+    """Whether the maximum of the combined map counts in the image score. False: the
+    score is the points of the terms alone, as in methods with a rule of their own."""
+
     def __post_init__(self) -> None:
         """Reject missing scales, and scores that are missing, unordered or infinite."""
         check_fields(self)
@@ -104,6 +108,8 @@ class Calibration:
                 raise ConfigError(f"{kind} scores must be in ascending order")
         if not all(self.second_session.values()):
             raise ConfigError("each kind of change needs at least one image score")
+        if not (self.score_has_map or self.terms):
+            raise ConfigError("a score needs the maps or at least one term")
 
     @cached_property
     def threshold(self) -> float:
@@ -214,7 +220,9 @@ class Calibration:
             values: Image-level values by name, (n, 1), at least those of the terms.
         """
         points = {k: term.points(values[k][:, 0]) for k, term in self.terms.items()}
-        return sum(points.values(), start=image_scores(combine_maps(grids))), points
+        of_maps = image_scores(combine_maps(grids))
+        start = of_maps if self.score_has_map else np.zeros_like(of_maps)
+        return sum(points.values(), start=start), points
 
     def p_value(self, image_score: float) -> float:
         """Return the probability that a normal image scores at least this high.

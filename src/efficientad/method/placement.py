@@ -5,6 +5,9 @@ of 256. A map is interpolated linearly between the centres. The value of a borde
 extends from its centre, 16 pixels from the border, to the border: padding with zeros
 would call every border normal.
 
+A grid with another number of cells is another method's. It covers the image evenly, and
+each value is drawn at the centre of its cell.
+
 One matrix per axis interpolates the grid at any image size, so the map of an image that
 was resized to 256 x 256 for the networks has the image's own pixels.
 
@@ -34,7 +37,11 @@ def _cells_and_shares(
     """Return the cell before each pixel of an axis, and the share to the next cell."""
     # Pixel centres, from the image's own pixels to the network input's.
     in_input = (np.arange(n_pixels) + 0.5) * (INPUT_SIZE / n_pixels) - 0.5
-    cell = np.clip((in_input - FIRST_CENTRE) / CELL_STRIDE, 0, n_cells - 1)
+    first, stride = float(FIRST_CENTRE), float(CELL_STRIDE)
+    if n_cells != GRID_CELLS:
+        stride = INPUT_SIZE / n_cells
+        first = (stride - 1) / 2
+    cell = np.clip((in_input - first) / stride, 0, n_cells - 1)
     left = np.minimum(cell.astype(np.int64), max(n_cells - 2, 0))
     return left, (cell - left).astype(np.float32)
 
@@ -65,7 +72,8 @@ def place_map(
     """Draw a grid of map values on an image of the given size.
 
     Args:
-        grid: (cells, cells), one value per descriptor.
+        grid: (cells, cells), one value per descriptor, or any number of values that
+            cover the image evenly.
         height: Height of the image in pixels.
         width: Width of the image in pixels.
 

@@ -23,7 +23,7 @@ from efficientad.storage import atomic_write, require_no_device
 
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by their names in a file."""
-Kind = Literal["detector", "teacher", "checkpoint", "basis"]
+Kind = Literal["detector", "teacher", "checkpoint", "basis", "method"]
 FORMAT_VERSION = 1
 _FORMAT, _VERSION, _CONTENT = "efficientad", "efficientad_version", "content"
 _HASH = "sha256"

@@ -108,6 +108,8 @@ class _Measurement:
         batches, streams = self._batches(), self._streams()
         memory = {candidate.name: self._memory(candidate) for candidate in self.found}
         anomalib = self.opened.get(ANOMALIB)
+        size = next(iter(self.opened.values())).size
+        assert size is not None
         return BenchmarkReport(
             model=self.model.name,
             settings=asdict(self.config)
@@ -122,7 +124,7 @@ class _Measurement:
                 EngineReport(
                     name=name,
                     precision=predictor.precision,
-                    flops=network_cost(predictor.size).flops,
+                    flops=network_cost(size).flops,
                     latency=latencies[name],
                     batch=batches[name],
                     streams=streams[name],
@@ -132,7 +134,7 @@ class _Measurement:
                 for name, predictor in self.opened.items()
             ),
             limits=limits,
-            cost=network_cost(next(iter(self.opened.values())).size),
+            cost=network_cost(size),
             environment=before,
         )
 
