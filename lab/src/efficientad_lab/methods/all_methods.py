@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Final
 
+from efficientad_lab.methods.fastflow import FastFlow
 from efficientad_lab.methods.method import Method
 from efficientad_lab.methods.patchcore import PatchCore, PatchCoreEnsemble
+from efficientad_lab.methods.simplenet import SimpleNet
 
 METHODS: Final[Mapping[str, type[Method]]] = {
     "patchcore": PatchCore,
     "patchcore-ens": PatchCoreEnsemble,
+    "fastflow": FastFlow,
+    "simplenet": SimpleNet,
 }
