@@ -180,6 +180,17 @@ def _settings(kind: type[Method], given: Sequence[str], seed: int) -> MethodSett
     return kind.Settings(**values)
 
 
+def _command(options: argparse.Namespace) -> str:
+    """Return the command without folders of this machine."""
+    words = ["run.py", options.method, str(options.category)]
+    for name in ("backbones", "set"):
+        given = getattr(options, name)
+        words += [f"--{name}", *given] if given else []
+    words += ["--seed", str(options.seed)]
+    words += [] if options.minutes is None else ["--minutes", str(options.minutes)]
+    return " ".join(words)
+
+
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
     """Return a value as it comes back from a file."""
     plain: dict[str, Any] = json.loads(json.dumps(value))
@@ -225,7 +236,7 @@ def record(options: argparse.Namespace) -> Path:
                 "backbones": _backbone_hashes(method),
             }
         ),
-        "command": " ".join(["run.py", *options.command]),
+        "command": _command(options),
     }
     path = recorded_file(run, options.results)
     if path is not None:
@@ -247,7 +258,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--busy", action="store_true", help="other work runs here too")
     options = parser.parse_args(arguments)
-    options.command = sys.argv[1:] if arguments is None else [*arguments]
     try:
         print(record(options), flush=True)
     except EfficientADError as error:
