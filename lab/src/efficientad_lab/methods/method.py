@@ -168,6 +168,21 @@ class Method(nn.Module, ABC):
         assert found is not None
         return found
 
+    @torch.no_grad()
+    def channel_statistics(
+        self, pixels: NormalPixels, compute: Callable[[Inputs], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of each channel over all images, (1, n, 1, 1)."""
+        n, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for image in torch.split(pixels, 1):
+            found = compute(self.inputs(image)).double()
+            total = total + found.sum((0, 2, 3), keepdim=True)
+            squares = squares + found.square().sum((0, 2, 3), keepdim=True)
+            n += found.shape[0] * found.shape[2] * found.shape[3]
+        mean = total / n
+        deviation = (squares / n - mean.square()).clamp(min=1e-12).sqrt()
+        return mean.float(), deviation.float()
+
 
 class MethodEngine:
     """Runs a fitted method by PyTorch on the CPU.
