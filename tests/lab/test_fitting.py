@@ -137,6 +137,18 @@ def test_a_killed_fit_goes_on_where_it_was(pixels, tmp_path, monkeypatch, n_step
     assert torch.equal(resumed.mean, whole.mean)
 
 
+def test_the_rate_of_the_late_steps_is_a_tenth(pixels):
+    method = new()
+    phase = replace(next(iter(method.phases(pixels))), late=0.5)
+    run = fitting._Run(method, phase, 0, 0, fitting.Clock())
+    rates = []
+    for progress in (0.0, 0.5, 0.6, 1.0):
+        run._step(progress)
+        rates.append(phase.optimizer.param_groups[0]["lr"])
+
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
 def test_a_checkpoint_of_other_images_is_refused(pixels, tmp_path):
     config = FitConfig(checkpoint=tmp_path / "checkpoint", identity={"images": "5"})
     fit(new(), pixels, config)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from efficientad_lab.methods.asymmetric import AsymmetricStudentTeacher
+from efficientad_lab.methods.dsr import DualSubspace
 from efficientad_lab.methods.fastflow import FastFlow
 from efficientad_lab.methods.gcad import GlobalContext
 from efficientad_lab.methods.method import Method
@@ -19,4 +20,5 @@ METHODS: Final[Mapping[str, type[Method]]] = {
     "s-t": StudentTeacher,
     "ast": AsymmetricStudentTeacher,
     "gcad": GlobalContext,
+    "dsr": DualSubspace,
 }

@@ -162,6 +162,7 @@ class _Run:
         self.written = time.monotonic()
         self.losses: list[float] = []
         self.is_over = False
+        self.rates = [group["lr"] for group in phase.optimizer.param_groups]
 
     def take_over(self, steps: tuple[int, bool]) -> None:
         """Go on after steps of an earlier process."""
@@ -195,6 +196,10 @@ class _Run:
         generator = torch.Generator().manual_seed(
             (self.seed * 1_000_003 + self.done.steps) % 2**63
         )
+        factor = 0.1 if progress > self.phase.late else 1.0
+        groups = self.phase.optimizer.param_groups
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = factor * rate
         self.method.train()
         self.phase.optimizer.zero_grad(set_to_none=True)
         batch = self.phase.inputs[self._indices(self.done.steps)]

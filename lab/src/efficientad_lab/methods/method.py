@@ -80,6 +80,8 @@ class Phase:
     batch_size: int
     share: float = 1.0
     """Share of the time, if that is limited."""
+    late: float = 1.0
+    """Share of the training after which the learning rate is a tenth."""
 
 
 @dataclass(frozen=True, kw_only=True)
