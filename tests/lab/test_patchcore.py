@@ -12,14 +12,16 @@ from efficientad.errors import ConfigError, DatasetError, TrainingError
 from efficientad_lab.methods import patchcore
 from efficientad_lab.methods.fitting import FitConfig, fit
 from efficientad_lab.methods.patchcore import (
-    EnsembleSettings,
     PatchCore,
-    PatchCoreEnsemble,
     PatchCoreSettings,
     coreset,
     nearest_of_bank,
     patch_vectors,
     weighted_scores,
+)
+from efficientad_lab.methods.patchcore_ensemble import (
+    EnsembleSettings,
+    PatchCoreEnsemble,
 )
 from efficientad_lab.methods.predictors import calibrated, load_method, save_method
 from efficientad_lab.methods.stages import open_stages

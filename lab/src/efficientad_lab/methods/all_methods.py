@@ -8,7 +8,8 @@ from efficientad_lab.methods.dsr import DualSubspace
 from efficientad_lab.methods.fastflow import FastFlow
 from efficientad_lab.methods.gcad import GlobalContext
 from efficientad_lab.methods.method import Method
-from efficientad_lab.methods.patchcore import PatchCore, PatchCoreEnsemble
+from efficientad_lab.methods.patchcore import PatchCore
+from efficientad_lab.methods.patchcore_ensemble import PatchCoreEnsemble
 from efficientad_lab.methods.simplenet import SimpleNet
 from efficientad_lab.methods.student_teacher import StudentTeacher
 

@@ -10,9 +10,6 @@ the choice are those of a random projection.
     weighted distance d of the patch x with the largest one, times
              1 - exp(d) / sum over m in N(m*) of exp |x - m|
              with N(m*), the nearest b of the bank to m*, the nearest one to x
-
-PatchCore-Ens is the mean of three of them with different backbones, each scaled by the
-minimum and the maximum on held-out normal images. (The authors scale by test images.)
 """
 
 from collections.abc import Sequence
@@ -20,17 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from efficientad.errors import DatasetError, TrainingError
-from efficientad.method.maps import MapScale
 from efficientad.settings import Range
-from efficientad.training.calibration import Fit
 from efficientad_lab.methods.method import (
     Inputs,
     InputSize,
@@ -146,52 +139,6 @@ class PatchCore(Method):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EnsembleSettings(PatchCoreSettings):
-    """Settings of PatchCore-Ens; the defaults are those of its authors."""
-
-    n_projected: Annotated[int, Range(1, 4096)] = 384
-    input_size: InputSize = 256
-    """Deviation: the authors' 320 pixels are more than the product's 256."""
-
-
-class PatchCoreEnsemble(Method):
-    """The mean of three PatchCores with different backbones."""
-
-    Settings = EnsembleSettings
-    n_backbones = 3
-
-    def __init__(self, stages: Sequence[Stages], settings: EnsembleSettings) -> None:
-        super().__init__(stages, settings)
-        self.members = torch.nn.ModuleList(PatchCore([one], settings) for one in stages)
-        self.fit_scale: Fit = fit_range
-
-    def title(self) -> str:
-        """Return the name in tables, with what was replaced."""
-        own = self.settings
-        names = ", ".join(self.description()["backbones"])
-        return (
-            f"{len(self.members)}-member PatchCore ({names}), {own.input_size} px, "
-            f"{100 * own.coreset:g} %, scaled on normals"
-        )
-
-    def prepare(self, pixels: NormalPixels) -> None:
-        """Choose the bank of each member; errors as of `PatchCore.prepare`."""
-        for member in self._members():
-            member.prepare(pixels)
-
-    def output(self, images: Inputs) -> Output:
-        """Return map and score of each member."""
-        found = [member.output(images) for member in self._members()]
-        return Output(
-            {f"anomaly {i}": one.maps["anomaly"] for i, one in enumerate(found)},
-            {f"score {i}": one.scores["score"] for i, one in enumerate(found)},
-        )
-
-    def _members(self) -> list[PatchCore]:
-        return [member for member in self.members if isinstance(member, PatchCore)]
-
-
 def patch_vectors(
     grids: Sequence[Grid], dimension: int
 ) -> Float[Tensor, "batch n_patches length"]:
@@ -300,13 +247,6 @@ def weighted_scores(
     total = torch.logsumexp(distances, dim=1)
     weighted: Tensor = own * (1 - torch.exp(own - total))
     return weighted
-
-
-def fit_range(raw: Any) -> MapScale:
-    """Return the scale that sends the least value to 0 and the greatest to 0.1."""
-    values: NDArray[np.float32] = np.asarray(raw)
-    low, high = float(values.min()), float(values.max())
-    return MapScale(low, high)
 
 
 def require_memory(n_vectors: int, length: int) -> None:
