@@ -10,6 +10,7 @@ from torch import nn
 
 from efficientad.errors import DatasetError, ModelFileError, TrainingError
 from efficientad.method.maps import combine_maps
+from efficientad.method.placement import place_map
 from efficientad_lab.methods import fitting
 from efficientad_lab.methods.fitting import FitConfig, fit
 from efficientad_lab.methods.method import (
@@ -17,6 +18,7 @@ from efficientad_lab.methods.method import (
     MethodSettings,
     Output,
     Phase,
+    enlarged,
     on_grid,
     smoothed,
 )
@@ -46,7 +48,7 @@ class Brightness(Method):
         return "brightness"
 
     def phases(self, pixels):
-        small = self.cached(pixels, lambda images: on_grid(images[:, 0])[:, ::8, ::8])
+        small = self.cached(pixels, lambda images: images[:, 0, ::32, ::32])
         for name in ("first", "second"):
             yield Phase(
                 name=name,
@@ -211,6 +213,17 @@ def test_a_file_of_an_unknown_method_is_refused(tmp_path):
 
     with pytest.raises(ModelFileError, match="bad entry: 'Brightness'"):
         load_method(tmp_path / "part.method", [])
+
+
+def test_a_grid_is_drawn_where_its_map_was():
+    maps = smoothed(torch.rand(1, 64, 64), 2)
+    expected = enlarged(maps, 512)[0].numpy()
+
+    found = place_map(on_grid(maps)[0].numpy(), 512, 512)
+
+    inner = np.s_[16:-16, 16:-16]
+    np.testing.assert_allclose(found[inner], expected[inner], atol=0.01)
+    assert np.ptp(expected) > 0.1
 
 
 def test_smoothing_is_a_gaussian():

@@ -82,14 +82,3 @@ def test_a_map_of_twice_the_size_agrees_where_pixels_coincide():
     np.testing.assert_allclose(
         halves[np.ix_(between, between)], small[np.ix_(between, between)], atol=1e-5
     )
-
-
-def test_a_grid_of_another_method_covers_the_image_evenly():
-    grid = np.random.default_rng(0).random((32, 32)).astype(np.float32)
-
-    placed = place_map(grid, 512, 300)
-
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(grid)[None, None], (512, 300), mode="bilinear"
-    )
-    np.testing.assert_allclose(placed, expected[0, 0].numpy(), atol=1e-5)

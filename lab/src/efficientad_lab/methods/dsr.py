@@ -37,7 +37,6 @@ from efficientad_lab.methods.fake_defects import (
     with_wrong_entries,
 )
 from efficientad_lab.methods.method import (
-    GRID_SIZE,
     Draw,
     Inputs,
     Maps,
@@ -47,6 +46,7 @@ from efficientad_lab.methods.method import (
     Output,
     Phase,
     maximum,
+    on_grid,
 )
 from efficientad_lab.methods.natural import natural_pixels
 from efficientad_lab.methods.stages import Grid, Stages
@@ -173,7 +173,7 @@ class DualSubspace(Method):
         windows = functional.avg_pool2d(
             low[:, 1:], _SCORE_WINDOW, stride=1, padding=_SCORE_WINDOW // 2
         )
-        grid = functional.adaptive_avg_pool2d(fine, GRID_SIZE)
+        grid = on_grid(functional.avg_pool2d(fine, 2))
         return Output({"anomaly": grid}, {"score": maximum(windows[:, 0])})
 
     def _shown(self, levels: Levels) -> tuple[Grid, Grid]:

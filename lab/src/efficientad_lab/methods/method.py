@@ -23,6 +23,7 @@ from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.inputs import normalize_images
 from efficientad.method.maps import fit_quantiles
+from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE
 from efficientad.settings import Range, Seed, check_fields
 from efficientad.training.calibration import Fit
 from efficientad_lab.methods.stages import Stages
@@ -39,8 +40,11 @@ InputSize = Annotated[int, Range(32, 1024, 32)]
 Stride = Annotated[int, Range(4, 32, 4)]
 """Stride of a stage of a backbone."""
 
-GRID_SIZE: Final = 64
-"""Rows and columns of all grids: a cell has 4 x 4 of the product's pixels."""
+MAP_SIZE: Final = 512
+"""Side of the input that a grid of the product with as many cells would belong to."""
+GRID_SIZE: Final = (MAP_SIZE - 2 * FIRST_CENTRE) // CELL_STRIDE
+"""Rows and columns of all grids, which have a value for 2 x 2 of the 256 x 256 pixels.
+The product draws such a grid on the image, without a border of 3 %."""
 SMOOTHING: Final = 4.0
 """Standard deviation of the Gaussian that smooths maps, pixels of the input."""
 BACKBONES: Final = "backbones."
@@ -226,8 +230,19 @@ def enlarged(maps: Maps, size: int) -> Maps:
 
 
 def on_grid(maps: Maps) -> Maps:
-    """Return maps of any size as grids of `GRID_SIZE`."""
-    return enlarged(maps, GRID_SIZE).contiguous()
+    """Return maps that cover the image evenly as grids of the product.
+
+    Maps are interpolated linearly at the places where the product draws the values of
+    a grid of `GRID_SIZE`.
+    """
+    centres = torch.arange(GRID_SIZE) * CELL_STRIDE + FIRST_CENTRE + 0.5
+    places = 2 * centres / MAP_SIZE - 1  # -1 and 1 are the borders of the image
+    rows, columns = torch.meshgrid(places, places, indexing="ij")
+    points = torch.stack([columns, rows], dim=-1).expand(len(maps), -1, -1, -1)
+    found = functional.grid_sample(
+        maps[:, None], points, padding_mode="border", align_corners=False
+    )
+    return found[:, 0].contiguous()
 
 
 def smoothed(maps: Maps, deviation: float = SMOOTHING) -> Maps:

@@ -23,7 +23,10 @@ from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import combine_maps, image_scores, normalize_maps
 from efficientad.model_files import container
-from efficientad.model_files.calibration_entry import read_calibration
+from efficientad.model_files.calibration_entry import (
+    calibration_entry,
+    read_calibration,
+)
 from efficientad.model_files.provenance_entry import read_provenance
 from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.training.calibration import outputs, scores
@@ -133,7 +136,7 @@ def save_method(predictor: Predictor, path: Path) -> None:
         "method": type(method).__name__,
         "settings": asdict(method.settings),
         "backbones": backbones,
-        "calibration": asdict(predictor.calibration),
+        "calibration": calibration_entry(predictor.calibration),
         "provenance": dict(predictor.provenance),
     }
     floats = {
