@@ -222,7 +222,7 @@ def test_a_grid_is_drawn_where_its_map_was():
     found = place_map(on_grid(maps)[0].numpy(), 512, 512)
 
     inner = np.s_[16:-16, 16:-16]
-    np.testing.assert_allclose(found[inner], expected[inner], atol=0.01)
+    np.testing.assert_allclose(found[inner], expected[inner], atol=0.02)
     assert np.ptp(expected) > 0.1
 
 
