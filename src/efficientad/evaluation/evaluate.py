@@ -359,8 +359,15 @@ def _made_with(predictor: Predictor) -> dict[str, str]:
 def _facts(predictor: Predictor) -> dict[str, str]:
     """Return facts on the model for the report."""
     provenance = predictor.provenance
-    facts: dict[str, str] = {"size": predictor.size}
-    for name in ("preset", "seed", "training_seconds", "efficientad", "torch"):
+    facts: dict[str, str] = {"size": predictor.size} if predictor.size else {}
+    for name in (
+        "method",
+        "preset",
+        "seed",
+        "training_seconds",
+        "efficientad",
+        "torch",
+    ):
         if name in provenance:
             facts[name.replace("_", " ")] = str(provenance[name])
     recipe = provenance.get("recipe", {})
