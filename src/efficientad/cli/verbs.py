@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from efficientad.cli import OK, SOME_FAILED
 from efficientad.distillation.config import DistillConfig
 from efficientad.engines.names import Device, EngineChoice
+from efficientad.executors.config import PartsConfig
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.names import printable
 from efficientad.training.config import TrainConfig
@@ -98,34 +99,44 @@ def calibrate(
     return OK
 
 
-def predict(
+def predict(  # noqa: PLR0913 - its options
     model: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     /,
     *,
-    output: Path,
+    output: str,
     heatmaps: bool = True,
     maps: bool = False,
     device: Device = "auto",
     engine: EngineChoice = "auto",
     streams: int = 1,
+    config: PartsConfig,
 ) -> int:
     """Predict scores, p-values, decisions and heatmaps of images.
 
     The exit code is 1 if the prediction of some image failed. The others are written.
+    As Parquet, the same command again predicts what is missing.
 
     Args:
         model: Detector file or exported file.
-        paths: Images and folders of images.
-        output: Folder for predictions.csv, predictions.jsonl and heatmaps.
-        heatmaps: Write a picture of each image with its maps.
-        maps: Write each combined map as a float32 TIFF of the image's size.
+        paths: Images and folders of images; for Parquet also tar files of images, URLs,
+            and text files with a path or URL in each line.
+        output: Folder for predictions.csv, predictions.jsonl and heatmaps, or folder or
+            URL for Parquet parts.
+        heatmaps: Write a picture of each image with its maps; not with Parquet.
+        maps: Write each combined map as a float32 TIFF of the image's size; with
+            Parquet as a column with one value for each descriptor.
         device: Device of the networks. auto: CUDA where there is one.
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
             on a GPU, and for an exported file the engine that it was made for.
             native_bf16: faster for the medium size, but rounded.
         streams: Images predicted at the same time. pytorch takes only one.
+        config: Form of the results, and where they are computed.
     """
+    if config.writes_parts:
+        return _predict_parts(
+            model, paths, output, config, has_maps=maps, device=device, engine=engine
+        )
     from efficientad.inspection.files import predict as predict_files
     from efficientad.inspection.opening import load
 
@@ -139,7 +150,7 @@ def predict(
     )
     _print(
         f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "
-        f"{summary.n_failed} failed; see {output / 'predictions.csv'}",
+        f"{summary.n_failed} failed; see {Path(output) / 'predictions.csv'}",
         *summary.unused,
     )
     return SOME_FAILED if summary.n_failed else OK
@@ -325,6 +336,43 @@ def doctor() -> int:
     for name, value in findings().items():
         _print(f"{name:24} {value}")
     return OK
+
+
+def _predict_parts(
+    model: Path,
+    sources: tuple[str, ...],
+    output: str,
+    config: PartsConfig,
+    *,
+    has_maps: bool,
+    device: Device,
+    engine: EngineChoice,
+) -> int:
+    from efficientad.inspection.parts import predict_parts
+    from efficientad.training.progress import Progress
+
+    bar: Progress | None = None
+
+    def show(n_done: int, n_parts: int) -> None:
+        nonlocal bar
+        bar = bar or Progress(n_parts, "part", n_done=n_done - 1)
+        bar.update(n_done)
+
+    summary, failures = predict_parts(
+        model,
+        sources,
+        output,
+        config,
+        device=device,
+        engine=engine,
+        has_maps=has_maps,
+        on_part=show,
+    )
+    _print(
+        f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "
+        f"{summary.n_failed} failed, {len(failures)} parts missing; see {output}"
+    )
+    return SOME_FAILED if summary.n_failed or failures else OK
 
 
 def _print_robustness(model: Path) -> int:
