@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,44 +19,22 @@ from efficientad.executors import executor
 from efficientad.executors.config import PartsConfig
 from efficientad.executors.ray_actors import RayActors
 from efficientad.inspection.parts import predict_parts
+from efficientad_lab.ray_cluster import SETTINGS, actors, loopback_cluster
 
 ray = pytest.importorskip("ray")
 N_IMAGES = 12
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address():
     """A cluster with two CPUs, for this machine alone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        # Ray listens to the network otherwise, and writes a token to the home folder.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_worker_niceness": "0",  # else all else on the machine comes first
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    options = ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
-    options += ["--object-store-memory=80000000", "--include-dashboard=false"]
-    options += ["--disable-usage-stats", f"--temp-dir={tmp_path_factory.mktemp('r')}"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head"]
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
+        for name, value in SETTINGS.items():
             patch.setenv(name, value)
+        # What Ray reads when it is imported, as it may have been.
         patch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
-        log = tmp_path_factory.mktemp("log") / "ray"
-        with log.open("w") as file:
-            head = subprocess.Popen(
-                [*command, "--block", *options], stdout=file, stderr=file
-            )
-        while "will now block forever" not in log.read_text():
-            assert head.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-        ray.shutdown()
-        head.terminate()
-        head.wait()
+        with loopback_cluster(2) as found:
+            yield found
 
 
 @pytest.fixture(scope="module")
@@ -92,23 +69,6 @@ def rows_of(output):
         names = ("path", "image_score", "p_value", "is_anomalous")
         found += zip(*(columns[name] for name in names), strict=True)
     return sorted(found)
-
-
-def actors():
-    """Numbers of the processes of all workers on this machine's clusters of tests."""
-    return [
-        int(entry.name)
-        for entry in Path("/proc").glob("[0-9]*")
-        if b"ray::_Runner" in read(entry / "cmdline")
-        and os.environ["PYTHONPATH"].encode() in read(entry / "environ")
-    ]
-
-
-def read(path):
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def on_ray(address, **settings):

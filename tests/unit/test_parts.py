@@ -85,6 +85,9 @@ def test_parts_hold_what_the_plain_command_gives(images, model, tmp_path):
     ]
     assert "3.png is no PNG" in rows[3]["error"]
     assert [row["is_anomalous"] for row in rows] == [False, False, False, None, True]
+    assert [row["decision"] for row in rows][3:] == [None, "anomalous"]
+    (region,) = rows[4]["regions"]
+    assert (region["width"], region["height"]) == (20, 12)
 
 
 def test_a_second_call_does_what_is_missing(images, model, tmp_path, monkeypatch):
@@ -226,6 +229,6 @@ def test_the_command_line_writes_parts(images, model, tmp_path, capsys):
 
     assert code == 1  # an image could not be read
     told = capsys.readouterr()
-    assert "4 images predicted, 1 anomalous, 1 failed, 0 parts missing" in told.out
+    assert "4 images predicted, 1 anomalous, 1 failed; see " in told.out
     assert main([*arguments, "--format", "csv", "--n-workers", "2"]) == 2
     assert "format csv is written by one process" in capsys.readouterr().err

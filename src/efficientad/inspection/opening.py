@@ -100,6 +100,8 @@ def save(predictor: Predictor, path: Path | str) -> None:
         predictor.size,
         predictor.calibration,
         dict(predictor.provenance),
+        predictor.input_size,
+        predictor.alignment,
     )
     write_detector(file, path)
 
@@ -233,6 +235,8 @@ def _detector(
         calibration=file.calibration,
         provenance=file.provenance,
         size=file.size,
+        input_size=file.input_size,
+        alignment=file.alignment,
         weights=file.weights,
     )
 
@@ -311,6 +315,8 @@ def _exported(
         calibration=metadata.calibration_of_outputs(),
         provenance=metadata.provenance,
         size=metadata.size,
+        input_size=metadata.input_size,
+        alignment=metadata.alignment,
     )
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -41,6 +41,7 @@ from efficientad.inspection.sources import (
     opened,
 )
 from efficientad.inspection.streams import in_order
+from efficientad.method.rule import Region
 from efficientad.names import as_text
 from efficientad.settings import checks_arguments
 from efficientad.storage import atomic_write, file_hash, require_writable
@@ -190,8 +191,12 @@ def _row(
     row: dict[str, Any] = {"path": as_text(path)}
     if isinstance(image, ImageError):
         return row | {"error": as_text(str(image))}
-    prediction = predictor.predict(image)
+    try:
+        prediction = predictor.predict(image)
+    except ImageError as error:
+        return row | {"error": as_text(str(error))}
     row |= {name: getattr(prediction, name) for name in _PREDICTED}
+    row["regions"] = [asdict(region) for region in prediction.regions]
     if has_maps:
         row["combined_grid"] = prediction.combined_grid.tolist()
     return row
@@ -202,6 +207,7 @@ _PREDICTED: Final = (
     "p_value",
     "threshold",
     "is_anomalous",
+    "decision",
     "flagged_for",
     "height",
     "width",
@@ -231,21 +237,28 @@ def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
     counts = {
         "n_images": sum("error" not in row for row in rows),
         "n_anomalous": sum(row.get("is_anomalous", False) for row in rows),
+        "n_unsure": sum(row.get("decision") == "unsure" for row in rows),
         "n_failed": sum("error" in row for row in rows),
     }
-    fields = {
+    whole, number = arrow.int32(), arrow.float64()
+    region = {
+        each.name: whole if each.type is int else number for each in fields(Region)
+    }
+    columns = {
         "path": arrow.string(),
         "image_score": arrow.float64(),
         "p_value": arrow.float64(),
         "threshold": arrow.float64(),
         "is_anomalous": arrow.bool_(),
+        "decision": arrow.string(),
         "flagged_for": arrow.string(),
+        "regions": arrow.list_(arrow.struct([*region.items()])),
         "height": arrow.int32(),
         "width": arrow.int32(),
         "combined_grid": arrow.list_(arrow.list_(arrow.float32())),
         "error": arrow.string(),
     }
-    return arrow.schema(fields.items(), metadata={_COUNTS: json.dumps(counts)})
+    return arrow.schema(columns.items(), metadata={_COUNTS: json.dumps(counts)})
 
 
 def _write(rows: list[dict[str, Any]], place: str) -> None:
@@ -293,13 +306,16 @@ def _require_own(done: set[str], tasks: Sequence[PartTask], output: str) -> None
         )
 
 
-def _summary(names: set[str], output: str) -> PredictionSummary:
+def _summary(parts: set[str], output: str) -> PredictionSummary:
     _, parquet = _arrow()
     totals = Counter[str]()
-    for name in sorted(names):
-        with opened(f"{output.rstrip('/')}/{name}") as file:
+    for part in sorted(parts):
+        with opened(f"{output.rstrip('/')}/{part}") as file:
             told = parquet.ParquetFile(file).schema_arrow.metadata[_COUNTS]
         totals.update(json.loads(told))
     return PredictionSummary(
-        totals["n_images"], totals["n_anomalous"], totals["n_failed"]
+        n_images=totals["n_images"],
+        n_anomalous=totals["n_anomalous"],
+        n_unsure=totals["n_unsure"],
+        n_failed=totals["n_failed"],
     )

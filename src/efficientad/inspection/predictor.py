@@ -5,7 +5,7 @@ decision, in this one place for all engines. No torch here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -14,9 +14,12 @@ import numpy as np
 from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.engines.weights import Arrays
 from efficientad.errors import ModelFileError, train_extra_is_missing
-from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
+from efficientad.images.rgb import ImageLike, as_rgb, resize_image
+from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect, run
+from efficientad.method.alignment import Alignment
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.maps import normalize_maps
+from efficientad.method.pose import Pose
 from efficientad.method.sizes import ModelSize
 from efficientad.settings import checks_arguments
 
@@ -46,6 +49,13 @@ class Predictor:
 
     size: ModelSize
     """The paper's S or M: `small` or `medium`."""
+
+    input_size: Size = WHOLE
+    """Height and width that images are resized to. If it is larger than 256 x 256, the
+    local map is computed in tiles."""
+
+    alignment: Alignment | None = field(default=None, repr=False)
+    """Reference that images are aligned with before everything. None: they are not."""
 
     weights: Arrays | None = field(default=None, repr=False)
     """Weights and statistics of the networks, by name. None for an exported file."""
@@ -99,11 +109,22 @@ class Predictor:
         found: list[Prediction] = []
         for start in range(0, len(images), _MAX_BATCH):
             pixels, sizes = [], []
+            poses: list[Pose | None] = []
             for image in images[start : start + _MAX_BATCH]:
                 array = as_rgb(image)
-                pixels.append(resize_image(array, INPUT_SIZE, INPUT_SIZE))
-                sizes.append((array.shape[0], array.shape[1]))
-            found += self.decide(self.engine.run(np.stack(pixels)), sizes)
+                size = array.shape[0], array.shape[1]
+                self.calibration.rule.require_aspect(*size)
+                require_same_aspect(size, self.input_size)
+                pose = None
+                if self.alignment is not None:
+                    pose = self.alignment.pose(array)
+                    array = pose.aligned(array)
+                poses.append(pose)
+                pixels.append(resize_image(array, *self.input_size))
+                sizes.append(size)
+            output = run(self.engine, np.stack(pixels), self.calibration.rule)
+            decided = zip(self.decide(output, sizes), poses, strict=True)
+            found += [replace(prediction, pose=pose) for prediction, pose in decided]
         return found
 
     def decide(
@@ -119,7 +140,8 @@ class Predictor:
             ModelFileError: If a grid is not finite: it would pass as normal.
         """
         calibration = self.calibration
-        grids = normalize_maps(output.grids, calibration.scales)
+        rule = calibration.rule
+        grids = normalize_maps(output.grids, calibration.scales, rule.cells)
         if not all(np.isfinite(grid).all() for grid in grids.values()):
             raise ModelFileError(
                 "a decision needs finite maps for every image, the model gives others; "
@@ -135,6 +157,8 @@ class Predictor:
                 width=width,
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
+                unsure_threshold=calibration.unsure_threshold,
+                rule=rule,
             )
             for index, (score, (height, width)) in enumerate(
                 zip(scores.tolist(), sizes, strict=True)
