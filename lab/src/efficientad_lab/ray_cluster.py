@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -41,20 +41,30 @@ def loopback_cluster(n_cpus: int) -> Iterator[str]:
         command += ["--include-dashboard=false", "--disable-usage-stats"]
         command += [f"--temp-dir={name}/ray"]
         log = Path(name, "log")
-        paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with log.open("w") as file:
-            head = subprocess.Popen(  # noqa: S603 - Ray
-                command, stdout=file, stderr=file, env=os.environ | SETTINGS | paths
-            )
+        environment = os.environ | SETTINGS
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        head = _started(command, log, environment)
         try:
-            while _STARTED not in log.read_text():
-                if head.poll() is not None:
-                    raise RuntimeError(log.read_text())
-                time.sleep(0.1)
             yield f"127.0.0.1:{port}"
         finally:
             head.terminate()
             head.wait()
+
+
+def _started(
+    command: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start Ray, which gives up after 30 s on a busy machine, up to four times."""
+    for _ in range(4):
+        with log.open("w") as file:
+            head = subprocess.Popen(  # noqa: S603 - Ray
+                command, stdout=file, stderr=file, env=environment
+            )
+        while head.poll() is None:
+            if _STARTED in log.read_text():
+                return head
+            time.sleep(0.1)
+    raise RuntimeError(log.read_text())
 
 
 def actors() -> list[int]:
