@@ -68,9 +68,14 @@ def evaluation_lines(evaluation: "Evaluation") -> list[str]:
     return [str(evaluation), *regions, *lines]
 
 
-def prediction_lines(summary: "PredictionSummary", output: Path | None) -> list[str]:
-    """Return the counts of a prediction and the names of anomalous images."""
-    place = "" if output is None else f"; see {output / 'predictions.csv'}"
+def prediction_lines(summary: "PredictionSummary", see: str | None) -> list[str]:
+    """Return the counts of a prediction and the names of anomalous images.
+
+    Args:
+        summary: The counts.
+        see: File or folder of the results. None: none were written.
+    """
+    place = "" if see is None else f"; see {see}"
     unsure = f"{summary.n_unsure} unsure, " if summary.n_unsure else ""
     counts = (
         f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "

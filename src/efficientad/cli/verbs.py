@@ -20,6 +20,7 @@ from efficientad.cli.printing import (
 )
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.engines.names import Device, EngineChoice
+from efficientad.executors.config import PartsConfig
 from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.training.config import TrainConfig
@@ -120,32 +121,36 @@ def calibrate(
 
 def predict(
     model: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     /,
     *,
-    output: Path | None = None,
+    output: str | None = None,
     json: Literal["-"] | None = None,
     heatmaps: bool = True,
     maps: bool = False,
     device: Device = "auto",
     engine: EngineChoice = "auto",
     streams: int = 1,
+    config: PartsConfig,
     decision_exit_code: bool = False,
 ) -> int:
     """Predict scores, p-values, decisions and heatmaps of images.
 
     The exit code is 1 if the prediction of some image failed. The others are written.
+    As Parquet, the same command again predicts what is missing.
 
     Args:
         model: Detector file or exported file.
         paths: Images, folders of images and patterns; - reads their names from standard
-            input, one a line.
-        output: Folder for predictions.csv, predictions.jsonl and heatmaps. None:
-            nothing is written.
+            input, one a line. For Parquet also tar files of images, URLs, and text
+            files with a path or URL in each line.
+        output: Folder for predictions.csv, predictions.jsonl and heatmaps, or folder or
+            URL for Parquet parts. None: nothing is written.
         json: -: print a JSON object for each image, one a line, on standard output,
             and the summary on standard error.
-        heatmaps: Write a picture of each image with its maps.
-        maps: Write each combined map as a float32 TIFF of the image's size.
+        heatmaps: Write a picture of each image with its maps; not with Parquet.
+        maps: Write each combined map as a float32 TIFF of the image's size; with
+            Parquet as a column with one value for each descriptor.
         device: Device of the networks. auto: CUDA where there is one.
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
             on a GPU, and for an exported file the engine that it was made for.
@@ -153,24 +158,32 @@ def predict(
         streams: Images predicted at the same time. pytorch takes only one.
         decision_exit_code: Exit with 3 if an image is anomalous, and with 4 if one is
             unsure and none is anomalous.
+        config: Form of the results, and where they are computed.
     """
-    from efficientad.cli.streams import names_from_input
-    from efficientad.inspection.files import json_line
+    from efficientad.cli.streams import names_from_input, print_row
     from efficientad.inspection.files import predict as predict_files
     from efficientad.inspection.opening import load
 
     named = [p for path in paths for p in names_from_input(path)]
-    summary = predict_files(
-        load(model, device=device, engine=engine, n_streams=streams),
-        named,
-        output,
-        has_heatmaps=heatmaps,
-        has_maps=maps,
-        n_streams=streams,
-        on_row=None if json is None else lambda row: print(json_line(row), flush=True),
-    )
+    if config.writes_parts:
+        from efficientad.cli.parts import predict_parts
+
+        options = {"device": device, "engine": engine, "has_maps": maps}
+        summary = predict_parts(model, named, output, config, options)
+        place = output
+    else:
+        summary = predict_files(
+            load(model, device=device, engine=engine, n_streams=streams),
+            named,
+            output,
+            has_heatmaps=heatmaps,
+            has_maps=maps,
+            n_streams=streams,
+            on_row=print_row if json else None,
+        )
+        place = output and str(Path(output) / "predictions.csv")
     with redirect_stdout(sys.stderr if json else sys.stdout):
-        print_lines(*prediction_lines(summary, output))
+        print_lines(*prediction_lines(summary, place))
     if summary.n_failed or not decision_exit_code:
         return SOME_FAILED if summary.n_failed else OK
     if summary.n_anomalous:
