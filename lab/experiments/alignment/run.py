@@ -53,7 +53,7 @@ def move_test_images(category: Path, folder: Path) -> Path:
 
 def measured(
     category: Path, shown: Path, seed: int, work: Path, *, align: bool
-) -> dict[str, float]:
+) -> dict[str, object]:
     """Train and evaluate once, and return what is recorded."""
     config = efficientad.TrainConfig(
         seed=seed, align="always" if align else "never", resume=True
@@ -65,13 +65,15 @@ def measured(
     found = efficientad.evaluate(predictor, shown)
     alarms = predictor.calibration.session_alarms().values()
     return {
-        **found.metrics,
         "n_defects_found": found.n_defects_found,
-        "n_defects": found.n_defect,
+        "n_defect": found.n_defect,
         "n_normal_flagged": found.n_normal_flagged,
         "n_normal": len(found.scores) - found.n_defect,
-        "second_session_alarms": round(sum(alarms) / max(1, len(alarms)), 4),
-        "train_seconds": round(seconds, 1),
+        "seconds": {"train": round(seconds, 1)},
+        "metrics": {
+            **found.metrics,
+            "session_alarms": sum(alarms) / max(1, len(alarms)),
+        },
     }
 
 
@@ -102,10 +104,10 @@ def main() -> int:
                 if (given.results / file_name(run)).exists():
                     continue
                 with logging_to_stderr():
-                    metrics = measured(
+                    found = measured(
                         given.category, shown, seed, given.work, align=align
                     )
-                write_run(run | {"metrics": metrics} | facts, given.results)
+                write_run(run | found | facts, given.results)
     return 0
 
 
