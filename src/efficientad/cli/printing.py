@@ -1,7 +1,7 @@
 """Lines that the verbs print: results first, details behind them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from efficientad.evaluation.results import Evaluation
     from efficientad.inspection.files import PredictionSummary
     from efficientad.method.decision import Calibration
+    from efficientad.training.config import TrainConfig
 
 _N_NAMED: Final = 20
 
@@ -42,6 +43,25 @@ def settings_lines(
         for name, value in known.items()
         if value not in (None, ())
     ]
+
+
+def training_lines(config: "TrainConfig") -> list[str]:
+    """Return the settings of a training, with what those that were left out became."""
+    from efficientad.engines.pytorch import choose_device
+    from efficientad.training.run import recipe_of
+
+    device = choose_device(config.device)
+    recipe = recipe_of(config, device)
+    became = {
+        **asdict(recipe),
+        "preset": recipe.preset,
+        "device": device,
+        "teacher": "the shipped one",
+        "pretraining_images": "textures and scenes drawn by code",
+        "validation": "validation/good, otherwise a share of the images",
+        "align": "where parts lie anywhere" if recipe.preset == "quick" else "never",
+    }
+    return settings_lines(config, became)
 
 
 def _flat(settings: "DataclassInstance") -> Iterator[tuple[str, Any]]:

@@ -9,15 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from efficientad.cli import ANOMALOUS, OK, SOME_FAILED, UNSURE
-from efficientad.cli.printing import (
-    decision_lines,
-    evaluation_lines,
-    prediction_lines,
-    print_lines,
-    robustness_lines,
-    settings_lines,
-)
+from efficientad.cli import ANOMALOUS, OK, SOME_FAILED, UNSURE, printing
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.executors.config import PartsConfig
@@ -39,7 +31,9 @@ def demo(
     from efficientad.demo_parts.demo import demo as run_demo
 
     evaluation = run_demo(output, steps=steps, seed=seed)
-    print_lines(*evaluation_lines(evaluation), f"open {output / 'report.html'}")
+    printing.print_lines(
+        *printing.evaluation_lines(evaluation), f"open {output / 'report.html'}"
+    )
     return OK
 
 
@@ -52,22 +46,13 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
         config: Settings of the training.
     """
     from efficientad.cli.process import held_back_interrupt
-    from efficientad.engines.pytorch import choose_device
     from efficientad.training import run
 
-    device = choose_device(config.device)
-    recipe = run.recipe_of(config, device)
-    became = {
-        **asdict(recipe),
-        "preset": recipe.preset,
-        "device": device,
-        "teacher": "the shipped one",
-        "pretraining_images": "textures and scenes drawn by code",
-        "validation": "validation/good, otherwise a share of the images",
-    }
-    print(*settings_lines(config, became), sep="\n", file=sys.stderr)
+    print(*printing.training_lines(config), sep="\n", file=sys.stderr)
     predictor = run.train(images, config, output=output, interrupts=held_back_interrupt)
-    print_lines(f"wrote {output}", *decision_lines(predictor.calibration))
+    printing.print_lines(
+        f"wrote {output}", *printing.decision_lines(predictor.calibration)
+    )
     return OK
 
 
@@ -115,7 +100,9 @@ def calibrate(
         force=force,
     )
     save(predictor, output)
-    print_lines(f"wrote {output}", *decision_lines(predictor.calibration))
+    printing.print_lines(
+        f"wrote {output}", *printing.decision_lines(predictor.calibration)
+    )
     return OK
 
 
@@ -183,7 +170,7 @@ def predict(
         )
         place = output and str(Path(output) / "predictions.csv")
     with redirect_stdout(sys.stderr if json else sys.stdout):
-        print_lines(*prediction_lines(summary, place))
+        printing.print_lines(*printing.prediction_lines(summary, place))
     if summary.n_failed or not decision_exit_code:
         return SOME_FAILED if summary.n_failed else OK
     if summary.n_anomalous:
@@ -217,7 +204,9 @@ def evaluate(
     evaluation = evaluate_category(
         load(model, device=device, engine=engine), category, output=output
     )
-    print_lines(*evaluation_lines(evaluation), f"see {output / 'report.html'}")
+    printing.print_lines(
+        *printing.evaluation_lines(evaluation), f"see {output / 'report.html'}"
+    )
     return OK
 
 
@@ -246,17 +235,17 @@ def check(
     if robustness:
         from efficientad.inspection.threshold import threshold as read
 
-        print_lines(*robustness_lines(data, read(data)))
+        printing.print_lines(*printing.robustness_lines(data, read(data)))
         return OK
     checks = check_data(data, model=model, output=output)
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
         n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
-        print_lines(
+        printing.print_lines(
             f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}"
         )
         for finding in checked.findings:
-            print_lines(f"  {finding.severity}: {finding.message}")
+            printing.print_lines(f"  {finding.severity}: {finding.message}")
     return SOME_FAILED if any(checked.has_errors for checked in checks) else OK
 
 
@@ -301,7 +290,7 @@ def export(
         verify=verify,
         max_loss=max_loss,
     )
-    print_lines(f"wrote {output}", *report.lines())
+    printing.print_lines(f"wrote {output}", *report.lines())
     return OK
 
 
@@ -352,10 +341,10 @@ def threshold(
     )
     changes = (at, false_alarm_budget, unsure_budget, given_rule, images)
     if any(change is not None for change in changes):
-        print_lines(f"wrote {output or model}")
-    print_lines(*decision_lines(calibration))
+        printing.print_lines(f"wrote {output or model}")
+    printing.print_lines(*printing.decision_lines(calibration))
     if defects is not None:
-        print_lines(*expectations(output or model, defects))
+        printing.print_lines(*expectations(output or model, defects))
     return OK
 
 
@@ -386,7 +375,7 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
     from efficientad.engines.pytorch import choose_device
 
     became = asdict(recipe_of(config)) | {"device": choose_device(config.device)}
-    print(*settings_lines(config, became), sep="\n", file=sys.stderr)
+    print(*printing.settings_lines(config, became), sep="\n", file=sys.stderr)
     explained = distill_teacher(
         images,
         config,
@@ -394,8 +383,8 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
         provenance={"commit": commit(), "hardware": machine()},
         interrupts=held_back_interrupt,
     )
-    print_lines(f"wrote {output}")
-    print_lines(f"held-out explained variance {explained.overall:.4f}")
+    printing.print_lines(f"wrote {output}")
+    printing.print_lines(f"held-out explained variance {explained.overall:.4f}")
     return OK
 
 
@@ -404,5 +393,5 @@ def doctor() -> int:
     from efficientad.cli.doctor import findings
 
     for name, value in findings().items():
-        print_lines(f"{name:24} {value}")
+        printing.print_lines(f"{name:24} {value}")
     return OK
