@@ -47,7 +47,6 @@ def measured(
             **{f"regions_{name}": count for name, count in regions.items()},
             "input_height": height,
             "input_width": width,
-            "milliseconds": round(1000 * found.seconds / len(found.scores), 1),
         },
     }
 
