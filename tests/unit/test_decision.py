@@ -68,6 +68,13 @@ def test_a_threshold_by_hand_replaces_the_derived_one():
     assert calibration.guaranteed_false_alarm_rate == 3 / 4
 
 
+def test_a_threshold_by_hand_leaves_the_range_of_normal_scores():
+    by_hand = calibration_of([0.1, 0.2, 0.4], threshold=0.15)
+
+    assert by_hand.normal_range == (0.2, 0.4)
+    assert by_hand.normal_range == calibration_of([0.1, 0.2, 0.4]).normal_range
+
+
 def test_the_statement_says_how_many_images_are_missing():
     statement = calibration_of([0.1] * 20).statement()
 
@@ -200,3 +207,21 @@ def test_a_term_without_a_scale_is_refused(center, slope, words):
 def test_levels_are_there_or_not():
     assert SCALE.levels is None
     assert MapScale(0.0, 1.0, 0.5, 0.5).levels == (0.5, 0.5)
+
+
+def test_a_score_can_be_that_of_terms_alone():
+    scales = {"anomaly": MapScale(0.0, 0.1)}
+    terms = {"score": TermScale(center=1.0, slope=0.5)}
+    calibration = Calibration(scales, (0.1,), terms=terms, score_has_map=False)
+    grids = {"anomaly": np.full((2, 4, 4), 7, np.float32)}
+    values = {"score": np.array([[1.0], [3.0]], np.float32)}
+
+    scores, points = calibration.scores(grids, values)
+
+    np.testing.assert_allclose(scores, [0, 1])
+    np.testing.assert_allclose(points["score"], [0, 1])
+
+
+def test_a_score_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="needs the maps or at least one term"):
+        Calibration({"anomaly": MapScale(0.0, 0.1)}, (0.1,), score_has_map=False)

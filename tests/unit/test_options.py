@@ -159,3 +159,27 @@ def test_the_sentence_is_the_same_on_every_terminal(encoding):
         "efficientad: missing: --output; unrecognized options: --ouput, a.onnx; "
         "perhaps you meant --output; see efficientad export --help\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--align"], "always"),
+        (["--align", "--seed", "3"], "always"),
+        (["--align", "never"], "never"),
+        ([], None),
+    ],
+)
+def test_alignment_may_be_asked_for_without_a_value(options, expected):
+    found = []
+
+    def verb(*, config: efficientad.TrainConfig) -> int:
+        """Do it."""
+        found.append(config.align)
+        return 0
+
+    call = call_of(verb, "train", options)
+
+    assert call is not None
+    assert call() == 0
+    assert found == [expected]

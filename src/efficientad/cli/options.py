@@ -3,20 +3,23 @@
 Wrong options become one sentence, as any other bad input does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import partial, wraps
 from inspect import signature
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from efficientad.errors import ConfigError
 
 if TYPE_CHECKING:
     from tyro._errors import ParseErrorEvent, ParseErrorHook
     from tyro.constructors import ConstructorRegistry
+
+_ALONE: Final = {"--align": "always"}
+"""Options that may stand without a value, and what they mean then."""
 
 
 def call_of(
@@ -43,12 +46,24 @@ def call_of(
     try:
         with _on_error(refuse):
             return tyro.cli(
-                call, prog=program, args=options, config=flat, registry=_registry()
+                call,
+                prog=program,
+                args=list(_completed(options)),
+                config=flat,
+                registry=_registry(),
             )
     except SystemExit as request:
         if request.code:
             raise
         return None
+
+
+def _completed(options: Sequence[str]) -> Iterator[str]:
+    """Yield the options, and the value of one that may stand without."""
+    for option, following in zip(options, (*options[1:], "--"), strict=False):
+        yield option
+        if option in _ALONE and following.startswith("--"):
+            yield _ALONE[option]
 
 
 def _registry() -> "ConstructorRegistry":

@@ -1,7 +1,7 @@
 """Lines that the verbs print: results first, details behind them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from efficientad.evaluation.results import Evaluation
     from efficientad.inspection.files import PredictionSummary
     from efficientad.method.decision import Calibration
+    from efficientad.training.config import TrainConfig
 
 _N_NAMED: Final = 20
 
@@ -44,6 +45,25 @@ def settings_lines(
     ]
 
 
+def training_lines(config: "TrainConfig") -> list[str]:
+    """Return the settings of a training, with what those that were left out became."""
+    from efficientad.engines.pytorch import choose_device
+    from efficientad.training.run import recipe_of
+
+    device = choose_device(config.device)
+    recipe = recipe_of(config, device)
+    became = {
+        **asdict(recipe),
+        "preset": recipe.preset,
+        "device": device,
+        "teacher": "the shipped one",
+        "pretraining_images": "textures and scenes drawn by code",
+        "validation": "validation/good, otherwise a share of the images",
+        "align": "where parts lie anywhere" if recipe.preset == "quick" else "never",
+    }
+    return settings_lines(config, became)
+
+
 def _flat(settings: "DataclassInstance") -> Iterator[tuple[str, Any]]:
     """Yield names and values, also those of settings within settings."""
     for field in fields(settings):
@@ -68,9 +88,14 @@ def evaluation_lines(evaluation: "Evaluation") -> list[str]:
     return [str(evaluation), *regions, *lines]
 
 
-def prediction_lines(summary: "PredictionSummary", output: Path | None) -> list[str]:
-    """Return the counts of a prediction and the names of anomalous images."""
-    place = "" if output is None else f"; see {output / 'predictions.csv'}"
+def prediction_lines(summary: "PredictionSummary", see: str | None) -> list[str]:
+    """Return the counts of a prediction and the names of anomalous images.
+
+    Args:
+        summary: The counts.
+        see: File or folder of the results. None: none were written.
+    """
+    place = "" if see is None else f"; see {see}"
     unsure = f"{summary.n_unsure} unsure, " if summary.n_unsure else ""
     counts = (
         f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "

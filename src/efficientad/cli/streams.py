@@ -41,12 +41,19 @@ class _LastingStream:
         return getattr(self._stream, name)
 
 
-def names_from_input(path: Path) -> list[Path]:
-    """Return the paths that standard input names, one a line, for `-`; others as is."""
-    if str(path) != "-":
-        return [path]
+def print_row(row: dict[str, Any]) -> None:
+    """Print the row of an image as a JSON object in one line."""
+    from efficientad.inspection.files import json_line
+
+    print(json_line(row), flush=True)
+
+
+def names_from_input(name: str) -> list[str]:
+    """Return the names that standard input has, one a line, for `-`; others as is."""
+    if name != "-":
+        return [name]
     lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
-    return [Path(os.fsdecode(line)) for line in lines if line]
+    return [os.fsdecode(line) for line in lines if line]
 
 
 @contextmanager

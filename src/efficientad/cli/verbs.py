@@ -9,17 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from efficientad.cli import ANOMALOUS, OK, SOME_FAILED, UNSURE
-from efficientad.cli.printing import (
-    decision_lines,
-    evaluation_lines,
-    prediction_lines,
-    print_lines,
-    robustness_lines,
-    settings_lines,
-)
+from efficientad.cli import ANOMALOUS, OK, SOME_FAILED, UNSURE, printing
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.engines.names import Device, EngineChoice
+from efficientad.executors.config import PartsConfig
 from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.training.config import TrainConfig
@@ -38,7 +31,9 @@ def demo(
     from efficientad.demo_parts.demo import demo as run_demo
 
     evaluation = run_demo(output, steps=steps, seed=seed)
-    print_lines(*evaluation_lines(evaluation), f"open {output / 'report.html'}")
+    printing.print_lines(
+        *printing.evaluation_lines(evaluation), f"open {output / 'report.html'}"
+    )
     return OK
 
 
@@ -51,22 +46,13 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
         config: Settings of the training.
     """
     from efficientad.cli.process import held_back_interrupt
-    from efficientad.engines.pytorch import choose_device
     from efficientad.training import run
 
-    device = choose_device(config.device)
-    recipe = run.recipe_of(config, device)
-    became = {
-        **asdict(recipe),
-        "preset": recipe.preset,
-        "device": device,
-        "teacher": "the shipped one",
-        "pretraining_images": "textures and scenes drawn by code",
-        "validation": "validation/good, otherwise a share of the images",
-    }
-    print(*settings_lines(config, became), sep="\n", file=sys.stderr)
+    print(*printing.training_lines(config), sep="\n", file=sys.stderr)
     predictor = run.train(images, config, output=output, interrupts=held_back_interrupt)
-    print_lines(f"wrote {output}", *decision_lines(predictor.calibration))
+    printing.print_lines(
+        f"wrote {output}", *printing.decision_lines(predictor.calibration)
+    )
     return OK
 
 
@@ -114,38 +100,44 @@ def calibrate(
         force=force,
     )
     save(predictor, output)
-    print_lines(f"wrote {output}", *decision_lines(predictor.calibration))
+    printing.print_lines(
+        f"wrote {output}", *printing.decision_lines(predictor.calibration)
+    )
     return OK
 
 
 def predict(
     model: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     /,
     *,
-    output: Path | None = None,
+    output: str | None = None,
     json: Literal["-"] | None = None,
     heatmaps: bool = True,
     maps: bool = False,
     device: Device = "auto",
     engine: EngineChoice = "auto",
     streams: int = 1,
+    config: PartsConfig,
     decision_exit_code: bool = False,
 ) -> int:
     """Predict scores, p-values, decisions and heatmaps of images.
 
     The exit code is 1 if the prediction of some image failed. The others are written.
+    As Parquet, the same command again predicts what is missing.
 
     Args:
         model: Detector file or exported file.
         paths: Images, folders of images and patterns; - reads their names from standard
-            input, one a line.
-        output: Folder for predictions.csv, predictions.jsonl and heatmaps. None:
-            nothing is written.
+            input, one a line. For Parquet also tar files of images, URLs, and text
+            files with a path or URL in each line.
+        output: Folder for predictions.csv, predictions.jsonl and heatmaps, or folder or
+            URL for Parquet parts. None: nothing is written.
         json: -: print a JSON object for each image, one a line, on standard output,
             and the summary on standard error.
-        heatmaps: Write a picture of each image with its maps.
-        maps: Write each combined map as a float32 TIFF of the image's size.
+        heatmaps: Write a picture of each image with its maps; not with Parquet.
+        maps: Write each combined map as a float32 TIFF of the image's size; with
+            Parquet as a column with one value for each descriptor.
         device: Device of the networks. auto: CUDA where there is one.
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
             on a GPU, and for an exported file the engine that it was made for.
@@ -153,24 +145,32 @@ def predict(
         streams: Images predicted at the same time. pytorch takes only one.
         decision_exit_code: Exit with 3 if an image is anomalous, and with 4 if one is
             unsure and none is anomalous.
+        config: Form of the results, and where they are computed.
     """
-    from efficientad.cli.streams import names_from_input
-    from efficientad.inspection.files import json_line
+    from efficientad.cli.streams import names_from_input, print_row
     from efficientad.inspection.files import predict as predict_files
     from efficientad.inspection.opening import load
 
     named = [p for path in paths for p in names_from_input(path)]
-    summary = predict_files(
-        load(model, device=device, engine=engine, n_streams=streams),
-        named,
-        output,
-        has_heatmaps=heatmaps,
-        has_maps=maps,
-        n_streams=streams,
-        on_row=None if json is None else lambda row: print(json_line(row), flush=True),
-    )
+    if config.writes_parts:
+        from efficientad.cli.parts import predict_parts
+
+        options = {"device": device, "engine": engine, "has_maps": maps}
+        summary = predict_parts(model, named, output, config, options)
+        place = output
+    else:
+        summary = predict_files(
+            load(model, device=device, engine=engine, n_streams=streams),
+            named,
+            output,
+            has_heatmaps=heatmaps,
+            has_maps=maps,
+            n_streams=streams,
+            on_row=print_row if json else None,
+        )
+        place = output and str(Path(output) / "predictions.csv")
     with redirect_stdout(sys.stderr if json else sys.stdout):
-        print_lines(*prediction_lines(summary, output))
+        printing.print_lines(*printing.prediction_lines(summary, place))
     if summary.n_failed or not decision_exit_code:
         return SOME_FAILED if summary.n_failed else OK
     if summary.n_anomalous:
@@ -204,7 +204,9 @@ def evaluate(
     evaluation = evaluate_category(
         load(model, device=device, engine=engine), category, output=output
     )
-    print_lines(*evaluation_lines(evaluation), f"see {output / 'report.html'}")
+    printing.print_lines(
+        *printing.evaluation_lines(evaluation), f"see {output / 'report.html'}"
+    )
     return OK
 
 
@@ -233,17 +235,17 @@ def check(
     if robustness:
         from efficientad.inspection.threshold import threshold as read
 
-        print_lines(*robustness_lines(data, read(data)))
+        printing.print_lines(*printing.robustness_lines(data, read(data)))
         return OK
     checks = check_data(data, model=model, output=output)
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
         n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
-        print_lines(
+        printing.print_lines(
             f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}"
         )
         for finding in checked.findings:
-            print_lines(f"  {finding.severity}: {finding.message}")
+            printing.print_lines(f"  {finding.severity}: {finding.message}")
     return SOME_FAILED if any(checked.has_errors for checked in checks) else OK
 
 
@@ -288,7 +290,7 @@ def export(
         verify=verify,
         max_loss=max_loss,
     )
-    print_lines(f"wrote {output}", *report.lines())
+    printing.print_lines(f"wrote {output}", *report.lines())
     return OK
 
 
@@ -339,10 +341,10 @@ def threshold(
     )
     changes = (at, false_alarm_budget, unsure_budget, given_rule, images)
     if any(change is not None for change in changes):
-        print_lines(f"wrote {output or model}")
-    print_lines(*decision_lines(calibration))
+        printing.print_lines(f"wrote {output or model}")
+    printing.print_lines(*printing.decision_lines(calibration))
     if defects is not None:
-        print_lines(*expectations(output or model, defects))
+        printing.print_lines(*expectations(output or model, defects))
     return OK
 
 
@@ -373,7 +375,7 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
     from efficientad.engines.pytorch import choose_device
 
     became = asdict(recipe_of(config)) | {"device": choose_device(config.device)}
-    print(*settings_lines(config, became), sep="\n", file=sys.stderr)
+    print(*printing.settings_lines(config, became), sep="\n", file=sys.stderr)
     explained = distill_teacher(
         images,
         config,
@@ -381,8 +383,8 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
         provenance={"commit": commit(), "hardware": machine()},
         interrupts=held_back_interrupt,
     )
-    print_lines(f"wrote {output}")
-    print_lines(f"held-out explained variance {explained.overall:.4f}")
+    printing.print_lines(f"wrote {output}")
+    printing.print_lines(f"held-out explained variance {explained.overall:.4f}")
     return OK
 
 
@@ -391,5 +393,5 @@ def doctor() -> int:
     from efficientad.cli.doctor import findings
 
     for name, value in findings().items():
-        print_lines(f"{name:24} {value}")
+        printing.print_lines(f"{name:24} {value}")
     return OK

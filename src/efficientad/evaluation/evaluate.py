@@ -41,7 +41,8 @@ from efficientad.evaluation.pixel_results import (
 )
 from efficientad.evaluation.region_counts import count_regions
 from efficientad.evaluation.rendering import environment
-from efficientad.evaluation.report import Case, Report, write_report
+from efficientad.evaluation.report import Report, write_report
+from efficientad.evaluation.report_pictures import MAX_PICTURES, Picture, picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.shifts import SCORE, shifts
 from efficientad.images.appearance import QUANTITIES, appearance
@@ -62,7 +63,6 @@ from efficientad.storage import require_writable, write_atomically
 
 Predicted: TypeAlias = Mapping[Sample, Prediction]
 
-_N_CASES: Final = 6
 _RECALL_FPR: Final = 0.01  # the default false alarm budget of a calibration
 _SECONDS: Final = "training seconds"
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
@@ -105,7 +105,9 @@ def evaluate(
         environment()
         for name in (_METRICS_FILE, _REPORT_FILE):
             require_writable(output / name)
-    predicted, good, seconds = _predict(predictor, category)
+    predicted, pictures, good, seconds = _predict(
+        predictor, category, is_shown=output is not None
+    )
     pixels = _measured_pixels(category, predicted)
     evaluation = _evaluation(category, predictor, predicted, pixels, good)
     regions = count_regions(predicted, Annotations(category))
@@ -123,7 +125,7 @@ def evaluate(
     if output is not None:
         content = as_text(evaluation.as_json())
         text = json.dumps(content, indent=1, allow_nan=False)
-        report = _report(category, predictor, predicted, evaluation)
+        report = _report(category, predictor, pictures, evaluation)
         if title is not None:
             report = replace(report, title=title)
         if not is_dated:
@@ -186,12 +188,13 @@ def require_both_kinds(category: Category, *, otherwise: str) -> None:
 
 
 def _predict(
-    predictor: Predictor, category: Category
-) -> tuple[dict[Sample, Prediction], dict[str, list[float]], float]:
-    """Return predictions, the appearance of the good images, and seconds taken."""
+    predictor: Predictor, category: Category, *, is_shown: bool
+) -> tuple[dict[Sample, Prediction], list[Picture], dict[str, list[float]], float]:
+    """Return predictions, pictures, looks of the good images, and seconds taken."""
     made_with = _made_with(predictor)
     good: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     predicted: dict[Sample, Prediction] = {}
+    pictures: list[Picture] = []
     seconds, n_duplicates = 0.0, 0
     for sample in tracked(category.test, len(category.test), "evaluating"):
         image = read_image(sample.path)
@@ -199,6 +202,8 @@ def _predict(
         start = time.perf_counter()
         predicted[sample] = predictor.predict(image)
         seconds += time.perf_counter() - start
+        if is_shown:
+            pictures.append(_picture(category, sample, image, predicted[sample]))
         if not sample.is_defect:
             for name, value in appearance(
                 resize_image(image, INPUT_SIZE, INPUT_SIZE)
@@ -214,7 +219,7 @@ def _predict(
             category.name,
             category.collection,
         )
-    return predicted, good, seconds
+    return predicted, pictures, good, seconds
 
 
 def _measured_pixels(category: Category, predicted: Predicted) -> PixelResults:
@@ -305,39 +310,34 @@ def _measured(
 def _report(
     category: Category,
     predictor: Predictor,
-    predicted: Predicted,
+    pictures: Sequence[Picture],
     evaluation: Evaluation,
 ) -> Report:
-    ordered = sorted(predicted, key=lambda sample: predicted[sample].image_score)
-    defects = [sample for sample in ordered if sample.is_defect]
-    normal = [sample for sample in ordered if not sample.is_defect]
-
-    def cases(samples: Sequence[Sample]) -> list[Case]:
-        return [_case(category, sample, predicted[sample]) for sample in samples]
-
+    nearest = sorted(
+        pictures, key=lambda shown: abs(shown.image_score - evaluation.threshold)
+    )
     return Report(
         title=f"{category.name}: evaluation",
         evaluation=evaluation,
-        missed=cases(defects[:_N_CASES]),
-        found=cases(defects[: -_N_CASES - 1 : -1]),
-        highest_normal=cases(normal[: -_N_CASES - 1 : -1]),
+        pictures=nearest[:MAX_PICTURES],
+        has_region_of_interest=bool(predictor.calibration.rule.region_of_interest),
         calibration=predictor.calibration.statement(),
         facts=_facts(predictor),
         made_on=datetime.now(UTC).astimezone().date(),
     )
 
 
-def _case(category: Category, sample: Sample, prediction: Prediction) -> Case:
-    image = read_image(sample.path)
+def _picture(
+    category: Category, sample: Sample, image: RGBImage, prediction: Prediction
+) -> Picture:
     is_annotated = sample.is_defect and sample.mask_path is not None
-    return Case(
-        name=category.name_of(sample.path),
-        defect_type=sample.defect_type,
-        prediction=prediction,
-        image=image,
-        defect_mask=read_defect_mask(sample, *image.shape[:2])
-        if is_annotated
-        else None,
+    return picture_of(
+        category.name_of(sample.path),
+        sample.defect_type,
+        image,
+        prediction,
+        read_defect_mask(sample, *image.shape[:2]) if is_annotated else None,
+        n_pictures=len(category.test),
     )
 
 
@@ -359,8 +359,15 @@ def _made_with(predictor: Predictor) -> dict[str, str]:
 def _facts(predictor: Predictor) -> dict[str, str]:
     """Return facts on the model for the report."""
     provenance = predictor.provenance
-    facts: dict[str, str] = {"size": predictor.size}
-    for name in ("preset", "seed", "training_seconds", "efficientad", "torch"):
+    facts: dict[str, str] = {"size": predictor.size} if predictor.size else {}
+    for name in (
+        "method",
+        "preset",
+        "seed",
+        "training_seconds",
+        "efficientad",
+        "torch",
+    ):
         if name in provenance:
             facts[name.replace("_", " ")] = str(provenance[name])
     recipe = provenance.get("recipe", {})

@@ -246,6 +246,7 @@ def _write(model: "onnx.ModelProto", path: Path) -> None:
 
 
 def _metadata_of(predictor: Predictor, precision: Precision) -> Metadata:
+    assert predictor.size is not None
     return Metadata(
         size=predictor.size,
         precision=precision,

@@ -90,7 +90,7 @@ def save(predictor: Predictor, path: Path | str) -> None:
     """
     path = Path(path)
     require_detector_name(path)
-    if predictor.weights is None:
+    if predictor.weights is None or predictor.size is None:
         raise ConfigError(
             "only a predictor with its networks can be saved, got one of an exported "
             "file; copy that file"

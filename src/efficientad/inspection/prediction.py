@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from efficientad.errors import MissingDependencyError
 from efficientad.images.rgb import ImageLike, Mask, RGBImage
 from efficientad.method.decision import Decision
-from efficientad.method.maps import combine_maps
+from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, combine_maps
 from efficientad.method.placement import place_map
 from efficientad.method.pose import Pose
 from efficientad.method.rule import ANYWHERE, Region, Rule
@@ -59,6 +59,9 @@ class Prediction:
 
     terms: Mapping[str, float] = field(default_factory=dict)
     """Points that image-level values add to the score, by name."""
+
+    normal_range: tuple[float, float] = (LOW_TARGET, HIGH_TARGET)
+    """`Calibration.normal_range`, from which pictures take their colors."""
 
     unsure_threshold: float | None = None
     """Scores above it are unsure where they are not anomalous. None: there are none."""
@@ -111,7 +114,7 @@ class Prediction:
         if self.decision == "normal":
             return ()
         size = self.height, self.width
-        found = self.rule.regions(self.combined_grid, self._level, *size)
+        found = self.rule.regions(self.combined_grid, self.level, *size)
         if self.pose is None:
             return found
         return tuple(self.pose.region_in_own_frame(each, *size) for each in found)
@@ -122,7 +125,7 @@ class Prediction:
         if not self.regions:
             return np.zeros((self.height, self.width), np.bool_)
         size = self.height, self.width
-        mask = self.rule.region_mask(self.combined_grid, self._level, *size)
+        mask = self.rule.region_mask(self.combined_grid, self.level, *size)
         return mask if self.pose is None else self.pose.mask_in_own_frame(mask)
 
     def region_of_interest(self, height: int, width: int) -> Mask:
@@ -131,7 +134,8 @@ class Prediction:
         return mask if self.pose is None else self.pose.mask_in_own_frame(mask)
 
     @property
-    def _level(self) -> float:
+    def level(self) -> float:
+        """Values of the combined map above it belong to `regions`."""
         level = self.unsure_threshold
         return self.threshold if self.is_anomalous or level is None else level
 

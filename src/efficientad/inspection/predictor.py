@@ -62,8 +62,8 @@ class Predictor:
     provenance: Mapping[str, Any]
     """How the model came to be: settings, hashes, versions; JSON-like."""
 
-    size: ModelSize
-    """The paper's S or M: `small` or `medium`."""
+    size: ModelSize | None = None
+    """The paper's S or M: `small` or `medium`. None: another method."""
 
     input_size: Size = WHOLE
     """Height and width that images are resized to. If it is larger than 256 x 256, the
@@ -84,7 +84,7 @@ class Predictor:
         Raises:
             MissingDependencyError: If PyTorch is not installed.
         """
-        if self.weights is None:
+        if self.weights is None or self.size is None:
             return None
         try:
             from efficientad.method.detector import Detector  # noqa: PLC0415
@@ -239,6 +239,7 @@ class Predictor:
                 width=width,
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
+                normal_range=calibration.normal_range,
                 unsure_threshold=calibration.unsure_threshold,
                 rule=rule,
                 n_normal=len(calibration.normal_scores),

@@ -11,7 +11,11 @@ from PIL import Image
 from efficientad.errors import ConfigError, ImageError, MissingDependencyError
 from efficientad.images.heatmaps import write_caption
 from efficientad.images.rgb import ImageLike, RGBImage, as_rgb, read_image
-from efficientad.inspection.panels import marked_image, prediction_panel, with_boxes
+from efficientad.inspection.panels import (
+    prediction_overlay,
+    prediction_panel,
+    with_boxes,
+)
 from efficientad.inspection.prediction import Prediction
 from efficientad.storage import atomic_write
 
@@ -55,7 +59,7 @@ def overlay_of(prediction: Prediction, image: ImageLike | None) -> RGBImage:
         f"{prediction.threshold:.3g}"
     )
     return write_caption(
-        with_boxes(marked_image(picture, prediction), prediction), text
+        with_boxes(prediction_overlay(picture, prediction), prediction), text
     )
 
 

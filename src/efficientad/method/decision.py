@@ -94,6 +94,10 @@ class Calibration:
     """Share of normal images that may be flagged or unsure, above the budget. None:
     no image is unsure."""
 
+    score_has_map: bool = True
+    """Whether the maximum of the combined map counts in the image score. False: the
+    score is the points of the terms alone, as in methods with a rule of their own."""
+
     def __post_init__(self) -> None:
         """Reject missing scales, and scores that are missing, unordered or infinite."""
         check_fields(self)
@@ -109,6 +113,8 @@ class Calibration:
                 raise ConfigError(f"{kind} scores must be in ascending order")
         if not all(self.second_session.values()):
             raise ConfigError("each kind of change needs at least one image score")
+        if not (self.score_has_map or self.terms):
+            raise ConfigError("a score needs the maps or at least one term")
         unsure = self.unsure_budget
         if unsure is not None and unsure <= self.false_alarm_budget:
             raise ConfigError(
@@ -137,6 +143,15 @@ class Calibration:
             if len(scores) * budget < _LEAST_ABOVE:
                 return tail_quantile(scores, budget)
         return scores[min(_rank(len(scores), budget), len(scores)) - 1]
+
+    @cached_property
+    def normal_range(self) -> tuple[float, float]:
+        """Median score of held-out normal images, and the threshold that they give.
+
+        Pictures take their colors from it, so a threshold set by hand changes none.
+        """
+        median = float(np.median(self.normal_scores))
+        return median, self._threshold_for(self.false_alarm_budget)
 
     @property
     def n_flagged(self) -> int:
@@ -246,7 +261,9 @@ class Calibration:
             values: Image-level values by name, (n, 1), at least those of the terms.
         """
         points = {k: term.points(values[k][:, 0]) for k, term in self.terms.items()}
-        return sum(points.values(), start=self.rule.scores(combine_maps(grids))), points
+        of_maps = self.rule.scores(combine_maps(grids))
+        start = of_maps if self.score_has_map else np.zeros_like(of_maps)
+        return sum(points.values(), start=start), points
 
     def p_value(self, image_score: float) -> float:
         """Return the probability that a normal image scores at least this high.

@@ -137,13 +137,15 @@ def train(
     if checkpoint is not None and has_checkpoint and not config.resume:
         raise unfinished(checkpoint.path)
     teacher = open_teacher(config.size, config.teacher)
+    recipe = recipe or recipe_of(config, device)
+    align = config.align or (None if isinstance(recipe, QuickRecipe) else "never")
     training, validation = training_and_validation(
         images,
         validation=config.validation,
         validation_share=config.validation_share,
         seed=config.seed,
         size=partial(input_size_for, tile=config.tile, scale=config.scale),
-        align=config.align,
+        align=align,
     )
     rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
@@ -151,7 +153,6 @@ def train(
         if config.has_pretraining_penalty
         else None
     )
-    recipe = recipe or recipe_of(config, device)
     provenance = provenance_of(
         config, recipe, teacher, training, validation, pretraining_images
     )
@@ -306,7 +307,7 @@ class _Training:
             "teacher": self.teacher_hash,
             "training_images": self.training.hashes,
             "input_size": list(self.training.size),
-            "is_aligned": self.config.align,
+            "is_aligned": self.training.alignment is not None,
             "pretraining_images": self.pretraining_images
             and self.pretraining_images.fingerprint(),
         }

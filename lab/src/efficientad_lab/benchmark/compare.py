@@ -124,6 +124,8 @@ class _Measurement:
                 for candidate in self.found:
                     memory[candidate.name] = self._memory(candidate)
         anomalib = self.opened.get(ANOMALIB)
+        size = next(iter(self.opened.values())).size
+        assert size is not None
         return BenchmarkReport(
             model=self.model.name,
             settings=asdict(self.config)
@@ -138,7 +140,7 @@ class _Measurement:
                 EngineReport(
                     name=name,
                     precision=predictor.precision,
-                    flops=network_cost(predictor.size).flops,
+                    flops=network_cost(size).flops,
                     latency=latencies[name],
                     batch=batches.get(name),
                     streams=streams.get(name),
@@ -148,7 +150,7 @@ class _Measurement:
                 for name, predictor in self.opened.items()
             ),
             limits=limits,
-            cost=network_cost(next(iter(self.opened.values())).size),
+            cost=network_cost(size),
             environment=before,
         )
 

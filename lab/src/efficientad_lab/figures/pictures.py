@@ -108,7 +108,7 @@ def local_and_global_maps(material: Material) -> Figure:
         defects = material.defects(run, [kind])
         sample = defects[int(rng.integers(len(defects)))]
         picture, mask, prediction = _predicted(predictor, sample)
-        low, high = color_scale(prediction.threshold)
+        low, high = color_scale(prediction.normal_range)
         maps = (
             prediction.map("local"),
             prediction.map("global"),
@@ -134,7 +134,7 @@ def random_defects(material: Material) -> Figure:
         pictures: list[Picture] = []
         for sample in _drawn(material, run, rng):
             picture, mask, prediction = _predicted(predictor, sample)
-            low, high = color_scale(prediction.threshold)
+            low, high = color_scale(prediction.normal_range)
             drawn = heatmap(prediction.anomaly_map, low=low, high=high)
             pictures += [picture, _mask_picture(mask, picture), drawn]
         rows.append((str(run["category"]), pictures))
