@@ -100,10 +100,10 @@ def linked_pages() -> list[str]:
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         for _, target, _ in _LINK.findall(text):
             place = _place(name, target)
-            if place.endswith(".md") and place not in seen:
-                if (REPOSITORY / place).is_file():
-                    seen.add(place)
-                    waiting.append(place)
+            is_new = place.endswith(".md") and place not in seen
+            if is_new and (REPOSITORY / place).is_file():
+                seen.add(place)
+                waiting.append(place)
     return sorted(name for name in seen if not name.startswith("docs/"))
 
 
