@@ -71,7 +71,8 @@ def command_line_reference() -> str:
         width = patch.dict(os.environ, {"COLUMNS": "76", "NO_COLOR": "1"})
         with width, contextlib.redirect_stdout(printed):
             main([verb, "--help"] if verb else ["--help"])
-        title = f"## {verb}" if verb else "`efficientad VERB`, or `python -m efficientad`"
+        overview = "`efficientad VERB`, or `python -m efficientad VERB`"
+        title = f"## {verb}" if verb else overview
         lines += [title, "", "```text", printed.getvalue().strip("\n"), "```", ""]
     return "\n".join(lines)
 
@@ -80,7 +81,8 @@ def notebook_page() -> dict[str, str | bytes]:
     """Return the notebook as a page, and its pictures."""
     from nbconvert import MarkdownExporter  # noqa: PLC0415
 
-    body, resources = MarkdownExporter().from_filename(str(NOTEBOOK))
+    exporter: Any = MarkdownExporter
+    body, resources = exporter().from_filename(str(NOTEBOOK))
     pictures = {f"tutorial/{k}": v for k, v in resources["outputs"].items()}
     return {"tutorial/quickstart.md": body, **pictures}
 
@@ -98,10 +100,10 @@ def linked_pages() -> list[str]:
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         for _, target, _ in _LINK.findall(text):
             place = _place(name, target)
-            if place.endswith(".md") and place not in seen:
-                if (REPOSITORY / place).is_file():
-                    seen.add(place)
-                    waiting.append(place)
+            is_new = place.endswith(".md") and place not in seen
+            if is_new and (REPOSITORY / place).is_file():
+                seen.add(place)
+                waiting.append(place)
     return sorted(name for name in seen if not name.startswith("docs/"))
 
 

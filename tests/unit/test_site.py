@@ -30,7 +30,8 @@ def hooks():
 
 
 def test_every_public_name_is_in_the_reference_once(hooks):
-    named = re.findall(r"^::: efficientad\.\S*\b(\w+)$", hooks.python_reference(), re.M)
+    pattern = re.compile(r"^::: efficientad\.\S*\b(\w+)$", re.MULTILINE)
+    named = pattern.findall(hooks.python_reference())
 
     assert sorted(named) == sorted(efficientad.__all__)
 
