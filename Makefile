@@ -9,7 +9,7 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 
 .DEFAULT_GOAL := help
 .PHONY: docs help demo test test-slow fresh wheel check format lint contracts types tables tables-check \
-	ship-teacher peers coverage notebook clean
+	ship-teacher peers release coverage notebook clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -34,6 +34,10 @@ wheel: $(VENV)/wheel.stamp ## dist: wheels with native layers, no torch or compi
 	for machine in x86_64 aarch64; do EFFICIENTAD_MACHINE=$$machine \
 		"$(BIN)/python" -m hatchling build -t wheel -d dist || exit 1; done
 	cd teachers && "$(abspath $(BIN))/python" -m hatchling build -t wheel -d ../dist
+
+release: check wheel ## dist: what RELEASING.md uploads: wheels, source, and the notes of this version
+	"$(BIN)/python" -m hatchling build -t sdist -d dist
+	awk '/^## \[/ { n++ } n == 1' CHANGELOG.md > dist/NOTES.md
 
 check: format lint contracts types tables-check test ## everything, fast parts first
 

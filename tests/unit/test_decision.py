@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.decision import Calibration, Prediction, TermScale
+from efficientad.inspection.prediction import Prediction
+from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
 
 SCALE = MapScale(0.0, 1.0)
@@ -206,3 +207,21 @@ def test_a_term_without_a_scale_is_refused(center, slope, words):
 def test_levels_are_there_or_not():
     assert SCALE.levels is None
     assert MapScale(0.0, 1.0, 0.5, 0.5).levels == (0.5, 0.5)
+
+
+def test_a_score_can_be_that_of_terms_alone():
+    scales = {"anomaly": MapScale(0.0, 0.1)}
+    terms = {"score": TermScale(center=1.0, slope=0.5)}
+    calibration = Calibration(scales, (0.1,), terms=terms, score_has_map=False)
+    grids = {"anomaly": np.full((2, 4, 4), 7, np.float32)}
+    values = {"score": np.array([[1.0], [3.0]], np.float32)}
+
+    scores, points = calibration.scores(grids, values)
+
+    np.testing.assert_allclose(scores, [0, 1])
+    np.testing.assert_allclose(points["score"], [0, 1])
+
+
+def test_a_score_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="needs the maps or at least one term"):
+        Calibration({"anomaly": MapScale(0.0, 0.1)}, (0.1,), score_has_map=False)

@@ -166,6 +166,7 @@ def test_the_entries_that_are_changed_below_are_whole():
         ("threshold_rule",),
         ("second_session", "darker"),
         ("second_session", "darker", 0),
+        ("score_has_map",),
     ],
 )
 def test_a_calibration_of_other_types_is_refused(place, value):

@@ -9,7 +9,7 @@ from PIL import Image
 from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR, heatmap
 from efficientad.inspection import panels
 from efficientad.inspection.panels import prediction_panel, prediction_tiles
-from efficientad.method.decision import Prediction
+from efficientad.inspection.prediction import Prediction
 
 
 def prediction_of(height, width, local=0.0, overall=0.0, image_score=0.5):

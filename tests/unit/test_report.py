@@ -22,7 +22,7 @@ from efficientad.evaluation.report_pictures import picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
 from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR
-from efficientad.method.decision import Prediction
+from efficientad.inspection.prediction import Prediction
 from efficientad.method.rule import Rule
 
 VOID = {"meta", "img", "input"}

@@ -1,14 +1,15 @@
-"""Deep classification networks up to their stage of stride 16.
+"""Deep classification networks up to their stage of stride 16, or 32.
 
 Distillation uses two stages of a source network: the last one of stride 8 ("fine") and
-the last one of stride 16 ("coarse"). Two families cover all supported networks:
-residual networks (ResNet, WideResNet) and inverted residual networks (MobileNetV2,
-EfficientNet-Lite). Names and shapes of the weights tell which network they belong to.
-Batch normalization is folded into the convolution before it.
+the last one of stride 16 ("coarse"). Other methods also use a later one. Two families
+cover all supported networks: residual networks (ResNet, WideResNet, ResNeXt) and
+inverted residual networks (MobileNetV2, EfficientNet-Lite). Names and shapes of the
+weights tell which network they belong to. Batch normalization is folded into the
+convolution before it.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -37,7 +38,9 @@ _RESNETS: Final[dict[tuple[int, tuple[int, ...], int], str]] = {
     (3, (3, 8, 36), 64): "resnet152",
     (3, (3, 4, 6), 128): "wide_resnet50_2",
     (3, (3, 4, 23), 128): "wide_resnet101_2",
+    (3, (3, 4, 23), 256): "resnext101_32x8d",
 }
+_GROUPS: Final = {"resnext101_32x8d": 32}
 _RESNET_STEM: Final = (64, 3, 7, 7)  # a stem of 3x3 would stride otherwise
 _RESNET_LAYERS: Final = ("layer1.", "layer2.", "layer3.")
 _RESNET_TENSOR: Final = re.compile(r"\d+\.((conv|bn)[1-3]|downsample\.[01])\.\w+")
@@ -50,6 +53,7 @@ _INVERTED: Final[dict[tuple[tuple[int, int], ...], str]] = {
     ((16, 1), (24, 3), (48, 3), (88, 4), (120, 4)): "efficientnet-lite2",
 }
 _STAGE_STRIDES: Final = (1, 2, 2, 2, 1)  # after a stem of stride 2
+_DEEP_STRIDES: Final = (2,)
 _N_FINE_STAGES: Final = 3
 
 
@@ -59,6 +63,8 @@ class SourceNetwork(nn.Module):
     Attributes:
         architecture: Its usual name, for provenance.
         stage_channels: Channels of the fine and of the coarse stage.
+        to_deep: Layers from the coarse stage to the first one of stride 32, if asked
+            for.
     """
 
     def __init__(
@@ -67,10 +73,11 @@ class SourceNetwork(nn.Module):
         to_fine: nn.Module,
         to_coarse: nn.Module,
         stage_channels: tuple[int, int],
+        to_deep: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.architecture, self.stage_channels = architecture, stage_channels
-        self.to_fine, self.to_coarse = to_fine, to_coarse
+        self.to_fine, self.to_coarse, self.to_deep = to_fine, to_coarse, to_deep
 
     def stages(self, images: Images) -> tuple[FineStage, CoarseStage]:
         """Return the outputs of stride 8 and 16; sizes must be multiples of 16."""
@@ -78,13 +85,16 @@ class SourceNetwork(nn.Module):
         return fine, self.to_coarse(fine)
 
 
-def resnet(weights: Weights, *, stride_in_first_convolution: bool) -> SourceNetwork:
-    """Build the ResNet or WideResNet of some weights with torchvision's names.
+def resnet(
+    weights: Weights, *, stride_in_first_convolution: bool, is_deep: bool = False
+) -> SourceNetwork:
+    """Build the ResNet, WideResNet or ResNeXt of weights with torchvision's names.
 
     Args:
         weights: From the stem to `layer3` at least; the rest is ignored.
         stride_in_first_convolution: Whether a bottleneck strides in its first 1x1
             convolution (the original networks) instead of its 3x3 (torchvision).
+        is_deep: Whether the stage of stride 32 is built too.
 
     Raises:
         ModelFileError: If they belong to none of the known networks.
@@ -113,23 +123,34 @@ def resnet(weights: Weights, *, stride_in_first_convolution: bool) -> SourceNetw
     stride_at = int(is_bottleneck and not stride_in_first_convolution)
     stem = builder.convolution(("conv1", "bn1"), stride=2)
     layers: list[tuple[nn.Module, int]] = []
-    for layer, n in zip(_RESNET_LAYERS, n_blocks, strict=True):
+    plan = [*zip(_RESNET_LAYERS, n_blocks, strict=True)]
+    if is_deep:
+        plan.append(("layer4.", _count(weights, "layer4.{}.conv1.weight")))
+    for layer, n in plan:
         blocks = []
         for i in range(n):
             at, numbers = f"{layer}{i}.", range(1, n_convolutions + 1)
             names = [(f"{at}conv{j}", f"{at}bn{j}") for j in numbers]
             shortcut = (f"{at}downsample.0", f"{at}downsample.1")
             stride = 2 if i == 0 and layers else 1
-            blocks.append(builder.block(names, stride, stride_at, shortcut))
+            groups = {1: _GROUPS.get(name, 1)}
+            blocks.append(builder.block(names, stride, stride_at, shortcut, groups))
         layers.append((nn.Sequential(*blocks), builder.n_channels))
-    (first, _), (second, n_fine), (third, n_coarse) = layers
+    (first, _), (second, n_fine), (third, n_coarse), *deep = layers
     pool = nn.MaxPool2d(3, stride=2, padding=1)
     fine = nn.Sequential(stem, nn.ReLU(), pool, first, second)
-    return SourceNetwork(name, fine, third, (n_fine, n_coarse))
+    to_deep = deep[0][0] if deep else None
+    return SourceNetwork(name, fine, third, (n_fine, n_coarse), to_deep)
 
 
-def inverted_residual_network(weights: Weights) -> SourceNetwork:
+def inverted_residual_network(
+    weights: Weights, *, is_deep: bool = False
+) -> SourceNetwork:
     """Build the MobileNetV2 (torchvision's names) or EfficientNet-Lite of some weights.
+
+    Args:
+        weights: From the stem to the last stage of stride 16, or 32, at least.
+        is_deep: Whether the first stage of stride 32 is built too.
 
     Raises:
         ModelFileError: If they belong to none of the known networks.
@@ -142,8 +163,7 @@ def inverted_residual_network(weights: Weights) -> SourceNetwork:
     all_names = list(names)
     widths = [weights.tensor(f"{block[-1][0]}.weight").shape[0] for block in all_names]
     stages = [(width, len(list(same))) for width, same in groupby(widths)]
-    stages = stages[: len(_STAGE_STRIDES)]
-    name = _INVERTED.get(tuple(stages))
+    name = _INVERTED.get(tuple(stages[: len(_STAGE_STRIDES)]))
     if name is None or any("_se_" in tensor for tensor in weights.tensors):
         raise ModelFileError(
             f"{weights.path} holds a network of inverted residuals of another make;"
@@ -153,9 +173,10 @@ def inverted_residual_network(weights: Weights) -> SourceNetwork:
     stem = [builder.convolution(stem_names, stride=2), nn.ReLU6()]
     if is_efficientnet:
         stem.insert(0, _efficientnet_normalization())
+    of_stages = _STAGE_STRIDES + (_DEEP_STRIDES if is_deep else ())
     strides = [
         stride if i == 0 else 1
-        for stride, (_, n) in zip(_STAGE_STRIDES, stages, strict=True)
+        for stride, (_, n) in zip(of_stages, stages, strict=False)
         for i in range(n)
     ]
     blocks = [
@@ -163,9 +184,12 @@ def inverted_residual_network(weights: Weights) -> SourceNetwork:
         for own, stride in zip(all_names, strides, strict=False)
     ]
     n_fine = sum(n for _, n in stages[:_N_FINE_STAGES])
+    n_coarse = sum(n for _, n in stages[: len(_STAGE_STRIDES)])
     fine = nn.Sequential(*stem, *blocks[:n_fine])
-    channels = stages[_N_FINE_STAGES - 1][0], stages[-1][0]
-    return SourceNetwork(name, fine, nn.Sequential(*blocks[n_fine:]), channels)
+    coarse = nn.Sequential(*blocks[n_fine:n_coarse])
+    deep = nn.Sequential(*blocks[n_coarse:]) if is_deep else None
+    channels = stages[_N_FINE_STAGES - 1][0], stages[len(_STAGE_STRIDES) - 1][0]
+    return SourceNetwork(name, fine, coarse, channels, deep)
 
 
 def _mobilenet_blocks(weights: Weights) -> Iterator[list[Names]]:
@@ -201,12 +225,14 @@ class _Builder:
     """Channels of the last layer."""
 
     def convolution(
-        self, names: Names, *, stride: int = 1, is_depthwise: bool = False
+        self, names: Names, *, stride: int = 1, groups: int = 1
     ) -> nn.Module:
         """Build a convolution with its batch normalization folded in."""
         kernel = self.weights.tensor(f"{names[0]}.weight")
         out, *_, size = kernel.shape if kernel.ndim > 1 else (0, 0)
-        n_in = 1 if is_depthwise else self.n_channels
+        n_in = self.n_channels // groups
+        if groups > 1:
+            out = self.n_channels
         self.weights.tensor(f"{names[0]}.weight", (out, n_in, size, size))
         gain, shift, mean, variance = (
             self.weights.tensor(f"{names[1]}.{part}", (out,))
@@ -220,7 +246,7 @@ class _Builder:
             shift - mean * scale,
             stride=stride,
             padding=size // 2,
-            groups=out if is_depthwise else 1,
+            groups=groups,
         )
         if not self.is_tensorflow or stride == 1:
             return frozen
@@ -235,6 +261,7 @@ class _Builder:
         stride: int,
         stride_at: int,
         projection: Names | None = None,
+        groups: Mapping[int, int] | None = None,
     ) -> "Block":
         """Build a block; an inverted one if there is no projection for its shortcut.
 
@@ -247,9 +274,11 @@ class _Builder:
         is_inverted = projection is None
         path: list[nn.Module] = []
         for i, pair in enumerate(names):
-            is_depthwise = is_inverted and i == stride_at
             own = stride if i == stride_at else 1
-            path.append(self.convolution(pair, stride=own, is_depthwise=is_depthwise))
+            n_groups = (groups or {}).get(i, 1)
+            if is_inverted and i == stride_at:
+                n_groups = self.n_channels  # each channel by itself
+            path.append(self.convolution(pair, stride=own, groups=n_groups))
             path.append(nn.ReLU6() if is_inverted else nn.ReLU())
         last = nn.Identity() if is_inverted else path[-1]
         if stride == 1 and self.n_channels == n_in:

@@ -16,7 +16,11 @@ from efficientad.distillation.source_architectures import (
     inverted_residual_network,
     resnet,
 )
-from efficientad.distillation.weights_reader import WEIGHTS_SUFFIXES, read_weights
+from efficientad.distillation.weights_reader import (
+    WEIGHTS_SUFFIXES,
+    Weights,
+    read_weights,
+)
 from efficientad.errors import (
     ConfigError,
     DatasetError,
@@ -88,14 +92,39 @@ def open_source_network(
             architecture.
     """
     weights = read_weights(find_source_network(name_or_file))
+    return source_network(
+        weights, stride_in_first_convolution=stride_in_first_convolution
+    )
+
+
+def source_network(
+    weights: Weights,
+    *,
+    stride_in_first_convolution: bool | None = None,
+    is_deep: bool = False,
+) -> SourceNetwork:
+    """Build the source network that some weights belong to, on the CPU.
+
+    Args:
+        weights: Weights of a known network.
+        stride_in_first_convolution: As `open_source_network` takes it.
+        is_deep: Whether the first stage of stride 32 is built too.
+
+    Raises:
+        ModelFileError: If they belong to another architecture.
+    """
     if "layer1.0.conv1.weight" in weights:
         if stride_in_first_convolution is None:
             phrase = "stride in the first 1x1 convolution"
             texts = weights.metadata.values()
             stride_in_first_convolution = any(phrase in text for text in texts)
-        return resnet(weights, stride_in_first_convolution=stride_in_first_convolution)
+        return resnet(
+            weights,
+            stride_in_first_convolution=stride_in_first_convolution,
+            is_deep=is_deep,
+        )
     if "_conv_stem.weight" in weights or "features.1.conv.0.0.weight" in weights:
-        return inverted_residual_network(weights)
+        return inverted_residual_network(weights, is_deep=is_deep)
     raise ModelFileError(
         f"{weights.path} holds no ResNet, MobileNetV2 or EfficientNet-Lite with stages"
         " of stride 8 and 16; give the weights of one of these"

@@ -4,10 +4,12 @@ Test images are read here and nowhere else. Nothing that is measured here change
 detector: no threshold, no normalization, no choice.
 """
 
+import itertools
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,10 +53,11 @@ from efficientad.images.rgb import (
     read_image,
     resize_image,
 )
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
 from efficientad.model_files.files_together import files_together
 from efficientad.names import as_text
+from efficientad.progress import Progress, tracked
 from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
 
@@ -105,16 +108,20 @@ def evaluate(
     predicted, pictures, good, seconds = _predict(
         predictor, category, is_shown=output is not None
     )
-    pixels = measure_pixels(
-        category,
-        # A copy, because a prediction keeps the map it was asked for.
-        lambda sample: replace(predicted[sample]).anomaly_map,
-    )
+    pixels = _measured_pixels(category, predicted)
     evaluation = _evaluation(category, predictor, predicted, pixels, good)
     regions = count_regions(predicted, Annotations(category))
     evaluation = replace(evaluation, seconds=seconds, regions=regions)
     for shift in evaluation.shifts:
         logger.warning("%s; see image_au_roc_held_out", shift)
+    if evaluation.n_normal_flagged > evaluation.n_normal / 2:
+        logger.warning(
+            "%d of %d good test images score above the threshold, as images of another "
+            "product or session do; look whether %s is what the model was trained on",
+            evaluation.n_normal_flagged,
+            evaluation.n_normal,
+            category.root,
+        )
     if output is not None:
         content = as_text(evaluation.as_json())
         text = json.dumps(content, indent=1, allow_nan=False)
@@ -189,7 +196,7 @@ def _predict(
     predicted: dict[Sample, Prediction] = {}
     pictures: list[Picture] = []
     seconds, n_duplicates = 0.0, 0
-    for sample in category.test:
+    for sample in tracked(category.test, len(category.test), "evaluating"):
         image = read_image(sample.path)
         n_duplicates += _is_duplicate(image, sample, category, made_with)
         start = time.perf_counter()
@@ -213,6 +220,20 @@ def _predict(
             category.collection,
         )
     return predicted, pictures, good, seconds
+
+
+def _measured_pixels(category: Category, predicted: Predicted) -> PixelResults:
+    """Return the pixel metrics, and show how many maps are done."""
+    n_maps = sum(2 if sample.is_defect else 1 for sample in category.test)
+    numbers = itertools.count(1)
+    with closing(Progress(n_maps, "map", task="measuring")) as progress:
+
+        def map_of(sample: Sample) -> NDArray[np.float32]:
+            progress.update(next(numbers))
+            # A copy, because a prediction keeps the map it was asked for.
+            return replace(predicted[sample]).anomaly_map
+
+        return measure_pixels(category, map_of)
 
 
 def _is_duplicate(
@@ -338,8 +359,15 @@ def _made_with(predictor: Predictor) -> dict[str, str]:
 def _facts(predictor: Predictor) -> dict[str, str]:
     """Return facts on the model for the report."""
     provenance = predictor.provenance
-    facts: dict[str, str] = {"size": predictor.size}
-    for name in ("preset", "seed", "training_seconds", "efficientad", "torch"):
+    facts: dict[str, str] = {"size": predictor.size} if predictor.size else {}
+    for name in (
+        "method",
+        "preset",
+        "seed",
+        "training_seconds",
+        "efficientad",
+        "torch",
+    ):
         if name in provenance:
             facts[name.replace("_", " ")] = str(provenance[name])
     recipe = provenance.get("recipe", {})

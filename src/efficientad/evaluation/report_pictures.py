@@ -25,7 +25,9 @@ from efficientad.images.heatmaps import (
 )
 from efficientad.images.rgb import Mask, RGBImage, resize_image
 from efficientad.inspection.panels import drawn_map, drawn_regions
-from efficientad.method.decision import Decision, Grid, Prediction
+from efficientad.inspection.prediction import Prediction
+from efficientad.method.decision import Decision
+from efficientad.method.maps import on_finest_grid
 
 MAX_PICTURES: Final = 1000
 """Pictures that a report shows, at most."""
@@ -109,8 +111,9 @@ def picture_of(
     rows, columns = _fitted(image, min(2 * finest, _LAYER_SIDE))
     grids = {COMBINED: prediction.combined_grid, **prediction.grids}
     layers = {
-        key: _uri(overlay_layer(drawn_map(grid, rows, columns), low=low, high=high))
+        key: _uri(overlay_layer(drawn, low=low, high=high))
         for key, grid in grids.items()
+        for drawn in [drawn_map(grid, rows, columns, prediction.pose)]
     }
     room = _PAGE_BYTES / min(n_pictures, MAX_PICTURES) - sum(map(len, layers.values()))
     for longest in _SIDES:
@@ -153,9 +156,11 @@ def _reason(prediction: Prediction) -> tuple[Source, str]:
         share = prediction.image_score / prediction.threshold
         near = f"the score is {share:.0%} of the threshold"
         return "", near if 0 <= share < 1 else "the score is not above the threshold"
-    combined: Grid = prediction.combined_grid
-    place = np.unravel_index(int(combined.argmax()), combined.shape)
-    grids = prediction.grids
+    combined = prediction.combined_grid
+    cells = prediction.rule.cells(*combined.shape)
+    inside = combined if cells is None else np.where(cells, combined, -np.inf)
+    place = np.unravel_index(int(inside.argmax()), combined.shape)
+    grids = on_finest_grid(prediction.grids)
     leading = max(grids, key=lambda name: float(grids[name][place]))
     where = f": {_regions(prediction)}"
     if leading == "global":
@@ -179,7 +184,7 @@ def _lines(
     if defect_mask is not None:
         masks[MASK_COLOR] = resize_mask(defect_mask, height, width)
     if prediction.rule.region_of_interest:
-        masks[_INTEREST_COLOR] = prediction.rule.mask_at(height, width)
+        masks[_INTEREST_COLOR] = prediction.region_of_interest(height, width)
     lines = np.zeros((height, width), np.uint8)
     for index, mask in enumerate(masks.values(), 1):
         lines[outline_mask(mask)] = index

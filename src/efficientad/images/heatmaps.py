@@ -245,6 +245,22 @@ def panel(tiles: Sequence[Tile], *, height: int = 256) -> RGBImage:
     return np.array(canvas)
 
 
+def write_caption(image: RGBImage, text: str) -> RGBImage:
+    """Return a copy of an image with a line of text along its upper edge.
+
+    The letters grow with the image; a text that is too long is cut.
+    """
+    height, width = image.shape[:2]
+    font = ImageFont.load_default(max(_CAPTION_SIZE, min(height, width) // 24))
+    shown, pad = _cut(text, width - _GAP, font), _GAP // 2
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
+    bottom = draw.textbbox((pad, pad), text, font)[3] + pad
+    draw.rectangle((0, 0, width, bottom), _CAPTION_COLOR)
+    draw.text((pad, pad), shown, _PANEL_BACKGROUND, font)
+    return np.array(canvas)
+
+
 def fit_image(
     image: RGBImage, height: int, *, max_aspect: float = _MAX_ASPECT
 ) -> RGBImage:

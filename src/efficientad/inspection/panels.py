@@ -25,8 +25,9 @@ from efficientad.images.heatmaps import (
     resize_mask,
 )
 from efficientad.images.rgb import Mask, RGBImage
-from efficientad.method.decision import Grid, Prediction
+from efficientad.inspection.prediction import Grid, Prediction
 from efficientad.method.placement import border_fade, place_map
+from efficientad.method.pose import Pose
 
 _GRAY: Final = 100
 """Gray value that pixels outside of the region of interest are moved to."""
@@ -74,8 +75,9 @@ def prediction_tiles(
         mask = resize_mask(defect_mask, height, width)
         tiles.append(Tile("annotated defect", outline(image, mask)))
     tiles += [
-        Tile(f"{name} map", heatmap(drawn_map(grid, height, width), low=low, high=high))
+        Tile(f"{name} map", heatmap(drawn, low=low, high=high))
         for name, grid in prediction.grids.items()
+        for drawn in [drawn_map(grid, height, width, prediction.pose)]
     ]
     tiles.append(Tile("combined map", prediction_overlay(image, prediction)))
     return tiles
@@ -90,32 +92,41 @@ def prediction_overlay(image: RGBImage, prediction: Prediction) -> RGBImage:
     """
     height, width = image.shape[:2]
     low, high = color_scale(prediction.normal_range)
-    combined = drawn_map(prediction.combined_grid, height, width)
+    combined = drawn_map(prediction.combined_grid, height, width, prediction.pose)
     covered = overlay(image, combined, low=low, high=high)
     return outline(covered, drawn_regions(prediction, height, width), THRESHOLD_COLOR)
 
 
 def drawn_regions(prediction: Prediction, height: int, width: int) -> Mask:
     """Return the pixels of the defect regions as `drawn_map` shows them."""
-    drawn = drawn_map(prediction.combined_grid, height, width)
+    drawn = drawn_map(prediction.combined_grid, height, width, prediction.pose)
     regions = replace(prediction, height=height, width=width).region_mask
     shown: Mask = regions & (drawn > prediction.level)
     return shown
 
 
-def drawn_map(grid: Grid, height: int, width: int) -> AnomalyMap:
-    """Return a map as it is drawn: values above 0 fade towards the border."""
+def drawn_map(
+    grid: Grid, height: int, width: int, pose: Pose | None = None
+) -> AnomalyMap:
+    """Return a map as it is drawn: values above 0 fade towards the border.
+
+    Args:
+        grid: One value per descriptor.
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        pose: How the part lies in the image. None: the image was not aligned.
+    """
     placed = place_map(grid, height, width)
     fade = border_fade(height, width, *grid.shape)
     faded: AnomalyMap = np.minimum(placed, placed * fade)
-    return faded
+    return faded if pose is None else pose.in_own_frame(faded)
 
 
 def with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage:
     """Return an image at any size whose pixels outside of the region are grayed."""
     if not prediction.rule.region_of_interest:
         return image
-    outside = ~prediction.rule.mask_at(*image.shape[:2])
+    outside = ~prediction.region_of_interest(*image.shape[:2])
     drawn = image.copy()
     drawn[outside] = drawn[outside] // 3 + _GRAY
     return drawn

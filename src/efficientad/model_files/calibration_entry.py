@@ -1,11 +1,13 @@
-"""The calibration and the input size in detector files and exports, as JSON."""
+"""Calibration, input size and alignment in detector files and exports, as JSON."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from typing import Any, Final
 
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.alignment import Alignment
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
@@ -15,8 +17,9 @@ from efficientad.model_files.provenance_entry import is_number
 
 # Names of the scales in files that were written before the maps had names.
 _OLD_SCALES: Final = {"local": "local_quantiles", "global": "global_quantiles"}
+_TERMS: Final = frozenset({COMPOSITION})
 _WHOLE: Final = (INPUT_SIZE, INPUT_SIZE)
-_LATER: Final = ("rule", "unsure_budget")
+_LATER: Final = ("rule", "unsure_budget", "score_has_map")
 """Fields that the first versions did not have."""
 _PLAIN: Final = Calibration({"": MapScale(0.0, 1.0)}, (0.0,))
 
@@ -53,10 +56,34 @@ def read_input_size(content: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-def read_calibration(entry: Any) -> Calibration:
+def alignment_entry(alignment: Alignment | None) -> dict[str, Any]:
+    """Return the entry of an alignment; none without one."""
+    return {} if alignment is None else {"alignment": asdict(alignment)}
+
+
+def read_alignment(content: Mapping[str, Any]) -> Alignment | None:
+    """Return the alignment of a file's content, an unchecked JSON value.
+
+    Raises:
+        TypeError, ValueError: If it is wrong.
+    """
+    return Alignment(**content["alignment"]) if "alignment" in content else None
+
+
+def read_calibration(
+    entry: Any,
+    *,
+    maps: AbstractSet[str] = _OLD_SCALES.keys(),
+    terms: AbstractSet[str] = _TERMS,
+) -> Calibration:
     """Return the calibration of an entry, an unchecked JSON value.
 
     `Calibration` and the scales check the types and ranges of their own fields.
+
+    Args:
+        entry: JSON value.
+        maps: Names of the maps that must have a scale. Default: a detector's.
+        terms: Names of the terms that the score may have. Default: a detector's.
 
     Raises:
         KeyError, TypeError, ValueError: If the entry is incomplete or wrong.
@@ -65,15 +92,15 @@ def read_calibration(entry: Any) -> Calibration:
         scales = dict(entry["scales"])
     else:
         scales = {name: entry[old] for name, old in _OLD_SCALES.items()}
-    terms = dict(entry.get("terms", {}))
-    if scales.keys() != _OLD_SCALES.keys() or not terms.keys() <= {COMPOSITION}:
-        raise ConfigError(f"scales of {[*scales]} and terms of {[*terms]}")
+    given = dict(entry.get("terms", {}))
+    if scales.keys() != maps or not given.keys() <= terms:
+        raise ConfigError(f"scales of {[*scales]} and terms of {[*given]}")
     return Calibration(
         scales={name: MapScale(**scale) for name, scale in scales.items()},
         normal_scores=tuple(entry["normal_scores"]),
         false_alarm_budget=entry["false_alarm_budget"],
         given_threshold=entry["given_threshold"],
-        terms={name: TermScale(**term) for name, term in terms.items()},
+        terms={name: TermScale(**term) for name, term in given.items()},
         training_scores=tuple(entry.get("training_scores", ())),
         threshold_rule=entry.get("threshold_rule", "rank"),
         second_session={
@@ -82,6 +109,7 @@ def read_calibration(entry: Any) -> Calibration:
         },
         rule=Rule(**entry.get("rule", {})),
         unsure_budget=entry.get("unsure_budget"),
+        score_has_map=entry.get("score_has_map", True),
     )
 
 

@@ -23,7 +23,7 @@ from efficientad.storage import atomic_write, require_no_device
 
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by their names in a file."""
-Kind = Literal["detector", "teacher", "checkpoint", "basis"]
+Kind = Literal["detector", "teacher", "checkpoint", "basis", "method"]
 FORMAT_VERSION = 1
 LATEST_VERSION = 2
 """Format of detectors that the first versions would decide otherwise with."""

@@ -12,8 +12,8 @@ from efficientad.errors import ResultError
 from efficientad.images.heatmaps import color_scale, heatmap, outline, resize_mask
 from efficientad.images.rgb import Mask, read_image, resize_image
 from efficientad.inspection.panels import drawn_map
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
 from efficientad.method.inputs import normalize_images
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
@@ -110,9 +110,9 @@ def local_and_global_maps(material: Material) -> Figure:
         sample = defects[int(rng.integers(len(defects)))]
         picture, mask, prediction = _predicted(predictor, sample)
         low, high = color_scale(prediction.normal_range)
-        size = prediction.height, prediction.width
+        frame = prediction.height, prediction.width, prediction.pose
         grids = [prediction.grids[name] for name in ("local", "global")]
-        maps = [drawn_map(g, *size) for g in (*grids, prediction.combined_grid)]
+        maps = [drawn_map(g, *frame) for g in (*grids, prediction.combined_grid)]
         drawn = [heatmap(each, low=low, high=high) for each in maps]
         shown = picture if mask is None else outline(picture, mask)
         rows.append((f"{run['category']}, {name}", [shown, *drawn]))
@@ -134,8 +134,8 @@ def random_defects(material: Material) -> Figure:
         for sample in _drawn(material, run, rng):
             picture, mask, prediction = _predicted(predictor, sample)
             low, high = color_scale(prediction.normal_range)
-            size = prediction.height, prediction.width
-            shown = drawn_map(prediction.combined_grid, *size)
+            frame = prediction.height, prediction.width, prediction.pose
+            shown = drawn_map(prediction.combined_grid, *frame)
             drawn = heatmap(shown, low=low, high=high)
             pictures += [picture, _mask_picture(mask, picture), drawn]
         rows.append((str(run["category"]), pictures))

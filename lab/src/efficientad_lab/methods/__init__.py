@@ -1,0 +1,1 @@
+"""The other systems that the paper compares EfficientAD with, behind one interface."""
