@@ -58,6 +58,7 @@ def python_reference() -> str:
         lines += [f"## {title}", ""]
         for name in names:
             lines += [f"::: efficientad.{homes[name]}.{name}", ""]
+    lines += ["## scikit-learn", "", "::: efficientad.sklearn.AnomalyDetector", ""]
     return "\n".join(lines)
 
 
