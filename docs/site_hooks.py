@@ -58,6 +58,7 @@ def python_reference() -> str:
         lines += [f"## {title}", ""]
         for name in names:
             lines += [f"::: efficientad.{homes[name]}.{name}", ""]
+    lines += ["## scikit-learn", "", "::: efficientad.sklearn.AnomalyDetector", ""]
     return "\n".join(lines)
 
 
@@ -71,9 +72,8 @@ def command_line_reference() -> str:
         width = patch.dict(os.environ, {"COLUMNS": "76", "NO_COLOR": "1"})
         with width, contextlib.redirect_stdout(printed):
             main([verb, "--help"] if verb else ["--help"])
-        title = (
-            f"## {verb}" if verb else "`efficientad VERB`, or `python -m efficientad`"
-        )
+        overview = "`efficientad VERB`, or `python -m efficientad VERB`"
+        title = f"## {verb}" if verb else overview
         lines += [title, "", "```text", printed.getvalue().strip("\n"), "```", ""]
     return "\n".join(lines)
 
@@ -82,7 +82,8 @@ def notebook_page() -> dict[str, str | bytes]:
     """Return the notebook as a page, and its pictures."""
     from nbconvert import MarkdownExporter  # noqa: PLC0415
 
-    body, resources = MarkdownExporter().from_filename(str(NOTEBOOK))
+    exporter: Any = MarkdownExporter
+    body, resources = exporter().from_filename(str(NOTEBOOK))
     pictures = {f"tutorial/{k}": v for k, v in resources["outputs"].items()}
     return {"tutorial/quickstart.md": body, **pictures}
 

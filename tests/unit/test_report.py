@@ -357,8 +357,8 @@ def flat(value):
 @pytest.mark.parametrize(
     ("score", "local", "overall", "source", "reason"),
     [
-        (0.9, 1.5, 0.3, "local", "a small patch looks unlike"),
-        (0.9, 0.3, 1.5, "global", "not together in this arrangement"),
+        (0.9, 1.5, 0.3, "local", "a patch looks unlike"),
+        (0.9, 0.3, 1.5, "global", "the arrangement is unlike"),
         (0.9, 0.2, 0.2, "image", "the image as a whole is unlike"),
         (0.25, 0.2, 0.2, "", "the score is 50% of the threshold"),
     ],
@@ -379,7 +379,7 @@ def test_a_reason_says_where_the_largest_region_is():
 
     picture = shown(shape=(256, 256), grids={"local": grid})
 
-    assert "in 2 regions, the largest" in picture.reason
+    assert "2 regions, the largest" in picture.reason
     assert re.search(r"8\d x 4\d pixels at x 9\d, y 9\d$", picture.reason)
 
 

@@ -25,10 +25,10 @@ from efficientad.storage import write_atomically
 
 _N_HIGHEST: Final = 6
 _REASONS: Final = {
-    "local": "A small patch looks unlike those of normal images, such as a scratch, a "
-    "stain or a broken edge.",
-    "global": "Each patch looks normal by itself, but not in this arrangement, such as "
-    "a part that is missing, doubled or misplaced.",
+    "local": "A patch looks unlike those of normal images, such as a scratch, a stain "
+    "or a broken edge.",
+    "global": "The arrangement is unlike that of normal images, such as a part that is "
+    "missing, doubled or misplaced.",
     "image": "No single place stands out, but the image as a whole is unlike the "
     "normal ones, so there is no place to point at.",
 }

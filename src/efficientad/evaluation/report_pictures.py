@@ -162,12 +162,10 @@ def _reason(prediction: Prediction) -> tuple[Source, str]:
     place = np.unravel_index(int(inside.argmax()), combined.shape)
     grids = on_finest_grid(prediction.grids)
     leading = max(grids, key=lambda name: float(grids[name][place]))
-    where = f", {_regions(prediction)}"
+    where = f": {_regions(prediction)}"
     if leading == "global":
-        return "global", (
-            "parts look normal one by one, but not together in this arrangement" + where
-        )
-    return "local", "a small patch looks unlike the patches of normal images" + where
+        return "global", f"the arrangement is unlike that of normal images{where}"
+    return "local", f"a patch looks unlike those of normal images{where}"
 
 
 def _regions(prediction: Prediction) -> str:
@@ -175,7 +173,7 @@ def _regions(prediction: Prediction) -> str:
     largest, n = prediction.regions[0], len(prediction.regions)
     size = f"{largest.width} x {largest.height} pixels"
     place = f"{size} at x {largest.x}, y {largest.y}"
-    return f"{place}" if n == 1 else f"in {n} regions, the largest {place}"
+    return place if n == 1 else f"{n} regions, the largest {place}"
 
 
 def _lines(

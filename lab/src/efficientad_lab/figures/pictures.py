@@ -11,6 +11,7 @@ from efficientad.datasets import Sample, read_defect_mask
 from efficientad.errors import ResultError
 from efficientad.images.heatmaps import color_scale, heatmap, outline, resize_mask
 from efficientad.images.rgb import Mask, read_image, resize_image
+from efficientad.inspection.panels import drawn_map
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.inputs import normalize_images
@@ -109,11 +110,9 @@ def local_and_global_maps(material: Material) -> Figure:
         sample = defects[int(rng.integers(len(defects)))]
         picture, mask, prediction = _predicted(predictor, sample)
         low, high = color_scale(prediction.normal_range)
-        maps = (
-            prediction.map("local"),
-            prediction.map("global"),
-            prediction.anomaly_map,
-        )
+        frame = prediction.height, prediction.width, prediction.pose
+        grids = [prediction.grids[name] for name in ("local", "global")]
+        maps = [drawn_map(g, *frame) for g in (*grids, prediction.combined_grid)]
         drawn = [heatmap(each, low=low, high=high) for each in maps]
         shown = picture if mask is None else outline(picture, mask)
         rows.append((f"{run['category']}, {name}", [shown, *drawn]))
@@ -135,7 +134,9 @@ def random_defects(material: Material) -> Figure:
         for sample in _drawn(material, run, rng):
             picture, mask, prediction = _predicted(predictor, sample)
             low, high = color_scale(prediction.normal_range)
-            drawn = heatmap(prediction.anomaly_map, low=low, high=high)
+            frame = prediction.height, prediction.width, prediction.pose
+            shown = drawn_map(prediction.combined_grid, *frame)
+            drawn = heatmap(shown, low=low, high=high)
             pictures += [picture, _mask_picture(mask, picture), drawn]
         rows.append((str(run["category"]), pictures))
     head = ["image", "annotated", "combined map"] * config.n_images
