@@ -16,13 +16,13 @@ import numpy as np
 from efficientad.datasets import open_category
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.evaluation.evaluate import held_out_au_roc, image_metrics
-from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
 from efficientad.inspection.opening import detector_engine, load
+from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
 from efficientad.storage import file_hash
 from efficientad.training.calibration import fit_calibration, joined, outputs, scores
 from efficientad.training.composition import learn_composition
-from efficientad.training.normal_images import Pixels
+from efficientad.training.normal_images import Pixels, read_normal_images
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import Run, write_run
 
@@ -30,9 +30,10 @@ RESULTS = Path(__file__).with_name("results")
 BUDGETS = (0.01, 0.02, 0.03, 0.04, 0.05)
 
 
-def pixels_of(paths: list[str]) -> Pixels:
+def pixels_of(paths: list[str], predictor: Predictor) -> Pixels:
     """Return images as the networks see them."""
-    return np.stack([resize_image(as_rgb(p), INPUT_SIZE, INPUT_SIZE) for p in paths])
+    size, alignment = predictor.input_size, predictor.alignment
+    return read_normal_images(paths, size, alignment).pixels
 
 
 def without_values(output: EngineOutput) -> EngineOutput:
@@ -55,15 +56,23 @@ class MapsAlone:
 
 
 def variants(
-    engine: Engine, held_out: Pixels, training: EngineOutput, *, divides_by_level: bool
+    engine: Engine,
+    held_out: Pixels,
+    training: EngineOutput,
+    predictor: Predictor,
 ) -> Iterator[tuple[str, Calibration]]:
     """Yield the calibrations to compare, by their names."""
     for name, chosen, output in (
         ("maps alone", MapsAlone(engine), without_values(training)),
         ("with composition", engine, training),
     ):
+        recipe = predictor.provenance["recipe"]
         calibration = fit_calibration(
-            chosen, held_out, divides_by_level=divides_by_level, training=output
+            chosen,
+            held_out,
+            divides_by_level=recipe.get("divides_by_level", False),
+            training=output,
+            alignment=predictor.alignment,
         )
         yield (
             f"{name}, highest held-out score",
@@ -115,20 +124,17 @@ def main() -> None:
     assert predictor.detector is not None
     seed = int(provenance["seed"])
     composition, training = learn_composition(
-        predictor.engine, pixels_of(list(provenance["training_images"])), seed=seed
+        predictor.engine,
+        pixels_of(list(provenance["training_images"]), predictor),
+        seed=seed,
     )
     predictor.detector.set_composition(composition)
     engine = detector_engine(predictor.detector)
     category = open_category(given.category)
-    test = outputs(engine, pixels_of([str(s.path) for s in category.test]))
+    test = outputs(engine, pixels_of([str(s.path) for s in category.test], predictor))
     is_defect = np.array([sample.is_defect for sample in category.test])
-    held_out = pixels_of(list(provenance["validation_images"]))
-    for name, calibration in variants(
-        engine,
-        held_out,
-        training,
-        divides_by_level=provenance["recipe"].get("divides_by_level", False),
-    ):
+    held_out = pixels_of(list(provenance["validation_images"]), predictor)
+    for name, calibration in variants(engine, held_out, training, predictor):
         run = {
             "experiment": "decisions",
             "collection": category.collection,
