@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficientad.errors import ModelFileError
+from efficientad.errors import ConfigError, ModelFileError
 from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.detector import Detector
 from efficientad.method.maps import MapScale
@@ -166,7 +166,6 @@ def test_the_entries_that_are_changed_below_are_whole():
         ("threshold_rule",),
         ("second_session", "darker"),
         ("second_session", "darker", 0),
-        ("score_has_map",),
     ],
 )
 def test_a_calibration_of_other_types_is_refused(place, value):
@@ -174,6 +173,14 @@ def test_a_calibration_of_other_types_is_refused(place, value):
 
     with pytest.raises((KeyError, TypeError, ValueError)):
         read_calibration(changed(entry, place, value))
+
+
+@pytest.mark.parametrize("value", ["true", None, 0.5, []])
+def test_whether_maps_count_is_true_or_false(value):
+    entry = json.loads(json.dumps(asdict(CALIBRATION))) | {"score_has_map": value}
+
+    with pytest.raises(ConfigError, match="score_has_map must be True or False"):
+        read_calibration(entry)
 
 
 @pytest.mark.parametrize("value", [None, True, 2.5, ["text"]])
