@@ -9,6 +9,7 @@ from efficientad.errors import ConfigError, ImageError
 from efficientad.method.alignment import Alignment, fit_alignment, gray_of
 from efficientad.method.pose import Pose
 from efficientad.method.rule import Region
+from efficientad.training.normal_images import alignment_of
 
 HEIGHT, WIDTH = 300, 400
 
@@ -109,7 +110,7 @@ def trained(tmp_path_factory):
         right, down = rng.uniform(-0.03, 0.03, 2)
         image = part(rng.uniform(0, 360), right, down, seed)
         Image.fromarray(image).save(folder / "good" / f"{seed}.png")
-    config = efficientad.TrainConfig(preset="quick", steps=3, align=True)
+    config = efficientad.TrainConfig(preset="quick", steps=3, align="always")
     path = folder / "part.ead"
     efficientad.train(folder / "good", config, output=path)
     return path
@@ -151,3 +152,17 @@ def test_calibration_aligns_its_images(trained):
     np.testing.assert_allclose(again.calibration.normal_scores, scores, rtol=1e-5)
     with pytest.raises(ImageError, match="image 0: the part was not found"):
         efficientad.calibrate(predictor, [np.full((HEIGHT, WIDTH, 3), 90, np.uint8)])
+
+
+def test_only_images_in_different_poses_are_aligned_on_their_own(photograph):
+    rng = np.random.default_rng(8)
+    anywhere = [part(rng.uniform(0, 360), 0, 0, seed) for seed in range(10)]
+    in_place = [part(0, 0, 0, seed) for seed in range(10)]
+    without_part = [photograph(HEIGHT, WIDTH, seed) for seed in range(10)]
+
+    assert alignment_of(anywhere, None) is not None
+    assert alignment_of(in_place, None) is None
+    assert alignment_of(without_part, None) is None
+    assert alignment_of(in_place, "always") is not None
+    assert alignment_of(anywhere, "never") is None
+    assert alignment_of([np.full((50, 50, 3), 9, np.uint8)] * 3, None) is None

@@ -3,73 +3,62 @@
     python lab/experiments/alignment/run.py ../shared/data/mvtec_ad/screw --seeds 0
     python lab/experiments/alignment/run.py demo/parts --seeds 0 --moved
 
-`--moved` turns each test image by up to 10 degrees and moves it by up to 5 % of its
-side; training images stay. A finished run is skipped.
+`--moved` draws other test parts of the demo, turned by up to 10 degrees and moved by up
+to 5 % of the image's side. A finished run is skipped.
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import efficientad
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.process import keep_freed_memory
-from efficientad.images.rgb import read_image, read_mask
-from efficientad.method.pose import Pose
-from efficientad.method.rule import WHITE
+from efficientad.demo_parts import category
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import file_name, write_run
 
 RESULTS = Path(__file__).with_name("results")
-DEGREES, SHIFT = 10.0, 0.05
+SHIFT, TURN = 12.8, float(np.deg2rad(10))
 
 
-def move_test_images(category: Path, folder: Path) -> Path:
-    """Write a category whose test images and masks are moved, and return it."""
-    target = folder / f"{category.name}_moved"
-    shutil.copytree(category, target)
-    rng = np.random.default_rng(0)
-    for path in sorted((target / "test").rglob("*.*")):
-        angle, right, down = rng.uniform(-1, 1, 3) * (DEGREES, SHIFT, SHIFT)
-        # A pose moves back what lies so.
-        pose = Pose(float(angle), float(right), float(down))
-        Image.fromarray(pose.aligned(read_image(path))).save(path)
-        defect_type = path.parent.name
-        mask = target / "ground_truth" / defect_type / f"{path.stem}_mask.png"
-        if mask.exists():
-            gray = read_mask(mask).astype(np.uint8) * 255
-            moved = pose.aligned(np.repeat(gray[..., np.newaxis], 3, 2))
-            Image.fromarray(((moved[..., 0] >= WHITE) * 255).astype(np.uint8)).save(
-                mask
-            )
+def draw_moved(folder: Path) -> Path:
+    """Draw test parts of the demo that lie further apart, and return their category."""
+    before = category._MAX_SHIFT, category._MAX_TURN  # noqa: SLF001
+    category._MAX_SHIFT, category._MAX_TURN = SHIFT, TURN  # type: ignore[misc]  # noqa: SLF001
+    target = folder / "demo_parts_moved"
+    category.write_category(target, n_train=1, n_test_good=20, n_per_defect=6, seed=1)
+    category._MAX_SHIFT, category._MAX_TURN = before  # type: ignore[misc]  # noqa: SLF001
     return target
 
 
 def measured(
-    category: Path, judged: Path, seed: int, work: Path, *, align: bool
-) -> dict[str, float]:
+    trained: Path, shown: Path, seed: int, work: Path, *, align: bool
+) -> dict[str, object]:
     """Train and evaluate once, and return what is recorded."""
-    config = efficientad.TrainConfig(seed=seed, align=align, resume=True)
-    name = f"{category.name}_{'aligned' if align else 'as_they_lie'}_seed{seed}.ead"
+    config = efficientad.TrainConfig(
+        seed=seed, align="always" if align else "never", resume=True
+    )
+    name = f"{trained.name}_{'aligned' if align else 'as_they_lie'}_seed{seed}.ead"
     start = time.perf_counter()
-    predictor = efficientad.train(category, config, output=work / name)
+    predictor = efficientad.train(trained, config, output=work / name)
     seconds = time.perf_counter() - start
-    found = efficientad.evaluate(predictor, judged)
+    found = efficientad.evaluate(predictor, shown)
     alarms = predictor.calibration.session_alarms().values()
     return {
-        **found.metrics,
         "n_defects_found": found.n_defects_found,
-        "n_defects": found.n_defect,
+        "n_defect": found.n_defect,
         "n_normal_flagged": found.n_normal_flagged,
         "n_normal": len(found.scores) - found.n_defect,
-        "second_session_alarms": round(sum(alarms) / max(1, len(alarms)), 4),
-        "train_seconds": round(seconds, 1),
+        "seconds": {"train": round(seconds, 1)},
+        "metrics": {
+            **found.metrics,
+            "session_alarms": sum(alarms) / max(1, len(alarms)),
+        },
     }
 
 
@@ -85,14 +74,14 @@ def main() -> int:
     keep_freed_memory()
     facts = environment()
     with tempfile.TemporaryDirectory() as folder:
-        judged: Path = given.category
+        shown: Path = given.category
         if given.moved:
-            judged = move_test_images(given.category, Path(folder))
+            shown = draw_moved(Path(folder))
         for seed in given.seeds:
             for align in (True, False):
                 run = {
                     "experiment": "alignment",
-                    "category": judged.name,
+                    "category": shown.name,
                     "variant": "aligned" if align else "as they lie",
                     "seed": seed,
                     "settings": {"align": align},
@@ -100,10 +89,10 @@ def main() -> int:
                 if (given.results / file_name(run)).exists():
                     continue
                 with logging_to_stderr():
-                    metrics = measured(
-                        given.category, judged, seed, given.work, align=align
+                    found = measured(
+                        given.category, shown, seed, given.work, align=align
                     )
-                write_run(run | {"metrics": metrics} | facts, given.results)
+                write_run(run | found | facts, given.results)
     return 0
 
 

@@ -26,7 +26,7 @@ RESULTS = Path(__file__).with_name("results")
 
 def measured(
     category: Path, seed: int, tile: Literal[256] | None, work: Path
-) -> dict[str, float]:
+) -> dict[str, object]:
     """Train and evaluate once, and return what is recorded."""
     config = efficientad.TrainConfig(seed=seed, tile=tile, resume=True)
     name = f"{category.name}_{'tiled' if tile else 'whole'}_seed{seed}.ead"
@@ -37,16 +37,17 @@ def measured(
     height, width = predictor.input_size
     regions = found.regions._asdict() if found.regions else {}
     return {
-        **found.metrics,
         "n_defects_found": found.n_defects_found,
-        "n_defects": found.n_defect,
+        "n_defect": found.n_defect,
         "n_normal_flagged": found.n_normal_flagged,
         "n_normal": len(found.scores) - found.n_defect,
-        **{f"regions_{name}": count for name, count in regions.items()},
-        "input_height": height,
-        "input_width": width,
-        "train_seconds": round(seconds, 1),
-        "predict_seconds": round(found.seconds / len(found.scores), 4),
+        "seconds": {"train": round(seconds, 1)},
+        "metrics": {
+            **found.metrics,
+            **{f"regions_{name}": count for name, count in regions.items()},
+            "input_height": height,
+            "input_width": width,
+        },
     }
 
 
@@ -72,8 +73,8 @@ def main() -> int:
             if (given.results / file_name(run)).exists():
                 continue
             with logging_to_stderr():
-                metrics = measured(given.category, seed, tile, given.work)
-            write_run(run | {"metrics": metrics} | facts, given.results)
+                found = measured(given.category, seed, tile, given.work)
+            write_run(run | found | facts, given.results)
     return 0
 
 

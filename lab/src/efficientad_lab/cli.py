@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientad.cli import BAD_INPUT, OK, SOME_FAILED
+from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED
+from efficientad.cli.printing import settings_lines
 from efficientad.errors import EfficientADError
+from efficientad.executors.config import ExecutorConfig
 from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.figures.config import FigureConfig
 from efficientad_lab.studies.config import PaperTable, StudyConfig
@@ -15,7 +17,14 @@ if TYPE_CHECKING:
     from efficientad_lab.studies.jobs import Job
 
 
-def reproduce(roots: tuple[Path, ...], /, *, output: Path, config: StudyConfig) -> int:
+def reproduce(
+    roots: tuple[Path, ...],
+    /,
+    *,
+    output: Path,
+    config: StudyConfig,
+    workers: ExecutorConfig,
+) -> int:
     """Train and evaluate all scenarios, sizes and seeds: the paper's Tables 1 and 2.
 
     The same command again skips finished runs and continues a killed one. The exit code
@@ -25,12 +34,15 @@ def reproduce(roots: tuple[Path, ...], /, *, output: Path, config: StudyConfig) 
         roots: Category folders, collections of them, or folders of collections.
         output: Folder for the recorded runs, reproduce.md and reproduce.html.
         config: Settings of the study.
+        workers: Where its trainings run.
     """
     from efficientad_lab.studies.reproduce import EXPERIMENT
     from efficientad_lab.studies.reproduce import reproduce as reproduce_scenarios
 
-    print(f"settings: {config}", file=sys.stderr)
-    failures = reproduce_scenarios(roots, output, config, on_done=_print_end)
+    print(*settings_lines(config, {}), sep="\n", file=sys.stderr)
+    failures = reproduce_scenarios(
+        roots, output, config, on_done=_print_end, executor=workers.make()
+    )
     print(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)
 
@@ -42,6 +54,7 @@ def ablate(
     output: Path,
     tables: tuple[PaperTable, ...] = (3, 4, 5),
     config: StudyConfig,
+    workers: ExecutorConfig,
 ) -> int:
     """Measure the effect of each part of the method: the paper's Tables 3, 4 and 5.
 
@@ -53,13 +66,19 @@ def ablate(
         output: Folder for the recorded runs, ablation.md and ablation.html.
         tables: Tables of the paper: 3 quantiles, 4 cumulative, 5 isolated.
         config: Settings of the study.
+        workers: Where its trainings run.
     """
     from efficientad_lab.studies.ablation import EXPERIMENT
     from efficientad_lab.studies.ablation import ablate as ablate_scenarios
 
-    print(f"settings: {config}", file=sys.stderr)
+    print(*settings_lines(config, {}), sep="\n", file=sys.stderr)
     failures = ablate_scenarios(
-        roots, output, config, tables=tables, on_done=_print_end
+        roots,
+        output,
+        config,
+        tables=tables,
+        on_done=_print_end,
+        executor=workers.make(),
     )
     print(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)
@@ -110,6 +129,8 @@ def benchmark(
 ) -> int:
     """Measure speed, memory and cost of every engine, compared with the plain networks.
 
+    After a Ctrl-C, what is measured so far is printed and written.
+
     Args:
         model: Detector file or exported file.
         exports: More exported files to measure.
@@ -127,4 +148,4 @@ def benchmark(
     if output is not None:
         report.write(output)
     print(report.text())
-    return OK
+    return OK if report.is_complete else INTERRUPTED

@@ -41,6 +41,21 @@ class _LastingStream:
         return getattr(self._stream, name)
 
 
+def print_row(row: dict[str, Any]) -> None:
+    """Print the row of an image as a JSON object in one line."""
+    from efficientad.inspection.files import json_line
+
+    print(json_line(row), flush=True)
+
+
+def names_from_input(name: str) -> list[str]:
+    """Return the names that standard input has, one a line, for `-`; others as is."""
+    if name != "-":
+        return [name]
+    lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    return [os.fsdecode(line) for line in lines if line]
+
+
 @contextmanager
 def lasting_streams() -> Iterator[Callable[[], OSError | None]]:
     """Keep the errors of standard streams away from what runs in the context.

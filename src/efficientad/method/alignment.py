@@ -30,6 +30,9 @@ _ANGLES: Final = 360
 """Angles of a spectrum within half a turn."""
 _RADII: Final = np.arange(4, SIDE // 2 - 4)
 _MOST_NEEDED: Final = 0.7
+_AGREES, _DISAGREES = 0.95, 0.85
+"""Correlations from which on, and below which, images show a part that lies anywhere.
+"""
 _N_PEAKS: Final = 3
 _APART: Final = 8
 _STEPS: Final = (2.0, 1.0, 0.5, 0.25, 0.125)
@@ -130,6 +133,23 @@ def fit_alignment(images: Sequence[Gray], aspect: float = 1.0) -> Alignment:
     return Alignment(blank.reference, least, aspect)
 
 
+def is_worth_it(alignment: Alignment, images: Sequence[Gray]) -> bool:
+    """Return whether images agree well when they are aligned, and otherwise do not.
+
+    Args:
+        alignment: Alignment fitted to the images.
+        images: Normal images by `gray_of`, at least one.
+    """
+    reference, spectrum = alignment.gray, alignment.spectrum
+    aligned = [_found(reference, spectrum, image)[1] for image in images]
+    mean = np.mean(images, axis=0)
+    products = [float((mean * image).sum()) for image in images]
+    norms = [float(np.linalg.norm(image)) for image in images]
+    scale = float(np.linalg.norm(mean)) * float(np.mean(norms))
+    as_they_lie = float(np.mean(products)) / scale if scale else 1.0
+    return min(aligned) >= _AGREES and as_they_lie < _DISAGREES
+
+
 def gray_of(image: RGBImage) -> Gray:
     """Return an image as poses are found in it: small, gray and square."""
     height, width = image.shape[:2]
@@ -183,12 +203,12 @@ def _found(reference: Gray, spectrum: NDArray[Any], gray: Gray) -> tuple[Pose, f
         if len(candidates) == _N_PEAKS:
             break
     angles = [i * _HALF_TURN / _ANGLES + f for i in candidates for f in (0, _HALF_TURN)]
-    transformed = np.fft.fft2(reference).conj()
+    transformed = np.fft.rfft2(reference).conj()
     norm = float(np.linalg.norm(reference))
 
     def at(angle: float) -> tuple[float, float, float, float]:
         turned = _turned(gray, Pose(angle, 0.0, 0.0))
-        product = np.fft.ifft2(transformed * np.fft.fft2(turned)).real
+        product = np.fft.irfft2(transformed * np.fft.rfft2(turned))
         down, right = np.unravel_index(product.argmax(), product.shape)
         scale = norm * float(np.linalg.norm(turned))
         agreement = float(product[down, right]) / scale if scale else 0.0

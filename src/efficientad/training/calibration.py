@@ -37,13 +37,13 @@ from efficientad.method.maps import (
     normalize_maps,
 )
 from efficientad.method.rule import ANYWHERE, Rule
+from efficientad.progress import Progress
 from efficientad.settings import Budget, checks_arguments
 from efficientad.training.normal_images import (
     Pixels,
     read_normal_images,
     without_duplicates,
 )
-from efficientad.training.progress import Progress
 from efficientad.training.second_session import SecondSession, second_session
 
 logger = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ def calibrate(
 
     Args:
         predictor: Trained model; its networks stay.
-        images: Normal images or their folder, none of them trained on. Copies of an
-            image count once.
+        images: Normal images or their folder, none of them trained on; arrays are RGB
+            (`as_rgb` converts others). Copies of an image count once.
         false_alarm_budget: Share of normal images that may be flagged, from 1e-6 to
             0.5.
         unsure_budget: Share of normal images that may be flagged or unsure. None: no

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
-from efficientad.engines.names import Device, TileChoice
+from efficientad.engines.names import AlignChoice, Device, TileChoice
 from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
@@ -80,9 +80,10 @@ class TrainConfig:
     """With tiles: factor by which the shorter side of the image is larger than 256
     pixels, from 1 to 16. None: the size of the images, but at most 8."""
 
-    align: bool = False
+    align: AlignChoice | None = None
     """Whether each image is first turned and moved so that its part lies as in the
-    others. For parts that lie anywhere; an image without the part is then refused."""
+    others; an image without the part is then refused. None: with preset `quick`, if the
+    training images agree far better so."""
 
     local_channels: Channels | None = None
     """Channels that the local map of the trained detector sums over, a multiple of 32,

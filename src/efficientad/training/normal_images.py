@@ -18,6 +18,7 @@ from efficientad.datasets import (
     require_disjoint,
     split_validation,
 )
+from efficientad.engines.names import AlignChoice
 from efficientad.errors import ConfigError, DatasetError, ImageError
 from efficientad.images.listing import join_names
 from efficientad.images.rgb import (
@@ -28,12 +29,13 @@ from efficientad.images.rgb import (
     resize_image,
 )
 from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect
-from efficientad.method.alignment import Alignment, fit_alignment, gray_of
-from efficientad.training.progress import Progress
+from efficientad.method.alignment import Alignment, fit_alignment, gray_of, is_worth_it
+from efficientad.progress import Progress
 
 ChooseSize = Callable[[Size], Size]
 """Function of an image's height and width to the input size."""
 
+_N_FOR_ALIGNMENT: Final = 64
 _MEMORY_SHARE: Final = 0.4
 """Share of the machine's memory that images may take."""
 
@@ -126,20 +128,38 @@ def _aligned(image: RGBImage, alignment: Alignment, name: str) -> RGBImage:
         raise ImageError(f"{name}: {error}") from error
 
 
-def alignment_of(images: Sequence[ImageLike]) -> Alignment:
-    """Return the alignment of the part that images show.
+def alignment_of(
+    images: Sequence[ImageLike], align: AlignChoice | None
+) -> Alignment | None:
+    """Return the alignment of the part that images show, or None for none.
+
+    Args:
+        images: Training images; up to 64 of them are read.
+        align: Whether to align. None: if they agree far better when they are aligned.
 
     Raises:
         ImageError: If one cannot be used.
     """
-    with closing(Progress(len(images), "image", task="aligning")) as progress:
-        grays, aspect = [], 1.0
-        for index, image in enumerate(images):
+    # Deviation: the paper takes all images as the parts lie.
+    if align == "never":
+        return None
+    chosen = images[:: -(-len(images) // _N_FOR_ALIGNMENT)]
+    grays, aspect = [], 1.0
+    with closing(Progress(len(chosen), "image", task="aligning")) as progress:
+        for index, image in enumerate(chosen):
             rgb = as_rgb(image, f"image {index}")
             grays.append(gray_of(rgb))
             aspect = rgb.shape[1] / rgb.shape[0]
             progress.update(index + 1)
-    return fit_alignment(grays, aspect)
+    alignment = fit_alignment(grays, aspect)
+    if align == "always":
+        return alignment
+    if not is_worth_it(alignment, grays):
+        return None
+    logger.info(
+        "the parts lie in different places and are aligned; --align never leaves them"
+    )
+    return alignment
 
 
 def _require_memory(n: int, size: Size) -> None:
@@ -161,7 +181,7 @@ def training_and_validation(
     validation_share: float,
     seed: int,
     size: Size | ChooseSize = WHOLE,
-    align: bool = False,
+    align: AlignChoice | None = "never",
 ) -> tuple[NormalImages, NormalImages]:
     """Return the training images and the held-out ones for calibration.
 
@@ -175,7 +195,7 @@ def training_and_validation(
         validation_share: Share of the training images to hold out, in (0, 1).
         seed: Seed of the split.
         size: Input size to resize them to, or a function of the first one's size.
-        align: Whether to align them.
+        align: Whether to align them, as for `alignment_of`.
 
     Raises:
         DatasetError: If there are too few images, or if training and validation share
@@ -190,7 +210,7 @@ def training_and_validation(
         images, held_out = normal_image_paths(Path(images))
     if validation is not None:
         held_out, _ = normal_image_paths(validation, min_images=1)
-    alignment = alignment_of(images) if align else None
+    alignment = alignment_of(images, align)
     training = without_duplicates(read_normal_images(images, size, alignment))
     if len(training) < MIN_NORMAL_IMAGES:
         raise DatasetError(

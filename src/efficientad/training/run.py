@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -99,7 +100,7 @@ def train(
     Args:
         images: Folder of normal images, category folder in MVTec AD's layout (then
             `train/good`, and `validation/good` where it exists), an opened category, or
-            the images.
+            the images; arrays are RGB (`as_rgb` converts others).
         config: Settings. None: the defaults.
         output: Detector file to write (`part.ead`). While training, a checkpoint stands
             beside it, from which `config.resume` goes on. A finished detector of the
@@ -136,13 +137,15 @@ def train(
     if checkpoint is not None and has_checkpoint and not config.resume:
         raise unfinished(checkpoint.path)
     teacher = open_teacher(config.size, config.teacher)
+    recipe = recipe or recipe_of(config, device)
+    align = config.align or (None if isinstance(recipe, QuickRecipe) else "never")
     training, validation = training_and_validation(
         images,
         validation=config.validation,
         validation_share=config.validation_share,
         seed=config.seed,
         size=partial(input_size_for, tile=config.tile, scale=config.scale),
-        align=config.align,
+        align=align,
     )
     rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
@@ -150,7 +153,6 @@ def train(
         if config.has_pretraining_penalty
         else None
     )
-    recipe = recipe or recipe_of(config, device)
     provenance = provenance_of(
         config, recipe, teacher, training, validation, pretraining_images
     )
@@ -305,7 +307,7 @@ class _Training:
             "teacher": self.teacher_hash,
             "training_images": self.training.hashes,
             "input_size": list(self.training.size),
-            "is_aligned": self.config.align,
+            "is_aligned": self.training.alignment is not None,
             "pretraining_images": self.pretraining_images
             and self.pretraining_images.fingerprint(),
         }
@@ -365,5 +367,6 @@ class _Training:
             "python": platform.python_version(),
             "device": str(self.detector.device),
             "training_seconds": round(self.seconds, 1),
+            "made_on": datetime.now(UTC).date().isoformat(),
             "n_unreadable_pretraining_images": len(self._unreadable),
         }

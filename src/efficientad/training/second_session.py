@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from efficientad.images.changes import SESSION, changed
+from efficientad.images.changes import MOVES, SESSION, changed
 from efficientad.method.alignment import Alignment
 from efficientad.training.normal_images import Pixels
 
@@ -48,7 +48,8 @@ class SecondSession:
             kind, strength = SESSION[case]
             image = self._pixels[(index + 7 * case) % len(self._pixels)]
             image = changed(image, kind, strength, seed=case)
-            if self._alignment is not None:
+            # Each warp smooths an image, so only those that need it get another one.
+            if self._alignment is not None and kind in MOVES:
                 image = self._alignment.squeezed_aligned(image)
             found.append(image)
         return np.stack(found)

@@ -7,7 +7,7 @@ from typing import Literal
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
 from efficientad.method.sizes import ModelSize
-from efficientad.settings import BatchSize, Parallel, Seed, Steps, check_fields
+from efficientad.settings import BatchSize, Seed, Steps, check_fields
 from efficientad.training.config import Preset, TrainConfig
 
 PaperTable = Literal[3, 4, 5]
@@ -44,9 +44,6 @@ class StudyConfig:
 
     keep_detectors: Literal["first_seed", "all"] = "first_seed"
     """Detectors to keep when their runs are recorded; figures need the first seed's."""
-
-    n_workers: Parallel = 1
-    """Trainings at the same time, from 1 to 1024; they share the cores."""
 
     work: Path | None = None
     """Folder of checkpoints, detectors and reports. None: `work` in the results."""

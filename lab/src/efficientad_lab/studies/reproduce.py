@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from efficientad.engines.pytorch import choose_device
+from efficientad.executors.executor import Executor
 from efficientad.training.run import recipe_of
 from efficientad_lab.studies.config import StudyConfig
 from efficientad_lab.studies.jobs import Job, PlannedEvaluation
@@ -21,6 +22,7 @@ def reproduce(
     config: StudyConfig | None = None,
     *,
     on_done: OnDone = lambda _job, _error: None,
+    executor: Executor | None = None,
 ) -> list[Exception]:
     """Train and evaluate all scenarios by sizes and seeds, and write the tables.
 
@@ -32,7 +34,8 @@ def reproduce(
         planned,
         lambda runs, _config: reproduction_tables(runs),
     )
-    return study.run(roots, results, config or StudyConfig(), on_done=on_done)
+    config = config or StudyConfig()
+    return study.run(roots, results, config, on_done=on_done, executor=executor)
 
 
 def planned(roots: Sequence[Path], config: StudyConfig) -> list[Job]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import get_args
 
 from efficientad.errors import ModelFileError
+from efficientad.executors.executor import Executor, LocalProcesses
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.teachers import open_teacher
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad_lab.studies.config import StudyConfig
-from efficientad_lab.studies.executor import Executor, LocalProcesses
 from efficientad_lab.studies.jobs import Job, Place, do, pending
 from efficientad_lab.studies.records import Run, read_runs
 from efficientad_lab.studies.table_files import Table, write_tables
@@ -103,7 +103,7 @@ class Study:
             results: Folder of the recorded runs and the tables.
             config: Settings.
             on_done: Called with each finished job, and its error or None.
-            executor: Runs the jobs. None: local processes.
+            executor: Runs the jobs. None: one after the other in this process.
 
         Returns:
             The errors of failed jobs; these are recorded, and the next call tries them
@@ -126,8 +126,7 @@ class Study:
             else:
                 on_done(task.job, None)
         failures = []
-        executor = executor or LocalProcesses(config.n_workers)
-        for task, error in executor.run(left):
+        for task, error in (executor or LocalProcesses()).run(left):
             on_done(task.job, error)
             self.write(results, config)
             if error is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from efficientad.errors import ResultError, StorageError
-from efficientad_lab.studies.executor import LocalProcesses
+from efficientad.executors.executor import LocalProcesses
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def test_one_worker_runs_all_tasks_in_this_process(tmp_path):
 
 
 def test_several_workers_run_each_task_in_a_process_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("efficientad_lab.studies.executor.usable_cores", lambda: 2)
+    monkeypatch.setattr("efficientad.executors.executor.usable_cores", lambda: 2)
     tasks = [
         FakeTask(tmp_path / "a"),
         FakeTask(tmp_path / "b", ResultError("bad")),

@@ -1,0 +1,1 @@
+"""Executors: tasks run in processes of this machine or on a Ray cluster."""

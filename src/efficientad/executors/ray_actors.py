@@ -1,0 +1,154 @@
+"""Tasks on a Ray cluster: one actor a worker. Ray is imported when it is used.
+
+Ray keeps the nodes, starts the processes and says which are lost. Nothing goes through
+its object store but tasks and their ends, which are small.
+"""
+
+import socket
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any, Final
+
+from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.executors.executor import (
+    Outcome,
+    T,
+    Task,
+    Workers,
+    outcome_of,
+    run_on,
+)
+
+_SECONDS_TO_CONNECT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RayActors:
+    """Runs tasks on the workers of a running Ray cluster.
+
+    Files are read and written by the workers, so all paths must lie on storage that the
+    machines share.
+    """
+
+    address: str = "auto"
+    """Address of the cluster, host:port. `auto`: the cluster of this machine."""
+    n_workers: int | None = None
+    """Tasks at the same time. None: as many as the nodes have room for."""
+    cpus: float = 1.0
+    """CPUs of each worker; a task has as many threads."""
+    gpus: float = 0.0
+    """GPUs of each worker, also a share of one."""
+    keeps_processes: bool = False
+    """Run several tasks in one process, one after the other."""
+
+    def run(self, tasks: Sequence[T]) -> Iterator[tuple[T, Exception | None]]:
+        """Run tasks and yield each one with its error as it ends.
+
+        Raises:
+            MissingDependencyError: If Ray is not installed.
+            ConfigError: If there is no cluster at the address, it has no room for a
+                worker, or its versions differ from those here.
+            EfficientADError: As `Task.run`.
+        """
+        if not tasks:
+            return
+        ray = _ray()
+        is_own = not ray.is_initialized()
+        if is_own:
+            _connect(ray, self.address)
+        try:
+            workers = Workers(
+                start=partial(_Actor, ray, self.cpus, self.gpus),
+                n=self.n_workers or _room(ray, self.cpus, self.gpus),
+                n_threads=max(1, int(self.cpus)),
+                keeps_processes=self.keeps_processes,
+                lost=ray.exceptions.RayActorError,
+            )
+            yield from run_on(workers, tasks)
+        finally:
+            if is_own:
+                ray.shutdown()
+
+
+class _Runner:
+    """What runs on a node."""
+
+    def run(self, task: Any) -> Any:
+        return outcome_of(task)
+
+
+class _Actor:
+    def __init__(self, ray: ModuleType, cpus: float, gpus: float) -> None:
+        self._ray = ray
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
+        # It starts as soon as a node has room for it.
+        self._actor = ray.remote(**options)(_Runner).remote()
+
+    def submit(self, task: Task) -> "Future[Outcome]":
+        future: Future[Outcome] = self._actor.run.remote(task).future()
+        return future
+
+    def stop(self) -> None:
+        self._ray.kill(self._actor)
+
+
+def _ray() -> ModuleType:
+    try:
+        import ray  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "executor ray needs Ray, which is not installed; "
+            "run: pip install 'efficientad[ray]'"
+        ) from error
+    return ray
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if host in {"localhost", "127.0.0.1"}:
+        host = ray.util.get_node_ip_address()  # as Ray does
+    try:
+        if host and port.isdecimal() and "://" not in host:
+            # Ray itself would try for minutes, and then end the process.
+            socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, ValueError, SystemExit) as error:
+        raise ConfigError(
+            f"executor ray needs a running cluster, there is none at {address} "
+            f"({' '.join(str(error).split())}); start one with ray start --head, or "
+            "give its --address"
+        ) from error
+    except RuntimeError as error:
+        if "mismatch" not in str(error).lower():
+            raise
+        raise ConfigError(
+            f"the cluster at {address} must have the versions of Ray and Python that "
+            f"are installed here ({' '.join(str(error).split())}); install the same"
+        ) from error
+
+
+def _room(ray: ModuleType, cpus: float, gpus: float) -> int:
+    """Return how many workers the nodes have room for.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {name: n for name, n in (("CPU", cpus), ("GPU", gpus)) if n}
+    room = sum(
+        min(int(node.get(name, 0) / n) for name, n in wanted.items())
+        for node in resources
+    )
+    if not room:
+        held = [
+            ", ".join(f"{node.get(k, 0):g} {k}" for k in wanted) for node in resources
+        ]
+        raise ConfigError(
+            f"a worker needs {' and '.join(f'{n:g} {k}' for k, n in wanted.items())} "
+            f"on one node, the nodes have {'; '.join(held)}; give fewer --cpus or "
+            "--gpus"
+        )
+    return room

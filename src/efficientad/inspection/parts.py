@@ -1,0 +1,321 @@
+"""Prediction of very many images, in parts: by several processes, or on a Ray cluster.
+
+    OUTPUT/NAME-HASH.parquet   one row an image: path, image_score, p_value, ...
+
+A part has the results of one shard of the images. It is written whole or not at all,
+and its name follows from its images, the model and the settings. So a second call does
+what is missing, and two workers that do the same part write the same file.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any, Final
+
+from efficientad.engines.names import Device, EngineChoice
+from efficientad.errors import (
+    ConfigError,
+    DatasetError,
+    ImageError,
+    MissingDependencyError,
+    ModelFileError,
+    StorageError,
+)
+from efficientad.executors.config import PartsConfig
+from efficientad.images.rgb import RGBImage
+from efficientad.inspection.files import PredictionSummary
+from efficientad.inspection.opening import load, require_model_file
+from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.sources import (
+    Shard,
+    file_system,
+    find_shards,
+    image_of,
+    is_url,
+    opened,
+)
+from efficientad.inspection.streams import in_order
+from efficientad.method.rule import Region
+from efficientad.names import as_text
+from efficientad.settings import checks_arguments
+from efficientad.storage import atomic_write, file_hash, require_writable
+
+_COUNTS: Final = b"efficientad"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartTask:
+    """The prediction of one shard."""
+
+    shard: Shard
+    name: str
+    """Name of the part's file."""
+    output: str
+    """Folder or URL of the parts."""
+    model: Path
+    model_hash: str
+    device: Device
+    engine: EngineChoice
+    has_maps: bool
+
+    @property
+    def place(self) -> str:
+        """Path or URL of the part."""
+        return f"{self.output.rstrip('/')}/{self.name}"
+
+    def run(self) -> DatasetError | None:
+        """Predict the images and write the part, if it is not there.
+
+        Returns:
+            The error of a shard that cannot be read.
+
+        Raises:
+            ModelFileError: If the model cannot be used.
+            StorageError: If the part cannot be written.
+        """
+        if _exists(self.place):
+            return None
+        predictor = _predictor(self.model, self.model_hash, self.device, self.engine)
+        rows = []
+        try:
+            # One image is read while another one is predicted.
+            for path, image in in_order(_read, self.shard.contents(), n_streams=1):
+                rows.append(_row(predictor, path, image, has_maps=self.has_maps))
+        except DatasetError as error:
+            return error
+        _write(rows, self.place)
+        return None
+
+
+@checks_arguments
+def predict_parts(
+    model: Path | str,
+    sources: Sequence[str],
+    output: str,
+    config: PartsConfig | None = None,
+    *,
+    device: Device = "auto",
+    engine: EngineChoice = "auto",
+    has_maps: bool = False,
+    on_part: Callable[[int, int], None] = lambda _n_done, _n_parts: None,
+) -> tuple[PredictionSummary, list[Exception]]:
+    """Predict the parts that are not there yet.
+
+    Args:
+        model: Detector file or exported file, where every worker finds it.
+        sources: As for `sources.find_shards`.
+        output: Folder or URL of the parts.
+        config: Executor and size of parts.
+        device: As for `load`.
+        engine: As for `load`.
+        has_maps: Whether rows have the combined map, one value for each descriptor.
+        on_part: Called with the number of parts that have ended, and that of all.
+
+    Returns:
+        Counts of all parts that are there, and the errors of shards that cannot be
+        read. The next call tries these again.
+
+    Raises:
+        ConfigError: If the output has other parts, or the executor cannot be used.
+        DatasetError: If there is no image, or a source cannot be listed.
+        MissingDependencyError: If PyArrow, Ray or what reads a URL is not installed.
+        ModelFileError: If the model cannot be used.
+        StorageError: If a part cannot be written.
+    """
+    _arrow()
+    model, config = Path(model), config or PartsConfig()
+    require_model_file(model)
+    model_hash = file_hash(model)
+    if not is_url(output):
+        require_writable(Path(output) / "part.parquet")
+    salt = json.dumps([model_hash, engine, has_maps])
+    shards = find_shards(sources, config.part_size)
+    tasks = [
+        PartTask(
+            shard=shard,
+            name=shard.part_name(salt),
+            output=output,
+            model=model,
+            model_hash=model_hash,
+            device=device,
+            engine=engine,
+            has_maps=has_maps,
+        )
+        for shard in shards
+    ]
+    done = _parts_in(output)
+    _require_own(done, tasks, output)
+    left = [task for task in tasks if task.name not in done]
+    failures: list[Exception] = []
+    executor = config.make(keeps_processes=True)
+    for n, (_, error) in enumerate(executor.run(left), len(tasks) - len(left) + 1):
+        if error is not None:
+            failures.append(error)
+            logger.warning(error)
+        on_part(n, len(tasks))
+    return _summary(_parts_in(output), output), failures
+
+
+@lru_cache(maxsize=1)
+def _predictor(
+    model: Path, model_hash: str, device: Device, engine: EngineChoice
+) -> Predictor:
+    """Open a model, once in each process."""
+    if file_hash(model) != model_hash:
+        raise ModelFileError(
+            f"needed the model that the driver has, {model} is another one; copy it "
+            "to every machine"
+        )
+    return load(model, device=device, engine=engine)
+
+
+def _read(item: tuple[str, bytes | None]) -> tuple[str, RGBImage | ImageError]:
+    path, content = item
+    try:
+        return path, image_of(path, content)
+    except ImageError as error:
+        return path, error
+
+
+def _row(
+    predictor: Predictor, path: str, image: RGBImage | ImageError, *, has_maps: bool
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"path": as_text(path)}
+    if isinstance(image, ImageError):
+        return row | {"error": as_text(str(image))}
+    try:
+        prediction = predictor.predict(image)
+    except ImageError as error:
+        return row | {"error": as_text(str(error))}
+    row |= {name: getattr(prediction, name) for name in _PREDICTED}
+    row["regions"] = [asdict(region) for region in prediction.regions]
+    if has_maps:
+        row["combined_grid"] = prediction.combined_grid.tolist()
+    return row
+
+
+_PREDICTED: Final = (
+    "image_score",
+    "p_value",
+    "threshold",
+    "is_anomalous",
+    "decision",
+    "flagged_for",
+    "height",
+    "width",
+)
+"""Columns that are properties of a `Prediction`, in their order."""
+
+
+def _arrow() -> tuple[ModuleType, ModuleType]:
+    """Return PyArrow and its Parquet module.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "format parquet needs PyArrow, which is not installed; "
+            "run: pip install 'efficientad[ray]'"
+        ) from error
+    return pa, parquet
+
+
+def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
+    arrow, _ = _arrow()
+    counts = {
+        "n_images": sum("error" not in row for row in rows),
+        "n_anomalous": sum(row.get("is_anomalous", False) for row in rows),
+        "n_unsure": sum(row.get("decision") == "unsure" for row in rows),
+        "n_failed": sum("error" in row for row in rows),
+    }
+    whole, number = arrow.int32(), arrow.float64()
+    region = {
+        each.name: whole if each.type is int else number for each in fields(Region)
+    }
+    columns = {
+        "path": arrow.string(),
+        "image_score": arrow.float64(),
+        "p_value": arrow.float64(),
+        "threshold": arrow.float64(),
+        "is_anomalous": arrow.bool_(),
+        "decision": arrow.string(),
+        "flagged_for": arrow.string(),
+        "regions": arrow.list_(arrow.struct([*region.items()])),
+        "height": arrow.int32(),
+        "width": arrow.int32(),
+        "combined_grid": arrow.list_(arrow.list_(arrow.float32())),
+        "error": arrow.string(),
+    }
+    return arrow.schema(columns.items(), metadata={_COUNTS: json.dumps(counts)})
+
+
+def _write(rows: list[dict[str, Any]], place: str) -> None:
+    arrow, parquet = _arrow()
+    table = arrow.Table.from_pylist(rows, _schema(rows))
+    if not is_url(place):
+        with atomic_write(Path(place)) as temporary:
+            parquet.write_table(table, temporary)
+        return
+    content = BytesIO()
+    parquet.write_table(table, content)
+    files, name = file_system(place)
+    try:
+        files.pipe_file(name, content.getvalue())  # a store has an object whole or not
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {place} ({error}); check the address, the permissions and "
+            "free space"
+        ) from error
+
+
+def _exists(place: str) -> bool:
+    if not is_url(place):
+        return Path(place).exists()
+    files, name = file_system(place)
+    return bool(files.exists(name))
+
+
+def _parts_in(output: str) -> set[str]:
+    """Return the names of the parts in a folder or below a URL."""
+    if not is_url(output):
+        return {path.name for path in Path(output).glob("*.parquet")}
+    files, name = file_system(output)
+    found = files.ls(name, detail=False) if files.exists(name) else []
+    return {PurePosixPath(path).name for path in found if path.endswith(".parquet")}
+
+
+def _require_own(done: set[str], tasks: Sequence[PartTask], output: str) -> None:
+    others = sorted(done - {task.name for task in tasks})
+    if others:
+        raise ConfigError(
+            f"the parts in {output} must be of these images, this model and these "
+            f"settings, {len(others)} are of others, such as {others[0]}; give another "
+            "output, or remove them"
+        )
+
+
+def _summary(parts: set[str], output: str) -> PredictionSummary:
+    _, parquet = _arrow()
+    totals = Counter[str]()
+    for part in sorted(parts):
+        with opened(f"{output.rstrip('/')}/{part}") as file:
+            told = parquet.ParquetFile(file).schema_arrow.metadata[_COUNTS]
+        totals.update(json.loads(told))
+    return PredictionSummary(
+        n_images=totals["n_images"],
+        n_anomalous=totals["n_anomalous"],
+        n_unsure=totals["n_unsure"],
+        n_failed=totals["n_failed"],
+    )

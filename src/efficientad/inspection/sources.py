@@ -1,0 +1,224 @@
+"""Sources of very many images: folders, lists, tar files and object stores.
+
+A source is divided into shards, each of which becomes one part of the results: a tar
+file, or a number of image files that follow each other. URLs are read by fsspec.
+"""
+
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from io import SEEK_END
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from efficientad.errors import DatasetError, ImageError, MissingDependencyError
+from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
+from efficientad.images.listing import IMAGE_SUFFIXES, fault_of, find_images, walk
+from efficientad.images.rgb import RGBImage, decode_image, read_image
+
+_TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
+_LIST_SUFFIX: Final = ".txt"
+_TAR_BLOCK: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Images whose results are one part."""
+
+    paths: tuple[str, ...]
+    """Paths or URLs of images, or of one tar file of them."""
+
+    def part_name(self, salt: str) -> str:
+        """Return a file name that only this shard has, with the name of its first file.
+
+        Args:
+            salt: Everything else that the results depend on.
+        """
+        digest = sha256("\0".join([salt, *self.paths]).encode("utf-8", "replace"))
+        stem = PurePosixPath(self.paths[0]).name.partition(".")[0]
+        plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in stem)[:64]
+        return f"{plain}-{digest.hexdigest()[:16]}.parquet"
+
+    def contents(self) -> Iterator[tuple[str, bytes | None]]:
+        """Yield the path of each image, and its bytes if it lies in a tar file.
+
+        Raises:
+            DatasetError: If the tar file cannot be read to its end.
+        """
+        if not _is_tar(self.paths[0]):
+            yield from ((path, None) for path in self.paths)
+            return
+        url = self.paths[0]
+        try:
+            with opened(url) as file:
+                if url.endswith(".tar"):
+                    _require_end(file)
+                with tarfile.open(fileobj=file, mode="r|*") as archive:
+                    for member in archive:
+                        content = _image_in(archive, member)
+                        if content is not None:
+                            yield f"{url}/{member.name}", content
+        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+            raise DatasetError(
+                f"a whole tar file of images was needed, {url} cannot be read "
+                f"({error}); copy it again"
+            ) from error
+
+
+def image_of(path: str, content: bytes | None) -> RGBImage:
+    """Return an image of a shard.
+
+    Args:
+        path: Path or URL.
+        content: Bytes of its file. None: they are read.
+
+    Raises:
+        ImageError: If it is missing, or no image that can be used.
+        DatasetError: If the store of a URL does not answer.
+    """
+    if content is None and not is_url(path):
+        return read_image(path)
+    if content is None:
+        try:
+            with opened(path) as file:
+                content = file.read()
+        except FileNotFoundError as error:
+            raise ImageError(
+                f"an image was needed, {path} does not exist; check the path"
+            ) from error
+        except OSError as error:
+            raise DatasetError(
+                f"an image was needed, {path} cannot be read ({error}); check the "
+                "connection and the permissions, and give the same command again"
+            ) from error
+    return decode_image(content, path)
+
+
+def find_shards(sources: Sequence[str], n_images: int) -> list[Shard]:
+    """Divide sources into shards; a file that is named several times is in one of them.
+
+    Args:
+        sources: Paths or URLs of images, of tar files of them, and of folders of both;
+            and text files with such a path or URL in each line.
+        n_images: Images in a shard, at least 1; a tar file is a shard of its own.
+
+    Raises:
+        DatasetError: If there is no image, or a source cannot be listed.
+        MissingDependencyError: If what reads a URL is not installed.
+    """
+    shards = []
+    paths = dict.fromkeys(path for source in sources for path in _files_of(source))
+    shards = [Shard((path,)) for path in paths if _is_tar(path)]
+    images = (path for path in paths if not _is_tar(path))
+    while some := tuple(islice(images, n_images)):
+        shards.append(Shard(some))
+    if not shards:
+        raise DatasetError(
+            f"needed images or tar files of them, found none in {', '.join(sources)}; "
+            "check the path"
+        )
+    return shards
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is a URL."""
+    return "://" in path
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Any]:
+    """Open a file or URL to read bytes, and yield a file object of Python or fsspec."""
+    if not is_url(path):
+        with Path(path).open("rb") as local:
+            yield local
+        return
+    files, name = file_system(path)
+    with files.open(name, "rb") as file:
+        yield file
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        MissingDependencyError: If fsspec, or its package for these URLs, is missing.
+        DatasetError: If there are no such URLs.
+    """
+    try:
+        from fsspec.core import url_to_fs  # noqa: PLC0415
+
+        found: tuple[Any, str] = url_to_fs(url)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{url} needs a package that is not installed ({error}); "
+            "run: pip install 'efficientad[ray]', and what it names"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(
+            f"needed a path or a URL that fsspec reads, got {url} ({error}); check it"
+        ) from error
+    return found
+
+
+def _files_of(source: str) -> Iterable[str]:
+    if is_url(source):
+        return _files_of_url(source)
+    path = Path(source)
+    if fault := fault_of(path):
+        raise DatasetError(f"images were needed at {path}, {fault}; check the path")
+    if path.is_dir():
+        tars = (str(found) for found in walk(path) if _is_tar(found.name))
+        return [*sorted(tars), *map(str, find_images(path, recursive=True))]
+    if path.suffix.lower() != _LIST_SUFFIX:
+        return [source]
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return [line if is_url(line) else str(path.parent / line) for line in lines if line]
+
+
+def _files_of_url(source: str) -> list[str]:
+    files, place = file_system(source)
+    try:
+        found = [place] if files.isfile(place) else files.find(place)
+    except OSError as error:
+        raise DatasetError(
+            f"images were needed at {source}, which cannot be listed ({error}); check "
+            "the address and the permissions"
+        ) from error
+    suffixes = (*IMAGE_SUFFIXES, *_TAR_SUFFIXES)
+    return sorted(
+        str(files.unstrip_protocol(name))
+        for name in found
+        if name.lower().endswith(suffixes) and not _is_hidden(name)
+    )
+
+
+def _is_tar(path: str) -> bool:
+    return path.lower().endswith(_TAR_SUFFIXES)
+
+
+def _is_hidden(name: str) -> bool:
+    return PurePosixPath(name).name.startswith(".")
+
+
+def _require_end(file: Any) -> None:
+    """Raise `EOFError` if a tar file has no end: Python would take it for whole."""
+    n_bytes = file.seek(0, SEEK_END)
+    file.seek(max(0, n_bytes - _TAR_BLOCK))
+    if file.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
+        raise EOFError("it ends in the middle")
+    file.seek(0)
+
+
+def _image_in(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """Return the bytes of a member that is an image, else None."""
+    if not member.isfile() or _is_hidden(member.name):
+        return None
+    file = archive.extractfile(member)
+    assert file is not None
+    content = file.read()
+    has_suffix = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
+    return content if has_suffix or begins_as_image(content[:N_FIRST_BYTES]) else None
