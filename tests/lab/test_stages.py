@@ -91,6 +91,41 @@ def resnext101():
     return ones
 
 
+def resnet18_with_layer4():
+    ones, n_in = Ones(), 64
+    ones.convolution("conv1", 64, 3, 7, 7)
+    ones.norm("bn1", 64)
+    for layer, n in enumerate((64, 128, 256, 512), start=1):
+        for block in range(2):
+            at = f"layer{layer}.{block}"
+            for index in (1, 2):
+                ones.convolution(f"{at}.conv{index}", n, n_in, 3, 3)
+                ones.norm(f"{at}.bn{index}", n)
+                if index == 1 and n_in != n:
+                    ones.convolution(f"{at}.downsample.0", n, n_in, 1, 1)
+                    ones.norm(f"{at}.downsample.1", n)
+                n_in = n
+    return ones
+
+
+def mobilenet_v2():
+    ones, n_in, index = Ones(), 32, 1
+    ones.convolution("features.0.0", 32, 3, 3, 3)
+    ones.norm("features.0.1", 32)
+    plan = [(1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3)]
+    for wide, n_out, n_blocks in [*plan, (6, 320, 1)]:
+        for _ in range(n_blocks):
+            at, n = f"features.{index}.conv", wide * n_in
+            shapes = [(n, n_in, 1, 1)] * (wide > 1) + [(n, 1, 3, 3)]
+            for place, shape in enumerate(shapes):
+                ones.convolution(f"{at}.{place}.0", *shape)
+                ones.norm(f"{at}.{place}.1", n)
+            ones.convolution(f"{at}.{len(shapes)}", n_out, n, 1, 1)
+            ones.norm(f"{at}.{len(shapes) + 1}", n_out)
+            n_in, index = n_out, index + 1
+    return ones
+
+
 @pytest.mark.parametrize(
     ("make", "architecture", "channels"),
     [
@@ -98,6 +133,8 @@ def resnext101():
         (lambda: densenet201("."), "densenet201", {8: 512, 16: 1792}),
         (efficientnet_b5, "efficientnet_b5", {4: 40, 8: 64, 16: 176, 32: 304}),
         (resnext101, "resnext101_32x8d", {4: 256, 8: 512, 16: 1024}),
+        (resnet18_with_layer4, "resnet18", {4: 64, 8: 128, 16: 256, 32: 512}),
+        (mobilenet_v2, "mobilenet-v2", {4: 24, 8: 32, 16: 96, 32: 160}),
     ],
 )
 def test_stages_of_a_network_have_their_strides(make, architecture, channels, tmp_path):

@@ -166,7 +166,6 @@ def test_the_entries_that_are_changed_below_are_whole():
         ("threshold_rule",),
         ("second_session", "darker"),
         ("second_session", "darker", 0),
-        ("score_has_map",),
     ],
 )
 def test_a_calibration_of_other_types_is_refused(place, value):
@@ -174,6 +173,14 @@ def test_a_calibration_of_other_types_is_refused(place, value):
 
     with pytest.raises((KeyError, TypeError, ValueError)):
         read_calibration(changed(entry, place, value))
+
+
+@pytest.mark.parametrize("value", ["true", None, 0.5, []])
+def test_whether_maps_count_is_true_or_false(value):
+    entry = json.loads(json.dumps(asdict(CALIBRATION))) | {"score_has_map": value}
+
+    with pytest.raises((TypeError, ValueError), match="score_has_map"):
+        read_calibration(entry)
 
 
 @pytest.mark.parametrize("value", [None, True, 2.5, ["text"]])

@@ -7,14 +7,13 @@ step counts: nothing is chosen by test images.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from efficientad.errors import ModelFileError, TrainingError
 from efficientad.model_files import container
@@ -113,7 +112,8 @@ def fit(method: Method, pixels: NormalPixels, config: FitConfig) -> Fitted:
         if stored is not None and index <= stored["phase"]:
             run.take_over(stored["steps"][index])
             if index == stored["phase"]:
-                _resume(path, config.identity, phase.optimizer)
+                assert path is not None
+                open_checkpoint(path, config.identity, phase.optimizer)
         run.train(share * limit, path, config.identity, done)
         done.append(run.done)
     method.eval()
@@ -266,13 +266,6 @@ def _opened(path: Path, method: Method) -> dict[str, Any]:
     return {"phase": phase, "seconds": (wall, processor), "steps": steps}
 
 
-def _resume(
-    path: Path | None, identity: Mapping[str, Any], optimizer: Optimizer
-) -> None:
-    assert path is not None
-    open_checkpoint(path, identity, optimizer)
-
-
 def load_fitted(method: Method, state: Mapping[str, Tensor], path: Path) -> None:
     """Load the tensors of a fitted method.
 
@@ -290,9 +283,3 @@ def load_fitted(method: Method, state: Mapping[str, Tensor], path: Path) -> None
         raise ModelFileError(
             f"{path} does not hold the tensors of {method.title()}; fit it again"
         ) from error
-
-
-def batches(n: int, size: int) -> Iterator[slice]:
-    """Yield the slices of n images in batches."""
-    for start in range(0, n, size):
-        yield slice(start, min(n, start + size))

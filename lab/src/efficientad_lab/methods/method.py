@@ -10,7 +10,7 @@ maps come on one grid that covers the image evenly.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 import torch
@@ -142,14 +142,6 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def output(self, images: Inputs) -> Output:
         """Return raw maps and image scores of a batch."""
-
-    def description(self) -> dict[str, Any]:
-        """Return settings and backbones for a file, as JSON values."""
-        stages = [s for s in self.backbones if isinstance(s, Stages)]
-        return {
-            "settings": asdict(self.settings),
-            "backbones": [one.architecture for one in stages],
-        }
 
     def fitted_state(self) -> dict[str, Tensor]:
         """Return all tensors but those of the frozen backbones."""

@@ -54,7 +54,7 @@ class PatchCoreEnsemble(Method):
     def title(self) -> str:
         """Return the name in tables, with what was replaced."""
         own = self.settings
-        names = ", ".join(self.description()["backbones"])
+        names = ", ".join(one.stages.architecture for one in self._members())
         return (
             f"{len(self.members)}-member PatchCore ({names}), {own.input_size} px, "
             f"{100 * own.coreset:g} %, scaled on normals"
