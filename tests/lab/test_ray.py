@@ -63,12 +63,12 @@ def plain_rows(model, images):
 
 
 def rows_of(output):
-    found = []
+    found: list[tuple[object, ...]] = []
     for path in output.glob("*.parquet"):
         columns = parquet.read_table(path).to_pydict()
         names = ("path", "image_score", "p_value", "is_anomalous")
         found += zip(*(columns[name] for name in names), strict=True)
-    return sorted(found)
+    return sorted(found, key=str)
 
 
 def on_ray(address, **settings):
@@ -185,7 +185,7 @@ def test_workers_of_other_versions_are_refused(address, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_only_the_driver_has_is_refused(address, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor.Path, "cwd", lambda: tmp_path / "of the driver")
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "of the driver")
 
     with pytest.raises(ConfigError, match="start from a folder that all machines"):
         list(RayActors(address).run([FakeTask(tmp_path / "a")]))

@@ -58,9 +58,11 @@ def shards(images):
     """Two tar files of the images beside each other."""
     folder = images.with_name("shards")
     folder.mkdir()
-    for name, members in (("a.tar", "01"), ("b.tar.gz", "234")):
-        mode = "w:gz" if name.endswith("gz") else "w"
-        with tarfile.open(folder / name, mode) as archive:
+    with (
+        tarfile.open(folder / "a.tar", "w") as plain,
+        tarfile.open(folder / "b.tar.gz", "w:gz") as packed,
+    ):
+        for archive, members in ((plain, "01"), (packed, "234")):
             for member in members:
                 archive.add(images / f"{member}.png", f"set/{member}.png")
             archive.addfile(tarfile.TarInfo("set/notes.json"))

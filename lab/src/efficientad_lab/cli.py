@@ -34,7 +34,7 @@ def reproduce(
         roots: Category folders, collections of them, or folders of collections.
         output: Folder for the recorded runs, reproduce.md and reproduce.html.
         config: Settings of the study.
-        workers: Where its trainings run.
+        workers: Executor of its trainings.
     """
     from efficientad_lab.studies.reproduce import EXPERIMENT
     from efficientad_lab.studies.reproduce import reproduce as reproduce_scenarios
@@ -66,7 +66,7 @@ def ablate(
         output: Folder for the recorded runs, ablation.md and ablation.html.
         tables: Tables of the paper: 3 quantiles, 4 cumulative, 5 isolated.
         config: Settings of the study.
-        workers: Where its trainings run.
+        workers: Executor of its trainings.
     """
     from efficientad_lab.studies.ablation import EXPERIMENT
     from efficientad_lab.studies.ablation import ablate as ablate_scenarios

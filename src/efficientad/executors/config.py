@@ -52,7 +52,7 @@ class ExecutorConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartsConfig(ExecutorConfig):
-    """Where and in which form images are predicted."""
+    """Form of the results, and the executor that computes them."""
 
     format: Literal["csv", "parquet"] | None = None
     """`csv`: predictions.csv, predictions.jsonl and pictures, by this process.

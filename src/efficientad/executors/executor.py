@@ -156,7 +156,7 @@ class _Run(Generic[T]):
         self.given[worker.submit(self._prepare)] = _Given(worker, None, attempt)
 
     def end_of(self, future: "Future[Outcome]") -> Iterator[tuple[T, Exception | None]]:
-        """Give the worker another task, and yield the one that has ended, if any."""
+        """Yield the task that has ended, if any; the worker gets another one."""
         given, error = self.given[future], future.exception()
         task = given.task
         if isinstance(error, self._workers.lost):

@@ -74,7 +74,7 @@ class RayActors:
 
 
 class _Runner:
-    """What runs on a node."""
+    """Code of an actor."""
 
     def run(self, task: Any) -> Any:
         return outcome_of(task)
