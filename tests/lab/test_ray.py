@@ -89,8 +89,8 @@ def test_killed_workers_change_nothing(address, model, images, plain_rows, tmp_p
 
     def kill(n_done, _n_parts):
         if n_done in {2, 5}:
-            killed.extend(actors())
-            for process in actors():
+            killed.extend(actors(address))
+            for process in actors(address):
                 os.kill(process, signal.SIGKILL)
 
     _, failures = predict_parts(
@@ -113,7 +113,7 @@ def test_after_a_killed_driver_finished_parts_are_not_done_again(
         time.sleep(0.01)
     driver.kill()
     driver.wait()
-    while actors():
+    while actors(address):
         time.sleep(0.05)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
 

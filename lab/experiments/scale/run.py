@@ -165,7 +165,7 @@ def _memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     def note(n_done: int, n_parts: int) -> None:
         if n_done % max(1, n_parts // 10) == 0:
-            worker = max(map(peak_mib, actors()))
+            worker = max(map(peak_mib, actors(address)))
             both = {"driver": round(own_peak_mib()), "worker": round(worker)}
             peaks.append({"parts": n_done, **both})
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+_CLUSTER: Final = "EFFICIENTAD_CLUSTER"
 _STARTED: Final = "will now block forever"
 
 SETTINGS: Final = {
@@ -43,6 +44,7 @@ def loopback_cluster(n_cpus: int) -> Iterator[str]:
         log = Path(name, "log")
         environment = os.environ | SETTINGS
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        environment[_CLUSTER] = f"127.0.0.1:{port}"
         head = _started(command, log, environment)
         try:
             yield f"127.0.0.1:{port}"
@@ -67,9 +69,9 @@ def _started(
     raise RuntimeError(log.read_text())
 
 
-def actors() -> list[int]:
-    """Return the numbers of the processes of workers of clusters made here."""
-    wanted = f"RAY_worker_niceness={SETTINGS['RAY_worker_niceness']}".encode()
+def actors(address: str) -> list[int]:
+    """Return the numbers of the processes of workers of a cluster made here."""
+    wanted = f"{_CLUSTER}={address}\0".encode()
     return [
         int(entry.name)
         for entry in Path("/proc").glob("[0-9]*")
