@@ -6,11 +6,11 @@ from statistics import median
 import numpy as np
 import pytest
 
+from efficientad.station.chance import chance
 from efficientad.station.watching.drift import (
     Evidence,
     RankDrift,
     RateDrift,
-    chance,
     rank_drift,
 )
 from efficientad.station.watching.statistics import (

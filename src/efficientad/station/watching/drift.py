@@ -11,7 +11,6 @@ after T parts is T, so by Doob's inequality it reaches a level L within T parts 
 probability of at most T / L. No torch here.
 """
 
-import hashlib
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
@@ -110,9 +109,3 @@ class RateDrift:
 def rank_drift(reference: Iterable[float] = ()) -> RankDrift:
     """Return a test that has seen some numbers, such as those of a calibration."""
     return RankDrift(sorted(reference))
-
-
-def chance(part: str, statistic: str) -> float:
-    """Return the number in [0, 1) that follows from a part's identifier."""
-    digest = hashlib.sha256(f"{part}/{statistic}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from efficientad.station.chance import chance
 from efficientad.station.watching.drift import (
     Evidence,
     RateDrift,
-    chance,
     rank_drift,
 )
 

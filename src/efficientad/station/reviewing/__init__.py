@@ -1,0 +1,1 @@
+"""Decisions of people on parts: review queue, golden samples, audit log, exports."""
