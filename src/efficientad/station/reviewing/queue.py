@@ -17,7 +17,11 @@ CLOSE: Final = 0.1
 
 
 def queue_reason(
-    part: str, decision: Decision, score: float | None, threshold: float
+    part: str,
+    decision: Decision,
+    score: float | None,
+    threshold: float,
+    random_share: float = RANDOM_SHARE,
 ) -> Reason | None:
     """Return the reason why a part is to be reviewed, None if it is not.
 
@@ -27,6 +31,7 @@ def queue_reason(
         score: Score that was compared with the threshold; None where there is none.
         threshold: A normal part is close if its score is at most 10 % of the threshold
             below it.
+        random_share: Share of other normal parts, in [0, 1].
     """
     if decision != "normal":
         return decision
@@ -34,7 +39,7 @@ def queue_reason(
         return "undecided"
     if score > threshold - CLOSE * abs(threshold):
         return "close"
-    return "random" if chance(part, "review") < RANDOM_SHARE else None
+    return "random" if chance(part, "review") < random_share else None
 
 
 def missed_share(n_reviewed: int, n_defects: int, confidence: float = 0.95) -> float:
