@@ -5,7 +5,12 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from efficientad.station.reviewing.audit import (
+from efficientad.station.reviewing.queue import (
+    RANDOM_SHARE,
+    missed_share,
+    queue_reason,
+)
+from efficientad.station.storage.audit_chain import (
     START,
     Action,
     Entry,
@@ -13,12 +18,6 @@ from efficientad.station.reviewing.audit import (
     canonical_json,
     first_fault,
     next_entry,
-)
-from efficientad.station.reviewing.golden import GoldenResult, refusal
-from efficientad.station.reviewing.queue import (
-    RANDOM_SHARE,
-    missed_share,
-    queue_reason,
 )
 
 AT = datetime(2026, 11, 29, 14, 7, 3, 5, tzinfo=UTC)
@@ -126,26 +125,3 @@ def test_times_of_entries_are_utc():
     assert next_entry(Head(), action, local) == next_entry(Head(), action, AT)
     assert next_entry(Head(), action, AT).at == "2026-11-29T14:07:03.000005+00:00"
     assert isinstance(next_entry(Head(), action, AT), Entry)
-
-
-@pytest.mark.parametrize(
-    ("verdict", "decision", "agrees"),
-    [
-        ("normal", "normal", True),
-        ("defect", "anomalous", True),
-        ("normal", "anomalous", False),
-        ("defect", "normal", False),
-        ("defect", "undecided", False),
-        ("normal", "undecided", False),
-        ("unsure", "normal", False),
-    ],
-)
-def test_golden_samples_agree_only_with_their_verdict(verdict, decision, agrees):
-    result = GoldenResult("part 1", verdict, decision, 0.5)
-
-    assert result.agrees is agrees
-    assert (refusal([result]) is None) is agrees
-
-
-def test_no_golden_sample_refuses_nothing():
-    assert refusal([]) is None

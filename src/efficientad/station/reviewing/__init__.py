@@ -1,1 +1,1 @@
-"""Decisions of people on parts: review queue, golden samples, audit log, exports."""
+"""Decisions of people on parts: the review queue, and exports of reviewed parts."""

@@ -14,13 +14,14 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from efficientad.datasets.samples import is_normal_name
 from efficientad.errors import DatasetError
 from efficientad.station.chance import chance
-from efficientad.station.reviewing.golden import Verdict
 from efficientad.storage import atomic_folder
+
+Verdict = Literal["normal", "defect", "unsure"]
 
 _TEST_SHARE: Final = 0.2
 _UNNAMED: Final = "defect"

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from efficientad.station.chance import chance
 
 Decision = Literal["normal", "anomalous", "undecided"]
-Reason = Literal["anomalous", "undecided", "close", "random"]
+Reason = Literal["anomalous", "undecided", "close", "random", "again"]
 
 RANDOM_SHARE: Final = 0.005
 CLOSE: Final = 0.1
