@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from io import TextIOWrapper
 from typing import Final
 
-from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, verbs
+from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, serving, verbs
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import call_of
 from efficientad.cli.streams import lasting_streams
@@ -34,6 +34,7 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "export": verbs.export,
     "threshold": verbs.threshold,
     "distill": verbs.distill,
+    "serve": serving.serve,
     "doctor": verbs.doctor,
 }
 _LAB_VERBS: Final = {

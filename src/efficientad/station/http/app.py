@@ -1,0 +1,66 @@
+"""The application: a station behind its HTTP interface."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+
+import efficientad
+from efficientad.station.config import StationConfig
+from efficientad.station.http import events, inspections, models, system
+from efficientad.station.http.events import Events
+from efficientad.station.http.problems import add_handlers
+from efficientad.station.http.security import Border
+from efficientad.station.http.uploads import Uploads
+from efficientad.station.prediction.lineup import OpenModel, open_model
+from efficientad.station.prediction.pipeline import Station
+
+_MEGABYTE = 10**6
+
+
+def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI:
+    """Return the application of a station; the station lives as long as it runs.
+
+    Args:
+        config: Settings of the station.
+        opener: Function that opens a model file in the process that predicts.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        station = Station(config, opener)
+        app.state.station = station
+        app.state.events = Events(asyncio.get_running_loop())
+        app.state.uploads = Uploads(station)
+        station.listeners.append(app.state.events)
+        station.start()
+        with ExitStack() as ends:
+            ends.callback(app.state.uploads.close)
+            try:
+                yield
+            finally:
+                app.state.events.close()
+                await asyncio.to_thread(station.close)
+
+    app = FastAPI(
+        title="efficientad station",
+        version=efficientad.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=(inspections.MAX_BATCH * config.max_upload_mb + 1) * _MEGABYTE,
+    )
+    add_handlers(app)
+    app.add_middleware(Border, config=config)
+    api = APIRouter(prefix="/api/v1")
+    for router in (
+        inspections.router,
+        models.router,
+        system.router,
+        events.router,
+    ):
+        api.include_router(router)
+    app.include_router(api)
+    app.include_router(system.outside)
+    return app

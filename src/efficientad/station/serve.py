@@ -1,0 +1,106 @@
+"""`efficientad serve`: the station as a process, alone or under systemd."""
+
+import asyncio
+import json
+import os
+import socket
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from efficientad.station.config import StationConfig, shown
+from efficientad.station.http.app import create_app
+from efficientad.station.http.security import new_token
+from efficientad.station.logs import configure_logs, logger
+
+_GRACE_SECONDS: Final = 3
+_NOTIFY_SECONDS: Final = 5.0
+_KEEP_ALIVE_SECONDS: Final = 30
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which first ends the streams of events: it would wait for them."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End the streams, then the server."""
+        if hasattr(self._app.state, "events"):
+            self._app.state.events.close()
+        super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, and tell the address and systemd."""
+        await super().startup(sockets)
+        if self.started:
+            station, port = self._app.state.station, self.config.port
+            if self.servers:
+                port = self.servers[0].sockets[0].getsockname()[1]
+            host = self.config.host
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+            logger().info("station", address=address, settings=shown(station.config))
+            print(f"station at {address}", flush=True)  # noqa: T201
+            self._watchdog = asyncio.create_task(self._notify())
+
+    async def _notify(self) -> None:
+        """Tell systemd that the loop and the writer still work."""
+        station = self._app.state.station
+        notify("READY=1")
+        while True:
+            committed = await asyncio.to_thread(station.writer.run, lambda _c: True)
+            notify("WATCHDOG=1" if committed else "")
+            await asyncio.sleep(_NOTIFY_SECONDS)
+
+
+def notify(state: str) -> None:
+    """Tell systemd a state, where it has started this process."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address or not state:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect(address.replace("@", "\0", 1))
+        channel.sendall(state.encode())
+
+
+def token_lines(name: str) -> list[str]:
+    """Return a new token, and the lines of the TOML file that let it in."""
+    token, digest = new_token()
+    return [
+        f"token: {token}",
+        "",
+        "[[tokens]]",
+        f"name = {json.dumps(name)}",
+        'role = "line"  # or viewer, operator, engineer',
+        f'sha256 = "{digest}"',
+    ]
+
+
+def serve(config: StationConfig) -> None:
+    """Run a station until it is told to stop (SIGTERM or Ctrl-C).
+
+    Raises:
+        StorageError: If the data folder cannot be used.
+    """
+    configure_logs()
+    app = create_app(config)
+    server = Server(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            h11_max_incomplete_event_size=2**16,
+        ),
+        app,
+    )
+    if config.is_open:
+        logger().warning("everybody who reaches this station may do everything")
+    server.run()
