@@ -8,13 +8,23 @@ from fastapi import APIRouter, FastAPI
 
 import efficientad
 from efficientad.station.config import StationConfig
-from efficientad.station.http import events, inspections, models, system
+from efficientad.station.http import (
+    audit,
+    drift,
+    events,
+    inspections,
+    models,
+    reviews,
+    system,
+)
 from efficientad.station.http.events import Events
+from efficientad.station.http.page import add_page
 from efficientad.station.http.problems import add_handlers
 from efficientad.station.http.security import Border
 from efficientad.station.http.uploads import Uploads
 from efficientad.station.prediction.lineup import OpenModel, open_model
 from efficientad.station.prediction.pipeline import Station
+from efficientad.station.watching.monitor import Monitor
 
 _MEGABYTE = 10**6
 
@@ -33,14 +43,25 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         app.state.station = station
         app.state.events = Events(asyncio.get_running_loop())
         app.state.uploads = Uploads(station)
-        station.listeners.append(app.state.events)
+        app.state.jobs = {}
+        app.state.monitor = monitor = Monitor(
+            station.database,
+            station.writer,
+            station.tell,
+            station.report,
+            defect_share=config.defect_share,
+            silent_seconds=config.silent_seconds,
+        )
+        station.listeners += [app.state.events, monitor]
         station.start()
+        monitor.start()
         with ExitStack() as ends:
             ends.callback(app.state.uploads.close)
             try:
                 yield
             finally:
                 app.state.events.close()
+                await asyncio.to_thread(monitor.close)
                 await asyncio.to_thread(station.close)
 
     app = FastAPI(
@@ -59,8 +80,12 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         models.router,
         system.router,
         events.router,
+        reviews.router,
+        drift.router,
+        audit.router,
     ):
         api.include_router(router)
     app.include_router(api)
     app.include_router(system.outside)
+    add_page(app)
     return app

@@ -6,20 +6,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Final
 
-from efficientad.station.http.problems import documented
-from efficientad.station.http.schemas import Line
-from efficientad.station.http.security import Engineer, TheStation, Viewer
-from efficientad.station.prediction.pipeline import Station
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from efficientad.names import as_cell
+from efficientad.station.http.problems import documented
+from efficientad.station.http.schemas import Line
+from efficientad.station.http.security import Engineer, TheStation, Viewer
+from efficientad.station.prediction.pipeline import Station
 from efficientad.station.storage import audit
 from efficientad.station.storage.audit_chain import Entry, canonical_json, first_fault
 
-router = APIRouter(prefix="/audit", tags=["audit"])
-csv_router = APIRouter(tags=["audit"])
+router = APIRouter(tags=["audit"])
 _COLUMNS: Final = tuple(field.name for field in fields(Entry))
 _LAST: Final = 2**31 - 1
 
@@ -57,7 +56,7 @@ class Verification(BaseModel):
     fault: str | None
 
 
-@router.get("", responses=documented())
+@router.get("/audit", responses=documented())
 def get_entries(
     _client: Viewer,
     station: TheStation,
@@ -75,7 +74,7 @@ def get_entries(
     return AuditList(items=items, next=items[-1].seq if is_more else None)
 
 
-@router.get("/verify", responses=documented())
+@router.get("/audit/verify", responses=documented())
 def verify(_client: Viewer, station: TheStation) -> Verification:
     """Compute all hashes again."""
     with station.database.connect() as connection:
@@ -84,7 +83,7 @@ def verify(_client: Viewer, station: TheStation) -> Verification:
     return Verification(n=head.seq, hash=head.hash, fault=fault)
 
 
-@csv_router.get("/audit.csv", responses=documented())
+@router.get("/audit.csv", responses=documented())
 def as_csv(_client: Engineer, station: TheStation) -> StreamingResponse:
     """Return the whole log as a table."""
     name = f'attachment; filename="audit-{station.config.name}.csv"'

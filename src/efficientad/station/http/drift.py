@@ -4,16 +4,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from efficientad.station.http.problems import ProblemError, documented
-from efficientad.station.http.schemas import InspectionNumber, Text, _Strict
-from efficientad.station.http.security import Operator, TheStation, Viewer
-from efficientad.station.storage.queries import Row
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from efficientad.station.http.problems import ProblemError, documented
 from efficientad.station.http.reviews import action_of
+from efficientad.station.http.schemas import InspectionNumber, Text, _Strict
+from efficientad.station.http.security import Operator, TheStation, Viewer
 from efficientad.station.storage import alarms, audit
 from efficientad.station.storage.audit_chain import Action
+from efficientad.station.storage.queries import Row
 from efficientad.station.watching.monitor import Monitor
 from efficientad.station.watching.statistics import PARTS_PER_FALSE_ALARM
 

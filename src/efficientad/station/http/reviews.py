@@ -6,6 +6,10 @@ from itertools import islice
 from threading import Thread
 from typing import Annotated, Any, Final, Literal
 
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
+
+from efficientad.errors import EfficientADError
 from efficientad.station.http.problems import ProblemError, documented
 from efficientad.station.http.schemas import (
     Inspection,
@@ -23,15 +27,11 @@ from efficientad.station.http.security import (
     Viewer,
 )
 from efficientad.station.prediction.pipeline import Station
-from efficientad.station.storage.queries import Row, new_id
-from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel
-
-from efficientad.errors import EfficientADError
 from efficientad.station.reviewing.dataset import ReviewedPart, export_dataset
 from efficientad.station.reviewing.queue import Reason, missed_share, queue_reason
 from efficientad.station.storage import audit, reviews
 from efficientad.station.storage.audit_chain import Action
+from efficientad.station.storage.queries import Row, new_id
 
 router = APIRouter(tags=["reviews"])
 _FOLDER: Final = "exports"

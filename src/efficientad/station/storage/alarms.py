@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from efficientad.station.errors import UnknownError
-from efficientad.station.storage.queries import Row, first, new_id, rows
 from sqlalchemy import Connection, select
 
+from efficientad.station.errors import UnknownError
 from efficientad.station.storage import tables as t
+from efficientad.station.storage.queries import Row, first, new_id, rows
 
 _ALL = "all"
 
@@ -34,10 +34,10 @@ def begin_epoch(
     is_it = (table.source == source, table.model == model)
     query = select(table.epoch).where(*is_it).order_by(table.epoch.desc())
     last = connection.execute(query.limit(1)).scalar()
+    epoch = 1 if last is None else int(last) + 1
     row = {"source": source, "model": model, "statistic": _ALL, "state": state}
-    row["epoch"] = 1 if last is None else int(last) + 1
-    connection.execute(t.drift_states.insert().values(**row))
-    return int(row["epoch"])
+    connection.execute(t.drift_states.insert().values(**row, epoch=epoch))
+    return epoch
 
 
 def parts_since(

@@ -5,11 +5,11 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from efficientad.station.storage.queries import Row, as_json, rows
 from sqlalchemy import Connection, select
 
 from efficientad.station.storage import tables as t
 from efficientad.station.storage.audit_chain import Action, Entry, Head, next_entry
+from efficientad.station.storage.queries import Row, as_json, rows
 
 Result = TypeVar("Result")
 _FIELDS: Final = tuple(field.name for field in fields(Entry))

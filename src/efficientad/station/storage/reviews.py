@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from sqlalchemy import Connection, func, select
+
 from efficientad.station.errors import UnknownError
+from efficientad.station.storage import tables as t
 from efficientad.station.storage.queries import (
     Row,
     first,
@@ -13,9 +16,6 @@ from efficientad.station.storage.queries import (
     new_id,
     rows,
 )
-from sqlalchemy import Connection, func, select
-
-from efficientad.station.storage import tables as t
 
 QUEUED: Final = "queued"
 REVIEWED: Final = "reviewed"

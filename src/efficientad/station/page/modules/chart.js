@@ -70,7 +70,7 @@ class TimeChart extends HTMLElement {
       padding: [8, 8, 0, 0],
       scales: { y: { range } },
       axes: [
-        { ...axis, values: times, space: 90 },
+        { ...axis, values: times, space: 90, size: 28 },
         { ...axis, size: 52, label: unit || undefined, labelSize: 16, labelFont: font },
       ],
       series: [{}, ...series.map((each) => this.#series(each))],
