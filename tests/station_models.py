@@ -26,9 +26,11 @@ class DangerousEngine(BrightnessEngine):
                 os.kill(os.getpid(), signal.SIGKILL)
             case level if level == ENDLESS:
                 time.sleep(60)
-        return super().run(pixels)
+        output: EngineOutput = super().run(pixels)
+        return output
 
 
 def dangerous(_path: Path, _config: Any) -> Predictor:
     """Open the fake model; its threshold is 0.5, half of the brightest image."""
-    return replace(brightness_predictor(), engine=DangerousEngine())
+    predictor: Predictor = brightness_predictor()
+    return replace(predictor, engine=DangerousEngine())

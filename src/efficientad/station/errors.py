@@ -1,4 +1,4 @@
-"""What the station cannot do now: each becomes an answer with its own status."""
+"""Errors of the station; each becomes an answer with its own status."""
 
 from efficientad.errors import ConfigError, EfficientADError
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+from contextlib import suppress
 from types import FrameType
 from typing import Final
 
@@ -14,6 +15,7 @@ from efficientad.station.config import StationConfig, shown
 from efficientad.station.http.app import create_app
 from efficientad.station.http.security import new_token
 from efficientad.station.logs import configure_logs, logger
+from efficientad.station.prediction.lineup import OpenModel, open_model
 
 _GRACE_SECONDS: Final = 3
 _NOTIFY_SECONDS: Final = 5.0
@@ -47,7 +49,7 @@ class Server(uvicorn.Server):
             self._watchdog = asyncio.create_task(self._notify())
 
     async def _notify(self) -> None:
-        """Tell systemd that the loop and the writer still work."""
+        """Report to systemd that the loop and the writer still work."""
         station = self._app.state.station
         notify("READY=1")
         while True:
@@ -57,7 +59,7 @@ class Server(uvicorn.Server):
 
 
 def notify(state: str) -> None:
-    """Tell systemd a state, where it has started this process."""
+    """Report a state to systemd, where it has started this process."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or not state:
         return
@@ -79,14 +81,18 @@ def token_lines(name: str) -> list[str]:
     ]
 
 
-def serve(config: StationConfig) -> None:
+def serve(config: StationConfig, opener: OpenModel = open_model) -> None:
     """Run a station until it is told to stop (SIGTERM or Ctrl-C).
+
+    Args:
+        config: Settings of the station.
+        opener: Function that opens a model file in the process that predicts.
 
     Raises:
         StorageError: If the data folder cannot be used.
     """
     configure_logs()
-    app = create_app(config)
+    app = create_app(config, opener)
     server = Server(
         uvicorn.Config(
             app,
@@ -103,4 +109,5 @@ def serve(config: StationConfig) -> None:
     )
     if config.is_open:
         logger().warning("everybody who reaches this station may do everything")
-    server.run()
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
+        server.run()

@@ -35,7 +35,7 @@ _STATUS_OF: Final[tuple[tuple[type[Exception], int], ...]] = (
 
 
 class Problem(BaseModel):
-    """What went wrong, as RFC 9457 has it."""
+    """An error, as RFC 9457 has it."""
 
     type: str = "about:blank"
     title: str

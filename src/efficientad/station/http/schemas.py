@@ -1,4 +1,4 @@
-"""What the interface takes and gives."""
+"""Forms of requests and answers."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal

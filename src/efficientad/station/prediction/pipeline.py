@@ -193,7 +193,7 @@ class Station:
         incident.add_done_callback(tell)
 
     def tell(self, kind: str, content: Row) -> None:
-        """Tell everybody who listens of an event."""
+        """Pass an event on to everybody who listens."""
         for listener in tuple(self.listeners):
             listener(kind, content)
 

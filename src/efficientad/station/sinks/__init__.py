@@ -1,1 +1,1 @@
-"""Who is told of each inspection."""
+"""Receivers of each inspection."""

@@ -1,1 +1,1 @@
-"""Where images come from beside HTTP."""
+"""Sources of images beside HTTP."""

@@ -1,4 +1,4 @@
-"""What a killed station left, found after the next start beside its work."""
+"""Leftovers of a killed station, found after the next start beside its work."""
 
 from datetime import UTC, datetime
 

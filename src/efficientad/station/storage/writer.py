@@ -114,7 +114,9 @@ class Writer:
         """Forget the connection: after a failed fsync its pages cannot be trusted."""
         self.is_up = False
         self._disconnect()
-        reason = getattr(error, "orig", error)
+        reason: BaseException = error
+        while reason.__context__ is not None:  # on a full disk, savepoints fail as well
+            reason = reason.__context__
         for _, future in jobs:
             future.set_exception(
                 UnavailableError(f"the database cannot be written ({reason})")
