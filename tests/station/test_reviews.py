@@ -4,6 +4,7 @@ import csv
 import io
 import sqlite3
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from tests.station_fakes import config_in, image_of, running, wait_until
@@ -67,7 +68,9 @@ def test_a_verdict_takes_a_part_out_of_the_queue_and_undo_brings_it_back(client)
     assert review(client, anomalous, "withdrawn").status_code == 201
     assert get(client, "/review-queue")["total"] == before["total"]
     assert review(client, anomalous, "withdrawn").status_code == 409
+    n = get(client, "/audit/verify")["n"]
     assert review(client, normal, "withdrawn").status_code == 409
+    assert get(client, "/audit/verify")["n"] == n
 
 
 def test_the_last_verdict_counts_and_all_stay(client):
@@ -187,7 +190,7 @@ def test_reviewed_parts_are_exported(client):
 
     done = get(client, f"/jobs/{job['id']}")
     assert done["state"] == "done", done
-    category = open_category(done["folder"])
+    category = open_category(Path(done["folder"]))
     assert len(category.train) + len(category.test) >= 4
     assert "dent" in {s.defect_type for s in category.test}
 
