@@ -14,6 +14,9 @@ from tests.station_models import dangerous
 
 from efficientad.station.config import StationConfig
 from efficientad.station.http.app import create_app
+from efficientad.station.logs import configure_logs
+
+configure_logs()  # by default, an error is drawn with all variables, for minutes
 
 
 def image_of(brightness: int, *, size: int = 32, seed: int | None = None) -> bytes:
