@@ -15,6 +15,7 @@ from tests.station_models import dangerous
 from efficientad.station.config import StationConfig
 from efficientad.station.http.app import create_app
 from efficientad.station.logs import configure_logs
+from efficientad.station.prediction.pipeline import Station
 
 configure_logs()  # by default, an error is drawn with all variables, for minutes
 
@@ -59,3 +60,10 @@ def running(config: StationConfig, opener: Any = dangerous) -> Iterator[TestClie
     with TestClient(create_app(config, opener)) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield client
+
+
+def station_of(client: TestClient) -> Station:
+    """Return the station behind a client."""
+    app: Any = client.app
+    station: Station = app.state.station
+    return station

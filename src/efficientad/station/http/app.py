@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 
 import efficientad
+from efficientad.errors import EfficientADError
 from efficientad.station.config import StationConfig
 from efficientad.station.http import events, inspections, models, system
 from efficientad.station.http.events import Events
@@ -15,6 +17,11 @@ from efficientad.station.http.security import Border
 from efficientad.station.http.uploads import Uploads
 from efficientad.station.prediction.lineup import OpenModel, open_model
 from efficientad.station.prediction.pipeline import Station
+from efficientad.station.sinks.mqtt import MqttSink
+from efficientad.station.sinks.outbox import Delivery, Sink
+from efficientad.station.sinks.webhook import WebhookSink
+from efficientad.station.sources.folder import FolderSource
+from efficientad.station.storage import registry
 
 _MEGABYTE = 10**6
 
@@ -29,19 +36,26 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        station = Station(config, opener)
+        try:
+            station = Station(config, opener)
+        except EfficientADError as error:
+            app.state.failure = error
+            raise
         app.state.station = station
         app.state.events = Events(asyncio.get_running_loop())
         app.state.uploads = Uploads(station)
         station.listeners.append(app.state.events)
-        station.start()
-        with ExitStack() as ends:
-            ends.callback(app.state.uploads.close)
-            try:
-                yield
-            finally:
-                app.state.events.close()
-                await asyncio.to_thread(station.close)
+        ends = ExitStack()
+        ends.callback(station.close)
+        ends.callback(app.state.uploads.close)
+        with_sinks(station, ends)
+        await asyncio.to_thread(station.start)
+        with_sources(station, ends)
+        try:
+            yield
+        finally:
+            app.state.events.close()
+            await asyncio.to_thread(ends.close)
 
     app = FastAPI(
         title="efficientad station",
@@ -64,3 +78,31 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
     app.include_router(api)
     app.include_router(system.outside)
     return app
+
+
+def with_sinks(station: Station, ends: ExitStack) -> None:
+    """Begin to deliver inspections to all sinks."""
+    config = station.config
+    sinks: list[Sink] = [WebhookSink(hook) for hook in config.webhooks]
+    if config.mqtt is not None:
+        sinks.append(MqttSink(config.mqtt, config.name))
+    for sink in sinks:
+        delivery = Delivery(sink, station.database, station.writer, station.log.warning)
+        station.listeners.append(delivery.wake)
+        ends.callback(delivery.close)
+
+
+def with_sources(station: Station, ends: ExitStack) -> None:
+    """Begin to read all sources of the settings."""
+    rows = [
+        {
+            "name": folder.name,
+            "kind": "folder",
+            "settings": {"path": str(folder.path)},
+            "state": "running",
+        }
+        for folder in station.config.folders
+    ]
+    station.writer.run(partial(registry.set_sources, sources=rows))
+    for folder in station.config.folders:
+        ends.callback(FolderSource(folder, station).close)
