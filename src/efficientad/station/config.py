@@ -120,6 +120,10 @@ class StationConfig(_Checked):
     min_free_share: Annotated[float, Range(0, 0.5)] = 0.05
     review_share: Annotated[float, Range(0, 1)] = 0.005
     """Share of normal images that is queued for review at random."""
+    defect_share: Annotated[float, Range(0, 0.4)] = 0.02
+    """Share of parts that are expected to be defective, for the drift watch."""
+    silent_seconds: _Positive | None = None
+    """Time without a part of a source that is an incident. None: it is none."""
     retention: Retention = field(default_factory=Retention)
     tokens: tuple[Token, ...] = ()
     folders: tuple[Folder, ...] = ()

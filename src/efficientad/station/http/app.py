@@ -10,8 +10,17 @@ from fastapi import APIRouter, FastAPI
 import efficientad
 from efficientad.errors import EfficientADError
 from efficientad.station.config import StationConfig
-from efficientad.station.http import events, inspections, models, system
+from efficientad.station.http import (
+    audit,
+    drift,
+    events,
+    inspections,
+    models,
+    reviews,
+    system,
+)
 from efficientad.station.http.events import Events
+from efficientad.station.http.page import add_page
 from efficientad.station.http.problems import add_handlers
 from efficientad.station.http.security import Border
 from efficientad.station.http.uploads import Uploads
@@ -22,6 +31,7 @@ from efficientad.station.sinks.outbox import Delivery, Sink
 from efficientad.station.sinks.webhook import WebhookSink
 from efficientad.station.sources.folder import FolderSource
 from efficientad.station.storage import registry
+from efficientad.station.watching.monitor import Monitor
 
 _MEGABYTE = 10**6
 
@@ -44,12 +54,23 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         app.state.station = station
         app.state.events = Events(asyncio.get_running_loop())
         app.state.uploads = Uploads(station)
-        station.listeners.append(app.state.events)
+        app.state.jobs = {}
+        app.state.monitor = monitor = Monitor(
+            station.database,
+            station.writer,
+            station.tell,
+            station.report,
+            defect_share=config.defect_share,
+            silent_seconds=config.silent_seconds,
+        )
+        station.listeners += [app.state.events, monitor]
         ends = ExitStack()
         ends.callback(station.close)
+        ends.callback(monitor.close)
         ends.callback(app.state.uploads.close)
         with_sinks(station, ends)
         await asyncio.to_thread(station.start)
+        monitor.start()
         with_sources(station, ends)
         try:
             yield
@@ -73,10 +94,14 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         models.router,
         system.router,
         events.router,
+        reviews.router,
+        drift.router,
+        audit.router,
     ):
         api.include_router(router)
     app.include_router(api)
     app.include_router(system.outside)
+    add_page(app)
     return app
 
 

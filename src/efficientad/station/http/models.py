@@ -51,7 +51,8 @@ async def post_model(
         with place.open("wb") as file:
             async for chunk in request.stream():
                 await run_in_threadpool(file.write, chunk)
-        return await run_in_threadpool(station.lineup.add, place, name, client.name)
+        call = partial(station.lineup.add, place, name, client.name, client.role)
+        return await run_in_threadpool(call)
     except OSError as error:
         raise station.media.failed(error) from error
     finally:
@@ -76,7 +77,9 @@ def post_rule(client: Engineer, station: TheStation, rule: NewRule) -> Any:
         if registry.model_of(connection, rule.model) is None:
             raise ProblemError(404, "there is no model of this hash")
     values = rule.model_dump(exclude={"model", "reason"}, mode="json")
-    return station.lineup.add_rule(rule.model, values, client.name, rule.reason)
+    return station.lineup.add_rule(
+        rule.model, values, client.name, rule.reason, client.role
+    )
 
 
 @router.get("/activations", response_model=list[Activation], responses=documented())
@@ -107,6 +110,7 @@ async def post_activation(
         activation.rule,
         by=client.name,
         reason=activation.reason,
+        role=client.role,
     )
     row = await run_in_threadpool(call)
     station.tell("activation", row)

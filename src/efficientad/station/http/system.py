@@ -21,6 +21,7 @@ from efficientad.station.http.schemas import (
 from efficientad.station.http.security import (
     SESSION_COOKIE,
     AnyClient,
+    Client,
     Operator,
     TheStation,
     Viewer,
@@ -28,7 +29,8 @@ from efficientad.station.http.security import (
     token_hash,
 )
 from efficientad.station.prediction.pipeline import Station
-from efficientad.station.storage import outbox, queries, registry
+from efficientad.station.storage import audit, outbox, queries, registry
+from efficientad.station.storage.audit_chain import Action
 
 outside = APIRouter(tags=["health"])
 router = APIRouter(tags=["system"])
@@ -91,9 +93,9 @@ def system(_client: Viewer, station: TheStation) -> Any:
     response_model=list[Source],
     responses=documented(409),
 )
-def pause(_client: Operator, station: TheStation, name: Name) -> Any:
+def pause(client: Operator, station: TheStation, name: Name) -> Any:
     """Let a source rest."""
-    return _set_state(station, name, "paused")
+    return _set_state(station, client, name, "paused")
 
 
 @router.post(
@@ -102,15 +104,22 @@ def pause(_client: Operator, station: TheStation, name: Name) -> Any:
     response_model=list[Source],
     responses=documented(409),
 )
-def resume(_client: Operator, station: TheStation, name: Name) -> Any:
+def resume(client: Operator, station: TheStation, name: Name) -> Any:
     """Let a source go on."""
-    return _set_state(station, name, "running")
+    return _set_state(station, client, name, "running")
 
 
-def _set_state(station: Station, name: str, state: str) -> list[queries.Row]:
+def _set_state(
+    station: Station, client: Client, name: str, state: str
+) -> list[queries.Row]:
+    with station.database.connect() as connection:
+        if name not in {row["name"] for row in registry.list_sources(connection)}:
+            raise ProblemError(404, "there is no source of this name")
+    action = Action(
+        actor=client.name, role=client.role, action=state, subject=name, after=state
+    )
     call = partial(registry.set_source_state, name=name, state=state)
-    if not station.writer.run(call):
-        raise ProblemError(404, "there is no source of this name")
+    station.writer.run(audit.recorded(call, lambda _: action))
     station.tell("source", {"name": name, "state": state})
     with station.database.connect() as connection:
         return registry.list_sources(connection)

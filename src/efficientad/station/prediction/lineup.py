@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from efficientad.errors import EfficientADError
 from efficientad.inspection.opening import load
@@ -27,13 +27,18 @@ from efficientad.station.prediction.inspector import (
 )
 from efficientad.station.prediction.rules import Rule, first_rule
 from efficientad.station.prediction.supervisor import Inspector, Report
-from efficientad.station.storage import registry
+from efficientad.station.storage import audit, registry
+from efficientad.station.storage.audit_chain import Action
 from efficientad.station.storage.engine import Database
 from efficientad.station.storage.media import MediaStore
 from efficientad.station.storage.queries import Row
 from efficientad.station.storage.registry import ALL_SOURCES
 from efficientad.station.storage.writer import Writer
 from efficientad.storage import atomic_write, file_hash
+
+_STATION: Final = "station"
+"""Role of what the station does itself."""
+_RULE: Final = ("version", "threshold", "budget", "min_area", "regions")
 
 OpenModel = Callable[[Path, StationConfig], Predictor]
 """Opens a model file in the child process; it is pickled."""
@@ -136,7 +141,7 @@ class Lineup:
         for each in {a.inspector for a in self._active.values()}:
             each.close()
 
-    def add(self, path: Path, name: str, by: str) -> Row:
+    def add(self, path: Path, name: str, by: str, role: str = _STATION) -> Row:
         """Copy a model file into the data folder after opening it, and return its row.
 
         Raises:
@@ -167,12 +172,26 @@ class Lineup:
             "added_at": datetime.now(UTC),
             "added_by": by,
         }
-        self._writer.run(partial(registry.add_model, model=row))
-        self.add_rule(sha256, first_rule(row["calibration"]), by, "of the model file")
+        action = Action(
+            actor=by,
+            role=role,
+            action="add model",
+            subject=sha256,
+            after=audit.state(row, "name", "bytes"),
+        )
+        write = partial(registry.add_model, model=row)
+        self._writer.run(audit.recorded(write, lambda _: action))
+        rule = first_rule(row["calibration"])
+        self.add_rule(sha256, rule, by, "of the model file", role)
         return row
 
     def add_rule(
-        self, model: str, values: Mapping[str, Any], by: str, reason: str | None
+        self,
+        model: str,
+        values: Mapping[str, Any],
+        by: str,
+        reason: str | None,
+        role: str = _STATION,
     ) -> Row:
         """Write a rule of a model, and return it."""
         row = {**values, "model": model, "by": by, "reason": reason}
@@ -186,7 +205,21 @@ class Lineup:
                 f"a new rule follows the newest one, version {newest['version']}, got "
                 f"version {row['version']}; read the rules again"
             )
-        return self._writer.run(partial(registry.add_rule, rule=row))
+        before = newest and audit.state(newest, *_RULE)
+
+        def action(new: Row) -> Action:
+            return Action(
+                actor=by,
+                role=role,
+                action="add rule",
+                subject=new["id"],
+                before=before,
+                after=audit.state(new, *_RULE),
+                reason=reason or "",
+            )
+
+        write = partial(registry.add_rule, rule=row)
+        return self._writer.run(audit.recorded(write, action))
 
     def activate(
         self,
@@ -196,6 +229,7 @@ class Lineup:
         *,
         by: str,
         reason: str | None,
+        role: str = _STATION,
     ) -> Row:
         """Let a model inspect the images of a source, once the golden samples agree.
 
@@ -205,15 +239,21 @@ class Lineup:
             rule: Number of its rule. None: the newest one.
             by: Person or token that asks for it.
             reason: Reason in words.
+            role: Role of this person.
 
         Raises:
             UnknownError: If there is no such model or rule.
             ConflictError: If golden samples have another decision.
         """
-        return self._activate(source, model, rule, by=by, reason=reason)
+        return self._activate(source, model, rule, role, by=by, reason=reason)
 
     def _activate(
-        self, source: str, model: str, rule: str | None, **new: str | None
+        self,
+        source: str,
+        model: str,
+        rule: str | None,
+        role: str = _STATION,
+        **new: str | None,
     ) -> Row:
         with self._one_at_a_time:
             chosen = self._rule(model, rule)
@@ -224,7 +264,7 @@ class Lineup:
                     run = self._replay(active)
                     row = {"source": source, "model": model, "rule": chosen.id, **new}
                     row |= {"golden_run": run, "at": datetime.now(UTC)}
-                    row = self._writer.run(partial(registry.activate, activation=row))
+                    row = self._write_activation(row, role)
             except EfficientADError:
                 self._close_unused(active.inspector)
                 raise
@@ -234,6 +274,23 @@ class Lineup:
         if before is not None:
             self._close_unused(before.inspector)
         return row
+
+    def _write_activation(self, activation: Row, role: str) -> Row:
+        before = self._active.get(activation["source"])
+
+        def action(row: Row) -> Action:
+            return Action(
+                actor=row["by"],
+                role=role,
+                action="activate",
+                subject=row["source"],
+                before=before and {"model": before.rule.model, "rule": before.rule.id},
+                after=audit.state(row, "model", "rule"),
+                reason=row["reason"] or "",
+            )
+
+        write = partial(registry.activate, activation=activation)
+        return self._writer.run(audit.recorded(write, action))
 
     def _of(self, source: str) -> _Active:
         return self._active.get(source) or self._active[ALL_SOURCES]

@@ -6,7 +6,6 @@ An answer exists when the image is in its place, the row is committed, and not b
 import json
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -31,10 +30,12 @@ from efficientad.station.prediction.inspector import (
     Undecided,
 )
 from efficientad.station.prediction.lineup import Lineup, OpenModel, open_model
+from efficientad.station.reviewing.queue import queue_reason
 from efficientad.station.storage import queries, recovery, registry, retention
 from efficientad.station.storage.engine import open_database
 from efficientad.station.storage.media import MediaStore
 from efficientad.station.storage.queries import Row
+from efficientad.station.storage.reviews import QUEUED
 from efficientad.station.storage.writer import Writer
 
 Listener = Callable[[str, Row], None]
@@ -43,7 +44,6 @@ Listener = Callable[[str, Row], None]
 _HOUSEKEEPING_SECONDS: Final = 60.0
 _CHECK_SECONDS: Final = 1.0
 _NO_OUTCOME: Final = 30.0
-_CLOSE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +288,14 @@ class Station:
             row["wait_ms"] = max(0.0, total_ms - outcome.decode_ms - outcome.predict_ms)
         else:
             row |= {"decision": "undecided", "error": outcome.reason}
-        row["review_state"] = self._review_state(row, rule.threshold)
+        reason = queue_reason(
+            row["id"],
+            row["decision"],
+            row.get("masked_score"),
+            rule.threshold,
+            self.config.review_share,
+        )
+        row["review_state"] = None if reason is None else QUEUED
         stored = self.writer.run(
             partial(
                 queries.insert_inspection,
@@ -300,16 +307,6 @@ class Station:
         )
         self._count(stored)
         return stored
-
-    def _review_state(self, row: Row, threshold: float) -> str | None:
-        """Return `queued` for what people shall look at, and some normal parts."""
-        chance = zlib.crc32(row["id"].encode()) / 2**32
-        is_queued = (
-            row["decision"] != "normal"
-            or row["masked_score"] > _CLOSE * threshold
-            or chance < self.config.review_share
-        )
-        return "queued" if is_queued else None
 
     def _count(self, stored: Row) -> None:
         metrics = self.metrics
