@@ -1,23 +1,24 @@
 """Who may do what: hosts, origins, tokens, roles, sessions."""
 
 import pytest
+from fastapi.testclient import TestClient
 from tests.station_fakes import config_in, image_of, running
-from tests.station_models import NORMAL
+from tests.station_models import NORMAL, dangerous
 
 from efficientad.errors import ConfigError
-from efficientad.station.config import StationConfig, Token, read_config, shown
+from efficientad.station.config import Role, StationConfig, Token, read_config, shown
+from efficientad.station.http.app import create_app
 from efficientad.station.http.security import new_token
 
 INSPECTIONS = "/api/v1/inspections"
-ROLES = ("line", "viewer", "operator", "engineer")
+ROLES: tuple[Role, ...] = ("line", "viewer", "operator", "engineer")
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
     secrets = {role: new_token() for role in ROLES}
     tokens = tuple(
-        Token(name=role, role=role, sha256=digest)
-        for role, (_, digest) in secrets.items()
+        Token(name=role, role=role, sha256=secrets[role][1]) for role in ROLES
     )
     with running(
         config_in(tmp_path_factory.mktemp("station"), tokens=tokens)
@@ -130,10 +131,6 @@ def test_a_removed_token_is_revoked(tmp_path):
 @pytest.fixture(scope="module")
 def open_station(tmp_path_factory):
     config = config_in(tmp_path_factory.mktemp("open"), allowed_hosts=("station.lan",))
-    from fastapi.testclient import TestClient
-    from tests.station_models import dangerous
-
-    from efficientad.station.http.app import create_app
 
     with TestClient(create_app(config, dangerous)) as client:
         yield client

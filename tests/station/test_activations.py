@@ -2,12 +2,18 @@
 
 import threading
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
-from tests.fake_engines import brightness_predictor
+from PIL import Image
+from tests.fake_engines import BrightnessEngine, brightness_predictor
+from tests.image_files import encoded
 from tests.station_fakes import config_in, image_of, running, station_of, wait_until
 from tests.station_models import ANOMALOUS, NORMAL, dangerous
 
+from efficientad.engines.engine import EngineOutput
 from efficientad.errors import ModelFileError
 from efficientad.station.storage import registry, tables
 
@@ -35,6 +41,10 @@ def station(tmp_path):
 
 def post(client, brightness=NORMAL, **query):
     return client.post(INSPECTIONS, content=image_of(brightness), params=query).json()
+
+
+def insert(connection, table, values):
+    connection.execute(table.insert().values(**values))
 
 
 def add_model(client, content):
@@ -101,8 +111,7 @@ def test_golden_samples_that_disagree_keep_a_model_out(station):
     writer = station_of(station).writer
     for number, verdict in samples:
         values = {"inspection": number, "verdict": verdict, "active": True, "by": "me"}
-        query = tables.golden.insert().values(**values)
-        writer.run(lambda c, query=query: c.execute(query))
+        writer.run(partial(insert, table=tables.golden, values=values))
     model = add_model(station, b"strict").json()["sha256"]
     refused = station.post(ACTIVATIONS, json={"model": model})
     first = station.get(ACTIVATIONS).json()[0]["model"]
@@ -119,7 +128,7 @@ def test_activations_under_load_fail_no_request(station):
     models = [station.get("/api/v1/models").json()[0]["sha256"]]
     models.append(add_model(station, b"strict").json()["sha256"])
     is_over = threading.Event()
-    answers: list[dict] = []
+    answers: list[dict[str, Any]] = []
 
     def send():
         while not is_over.is_set():
@@ -152,3 +161,99 @@ def test_a_model_that_was_active_is_so_after_a_new_start(tmp_path):
         assert post(client)["model"] != model  # a new file is there to be used
         with station_of(client).database.connect() as connection:
             assert len(registry.list_models(connection)) == 3
+
+
+class Corner(BrightnessEngine):
+    """Its maps are the brightness of each place of the image."""
+
+    def run(self, pixels):
+        """Compute two maps of each image."""
+        gray = pixels.mean(3, dtype=np.float32)[:, 16:240:4, 16:240:4] / 255
+        return EngineOutput({"local": gray, "global": gray})
+
+
+def by_place(_path, _config):
+    return replace(brightness_predictor(), engine=Corner())
+
+
+def spotted(left, top, side=64):
+    pixels = np.zeros((256, 512, 3), np.uint8)
+    pixels[top : top + side, left : left + side] = 200
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+LEFT = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("rule", "left", "right"),
+    [
+        ({}, "anomalous", "anomalous"),
+        ({"min_area": 64 * 64 * 4}, "normal", "normal"),
+        ({"min_area": 60 * 60}, "anomalous", "anomalous"),
+        ({"regions": [("interest", LEFT)]}, "anomalous", "normal"),
+        ({"regions": [("ignore", LEFT)]}, "normal", "anomalous"),
+        (
+            {"regions": [("interest", LEFT), ("ignore", LEFT[:3])]},
+            "anomalous",
+            "normal",
+        ),
+    ],
+)
+def test_a_rule_says_where_and_from_which_area_a_defect_counts(
+    placed, rule, left, right
+):
+    (newest, *_) = placed.get("/api/v1/rules").json()
+    regions = [
+        {"name": f"r{n}", "kind": kind, "points": points}
+        for n, (kind, points) in enumerate(rule.get("regions", ()))
+    ]
+    new = {**rule, "regions": regions, "threshold": 0.5, "budget": 0.05}
+    new |= {"model": newest["model"], "version": newest["version"] + 1}
+    number = placed.post("/api/v1/rules", json=new).json()["id"]
+    body = {"model": newest["model"], "rule": number}
+    assert placed.post(ACTIVATIONS, json=body).status_code == 202
+    answers = [
+        placed.post(INSPECTIONS, content=spotted(x, 150)).json() for x in (100, 400)
+    ]
+
+    assert [answer["decision"] for answer in answers] == [left, right]
+    for answer, x in zip(answers, (100, 400), strict=True):
+        assert answer["image_score"] == pytest.approx(200 / 255, abs=0.02)
+        if answer["decision"] == "anomalous":
+            (region,) = answer["regions"]
+            assert region["x"] == pytest.approx(x, abs=6)
+            assert region["y"] == pytest.approx(150, abs=6)
+            assert region["area"] == pytest.approx(64 * 64, rel=0.2)
+        else:
+            assert answer["regions"] == []
+            assert answer["masked_score"] <= 0.5
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory):
+    with running(config_in(tmp_path_factory.mktemp("placed")), by_place) as client:
+        yield client
+
+
+def unsure(_path, _config):
+    predictor = brightness_predictor()
+    scores = (0.1, 0.2, 0.5)
+    calibration = replace(
+        predictor.calibration,
+        normal_scores=scores,
+        false_alarm_budget=0.25,
+        unsure_budget=0.5,
+    )
+    return replace(predictor, calibration=calibration)
+
+
+def test_an_unsure_part_is_undecided_and_queued(tmp_path):
+    with running(config_in(tmp_path), unsure) as client:
+        answers = [post(client, level) for level in (40, 90, 200)]
+
+    decisions = [each["decision"] for each in answers]
+    assert decisions == ["normal", "undecided", "anomalous"]
+    assert [each["review_state"] for each in answers[1:]] == ["queued"] * 2
+    assert answers[1]["error"] is None
+    assert answers[1]["image_score"] == pytest.approx(90 / 255)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import ConfigError, StorageError
-from efficientad.settings import Parallel, Range, check_fields
+from efficientad.settings import Parallel, Range, check_fields, checked
 
 Role = Literal["line", "viewer", "operator", "engineer"]
 """Rights of a client; each but `line` has those of the ones before it."""
@@ -230,7 +230,7 @@ def _made(kind: Any, table: Any, place: str) -> Any:
     for name, value in table.items():
         inner = next((k for k in (*get_args(hints[name]), hints[name]) if _is(k)), None)
         if inner is None:
-            values[name] = value
+            values[name] = checked(name, value, hints[name])
         elif isinstance(value, list):
             values[name] = tuple(_made(inner, each, name) for each in value)
         else:

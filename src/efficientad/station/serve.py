@@ -112,10 +112,13 @@ def serve(config: StationConfig, opener: OpenModel = open_model) -> None:
     if config.is_open:
         logger().warning("everybody who reaches this station may do everything")
     with _listening(config) as channel, suppress(KeyboardInterrupt):
-        server.run([channel])  # Ctrl-C is raised again once all has ended
-    failure: EfficientADError | None = getattr(app.state, "failure", None)
-    if failure is not None:
-        raise failure
+        try:
+            server.run([channel])  # Ctrl-C is raised again once all has ended
+        except SystemExit:
+            failure: EfficientADError | None = getattr(app.state, "failure", None)
+            if failure is None:
+                raise
+            raise failure from None
 
 
 def _listening(config: StationConfig) -> socket.socket:

@@ -33,7 +33,8 @@ from efficientad.station.http.schemas import (
 )
 from efficientad.station.http.security import AnyClient, Client, TheStation, Viewer
 from efficientad.station.http.uploads import Uploads
-from efficientad.station.prediction.pipeline import Answer, Station
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.prediction.records import Answer
 from efficientad.station.storage import queries
 
 router = APIRouter(prefix="/inspections", tags=["inspections"])

@@ -20,7 +20,8 @@ from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
 from efficientad.names import printable
 from efficientad.station.config import Folder
 from efficientad.station.errors import OverloadedError, UnavailableError
-from efficientad.station.prediction.pipeline import Answer, Arrival, Station
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.prediction.records import Answer, Arrival
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
 
