@@ -8,7 +8,7 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 	--disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fresh wheel check format lint contracts types tables tables-check \
+.PHONY: help demo demo-station test test-slow fresh wheel check format lint contracts types tables tables-check \
 	ship-teacher peers vendor coverage clean
 
 help: ## this list
@@ -16,6 +16,10 @@ help: ## this list
 
 demo: $(VENV)/train.stamp ## train, calibrate and evaluate on parts drawn by code
 	"$(BIN)/efficientad" demo
+
+demo-station: $(VENV)/station.stamp ## an inspection station with a feed of such parts; Ctrl-C ends it
+	test -f demo/part.ead || "$(BIN)/efficientad" demo
+	"$(BIN)/python" -m efficientad.demo_parts.station demo
 
 # One worker a core, each with one thread; a file's tests share its fixtures.
 PYTEST := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n auto --dist loadfile
@@ -91,6 +95,10 @@ $(VENV)/train.stamp: pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/train.stamp
 	$(PIP_INSTALL) --editable ".[train,dev]" --editable lab
+	touch "$@"
+
+$(VENV)/station.stamp: $(VENV)/train.stamp
+	$(PIP_INSTALL) --editable ".[train,station]" --editable lab
 	touch "$@"
 
 $(VENV)/wheel.stamp: $(VENV)/train.stamp

@@ -60,11 +60,12 @@ def handled_interrupt():
 def short_second_session():
     """Three changes in place of fourteen, each of one image, for all calibrations."""
     from efficientad.images.changes import SESSION
-    from efficientad.training import calibration
+    from efficientad.training import calibration, second_session
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "SESSION", SESSION[:3])
-        patch.setattr(calibration, "_N_SESSION", 1)
+        for module in (calibration, second_session):
+            patch.setattr(module, "SESSION", SESSION[:3])
+        patch.setattr(second_session, "_N_IMAGES", 1)
         yield
 
 

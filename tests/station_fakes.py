@@ -14,6 +14,10 @@ from tests.station_models import dangerous
 
 from efficientad.station.config import StationConfig
 from efficientad.station.http.app import create_app
+from efficientad.station.logs import configure_logs
+from efficientad.station.prediction.pipeline import Station
+
+configure_logs()  # by default, an error is drawn with all variables, for minutes
 
 
 def image_of(brightness: int, *, size: int = 32, seed: int | None = None) -> bytes:
@@ -56,3 +60,10 @@ def running(config: StationConfig, opener: Any = dangerous) -> Iterator[TestClie
     with TestClient(create_app(config, opener)) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield client
+
+
+def station_of(client: TestClient) -> Station:
+    """Return the station behind a client."""
+    app: Any = client.app
+    station: Station = app.state.station
+    return station

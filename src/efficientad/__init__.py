@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from efficientad.inspection.files import predict
     from efficientad.inspection.opening import load, save
     from efficientad.inspection.predictor import Predictor
+    from efficientad.inspection.rule_options import RuleOptions
     from efficientad.inspection.streams import predictions
     from efficientad.inspection.threshold import threshold
     from efficientad.method.decision import Calibration, Prediction
     from efficientad.method.detector import Detector
+    from efficientad.method.rule import Region
     from efficientad.model_files.teachers import load_teacher
     from efficientad.training.calibration import calibrate
     from efficientad.training.config import TrainConfig
@@ -65,7 +67,9 @@ __all__ = [
     "ModelFileError",
     "Prediction",
     "Predictor",
+    "Region",
     "ResultError",
+    "RuleOptions",
     "StorageError",
     "TrainConfig",
     "TrainingError",
@@ -92,6 +96,8 @@ _HOME_OF = {
     "Evaluation": "evaluation.results",
     "Prediction": "method.decision",
     "Predictor": "inspection.predictor",
+    "Region": "method.rule",
+    "RuleOptions": "inspection.rule_options",
     "TrainConfig": "training.config",
     "calibrate": "training.calibration",
     "check": "evaluation.check",

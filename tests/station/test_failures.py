@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.station_fakes import config_in, image_of, running, wait_until
+from tests.station_fakes import config_in, image_of, running, station_of, wait_until
 from tests.station_models import ANOMALOUS, ENDLESS, NORMAL
 
 from efficientad.errors import ModelFileError
@@ -41,7 +41,7 @@ def n_stored(client):
 
 def test_a_locked_database_is_a_503_and_the_image_is_stored_once_it_is_free(station):
     n_before = n_stored(station)
-    path = station.app.state.station.config.data / "station.db"
+    path = station_of(station).config.data / "station.db"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     answer = post(station, key="locked")
@@ -66,7 +66,7 @@ def test_a_locked_database_is_a_503_and_the_image_is_stored_once_it_is_free(stat
 
 
 def test_a_full_database_is_a_503_until_there_is_room(station):
-    writer = station.app.state.station.writer
+    writer = station_of(station).writer
     n_pages = writer.run(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
     limit = f"PRAGMA max_page_count={n_pages}"
     writer.run(lambda c: c.exec_driver_sql(limit).scalar())
@@ -130,7 +130,7 @@ def test_without_a_place_an_image_is_refused_before_it_is_read(tmp_path):
     with running(config_in(tmp_path, max_places=1, prediction_seconds=2.0)) as client:
         with ThreadPoolExecutor(1) as pool:
             hanging = pool.submit(post, client, ENDLESS)
-            taken = client.app.state.station.admission
+            taken = station_of(client).admission
             wait_until(lambda: taken.n_taken == 1)
             refused = post(client)
         assert hanging.result().json()["decision"] == "undecided"

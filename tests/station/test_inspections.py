@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from tests.station_fakes import config_in, image_of, running, wait_until
+from tests.station_fakes import config_in, image_of, running, station_of, wait_until
 from tests.station_models import ANOMALOUS, DEADLY, NORMAL
 
 INSPECTIONS = "/api/v1/inspections"
@@ -55,7 +55,7 @@ def test_an_image_is_decided_and_stored_as_it_came(
 
 def test_the_file_is_in_its_minute_and_nothing_is_left_incoming(station):
     found = post(station, image_of(NORMAL, seed=1)).json()
-    media = station.app.state.station.media.folder
+    media = station_of(station).media.folder
     (path,) = media.glob(f"*/*/*/{found['id']}.png")
     minute = path.relative_to(media).parent.as_posix()
 

@@ -11,7 +11,7 @@ from efficientad.images.changes import CHANGES, SESSION
 from efficientad.images.rgb import INPUT_SIZE, image_hash
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.maps import fit_mean_and_deviation, fit_quantiles, map_levels
-from efficientad.training import calibration
+from efficientad.training import calibration, second_session
 from efficientad.training.calibration import fit_calibration, outputs, scores
 
 
@@ -139,8 +139,9 @@ class Bright:
 @pytest.fixture
 def whole_session(monkeypatch):
     """All changes, each of eight images."""
-    monkeypatch.setattr(calibration, "SESSION", SESSION)
-    monkeypatch.setattr(calibration, "_N_SESSION", 8)
+    for module in (calibration, second_session):
+        monkeypatch.setattr(module, "SESSION", SESSION)
+    monkeypatch.setattr(second_session, "_N_IMAGES", 8)
 
 
 @pytest.fixture(scope="module")

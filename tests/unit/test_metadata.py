@@ -86,8 +86,8 @@ def test_who_runs_the_graph_without_this_package_reads_the_same(copied):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format=99), "format 99, this version reads 3; export it"),
-        (lambda c: c.update(format=1), "format 1, this version reads 3; export it"),
+        (lambda c: c.update(format=99), "format 99, this version reads 4; export it"),
+        (lambda c: c.update(format=1), "format 1, this version reads 4; export it"),
         (lambda c: c.pop("format"), "not an export of this package"),
         (lambda c: c.pop("calibration"), "not hold a complete calibration"),
         (lambda c: c.update(calibration="abc"), "bad entry: string indices must be"),

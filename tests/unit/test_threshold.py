@@ -3,15 +3,18 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import efficientad
 from efficientad.cli.main import main
-from efficientad.errors import ConfigError, DatasetError, StorageError
+from efficientad.errors import ConfigError, DatasetError, ImageError, StorageError
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.images.rgb import image_hash, read_image
 from efficientad.inspection import threshold as threshold_module
+from efficientad.inspection.known_defects import wilson_interval
+from efficientad.inspection.rule_options import RuleOptions
 from efficientad.inspection.threshold import threshold
 from efficientad.model_files import export_metadata as metadata
 
@@ -216,3 +219,108 @@ def test_other_scores_of_an_export_of_format_2_are_those_of_its_grids(
     expected = exported["onnxruntime"].predict(folder / "a.png").image_score
     assert changed.normal_scores == pytest.approx((expected,))
     assert metadata.read(export).format == 2
+
+
+@pytest.fixture
+def normal(photograph, tmp_path):
+    """A folder of normal images of 90 x 60 pixels, and a region that is their left."""
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for seed in range(4):
+        Image.fromarray(photograph(60, 90, seed)).save(folder / f"{seed}.png")
+    region = tmp_path / "left.png"
+    pixels = np.zeros((60, 90), np.uint8)
+    pixels[:, :45] = 255
+    Image.fromarray(pixels).save(region)
+    return folder, region
+
+
+def test_a_region_is_set_without_training(model, normal):
+    folder, region = normal
+    whole = threshold(model, images=folder)
+
+    left = threshold(model, images=folder, rule=RuleOptions(region=region))
+
+    assert threshold(model) == left
+    assert left.normal_scores != whole.normal_scores
+    predicted = efficientad.load(model).predict(folder / "0.png")
+    assert predicted.image_score in left.normal_scores
+    # Other images keep the region.
+    assert threshold(model, images=folder).rule == left.rule
+
+
+def test_a_region_of_any_file_gives_images_of_another_aspect_one_sentence(
+    model, normal, photograph
+):
+    folder, region = normal
+    threshold(model, images=folder, rule=RuleOptions(region=region))
+
+    with pytest.raises(
+        ImageError, match=r"1\.5 times their height, got one of 60 x 60"
+    ):
+        efficientad.load(model).predict(photograph(60, 60))
+
+
+def test_a_least_area_lowers_the_scores(model, normal):
+    folder, _ = normal
+    before = threshold(model, images=folder)
+
+    after = threshold(model, images=folder, rule=RuleOptions(min_area=300))
+
+    pairs = zip(after.normal_scores, before.normal_scores, strict=True)
+    assert all(one < other for one, other in pairs)
+    assert efficientad.load(model).calibration.rule.min_area == 300 / (60 * 90)
+
+
+def test_an_unsure_band_lies_below_the_threshold(model, photograph):
+    threshold(model, false_alarm_budget=0.3, unsure_budget=0.5)
+
+    changed = threshold(model)
+    assert changed.unsure_threshold is not None
+    assert changed.unsure_threshold < changed.threshold
+    score = efficientad.load(model).predict(photograph(50, 50)).image_score
+    threshold(model, at=score)
+    assert efficientad.load(model).predict(photograph(50, 50)).decision == "unsure"
+    assert threshold(model, unsure_budget=0).unsure_threshold is None
+
+
+def test_a_file_with_a_rule_is_of_a_later_format(model, normal):
+    folder, region = normal
+
+    def versions():
+        text = model.read_bytes()
+        marks = b'"efficientad_version":"2"', b'"format":4', b"&quot;format&quot;:4"
+        return any(mark in text.replace(b": ", b":") for mark in marks)
+
+    assert not versions()
+    threshold(model, images=folder, rule=RuleOptions(region=region))
+    assert versions()
+    white = region.with_name("white.png")
+    Image.new("L", (90, 60), 255).save(white)
+    threshold(model, images=folder, rule=RuleOptions(region=white))
+    assert not versions()
+
+
+def test_a_rule_without_images_gets_one_sentence(model):
+    with pytest.raises(ConfigError, match="give --images as well"):
+        threshold(model, rule=RuleOptions(min_area=5))
+    with pytest.raises(ConfigError, match="the unsure budget holds the"):
+        threshold(model, false_alarm_budget=0.4, unsure_budget=0.2)
+
+
+def test_known_defects_show_what_each_budget_finds(model, normal, capsys):
+    folder, _ = normal
+    before = model.read_bytes()
+
+    assert main(["threshold", str(model), "--defects", str(folder)]) == 0
+
+    printed = capsys.readouterr().out
+    assert "of 4 (" in printed
+    assert "95 % confidence intervals" in printed
+    assert model.read_bytes() == before
+
+
+def test_intervals_are_wilsons():
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)

@@ -383,7 +383,7 @@ def test_a_paper_step_trains_all_but_the_teacher(normal_images):
     assert predictor.provenance["preset"] == "paper"
 
 
-def test_truncated_foreign_and_newer_files_are_refused(trained, tmp_path, monkeypatch):
+def test_truncated_foreign_and_newer_files_are_refused(trained, tmp_path):
     _, path = trained
     truncated = tmp_path / "truncated.ead"
     truncated.write_bytes(path.read_bytes()[:1000])
@@ -391,10 +391,8 @@ def test_truncated_foreign_and_newer_files_are_refused(trained, tmp_path, monkey
     foreign.write_text("not a model")
     teacher = tmp_path / "teacher.ead"
     tensor_file.write(teacher, "teacher", {"a": np.zeros(1)}, {})
-    with monkeypatch.context() as patch:
-        patch.setattr(tensor_file, "FORMAT_VERSION", 99)
-        newer = tmp_path / "newer.ead"
-        tensor_file.write(newer, "detector", {"a": np.zeros(1)}, {})
+    newer = tmp_path / "newer.ead"
+    tensor_file.write(newer, "detector", {"a": np.zeros(1)}, {}, version=99)
 
     for file, words in (
         (truncated, "truncated, damaged"),

@@ -95,6 +95,11 @@ def _names_of(verb: Callable[..., int]) -> list[str]:
     """Return the options of a verb as they are written on the command line."""
     names: list[str] = []
     for name, parameter in signature(verb).parameters.items():
-        kind = parameter.annotation
-        names += [f.name for f in fields(kind)] if is_dataclass(kind) else [name]
+        names += _flat(name, parameter.annotation)
     return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def _flat(name: str, kind: Any) -> list[str]:
+    if not is_dataclass(kind):
+        return [name]
+    return [each for f in fields(kind) for each in _flat(f.name, f.type)]

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from efficientad.cli import OK, SOME_FAILED
+from efficientad.cli import ANOMALOUS, OK, SOME_FAILED, UNSURE
 from efficientad.distillation.config import DistillConfig
 from efficientad.engines.names import Device, EngineChoice
+from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.names import printable
 from efficientad.training.config import TrainConfig
@@ -56,13 +57,15 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
     return OK
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913 - options
     model: Path,
     images: Path,
     /,
     *,
     output: Path,
     false_alarm_budget: float = DEFAULT_BUDGET,
+    unsure_budget: float | None = None,
+    rule: RuleOptions = ANYWHERE,
     threshold: float | None = None,
     force: bool = False,
     device: Device = "auto",
@@ -74,6 +77,9 @@ def calibrate(
         images: Folder of normal images that were not used for training.
         output: Detector file to write. It may be the same file.
         false_alarm_budget: Share of normal images that may be flagged, at most 0.5.
+        unsure_budget: Share of normal images that may be flagged or unsure. None: none
+            is unsure.
+        rule: Region of interest and least area of a defect. Default: as before.
         threshold: Decision threshold set by hand. None: from the images.
         force: Write a threshold, too, that flags most normal images, or that no image
             may reach.
@@ -89,6 +95,8 @@ def calibrate(
         load(model, device=device),
         images,
         false_alarm_budget=false_alarm_budget,
+        unsure_budget=unsure_budget,
+        rule=None if rule.is_plain else rule,
         threshold=threshold,
         force=force,
     )
@@ -98,7 +106,7 @@ def calibrate(
     return OK
 
 
-def predict(
+def predict(  # noqa: PLR0913 - options
     model: Path,
     paths: tuple[Path, ...],
     /,
@@ -109,6 +117,7 @@ def predict(
     device: Device = "auto",
     engine: EngineChoice = "auto",
     streams: int = 1,
+    decision_exit_code: bool = False,
 ) -> int:
     """Predict scores, p-values, decisions and heatmaps of images.
 
@@ -125,6 +134,8 @@ def predict(
             on a GPU, and for an exported file the engine that it was made for.
             native_bf16: faster for the medium size, but rounded.
         streams: Images predicted at the same time. pytorch takes only one.
+        decision_exit_code: Exit with 3 if an image is anomalous, and with 4 if one is
+            unsure and none is anomalous.
     """
     from efficientad.inspection.files import predict as predict_files
     from efficientad.inspection.opening import load
@@ -137,12 +148,17 @@ def predict(
         has_maps=maps,
         n_streams=streams,
     )
+    unsure = f"{summary.n_unsure} unsure, " if summary.n_unsure else ""
     _print(
         f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "
-        f"{summary.n_failed} failed; see {output / 'predictions.csv'}",
+        f"{unsure}{summary.n_failed} failed; see {output / 'predictions.csv'}",
         *summary.unused,
     )
-    return SOME_FAILED if summary.n_failed else OK
+    if summary.n_failed or not decision_exit_code:
+        return SOME_FAILED if summary.n_failed else OK
+    if summary.n_anomalous:
+        return ANOMALOUS
+    return UNSURE if summary.n_unsure else OK
 
 
 def evaluate(
@@ -172,7 +188,7 @@ def evaluate(
         load(model, device=device, engine=engine), category, output=output
     )
     _print_metrics(evaluation.metrics)
-    _print(f"see {output / 'report.html'}")
+    _print(str(evaluation.regions), f"see {output / 'report.html'}")
     return OK
 
 
@@ -255,13 +271,16 @@ def export(
     return OK
 
 
-def threshold(
+def threshold(  # noqa: PLR0913 - options
     model: Path,
     /,
     *,
     at: float | None = None,
     false_alarm_budget: float | None = None,
+    unsure_budget: float | None = None,
+    rule: RuleOptions = ANYWHERE,
     images: Path | None = None,
+    defects: Path | None = None,
     output: Path | None = None,
     force: bool = False,
 ) -> int:
@@ -271,25 +290,38 @@ def threshold(
         model: Detector file or exported file.
         at: Threshold set by hand. None: from the normal scores and the budget.
         false_alarm_budget: Share of normal images that may be flagged. None: unchanged.
+        unsure_budget: Share of normal images that may be flagged or unsure. 0: none is
+            unsure. None: unchanged.
+        rule: Region of interest and least area of a defect; needs --images. A white
+            region stands for the whole image. Default: unchanged.
         images: Folder of normal images that were not used for training. Their scores
             replace those that p-values and threshold are computed from.
+        defects: Folder of some known defects: shows what each budget would find of
+            them. It changes nothing.
         output: File to write. None: the same file.
         force: Write a threshold, too, that flags most normal images, or that no image
             may reach.
     """
+    from efficientad.inspection.known_defects import expectations
     from efficientad.inspection.threshold import threshold as read_or_change
 
+    given_rule = None if rule.is_plain else rule
     calibration = read_or_change(
         model,
         output,
         at=at,
         false_alarm_budget=false_alarm_budget,
+        unsure_budget=unsure_budget,
+        rule=given_rule,
         images=images,
         force=force,
     )
-    if (at, false_alarm_budget, images) != (None, None, None):
+    changes = (at, false_alarm_budget, unsure_budget, given_rule, images)
+    if any(change is not None for change in changes):
         _print(f"wrote {output or model}")
     _print_decision(calibration)
+    if defects is not None:
+        _print(*expectations(output or model, defects))
     return OK
 
 

@@ -49,3 +49,19 @@ class Engine(Protocol):
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the raw grids of a batch, (n, 256, 256, 3), n at least 1."""
         ...
+
+
+@runtime_checkable
+class LocalEngine(Protocol):
+    """An engine that can leave out all but the local map, which saves time."""
+
+    def run_local(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Compute the local grids of a batch, (n, 56, 56)."""
+        ...
+
+
+def local_grids(engine: Engine, pixels: Pixels) -> NDArray[np.float32]:
+    """Return the local grids of a batch, (n, 56, 56), by any engine."""
+    if isinstance(engine, LocalEngine):
+        return engine.run_local(pixels)
+    return engine.run(pixels).grids["local"]

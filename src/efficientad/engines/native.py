@@ -93,6 +93,19 @@ class NativeEngine:
         values = image_values(cells, self._composition)
         return EngineOutput({"local": local, "global": global_}, values)
 
+    def run_local(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Compute the local maps of a batch, (n, 256, 256, 3)."""
+        starts = range(0, len(pixels), _LARGEST_BATCH)
+        batches = [pixels[start : start + _LARGEST_BATCH] for start in starts]
+        found = [self._local_plan(len(b)).run(b, self._n_threads) for b in batches]
+        return np.concatenate(found)
+
+    def _local_plan(self, n: int) -> "_LocalPlan":
+        plans: dict[int, _LocalPlan] = self._local.__dict__.setdefault("local", {})
+        if n not in plans:
+            plans[n] = _LocalPlan(n, self._networks)
+        return plans[n]
+
     def _plan(self, n: int) -> "_Plan":
         """Return grids and steps for n images, which each thread has of its own."""
         plans: dict[int, _Plan] = self._local.__dict__.setdefault("plans", {})
@@ -127,3 +140,19 @@ class _Plan:
         for step in self._steps:
             step(n_threads)
         return self._maps[..., 0].copy(), np.stack([cells_of(h) for h in self._hidden])
+
+
+class _LocalPlan:
+    """Grids for n images and the steps to their local maps alone."""
+
+    def __init__(self, n: int, networks: "Small | Medium") -> None:
+        self._image = np.empty((n, INPUT_SIZE, INPUT_SIZE, 3), np.float32)
+        self._map = np.empty((n, GRID_SIZE, GRID_SIZE, 1), np.float32)
+        self._steps = networks.local_steps(self._image, self._map)
+
+    def run(self, pixels: Pixels, n_threads: int | None) -> NDArray[np.float32]:
+        """Return the local maps, (n, 56, 56)."""
+        to_float(pixels, self._image, n_threads)
+        for step in self._steps:
+            step(n_threads)
+        return self._map[..., 0].copy()

@@ -132,6 +132,13 @@ class Small:
         ]
         self._autoencoder = autoencoder
 
+    def local_steps(self, image: Grid, output: Grid) -> list[Step]:
+        """Return the steps from an image to its local map."""
+        size = self._pair.size(image)
+        both = _empty(len(image), *size, self._pair.n_features)
+        call = Call(self._differences[0], both, output)
+        return [*self._pair.steps(image, both), _step(call)]
+
     def steps(
         self, bordered: Grid, image: Grid, maps: list[Grid]
     ) -> tuple[list[Step], Grid]:
@@ -185,6 +192,12 @@ class Medium:
         self._global = _layer((-weight, -bias), "mean_square", bf16=bf16)
         self._autoencoder = autoencoder
         self._n_teacher = len(teacher[-2][1])
+
+    def local_steps(self, image: Grid, output: Grid) -> list[Step]:
+        """Return the steps from an image to its local map."""
+        size = self._pair.size(image)
+        both = _empty(len(image), *size, self._pair.n_features)
+        return [*self._pair.steps(image, both), _step(Call(self._local, both, output))]
 
     def steps(
         self, bordered: Grid, image: Grid, maps: list[Grid]

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.names import Device
@@ -57,3 +59,11 @@ class PyTorchEngine:
             {name: raw.float().cpu().numpy() for name, raw in maps.items()},
             image_values(cells.float().cpu().numpy(), self._detector.composition),
         )
+
+    @torch.inference_mode()
+    def run_local(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Compute the local maps of a batch, (n, height, width, 3), of any size."""
+        images = torch.from_numpy(pixels).to(self._detector.device)
+        raw = self._detector.local_map(normalize_images(images))
+        found: NDArray[np.float32] = raw.float().cpu().numpy()
+        return found

@@ -31,11 +31,13 @@ from efficientad.evaluation.metrics import (
     recall_at_fpr,
 )
 from efficientad.evaluation.pixel_results import (
+    Annotations,
     Measured,
     MetricValues,
     PixelResults,
     measure_pixels,
 )
+from efficientad.evaluation.region_counts import count_regions
 from efficientad.evaluation.rendering import environment
 from efficientad.evaluation.report import Case, Report, write_report
 from efficientad.evaluation.results import Evaluation, ScoredImage
@@ -107,7 +109,8 @@ def evaluate(
         lambda sample: replace(predicted[sample]).anomaly_map,
     )
     evaluation = _evaluation(category, predictor, predicted, pixels, good)
-    evaluation = replace(evaluation, seconds=seconds)
+    regions = count_regions(predicted, Annotations(category))
+    evaluation = replace(evaluation, seconds=seconds, regions=regions)
     for shift in evaluation.shifts:
         logger.warning("%s; see image_au_roc_held_out", shift)
     if output is not None:

@@ -29,7 +29,9 @@ from efficientad.evaluation.regions import (
     channel_pixels,
     channels_mask,
     masked_pixels,
+    separate,
 )
+from efficientad.images.rgb import Mask
 
 MetricValues: TypeAlias = dict[str, float]
 MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]
@@ -73,6 +75,22 @@ class Annotations:
     def __init__(self, category: Category) -> None:
         config = category.defects_config
         self._areas = None if config is None else read_saturation_areas(config)
+
+    def regions(self, sample: Sample, height: int, width: int) -> list[Mask]:
+        """Return the annotated regions of a defective image, each (height, width).
+
+        Raises:
+            DatasetError: If the annotation cannot be used.
+            ImageError: If it cannot be read.
+        """
+        if self._areas is None:
+            return separate(read_defect_mask(sample, height, width))
+        channels = read_annotation_channels(sample, height, width)
+        return [
+            channel == value
+            for channel in channels
+            for value in np.unique(channel[channel != 0])
+        ]
 
     def defect_pixels(
         self, sample: Sample, anomaly_map: NDArray[np.float32]

@@ -48,6 +48,12 @@ def masked_pixels(scores: Floats, defect_mask: Mask) -> DefectPixels:
     return _defect_pixels(found, regions, sizes.tolist())
 
 
+def separate(defect_mask: Mask) -> list[Mask]:
+    """Return each connected group of defect pixels, (height, width)."""
+    labels = _label(defect_mask)
+    return [labels == index for index in range(1, int(labels.max()) + 1)]
+
+
 def channel_pixels(
     scores: Floats,
     channels: Sequence[NDArray[Any]],

@@ -6,6 +6,7 @@ from typing import Any
 
 from efficientad.datasets import NORMAL
 from efficientad.evaluation.pixel_results import MetricValues
+from efficientad.evaluation.region_counts import RegionCounts
 from efficientad.evaluation.shifts import Shift
 
 
@@ -52,6 +53,8 @@ class Evaluation:
     session_alarms: Mapping[str, float] = field(default_factory=dict)
     """Share of held-out normal images that are flagged after each kind of change that
     is no defect, in [0, 1]."""
+    regions: RegionCounts | None = None
+    """Regions found, missed and false at the threshold."""
     seconds: float = 0.0
     """Wall-clock time of all predictions."""
 
@@ -83,6 +86,7 @@ class Evaluation:
             "n_defect": self.n_defect,
             "n_normal_flagged": self.n_normal_flagged,
             "n_defects_found": self.n_defects_found,
+            "regions": self.regions and self.regions._asdict(),
             "session_alarms": dict(self.session_alarms),
             "shifts": [asdict(shift) for shift in self.shifts],
             "images": [asdict(s) for s in self.scores],

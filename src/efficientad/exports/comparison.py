@@ -6,6 +6,7 @@ grids.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -34,6 +35,7 @@ from efficientad.method.maps import (
     normalize_maps,
 )
 from efficientad.method.placement import place_map
+from efficientad.method.rule import ANYWHERE
 from efficientad.model_files.export_metadata import ONNX_SUFFIX
 
 TOLERANCE: Final[dict[Precision, float]] = {
@@ -177,7 +179,9 @@ def require_outputs(engine: GraphEngine, calibration: Calibration) -> None:
     grids = normalize_maps(raw, calibration.scales)
     combined = combine_maps(grids)
     expected = {GRID_OUTPUTS[name]: grid for name, grid in grids.items()}
-    expected[SCORE_OUTPUT], _ = calibration.scores(grids, given)
+    # The graph itself knows no region of interest and no least area.
+    whole = replace(calibration, rule=ANYWHERE)
+    expected[SCORE_OUTPUT], _ = whole.scores(grids, given)
     for name, grid in zip(MAP_OUTPUTS, (combined, *grids.values()), strict=True):
         expected[name] = np.stack([place_map(one, *images.shape[1:3]) for one in grid])
     limit = _OUTPUT_TOLERANCE[engine.precision]

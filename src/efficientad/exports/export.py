@@ -33,6 +33,8 @@ from efficientad.exports.quantization import quantized
 from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.tiling import WHOLE
+from efficientad.method.rule import ANYWHERE
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (
     ONNX_SUFFIX,
@@ -134,7 +136,13 @@ def export(
         model = quantized(model, small)
     elif precision != "fp32":
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
-    exact = replace(predictor, engine=PyTorchEngine(detector))
+    # The graph itself knows no rule and no tiles.
+    exact = replace(
+        predictor,
+        engine=PyTorchEngine(detector),
+        calibration=replace(calibration, rule=ANYWHERE),
+        input_size=WHOLE,
+    )
     losses = None
     with files_together(metadata.files_of(target)) as folder:
         staged = folder / target.name
@@ -242,4 +250,5 @@ def _metadata_of(predictor: Predictor, precision: Precision) -> Metadata:
         precision=precision,
         calibration=predictor.calibration,
         provenance=dict(predictor.provenance),
+        input_size=predictor.input_size,
     )

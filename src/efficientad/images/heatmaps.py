@@ -160,6 +160,27 @@ def outline(image: RGBImage, mask: Mask, color: Color = MASK_COLOR) -> RGBImage:
     return drawn
 
 
+def draw_boxes(
+    image: RGBImage,
+    boxes: Sequence[tuple[int, int, int, int]],
+    color: Color = THRESHOLD_COLOR,
+) -> RGBImage:
+    """Return a copy of an image with a frame around each box.
+
+    Args:
+        image: The image.
+        boxes: Left, top, right and bottom of each in pixels; the last two lie behind.
+        color: Color of the frames.
+    """
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    n = max(1, round(min(image.shape[:2]) * _LINE_SHARE))
+    for left, top, right, bottom in boxes:
+        corners = (left - n, top - n, right + n - 1, bottom + n - 1)
+        draw.rectangle(corners, outline=color, width=n)
+    return np.array(picture)
+
+
 def color_bar(height: int, *, low: float, high: float) -> RGBImage:
     """Return a picture of the scale, `high` at the top, with its two numbers."""
     font = ImageFont.load_default(_CAPTION_SIZE)

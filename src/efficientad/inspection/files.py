@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -44,7 +44,9 @@ _FIELDS = (
     "p_value",
     "threshold",
     "is_anomalous",
+    "decision",
     "flagged_for",
+    "regions",
     "milliseconds",
     "error",
 )
@@ -61,6 +63,8 @@ class PredictionSummary:
     """Images predicted."""
     n_anomalous: int
     """Images called anomalous."""
+    n_unsure: int
+    """Images that a person should look at, anomalous ones apart."""
     n_failed: int
     """Files without a prediction, or whose pictures could not be written; named in both
     lists and in the log."""
@@ -100,7 +104,7 @@ def predict(
     require_streams(predictor, n_streams)
     output = Path(output)
     inputs = _inputs([Path(path) for path in paths], output)
-    n_images = n_anomalous = n_failed = 0
+    n_images = n_anomalous = n_unsure = n_failed = 0
     found = in_order(
         partial(_predicted, predictor, inputs.faults),
         list(inputs.path_of.values()),
@@ -111,6 +115,7 @@ def predict(
             if prediction is not None and image is not None:
                 n_images += 1
                 n_anomalous += prediction.is_anomalous
+                n_unsure += prediction.decision == "unsure"
                 try:
                     if has_heatmaps:
                         _write_heatmap(output, name, image, prediction)
@@ -125,7 +130,8 @@ def predict(
                 logger.warning(row["error"])
             add_row(row)
             del prediction, image  # else they stay while the next one is decoded
-    return PredictionSummary(n_images, n_anomalous, n_failed, tuple(inputs.unused))
+    counts = n_images, n_anomalous, n_unsure, n_failed
+    return PredictionSummary(*counts, tuple(inputs.unused))
 
 
 def _write_heatmap(
@@ -150,15 +156,17 @@ def _predicted(
         return row | {"error": faults[path]}, None, None
     try:
         image = read_image(path)
+        prediction = predictor.predict(image)
     except ImageError as error:
         return row | {"error": str(error)}, None, None
-    prediction = predictor.predict(image)
     row |= {
         "image_score": prediction.image_score,
         "p_value": prediction.p_value,
         "threshold": prediction.threshold,
         "is_anomalous": prediction.is_anomalous,
+        "decision": prediction.decision,
         "flagged_for": prediction.flagged_for,
+        "regions": [asdict(region) for region in prediction.regions],
         "milliseconds": round(1000 * (time.perf_counter() - start), 2),
     }
     return row, prediction, image
@@ -175,7 +183,11 @@ def _lists(output: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
         writer.writeheader()
 
         def add(row: dict[str, Any]) -> None:
-            writer.writerow({name: as_cell(value) for name, value in row.items()})
+            regions = (
+                {"regions": json.dumps(row["regions"])} if "regions" in row else {}
+            )
+            cells = {name: as_cell(value) for name, value in (row | regions).items()}
+            writer.writerow(cells)
             json_file.write(json.dumps(as_text(row)) + "\n")
 
         yield add

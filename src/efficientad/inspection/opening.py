@@ -100,6 +100,7 @@ def save(predictor: Predictor, path: Path | str) -> None:
         predictor.size,
         predictor.calibration,
         dict(predictor.provenance),
+        predictor.input_size,
     )
     write_detector(file, path)
 
@@ -233,6 +234,7 @@ def _detector(
         calibration=file.calibration,
         provenance=file.provenance,
         size=file.size,
+        input_size=file.input_size,
         weights=file.weights,
     )
 
@@ -311,6 +313,7 @@ def _exported(
         calibration=metadata.calibration_of_outputs(),
         provenance=metadata.provenance,
         size=metadata.size,
+        input_size=metadata.input_size,
     )
 
 

@@ -4,6 +4,7 @@ Maps are drawn from their grids at the size of the picture, never at the size of
 image.
 """
 
+import math
 from dataclasses import replace
 from typing import Final
 
@@ -12,6 +13,7 @@ from efficientad.images.heatmaps import (
     Tile,
     color_bar,
     color_scale,
+    draw_boxes,
     fit_image,
     heatmap,
     outline,
@@ -22,6 +24,8 @@ from efficientad.images.heatmaps import (
 from efficientad.images.rgb import Mask, RGBImage
 from efficientad.method.decision import Prediction
 
+_GRAY: Final = 100
+"""Gray value that pixels outside of the region of interest are moved to."""
 _HEIGHT: Final = 256
 """Height of each picture of a panel that is not very wide, pixels."""
 
@@ -34,12 +38,15 @@ def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
         prediction: Its prediction.
     """
     small = fit_image(image, _HEIGHT)
-    verdict = "anomalous" if prediction.is_anomalous else "normal"
+    verdict: str = prediction.decision
     if prediction.flagged_for == "composition":
         verdict += " composition"
     low, high = color_scale(prediction.threshold)
     tiles = [
-        Tile(f"score {prediction.image_score:.3g}: {verdict}", small),
+        Tile(
+            f"score {prediction.image_score:.3g}: {verdict}",
+            with_boxes(with_region_of_interest(small, prediction), prediction),
+        ),
         *prediction_tiles(small, prediction),
         Tile("", color_bar(_HEIGHT, low=low, high=high)),
     ]
@@ -72,5 +79,36 @@ def prediction_tiles(
     combined = drawn.anomaly_map
     covered = overlay(image, combined, low=low, high=high)
     is_above = combined > prediction.threshold
+    is_above &= prediction.rule.mask_at(height, width)
     tiles.append(Tile("combined map", outline(covered, is_above, THRESHOLD_COLOR)))
     return tiles
+
+
+def with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image at any size whose pixels outside of the region are grayed."""
+    if not prediction.rule.region_of_interest:
+        return image
+    outside = ~prediction.rule.mask_at(*image.shape[:2])
+    drawn = image.copy()
+    drawn[outside] = drawn[outside] // 3 + _GRAY
+    return drawn
+
+
+def with_boxes(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image at any size with a box around each region above the threshold."""
+    down, across = (
+        n / n_own
+        for n, n_own in zip(
+            image.shape[:2], (prediction.height, prediction.width), strict=True
+        )
+    )
+    boxes = [
+        (
+            int(region.x * across),
+            int(region.y * down),
+            math.ceil((region.x + region.width) * across),
+            math.ceil((region.y + region.height) * down),
+        )
+        for region in prediction.regions
+    ]
+    return draw_boxes(image, boxes)

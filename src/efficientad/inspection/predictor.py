@@ -14,7 +14,8 @@ import numpy as np
 from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.engines.weights import Arrays
 from efficientad.errors import ModelFileError, train_extra_is_missing
-from efficientad.images.rgb import INPUT_SIZE, ImageLike, as_rgb, resize_image
+from efficientad.images.rgb import ImageLike, as_rgb, resize_image
+from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect, run
 from efficientad.method.decision import Calibration, Prediction
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
@@ -46,6 +47,10 @@ class Predictor:
 
     size: ModelSize
     """The paper's S or M: `small` or `medium`."""
+
+    input_size: Size = WHOLE
+    """Height and width that images are resized to. If it is larger than 256 x 256, the
+    local map is computed in tiles."""
 
     weights: Arrays | None = field(default=None, repr=False)
     """Weights and statistics of the networks, by name. None for an exported file."""
@@ -101,9 +106,13 @@ class Predictor:
             pixels, sizes = [], []
             for image in images[start : start + _MAX_BATCH]:
                 array = as_rgb(image)
-                pixels.append(resize_image(array, INPUT_SIZE, INPUT_SIZE))
-                sizes.append((array.shape[0], array.shape[1]))
-            found += self.decide(self.engine.run(np.stack(pixels)), sizes)
+                size = array.shape[0], array.shape[1]
+                self.calibration.rule.require_aspect(*size)
+                require_same_aspect(size, self.input_size)
+                pixels.append(resize_image(array, *self.input_size))
+                sizes.append(size)
+            output = run(self.engine, np.stack(pixels), self.calibration.rule)
+            found += self.decide(output, sizes)
         return found
 
     def decide(
@@ -119,7 +128,8 @@ class Predictor:
             ModelFileError: If a grid is not finite: it would pass as normal.
         """
         calibration = self.calibration
-        grids = normalize_maps(output.grids, calibration.scales)
+        rule = calibration.rule
+        grids = normalize_maps(output.grids, calibration.scales, rule.cells)
         if not all(np.isfinite(grid).all() for grid in grids.values()):
             raise ModelFileError(
                 "a decision needs finite maps for every image, the model gives others; "
@@ -135,6 +145,8 @@ class Predictor:
                 width=width,
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
+                unsure_threshold=calibration.unsure_threshold,
+                rule=rule,
             )
             for index, (score, (height, width)) in enumerate(
                 zip(scores.tolist(), sizes, strict=True)

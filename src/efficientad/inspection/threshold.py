@@ -6,6 +6,7 @@ graph stays to the byte and no PyTorch is needed.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.errors import ConfigError
@@ -17,10 +18,13 @@ from efficientad.inspection.opening import (
     save,
 )
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.rule_files import rule_of
+from efficientad.inspection.rule_options import RuleOptions
 from efficientad.method.decision import Calibration
+from efficientad.method.rule import Rule
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import Metadata
-from efficientad.settings import Budget, checks_arguments
+from efficientad.settings import Budget, Range, checks_arguments
 from efficientad.storage import require_writable
 
 
@@ -31,6 +35,8 @@ def threshold(
     *,
     at: float | None = None,
     false_alarm_budget: Budget | None = None,
+    unsure_budget: Annotated[float, Range(0, 0.5)] | None = None,
+    rule: RuleOptions | None = None,
     images: Path | None = None,
     force: bool = False,
 ) -> Calibration:
@@ -45,6 +51,10 @@ def threshold(
             unless nothing else changes.
         false_alarm_budget: Share of normal images that may be flagged, from 1e-6 to
             0.5. None: unchanged.
+        unsure_budget: Share of normal images that may be flagged or unsure. 0: no image
+            is unsure. None: unchanged.
+        rule: Region of interest and least area of a defect; needs images. None:
+            unchanged.
         images: Folder of normal images that were not trained on. Their scores by this
             file replace its normal scores, and the file names them from then on. Copies
             of an image count once. None: the scores stay.
@@ -59,11 +69,17 @@ def threshold(
         StorageError: If it cannot be written; the previous file stays.
     """
     model = Path(model)
-    is_unchanged = at is None and false_alarm_budget is None and images is None
+    changes = (at, false_alarm_budget, unsure_budget, rule, images)
+    is_unchanged = all(change is None for change in changes)
     if is_unchanged and output is not None:
         raise ConfigError(
-            "needed a threshold, a false alarm budget or images, got none of them; "
-            "give what shall change"
+            "needed a threshold, a budget, a rule or images, got none of them; give "
+            "what shall change"
+        )
+    if rule is not None and images is None:
+        raise ConfigError(
+            "a region of interest and a least area change the scores of normal images; "
+            "give --images as well"
         )
     require_model_file(model)
     output = model if output is None else Path(output)
@@ -79,19 +95,18 @@ def threshold(
         return calibration
     if false_alarm_budget is None:
         false_alarm_budget = calibration.false_alarm_budget
+    if unsure_budget is None:
+        unsure_budget = calibration.unsure_budget
     calibration = replace(
-        calibration, given_threshold=at, false_alarm_budget=false_alarm_budget
+        calibration,
+        given_threshold=at,
+        false_alarm_budget=false_alarm_budget,
+        unsure_budget=unsure_budget or None,
     )
     if images is not None:
         require_writable(output)
-        paths, _ = normal_image_paths(images, min_images=1)
-        hashes = {str(path.absolute()): image_hash(as_rgb(path)) for path in paths}
-        require_disjoint(hashes, provenance.get("training_images", {}))
         predictor = load(model) if isinstance(opened, Metadata) else opened
-        scores = _scores(predictor, hashes)
-        calibration = replace(
-            calibration, normal_scores=scores, training_scores=(), second_session={}
-        )
+        calibration, hashes = _recalibrated(calibration, predictor, images, rule)
         provenance["decision_images"] = hashes
     if not force:
         calibration.require_sensible()
@@ -101,6 +116,47 @@ def threshold(
     else:
         save(changed, output)
     return calibration
+
+
+def _recalibrated(
+    calibration: Calibration,
+    predictor: Predictor,
+    images: Path,
+    rule: RuleOptions | None,
+) -> tuple[Calibration, dict[str, str]]:
+    """Return a calibration with the scores of other images, and the images' hashes.
+
+    Args:
+        calibration: Calibration of the file.
+        predictor: Predictor of the file.
+        images: Folder of normal images.
+        rule: Region of interest and least area of a defect. None: as before.
+    """
+    paths, _ = normal_image_paths(images, min_images=1)
+    hashes, sizes = {}, []
+    for path in paths:
+        image = as_rgb(path)
+        hashes[str(path.absolute())] = image_hash(image)
+        sizes.append((image.shape[0], image.shape[1]))
+    require_disjoint(hashes, predictor.provenance.get("training_images", {}))
+    if rule is not None:
+        found = rule_of(rule, sizes)
+        calibration = _with_rule(calibration, found)
+        changed = _with_rule(predictor.calibration, found)
+        predictor = replace(predictor, calibration=changed)
+    scores = _scores(predictor, hashes)
+    return replace(
+        calibration, normal_scores=scores, training_scores=(), second_session={}
+    ), hashes
+
+
+def _with_rule(calibration: Calibration, rule: Rule) -> Calibration:
+    """Return a calibration with another rule.
+
+    The terms are those of the whole image, so that a region of interest has none.
+    """
+    terms = {} if rule.region_of_interest else calibration.terms
+    return replace(calibration, rule=rule, terms=terms)
 
 
 def _scores(predictor: Predictor, hashes: dict[str, str]) -> tuple[float, ...]:

@@ -19,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, ModelFileError
+from efficientad.images.rgb import Mask
 from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET
 from efficientad.method.maps import (
     HIGH_TARGET,
     MapScale,
     combine_maps,
-    image_scores,
 )
 from efficientad.method.placement import place_map
+from efficientad.method.rule import ANYWHERE, Region, Rule
 from efficientad.method.tail import tail_quantile
 from efficientad.settings import Budget, Range, check_fields
 
@@ -34,6 +35,7 @@ Grid = NDArray[np.float32]
 """Values of one map on the descriptor grid, (rows, columns)."""
 
 ThresholdRule = Literal["rank", "estimate"]
+Decision = Literal["normal", "unsure", "anomalous"]
 _LEAST_ABOVE: Final = 3
 _REACH: Final = 10
 
@@ -89,6 +91,13 @@ class Calibration:
     """Image scores of held-out images after changes that are no defects, by the kind of
     change (`images.changes`). Empty: not measured."""
 
+    rule: Rule = ANYWHERE
+    """Region of interest and least area of a defect."""
+
+    unsure_budget: Budget | None = None
+    """Share of normal images that may be flagged or unsure, above the budget. None:
+    no image is unsure."""
+
     def __post_init__(self) -> None:
         """Reject missing scales, and scores that are missing, unordered or infinite."""
         check_fields(self)
@@ -104,13 +113,29 @@ class Calibration:
                 raise ConfigError(f"{kind} scores must be in ascending order")
         if not all(self.second_session.values()):
             raise ConfigError("each kind of change needs at least one image score")
+        unsure = self.unsure_budget
+        if unsure is not None and unsure <= self.false_alarm_budget:
+            raise ConfigError(
+                f"the unsure budget holds the {_percent(self.false_alarm_budget)} of "
+                f"false alarms as well, got {_percent(unsure)}; give a higher one"
+            )
 
     @cached_property
     def threshold(self) -> float:
         """Scores above it are called anomalous; see `threshold_rule`."""
         if self.given_threshold is not None:
             return self.given_threshold
-        scores, budget = self.normal_scores, self.false_alarm_budget
+        return self._threshold_for(self.false_alarm_budget)
+
+    @cached_property
+    def unsure_threshold(self) -> float | None:
+        """Scores above it, up to the threshold, are unsure; None without a budget."""
+        if self.unsure_budget is None:
+            return None
+        return min(self.threshold, self._threshold_for(self.unsure_budget))
+
+    def _threshold_for(self, budget: float) -> float:
+        scores = self.normal_scores
         if self.threshold_rule == "estimate":
             scores = tuple(sorted((*scores, *self.training_scores)))
             if len(scores) * budget < _LEAST_ABOVE:
@@ -154,6 +179,12 @@ class Calibration:
             )
         if self.n_more_images_needed:
             text += f"; {self.n_more_images_needed} more are needed for {budget}"
+        if self.unsure_budget is not None:
+            text += (
+                f"; scores above {self.unsure_threshold:.4g} are unsure, so that "
+                f"{_percent(self.unsure_budget)} of normal images are expected there "
+                "or higher"
+            )
         return text
 
     def require_sensible(self) -> None:
@@ -195,7 +226,12 @@ class Calibration:
         n = len(self.normal_scores)
         lines = ["expected false alarms  threshold  held-out images flagged"]
         for budget in BUDGETS:
-            other = replace(self, false_alarm_budget=budget, given_threshold=None)
+            other = replace(
+                self,
+                false_alarm_budget=budget,
+                given_threshold=None,
+                unsure_budget=None,
+            )
             flagged = f"{other.n_flagged} of {n}"
             lines.append(
                 f"{_percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"
@@ -214,7 +250,7 @@ class Calibration:
             values: Image-level values by name, (n, 1), at least those of the terms.
         """
         points = {k: term.points(values[k][:, 0]) for k, term in self.terms.items()}
-        return sum(points.values(), start=image_scores(combine_maps(grids))), points
+        return sum(points.values(), start=self.rule.scores(combine_maps(grids))), points
 
     def p_value(self, image_score: float) -> float:
         """Return the probability that a normal image scores at least this high.
@@ -249,8 +285,8 @@ class Prediction:
     """Prediction for one image. Scores and maps rise with abnormality."""
 
     image_score: float
-    """Maximum of the combined map and the points of all terms: about 0 to 0.1 on normal
-    images."""
+    """Maximum of the combined map, as `rule` has it, and the points of all terms: about
+    0 to 0.1 on normal images."""
 
     p_value: float
     """Share of held-out normal images scoring as high, in (0, 1]."""
@@ -270,6 +306,20 @@ class Prediction:
     terms: Mapping[str, float] = field(default_factory=dict)
     """Points that image-level values add to the score, by name."""
 
+    unsure_threshold: float | None = None
+    """Scores above it are unsure where they are not anomalous. None: there are none."""
+
+    rule: Rule = field(default=ANYWHERE, repr=False)
+    """Region of interest and least area of a defect."""
+
+    @property
+    def decision(self) -> Decision:
+        """`anomalous`, `unsure` where a person should look, or `normal`."""
+        if self.is_anomalous:
+            return "anomalous"
+        level = self.unsure_threshold
+        return "normal" if level is None or self.image_score <= level else "unsure"
+
     @property
     def is_anomalous(self) -> bool:
         """Whether the score exceeds the threshold."""
@@ -284,7 +334,33 @@ class Prediction:
         """
         if not self.is_anomalous:
             return ""
-        return "place" if self.combined_grid.max() > self.threshold else "composition"
+        return "place" if self.regions else "composition"
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """Connected pixels of the combined map above the threshold, largest first.
+
+        They lie in the region of interest and have the least area. For an unsure image
+        they are above the lower threshold. Empty where the image is normal, or unusual
+        as a whole only.
+        """
+        if self.decision == "normal":
+            return ()
+        size = self.height, self.width
+        return self.rule.regions(self.combined_grid, self._level, *size)
+
+    @cached_property
+    def region_mask(self) -> Mask:
+        """Pixels of all `regions`, (height, width)."""
+        if not self.regions:
+            return np.zeros((self.height, self.width), np.bool_)
+        size = self.height, self.width
+        return self.rule.region_mask(self.combined_grid, self._level, *size)
+
+    @property
+    def _level(self) -> float:
+        level = self.unsure_threshold
+        return self.threshold if self.is_anomalous or level is None else level
 
     @property
     def combined_grid(self) -> Grid:

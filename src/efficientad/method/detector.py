@@ -148,6 +148,12 @@ class Detector(nn.Module):
         """Return how the networks differ on normalized images of 256 x 256 pixels."""
         return self._differences(images, self.teacher.hidden(images))
 
+    def local_map(self, images: Images) -> RawMap:
+        """Return the local map of normalized images of any size."""
+        teacher = self.describe(images)
+        student = self.student(images)[:, : teacher.shape[1]]
+        return mean_square_map(teacher - student)
+
     def outputs(self, images: Images) -> tuple[dict[str, RawMap], Values]:
         """Return the raw maps by name, and the cells, of images of 256 x 256 pixels."""
         hidden = self.teacher.hidden(images)

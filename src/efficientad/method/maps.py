@@ -13,15 +13,15 @@ Maps are known by their names: a method may have one map, or three. No torch her
 same code follows every engine.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError
-from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.placement import place_map
+from efficientad.images.rgb import Mask
+from efficientad.method.placement import measured_map, refine_grid
 from efficientad.settings import check_fields
 
 Grids = NDArray[np.float32]
@@ -74,48 +74,83 @@ class MapScale:
         return self.least_level, self.greatest_level
 
 
-def map_levels(raw: Grids) -> NDArray[np.float32]:
+def map_levels(raw: Grids, cells: Mask | None = None) -> NDArray[np.float32]:
     """Return the level of each raw map, (n,): its harmonic mean.
 
     High values hardly move it, even where a defect covers half of the image.
+
+    Args:
+        raw: Raw maps of any images.
+        cells: Cells of the grid that count, (rows, columns). None: all.
     """
     distances = np.maximum(raw, np.float32(SMALLEST_DISTANCE))
+    if cells is not None:
+        distances = distances[:, np.newaxis, cells]
     levels: NDArray[np.float32] = 1 / np.mean(1 / distances, axis=(-2, -1))
     return levels
 
 
-def divide_by_level(raw: Grids, least: float, greatest: float) -> Grids:
+def divide_by_level(
+    raw: Grids, least: float, greatest: float, cells: Mask | None = None
+) -> Grids:
     """Return each raw map divided by its level.
 
     Args:
         raw: Raw maps of any images.
         least: Lowest divisor, above 0.
         greatest: Highest divisor: an image that is strange all over stays strange.
+        cells: Cells of the grid whose level it is, (rows, columns). None: all.
     """
-    levels = map_levels(raw).clip(np.float32(least), np.float32(greatest))
+    levels = map_levels(raw, cells).clip(np.float32(least), np.float32(greatest))
     divided: Grids = raw / levels[:, np.newaxis, np.newaxis]
     return divided
 
 
-def normalize_map(raw: Grids, scale: MapScale) -> Grids:
+def normalize_map(raw: Grids, scale: MapScale, cells: Mask | None = None) -> Grids:
     """Return raw maps on the common scale: the low quantile at 0, the high at 0.1."""
     if scale.levels is not None:
-        raw = divide_by_level(raw, *scale.levels)
+        raw = divide_by_level(raw, *scale.levels, cells)
     slope = (HIGH_TARGET - LOW_TARGET) / (scale.high - scale.low)
     return (raw - scale.low) * slope + LOW_TARGET
 
 
 def normalize_maps(
-    raw: Mapping[str, Grids], scales: Mapping[str, MapScale]
+    raw: Mapping[str, Grids],
+    scales: Mapping[str, MapScale],
+    cells: Callable[[int, int], Mask | None] = lambda _rows, _columns: None,
 ) -> dict[str, Grids]:
-    """Return all raw maps on the common scale, by name."""
-    return {name: normalize_map(raw[name], scale) for name, scale in scales.items()}
+    """Return all raw maps on the common scale, by name.
+
+    Args:
+        raw: Raw maps of any images, by name.
+        scales: Normalization of each map.
+        cells: Function from the rows and columns of a grid to the cells in which the
+            level of a map is measured. Default: all.
+    """
+    return {
+        name: normalize_map(raw[name], scale, cells(*raw[name].shape[1:]))
+        for name, scale in scales.items()
+    }
 
 
 def combine_maps(normalized: Mapping[str, Grids]) -> Grids:
-    """Return the mean of the normalized maps, the combined map."""
-    first, *others = normalized.values()
+    """Return the mean of the normalized maps, the combined map.
+
+    Args:
+        normalized: Maps by name, (n, rows, columns) or (rows, columns). The combined
+            map is on the finest of their grids.
+    """
+    rows, columns = max(grids.shape[-2:] for grids in normalized.values())
+    first, *others = (_refined(grids, rows, columns) for grids in normalized.values())
     return sum(others, start=first) / np.float32(len(normalized))
+
+
+def _refined(grids: Grids, rows: int, columns: int) -> Grids:
+    if grids.shape[-2:] == (rows, columns):
+        return grids
+    each = grids.reshape(-1, *grids.shape[-2:])
+    refined = [refine_grid(grid, rows, columns) for grid in each]
+    return np.stack(refined).reshape(*grids.shape[:-2], rows, columns)
 
 
 def image_scores(combined: Grids) -> NDArray[np.float32]:
@@ -127,6 +162,7 @@ def image_scores(combined: Grids) -> NDArray[np.float32]:
 def fit_quantiles(
     raw: Iterable[NDArray[np.float32]],
     *,
+    inside: Mask | None = None,
     low: float = LOW_QUANTILE,
     high: float = HIGH_QUANTILE,
 ) -> MapScale:
@@ -134,27 +170,33 @@ def fit_quantiles(
 
     Args:
         raw: Maps of normal images on the descriptor grid, at least one.
+        inside: Pixels of `placement.measured_map` that count. None: all.
         low: The paper's a, in [0, 1]: the quantile that normalization sends to 0.
         high: The paper's b, in [0, 1], above `low`: the quantile sent to 0.1.
     """
-    values = np.quantile(_placed_pixels(raw), (low, high))
+    values = np.quantile(_placed_pixels(raw, inside), (low, high))
     return MapScale(float(values[0]), float(values[1]))
 
 
-def fit_mean_and_deviation(raw: Iterable[NDArray[np.float32]]) -> MapScale:
+def fit_mean_and_deviation(
+    raw: Iterable[NDArray[np.float32]], *, inside: Mask | None = None
+) -> MapScale:
     """Return the scale that sends the mean of a map's pixels to 0, a deviation to 1.
 
     The paper's ablations compare quantiles with it (Table 4).
 
     Args:
         raw: Maps of normal images on the descriptor grid, at least one.
+        inside: Pixels of `placement.measured_map` that count. None: all.
     """
-    pixels = _placed_pixels(raw).astype(np.float64)
+    pixels = _placed_pixels(raw, inside).astype(np.float64)
     mean, deviation = float(pixels.mean()), float(pixels.std())
     return MapScale(mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation)
 
 
-def _placed_pixels(raw: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.concatenate(
-        [place_map(grid, INPUT_SIZE, INPUT_SIZE).ravel() for grid in raw]
-    )
+def _placed_pixels(
+    raw: Iterable[NDArray[np.float32]], inside: Mask | None
+) -> NDArray[np.float32]:
+    placed = map(measured_map, raw)
+    counted = slice(None) if inside is None else inside
+    return np.concatenate([pixels[counted].ravel() for pixels in placed])

@@ -6,7 +6,8 @@ extends from its centre, 16 pixels from the border, to the border: padding with 
 would call every border normal.
 
 One matrix per axis interpolates the grid at any image size, so the map of an image that
-was resized to 256 x 256 for the networks has the image's own pixels.
+was resized for the networks has the image's own pixels. The number of cells along an
+axis tells the size of the networks' input there: 56 cells belong to 256 pixels.
 
 NumPy, PyTorch and exported graphs use the same matrices. Needs no torch.
 """
@@ -21,10 +22,49 @@ from efficientad.images.rgb import INPUT_SIZE
 CELL_STRIDE = 4
 FIRST_CENTRE = 16
 GRID_CELLS = (INPUT_SIZE - 2 * FIRST_CENTRE - 1) // CELL_STRIDE + 1
+MAX_SIDE = 16_384
+"""Longest side of the networks' input in tiles, in pixels."""
+MAX_MAP_SIDE = 1024
+"""Longest side of an input whose pixels are measured one by one."""
 
 
 _BLOCK_PIXELS = 2**16
 """Pixels of a map that are drawn at a time, few enough for the processor's cache."""
+
+
+def input_size(n_cells: int) -> int:
+    """Return the pixels of the networks' input along an axis of so many cells."""
+    return CELL_STRIDE * n_cells + 2 * FIRST_CENTRE
+
+
+def map_size(rows: int, columns: int) -> tuple[int, int]:
+    """Return the height and width of `measured_map` for a grid of so many cells."""
+    height, width = input_size(rows), input_size(columns)
+    if max(height, width) > MAX_MAP_SIDE:
+        return height // CELL_STRIDE, width // CELL_STRIDE
+    return height, width
+
+
+def measured_map(grid: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the map that areas and quantiles are measured on, of `map_size`.
+
+    It has a pixel for each one of the networks' input. For an input of more than 1024
+    pixels a side each cell is one pixel, and the border cells are repeated.
+
+    Args:
+        grid: (rows, columns), one value per descriptor.
+    """
+    height, width = map_size(*grid.shape)
+    if height == input_size(len(grid)):
+        return place_map(grid, height, width)
+    return np.pad(grid, FIRST_CENTRE // CELL_STRIDE, mode="edge")
+
+
+def cells_of_pixels(n_cells: int) -> NDArray[np.intp]:
+    """Return the first of the input's pixels that each cell is nearest to."""
+    starts = CELL_STRIDE * np.arange(n_cells) + FIRST_CENTRE - 1
+    starts[0] = 0
+    return starts
 
 
 @functools.lru_cache(maxsize=32)
@@ -33,7 +73,22 @@ def _cells_and_shares(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the cell before each pixel of an axis, and the share to the next cell."""
     # Pixel centres, from the image's own pixels to the network input's.
-    in_input = (np.arange(n_pixels) + 0.5) * (INPUT_SIZE / n_pixels) - 0.5
+    in_input = (np.arange(n_pixels) + 0.5) * (input_size(n_cells) / n_pixels) - 0.5
+    return _around(in_input, n_cells)
+
+
+@functools.lru_cache(maxsize=32)
+def _of_finer_cells(
+    n_finer: int, n_cells: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the same for the centre of each cell of a finer grid of the image."""
+    centres = CELL_STRIDE * np.arange(n_finer) + FIRST_CENTRE + 0.5
+    return _around(centres * (input_size(n_cells) / input_size(n_finer)) - 0.5, n_cells)
+
+
+def _around(
+    in_input: NDArray[np.floating], n_cells: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     cell = np.clip((in_input - FIRST_CENTRE) / CELL_STRIDE, 0, n_cells - 1)
     left = np.minimum(cell.astype(np.int64), max(n_cells - 2, 0))
     return left, (cell - left).astype(np.float32)
@@ -45,7 +100,7 @@ def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.flo
 
     Args:
         n_pixels: Length of the axis in the image's own pixels, at least 1.
-        n_cells: Grid cells along the axis of the 256-pixel input.
+        n_cells: Grid cells along the axis.
 
     Returns:
         (n_pixels, n_cells), read-only; every row is non-negative and sums to 1.
@@ -72,18 +127,38 @@ def place_map(
     Returns:
         (height, width), float32.
     """
-    across = _interpolated(grid.astype(np.float32).T, width).T
-    return _interpolated(np.ascontiguousarray(across), height)
+    rows, columns = grid.shape
+    across = _interpolated(
+        grid.astype(np.float32).T, *_cells_and_shares(width, columns)
+    )
+    down = _cells_and_shares(height, rows)
+    return _interpolated(np.ascontiguousarray(across.T), *down)
 
 
-def _interpolated(lines: NDArray[np.float32], n_pixels: int) -> NDArray[np.float32]:
+def refine_grid(
+    grid: NDArray[np.float32], rows: int, columns: int
+) -> NDArray[np.float32]:
+    """Return a map of the same image on a finer grid of descriptors.
+
+    Args:
+        grid: (cells, cells), one value per descriptor.
+        rows: Rows of the finer grid.
+        columns: Columns of the finer grid.
+    """
+    across = _interpolated(grid.T, *_of_finer_cells(columns, grid.shape[1]))
+    down = _of_finer_cells(rows, grid.shape[0])
+    return _interpolated(np.ascontiguousarray(across.T), *down)
+
+
+def _interpolated(
+    lines: NDArray[np.float32], left: NDArray[np.int64], share: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Interpolate between lines, (cells, length), to (n_pixels, length).
 
     A product with the matrix would be slower: the threads of NumPy's BLAS keep running
     for about 50 ms after it, on the cores that the next image needs.
     """
-    n_cells, length = lines.shape
-    left, share = _cells_and_shares(n_pixels, n_cells)
+    n_pixels, length = len(left), lines.shape[1]
     steps = np.diff(lines, axis=0, append=lines[-1:])
     found = np.empty((n_pixels, length), np.float32)
     n_rows = max(1, _BLOCK_PIXELS // length)

@@ -1,15 +1,56 @@
-"""The calibration in detector files and exports: its fields as a JSON object."""
+"""The calibration and the input size in detector files and exports, as JSON."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from efficientad.errors import ConfigError
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
+from efficientad.method.placement import CELL_STRIDE, MAX_SIDE
+from efficientad.method.rule import Rule
 from efficientad.model_files.provenance_entry import is_number
 
 # Names of the scales in files that were written before the maps had names.
 _OLD_SCALES: Final = {"local": "local_quantiles", "global": "global_quantiles"}
+_WHOLE: Final = (INPUT_SIZE, INPUT_SIZE)
+_LATER: Final = ("rule", "unsure_budget")
+"""Fields that the first versions did not have."""
+_PLAIN: Final = Calibration({"": MapScale(0.0, 1.0)}, (0.0,))
+
+
+def calibration_entry(calibration: Calibration) -> dict[str, Any]:
+    """Return the entry of a calibration, without a rule that it does not have."""
+    entry = asdict(calibration)
+    for name in _LATER:
+        if entry[name] == asdict(_PLAIN)[name]:
+            del entry[name]
+    return entry
+
+
+def has_later_entries(calibration: Calibration) -> bool:
+    """Return whether versions before 0.2 would read another decision."""
+    return any(name in calibration_entry(calibration) for name in _LATER)
+
+
+def input_size_entry(size: tuple[int, int]) -> dict[str, Any]:
+    """Return the entry of an input size; none without tiles."""
+    return {} if size == _WHOLE else {"tiled_input_size": list(size)}
+
+
+def read_input_size(content: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the input size of a file's content, an unchecked JSON value.
+
+    Raises:
+        TypeError, ValueError: If it is wrong.
+    """
+    height, width = content.get("tiled_input_size", _WHOLE)
+    for n in (height, width):
+        if type(n) is not int or n % CELL_STRIDE or not INPUT_SIZE <= n <= MAX_SIDE:
+            raise ConfigError(f"input size {content['tiled_input_size']!r}")
+    return height, width
 
 
 def read_calibration(entry: Any) -> Calibration:
@@ -39,6 +80,8 @@ def read_calibration(entry: Any) -> Calibration:
             kind: tuple(map(_number, scores))
             for kind, scores in dict(entry.get("second_session", {})).items()
         },
+        rule=Rule(**entry.get("rule", {})),
+        unsure_budget=entry.get("unsure_budget"),
     )
 
 

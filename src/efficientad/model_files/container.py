@@ -25,6 +25,8 @@ Arrays = Mapping[str, NDArray[Any]]
 """Arrays by their names in a file."""
 Kind = Literal["detector", "teacher", "checkpoint", "basis"]
 FORMAT_VERSION = 1
+LATEST_VERSION = 2
+"""Format of detectors that the first versions would decide otherwise with."""
 _FORMAT, _VERSION, _CONTENT = "efficientad", "efficientad_version", "content"
 _HASH = "sha256"
 _LENGTH_BYTES = 8  # of the header's length, at the start of a safetensors file
@@ -32,7 +34,14 @@ _LENGTH_BYTES = 8  # of the header's length, at the start of a safetensors file
 logger = logging.getLogger(__name__)
 
 
-def write(path: Path, kind: Kind, arrays: Arrays, content: Mapping[str, Any]) -> None:
+def write(
+    path: Path,
+    kind: Kind,
+    arrays: Arrays,
+    content: Mapping[str, Any],
+    *,
+    version: int = FORMAT_VERSION,
+) -> None:
     """Write arrays and their description in JSON, atomically.
 
     Raises:
@@ -42,7 +51,7 @@ def write(path: Path, kind: Kind, arrays: Arrays, content: Mapping[str, Any]) ->
     require_no_device(path)
     metadata = {
         _FORMAT: kind,
-        _VERSION: str(FORMAT_VERSION),
+        _VERSION: str(version),
         _CONTENT: to_json(content),
     }
     plain = {k: np.asarray(v, order="C") for k, v in arrays.items()}
@@ -130,10 +139,10 @@ def _require_kind(path: Path, kind: Kind, metadata: Mapping[str, str]) -> None:
     if found != kind:
         raise ModelFileError(f"{path} is a {found} file; needed a {kind} file")
     version = metadata.get(_VERSION, "")
-    if version != str(FORMAT_VERSION):
-        is_newer = version.isdigit() and int(version) > FORMAT_VERSION
+    if version not in {str(FORMAT_VERSION), str(LATEST_VERSION)}:
+        is_newer = version.isdigit() and int(version) > LATEST_VERSION
         remedy = "update efficientad" if is_newer else "make the file anew"
         raise ModelFileError(
             f"{path} has file format {version or 'unknown'}, this efficientad reads "
-            f"{FORMAT_VERSION}; {remedy}"
+            f"{FORMAT_VERSION} and {LATEST_VERSION}; {remedy}"
         )

@@ -5,13 +5,13 @@ scales, held-out normal scores, threshold) and the provenance. `container` descr
 format: numbers and text, nothing that executes. No torch here.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from efficientad.errors import ConfigError, ModelFileError
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.composition import CELLS, Composition
 from efficientad.method.decision import Calibration
 from efficientad.method.sizes import (
@@ -23,7 +23,13 @@ from efficientad.method.sizes import (
     with_channels,
 )
 from efficientad.model_files import container
-from efficientad.model_files.calibration_entry import read_calibration
+from efficientad.model_files.calibration_entry import (
+    calibration_entry,
+    has_later_entries,
+    input_size_entry,
+    read_calibration,
+    read_input_size,
+)
 from efficientad.model_files.container import Arrays
 from efficientad.model_files.provenance_entry import read_provenance
 
@@ -38,6 +44,8 @@ class DetectorFile(NamedTuple):
     calibration: Calibration
     provenance: dict[str, Any]
     """How the detector came to be: settings, hashes, versions; JSON-like."""
+    input_size: tuple[int, int] = (INPUT_SIZE, INPUT_SIZE)
+    """Height and width that images are resized to."""
 
 
 def write_detector(file: DetectorFile, path: Path) -> None:
@@ -49,11 +57,16 @@ def write_detector(file: DetectorFile, path: Path) -> None:
     calibration = file.calibration
     content = {
         "size": file.size,
-        "calibration": asdict(calibration) | {"threshold": calibration.threshold},
+        "calibration": calibration_entry(calibration)
+        | {"threshold": calibration.threshold},
         "calibration_statement": calibration.statement(),
         "provenance": file.provenance,
     }
-    container.write(path, "detector", file.weights, content)
+    tiles = input_size_entry(file.input_size)
+    is_later = tiles or has_later_entries(calibration)
+    version = container.LATEST_VERSION if is_later else container.FORMAT_VERSION
+    content |= tiles
+    container.write(path, "detector", file.weights, content, version=version)
 
 
 def read_detector(path: Path) -> DetectorFile:
@@ -70,6 +83,7 @@ def read_detector(path: Path) -> DetectorFile:
         if size not in get_args(ModelSize):
             raise ConfigError(f"size {size!r}")
         calibration = read_calibration(content["calibration"])
+        input_size = read_input_size(content)
         provenance = read_provenance(content.get("provenance", {}))
         shapes = {name: array.shape for name, array in weights.items()}
         expected = _shapes_of(weights, size)
@@ -86,7 +100,7 @@ def read_detector(path: Path) -> DetectorFile:
         raise ModelFileError(
             f"{path} does not hold the weights of a {size} detector; train it again"
         )
-    return DetectorFile(weights, size, calibration, provenance)
+    return DetectorFile(weights, size, calibration, provenance, input_size)
 
 
 def _shapes_of(weights: Arrays, size: ModelSize) -> dict[str, tuple[int, ...]]:

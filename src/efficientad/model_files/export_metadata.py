@@ -14,7 +14,7 @@ import html
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -26,7 +26,13 @@ from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.decision import Calibration
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
-from efficientad.model_files.calibration_entry import read_calibration
+from efficientad.model_files.calibration_entry import (
+    calibration_entry,
+    has_later_entries,
+    input_size_entry,
+    read_calibration,
+    read_input_size,
+)
 from efficientad.model_files.files_together import files_together
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.provenance_entry import read_provenance
@@ -38,6 +44,8 @@ OPENVINO_SUFFIX: Final = ".xml"
 FORMAT_VERSION: Final = 3
 _NORMALIZED_FORMAT: Final = 2
 """Format of graphs with normalized grids, without raw ones."""
+_LATER_FORMAT: Final = 4
+"""Format with a region of interest, a least area, an unsure band or tiles."""
 KEY: Final = "efficientad"
 _TEXT_HASH: Final = "text_hash"
 
@@ -66,6 +74,8 @@ class Metadata:
     """How the detector came to be."""
     format: int = FORMAT_VERSION
     """Version of the export."""
+    input_size: tuple[int, int] = (INPUT_SIZE, INPUT_SIZE)
+    """Height and width that images are resized to; tiles of them go to the graph."""
 
     @property
     def outputs(self) -> Mapping[str, str]:
@@ -95,10 +105,10 @@ def read(path: Path) -> Metadata:
             f"{path} is not an export of this package, or a damaged one ({error}); "
             "make one with `efficientad export`"
         ) from error
-    if version not in (_NORMALIZED_FORMAT, FORMAT_VERSION):
+    if version not in (_NORMALIZED_FORMAT, FORMAT_VERSION, _LATER_FORMAT):
         raise ModelFileError(
             f"{path} has export format {version}, this version reads "
-            f"{FORMAT_VERSION}; export it again"
+            f"{_LATER_FORMAT}; export it again"
         )
     # The first files of this format have no hash of the text.
     text_hash = content.pop(_TEXT_HASH, None)
@@ -117,7 +127,8 @@ def read(path: Path) -> Metadata:
             precision=content["precision"],
             calibration=read_calibration(content["calibration"]),
             provenance=read_provenance(content["provenance"]),
-            format=version,
+            format=min(version, FORMAT_VERSION),
+            input_size=read_input_size(content),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
@@ -143,15 +154,16 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
     output = output or path
     _, rest = _split(path)
     given = {
-        "format": metadata.format,
+        "format": _version_of(metadata),
         "version": __version__,
         "size": metadata.size,
         "precision": metadata.precision,
         "input_size": INPUT_SIZE,
         "threshold": metadata.calibration.threshold,
-        "calibration": asdict(metadata.calibration),
+        "calibration": calibration_entry(metadata.calibration),
         "provenance": dict(metadata.provenance),
         "hash": _hash(path, rest),
+        **input_size_entry(metadata.input_size),
     }
     content = as_text(from_json(to_json(given)))
     content[_TEXT_HASH] = _text_hash(content)
@@ -164,6 +176,13 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         if path.suffix == OPENVINO_SUFFIX:
             weights = _read(_weights_of(path))
             (folder / _weights_of(output).name).write_bytes(weights)
+
+
+def _version_of(metadata: Metadata) -> int:
+    """Return the format; a later one if earlier versions would decide otherwise."""
+    has_tiles = input_size_entry(metadata.input_size)
+    is_later = has_tiles or has_later_entries(metadata.calibration)
+    return _LATER_FORMAT if is_later else metadata.format
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

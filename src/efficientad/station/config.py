@@ -1,5 +1,6 @@
 """Settings of a station: flags before environment before one TOML file."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -8,16 +9,16 @@ from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import ConfigError, StorageError
-from efficientad.settings import Parallel, Range, check_fields
+from efficientad.settings import Parallel, Range, check_fields, checked
 
 Role = Literal["line", "viewer", "operator", "engineer"]
 """Rights of a client; each but `line` has those of the ones before it."""
 
 ENVIRONMENT_PREFIX: Final = "EFFICIENTAD_STATION_"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 _SECRET: Final = {"password", "sha256"}
 _Positive = Annotated[float, Range(1e-3, 1e9)]
 _Days = Annotated[float, Range(0.01, 36_500)]
-_Name = str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class _Checked:
 class Token(_Checked):
     """A client that may use the station; the token itself is not stored."""
 
-    name: _Name
+    name: str
     role: Role
     sha256: str
     """SHA-256 of the token, as `efficientad serve --new-token` prints it."""
@@ -41,7 +42,7 @@ class Token(_Checked):
 class Folder(_Checked):
     """A folder that is looked at for new images."""
 
-    name: _Name
+    name: str
     """Name of the source."""
     path: Path
     done: Path | None = None
@@ -56,7 +57,7 @@ class Folder(_Checked):
 class Webhook(_Checked):
     """An address that gets each inspection as JSON."""
 
-    name: _Name
+    name: str
     url: str
     is_private: bool = False
     """Whether the address may be in a private network, or on this computer."""
@@ -66,7 +67,7 @@ class Webhook(_Checked):
 class Mqtt(_Checked):
     """A broker that gets each inspection."""
 
-    name: _Name = "mqtt"
+    name: str = "mqtt"
     host: str
     port: Annotated[int, Range(1, 65535)] = 1883
     username: str | None = None
@@ -149,6 +150,12 @@ class StationConfig(_Checked):
                 "make one with --new-token, or allow everybody everything with --open"
             )
         names = [*self.sinks, *(folder.name for folder in self.folders)]
+        for name in (self.name, *names):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"names of station, sources and sinks are of letters, digits, "
+                    f"space, dot, dash and underscore, got {name!r}"
+                )
         if len(set(names)) < len(names):
             raise ConfigError(
                 f"sources and sinks need different names, got {', '.join(names)}"
@@ -223,7 +230,7 @@ def _made(kind: Any, table: Any, place: str) -> Any:
     for name, value in table.items():
         inner = next((k for k in (*get_args(hints[name]), hints[name]) if _is(k)), None)
         if inner is None:
-            values[name] = value
+            values[name] = checked(name, value, hints[name])
         elif isinstance(value, list):
             values[name] = tuple(_made(inner, each, name) for each in value)
         else:

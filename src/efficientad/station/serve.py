@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import socket
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from efficientad.errors import ConfigError, EfficientADError
 from efficientad.station.config import StationConfig, shown
 from efficientad.station.http.app import create_app
 from efficientad.station.http.security import new_token
@@ -39,10 +41,8 @@ class Server(uvicorn.Server):
         """Open the port, and tell the address and systemd."""
         await super().startup(sockets)
         if self.started:
-            station, port = self._app.state.station, self.config.port
-            if self.servers:
-                port = self.servers[0].sockets[0].getsockname()[1]
-            host = self.config.host
+            station, host = self._app.state.station, self.config.host
+            port = (sockets or self.servers[0].sockets)[0].getsockname()[1]
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
             logger().info("station", address=address, settings=shown(station.config))
             print(f"station at {address}", flush=True)  # noqa: T201
@@ -89,9 +89,12 @@ def serve(config: StationConfig, opener: OpenModel = open_model) -> None:
         opener: Function that opens a model file in the process that predicts.
 
     Raises:
+        ConfigError: If the port cannot be used.
         StorageError: If the data folder cannot be used.
     """
     configure_logs()
+    for name in ("uvicorn.error", "asyncio"):  # what matters is logged here as well
+        logging.getLogger(name).addHandler(logging.NullHandler())
     app = create_app(config, opener)
     server = Server(
         uvicorn.Config(
@@ -103,11 +106,27 @@ def serve(config: StationConfig, opener: OpenModel = open_model) -> None:
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            h11_max_incomplete_event_size=2**16,
         ),
         app,
     )
     if config.is_open:
         logger().warning("everybody who reaches this station may do everything")
-    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
-        server.run()
+    with _listening(config) as channel, suppress(KeyboardInterrupt):
+        try:
+            server.run([channel])  # Ctrl-C is raised again once all has ended
+        except SystemExit:
+            failure: EfficientADError | None = getattr(app.state, "failure", None)
+            if failure is None:
+                raise
+            raise failure from None
+
+
+def _listening(config: StationConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"a station needs a free port, {config.port} of {config.host} cannot be "
+            f"used ({error.strerror}); give another one with --port"
+        ) from error

@@ -5,7 +5,7 @@ every later map would look anomalous. No torch here.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,12 @@ from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.appearance import appearances
-from efficientad.images.changes import SESSION, changed
+from efficientad.images.changes import SESSION
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.rule_files import rule_of
+from efficientad.inspection.rule_options import RuleOptions
+from efficientad.inspection.tiling import run, whole_views
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.decision import Calibration, TermScale
@@ -32,6 +35,7 @@ from efficientad.method.maps import (
     map_levels,
     normalize_maps,
 )
+from efficientad.method.rule import ANYWHERE, Rule
 from efficientad.settings import Budget, checks_arguments
 from efficientad.training.normal_images import (
     Pixels,
@@ -39,10 +43,12 @@ from efficientad.training.normal_images import (
     without_duplicates,
 )
 from efficientad.training.progress import Progress
+from efficientad.training.second_session import SecondSession, second_session
 
 logger = logging.getLogger(__name__)
 
-Fit = Callable[[Iterable[NDArray[np.float32]]], MapScale]
+Fit = Callable[..., MapScale]
+"""Function of raw maps, and of the pixels `inside` that count, to their scale."""
 
 _BATCH_SIZE: Final = 4
 _LEVEL_OF_DIFFERENCE: Final = 0.05
@@ -53,8 +59,6 @@ _MORE_ALARMS: Final = 2
 multiple of the budget."""
 _ODD: Final = 0.2
 """Share of the threshold that a single normal image may decide without a warning."""
-_N_SESSION: Final = 24
-"""Images with each change of a second session, at most."""
 
 
 @checks_arguments
@@ -63,6 +67,8 @@ def calibrate(
     images: Path | str | Sequence[ImageLike],
     *,
     false_alarm_budget: Budget = DEFAULT_BUDGET,
+    unsure_budget: Budget | None = None,
+    rule: RuleOptions | None = None,
     threshold: float | None = None,
     force: bool = False,
 ) -> Predictor:
@@ -74,6 +80,9 @@ def calibrate(
             image count once.
         false_alarm_budget: Share of normal images that may be flagged, from 1e-6 to
             0.5.
+        unsure_budget: Share of normal images that may be flagged or unsure. None: no
+            image is unsure.
+        rule: Region of interest and least area of a defect. None: as before.
         threshold: Decision threshold set by hand. None: derived from the images.
         force: Whether to accept a threshold that `Calibration.require_sensible`
             refuses.
@@ -90,7 +99,7 @@ def calibrate(
         )
     if isinstance(images, (str, Path)):
         images, _ = normal_image_paths(Path(images), min_images=1)
-    normal = without_duplicates(read_normal_images(images))
+    normal = without_duplicates(read_normal_images(images, predictor.input_size))
     trained_on = predictor.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
     recipe = predictor.provenance.get("recipe", {})
@@ -101,8 +110,11 @@ def calibrate(
         false_alarm_budget=false_alarm_budget,
         divides_by_level=recipe.get("divides_by_level", False),
         names=normal.names,
+        rule=rule_of(rule, normal.sizes) if rule else predictor.calibration.rule,
     )
-    calibration = replace(calibration, given_threshold=threshold)
+    calibration = replace(
+        calibration, given_threshold=threshold, unsure_budget=unsure_budget
+    )
     if not force:
         calibration.require_sensible()
     return replace(
@@ -111,7 +123,7 @@ def calibrate(
         provenance={
             **predictor.provenance,
             "validation_images": normal.hash_of_name,
-            "validation_appearance": appearances(normal.pixels),
+            "validation_appearance": appearances(whole_views(normal.pixels)),
         },
     )
 
@@ -125,12 +137,13 @@ def fit_calibration(
     divides_by_level: bool = False,
     training: EngineOutput | None = None,
     names: Sequence[str] = (),
+    rule: Rule = ANYWHERE,
 ) -> Calibration:
     """Measure scales of maps and terms, and scores, on normal images.
 
     Args:
         engine: Engine of a trained detector.
-        pixels: Normal images outside the training set, (n, 256, 256, 3), RGB.
+        pixels: Normal images outside the training set, (n, height, width, 3), RGB.
         false_alarm_budget: Share of normal images that may be flagged, in (0, 1).
         fit: Function from the raw maps of one kind to their scale. Default: the paper's
             quantiles.
@@ -138,21 +151,25 @@ def fit_calibration(
         training: Output for training images, with cross-fitted image-level values.
             None: only the held-out images count.
         names: Names of the held-out images, for warnings. Empty: there are none.
+        rule: Region of interest and least area of a defect.
 
     Raises:
         DatasetError: If there are no images.
     """
     if len(pixels) == 0:
         raise DatasetError("calibration needs normal images outside the training set")
-    held_out = outputs(engine, pixels)
+    held_out = outputs(engine, pixels, rule)
     scales = {
-        name: _scale(grids, fit, divides_by_level=divides_by_level)
+        name: _scale(grids, fit, rule, divides_by_level=divides_by_level)
         for name, grids in held_out.grids.items()
     }
-    session = outputs(engine, second_session(pixels), "second session")
-    blank = Calibration(scales, (0.0,), false_alarm_budget, threshold_rule="estimate")
+    session = outputs(engine, second_session(pixels), rule, "second session")
+    blank = Calibration(
+        scales, (0.0,), false_alarm_budget, threshold_rule="estimate", rule=rule
+    )
     found = _with_scores(blank, held_out, training)
-    if COMPOSITION in held_out.values:
+    # The composition is that of the whole image, whatever the region of interest.
+    if COMPOSITION in held_out.values and not rule.region_of_interest:
         found = _with_composition(found, held_out, training, session)
     for name, score in zip(names, scores(found, held_out).tolist(), strict=False):
         _warn_if_odd(found, name, score)
@@ -188,13 +205,18 @@ def _with_composition(
     return alone
 
 
-def outputs(engine: Engine, pixels: Pixels, task: str = "calibration") -> EngineOutput:
-    """Return the output of an engine for many images, (n, 256, 256, 3)."""
+def outputs(
+    engine: Engine,
+    pixels: Pixels | SecondSession,
+    rule: Rule = ANYWHERE,
+    task: str = "calibration",
+) -> EngineOutput:
+    """Return the output of an engine for many images, (n, height, width, 3)."""
     found: list[EngineOutput] = []
     with closing(Progress(len(pixels), "image", task=task)) as progress:
         for start in range(0, len(pixels), _BATCH_SIZE):
             batch = pixels[start : start + _BATCH_SIZE]
-            found.append(engine.run(batch))
+            found.append(run(engine, batch, rule))
             progress.update(start + len(batch))
     return joined(found)
 
@@ -209,21 +231,10 @@ def joined(found: Sequence[EngineOutput]) -> EngineOutput:
     )
 
 
-def second_session(pixels: Pixels) -> Pixels:
-    """Return some normal images with each change of `SESSION`, case by case."""
-    n = min(len(pixels), _N_SESSION)
-    return np.stack(
-        [
-            changed(pixels[(index + 7 * case) % len(pixels)], kind, strength, seed=case)
-            for case, (kind, strength) in enumerate(SESSION)
-            for index in range(n)
-        ]
-    )
-
-
 def scores(calibration: Calibration, output: EngineOutput) -> NDArray[np.float32]:
     """Return the image scores of an engine's output, (n,)."""
-    grids = normalize_maps(output.grids, calibration.scales)
+    rule = calibration.rule
+    grids = normalize_maps(output.grids, calibration.scales, rule.cells)
     return calibration.scores(grids, output.values)[0]
 
 
@@ -278,13 +289,15 @@ def _term_scale(alone: Calibration, normal: EngineOutput) -> TermScale:
     return TermScale(float(values.mean()), slope)
 
 
-def _scale(raw: Grids, fit: Fit, *, divides_by_level: bool) -> MapScale:
+def _scale(raw: Grids, fit: Fit, rule: Rule, *, divides_by_level: bool) -> MapScale:
+    inside = rule.inside(*raw.shape[1:])
     if not divides_by_level:
-        return fit(raw)
+        return fit(raw, inside=inside)
     # Deviation: the paper compares images whose maps lie at different levels as they
     # are. An image's score is its highest pixel, so one that is harder to predict as a
     # whole, by its texture, light or angle, looks anomalous.
-    levels = map_levels(raw)
+    cells = rule.cells(*raw.shape[1:])
+    levels = map_levels(raw, cells)
     least, greatest = float(levels.min()), float(levels.max())
-    scale = fit(divide_by_level(raw, least, greatest))
+    scale = fit(divide_by_level(raw, least, greatest, cells), inside=inside)
     return replace(scale, least_level=least, greatest_level=greatest)

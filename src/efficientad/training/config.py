@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
-from efficientad.engines.names import Device
+from efficientad.engines.names import Device, TileChoice
+from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.settings import (
@@ -63,6 +64,21 @@ class TrainConfig:
 
     false_alarm_budget: Budget = DEFAULT_BUDGET
     """Share of normal images the decision threshold may flag, from 1e-6 to 0.5."""
+
+    unsure_budget: Budget | None = None
+    """Share of normal images that may be flagged or unsure. None: none is unsure."""
+
+    rule: RuleOptions = ANYWHERE
+    """Region of interest and least area of a defect."""
+
+    tile: TileChoice = None
+    """Side of the tiles in which the local map sees the image, in pixels. None: it sees
+    the whole image at 256 x 256. `auto`: tiles for large images and for those far from
+    square."""
+
+    scale: Annotated[float, Range(1, 16)] | None = None
+    """With tiles: factor by which the shorter side of the image is larger than 256
+    pixels, from 1 to 16. None: the size of the images, but at most 8."""
 
     local_channels: Channels | None = None
     """Channels that the local map of the trained detector sums over, a multiple of 32,

@@ -1,10 +1,12 @@
 """The normal images of a training: read, checked and split."""
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +18,44 @@ from efficientad.datasets import (
     require_disjoint,
     split_validation,
 )
-from efficientad.errors import DatasetError
+from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.listing import join_names
 from efficientad.images.rgb import (
-    INPUT_SIZE,
     ImageLike,
     as_rgb,
     image_hash,
     resize_image,
 )
+from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect
 from efficientad.training.progress import Progress
+
+ChooseSize = Callable[[Size], Size]
+"""Function of an image's height and width to the input size."""
+
+_MEMORY_SHARE: Final = 0.4
+"""Share of the machine's memory that images may take."""
 
 logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
-"""Images as the networks see them, (n, 256, 256, 3), RGB."""
+"""Images at the input size, (n, height, width, 3), RGB: 256 x 256 without tiles."""
 
 
 @dataclass(frozen=True, eq=False)
 class NormalImages:
-    """Images as the networks see them, with the hash of each original's pixels."""
+    """Images at the input size, with the hash of each original's pixels."""
 
     pixels: Pixels
-    """(n, 256, 256, 3), RGB."""
+    """(n, height, width, 3), RGB."""
     hashes: tuple[str, ...]
     names: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    """Height and width of each original in pixels."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images at the input size."""
+        return self.pixels.shape[1], self.pixels.shape[2]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,17 +71,25 @@ class NormalImages:
             self.pixels[list(indices)],
             tuple(self.hashes[i] for i in indices),
             tuple(self.names[i] for i in indices),
+            tuple(self.sizes[i] for i in indices),
         )
 
 
-def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
+def read_normal_images(
+    images: Sequence[ImageLike], size: Size | ChooseSize = WHOLE
+) -> NormalImages:
     """Return images, read and resized.
 
+    Args:
+        images: The images.
+        size: Input size to resize them to, or a function of the first one's size.
+
     Raises:
+        ConfigError: If they need more memory than there is.
         ImageError: If one cannot be used; the message names it.
     """
-    pixels = np.empty((len(images), INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-    hashes, names = [], []
+    chosen, pixels = WHOLE, np.empty((0, *WHOLE, 3), np.uint8)
+    hashes, names, sizes = [], [], []
     with closing(Progress(len(images), "image", task="reading")) as progress:
         for index, image in enumerate(images):
             name = f"image {index}"
@@ -75,9 +98,27 @@ def read_normal_images(images: Sequence[ImageLike]) -> NormalImages:
             names.append(name)
             rgb = as_rgb(image, name)
             hashes.append(image_hash(rgb))
-            pixels[index] = resize_image(rgb, INPUT_SIZE, INPUT_SIZE)
+            sizes.append((rgb.shape[0], rgb.shape[1]))
+            if index == 0:
+                chosen = size if isinstance(size, tuple) else size(sizes[0])
+                _require_memory(len(images), chosen)
+                pixels = np.empty((len(images), *chosen, 3), np.uint8)
+            require_same_aspect(sizes[-1], chosen)
+            pixels[index] = resize_image(rgb, *chosen)
             progress.update(index + 1)
-    return NormalImages(pixels, tuple(hashes), tuple(names))
+    return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes))
+
+
+def _require_memory(n: int, size: Size) -> None:
+    if size == WHOLE or not hasattr(os, "sysconf"):
+        return
+    needed = n * size[0] * size[1] * 3
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > _MEMORY_SHARE * there:
+        raise ConfigError(
+            f"{n} images in tiles need {needed / 1e9:.1f} GB of memory, this machine "
+            f"has {there / 1e9:.1f}; give a smaller --scale, or fewer images"
+        )
 
 
 def training_and_validation(
@@ -86,6 +127,7 @@ def training_and_validation(
     validation: Path | None,
     validation_share: float,
     seed: int,
+    size: Size | ChooseSize = WHOLE,
 ) -> tuple[NormalImages, NormalImages]:
     """Return the training images and the held-out ones for calibration.
 
@@ -98,6 +140,7 @@ def training_and_validation(
             category, otherwise a share of the training images.
         validation_share: Share of the training images to hold out, in (0, 1).
         seed: Seed of the split.
+        size: Input size to resize them to, or a function of the first one's size.
 
     Raises:
         DatasetError: If there are too few images, or if training and validation share
@@ -112,7 +155,7 @@ def training_and_validation(
         images, held_out = normal_image_paths(Path(images))
     if validation is not None:
         held_out, _ = normal_image_paths(validation, min_images=1)
-    training = without_duplicates(read_normal_images(images))
+    training = without_duplicates(read_normal_images(images, size))
     if len(training) < MIN_NORMAL_IMAGES:
         raise DatasetError(
             f"needed at least {MIN_NORMAL_IMAGES} different normal images, got "
@@ -120,7 +163,7 @@ def training_and_validation(
         )
     _require_content(training)
     if held_out:
-        separate = without_duplicates(read_normal_images(held_out))
+        separate = without_duplicates(read_normal_images(held_out, training.size))
         _require_content(separate)
         require_disjoint(separate.hash_of_name, training.hash_of_name)
         return training, separate
@@ -130,7 +173,7 @@ def training_and_validation(
 
 def _require_content(images: NormalImages) -> None:
     """Warn of images of one color, as of a covered lens, or refuse if all are."""
-    is_one_color = (images.pixels == images.pixels[:, :1, :1]).all(axis=(1, 2, 3))
+    is_one_color = [bool((image == image[0, 0]).all()) for image in images.pixels]
     names = [images.names[index] for index in np.flatnonzero(is_one_color)]
     if len(names) == len(images):
         raise DatasetError(

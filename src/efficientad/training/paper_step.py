@@ -22,7 +22,7 @@ from efficientad.method.losses import (
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.training.channel_statistics import channel_statistics
 from efficientad.training.config import Recipe
-from efficientad.training.step import Losses, Material
+from efficientad.training.step import Losses, Material, random_tile
 
 # Algorithm 1: brightness, contrast or saturation by a factor within these limits.
 _COLOR_FACTORS = (0.8, 1.2)
@@ -34,9 +34,9 @@ class Drawn(NamedTuple):
     """The images of one step, normalized."""
 
     images: Images
-    """Training images, as they are."""
+    """Training images, as they are, or a tile of each."""
     augmented: Images
-    """The same images, each with its color varied."""
+    """The same whole images, each with its color varied."""
     natural: Images | None
     """Pretraining images. None: there is no pretraining penalty."""
 
@@ -110,6 +110,9 @@ class PaperStep:
         chosen = rng.integers(0, len(self._pixels), self._recipe.batch_size)
         pixels = self._pixels[torch.from_numpy(chosen)]
         augmented = vary_color(pixels, rng)
+        if material.tiled is not None:
+            tiles = [random_tile(material.tiled[index], rng) for index in chosen]
+            pixels = torch.from_numpy(np.stack(tiles))
         natural = None
         if material.pretraining_images is not None:
             drawn = np.stack([material.pretraining_images.draw(rng) for _ in chosen])

@@ -7,7 +7,7 @@ all 384 channels.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +23,10 @@ from efficientad.method.detector import (
 from efficientad.method.inputs import Images
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.natural_images.pictures import (
-    PretrainingImages,
     open_pretraining_images,
 )
 from efficientad.training.channel_statistics import batches
-from efficientad.training.normal_images import Pixels
+from efficientad.training.step import Material, random_tile
 
 Moments = Float[Tensor, "channels channels"]
 Axes = Float[Tensor, "axes channels"]
@@ -37,21 +36,31 @@ _N_IMAGES: Final = 24  # of each kind
 _DRAW: Final = (0, 1)  # beside the seed; a step's own draws have one number there
 
 
-def images_for_axes(
-    normal: Pixels,
-    natural: PretrainingImages | None,
-    seed: int,
-    device: torch.device,
-) -> Iterator[Iterable[Images]]:
-    """Return batches of some of the training images, then of some natural ones.
+class ForAxes(NamedTuple):
+    """Batches of one kind of image for the axes of each map."""
 
-    Without a source of natural images these are the default ones.
+    local: Iterable[Images]
+    global_: Iterable[Images]
+
+
+def images_for_axes(material: Material, seed: int) -> Iterator[ForAxes]:
+    """Return some of the training images, then some natural ones.
+
+    Without a source of natural images these are the default ones. With tiles, the local
+    map's axes are those of tiles.
     """
     rng = np.random.default_rng((seed, *_DRAW))
-    natural = natural or open_pretraining_images(None)
+    natural = material.pretraining_images or open_pretraining_images(None)
     drawn = np.stack([natural.draw(rng) for _ in range(_N_IMAGES)])
-    spread = normal[:: -(-len(normal) // _N_IMAGES)]
-    return (batches(pixels, device) for pixels in (spread, drawn))
+    every = -(-len(material.pixels) // _N_IMAGES)
+    spread = material.pixels[::every]
+    tiles = spread
+    if material.tiled is not None:
+        tiles = np.stack([random_tile(i, rng) for i in material.tiled[::every]])
+    for local, global_ in ((tiles, spread), (drawn, drawn)):
+        images = list(batches(global_, material.device))
+        is_same = local is global_
+        yield ForAxes(images if is_same else batches(local, material.device), images)
 
 
 def moments(descriptors: Descriptors) -> Moments:
@@ -82,7 +91,7 @@ def principal_axes(kinds: Iterable[Moments], n_axes: int) -> Axes:
 @torch.no_grad()
 def along_axes(
     detector: Detector,
-    kinds: Iterable[Iterable[Images]],
+    kinds: Iterable[ForAxes],
     n_local: int,
     n_global: int,
 ) -> Detector:
@@ -99,7 +108,7 @@ def along_axes(
         In evaluation mode, without gradients.
     """
     detector.eval()
-    measured = [_moments_of_both(detector, images) for images in kinds]
+    measured = [_moments_of_both(detector, kind) for kind in kinds]
     local, global_ = zip(*measured, strict=True)
     teacher, student = detector.teacher, detector.student
     n = teacher.n_channels
@@ -147,13 +156,12 @@ def project(source: Network, target: Network, matrix: Axes, mean: Channels) -> N
     return target.to(matrix.device).train(source.training)
 
 
-def _moments_of_both(
-    detector: Detector, images: Iterable[Images]
-) -> tuple[Moments, Moments]:
-    """Measure both differences in one pass over the images."""
+def _moments_of_both(detector: Detector, kind: ForAxes) -> tuple[Moments, Moments]:
     local, global_ = torch.zeros(()).double(), torch.zeros(()).double()
-    for batch in images:
-        differences = detector.differences(batch)
-        local = local + moments(differences.local)
+    for tiles, images in zip(kind.local, kind.global_, strict=True):
+        differences = detector.differences(images)
         global_ = global_ + moments(differences.global_)
+        if tiles is not images:
+            differences = detector.differences(tiles)
+        local = local + moments(differences.local)
     return local, global_

@@ -8,12 +8,15 @@ from typing import Any
 from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.tiling import Size, whole_views
+from efficientad.method.rule import Rule
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import Teacher
 from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import Recipe, TrainConfig
 from efficientad.training.normal_images import NormalImages
 
+_BUDGETS = ("false_alarm_budget", "unsure_budget")
 _IMAGES = ("training_images", "validation_images")
 
 
@@ -39,13 +42,17 @@ def provenance_of(
         "pretraining_images": pretraining_images and pretraining_images.description(),
         "training_images": training.hash_of_name,
         "validation_images": validation.hash_of_name,
-        "validation_appearance": appearances(validation.pixels),
+        "validation_appearance": appearances(whole_views(validation.pixels)),
     }
     return from_json(to_json(facts))  # now, not after hours
 
 
 def finished_detector(
-    path: Path, config: TrainConfig, provenance: dict[str, Any]
+    path: Path,
+    config: TrainConfig,
+    provenance: dict[str, Any],
+    rule: Rule,
+    input_size: Size,
 ) -> Predictor | None:
     """Return the predictor of a file if a training would make the same one again.
 
@@ -58,7 +65,8 @@ def finished_detector(
         return None
     predictor = load(path, device=config.device)
     is_same = _decisive(predictor.provenance) == _decisive(provenance)
-    return predictor if is_same else None
+    is_same = is_same and predictor.calibration.rule == rule
+    return predictor if is_same and predictor.input_size == input_size else None
 
 
 def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +75,6 @@ def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: provenance.get(name) for name in names},
         "teacher": provenance.get("teacher", {}).get("hash"),
-        "budget": provenance.get("config", {}).get("false_alarm_budget"),
+        **{name: provenance.get("config", {}).get(name) for name in _BUDGETS},
         **{name: [*provenance.get(name, {}).values()] for name in _IMAGES},
     }

@@ -9,7 +9,7 @@ the unchanged images are computed once; the autoencoder predicts an image's desc
 from the image with its color varied. docs/method.md has the measurements.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from efficientad.images.changes import CHANGES, changed
 from efficientad.images.rgb import INPUT_SIZE
+from efficientad.inspection.tiling import grid_shape
 from efficientad.method.detector import FOR_AUTOENCODER, FOR_TEACHER, Detector
 from efficientad.method.losses import (
     autoencoder_loss,
@@ -31,6 +32,7 @@ from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
 from efficientad.training.config import Preset, Recipe
 from efficientad.training.descriptor_cache import DescriptorCache
+from efficientad.training.normal_images import Pixels
 from efficientad.training.paper_step import vary_color
 from efficientad.training.step import Losses, Material
 
@@ -128,12 +130,19 @@ class QuickStep:
         n_windows = GRID_SIZE // recipe.window_cells
         corners = recipe.window_cells * rng.integers(0, n_windows, (n, 2))
         shown, targets = self._shown(detector, chosen, rng)
-        # One pass for both: a pass has to transform the weights, whatever its size.
-        windows = torch.cat([self._windows(shown, corners), self._natural(rng)])
-        hidden = student.hidden(self._material.normalized(windows))
-        for_teacher = student.head(hidden, FOR_TEACHER)
+        windows, teacher = self._windows(shown, corners), self._cut(targets, corners)
+        wholes = windows[:0]
+        tiled = self._material.tiled
+        if tiled is not None:
+            wholes = windows[:n_whole]
+            windows = self._tile_windows([tiled[i] for i in chosen], rng)
+            with torch.no_grad():
+                teacher = detector.describe(self._material.normalized(windows))
+        # One pass for all: a pass has to transform the weights, whatever its size.
+        seen = torch.cat([wholes, windows, self._natural(rng)])
+        hidden = student.hidden(self._material.normalized(seen))
         for_autoencoder = student.head(hidden[:n_whole], FOR_AUTOENCODER)
-        teacher = self._cut(targets, corners)
+        for_teacher = student.head(hidden[len(wholes) :], FOR_TEACHER)
         hard = hard_feature_loss(teacher, for_teacher[:n], recipe.p_hard)
         mean = (teacher - for_teacher[:n]).square().mean()
         penalty = hard.new_zeros(())
@@ -152,17 +161,44 @@ class QuickStep:
         self, detector: Detector, chosen: NDArray[np.int64], rng: np.random.Generator
     ) -> tuple[Tensor, list[Tensor]]:
         """Return images as they are shown, and the teacher's descriptors of them."""
-        # Deviation: the paper shows all images as they were taken.
         shown = self._pixels[torch.from_numpy(chosen)]
-        first = shown[0].numpy()
-        for kind in rng.choice(list(CHANGES), self._recipe.n_changes, replace=False):
-            first = changed(first, kind, rng.uniform(-1, 1), int(rng.integers(2**31)))
+        first = self._changed(shown[0].numpy(), rng)
         if self._recipe.n_changes == 0:
             return shown, [self._cache[int(i)] for i in chosen]
         shown[0] = torch.from_numpy(first.copy())
         with torch.no_grad():
             described = detector.describe(self._material.normalized(shown[:1]))
         return shown, [described[0], *(self._cache[int(i)] for i in chosen[1:])]
+
+    def _changed(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        # Deviation: the paper shows all images as they were taken.
+        for kind in rng.choice(list(CHANGES), self._recipe.n_changes, replace=False):
+            image = changed(image, kind, rng.uniform(-1, 1), int(rng.integers(2**31)))
+        return image
+
+    def _tile_windows(
+        self, images: Sequence[Pixels], rng: np.random.Generator
+    ) -> Tensor:
+        """Return a window of each image at the input size, the first with changes."""
+        n_cells, found = self._recipe.window_cells, []
+        for number, image in enumerate(images):
+            first_cells = (
+                min(n_cells * int(rng.integers(-(-n // n_cells))), n - n_cells)
+                for n in grid_shape((image.shape[0], image.shape[1]))
+            )
+            # The tile around the window: some changes move what it shows.
+            window, tile = [], []
+            for first, length in zip(first_cells, image.shape, strict=False):
+                start = first * PATCH_STRIDE
+                margin = (INPUT_SIZE - self._side) // 2
+                around = min(max(start - margin, 0), length - INPUT_SIZE)
+                tile.append(slice(around, around + INPUT_SIZE))
+                window.append(slice(start - around, start - around + self._side))
+            pixels = image[tuple(tile)]
+            if number == 0:
+                pixels = self._changed(pixels, rng)
+            found.append(pixels[tuple(window)])
+        return torch.from_numpy(np.stack(found))
 
     def _natural(self, rng: np.random.Generator) -> Tensor:
         side, images = self._side, self._material.pretraining_images

@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ from efficientad.inspection.opening import (
     save,
 )
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.rule_files import rule_of
+from efficientad.inspection.tiling import WHOLE, input_size_for, whole_views
 from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
@@ -139,7 +141,9 @@ def train(
         validation=config.validation,
         validation_share=config.validation_share,
         seed=config.seed,
+        size=partial(input_size_for, tile=config.tile, scale=config.scale),
     )
+    rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
         open_pretraining_images(config.pretraining_images)
         if config.has_pretraining_penalty
@@ -150,7 +154,7 @@ def train(
         config, recipe, teacher, training, validation, pretraining_images
     )
     if config.resume and target is not None and not has_checkpoint:
-        finished = finished_detector(target, config, provenance)
+        finished = finished_detector(target, config, provenance, rule, training.size)
         if finished is not None:
             logger.info(
                 "%s is finished: made of these images with these settings", target
@@ -165,7 +169,7 @@ def train(
     measured = None
     if isinstance(recipe, QuickRecipe) and recipe.has_composition:
         composition, measured = learn_composition(
-            engine, training.pixels, seed=config.seed
+            engine, training.pixels, rule, seed=config.seed
         )
         detector.set_composition(composition)
         engine = detector_engine(detector)
@@ -176,12 +180,15 @@ def train(
         divides_by_level=run.step.divides_by_level,
         training=measured,
         names=validation.names,
+        rule=rule,
     )
+    calibration = replace(calibration, unsure_budget=config.unsure_budget)
     predictor = Predictor(
         engine=engine,
         calibration=calibration,
         provenance=run.environment() | provenance,
         size=detector.size,
+        input_size=training.size,
         weights=as_arrays(detector.state_dict()),
     )
     if target is not None:
@@ -212,7 +219,14 @@ class _Training:
         self.seconds = 0.0
         network = teacher.network.to(device).eval().requires_grad_(requires_grad=False)
         network.operations = FAST
-        material = Material(network, training.pixels, pretraining_images, device)
+        has_tiles = training.size != WHOLE
+        self.material = material = Material(
+            network,
+            whole_views(training.pixels),
+            pretraining_images,
+            device,
+            training.pixels if has_tiles else None,
+        )
         self.step: Step = (
             QuickStep(material, recipe)
             if isinstance(recipe, QuickRecipe)
@@ -285,6 +299,7 @@ class _Training:
             "recipe": asdict(self.recipe),
             "teacher": self.teacher_hash,
             "training_images": self.training.hashes,
+            "input_size": list(self.training.size),
             "pretraining_images": self.pretraining_images
             and self.pretraining_images.fingerprint(),
         }
@@ -333,12 +348,7 @@ class _Training:
         if n_channels == (DESCRIPTOR_CHANNELS, DESCRIPTOR_CHANNELS):
             return detector
         # Deviation: the paper sums over all 384 channels.
-        kinds = images_for_axes(
-            self.training.pixels,
-            self.pretraining_images,
-            self.config.seed,
-            detector.device,
-        )
+        kinds = images_for_axes(self.material, self.config.seed)
         return along_axes(detector, kinds, *n_channels)
 
     def environment(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.inputs import Images, normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
@@ -27,10 +28,19 @@ class Material(NamedTuple):
     """Source of natural images. None: there is no pretraining penalty."""
     device: torch.device
     """Device of the training."""
+    tiled: Pixels | None = None
+    """Training images at the input size, (n, height, width, 3), that tiles are drawn
+    from. None: there are no tiles."""
 
     def normalized(self, pixels: Tensor) -> Images:
         """Return pixels as the networks take them."""
         return normalize_images(pixels.to(self.device))
+
+
+def random_tile(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Return a tile of an image at the input size, (256, 256, 3)."""
+    top, left = (int(rng.integers(n - INPUT_SIZE + 1)) for n in image.shape[:2])
+    return image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
 
 
 class Losses(NamedTuple):

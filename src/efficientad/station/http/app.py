@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 
 import efficientad
+from efficientad.errors import EfficientADError
 from efficientad.station.config import StationConfig
 from efficientad.station.http import (
     audit,
@@ -24,6 +26,11 @@ from efficientad.station.http.security import Border
 from efficientad.station.http.uploads import Uploads
 from efficientad.station.prediction.lineup import OpenModel, open_model
 from efficientad.station.prediction.pipeline import Station
+from efficientad.station.sinks.mqtt import MqttSink
+from efficientad.station.sinks.outbox import Delivery, Sink
+from efficientad.station.sinks.webhook import WebhookSink
+from efficientad.station.sources.folder import FolderSource
+from efficientad.station.storage import registry
 from efficientad.station.watching.monitor import Monitor
 
 _MEGABYTE = 10**6
@@ -39,7 +46,11 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        station = Station(config, opener)
+        try:
+            station = Station(config, opener)
+        except EfficientADError as error:
+            app.state.failure = error
+            raise
         app.state.station = station
         app.state.events = Events(asyncio.get_running_loop())
         app.state.uploads = Uploads(station)
@@ -53,16 +64,19 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
             silent_seconds=config.silent_seconds,
         )
         station.listeners += [app.state.events, monitor]
-        station.start()
+        ends = ExitStack()
+        ends.callback(station.close)
+        ends.callback(monitor.close)
+        ends.callback(app.state.uploads.close)
+        with_sinks(station, ends)
+        await asyncio.to_thread(station.start)
         monitor.start()
-        with ExitStack() as ends:
-            ends.callback(app.state.uploads.close)
-            try:
-                yield
-            finally:
-                app.state.events.close()
-                await asyncio.to_thread(monitor.close)
-                await asyncio.to_thread(station.close)
+        with_sources(station, ends)
+        try:
+            yield
+        finally:
+            app.state.events.close()
+            await asyncio.to_thread(ends.close)
 
     app = FastAPI(
         title="efficientad station",
@@ -89,3 +103,31 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
     app.include_router(system.outside)
     add_page(app)
     return app
+
+
+def with_sinks(station: Station, ends: ExitStack) -> None:
+    """Begin to deliver inspections to all sinks."""
+    config = station.config
+    sinks: list[Sink] = [WebhookSink(hook) for hook in config.webhooks]
+    if config.mqtt is not None:
+        sinks.append(MqttSink(config.mqtt, config.name))
+    for sink in sinks:
+        delivery = Delivery(sink, station.database, station.writer, station.log.warning)
+        station.listeners.append(delivery.wake)
+        ends.callback(delivery.close)
+
+
+def with_sources(station: Station, ends: ExitStack) -> None:
+    """Begin to read all sources of the settings."""
+    rows = [
+        {
+            "name": folder.name,
+            "kind": "folder",
+            "settings": {"path": str(folder.path)},
+            "state": "running",
+        }
+        for folder in station.config.folders
+    ]
+    station.writer.run(partial(registry.set_sources, sources=rows))
+    for folder in station.config.folders:
+        ends.callback(FolderSource(folder, station).close)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -33,7 +33,8 @@ from efficientad.station.http.schemas import (
 )
 from efficientad.station.http.security import AnyClient, Client, TheStation, Viewer
 from efficientad.station.http.uploads import Uploads
-from efficientad.station.prediction.pipeline import Answer, Station
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.prediction.records import Answer
 from efficientad.station.storage import queries
 
 router = APIRouter(prefix="/inspections", tags=["inspections"])
@@ -287,6 +288,10 @@ def _artifact(station: Station, number: str, name: str) -> bytes:
 
 
 def _with_zone(time: datetime | None) -> datetime | None:
-    if time is not None and time.tzinfo is None:
-        raise ProblemError(422, "a time needs its zone, such as 2026-11-29T14:07:00Z")
-    return time
+    """Return a time in UTC."""
+    try:
+        if time is None or time.tzinfo is not None:
+            return time and time.astimezone(UTC)
+    except OverflowError:  # it is in no year of UTC
+        pass
+    raise ProblemError(422, "a time needs its zone, such as 2026-11-29T14:07:00Z")

@@ -16,7 +16,8 @@ from efficientad.station.http.schemas import (
     Rule,
     Sha256,
 )
-from efficientad.station.http.security import Engineer, TheStation, Viewer
+from efficientad.station.http.security import Client, Engineer, TheStation, Viewer
+from efficientad.station.prediction.changes import By
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
 
@@ -51,7 +52,7 @@ async def post_model(
         with place.open("wb") as file:
             async for chunk in request.stream():
                 await run_in_threadpool(file.write, chunk)
-        call = partial(station.lineup.add, place, name, client.name, client.role)
+        call = partial(station.lineup.add, place, name, _by(client))
         return await run_in_threadpool(call)
     except OSError as error:
         raise station.media.failed(error) from error
@@ -77,9 +78,7 @@ def post_rule(client: Engineer, station: TheStation, rule: NewRule) -> Any:
         if registry.model_of(connection, rule.model) is None:
             raise ProblemError(404, "there is no model of this hash")
     values = rule.model_dump(exclude={"model", "reason"}, mode="json")
-    return station.lineup.add_rule(
-        rule.model, values, client.name, rule.reason, client.role
-    )
+    return station.lineup.add_rule(rule.model, values, _by(client, rule.reason))
 
 
 @router.get("/activations", response_model=list[Activation], responses=documented())
@@ -108,10 +107,12 @@ async def post_activation(
         activation.source,
         activation.model,
         activation.rule,
-        by=client.name,
-        reason=activation.reason,
-        role=client.role,
+        _by(client, activation.reason),
     )
     row = await run_in_threadpool(call)
     station.tell("activation", row)
     return row
+
+
+def _by(client: Client, reason: str | None = None) -> By:
+    return By(client.name, client.role, reason)

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, Final
 
 from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
 from efficientad.station.http.problems import ProblemError
-from efficientad.station.prediction.pipeline import Arrival, Station
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.prediction.records import Arrival
 from efficientad.station.storage.queries import new_id
 
 _AT_ONCE: Final = 2**20

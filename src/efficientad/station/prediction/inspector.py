@@ -10,8 +10,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save
 
-from efficientad.errors import EfficientADError, ImageError, ModelFileError
+from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.appearance import appearance
 from efficientad.images.decoding import opened_picture
 from efficientad.images.rgb import INPUT_SIZE, RGBImage, read_image
@@ -37,6 +37,11 @@ OpenPredictor = Callable[[], Predictor]
 _NICE: Final = 5
 _THUMBNAIL: Final = (192, 192)
 _MAX_REGIONS: Final = 100
+_DECISION: Final = {
+    "normal": "normal",
+    "unsure": "undecided",
+    "anomalous": "anomalous",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +141,10 @@ def _predict(
 ) -> None:
     """Predict decoded images; any other failure than a known one ends the process."""
 
-    @cache
-    def ruled(rule: Rule) -> Predictor:
-        return replace(predictor, calibration=with_rule(predictor.calibration, rule))
+    @lru_cache(maxsize=32)
+    def ruled(rule: Rule, height: int, width: int) -> Predictor:
+        calibration = with_rule(predictor.calibration, rule, height, width)
+        return replace(predictor, calibration=calibration)
 
     try:
         while True:
@@ -148,14 +154,13 @@ def _predict(
                 continue
             start = time.perf_counter()
             try:
-                prediction = ruled(job.rule).predict(image)
-                p_value = predictor.calibration.p_value(prediction.image_score)
-            except ModelFileError as error:
+                size = image.shape[:2]
+                prediction = ruled(job.rule, *size).predict(image)
+            except EfficientADError as error:  # such as maps that are not finite
                 connection.send((job.number, Undecided(str(error))))
                 continue
             facts["predict_ms"] = 1000 * (time.perf_counter() - start)
-            found = _found(prediction, p_value, facts)
-            connection.send((job.number, found))
+            connection.send((job.number, _found(prediction, facts)))
     except BaseException:  # noqa: BLE001 - the parent sees the end and starts another one
         traceback.print_exc(file=sys.stderr)
         os._exit(1)
@@ -211,28 +216,32 @@ def _read_file(path: Path, max_pixels: int) -> RGBImage:
     return read_image(path)
 
 
-def _found(prediction: Prediction, p_value: float, facts: dict[str, Any]) -> Found:
+def _found(prediction: Prediction, facts: dict[str, Any]) -> Found:
     grids = {name: np.ascontiguousarray(g) for name, g in prediction.grids.items()}
-    is_sure = getattr(prediction, "decision", "") != "unsure"
-    decided = "anomalous" if prediction.is_anomalous else "normal"
-    known = {f.name for f in fields(Found)}
+    score = prediction.image_score
+    if not prediction.rule.is_plain:
+        points = sum(prediction.terms.values())
+        score = float(prediction.combined_grid.max()) + points
     regions = tuple(
         {
-            **{name: round(getattr(each, name)) for name in ("x", "y", "area")},
-            "width": round(each.width),
-            "height": round(each.height),
-            "peak": float(each.peak),
+            "x": region.x,
+            "y": region.y,
+            "width": region.width,
+            "height": region.height,
+            "area": round(region.area),
+            "peak": region.peak,
         }
-        for each in getattr(prediction, "regions", ())[:_MAX_REGIONS]
+        for region in prediction.regions[:_MAX_REGIONS]
     )
     return Found(
-        decision=decided if is_sure else "undecided",
-        image_score=prediction.image_score,
+        # A person has to look at an unsure part: nobody may take it for normal.
+        decision=_DECISION[prediction.decision],
+        image_score=score,
         masked_score=prediction.image_score,
-        p_value=p_value,
+        p_value=prediction.p_value,
         regions=regions,
         grids=save(grids),
-        **{name: value for name, value in facts.items() if name in known},
+        **facts,
     )
 
 

@@ -3,18 +3,15 @@
 An answer exists when the image is in its place, the row is committed, and not before.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from efficientad.errors import ImageError
 from efficientad.station.config import StationConfig
@@ -30,46 +27,18 @@ from efficientad.station.prediction.inspector import (
     Undecided,
 )
 from efficientad.station.prediction.lineup import Lineup, OpenModel, open_model
-from efficientad.station.reviewing.queue import queue_reason
-from efficientad.station.storage import queries, recovery, registry, retention
+from efficientad.station.prediction.records import Answer, Arrival, record_of
+from efficientad.station.storage import queries, registry
 from efficientad.station.storage.engine import open_database
+from efficientad.station.storage.housekeeping import keep_house
 from efficientad.station.storage.media import MediaStore
 from efficientad.station.storage.queries import Row
-from efficientad.station.storage.reviews import QUEUED
 from efficientad.station.storage.writer import Writer
 
 Listener = Callable[[str, Row], None]
 """Gets the kind of an event and its content, in any thread; it must not wait."""
 
-_HOUSEKEEPING_SECONDS: Final = 60.0
-_CHECK_SECONDS: Final = 1.0
 _NO_OUTCOME: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """An image that has come completely, in the folder of incoming ones."""
-
-    number: str
-    source: str
-    sha256: str
-    n_bytes: int
-    first_bytes: bytes
-    received_at: datetime
-    key: str | None = None
-    """Name that the source gave to this image; the same one gives the same answer."""
-    captured_at: datetime | None = None
-    part: str | None = None
-    expected: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A stored inspection."""
-
-    inspection: Row
-    is_replay: bool = False
-    """Whether it was stored for an earlier request with the same key."""
 
 
 class Station:
@@ -104,7 +73,7 @@ class Station:
         self._is_closing = threading.Event()
         self._threads = [
             threading.Thread(target=self.lineup.start, name="opening", daemon=True),
-            threading.Thread(target=self._housekeeping, name="house", daemon=True),
+            threading.Thread(target=self._keep_house, name="house", daemon=True),
         ]
 
     def start(self) -> None:
@@ -261,41 +230,11 @@ class Station:
             self.media.remove(place)
             raise ImageError(outcome.reason)
         total_ms = 1000 * (time.perf_counter() - start)
-        row: Row = {
-            "id": arrival.number,
-            "source": arrival.source,
-            "source_key": arrival.key,
-            "received_at": arrival.received_at,
-            "captured_at": arrival.captured_at,
-            "part": arrival.part,
-            "sha256": arrival.sha256,
-            "model": rule.model,
-            "rule": rule.id,
-            "expected": arrival.expected,
-            "store_ms": store_ms,
-            "media_state": "stored",
-            "media_path": place,
-            "media_bytes": arrival.n_bytes,
-            "replica": self.config.name,
-        }
-        artifacts: dict[str, Any] = {}
-        regions: tuple[Row, ...] = ()
+        row, regions, artifacts = record_of(arrival, outcome, rule, self.config)
+        row |= {"media_path": place, "store_ms": store_ms}
         if isinstance(outcome, Found):
-            values = asdict(outcome)
-            regions = values.pop("regions")
-            artifacts = {name: values.pop(name) for name in ("grids", "thumbnail")}
-            row |= values
-            row["wait_ms"] = max(0.0, total_ms - outcome.decode_ms - outcome.predict_ms)
-        else:
-            row |= {"decision": "undecided", "error": outcome.reason}
-        reason = queue_reason(
-            row["id"],
-            row["decision"],
-            row.get("masked_score"),
-            rule.threshold,
-            self.config.review_share,
-        )
-        row["review_state"] = None if reason is None else QUEUED
+            used_ms = outcome.decode_ms + outcome.predict_ms
+            row["wait_ms"] = max(0.0, total_ms - used_ms)
         stored = self.writer.run(
             partial(
                 queries.insert_inspection,
@@ -324,33 +263,15 @@ class Station:
         )
         self.tell("inspection", stored)
 
-    def _housekeeping(self) -> None:
-        next_round = 0.0
-        with suppress(UnavailableError):
-            self._recover()
-        while not self._is_closing.wait(_CHECK_SECONDS):
-            self.media.check()
-            if time.monotonic() >= next_round and self.writer.is_up:
-                next_round = time.monotonic() + _HOUSEKEEPING_SECONDS
-                with suppress(UnavailableError):
-                    retention.remove_old(
-                        self.database,
-                        self.writer,
-                        self.media,
-                        self.config.retention,
-                        datetime.now(UTC),
-                    )
-
-    def _recover(self) -> None:
-        n_removed, missing = recovery.unanswered_and_missing(
-            self.database, self.media, self.started_at
+    def _keep_house(self) -> None:
+        keep_house(
+            self.database,
+            self.writer,
+            self.media,
+            self.config.retention,
+            self.report,
+            self._is_closing,
         )
-        if n_removed:
-            self.log.info("removed what was never answered", n=n_removed)
-        if missing:
-            detail = f"{len(missing)} images are missing: {json.dumps(missing[:20])}"
-            self.report("images_missing", detail)
-            self.writer.run(partial(queries.mark_removed, numbers=missing))
 
 
 def _key_reused(arrival: Arrival) -> KeyReusedError:

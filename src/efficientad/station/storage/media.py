@@ -28,6 +28,7 @@ class MediaStore:
         self, folder: Path, *, min_free_mb: int, min_free_share: float
     ) -> None:
         self.folder = folder
+        self.opened_at = datetime.now(UTC)
         self._incoming = folder / "incoming"
         self._min_free = min_free_mb * _MEBIBYTE
         self._min_share = min_free_share

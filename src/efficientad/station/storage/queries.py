@@ -57,7 +57,7 @@ def insert_inspection(
     found = inspection_of(connection, number)
     assert found is not None
     if sinks:
-        payload = as_json(found)
+        payload = {k: v for k, v in as_json(found).items() if k != "media_path"}
         at = inspection["received_at"]
         empty = {"attempts": 0, "next_at": at, "payload": payload}
         connection.execute(

@@ -9,7 +9,7 @@ from efficientad.station.storage.media import MediaStore
 
 def unanswered_and_missing(
     database: Database, media: MediaStore, before: datetime
-) -> tuple[int, list[str]]:
+) -> list[str]:
     """Remove files without row, which were never answered, and find rows without file.
 
     Args:
@@ -18,9 +18,9 @@ def unanswered_and_missing(
         before: Start of the station; newer files are left alone.
 
     Returns:
-        Number of removed files, and numbers of the inspections whose file is missing.
+        Numbers of the inspections whose file is missing.
     """
-    n_removed, missing = 0, []
+    missing: list[str] = []
     for minute, paths in media.minutes():
         if datetime.strptime(minute, "%Y-%m-%d/%H/%M").replace(tzinfo=UTC) > before:
             continue
@@ -31,5 +31,4 @@ def unanswered_and_missing(
         for place in there.keys() - known.keys():
             if there[place].stat().st_mtime < before.timestamp():
                 there[place].unlink(missing_ok=True)
-                n_removed += 1
-    return n_removed, missing
+    return missing

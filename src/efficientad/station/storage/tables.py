@@ -1,14 +1,12 @@
 """The tables of a station, as the design names them. Times are UTC."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     Boolean,
     Column,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -17,10 +15,11 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
+
+from efficientad.station.storage.times import UTCDateTime
 
 METADATA = MetaData(
     naming_convention={
@@ -30,26 +29,6 @@ METADATA = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-
-class UTCDateTime(TypeDecorator[datetime]):
-    """A time with its zone: SQLite keeps none."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """Return the time in UTC; one without a zone is refused."""
-        del dialect
-        if value is None:
-            return None
-        assert value.tzinfo is not None
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        """Return the time with its zone."""
-        del dialect
-        return None if value is None else value.replace(tzinfo=UTC)
 
 
 def _id(name: str = "id") -> Column[str]:

@@ -5,7 +5,8 @@ from typing import Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
-from efficientad.station.storage.tables import METADATA, UTCDateTime
+from efficientad.station.storage.tables import METADATA
+from efficientad.station.storage.times import UTCDateTime
 
 
 def _rendered(

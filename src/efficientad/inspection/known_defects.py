@@ -1,0 +1,80 @@
+"""A few known defects, and what a threshold finds of them.
+
+They show what to expect, and choose nothing: the threshold stays that of the normal
+images.
+"""
+
+import math
+from bisect import bisect_right
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from efficientad.errors import DatasetError
+from efficientad.images.listing import find_images
+from efficientad.inspection.opening import load
+from efficientad.method.budget import BUDGETS
+
+_Z: Final = 1.96  # of a normal distribution, for 95 %
+
+
+def expectations(model: Path, defects: Path) -> list[str]:
+    """Return lines on the defects found and the false alarms at each budget.
+
+    Args:
+        model: Model file.
+        defects: Folder of images with known defects.
+
+    Raises:
+        DatasetError: If it holds no images.
+        ImageError: If one cannot be read.
+    """
+    paths = find_images(defects, recursive=True)
+    if not paths:
+        raise DatasetError(f"needed images of known defects, found none in {defects}")
+    predictor = load(model)
+    calibration = predictor.calibration
+    scores = sorted(predictor.predict(path).image_score for path in paths)
+    n_normal = len(calibration.normal_scores)
+    lines = [f"{'budget':>7}  {'threshold':>9}  {'defects found':>26}  false alarms"]
+    best = None
+    for budget in BUDGETS:
+        other = replace(
+            calibration,
+            false_alarm_budget=budget,
+            given_threshold=None,
+            unsure_budget=None,
+        )
+        n_found = len(scores) - bisect_right(scores, other.threshold)
+        best = budget if best is None and n_found == len(scores) else best
+        lines.append(
+            f"{budget:>7.1%}  {other.threshold:9.4g}  "
+            f"{_of(n_found, len(scores)):>26}  {_of(other.n_flagged, n_normal)}"
+        )
+    lines.append("in brackets: 95 % confidence intervals")
+    if best is None:
+        lines.append("no budget finds all of these defects")
+    else:
+        lines.append(
+            f"the smallest budget that finds all of these defects is {best:.1%}; "
+            f"to take it: --false-alarm-budget {best}"
+        )
+    return lines
+
+
+def _of(n_found: int, n: int) -> str:
+    low, high = wilson_interval(n_found, n)
+    return f"{n_found} of {n} ({low:.0%} to {high:.0%})"
+
+
+def wilson_interval(n_found: int, n: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share (Wilson 1927).
+
+    Args:
+        n_found: Cases found.
+        n: All cases, at least 1.
+    """
+    share, factor = n_found / n, _Z**2 / n
+    centre = (share + factor / 2) / (1 + factor)
+    half = math.sqrt(share * (1 - share) * factor + factor**2 / 4) / (1 + factor)
+    return max(0.0, centre - half), min(1.0, centre + half)

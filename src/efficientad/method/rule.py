@@ -1,0 +1,277 @@
+"""The rule from a combined map to a score: where a defect counts, and from which area.
+
+The score is the highest level at which the pixels of a region of interest hold a
+connected group of the least area. For one pixel and the whole image that is the
+paper's maximum of the map. So an image is above a threshold if, and only if, a region
+of this area is.
+
+Areas are measured on the map as the networks see the image, where one pixel of 256 x
+256 stands for many pixels of a large image.
+"""
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Annotated, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from efficientad.errors import ConfigError, ImageError
+from efficientad.images.rgb import Mask
+from efficientad.method.components import components
+from efficientad.method.maps import Grids, image_scores
+from efficientad.method.placement import (
+    cells_of_pixels,
+    input_size,
+    map_size,
+    measured_map,
+)
+from efficientad.settings import Range, check_fields
+
+Map = NDArray[np.float32]
+"""(height, width)."""
+
+MASK_SIDE: Final = 1024
+"""Longest side of a stored region of interest, in pixels."""
+WHITE: Final = 128
+"""Least gray value of a picture that counts as white."""
+_ASPECT_TOLERANCE: Final = 0.02
+"""Relative difference between two aspects that count as the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A connected group of pixels above the threshold, in pixels of the image."""
+
+    x: int
+    """Left column of the box."""
+    y: int
+    """Upper row of the box."""
+    width: int
+    """Columns of the box."""
+    height: int
+    """Rows of the box."""
+    area: float
+    """Pixels of the region."""
+    centroid_x: float
+    """Mean column, where the center of the first pixel is at 0."""
+    centroid_y: float
+    """Mean row."""
+    peak: float
+    """Highest value of the combined map in the region."""
+    mean: float
+    """Mean value of the combined map in the region."""
+    area_mm2: float | None = None
+    """Area in square millimetres, where the size of a pixel is known."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Region of interest and least area of a defect. Default: anywhere, any size."""
+
+    region_of_interest: str = ""
+    """PNG of the region of interest, white where defects count, in base64. Empty: the
+    whole image."""
+
+    min_area: Annotated[float, Range(0, 1)] = 0.0
+    """Least area of a defect, as a share of the image's area."""
+
+    image_mm2: Annotated[float, Range(1e-9, 1e12)] | None = None
+    """Area that an image shows, in square millimetres. None: unknown."""
+
+    def __post_init__(self) -> None:
+        """Reject a region of interest that is no picture, or empty."""
+        check_fields(self)
+        if self.region_of_interest and not self.mask.any():
+            raise ConfigError(
+                "the region of interest is empty; mark where defects count"
+            )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the score is the maximum of the map."""
+        return not self.region_of_interest and self.min_area == 0
+
+    @cached_property
+    def mask(self) -> Mask:
+        """Region of interest at the size it is stored in; (1, 1) for the whole image.
+
+        Raises:
+            ConfigError: If it cannot be read.
+        """
+        if not self.region_of_interest:
+            return np.ones((1, 1), np.bool_)
+        return _decoded(self.region_of_interest)
+
+    def mask_at(self, height: int, width: int) -> Mask:
+        """Return the region of interest at any size, (height, width)."""
+        return _resized(self.mask, height, width)
+
+    def cells(self, rows: int, columns: int) -> Mask | None:
+        """Return the grid's cells that pixels of the region of interest are nearest to.
+
+        None: all of them, for the whole image.
+        """
+        if not self.region_of_interest:
+            return None
+        mask = self.mask_at(*map(input_size, (rows, columns)))
+        for axis, n_cells in enumerate((rows, columns)):
+            starts = cells_of_pixels(n_cells)
+            mask = np.logical_or.reduceat(mask, starts, axis=axis)
+        return mask
+
+    def inside(self, rows: int, columns: int) -> Mask | None:
+        """Return the region of interest on the map of a grid; None: the whole image."""
+        if not self.region_of_interest:
+            return None
+        return self.mask_at(*map_size(rows, columns))
+
+    def require_aspect(self, height: int, width: int) -> None:
+        """Raise `ImageError` if the region of interest is of another aspect."""
+        if not self.region_of_interest:
+            return
+        rows, columns = self.mask.shape
+        if not is_same_aspect((height, width), (rows, columns)):
+            raise ImageError(
+                f"the region of interest was drawn for images of {columns / rows:.3g} "
+                f"times their height, got one of {width} x {height} pixels; use such "
+                "images, or set another region"
+            )
+
+    def scores(self, combined: Grids) -> NDArray[np.float32]:
+        """Return the score of each combined map, (n,)."""
+        if self.is_plain:
+            return image_scores(combined)
+        found = [self._score(*self._placed(grid)) for grid in combined]
+        return np.array(found, np.float32)
+
+    def regions(
+        self, combined: Grids, level: float, height: int, width: int
+    ) -> tuple[Region, ...]:
+        """Return the regions of the least area above a level, the largest first.
+
+        Args:
+            combined: Combined map of the image, (rows, columns).
+            level: Values above it belong to a region.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+        """
+        values, inside = self._placed(combined)
+        found = components(inside & (values > np.float64(level)))
+        areas = found.areas()
+        rows, columns = values.shape
+        down, across = height / rows, width / columns
+        labels = found.labels(rows, columns)
+        regions = []
+        for group in np.flatnonzero(areas >= self._n_pixels(values)):
+            runs = found.group_of_run == group
+            y, x = found.rows[runs], found.starts[runs]
+            ends = found.ends[runs]
+            top, left = math.floor(y.min() * down), math.floor(x.min() * across)
+            lengths = ends - x
+            inner = values[labels == group]
+            share = areas[group] / values.size
+            regions.append(
+                Region(
+                    x=left,
+                    y=top,
+                    width=min(width, math.ceil(ends.max() * across)) - left,
+                    height=min(height, math.ceil((y.max() + 1) * down)) - top,
+                    area=share * height * width,
+                    centroid_x=float(
+                        ((x + ends) / 2 * lengths).sum() / lengths.sum() * across - 0.5
+                    ),
+                    centroid_y=float(
+                        ((y + 0.5) * lengths).sum() / lengths.sum() * down - 0.5
+                    ),
+                    peak=float(inner.max()),
+                    mean=float(inner.mean()),
+                    area_mm2=self.image_mm2 and share * self.image_mm2,
+                )
+            )
+        return tuple(sorted(regions, key=lambda r: (-r.area, -r.peak)))
+
+    def region_mask(
+        self, combined: Grids, level: float, height: int, width: int
+    ) -> Mask:
+        """Return the pixels of all regions, (height, width)."""
+        values, inside = self._placed(combined)
+        found = components(inside & (values > np.float64(level)))
+        is_large = np.append(found.areas() >= self._n_pixels(values), values=False)
+        return _resized(is_large[found.labels(*values.shape)], height, width)
+
+    def _placed(self, grid: Map) -> tuple[Map, Mask]:
+        """Return a map at the size that areas are measured at, and the mask there."""
+        values = measured_map(grid)
+        return values, self.mask_at(*values.shape)
+
+    def _n_pixels(self, values: Map) -> int:
+        return max(1, math.ceil(self.min_area * values.size - 1e-6))
+
+    def _score(self, values: Map, inside: Mask) -> float:
+        """Return the highest level with a group of the least area.
+
+        It is the lowest value inside where no level has one.
+        """
+        n = self._n_pixels(values)
+        ordered = np.sort(values[inside])[::-1]
+        if n == 1:
+            return float(ordered[0])
+        # The level is one of the values: search their order for the first that will do.
+        low, high = min(n, len(ordered)) - 1, len(ordered) - 1
+        while low < high:
+            middle = (low + high) // 2
+            areas = components(inside & (values >= ordered[middle])).areas()
+            low, high = (low, middle) if areas.max() >= n else (middle + 1, high)
+        return float(ordered[low])
+
+
+ANYWHERE: Final = Rule()
+"""The paper's rule: a defect of any size counts anywhere."""
+
+
+def _resized(mask: Mask, height: int, width: int) -> Mask:
+    """Return a mask at another size, where each pixel is the nearest one."""
+    rows, columns = (
+        ((np.arange(n) + 0.5) * (n_mask / n)).astype(np.intp)
+        for n, n_mask in zip((height, width), mask.shape, strict=True)
+    )
+    found: Mask = mask[rows][:, columns]
+    return found
+
+
+def is_same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether two sizes, (height, width), have nearly the same aspect."""
+    ratio = one[0] * other[1] / (one[1] * other[0])
+    return abs(math.log(ratio)) <= _ASPECT_TOLERANCE
+
+
+def encode_mask(mask: Mask) -> str:
+    """Return a region of interest as `Rule` stores it, at most 1024 pixels a side."""
+    shrink = min(1.0, MASK_SIDE / max(mask.shape))
+    height, width = (max(1, round(n * shrink)) for n in mask.shape)
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    if shrink < 1:
+        picture = picture.resize((width, height), Image.Resampling.BOX)
+    file = io.BytesIO()
+    bits = Image.fromarray(np.asarray(picture) >= WHITE)
+    bits.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@lru_cache(maxsize=8)
+def _decoded(text: str) -> Mask:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
+            is_stored_mask = picture.format == "PNG" and max(picture.size) <= MASK_SIDE
+            mask: Mask = np.array(picture.convert("1"), np.bool_)
+    except (OSError, ValueError, SyntaxError):
+        is_stored_mask = False
+    if not is_stored_mask:
+        raise ConfigError("the region of interest is no stored mask; set it again")
+    mask.flags.writeable = False
+    return mask

@@ -1,0 +1,51 @@
+"""A second session: normal images with changes that are no defects.
+
+The images are made as they are asked for, since many large ones would fill the memory.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+
+from efficientad.images.changes import SESSION, changed
+from efficientad.training.normal_images import Pixels
+
+_N_IMAGES: Final = 24
+"""Images with each change, at most."""
+_AFFORDED_PIXELS: Final = 1024**2
+"""Size of images from which on fewer of them are predicted for a calibration."""
+
+
+def second_session(pixels: Pixels) -> "SecondSession":
+    """Return some normal images with each change of `SESSION`, case by case."""
+    return SecondSession(pixels, min(len(pixels), n_affordable(_N_IMAGES, pixels)))
+
+
+class SecondSession:
+    """Normal images with changes that are no defects, made as they are asked for."""
+
+    def __init__(self, pixels: Pixels, n: int) -> None:
+        self._pixels, self._n = pixels, n
+
+    def __len__(self) -> int:
+        return len(SESSION) * self._n
+
+    def __getitem__(self, places: slice) -> Pixels:
+        """Return some of the images, (n, height, width, 3)."""
+        found = []
+        for place in range(*places.indices(len(self))):
+            case, index = divmod(place, self._n)
+            kind, strength = SESSION[case]
+            image = self._pixels[(index + 7 * case) % len(self._pixels)]
+            found.append(changed(image, kind, strength, seed=case))
+        return np.stack(found)
+
+
+def n_affordable(n: int, pixels: Pixels) -> int:
+    """Return how many images of so many pixels take the time of n at 1024 x 1024.
+
+    Smaller images are not more than n, and the largest at least 2.
+    """
+    share = _AFFORDED_PIXELS / (pixels.shape[1] * pixels.shape[2])
+    return max(2, math.floor(n * min(1.0, float(share))))

@@ -1,0 +1,207 @@
+"""Tiles: the local map of a large image, without seams, by every engine."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import efficientad
+from efficientad.engines.engine import EngineOutput, Precision, local_grids
+from efficientad.engines.pytorch import PyTorchEngine
+from efficientad.errors import ConfigError, ImageError
+from efficientad.inspection.opening import detector_engine
+from efficientad.inspection.tiling import WHOLE, grid_shape, input_size_for, run
+from efficientad.method.maps import combine_maps
+from efficientad.method.placement import input_size, place_map, refine_grid
+from efficientad.method.rule import ANYWHERE, Rule, encode_mask
+
+
+class CountingEngine:
+    """The mean of each descriptor's window in place of a local map; counts tiles."""
+
+    precision: Precision = "fp32"
+    device: Literal["cpu"] = "cpu"
+    is_concurrent = True
+
+    def __init__(self):
+        self.n_tiles = 0
+
+    def run(self, pixels):
+        blank = np.zeros((len(pixels), 56, 56), np.float32)
+        return EngineOutput({"local": blank, "global": blank})
+
+    def run_local(self, pixels):
+        self.n_tiles += len(pixels)
+        centers = pixels[:, 16:240:4, 16:240:4, 0]
+        return centers.astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(256, 700), (480, 480), (512, 300), (256, 256)])
+def test_tiles_cover_each_cell_once_and_without_seams(size, rng):
+    image = rng.integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    rows, columns = grid_shape(size)
+
+    found = run(CountingEngine(), image, ANYWHERE).grids["local"]
+
+    if size == WHOLE:
+        assert found.shape == (1, 56, 56)
+        return
+    expected = image[0, 16 : 16 + 4 * rows : 4, 16 : 16 + 4 * columns : 4, 0]
+    np.testing.assert_array_equal(found[0], expected)
+    assert (input_size(rows), input_size(columns)) == size
+
+
+@pytest.mark.parametrize("engine", ["pytorch", "native"])
+@pytest.mark.parametrize("network", ["small", "medium"])
+def test_tiled_equals_whole(make_detector, photograph, engine, network):
+    detector = make_detector(network)
+    image = photograph(320, 516)[np.newaxis]
+    expected = PyTorchEngine(detector).run_local(image)
+
+    found = run(detector_engine(detector, engine), image, ANYWHERE).grids["local"]
+
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def test_the_local_map_alone_is_that_of_a_whole_run(make_detector, photograph):
+    for engine in ("pytorch", "native"):
+        chosen = detector_engine(make_detector(), engine)
+        pixels = photograph(256, 256)[np.newaxis]
+        expected = chosen.run(pixels).grids["local"]
+        np.testing.assert_allclose(local_grids(chosen, pixels), expected, rtol=1e-5)
+
+
+def test_tiles_outside_of_the_region_are_not_computed(rng):
+    image = rng.integers(1, 256, (1, 704, 704, 3), dtype=np.uint8)
+    mask = np.zeros((704, 704), bool)
+    mask[500:600, 500:600] = True
+    rule = Rule(region_of_interest=encode_mask(mask))
+    whole, part = CountingEngine(), CountingEngine()
+
+    expected = run(whole, image, ANYWHERE).grids["local"]
+    found = run(part, image, rule).grids["local"]
+
+    assert (whole.n_tiles, part.n_tiles) == (9, 1)
+    inside = rule.cells(*grid_shape((704, 704)))
+    np.testing.assert_array_equal(found[0][inside], expected[0][inside])
+    both = {"local": found, "global": np.zeros((1, 56, 56), np.float32)}
+    assert rule.scores(combine_maps(both)) == rule.scores(
+        combine_maps(both | {"local": expected})
+    )
+
+
+def test_a_coarse_map_is_drawn_at_the_same_place_on_a_finer_grid(rng):
+    grid = rng.random((56, 56)).astype(np.float32)
+
+    fine = refine_grid(grid, 248, 120)
+
+    placed = place_map(grid, input_size(248), input_size(120))
+    expected = placed[16 : 16 + 4 * 248 : 4, 16 : 16 + 4 * 120 : 4]
+    np.testing.assert_allclose(fine, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "scale", "expected"),
+    [
+        ((1000, 1000), None, None, (256, 256)),
+        ((1000, 1000), 256, None, (1000, 1000)),
+        ((1000, 1500), 256, 2.0, (512, 768)),
+        ((501, 1263), 256, None, (500, 1264)),
+        ((100, 100), 256, None, (256, 256)),
+        ((4000, 6000), 256, None, (2048, 3072)),
+        ((500, 1263), "auto", None, (500, 1264)),
+        ((400, 400), "auto", None, (256, 256)),
+        ((900, 900), "auto", None, (900, 900)),
+    ],
+)
+def test_the_input_size_follows_from_the_images(size, tile, scale, expected):
+    assert input_size_for(size, tile, scale) == expected
+
+
+def test_a_scale_without_tiles_and_too_long_images_get_one_sentence():
+    with pytest.raises(ConfigError, match="--scale needs tiles"):
+        input_size_for((500, 500), None, 2.0)
+    with pytest.raises(ConfigError, match="give a smaller --scale"):
+        input_size_for((100, 9000), 256, 2.0)
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory, photograph):
+    """A detector of 20 steps on tiles of images of 400 x 600 pixels."""
+    folder = tmp_path_factory.mktemp("tiled")
+    (folder / "good").mkdir()
+    for seed in range(10):
+        image = Image.fromarray(photograph(400, 600, seed))
+        image.save(folder / "good" / f"{seed}.png")
+    config = efficientad.TrainConfig(preset="quick", steps=3, tile=256, batch_size=2)
+    path = folder / "part.ead"
+    efficientad.train(folder / "good", config, output=path)
+    return path
+
+
+def test_a_tiled_detector_predicts_in_the_image_s_own_frame(tiled, photograph):
+    predictor = efficientad.load(tiled)
+    assert predictor.input_size == (400, 600)
+
+    prediction = predictor.predict(photograph(800, 1200))
+
+    assert prediction.grids["local"].shape == grid_shape((400, 600))
+    assert prediction.grids["global"].shape == (56, 56)
+    assert prediction.anomaly_map.shape == (800, 1200)
+    combined = prediction.combined_grid
+    assert prediction.image_score >= combined.max() - 1e-6 or prediction.terms
+    with pytest.raises(ImageError, match=r"1\.5 times their height, got one of 300 x"):
+        predictor.predict(photograph(300, 300))
+
+
+def test_every_engine_and_export_gives_the_same_tiled_maps(tiled, photograph, tmp_path):
+    predictor = efficientad.load(tiled)
+    image = photograph(400, 600, 3)
+    expected = predictor.predict(image)
+    for suffix in (".onnx", ".xml"):
+        path = tmp_path / f"part{suffix}"
+        efficientad.export(predictor, path)
+        found = efficientad.load(path).predict(image)
+        assert found.image_score == pytest.approx(expected.image_score, rel=1e-3)
+        for name, grid in expected.grids.items():
+            scale = np.abs(grid).max()
+            np.testing.assert_allclose(found.grids[name], grid, atol=1e-3 * scale)
+
+
+def test_a_tiled_detector_is_calibrated_again(tiled, photograph):
+    predictor = efficientad.load(tiled)
+    images = [photograph(400, 600, seed) for seed in range(20, 23)]
+
+    again = efficientad.calibrate(predictor, images)
+
+    scores = sorted(again.predict(image).image_score for image in images)
+    np.testing.assert_allclose(again.calibration.normal_scores, scores, rtol=1e-5)
+    assert again.input_size == predictor.input_size
+
+
+def test_training_needs_images_of_one_aspect(photograph):
+    images = [photograph(400, 600, seed) for seed in range(10)]
+    config = efficientad.TrainConfig(preset="quick", steps=1, tile=256)
+
+    with pytest.raises(ImageError, match="train another detector for it"):
+        efficientad.train([*images, photograph(300, 300)], config)
+
+
+def test_too_many_large_images_get_one_sentence(monkeypatch, photograph):
+    from efficientad.training import normal_images
+
+    monkeypatch.setattr(normal_images, "_MEMORY_SHARE", 1e-6)
+    config = efficientad.TrainConfig(preset="quick", steps=1, tile=256)
+
+    with pytest.raises(ConfigError, match=r"10 images in tiles need 0\.0 GB"):
+        efficientad.train([photograph(400, 600, seed) for seed in range(10)], config)
+
+
+def test_a_paper_training_draws_tiles(photograph):
+    config = efficientad.TrainConfig(preset="paper", steps=2, tile=256, scale=1.5)
+
+    predictor = efficientad.train([photograph(400, 600, s) for s in range(10)], config)
+
+    assert predictor.input_size == (384, 576)
+    assert predictor.predict(photograph(400, 600)).anomaly_map.shape == (400, 600)
