@@ -94,12 +94,12 @@ def opened(browser, station, view="live", size="desk", **options):
     page = context.new_page()
     complaints = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            message.type in {"error", "warning"} and complaints.append(message.text)
-        ),
-    )
+
+    def on_console(message):
+        if message.type in {"error", "warning"}:
+            complaints.append(message.text)
+
+    page.on("console", on_console)
     page.goto(f"{station.url}/#/{view}")
     page.wait_for_selector("nav a[aria-current=page]")
     page.wait_for_load_state("load")
@@ -251,7 +251,9 @@ def axe(tmp_path_factory):
     except (OSError, subprocess.SubprocessError):
         pytest.skip("needs npm and the package registry")
     with tarfile.open(next(folder.glob("*.tgz"))) as files:
-        return files.extractfile("package/axe.min.js").read().decode()
+        source = files.extractfile("package/axe.min.js")
+        assert source is not None
+        return source.read().decode()
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desk", "light"), ("tablet", "dark")])

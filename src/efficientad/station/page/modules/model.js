@@ -50,8 +50,8 @@ function edit(change) {
 async function preview() {
   busy = "preview";
   changed();
-  const { model, threshold, min_area: area, regions } = draft;
-  trial = await attempt(() => send("POST", "/rules/preview", { model, threshold, min_area: area, regions })) ?? null;
+  const { version, reason, ...rule } = draft;
+  trial = await attempt(() => send("POST", "/rules/preview", rule)) ?? null;
   busy = "";
   changed();
 }
@@ -131,9 +131,9 @@ function ruleCard() {
 }
 
 function trialNote() {
-  const { n, n_flagged: flagged, n_flagged_before: before, changed: differs } = trial;
+  const { n, n_flagged: flagged, n_flagged_before: before, changed: differs, is_exact: exact } = trial;
   return html`<div class="result ${flagged > before ? "watch" : "good"}" role="status">
-    <p>Of the last ${count(n)} parts it would flag <strong>${count(flagged)}</strong> (${percent(n ? flagged / n : NaN)}); they were ${count(before)}.</p>
+    <p>Of the last ${count(n)} parts it would flag ${exact ? "" : "about "}<strong>${count(flagged)}</strong> (${percent(n ? flagged / n : NaN)}); they were ${count(before)}.</p>
     ${differs?.length
       ? html`<ul class="thumbs">${differs.slice(0, 12).map((part) => html`<li><a href="#/history/${part.id}"><img src=${thumbnail(part)} alt="${name(part)}" />
           ${badge(part.decision_then)}</a></li>`)}</ul>`
