@@ -69,7 +69,7 @@ class DriftReport(BaseModel):
 
 
 class Acknowledgement(_Strict):
-    """What was found."""
+    """A note on the cause of an alarm."""
 
     note: Text
 
