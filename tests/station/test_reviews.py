@@ -4,6 +4,7 @@ import csv
 import io
 import sqlite3
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from tests.station_fakes import config_in, image_of, running, wait_until
@@ -13,7 +14,7 @@ from efficientad.datasets import open_category
 from efficientad.station.storage import audit
 from efficientad.station.storage.audit_chain import Action, Head, first_fault
 from efficientad.station.storage.engine import open_database
-from efficientad.station.watching.monitor import SourceDrift
+from efficientad.station.watching.statistics import SourceDrift
 
 API = "/api/v1"
 NOTHING = {"id": "01a229cf-f437-76ec-9c23-970c09ff67ab"}
@@ -67,7 +68,9 @@ def test_a_verdict_takes_a_part_out_of_the_queue_and_undo_brings_it_back(client)
     assert review(client, anomalous, "withdrawn").status_code == 201
     assert get(client, "/review-queue")["total"] == before["total"]
     assert review(client, anomalous, "withdrawn").status_code == 409
+    n = get(client, "/audit/verify")["n"]
     assert review(client, normal, "withdrawn").status_code == 409
+    assert get(client, "/audit/verify")["n"] == n
 
 
 def test_the_last_verdict_counts_and_all_stay(client):
@@ -163,10 +166,9 @@ def test_the_audit_log_is_read_page_by_page_and_as_a_table(client):
     part = inspect(client, ANOMALOUS, 1)
     for verdict in ("normal", "defect"):
         review(client, part, verdict, note="=1+1")
-    numbers, before = [], None
+    numbers, before = [], 2**31 - 1
     while True:
-        query = {} if before is None else {"before": before}
-        page = get(client, "/audit", limit=3, **query)
+        page = get(client, "/audit", limit=3, before=before)
         numbers += [each["seq"] for each in page["items"]]
         if (before := page["next"]) is None:
             break
@@ -187,7 +189,7 @@ def test_reviewed_parts_are_exported(client):
 
     done = get(client, f"/jobs/{job['id']}")
     assert done["state"] == "done", done
-    category = open_category(done["folder"])
+    category = open_category(Path(done["folder"]))
     assert len(category.train) + len(category.test) >= 4
     assert "dent" in {s.defect_type for s in category.test}
 
@@ -239,6 +241,36 @@ def test_a_new_rule_begins_a_new_epoch(client):
     inspect(client, NORMAL, 3, source="line 3")
 
     wait_until(lambda: n_parts() == 1)
+
+
+def test_a_rule_is_tried_on_stored_parts(client):
+    parts = [inspect(client, level, 50) for level in (NORMAL, ANOMALOUS)]
+    tried = {"model": parts[0]["model"], "threshold": 0.1, "budget": 0.01}
+
+    def preview(**change):
+        return client.post(f"{API}/rules/preview", json=tried | change)
+
+    n_rules = len(get(client, "/rules"))
+    low, high = preview().json(), preview(threshold=9).json()
+    now = preview(threshold=parts[0]["threshold"]).json()
+
+    assert low["n_flagged"] == low["n"] >= 2
+    assert high["n_flagged"] == 0
+    assert high["n_changed"] == high["n_flagged_before"] == low["n_flagged_before"]
+    assert high["changed"][0]["id"] == parts[1]["id"]
+    assert high["changed"][0]["decision_then"] == "normal"
+    assert high["changed"][0]["decision"] == "anomalous"
+    assert now["is_exact"]
+    assert not {part["id"] for part in parts} & {part["id"] for part in now["changed"]}
+    corner = [(0, 0), (0.1, 0), (0.1, 0.1)]
+    ignored = {"name": "edge", "kind": "ignore", "points": corner}
+    assert preview(regions=[ignored]).json()["n_flagged"] == low["n_flagged"]
+    assert preview(threshold="high").status_code == 422
+    assert preview(model="0" * 64).status_code == 404
+    everything = [(0, 0), (1, 0), (1, 1), (0, 1)]
+    nowhere = {"name": "all", "kind": "ignore", "points": everything}
+    assert preview(regions=[nowhere]).status_code == 400
+    assert len(get(client, "/rules")) == n_rules
 
 
 def test_random_normal_parts_silence_and_a_restart(tmp_path):

@@ -14,8 +14,10 @@ from efficientad.station.http import (
     audit,
     drift,
     events,
+    exports,
     inspections,
     models,
+    previews,
     reviews,
     system,
 )
@@ -94,7 +96,9 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         models.router,
         system.router,
         events.router,
+        previews.router,
         reviews.router,
+        exports.router,
         drift.router,
         audit.router,
     ):

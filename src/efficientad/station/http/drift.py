@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from efficientad.station.http.problems import ProblemError, documented
+from efficientad.station.http.problems import documented
 from efficientad.station.http.reviews import action_of
 from efficientad.station.http.schemas import InspectionNumber, Text, _Strict
 from efficientad.station.http.security import Operator, TheStation, Viewer
@@ -112,11 +112,9 @@ def acknowledge(
 
     def action(seen: list[Row]) -> Action:
         after: Any = [each["kind"] for each in seen]
-        subject = seen[0]["source"] if seen else number
-        return action_of(client, "acknowledge", subject, after=after, reason=new.note)
+        source = seen[0]["source"]
+        return action_of(client, "acknowledge", source, after=after, reason=new.note)
 
     seen = station.writer.run(audit.recorded(write, action))
-    if not seen:
-        raise ProblemError(409, "this alarm was acknowledged before")
     monitor_of(request).renew(seen[0]["source"])
     return [Alarm.model_validate(each) for each in seen]

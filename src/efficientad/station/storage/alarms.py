@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from efficientad.station.errors import UnknownError
+from efficientad.station.errors import ConflictError, UnknownError
 from efficientad.station.storage import tables as t
 from efficientad.station.storage.queries import Row, first, new_id, rows
 
@@ -86,10 +86,11 @@ def acknowledge(connection: Connection, number: str, by: str, note: str) -> list
     """Write that somebody has seen an alarm, and all others of its source.
 
     Returns:
-        These alarms; none if they were acknowledged before.
+        These alarms.
 
     Raises:
         UnknownError: If there is no such alarm.
+        ConflictError: If it was acknowledged before.
     """
     table = t.alarms
     alarm = first(connection, select(table).where(table.c.id == number))
@@ -98,7 +99,9 @@ def acknowledge(connection: Connection, number: str, by: str, note: str) -> list
     seen = open_alarms(connection, alarm["source"])
     numbers = [each["id"] for each in seen]
     if number not in numbers:
-        return []
+        raise ConflictError(
+            f"an alarm is acknowledged once, {alarm['acknowledged_by']} has done so"
+        )
     query = table.update().where(table.c.id.in_(numbers))
     connection.execute(query.values(acknowledged_by=by, note=note))
     return [each | {"acknowledged_by": by, "note": note} for each in seen]

@@ -1,7 +1,7 @@
 """Inspections: what is written in one transaction, and how they are found again."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -146,6 +146,23 @@ def artifact_of(connection: Connection, number: str, name: str) -> bytes | None:
     query = select(t.artifacts.c[name]).where(t.artifacts.c.inspection == number)
     found: bytes | None = connection.execute(query).scalar()
     return found
+
+
+def last_grids(
+    connection: Connection, model: str, limit: int
+) -> Iterator[tuple[Row, bytes]]:
+    """Yield the last inspections of a model that have grids, newest first."""
+    i, a = t.inspections.c, t.artifacts.c
+    columns = (i.id, i.decision, i.image_score, i.height, i.width)
+    query = (
+        select(*columns, a.grids)
+        .join(t.artifacts, a.inspection == i.id)
+        .where(i.model == model, a.grids.is_not(None))
+        .order_by(i.id.desc())
+        .limit(limit)
+    )
+    for row in connection.execute(query).mappings():
+        yield dict(row), row["grids"]
 
 
 def last_stored(connection: Connection) -> datetime | None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, func, select
 
-from efficientad.station.errors import UnknownError
+from efficientad.station.errors import ConflictError, UnknownError
 from efficientad.station.storage import tables as t
 from efficientad.station.storage.queries import (
     Row,
@@ -52,9 +52,13 @@ def add_review(
 
     Raises:
         UnknownError: If there is no such inspection.
+        ConflictError: If there is no verdict to take back.
     """
     if inspection_of(connection, number) is None:
         raise UnknownError("there is no inspection of this number")
+    is_back = review["verdict"] == WITHDRAWN
+    if is_back and last_verdict(reviews_of(connection, number)) is None:
+        raise ConflictError("a verdict was needed to take back, there is none")
     row = {"id": new_id(), "inspection": number, **review, "by": by, "at": at}
     connection.execute(t.reviews.insert().values(**row))
     counts = last_verdict(reviews_of(connection, number))

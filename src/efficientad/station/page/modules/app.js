@@ -141,7 +141,14 @@ async function refresh() {
   state.queued = (await get("/review-queue", { limit: 1 })).total;
 }
 
+/** Take in the newest parts: those before the stream was open, or while it was not. */
+async function catchUp() {
+  const { items } = await get("/inspections", { limit: 200 });
+  for (const part of items.reverse()) stored(part);
+}
+
 async function onEvent(kind, content) {
+  if (kind === "open") await attempt(catchUp);
   if (kind === "open" || kind === "alarm" || kind === "review") await attempt(refresh);
   if (kind === "inspection") {
     const today = state.station?.counts_today;
@@ -156,8 +163,7 @@ async function onEvent(kind, content) {
 async function start() {
   await attempt(async () => {
     await refresh();
-    const { items } = await get("/inspections", { limit: 200 });
-    for (const part of items.reverse()) stored(part);
+    await catchUp();
     follow(onEvent);
     route();
   });

@@ -31,7 +31,7 @@ function template() {
       <a class="button" href=${address("/audit.csv")} download>Save as CSV</a></div>
     ${check ? result() : nothing}
     ${items.length
-      ? html`<div class="card scroll"><table>
+      ? html`<div class="card scroll" tabindex="0"><table>
           <thead><tr><th>No.</th><th>Time</th><th>Person</th><th>Action</th><th>Subject</th><th>Change</th><th>Reason</th><th>Hash</th></tr></thead>
           <tbody>${items.map(row)}</tbody></table></div>`
       : empty("Nothing is recorded", "Every action of a person appears here.")}

@@ -45,7 +45,7 @@ function template() {
       ? report.sources.map(source)
       : empty("Nothing is watched yet", "The watch begins with the first part of a source.")}
     ${closed.length
-      ? html`<section class="card"><h2>Earlier alarms</h2><div class="scroll"><table>
+      ? html`<section class="card"><h2>Earlier alarms</h2><div class="scroll" tabindex="0"><table>
           <thead><tr><th>Raised</th><th>Source</th><th>Changed</th><th>Since</th><th>Acknowledged by</th><th>Note</th></tr></thead>
           <tbody>${closed.map((alarm) => html`<tr><td>${date(alarm.raised_at)}</td><td>${alarm.source}</td><td>${NAMES[alarm.kind] ?? alarm.kind}</td>
             <td>${alarm.since ? date(alarm.since) : "–"}</td><td>${alarm.acknowledged_by}</td><td>${alarm.note}</td></tr>`)}</tbody></table></div></section>`

@@ -50,8 +50,8 @@ function edit(change) {
 async function preview() {
   busy = "preview";
   changed();
-  const { model, threshold, min_area: area, regions } = draft;
-  trial = await attempt(() => send("POST", "/rules/preview", { model, threshold, min_area: area, regions })) ?? null;
+  const { version, reason, ...rule } = draft;
+  trial = await attempt(() => send("POST", "/rules/preview", rule)) ?? null;
   busy = "";
   changed();
 }
@@ -99,7 +99,7 @@ function template() {
 }
 
 function activeCard() {
-  return html`<section class="card"><h2>Decides now</h2><div class="scroll"><table>
+  return html`<section class="card"><h2>Decides now</h2><div class="scroll" tabindex="0"><table>
     <thead><tr><th>Source</th><th>Model</th><th>Rule</th><th>Threshold</th><th>Least area</th><th>Regions</th><th>Since</th><th>By</th></tr></thead>
     <tbody>${activations.filter((each) => each.active).map((each) => {
       const rule = rules.find((known) => known.id === each.rule);
@@ -131,9 +131,9 @@ function ruleCard() {
 }
 
 function trialNote() {
-  const { n, n_flagged: flagged, n_flagged_before: before, changed: differs } = trial;
+  const { n, n_flagged: flagged, n_flagged_before: before, changed: differs, is_exact: exact } = trial;
   return html`<div class="result ${flagged > before ? "watch" : "good"}" role="status">
-    <p>Of the last ${count(n)} parts it would flag <strong>${count(flagged)}</strong> (${percent(n ? flagged / n : NaN)}); they were ${count(before)}.</p>
+    <p>Of the last ${count(n)} parts it would flag ${exact ? "" : "about "}<strong>${count(flagged)}</strong> (${percent(n ? flagged / n : NaN)}); they were ${count(before)}.</p>
     ${differs?.length
       ? html`<ul class="thumbs">${differs.slice(0, 12).map((part) => html`<li><a href="#/history/${part.id}"><img src=${thumbnail(part)} alt="${name(part)}" />
           ${badge(part.decision_then)}</a></li>`)}</ul>`
@@ -156,7 +156,7 @@ function modelsCard() {
       <dl class="facts">
         ${facts(model).map(([term, text]) => html`<div><dt>${term}</dt><dd>${text}</dd></div>`)}
       </dl>
-      <div class="scroll"><table><thead><tr><th>Rule</th><th>Threshold</th><th>Least area</th><th>Regions</th><th>Written</th><th>Reason</th><th></th></tr></thead>
+      <div class="scroll" tabindex="0"><table><thead><tr><th>Rule</th><th>Threshold</th><th>Least area</th><th>Regions</th><th>Written</th><th>Reason</th><th></th></tr></thead>
       <tbody>${rules.filter((rule) => rule.model === model.sha256).map(ruleRow)}</tbody></table></div>
       <button type="button" @click=${() => begin(model.sha256)}>New rule of this model</button></details>`)}</section>`;
 }
@@ -181,7 +181,7 @@ function ruleRow(rule) {
 }
 
 function historyCard() {
-  return html`<section class="card"><h2>Activations</h2><div class="scroll"><table>
+  return html`<section class="card"><h2>Activations</h2><div class="scroll" tabindex="0"><table>
     <thead><tr><th>Time</th><th>Source</th><th>Model</th><th>Rule</th><th>By</th><th>Reason</th></tr></thead>
     <tbody>${activations.slice(0, 20).map((each) => html`<tr><td>${date(each.at)}</td><td>${each.source === "*" ? "all" : each.source}</td>
       <td>${nameOf(each.model)}</td><td>${rules.find((rule) => rule.id === each.rule)?.version}</td><td>${each.by}</td><td>${each.reason}</td></tr>`)}</tbody>

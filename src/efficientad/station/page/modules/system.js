@@ -66,7 +66,7 @@ function template() {
         : html`<p class="muted">Images come by HTTP alone.</p>`}</section>
     <section class="card"><h2>Incidents</h2>
       ${it.incidents.length
-        ? html`<div class="scroll"><table><thead><tr><th>Time</th><th>Kind</th><th>Times</th><th>Detail</th></tr></thead>
+        ? html`<div class="scroll" tabindex="0"><table><thead><tr><th>Time</th><th>Kind</th><th>Times</th><th>Detail</th></tr></thead>
           <tbody>${it.incidents.map((each) => html`<tr><td>${date(each.at)}</td><td>${each.kind.replaceAll("_", " ")}</td><td>${count(each.count)}</td><td>${each.detail}</td></tr>`)}</tbody></table></div>`
         : html`<p class="muted">None.</p>`}</section>
     <section class="card"><h2>Retraining</h2>
@@ -74,7 +74,7 @@ function template() {
       <button type="button" @click=${exportParts}>Write the data set</button></section>
     <section class="card"><h2>Settings</h2>
       <p class="muted">They come from flags, environment and file at the start; the page cannot change them.</p>
-      <div class="scroll"><table><tbody>${Object.entries(it.settings).map(([name, value]) => html`<tr><th scope="row">${name}</th>
+      <div class="scroll" tabindex="0"><table><tbody>${Object.entries(it.settings).map(([name, value]) => html`<tr><th scope="row">${name}</th>
         <td><code>${typeof value === "object" ? JSON.stringify(value) : String(value)}</code></td></tr>`)}</tbody></table></div></section>`;
 }
 
