@@ -179,7 +179,7 @@ def disk(settings: Settings, folder: Path) -> dict[str, Any]:
             process.stop()
         n_rows = rows_of(place / "data")
     finally:
-        subprocess.run(["umount", str(place)], check=True)  # noqa: S603, S607
+        subprocess.run(["umount", "-l", str(place)], check=True)  # noqa: S603, S607
     unavailable = [seconds for status, seconds in refused if status == _UNAVAILABLE]
     return {
         "n_unavailable": len(unavailable),
