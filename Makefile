@@ -8,8 +8,8 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 	--disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-station test test-slow fresh wheel check format lint contracts types tables tables-check \
-	ship-teacher peers vendor coverage clean
+.PHONY: docs help demo demo-station test test-slow fresh wheel check format lint contracts types tables tables-check \
+	ship-teacher peers vendor release coverage notebook clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -38,6 +38,10 @@ wheel: $(VENV)/wheel.stamp ## dist: wheels with native layers, no torch or compi
 	for machine in x86_64 aarch64; do EFFICIENTAD_MACHINE=$$machine \
 		"$(BIN)/python" -m hatchling build -t wheel -d dist || exit 1; done
 	cd teachers && "$(abspath $(BIN))/python" -m hatchling build -t wheel -d ../dist
+
+release: check wheel ## dist: what RELEASING.md uploads: wheels, source, and the notes of this version
+	"$(BIN)/python" -m hatchling build -t sdist -d dist
+	awk '/^## \[/ { n++ } n == 1' CHANGELOG.md > dist/NOTES.md
 
 check: format lint contracts types tables-check test ## everything, fast parts first
 
@@ -78,6 +82,12 @@ peers: $(VENV)/train.stamp .venv-peers/peers.stamp ## other implementations on t
 vendor: ## copy the station page's vendored files again, and check their hashes
 	"$(PYTHON)" vendor.py
 
+docs: $(VENV)/docs.stamp ## the documentation as a site in build/site; a broken link fails
+	"$(BIN)/mkdocs" build --quiet
+
+notebook: $(VENV)/docs.stamp ## run examples/quickstart.ipynb and store its outputs
+	"$(BIN)/jupyter" nbconvert --to notebook --execute --inplace examples/quickstart.ipynb
+
 coverage: $(VENV)/dev.stamp ## the tests again, with the lines they never reach
 	OMP_NUM_THREADS=1 "$(BIN)/coverage" run -m pytest -n auto --dist loadfile
 	"$(BIN)/coverage" combine --quiet
@@ -99,6 +109,10 @@ $(VENV)/dev.stamp: $(VENV)/train.stamp
 
 $(VENV)/station.stamp: $(VENV)/train.stamp
 	$(PIP_INSTALL) --editable ".[train,station]" --editable lab
+	touch "$@"
+
+$(VENV)/docs.stamp: $(VENV)/train.stamp
+	$(PIP_INSTALL) --editable ".[train,docs]" --editable lab
 	touch "$@"
 
 $(VENV)/wheel.stamp: $(VENV)/train.stamp

@@ -37,13 +37,16 @@ if TYPE_CHECKING:
     from efficientad.evaluation.evaluate import evaluate
     from efficientad.evaluation.results import Evaluation
     from efficientad.exports.export import export
+    from efficientad.images.rgb import as_rgb
+    from efficientad.inspection.card import card
     from efficientad.inspection.files import predict
     from efficientad.inspection.opening import load, save
+    from efficientad.inspection.prediction import Prediction, Predictions
     from efficientad.inspection.predictor import Predictor
     from efficientad.inspection.rule_options import RuleOptions
     from efficientad.inspection.streams import predictions
     from efficientad.inspection.threshold import threshold
-    from efficientad.method.decision import Calibration, Prediction
+    from efficientad.method.decision import Calibration
     from efficientad.method.detector import Detector
     from efficientad.method.rule import Region
     from efficientad.model_files.teachers import load_teacher
@@ -66,6 +69,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelFileError",
     "Prediction",
+    "Predictions",
     "Predictor",
     "Region",
     "ResultError",
@@ -74,7 +78,9 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "UndefinedMetricError",
+    "as_rgb",
     "calibrate",
+    "card",
     "check",
     "demo",
     "distill",
@@ -94,12 +100,15 @@ _HOME_OF = {
     "Detector": "method.detector",
     "DistillConfig": "distillation.config",
     "Evaluation": "evaluation.results",
-    "Prediction": "method.decision",
+    "Prediction": "inspection.prediction",
+    "Predictions": "inspection.prediction",
     "Predictor": "inspection.predictor",
     "Region": "method.rule",
     "RuleOptions": "inspection.rule_options",
     "TrainConfig": "training.config",
+    "as_rgb": "images.rgb",
     "calibrate": "training.calibration",
+    "card": "inspection.card",
     "check": "evaluation.check",
     "demo": "demo_parts.demo",
     "distill": "distillation.distill",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 
 class Range(NamedTuple):
@@ -107,6 +108,25 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*given.args, **given.kwargs)
 
     return call
+
+
+def explains_freezing(advice: str) -> Callable[[type[C]], type[C]]:
+    """Return a decorator of a frozen dataclass: setting a field names what to call.
+
+    Args:
+        advice: Sentence part for the message, such as "call with_threshold".
+    """
+
+    def decorated(frozen: type[C]) -> type[C]:
+        def refuse(_self: C, name: str, _value: object) -> None:
+            raise ConfigError(
+                f"a {frozen.__name__} does not change, got a new {name}; {advice}"
+            )
+
+        frozen.__setattr__ = refuse  # type: ignore[assignment, method-assign]
+        return frozen
+
+    return decorated
 
 
 def checked(name: str, value: object, kind: Any) -> Any:

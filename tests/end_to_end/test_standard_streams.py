@@ -11,7 +11,7 @@ from PIL import Image
 
 import efficientad
 from efficientad.datasets.checks import check_category
-from efficientad.training.progress import Progress, with_progress
+from efficientad.progress import Progress, with_progress
 
 FULL = Path("/dev/full")
 FULL_SENTENCE = (

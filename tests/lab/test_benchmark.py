@@ -36,7 +36,11 @@ from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.benchmark.costs import network_cost
 from efficientad_lab.benchmark.hardware import Peak
 from efficientad_lab.benchmark.peak_memory import peak_memory_mib
-from efficientad_lab.benchmark.report import BenchmarkReport, EngineReport
+from efficientad_lab.benchmark.report import (
+    BenchmarkReport,
+    EngineReport,
+    speed_sentence,
+)
 
 TINY = BenchmarkConfig(repeats=1, batch_size=2, streams=1, memory=False)
 
@@ -225,8 +229,8 @@ def constant(value, *settings):
 
 
 @pytest.fixture
-def measured(monkeypatch):
-    """A report about two fakes, the second of which differs by a twentieth."""
+def fakes(monkeypatch):
+    """Two predictors, the second of which differs by a twentieth, as candidates."""
     fakes = {"one": constant(2.0), "other": constant(2.1, "int8")}
     found = [Candidate(name, Path("part.ead")) for name in fakes]
     monkeypatch.setattr(benchmark_module, "candidates", lambda *_: found)
@@ -234,6 +238,12 @@ def measured(monkeypatch):
     monkeypatch.setattr(
         hardware, "matrix_products", lambda _: [product("fp32"), product("int8")]
     )
+    return fakes
+
+
+@pytest.fixture
+def measured(fakes):
+    """A report about them."""
     stages: list[str] = []
     report = benchmark(Path("part.ead"), (), TINY, on_stage=stages.append)
     return report, fakes, stages
@@ -329,11 +339,81 @@ def test_speeds_are_ratios_to_the_first(measured):
     ]
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "sentence"),
+    [
+        (
+            {"baseline": 1120.0, "native": 140.0, "openvino": 200.0},
+            "7.1 pictures a second on this machine by native, 8 times the plain",
+        ),
+        (
+            {"baseline": 50.0, "native": 100.0},
+            "20 pictures a second on this machine by",
+        ),
+        ({"a.onnx": 40.0}, "25 pictures a second on this machine by a.onnx"),
+    ],
+)
+def test_a_sentence_tells_the_speed(milliseconds, sentence):
+    latencies = {name: Timing((time,)) for name, time in milliseconds.items()}
+
+    assert speed_sentence("part.ead", latencies).startswith(f"part.ead: {sentence}")
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("fakes")
+def test_what_is_measured_before_ctrl_c_is_kept(monkeypatch):
+    monkeypatch.setattr(benchmark_module._Measurement, "_streams", interrupt)
+
+    report = benchmark(Path("part.ead"), (), TINY)
+
+    assert not report.is_complete
+    one, _ = json.loads(json.dumps(report.as_json()))["engines"]
+    assert one["latency_ms"]["n"] == 1
+    assert one["images_per_second_of_streams"] is None
+    assert report.table().splitlines()[1].startswith("one")
+
+
+def test_ctrl_c_after_a_turn_ends_with_the_turns_before_it(fakes, monkeypatch):
+    engine = fakes["other"].engine
+    run = engine.run
+
+    def third_time(pixels):
+        return run(pixels) if len(engine.n_images) < 3 else interrupt()
+
+    monkeypatch.setattr(engine, "run", third_time)
+
+    report = benchmark(Path("part.ead"), (), replace(TINY, repeats=5))
+
+    assert [len(r.latency.milliseconds) for r in report.results] == [1, 1]
+    assert report.results[0].batch is None
+
+
+def test_ctrl_c_before_any_result_is_an_interrupt(fakes, monkeypatch):
+    monkeypatch.setattr(fakes["one"].engine, "run", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(Path("part.ead"), (), TINY)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_after_a_minute_a_sentence_says_what_is_known(monkeypatch):
+    monkeypatch.setattr(benchmark_module, "_SECONDS_TO_A_RESULT", -1)
+    stages: list[str] = []
+
+    benchmark(Path("part.ead"), (), replace(TINY, repeats=3), on_stage=stages.append)
+
+    assert sum(stage.startswith("so far: part.ead: ") for stage in stages) == 1
+
+
 def test_the_text_has_the_tables(measured):
     report, _, _ = measured
 
     text = report.text()
 
+    assert text.startswith("part.ead: ")
     assert "images/s by 2" in text
     assert "limit of int8" in text
     assert "plain networks, small: 8.06 M parameters, 75.9 GFLOP an image" in text

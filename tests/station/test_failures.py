@@ -1,7 +1,9 @@
 """A disk, a database or a model that fails: no answer is lost, and none is invented."""
 
 import errno
+import io
 import sqlite3
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -196,3 +198,15 @@ def test_files_nobody_was_told_of_go_and_lost_ones_are_an_incident(tmp_path):
     assert incident["kind"] == "images_missing"
     assert lost in incident["detail"]
     assert not list((folder / "incoming").iterdir())
+
+
+def test_a_log_that_cannot_be_written_stops_no_inspection(station, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, _text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Gone())
+        answer = post(station)
+
+    assert answer.status_code == 201

@@ -168,3 +168,15 @@ def test_metrics_count_decisions(station):
     line = 'efficientad_inspections_total{decision="normal",source="counted"} 1.0'
     assert line in text.splitlines()
     assert "efficientad_last_stored_timestamp_seconds" in text
+
+
+def test_a_challenge_part_that_passes_is_an_incident(station):
+    post(station, image_of(ANOMALOUS), expect="anomalous")
+    passed = post(station, image_of(NORMAL), expect="anomalous").json()["id"]
+
+    def challenges():
+        incidents = station.get("/api/v1/system").json()["incidents"]
+        return [each for each in incidents if each["kind"] == "challenge_passed"]
+
+    wait_until(challenges)
+    assert [each["detail"] for each in challenges()] == [f"http: {passed}"]

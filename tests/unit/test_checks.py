@@ -110,6 +110,19 @@ def test_images_that_use_the_lower_bits_of_16_are_named(category, shift, suffix)
         assert message.endswith("or multiply by 16")
 
 
+def test_a_picture_with_red_and_blue_exchanged_is_a_warning(category):
+    rng = np.random.default_rng(0)
+    for path in sorted(category.rglob("good/*.png")):
+        pixels = rng.integers((150, 90, 60), (210, 150, 120), (40, 48, 3), np.uint8)
+        is_exchanged = path == category / "test/good/1.png"
+        Image.fromarray(pixels[..., ::-1] if is_exchanged else pixels).save(path)
+
+    ((_, severity, message),) = [f for f in found(category) if f[0] == "colors"]
+
+    assert severity == "warning"
+    assert "exchanged in 1 images against the training images: test/good/1" in message
+
+
 def test_an_image_of_8_bits_may_be_dark(category):
     path = category / "train/good/0.png"
     Image.fromarray(np.asarray(Image.open(path)) // 16).save(path)

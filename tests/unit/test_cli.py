@@ -1,12 +1,22 @@
 """The command line itself; what its verbs do is tested where they are made."""
 
+import io
+import json
+import os
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
+from tests.dataset_files import draw
+from tests.fake_engines import brightness_predictor
 
+import efficientad
 from efficientad.cli import main as cli
+from efficientad.cli.printing import prediction_lines, settings_lines
 from efficientad.errors import DatasetError
+from efficientad.inspection.files import PredictionSummary
+from efficientad.training.config import TrainConfig
 
 
 def test_the_help_names_every_verb_with_its_sentence(capsys):
@@ -16,6 +26,104 @@ def test_the_help_names_every_verb_with_its_sentence(capsys):
     for name, verb in cli._VERBS.items():
         sentence = str(verb.__doc__).partition("\n")[0]
         assert f"  {name:10} {sentence}" in lines
+
+
+def test_no_arguments_print_the_overview(capsys):
+    assert cli.main([]) == 0
+    without = capsys.readouterr().out
+
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out == without
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+
+    assert capsys.readouterr().out == f"efficientad {efficientad.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "meant"), [("trian", "train"), ("evalute", "evaluate"), ("bench", None)]
+)
+def test_a_misspelt_verb_has_a_suggestion(capsys, verb, meant):
+    assert cli.main([verb]) == 2
+
+    sentence = capsys.readouterr().err
+    suggestion = f"got {verb}; perhaps you meant {meant}; see"
+    assert (suggestion in sentence) == (meant is not None)
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Two images here, and any model file has their brightness for a score."""
+    from efficientad.inspection import opening
+
+    predictor = brightness_predictor()
+    monkeypatch.setattr(opening, "load", lambda *_, **__: predictor)
+    monkeypatch.chdir(tmp_path)
+    draw(Path("a.png"), 9)
+    draw(Path("b.png"), 255)
+
+
+@pytest.mark.usefixtures("images")
+def test_the_summary_names_the_anomalous_images(capsys):
+    assert cli.main(["predict", "part.ead", "*.png", "--output", "out"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        "2 images predicted, 1 anomalous, 0 failed; see out/predictions.csv",
+        "  anomalous: b.png",
+    ]
+
+
+def test_a_long_summary_counts_the_rest():
+    many = tuple(Path(f"{n}.png") for n in range(23))
+    summary = PredictionSummary(30, 23, 0, 0, anomalous=many)
+
+    lines = prediction_lines(summary, None)
+
+    assert lines[0] == "30 images predicted, 23 anomalous, 0 failed"
+    assert lines[-2:] == ["  anomalous: 19.png", "  and 3 more"]
+
+
+@pytest.mark.usefixtures("images")
+def test_rows_come_as_json_lines_and_the_summary_on_standard_error(capsys):
+    assert cli.main(["predict", "part.ead", "a.png", "b.png", "--json", "-"]) == 0
+
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [(row["path"], row["is_anomalous"]) for row in rows] == [
+        ("a.png", False),
+        ("b.png", True),
+    ]
+    assert "2 images predicted, 1 anomalous" in captured.err
+    assert {path.name for path in Path().iterdir()} == {"a.png", "b.png"}
+
+
+@pytest.mark.usefixtures("images")
+def test_names_are_read_from_standard_input(capsys, monkeypatch):
+    odd = draw(Path(os.fsdecode(b"c\xe9.png")), 255)
+    names = b"a.png\r\n\n" + os.fsencode(odd) + b"\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names)))
+
+    assert cli.main(["predict", "part.ead", "-", "--json", "-"]) == 0
+
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["path"] for row in rows] == ["a.png", "c\\udce9.png"]
+
+
+def test_settings_are_a_list_with_what_none_became():
+    config = TrainConfig(steps=7)
+    became = {"preset": "quick", "steps": 1000, "batch_size": 4, "device": "cpu"}
+
+    lines = settings_lines(config, became)
+
+    assert lines[0] == "settings:"
+    named = {line[2:27].strip(): line[27:] for line in lines[1:]}
+    assert named["steps"] == "7"
+    assert named["batch size"] == "4"
+    assert named["device"] == "cpu"
+    assert "teacher" not in named
+    assert "None" not in "".join(lines)
 
 
 def test_python_runs_the_package_as_the_command_line(capsys, monkeypatch):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.decision import Calibration, Prediction, TermScale
+from efficientad.inspection.prediction import Prediction
+from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
 
 SCALE = MapScale(0.0, 1.0)
@@ -65,6 +66,13 @@ def test_a_threshold_by_hand_replaces_the_derived_one():
 
     assert calibration.threshold == 0.15
     assert calibration.guaranteed_false_alarm_rate == 3 / 4
+
+
+def test_a_threshold_by_hand_leaves_the_range_of_normal_scores():
+    by_hand = calibration_of([0.1, 0.2, 0.4], threshold=0.15)
+
+    assert by_hand.normal_range == (0.2, 0.4)
+    assert by_hand.normal_range == calibration_of([0.1, 0.2, 0.4]).normal_range
 
 
 def test_the_statement_says_how_many_images_are_missing():

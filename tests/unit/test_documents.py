@@ -82,7 +82,7 @@ def test_the_readme_leads_to_each_page(page):
 
 def test_the_figure_is_of_the_shipped_small_teacher():
     results = REPOSITORY / "lab" / "experiments" / "teacher_figure" / "results"
-    record = results / "teacher_figure_natural_images_small_seed0.json"
+    record = results / "teacher_figure_drawn_pictures_small_seed0.json"
     drawn = json.loads(record.read_text(encoding="utf-8"))["teacher"]["hash"]
     hashes = json.loads((PACKAGE / "weights" / "hashes.json").read_text())
 

@@ -126,7 +126,7 @@ def test_evaluate_refuses_images_of_the_calibration_but_warns_if_published(
         evaluate(predictor, parts)
     evaluate(predictor, copy)
 
-    (warning,) = caplog.messages
+    (warning,) = [text for text in caplog.messages if "calibrated on" in text]
     assert "1 of 3 test images" in warning
     assert "the results do not count" in warning
 
@@ -188,3 +188,17 @@ def test_a_category_without_defects_has_no_metrics(parts, tmp_path):
 
     with pytest.raises(UndefinedMetricError, match="has no defective ones"):
         evaluate(brightness_predictor(), tmp_path)
+
+
+def test_the_sentence_counts_what_the_decision_finds(parts):
+    evaluation = evaluate(brightness_predictor().with_threshold(0.0), parts)
+
+    assert str(evaluation) == "found 7 of 7 defects, 2 of 2 false alarms"
+
+
+@pytest.mark.parametrize(("threshold", "is_warned"), [(0.0, True), (1.0, False)])
+def test_pictures_of_another_product_are_a_warning(parts, caplog, threshold, is_warned):
+    evaluate(brightness_predictor().with_threshold(threshold), parts)
+
+    warning = "2 of 2 good test images score above the threshold, as images of another"
+    assert (warning in caplog.text) == is_warned

@@ -155,6 +155,14 @@ def test_a_map_of_another_size_than_the_image_is_refused():
         overlay(gray_image(9, 8), flat_map(0), low=0, high=1)
 
 
+def test_half_of_the_way_to_the_threshold_is_visible_on_dark_and_light_images():
+    for value in (20, 235):
+        image = gray_image(8, 8, value)
+        covered = overlay(image, flat_map(0.25), low=0, high=1).astype(int)
+
+        assert np.abs(covered - image).max() > 25
+
+
 # Outlines
 
 
@@ -266,12 +274,13 @@ def test_the_color_bar_runs_down_from_high_to_low_and_names_both():
     assert bar[80:, 16:].min() < 100  # there is text
 
 
-def test_the_scale_puts_the_threshold_half_way():
-    assert color_scale(0.2) == (0, 0.4)
+def test_the_scale_begins_at_half_the_median_and_has_the_limit_half_way():
+    low, high = color_scale((0.08, 0.2))
+
+    assert low == 0.04
+    assert (low + high) / 2 == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("threshold", [0, -3, 0.01, np.inf, -np.inf, np.nan])
-def test_a_strange_threshold_still_gives_a_scale(threshold):
-    low, high = color_scale(threshold)
-
-    assert (low, high) == (0, 0.1)
+@pytest.mark.parametrize("normal_range", [(0.0, 0.0), (-3.0, -2.0), (-1.0, 0.01)])
+def test_strange_normal_scores_still_give_a_scale(normal_range):
+    assert color_scale(normal_range) == (0, 0.1)

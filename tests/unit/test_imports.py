@@ -39,7 +39,7 @@ TORCH_FREE = [
     ),
     "efficientad.training.calibration",
     "efficientad.training.normal_images",
-    "efficientad.training.progress",
+    "efficientad.progress",
     "efficientad.engines.engine",
     "efficientad.engines.graph_outputs",
     "efficientad.engines.names",

@@ -478,21 +478,24 @@ def test_a_compiler_may_speak_another_encoding(tmp_path, monkeypatch, caplog):
     assert r"using PyTorch's (unm\xf6glich)" in caplog.text
 
 
-@pytest.mark.parametrize("home", ["", "relative", None])
-def test_without_a_home_folder_native_layers_are_not_there(
-    fresh, monkeypatch, caplog, home
-):
+def test_without_a_home_folder_native_layers_are_not_there(fresh, monkeypatch, caplog):
     monkeypatch.chdir(fresh)
     monkeypatch.delenv("XDG_CACHE_HOME")
-    if home is None:  # a user whom the system does not know
-        monkeypatch.delenv("HOME")
-        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    else:
-        monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("HOME")  # a user whom the system does not know
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
 
     assert not layers.is_available()
     assert "needs a home folder, this user has none; set XDG_CACHE_" in caplog.text
     assert not list(fresh.iterdir())
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_no_folder_is_ignored(monkeypatch, home):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+
+    assert native.cache_folder().is_absolute()
+    assert native.cache_folder().name == "efficientad"
 
 
 def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):

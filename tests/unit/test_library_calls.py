@@ -85,7 +85,8 @@ REFUSED = {
     "ead.export(PREDICTOR, 'part')": "got part; name it part.onnx or part.xml",
     "ead.export(PREDICTOR, 'a.onnx', precision='int4')": "precision must be fp32,",
     "ead.export(PREDICTOR, 'a.onnx', max_loss=float('nan'))": "max_loss must be",
-    "ead.predict(PREDICTOR, 'x.png', 'out')": "paths must be a list, got 'x.png'",
+    "ead.predict(PREDICTOR, 'x.png', 'out')": "needed at x.png, there is none; check",
+    "ead.predict(PREDICTOR, 3, 'out')": "paths must be a list or a path, got 3",
     "ead.predict(PREDICTOR, [None], 'out')": "paths[0] must be a path, got None",
     "ead.predict('part.ead', ['x.png'], 'out')": "predictor must be a Predictor, got",
     "ead.predict(PREDICTOR, ['x.png'], 'out', n_streams=10**9)": "n_streams must be a",
@@ -93,13 +94,21 @@ REFUSED = {
     "ead.predictions(PREDICTOR, STACK)": "images must be an Iterable, got an array of",
     "ead.predictions(PREDICTOR, [], batch_size=10**9)": "batch_size must be a whole",
     "ead.predictions(PREDICTOR, [], n_waiting=10**9)": "n_waiting must be a whole",
-    "PREDICTOR.predict_batch(STACK)": "a list, got an array of shape (2, 64, 64, 3)",
-    "PREDICTOR.predict_batch(STACK[0])": "a list, got an array of shape (64, 64, 3)",
+    "PREDICTOR.predict_batch(STACK)": "or a path, got an array of shape (2, 64, 64, 3)",
+    "PREDICTOR.predict_batch(STACK[0])": "a path, got an array of shape (64, 64, 3)",
     "PREDICTOR.predict_batch(torch.zeros(2, 3, 9, 9))": "array of shape (2, 3, 9",
-    "PREDICTOR.predict_batch('x.png')": "images must be a list, got 'x.png'",
-    "PREDICTOR.predict_batch(iter([]))": "images must be a list, got a list_iterator",
-    "PREDICTOR.predict(None)": "a path, a Pillow image or a NumPy array, got None",
-    "PREDICTOR.predict(torch.zeros(3, 9, 9))": "a NumPy array, got Tensor; convert it",
+    "PREDICTOR.predict_batch('x.png')": "an image was needed, x.png does not exist",
+    "PREDICTOR.predict_batch('x/*.png')": "an image was needed, x/*.png does not exist",
+    "PREDICTOR.predict_batch(iter([]))": "a list or a path, got a list_iterator",
+    "PREDICTOR.predict_batch([STACK[0]], color='gbr')": "color must be rgb or bgr, got",
+    "PREDICTOR.predict(None)": "a Pillow image, an array or a tensor, got NoneType",
+    "PREDICTOR.predict('.')": "needs one image, got a folder; use predict_batch",
+    "PREDICTOR.predict([STACK[0]])": "needs one image, got a list; use predict_batch",
+    "PREDICTOR.predict(torch.zeros(3, 9, 9))": "channels last, or say layout='chw'",
+    "PREDICTOR.predict('x.png', color='bgr')": "the given image is str, which has its",
+    "PREDICTOR.with_threshold(float('nan'))": "at must be a finite number, got nan",
+    "setattr(PREDICTOR, 'threshold', 0.2)": "got a new threshold; call with_threshold",
+    "setattr(CALIBRATION, 'threshold', 0.2)": "call dataclasses.replace with given_thr",
     "ead.evaluate('part.ead', 'parts')": "predictor must be a Predictor, got",
     "ead.evaluate(PREDICTOR, None)": "category must be a Category or a path, got None",
     "ead.check(None)": "data must be a path, got None",
@@ -127,6 +136,8 @@ ACCEPTED = {
         "[0.5]"
     ),
     "json.dumps(ead.Calibration(SCALES, [np.float32(0.5)]).normal_scores)": "[0.5]",
+    "PREDICTOR.with_threshold(np.float32(0.5)).threshold": 0.5,
+    "PREDICTOR.threshold": 0.2,
     "json.dumps(MapScale(np.float32(0), np.float32(1)).high)": "1.0",
     "str(ead.TrainConfig(validation='folder').validation.parent)": ".",
     "ead.DistillConfig(source=Path('net.pt')).source": "net.pt",
@@ -171,7 +182,7 @@ def outcomes(tmp_path_factory):
 def test_a_call_by_mistake_is_one_sentence(outcomes, call, words):
     kind, _, sentence = outcomes[call].partition(": ")
 
-    assert kind in {"ConfigError", "ImageError"}
+    assert kind in {"ConfigError", "DatasetError", "ImageError"}
     assert words in sentence
     assert "\n" not in sentence
 

@@ -8,15 +8,17 @@ from PIL import Image
 
 from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR, heatmap
 from efficientad.inspection import panels
-from efficientad.inspection.panels import prediction_panel
-from efficientad.method.decision import Prediction
+from efficientad.inspection.panels import prediction_panel, prediction_tiles
+from efficientad.inspection.prediction import Prediction
 
 
 def prediction_of(height, width, local=0.0, overall=0.0, image_score=0.5):
     """Constant maps: the colors of a panel are known without looking."""
     values = {"local": local, "global": overall}
     grids = {k: np.full((56, 56), value, np.float32) for k, value in values.items()}
-    return Prediction(image_score, 0.1, 0.2, height, width, grids)
+    return Prediction(
+        image_score, 0.1, 0.2, height, width, grids, normal_range=(0.02, 0.2)
+    )
 
 
 def gray_image(height, width, value=120):
@@ -56,7 +58,7 @@ def test_a_panel_has_a_picture_for_each_named_map(names):
     named = replace(prediction, grids=grids)
     image = gray_image(300, 200)
 
-    tiles = panels.prediction_tiles(image, named)
+    tiles = prediction_tiles(image, named)
 
     assert [t.caption for t in tiles] == [*(f"{n} map" for n in names), "combined map"]
     assert tile_count(prediction_panel(image, named)) == len(names) + 3
@@ -72,13 +74,57 @@ def test_what_exceeds_the_threshold_is_outlined():
     assert has_color(above, THRESHOLD_COLOR)
 
 
+def corner_cell(value):
+    grid = np.zeros((56, 56), np.float32)
+    grid[0, 0] = value
+    return {"local": grid, "global": grid}
+
+
+def test_a_corner_cell_is_no_square_but_fades_towards_the_border():
+    prediction = replace(prediction_of(256, 256), grids=corner_cell(0.3))
+    picture = prediction_tiles(gray_image(256, 256), prediction)[0].image.sum(axis=2)
+
+    along = picture[16, :17].astype(int)
+    assert picture[0, 0] == picture[0, 16] == picture[16, 0] == picture[200, 200]
+    assert (np.diff(along) >= 0).all()
+    assert along[16] > along[8] > along[0]
+    assert prediction.map("local")[0, 0] == np.float32(0.3)  # the map itself stays
+
+
+def test_a_corner_cell_above_the_threshold_is_outlined():
+    prediction = replace(prediction_of(256, 256), grids=corner_cell(0.21))
+
+    picture = prediction_tiles(gray_image(256, 256), prediction)[-1].image
+
+    assert has_color(picture, THRESHOLD_COLOR)
+
+
+def test_a_defect_below_a_threshold_set_by_hand_stays_in_its_overlay():
+    image = gray_image(256, 256)
+    derived = prediction_of(256, 256, local=0.15, overall=0.15)
+    by_hand = replace(derived, threshold=2.0)
+
+    seen, same = (prediction_tiles(image, p)[-1].image for p in (derived, by_hand))
+
+    np.testing.assert_array_equal(seen, same)
+    assert np.abs(seen[128, 128].astype(int) - 120).max() > 25
+
+
+def test_what_most_normal_images_reach_leaves_no_haze():
+    image = gray_image(256, 256)
+
+    *_, combined = prediction_tiles(image, prediction_of(256, 256, 0.01, 0.01))
+
+    np.testing.assert_array_equal(combined.image, image)
+
+
 def test_the_smallest_annotated_defect_stays_visible():
     image, prediction = gray_image(256, 256), prediction_of(2000, 2000)
     mask = np.zeros((2000, 2000), np.bool_)
-    without, *_ = panels.prediction_tiles(image, prediction, mask)
+    without, *_ = prediction_tiles(image, prediction, mask)
     mask[777, 1234] = True
 
-    tile, *others = panels.prediction_tiles(image, prediction, mask)
+    tile, *others = prediction_tiles(image, prediction, mask)
 
     assert tile.caption == without.caption == "annotated defect"
     assert has_color(tile.image, MASK_COLOR)

@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientad.method.networks import PatchDescriptionNetwork
-from efficientad.method.placement import GRID_CELLS, place_map, placement_matrix
+from efficientad.method.placement import (
+    GRID_CELLS,
+    border_fade,
+    place_map,
+    placement_matrix,
+)
 from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
 
 
@@ -47,6 +52,17 @@ def test_border_cells_are_extended_outwards():
 
     np.testing.assert_allclose(placed[:17], 1, atol=1e-6)
     np.testing.assert_allclose(placed[-19:], GRID_CELLS, rtol=1e-6)
+
+
+def test_pictures_fade_from_the_outer_centres_to_the_border():
+    fade = border_fade(256, 256)
+
+    assert fade.shape == (256, 256)
+    assert (fade[16:237, 16:237] == 1).all()
+    assert fade[:, [0, -1]].max() < 0.05
+    np.testing.assert_allclose(fade[8, 100], 8.5 / 16.5, rtol=1e-6)
+    np.testing.assert_allclose(fade, fade.T)
+    assert border_fade(10, 2000).shape == (10, 2000)
 
 
 def test_a_ramp_stays_a_ramp_between_the_outer_centres():

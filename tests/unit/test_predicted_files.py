@@ -25,7 +25,7 @@ def rows_of(output):
     return rows
 
 
-def run(paths, output, **options):
+def run(paths, output=None, **options):
     return predict(brightness_predictor(), paths, output, **options)
 
 
@@ -164,3 +164,49 @@ def test_odd_names_come_out_harmless(images, tmp_path, monkeypatch):
     lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     paths = [json.loads(line)["path"] for line in lines]
     assert paths == ["part\\udce9.png", "=1+1.png", "-2.png"]
+
+
+def test_one_path_or_pattern_is_enough(images):
+    first, second = draw(images / "a.png"), draw(images / "b.png")
+    draw(images / "c.jpg")
+    rows: list[dict[str, object]] = []
+
+    for given in (str(first), images / "a*.png", [f"{images}/[ab].png"]):
+        run(given, on_row=rows.append)
+
+    assert [row["path"] for row in rows] == list(
+        map(str, (first, first, first, second))
+    )
+
+
+def test_a_pattern_that_matches_nothing_has_a_row(images, tmp_path):
+    draw(images / "a.png")
+
+    summary = run([images, images / "x*.png"], tmp_path / "out")
+
+    assert (summary.n_images, summary.n_failed) == (1, 1)
+    assert "there is none" in rows_of(tmp_path / "out")[1]["error"]
+
+
+def test_without_an_output_rows_are_given_and_nothing_is_written(images, tmp_path):
+    dark, light = draw(images / "a.png", 10), draw(images / "b.png", 250)
+    rows: list[dict[str, object]] = []
+
+    summary = run([images], on_row=rows.append)
+
+    assert [(row["path"], row["is_anomalous"]) for row in rows] == [
+        (str(dark), False),
+        (str(light), True),
+    ]
+    assert summary.anomalous == (light,)
+    assert {path.name for path in tmp_path.iterdir()} == {"images"}
+
+
+def test_rows_are_those_of_the_json_list(images, tmp_path):
+    draw(images / "a.png")
+    rows: list[dict[str, object]] = []
+
+    run([images], tmp_path / "out", on_row=rows.append)
+
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from efficientad import progress
 from efficientad.cli.logs import logging_to_stderr
-from efficientad.training import progress
-from efficientad.training.progress import Progress
+from efficientad.progress import Progress, tracked
 
 
 class Clock:
@@ -115,3 +115,17 @@ def test_a_terminal_shows_a_bar_from_where_an_earlier_run_ended(monkeypatch):
     assert "training:  50%" in started
     assert "loss=0.25" in terminal.getvalue()
     assert "a note\n" in terminal.getvalue()
+
+
+def test_items_that_take_long_are_counted(clock, caplog):
+    taken = []
+    for item in tracked("abcd", 4, "predicting"):
+        clock.seconds += 1
+        taken.append(item)
+
+    assert taken == list("abcd")
+    assert messages(caplog) == [
+        "predicting: image 1 of 4",
+        "predicting: image 3 of 4, 1.00 images/s, 0.0 min left",
+        "predicting: image 4 of 4, 1.00 images/s, 0.0 min left",
+    ]

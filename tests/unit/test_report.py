@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from datetime import date
@@ -16,13 +17,15 @@ from PIL import Image
 
 from efficientad.errors import StorageError
 from efficientad.evaluation.rendering import render
-from efficientad.evaluation.report import Case, Report, write_report
+from efficientad.evaluation.report import Report, write_report
+from efficientad.evaluation.report_pictures import picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
 from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR
-from efficientad.method.decision import Prediction
+from efficientad.inspection.prediction import Prediction
+from efficientad.method.rule import Rule
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 SCORES = st.floats(1e-3, 1e3)
 
 
@@ -49,18 +52,25 @@ class CheckedPage(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in {"style", "script"}:
             self.texts.append(data.strip())
 
     def text_of_row(self, first):
         """The texts of a table's row, by the text of its first cell."""
         texts = [text for text in self.texts if text]
-        start = texts.index(first)
+        start = texts.index(first, texts.index("Metrics"))
         return texts[start + 1 : start + 8]
 
-    def sources(self, alt):
+    @property
+    def cards(self):
+        """The attributes of each image of the grid, in the order of the page."""
+        return [a for tag, a in self.elements if tag == "button" and "data-name" in a]
+
+    def sources(self, css_class):
         return [
-            a["src"] for tag, a in self.elements if tag == "img" and a["alt"] == alt
+            a["src"]
+            for tag, a in self.elements
+            if tag == "img" and a.get("class") == css_class and "src" in a
         ]
 
 
@@ -69,22 +79,30 @@ def scored(defect_type, image_score, name="a.png", threshold=0.5):
     return ScoredImage(name, defect_type, image_score, 0.1, is_anomalous)
 
 
-def case_of(defect_type="scratch", image_score=0.9, *, name="a.png", shape=(40, 60)):
+def prediction_of(image_score=0.9, *, shape=(40, 60), grids=None, **changes):
     grid = np.linspace(0, 1, 56 * 56, dtype=np.float32).reshape(56, 56)
-    prediction = Prediction(
+    return Prediction(
         image_score=image_score,
         p_value=0.0625,
         threshold=0.5,
         height=shape[0],
         width=shape[1],
-        grids={"local": grid, "global": grid.T.copy()},
+        grids={"local": grid, "global": grid.T.copy()} if grids is None else grids,
+        normal_range=(0.1, 0.5),
+        **changes,
     )
-    image = np.full((*shape, 3), 128, np.uint8)
+
+
+def shown(
+    defect_type="scratch", image_score=0.9, *, name="a.png", shape=(40, 60), **how
+):
+    image = how.pop("image", np.full((*shape, 3), 128, np.uint8))
     mask = None
     if defect_type != "good":
         mask = np.zeros(shape, np.bool_)
         mask[shape[0] // 2, shape[1] // 2] = True
-    return Case(name, defect_type, prediction, image, mask)
+    prediction = prediction_of(image_score, shape=shape, grids=how.pop("grids", None))
+    return picture_of(name, defect_type, image, prediction, mask, **how)
 
 
 def report_of(*, evaluation=(), **changes):
@@ -120,13 +138,6 @@ def written(report, tmp_path):
     return path.read_text(encoding="utf-8")
 
 
-def picture_of(source):
-    header, _, encoded = source.partition(";base64,")
-    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
-        assert header == f"data:image/{str(picture.format).lower()}"
-        return np.asarray(picture.convert("RGB"))
-
-
 def has_color_like(picture, color):
     return bool((np.abs(picture.astype(int) - color).max(axis=2) < 40).any())
 
@@ -135,17 +146,16 @@ def has_color_like(picture, color):
 
 
 def test_the_page_is_well_formed_and_needs_nothing_from_outside(tmp_path):
-    cases = [case_of(), case_of("good", 0.3)]
-    page = written(report_of(missed=cases, found=cases), tmp_path)
+    page = written(report_of(pictures=[shown(), shown("good", 0.3)]), tmp_path)
     checked = CheckedPage(page)
 
     assert page.startswith("<!DOCTYPE html>")
     for tag, attributes in checked.elements:
-        assert tag not in {"script", "link", "iframe", "object"}
+        assert tag not in {"link", "iframe", "object"}
         assert not {"href", "srcset", "onload"} & set(attributes)
         assert str(attributes.get("src", "data:")).startswith("data:")
     assert "http" not in page
-    assert not re.search(r"url\(|@import", page)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp|import\(|eval\(", page)
 
 
 def test_the_check_notices_an_element_that_is_not_closed():
@@ -153,16 +163,18 @@ def test_the_check_notices_an_element_that_is_not_closed():
         CheckedPage("<p><b>text</p>")
 
 
-def test_the_header_names_the_category_the_images_and_the_date(tmp_path):
-    texts = CheckedPage(written(report_of(), tmp_path)).texts
+def test_the_decisions_are_the_first_that_is_said(tmp_path):
+    texts = [t for t in CheckedPage(written(report_of(), tmp_path)).texts if t]
 
-    for expected in (
-        "plate: evaluation",
-        "5 defects, 4 normal images",
-        "threshold 0.5",
-        "2024-01-04",
-    ):
-        assert expected in texts
+    start = texts.index("Found")
+    assert " ".join(texts[start : start + 5]) == (
+        "Found 3 of 5 defects, with 1 false alarm in 4 normal images"
+    )
+    assert "plate: evaluation" in texts[:start]
+    assert "2024-01-04" in texts[:start]
+    assert texts[start + 5].startswith(
+        "An image is reported if its score is above the threshold of 0.5,"
+    )
 
 
 def test_a_report_may_be_undated(tmp_path):
@@ -199,22 +211,7 @@ def test_a_metric_that_the_report_does_not_know_is_shown_all_the_same(tmp_path):
     page = written(report_of(evaluation={"metrics": metrics}), tmp_path)
 
     columns = re.findall(r'<th scope="col">([^<]*)</th>', page)
-    assert columns[2:7] == [
-        "found",
-        "image\nAU-ROC",
-        "AU-PRO",
-        "recall at &lt;1",
-        "test images",
-    ]
-
-
-def test_decisions_are_counted(tmp_path):
-    checked = CheckedPage(written(report_of(), tmp_path))
-    texts = [text for text in checked.texts if text]
-    start = texts.index("in all")
-
-    assert texts[start + 1 : start + 5] == ["normal images", "3", "1", "4"]
-    assert texts[start + 5 : start + 9] == ["defects", "2", "3", "5"]
+    assert columns[2:] == ["found", "image\nAU-ROC", "AU-PRO", "recall at &lt;1"]
 
 
 def test_what_the_calibration_can_guarantee_stands_with_the_decisions(tmp_path):
@@ -231,7 +228,7 @@ def test_nothing_is_said_about_an_unknown_model(tmp_path):
 
     assert "<h2>Model</h2>" not in page
     assert "Calibration" not in page
-    assert "Defects with the" not in page
+    assert "<h2>Images</h2>" not in page
 
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202egnp.\x1b[31m"
@@ -246,25 +243,38 @@ def test_everything_from_outside_is_escaped(tmp_path):
             "undefined": {HOSTILE: HOSTILE},
             "scores": [scored(HOSTILE, 0.7, name=HOSTILE), scored("good", 0.1)],
         },
-        missed=[case_of(HOSTILE, name=HOSTILE)],
+        pictures=[shown(HOSTILE, name=HOSTILE)],
         calibration=HOSTILE,
         facts={HOSTILE: HOSTILE},
     )
     page = written(report, tmp_path)
 
-    assert "<script" not in page
-    assert CheckedPage(page).texts.count(HOSTILE) >= 6
+    assert "<script>alert" not in page
+    checked = CheckedPage(page)
+    assert checked.texts.count(HOSTILE) >= 6
+    assert checked.cards[0]["data-name"] == HOSTILE
+
+
+def test_all_scores_are_there_for_another_threshold(tmp_path):
+    page = written(report_of(), tmp_path)
+
+    found = re.search(r'id="all-scores">(.*?)</script>', page)
+    assert found is not None
+    scores = json.loads(found[1])
+    assert [True, 2.0] in scores
+    assert [False, 0.6] in scores
+    assert len(scores) == 9
 
 
 def test_a_file_name_of_foreign_bytes_is_written(tmp_path):
     name = b"pi\xe8ce.png".decode("utf-8", errors="surrogateescape")
 
     assert "pi\\udce8ce.png" in written(
-        report_of(missed=[case_of(name=name)]), tmp_path
+        report_of(pictures=[shown(name=name)]), tmp_path
     )
 
 
-# Cases
+# Images
 
 
 @pytest.mark.parametrize(
@@ -276,97 +286,174 @@ def test_a_file_name_of_foreign_bytes_is_written(tmp_path):
         ("good", 0.1, "passed"),
     ],
 )
-def test_a_case_shows_the_prediction_and_whether_it_is_right(
+def test_a_card_shows_the_score_and_whether_the_decision_is_right(
     tmp_path, defect_type, image_score, verdict
 ):
-    case = case_of(defect_type, image_score, name="test/x/000.png")
-    texts = CheckedPage(written(report_of(found=[case]), tmp_path)).texts
+    picture = shown(defect_type, image_score, name="test/x/000.png")
+    checked = CheckedPage(written(report_of(pictures=[picture]), tmp_path))
+    (card,) = checked.cards
 
-    start = texts.index("test/x/000.png")
-    shown = [text for text in texts[start:] if text][
-        : 5 if case.defect_mask is not None else 4
-    ]
-    assert shown[-1] == verdict
-    assert f"score {image_score:g}" in shown
-    assert "p-value 0.0625" in shown
-
-
-def test_a_defect_is_shown_with_its_mask_and_three_maps(tmp_path):
-    checked = CheckedPage(written(report_of(missed=[case_of()]), tmp_path))
-    shown = [a["alt"] for tag, a in checked.elements if tag == "img"]
-    annotated, combined = (
-        picture_of(*checked.sources(alt))
-        for alt in ("annotated defect", "combined map")
-    )
-
-    assert shown == [
-        "color scale",
-        "image",
-        "annotated defect",
-        "local map",
-        "global map",
-        "combined map",
-    ]
-    assert has_color_like(annotated, MASK_COLOR)
-    assert has_color_like(combined, THRESHOLD_COLOR)
-    assert not has_color_like(picture_of(*checked.sources("image")), MASK_COLOR)
+    assert card["data-verdict"] == verdict
+    assert float(str(card["data-score"])) == image_score
+    assert card["data-odds"] == "16"
+    start = checked.texts.index("test/x/000.png")
+    assert {verdict, f"{image_score:g}"} <= set(checked.texts[start - 6 : start])
 
 
-def test_every_map_is_shown_under_its_name(tmp_path):
-    case = case_of()
-    grids = dict.fromkeys(("texture", "<shape>"), case.prediction.grids["local"])
-    named = replace(case, prediction=replace(case.prediction, grids=grids))
-    checked = CheckedPage(written(report_of(missed=[named]), tmp_path))
-    shown = [a["alt"] for tag, a in checked.elements if tag == "img"]
+def test_every_map_is_a_layer_under_its_name(tmp_path):
+    grid = np.zeros((56, 56), np.float32)
+    picture = shown(grids=dict.fromkeys(("texture", "<shape>"), grid))
+    (card,) = CheckedPage(written(report_of(pictures=[picture]), tmp_path)).cards
 
-    assert shown[3:] == ["texture map", "<shape> map", "combined map"]
-    assert "<shape> map" in checked.texts
-
-
-def test_a_normal_image_has_no_mask_to_show(tmp_path):
-    page = written(report_of(highest_normal=[case_of("good", 0.6)]), tmp_path)
-
-    assert not CheckedPage(page).sources("annotated defect")
+    layers = json.loads(str(card["data-layers"]))
+    assert [name for name, _ in layers] == ["texture", "<shape>"]
+    assert all(layer.startswith("data:image/png") for _, layer in layers)
 
 
-def test_local_and_global_map_are_not_mixed_up(tmp_path):
+def test_local_and_global_map_are_not_mixed_up():
     """The local one grows downwards, the global one to the right."""
-    checked = CheckedPage(written(report_of(missed=[case_of()]), tmp_path))
-    local, overall = (
-        picture_of(*checked.sources(alt)).astype(int).sum(axis=2)
-        for alt in ("local map", "global map")
-    )
+    layers = shown(shape=(60, 60)).layers
+    local, overall = (opacity_of(layers[name]) for name in ("local", "global"))
 
-    assert local[-1, 0] > local[0, -1] + 100
-    assert overall[0, -1] > overall[-1, 0] + 100
+    assert local[80, 30] > local[30, 80] + 40
+    assert overall[30, 80] > overall[80, 30] + 40
+
+
+def opacity_of(source):
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as layer:
+        return np.asarray(layer.convert("RGBA"))[:, :, 3].astype(int)
+
+
+def test_a_layer_has_the_shape_of_its_image_and_is_clear_where_normal():
+    grid = np.zeros((56, 56), np.float32)
+    layer = shown(shape=(300, 600), grids={"local": grid}).layers["local"]
+
+    opacity = opacity_of(layer)
+    assert opacity.shape == (56, 112)
+    assert (opacity == 0).all()
+
+
+def test_outlines_show_the_annotated_defect_and_what_is_above_the_threshold():
+    both = picture_of_lines(shown())
+    annotated = picture_of_lines(shown(grids={"local": np.zeros((56, 56), np.float32)}))
+
+    assert has_color_like(both, MASK_COLOR)
+    assert has_color_like(both, THRESHOLD_COLOR)
+    assert has_color_like(annotated, MASK_COLOR)
+    assert not has_color_like(annotated, THRESHOLD_COLOR)
+    assert not shown("good", grids={"local": np.zeros((56, 56), np.float32)}).lines
+
+
+def picture_of_lines(picture):
+    with Image.open(io.BytesIO(base64.b64decode(picture.lines.partition(",")[2]))) as p:
+        drawn = np.array(p.convert("RGBA"))
+    return drawn[drawn[:, :, 3] == 255][None, :, :3]
+
+
+def flat(value):
+    return np.full((56, 56), value, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("score", "local", "overall", "source", "reason"),
+    [
+        (0.9, 1.5, 0.3, "local", "a small patch looks unlike"),
+        (0.9, 0.3, 1.5, "global", "not together in this arrangement"),
+        (0.9, 0.2, 0.2, "image", "the image as a whole is unlike"),
+        (0.25, 0.2, 0.2, "", "the score is 50% of the threshold"),
+    ],
+)
+def test_the_reason_of_a_decision_is_one_sentence(
+    score, local, overall, source, reason
+):
+    grids = {"local": flat(local), "global": flat(overall)}
+    picture = shown(image_score=score, grids=grids)
+
+    assert picture.source == source
+    assert reason in picture.reason
+
+
+def test_a_reason_says_where_the_largest_region_is():
+    grid = np.zeros((56, 56), np.float32)
+    grid[20:30, 20:40] = grid[5, 5] = 4
+
+    picture = shown(shape=(256, 256), grids={"local": grid})
+
+    assert "in 2 regions, the largest" in picture.reason
+    assert re.search(r"8\d x 4\d pixels at x 9\d, y 9\d$", picture.reason)
+
+
+def test_an_unsure_image_is_neither_found_nor_missed():
+    prediction = prediction_of(0.4, unsure_threshold=0.3)
+    image = np.zeros((40, 60, 3), np.uint8)
+
+    assert picture_of("a.png", "scratch", image, prediction).verdict == "unsure"
+
+
+def test_the_region_of_interest_is_outlined():
+    mask = np.zeros((40, 60), np.bool_)
+    mask[10:30, 10:50] = True
+    prediction = prediction_of(0.1, grids={"local": flat(0)}, rule=rule_of(mask))
+
+    lines = picture_of(
+        "a.png", "good", np.zeros((40, 60, 3), np.uint8), prediction
+    ).lines
+
+    with Image.open(io.BytesIO(base64.b64decode(lines.partition(",")[2]))) as layer:
+        drawn = np.asarray(layer.convert("RGBA"))[:, :, 3] > 0
+    assert drawn[9, 30]
+    assert not drawn[20, 30]
+    assert not drawn[2, 2]
+
+
+def rule_of(mask):
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG")
+    return Rule(base64.b64encode(stream.getvalue()).decode())
+
+
+def test_the_normal_images_with_the_highest_scores_are_shown_apart(tmp_path):
+    pictures = [shown("good", k / 10, name=f"{k}.png") for k in range(1, 9)]
+    checked = CheckedPage(written(report_of(pictures=pictures), tmp_path))
+    apart = [
+        a["data-index"]
+        for tag, a in checked.elements
+        if tag == "button" and "data-index" in a and "data-name" not in a
+    ]
+
+    assert apart == ["7", "6", "5", "4", "3", "2"]
 
 
 @pytest.mark.parametrize("shape", [(2000, 1000), (300, 1200), (8, 1200)])
-def test_large_images_are_shown_small_and_their_smallest_defect_stays(tmp_path, shape):
-    checked = CheckedPage(written(report_of(missed=[case_of(shape=shape)]), tmp_path))
-    annotated = picture_of(*checked.sources("annotated defect"))
+def test_large_images_are_shown_small_and_their_smallest_defect_stays(shape):
+    picture = shown(shape=shape, grids={"local": flat(0)})
 
-    assert max(annotated.shape) == 256
-    difference = annotated.astype(int) - picture_of(*checked.sources("image"))
-    assert np.abs(difference).max() > 20
+    assert max(picture_at(picture.photo).shape) == 1024
+    assert has_color_like(picture_of_lines(picture), MASK_COLOR)
 
 
-def test_many_large_cases_make_no_large_file(tmp_path, rng):
-    noise = rng.integers(0, 256, (600, 600, 3), np.uint8)
-    case = case_of(shape=(600, 600))
-    cases = [Case(case.name, "scratch", case.prediction, noise, case.defect_mask)] * 6
-    write_report(
-        report_of(missed=cases, found=cases, highest_normal=cases),
-        tmp_path / "report.html",
-    )
+def picture_at(source):
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as picture:
+        return np.asarray(picture.convert("RGB"))
 
-    assert (tmp_path / "report.html").stat().st_size < 10_000_000
+
+def test_500_images_take_less_than_15_megabytes(tmp_path, rng):
+    """Noise is the hardest to compress: no photograph takes more."""
+    noise = rng.integers(0, 256, (1200, 900, 3), np.uint8)
+    rows = np.linspace(0, 6, 56, dtype=np.float32)
+    grids = {"local": np.outer(np.sin(rows), np.cos(rows)) ** 2}
+    grids["global"] = grids["local"] + rng.random((56, 56), np.float32) / 50
+    picture = shown(shape=(1200, 900), image=noise, grids=grids, n_pictures=500)
+
+    page = written(report_of(pictures=[picture] * 500), tmp_path)
+
+    assert 5_000_000 < len(page) < 15_000_000
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.01, np.inf])
 def test_a_threshold_set_by_hand_may_be_strange(tmp_path, threshold):
     page = written(
-        report_of(evaluation={"threshold": threshold}, missed=[case_of()]), tmp_path
+        report_of(evaluation={"threshold": threshold}, pictures=[shown()]), tmp_path
     )
 
     CheckedPage(page)

@@ -1,12 +1,13 @@
 """Any image in, RGB or a mask out, or a sentence that says why not."""
 
 import inspect
-from io import BytesIO
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -91,7 +92,7 @@ def test_a_transparent_palette_keeps_its_colors(picture, transparency):
     paletted = picture.quantize(64)
     expected = np.array(paletted.convert("RGB"))
     content = encoded(paletted, "PNG", transparency=transparency)
-    opened = Image.open(BytesIO(content))
+    opened = Image.open(io.BytesIO(content))
 
     np.testing.assert_array_equal(decode_image(content, "part"), expected)
     np.testing.assert_array_equal(as_rgb(opened), expected)
@@ -235,12 +236,63 @@ def test_an_array_of_another_shape_is_refused(shape):
         as_rgb(np.zeros(shape, np.uint8))
 
 
-@pytest.mark.parametrize("thing", [None, 3, b"bytes", [[0, 1], [2, 3]]])
+@pytest.mark.parametrize("thing", [None, 3, io.StringIO("text"), [[0, 1], [2, 3]]])
 def test_anything_else_is_refused_by_its_type(thing):
     as_rgb_in_production = inspect.unwrap(as_rgb)  # types are checked in tests alone
 
     with pytest.raises(ImageError, match=f"got {type(thing).__name__}; convert"):
         as_rgb_in_production(thing)
+
+
+def test_bytes_and_open_files_are_read_as_the_file_is(tmp_path, picture):
+    picture.save(tmp_path / "part.png")
+    content = (tmp_path / "part.png").read_bytes()
+    expected = as_rgb(tmp_path / "part.png")
+
+    with (tmp_path / "part.png").open("rb") as file:
+        for image in (content, io.BytesIO(content), file):
+            np.testing.assert_array_equal(as_rgb(image), expected)
+    with pytest.raises(ImageError, match="the given image is no PNG"):
+        as_rgb(b"not an image")
+    (tmp_path / "text.png").write_text("no image either")
+    no_png = pytest.raises(ImageError, match=r"text\.png is no PNG")
+    with (tmp_path / "text.png").open("rb") as file, no_png:
+        as_rgb(file)
+
+
+@pytest.mark.parametrize("n_channels", [3, 4])
+def test_bgr_arrays_become_rgb(rng, n_channels):
+    array = rng.integers(0, 256, (24, 20, n_channels), np.uint8)
+
+    np.testing.assert_array_equal(as_rgb(array, color="bgr"), array[..., 2::-1])
+
+
+def test_gray_arrays_have_no_order_of_channels(rng):
+    gray = rng.integers(0, 256, (24, 20), np.uint8)
+
+    np.testing.assert_array_equal(as_rgb(gray, color="bgr"), as_rgb(gray))
+    np.testing.assert_array_equal(as_rgb(gray[None], layout="chw"), as_rgb(gray))
+
+
+def test_tensors_with_channels_first_become_rgb(pixels):
+    tensor = torch.tensor(pixels).permute(2, 0, 1)
+
+    np.testing.assert_array_equal(as_rgb(tensor, layout="chw"), pixels)
+    with_gradient = (tensor / 255).requires_grad_()
+    np.testing.assert_array_equal(as_rgb(with_gradient, layout="chw"), pixels)
+    exchanged = as_rgb(tensor, layout="chw", color="bgr")
+    np.testing.assert_array_equal(exchanged, pixels[..., ::-1])
+
+
+def test_a_tensor_of_values_that_numpy_lacks_is_refused():
+    with pytest.raises(ImageError, match="convert it to uint8 or float32"):
+        as_rgb(torch.zeros(24, 20, dtype=torch.bfloat16))
+
+
+def test_what_has_colors_of_its_own_takes_no_order(picture):
+    for image in (picture, b"bytes", "part.png"):
+        with pytest.raises(ImageError, match="has its own colors; leave them out"):
+            as_rgb(image, color="bgr")
 
 
 def test_messages_use_the_given_name():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from efficientad.errors import ConfigError, ImageError
-from efficientad.method.decision import Prediction
+from efficientad.inspection.prediction import Prediction
 from efficientad.method.placement import measured_map, place_map
 from efficientad.method.rule import ANYWHERE, Rule, encode_mask
 

@@ -10,9 +10,10 @@ import efficientad
 from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.errors import ConfigError, ImageError
 from efficientad.inspection import streams
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, predictions
-from efficientad.method.decision import Calibration, Prediction
+from efficientad.method.decision import Calibration
 from efficientad.method.maps import MapScale
 
 PATIENCE = 30  # seconds until a thread that waits for another one gives up

@@ -45,6 +45,11 @@ class StationProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of the process; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def start(self) -> None:
         """Start the process; it is not ready yet."""
         with self._log.open("ab") as log:

@@ -1,10 +1,9 @@
 """Receptive field and mean feature maps of a teacher (paper, Figure 3).
 
-Each row of the figure has an image, the gradient of the central descriptor of the
-teacher and of the source network, and the channel mean of both grids.
+Each row of the figure has a picture drawn by code, the gradient of the central
+descriptor of the teacher and of the source network, and the channel mean of both grids.
 
     python lab/experiments/teacher_figure/run.py \
-        --images ../shared/data/natural_images \
         --source ../shared/data/source_networks/resnet50.safetensors \
         --output docs/teacher_figure.png
 """
@@ -18,14 +17,14 @@ from typing import Final
 import numpy as np
 import torch
 
-from efficientad.errors import DatasetError, EfficientADError
+from efficientad.errors import EfficientADError
 from efficientad.images.heatmaps import heatmap
-from efficientad.images.rgb import INPUT_SIZE, RGBImage, resize_image
+from efficientad.images.rgb import RGBImage
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import PATCH_SIZE
 from efficientad.model_files.teachers import open_teacher
-from efficientad.natural_images.pictures import open_images
+from efficientad.natural_images.procedural_textures import draw_picture
 from efficientad.storage import atomic_write
 from efficientad_lab.environment import environment
 from efficientad_lab.figures.canvas import picture_table
@@ -40,6 +39,8 @@ from efficientad_lab.figures.gradients import (
 from efficientad_lab.studies.records import write_run
 
 RESULTS = Path(__file__).with_name("results")
+NUMBERS: Final = (7, 8, 11)
+"""Seeds of the pictures."""
 _HEAD: Final = (
     *("image", "teacher: gradient", "source: gradient"),
     *("teacher: mean", "source: mean"),
@@ -88,30 +89,19 @@ def draw(options: argparse.Namespace) -> Path:
     """Write the figure, record its measurements, and return the record's path.
 
     Raises:
-        DatasetError: If there is no image of a number.
         ModelFileError: If a network cannot be read.
     """
-    images = open_images(options.images)
-    for number in options.numbers:
-        if not 0 <= number < len(images):
-            raise DatasetError(
-                f"images are numbered from 0 to {len(images) - 1}, number {number} "
-                "was asked for; choose --numbers among these"
-            )
     opened = open_teacher(options.size, options.teacher)
     source = open_source(options.source)
-    pictures = (images.read(number) for number in options.numbers)
-    rows = [
-        row_of(opened.network.eval(), source, resize_image(p, INPUT_SIZE, INPUT_SIZE))
-        for p in pictures
-    ]
+    pictures = (draw_picture(np.random.default_rng(n)) for n in options.numbers)
+    rows = [row_of(opened.network.eval(), source, picture) for picture in pictures]
     figure = picture_table(_HEAD, [("", tiles) for tiles, _ in rows])
     with atomic_write(options.output) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
     measured = [values for _, values in rows]
     run = {
         "experiment": "teacher_figure",
-        "category": "natural_images",
+        "category": "drawn_pictures",
         "variant": options.size,
         "seed": 0,
         "settings": {
@@ -127,11 +117,10 @@ def draw(options: argparse.Namespace) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the figure and record its measurements."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=Path, nargs="+", required=True)
     parser.add_argument("--source", required=True)
     parser.add_argument("--size", choices=("small", "medium"), default="small")
     parser.add_argument("--teacher", type=Path, help="default: the shipped one")
-    parser.add_argument("--numbers", type=int, nargs="+", default=(5, 2300, 4700))
+    parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=RESULTS)
     try:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientad.cli import BAD_INPUT, OK, SOME_FAILED
+from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED
+from efficientad.cli.printing import settings_lines
 from efficientad.errors import EfficientADError
 from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.figures.config import FigureConfig
@@ -29,7 +30,7 @@ def reproduce(roots: tuple[Path, ...], /, *, output: Path, config: StudyConfig) 
     from efficientad_lab.studies.reproduce import EXPERIMENT
     from efficientad_lab.studies.reproduce import reproduce as reproduce_scenarios
 
-    print(f"settings: {config}", file=sys.stderr)
+    print(*settings_lines(config, {}), sep="\n", file=sys.stderr)
     failures = reproduce_scenarios(roots, output, config, on_done=_print_end)
     print(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)
@@ -57,7 +58,7 @@ def ablate(
     from efficientad_lab.studies.ablation import EXPERIMENT
     from efficientad_lab.studies.ablation import ablate as ablate_scenarios
 
-    print(f"settings: {config}", file=sys.stderr)
+    print(*settings_lines(config, {}), sep="\n", file=sys.stderr)
     failures = ablate_scenarios(
         roots, output, config, tables=tables, on_done=_print_end
     )
@@ -110,6 +111,8 @@ def benchmark(
 ) -> int:
     """Measure speed, memory and cost of every engine, compared with the plain networks.
 
+    After a Ctrl-C, what is measured so far is printed and written.
+
     Args:
         model: Detector file or exported file.
         exports: More exported files to measure.
@@ -127,4 +130,4 @@ def benchmark(
     if output is not None:
         report.write(output)
     print(report.text())
-    return OK
+    return OK if report.is_complete else INTERRUPTED

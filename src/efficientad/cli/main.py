@@ -7,10 +7,12 @@ stderr and exit code 2; other errors keep their traceback.
 import errno
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from io import TextIOWrapper
 from typing import Final
 
+from efficientad import __version__
 from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, serving, verbs
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import call_of
@@ -33,6 +35,7 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "check": verbs.check,
     "export": verbs.export,
     "threshold": verbs.threshold,
+    "card": verbs.card,
     "distill": verbs.distill,
     "serve": serving.serve,
     "doctor": verbs.doctor,
@@ -82,9 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    verb, *options = (sys.argv[1:] if arguments is None else arguments) or [""]
+    given = sys.argv[1:] if arguments is None else arguments
+    verb, *options = given or ["--help"]
     if verb in {"-h", "--help"}:
         print(_overview())
+        return OK
+    if verb == "--version":
+        print(f"efficientad {__version__}")
         return OK
     try:
         call = call_of(_function_of(verb), verb, options)
@@ -124,9 +131,11 @@ def _function_of(verb: str) -> Callable[..., int]:
             f"{verb} is a verb of the lab, which is not installed; run: pip install "
             "./lab in the source tree"
         )
+    known = [*_VERBS, *_LAB_VERBS]
+    similar = get_close_matches(verb, known, n=1)
+    meant = f"; perhaps you meant {similar[0]}" if similar else ""
     raise ConfigError(
-        f"needed one of {', '.join([*_VERBS, *_LAB_VERBS])}, got {verb or 'nothing'}; "
-        "see efficientad --help"
+        f"needed one of {', '.join(known)}, got {verb}{meant}; see efficientad --help"
     )
 
 
@@ -163,6 +172,6 @@ def _overview() -> str:
             "",
             *(f"  {name:10} {sentence}" for name, sentence in _LAB_VERBS.items()),
             "",
-            "efficientad VERB --help lists its options.",
+            "efficientad VERB --help lists its options, --version shows the version.",
         ]
     )

@@ -5,16 +5,18 @@ Wrong options become one sentence, as any other bad input does.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import partial, wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args
 
 from efficientad.errors import ConfigError
 
 if TYPE_CHECKING:
     from tyro._errors import ParseErrorEvent, ParseErrorHook
+    from tyro.constructors import ConstructorRegistry
 
 
 def call_of(
@@ -40,11 +42,44 @@ def call_of(
     flat = (tyro.conf.OmitArgPrefixes,)
     try:
         with _on_error(refuse):
-            return tyro.cli(call, prog=program, args=options, config=flat)
+            return tyro.cli(
+                call, prog=program, args=options, config=flat, registry=_registry()
+            )
     except SystemExit as request:
         if request.code:
             raise
         return None
+
+
+def _registry() -> "ConstructorRegistry":
+    """Return rules by which an option that may be None is one that may be left out."""
+    from tyro.constructors import (
+        ConstructorRegistry,
+        PrimitiveConstructorSpec,
+        PrimitiveTypeInfo,
+    )
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def left_out(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        kinds = get_args(info.type)
+        others = [kind for kind in kinds if kind is not NoneType]
+        if NoneType not in kinds or len(others) != 1:
+            return None
+        inner = PrimitiveTypeInfo.make(others[0], info.markers)
+        spec = ConstructorRegistry.get_primitive_spec(inner)
+        if not isinstance(spec, PrimitiveConstructorSpec):
+            return None
+        return replace(
+            spec,
+            is_instance=lambda value: value is None or spec.is_instance(value),
+            str_from_instance=lambda value: (
+                ["None"] if value is None else spec.str_from_instance(value)
+            ),
+        )
+
+    return registry
 
 
 def _on_error(refuse: "ParseErrorHook") -> AbstractContextManager[None]:
@@ -77,7 +112,7 @@ def _sentence(event: "ParseErrorEvent", known: Sequence[str]) -> str:
         case errors.InstantiationFailure(argument=option, message=message):
             sentence = message
             if option is not None:  # otherwise settings exclude each other
-                kind = str(option.lowered.metavar).replace("{None}|", "")
+                kind = str(option.lowered.metavar)
                 value = message.rpartition(": ")[2]  # the last reason ends with it
                 sentence = f"{option.display_name()} needs {kind}, got {value}"
     return sentence

@@ -41,6 +41,14 @@ class _LastingStream:
         return getattr(self._stream, name)
 
 
+def names_from_input(path: Path) -> list[Path]:
+    """Return the paths that standard input names, one a line, for `-`; others as is."""
+    if str(path) != "-":
+        return [path]
+    lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    return [Path(os.fsdecode(line)) for line in lines if line]
+
+
 @contextmanager
 def lasting_streams() -> Iterator[Callable[[], OSError | None]]:
     """Keep the errors of standard streams away from what runs in the context.

@@ -4,20 +4,25 @@ Each verb returns an exit code and imports the heavy packages that it needs.
 """
 
 import sys
-from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from efficientad.cli import ANOMALOUS, OK, SOME_FAILED, UNSURE
-from efficientad.distillation.config import DistillConfig
+from efficientad.cli.printing import (
+    decision_lines,
+    evaluation_lines,
+    prediction_lines,
+    print_lines,
+    robustness_lines,
+    settings_lines,
+)
+from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
 from efficientad.method.budget import DEFAULT_BUDGET
-from efficientad.names import printable
 from efficientad.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from efficientad.method.decision import Calibration
 
 
 def demo(
@@ -32,8 +37,8 @@ def demo(
     """
     from efficientad.demo_parts.demo import demo as run_demo
 
-    _print_metrics(run_demo(output, steps=steps, seed=seed).metrics)
-    _print(f"open {output / 'report.html'}")
+    evaluation = run_demo(output, steps=steps, seed=seed)
+    print_lines(*evaluation_lines(evaluation), f"open {output / 'report.html'}")
     return OK
 
 
@@ -46,18 +51,26 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
         config: Settings of the training.
     """
     from efficientad.cli.process import held_back_interrupt
-    from efficientad.training.run import train as train_detector
+    from efficientad.engines.pytorch import choose_device
+    from efficientad.training import run
 
-    print(f"settings: {config}", file=sys.stderr)
-    predictor = train_detector(
-        images, config, output=output, interrupts=held_back_interrupt
-    )
-    _print(f"wrote {output}")
-    _print_decision(predictor.calibration)
+    device = choose_device(config.device)
+    recipe = run.recipe_of(config, device)
+    became = {
+        **asdict(recipe),
+        "preset": recipe.preset,
+        "device": device,
+        "teacher": "the shipped one",
+        "pretraining_images": "textures and scenes drawn by code",
+        "validation": "validation/good, otherwise a share of the images",
+    }
+    print(*settings_lines(config, became), sep="\n", file=sys.stderr)
+    predictor = run.train(images, config, output=output, interrupts=held_back_interrupt)
+    print_lines(f"wrote {output}", *decision_lines(predictor.calibration))
     return OK
 
 
-def calibrate(  # noqa: PLR0913 - options
+def calibrate(
     model: Path,
     images: Path,
     /,
@@ -101,17 +114,17 @@ def calibrate(  # noqa: PLR0913 - options
         force=force,
     )
     save(predictor, output)
-    _print(f"wrote {output}")
-    _print_decision(predictor.calibration)
+    print_lines(f"wrote {output}", *decision_lines(predictor.calibration))
     return OK
 
 
-def predict(  # noqa: PLR0913 - options
+def predict(
     model: Path,
     paths: tuple[Path, ...],
     /,
     *,
-    output: Path,
+    output: Path | None = None,
+    json: Literal["-"] | None = None,
     heatmaps: bool = True,
     maps: bool = False,
     device: Device = "auto",
@@ -125,8 +138,12 @@ def predict(  # noqa: PLR0913 - options
 
     Args:
         model: Detector file or exported file.
-        paths: Images and folders of images.
-        output: Folder for predictions.csv, predictions.jsonl and heatmaps.
+        paths: Images, folders of images and patterns; - reads their names from standard
+            input, one a line.
+        output: Folder for predictions.csv, predictions.jsonl and heatmaps. None:
+            nothing is written.
+        json: -: print a JSON object for each image, one a line, on standard output,
+            and the summary on standard error.
         heatmaps: Write a picture of each image with its maps.
         maps: Write each combined map as a float32 TIFF of the image's size.
         device: Device of the networks. auto: CUDA where there is one.
@@ -137,23 +154,23 @@ def predict(  # noqa: PLR0913 - options
         decision_exit_code: Exit with 3 if an image is anomalous, and with 4 if one is
             unsure and none is anomalous.
     """
+    from efficientad.cli.streams import names_from_input
+    from efficientad.inspection.files import json_line
     from efficientad.inspection.files import predict as predict_files
     from efficientad.inspection.opening import load
 
+    named = [p for path in paths for p in names_from_input(path)]
     summary = predict_files(
         load(model, device=device, engine=engine, n_streams=streams),
-        paths,
+        named,
         output,
         has_heatmaps=heatmaps,
         has_maps=maps,
         n_streams=streams,
+        on_row=None if json is None else lambda row: print(json_line(row), flush=True),
     )
-    unsure = f"{summary.n_unsure} unsure, " if summary.n_unsure else ""
-    _print(
-        f"{summary.n_images} images predicted, {summary.n_anomalous} anomalous, "
-        f"{unsure}{summary.n_failed} failed; see {output / 'predictions.csv'}",
-        *summary.unused,
-    )
+    with redirect_stdout(sys.stderr if json else sys.stdout):
+        print_lines(*prediction_lines(summary, output))
     if summary.n_failed or not decision_exit_code:
         return SOME_FAILED if summary.n_failed else OK
     if summary.n_anomalous:
@@ -187,8 +204,7 @@ def evaluate(
     evaluation = evaluate_category(
         load(model, device=device, engine=engine), category, output=output
     )
-    _print_metrics(evaluation.metrics)
-    _print(str(evaluation.regions), f"see {output / 'report.html'}")
+    print_lines(*evaluation_lines(evaluation), f"see {output / 'report.html'}")
     return OK
 
 
@@ -215,14 +231,19 @@ def check(
     from efficientad.evaluation.check import check as check_data
 
     if robustness:
-        return _print_robustness(data)
+        from efficientad.inspection.threshold import threshold as read
+
+        print_lines(*robustness_lines(data, read(data)))
+        return OK
     checks = check_data(data, model=model, output=output)
     for checked in checks:
         numbers = ", ".join(f"{n} {split}" for split, n in checked.n_images.items())
         n, plural = len(checked.findings), "" if len(checked.findings) == 1 else "s"
-        _print(f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}")
+        print_lines(
+            f"{checked.category}: {numbers or 'no'} images, {n} finding{plural}"
+        )
         for finding in checked.findings:
-            _print(f"  {finding.severity}: {finding.message}")
+            print_lines(f"  {finding.severity}: {finding.message}")
     return SOME_FAILED if any(checked.has_errors for checked in checks) else OK
 
 
@@ -267,11 +288,11 @@ def export(
         verify=verify,
         max_loss=max_loss,
     )
-    _print(f"wrote {output}", *report.lines())
+    print_lines(f"wrote {output}", *report.lines())
     return OK
 
 
-def threshold(  # noqa: PLR0913 - options
+def threshold(
     model: Path,
     /,
     *,
@@ -318,10 +339,23 @@ def threshold(  # noqa: PLR0913 - options
     )
     changes = (at, false_alarm_budget, unsure_budget, given_rule, images)
     if any(change is not None for change in changes):
-        _print(f"wrote {output or model}")
-    _print_decision(calibration)
+        print_lines(f"wrote {output or model}")
+    print_lines(*decision_lines(calibration))
     if defects is not None:
-        _print(*expectations(output or model, defects))
+        print_lines(*expectations(output or model, defects))
+    return OK
+
+
+def card(model: Path, /, *, metrics: Path | None = None) -> int:
+    """Print the model card of a detector or exported file in Markdown.
+
+    Args:
+        model: Detector file or exported file.
+        metrics: The metrics.json that evaluate wrote for it. None: no metrics.
+    """
+    from efficientad.inspection.card import card as card_of
+
+    print(card_of(model, metrics=metrics), end="")
     return OK
 
 
@@ -336,8 +370,10 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
     from efficientad.cli.environment import commit, machine
     from efficientad.cli.process import held_back_interrupt
     from efficientad.distillation.distill import distill as distill_teacher
+    from efficientad.engines.pytorch import choose_device
 
-    print(f"settings: {config}", file=sys.stderr)
+    became = asdict(recipe_of(config)) | {"device": choose_device(config.device)}
+    print(*settings_lines(config, became), sep="\n", file=sys.stderr)
     explained = distill_teacher(
         images,
         config,
@@ -345,8 +381,8 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
         provenance={"commit": commit(), "hardware": machine()},
         interrupts=held_back_interrupt,
     )
-    _print(f"wrote {output}")
-    _print(f"held-out explained variance {explained.overall:.4f}")
+    print_lines(f"wrote {output}")
+    print_lines(f"held-out explained variance {explained.overall:.4f}")
     return OK
 
 
@@ -355,38 +391,5 @@ def doctor() -> int:
     from efficientad.cli.doctor import findings
 
     for name, value in findings().items():
-        _print(f"{name:24} {value}")
+        print_lines(f"{name:24} {value}")
     return OK
-
-
-def _print_robustness(model: Path) -> int:
-    from efficientad.errors import ConfigError
-    from efficientad.inspection.threshold import threshold as read
-
-    alarms = read(model).session_alarms()
-    if not alarms:
-        raise ConfigError(
-            f"--robustness needs a model file with scores after changes, {model} has "
-            "none; calibrate it again"
-        )
-    _print("false alarms on held-out images after changes that are no defects")
-    for kind, share in alarms.items():
-        _print(f"{kind:24} {share:4.0%}")
-    return OK
-
-
-def _print_metrics(metrics: Mapping[str, float]) -> None:
-    for name, value in metrics.items():
-        _print(f"{name:24} {value:.4f}")
-
-
-def _print_decision(calibration: "Calibration") -> None:
-    _print(
-        f"threshold {calibration.threshold:.4g}",
-        calibration.statement(),
-        *calibration.table(),
-    )
-
-
-def _print(*lines: str) -> None:
-    print("\n".join(map(printable, lines)))

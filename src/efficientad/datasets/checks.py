@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from tqdm import tqdm
-
 from efficientad.datasets.findings import CategoryCheck, Finding, Kind
 from efficientad.datasets.layouts import MIN_NORMAL_IMAGES, is_table, open_category
 from efficientad.datasets.mask_checks import MaskCheck
@@ -22,10 +20,11 @@ from efficientad.datasets.near_duplicates import (
 )
 from efficientad.datasets.samples import Category, Sample, Split
 from efficientad.errors import ImageError
+from efficientad.images.appearance import is_exchanged, redness
 from efficientad.images.decoding import has_16_bits, is_turned, opened_picture
 from efficientad.images.listing import fault_of, join_names
 from efficientad.images.rgb import image_hash, read_image
-from efficientad.terminal import has_terminal
+from efficientad.progress import tracked
 
 _MIN_BITS_UNUSED: Final = 2
 
@@ -46,6 +45,7 @@ class _Picture:
     n_bits_unused: int
     """Upper bits of 16 that no pixel uses; 0 for 8 bits."""
     thumbnail: Thumbnail
+    redness: float
 
 
 def check_category(
@@ -86,6 +86,7 @@ def check_category(
     findings += _differing("sizes", [(p, p.size) for p in pictures])
     findings += _differing("modes", [(p, p.mode) for p in pictures])
     findings += _dark(pictures)
+    findings += _exchanged(pictures)
     findings += _same(pictures)
     findings += _similar(list(different.values()))
     findings += masks.findings()
@@ -106,7 +107,7 @@ def _read(
     masks: MaskCheck,
     findings: list[Finding],
 ) -> Iterator[_Picture]:
-    for split, sample in tqdm(samples, unit="image", disable=not has_terminal()):
+    for split, sample in tracked(samples, len(samples), category.name):
         try:
             image = read_image(sample.path)
             with opened_picture(sample.path) as picture:
@@ -129,6 +130,7 @@ def _read(
             mode=f"mode {mode}",
             n_bits_unused=8 - int(image.max()).bit_length() if is_deep else 0,
             thumbnail=thumbnail(image),
+            redness=redness(image),
         )
 
 
@@ -175,6 +177,21 @@ def _dark(pictures: Sequence[_Picture]) -> Iterator[Finding]:
             f"camera fill the upper bits, or multiply by {1 << 16 - n_bits}"
         )
         yield Finding("modes", "warning", message, _paths(dark))
+
+
+def _exchanged(pictures: Sequence[_Picture]) -> Iterator[Finding]:
+    """Find pictures whose red and blue look exchanged against the training images."""
+    normal = [p.redness for p in pictures if p.split == "train"]
+    found = [p for p in pictures if is_exchanged(p.redness, normal)]
+    if found:
+        yield Finding(
+            "colors",
+            "warning",
+            f"red and blue look exchanged in {len(found)} images against the training "
+            f"images: {_names(found)}; OpenCV writes BGR arrays, so convert RGB ones "
+            "before they are written",
+            _paths(found),
+        )
 
 
 def _same(pictures: Sequence[_Picture]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ Kind: TypeAlias = Literal[
     "similar picture",
     "sizes",
     "modes",
+    "colors",
     "mask",
     "too few",
     "suspicious",

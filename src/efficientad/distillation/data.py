@@ -36,9 +36,9 @@ from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
 from efficientad.model_files import container as tensor_file
 from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.natural_images.pictures import ImageFiles, in_gray
+from efficientad.progress import with_progress
 from efficientad.storage import file_hash
 from efficientad.training.channel_statistics import ChannelMoments
-from efficientad.training.progress import with_progress
 
 # The source network sees the image twice as large as the teacher, as in the paper:
 # 512 and 256 pixels. So its stage of stride 8 has the teacher's grid of stride 4.

@@ -4,8 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from efficientad.datasets import Category, Sample
 from efficientad.datasets.checks import MoreFindings, check_category
 from efficientad.datasets.findings import CategoryCheck, Finding
@@ -14,9 +12,9 @@ from efficientad.datasets.lists import is_list
 from efficientad.errors import DatasetError
 from efficientad.images.listing import join_names
 from efficientad.names import as_text
+from efficientad.progress import tracked
 from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
-from efficientad.terminal import has_terminal
 
 
 @checks_arguments
@@ -76,7 +74,7 @@ def _unusual_by(model: Path) -> MoreFindings:
             return
         paths = [sample.path for sample in samples]
         distances = unusual_images.leave_one_out_distances(
-            detector, tqdm(paths, disable=not has_terminal())
+            detector, tracked(paths, len(paths), "comparing")
         )
         flagged = unusual_images.is_unusual(distances).nonzero()[0]
         order = sorted(flagged.tolist(), key=lambda i: -distances[i])

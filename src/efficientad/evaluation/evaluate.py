@@ -4,10 +4,12 @@ Test images are read here and nowhere else. Nothing that is measured here change
 detector: no threshold, no normalization, no choice.
 """
 
+import itertools
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +41,8 @@ from efficientad.evaluation.pixel_results import (
 )
 from efficientad.evaluation.region_counts import count_regions
 from efficientad.evaluation.rendering import environment
-from efficientad.evaluation.report import Case, Report, write_report
+from efficientad.evaluation.report import Report, write_report
+from efficientad.evaluation.report_pictures import MAX_PICTURES, Picture, picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.shifts import SCORE, shifts
 from efficientad.images.appearance import QUANTITIES, appearance
@@ -50,16 +53,16 @@ from efficientad.images.rgb import (
     read_image,
     resize_image,
 )
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
 from efficientad.model_files.files_together import files_together
 from efficientad.names import as_text
+from efficientad.progress import Progress, tracked
 from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable, write_atomically
 
 Predicted: TypeAlias = Mapping[Sample, Prediction]
 
-_N_CASES: Final = 6
 _RECALL_FPR: Final = 0.01  # the default false alarm budget of a calibration
 _SECONDS: Final = "training seconds"
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
@@ -102,21 +105,27 @@ def evaluate(
         environment()
         for name in (_METRICS_FILE, _REPORT_FILE):
             require_writable(output / name)
-    predicted, good, seconds = _predict(predictor, category)
-    pixels = measure_pixels(
-        category,
-        # A copy, because a prediction keeps the map it was asked for.
-        lambda sample: replace(predicted[sample]).anomaly_map,
+    predicted, pictures, good, seconds = _predict(
+        predictor, category, is_shown=output is not None
     )
+    pixels = _measured_pixels(category, predicted)
     evaluation = _evaluation(category, predictor, predicted, pixels, good)
     regions = count_regions(predicted, Annotations(category))
     evaluation = replace(evaluation, seconds=seconds, regions=regions)
     for shift in evaluation.shifts:
         logger.warning("%s; see image_au_roc_held_out", shift)
+    if evaluation.n_normal_flagged > evaluation.n_normal / 2:
+        logger.warning(
+            "%d of %d good test images score above the threshold, as images of another "
+            "product or session do; look whether %s is what the model was trained on",
+            evaluation.n_normal_flagged,
+            evaluation.n_normal,
+            category.root,
+        )
     if output is not None:
         content = as_text(evaluation.as_json())
         text = json.dumps(content, indent=1, allow_nan=False)
-        report = _report(category, predictor, predicted, evaluation)
+        report = _report(category, predictor, pictures, evaluation)
         if title is not None:
             report = replace(report, title=title)
         if not is_dated:
@@ -179,19 +188,22 @@ def require_both_kinds(category: Category, *, otherwise: str) -> None:
 
 
 def _predict(
-    predictor: Predictor, category: Category
-) -> tuple[dict[Sample, Prediction], dict[str, list[float]], float]:
-    """Return predictions, the appearance of the good images, and seconds taken."""
+    predictor: Predictor, category: Category, *, is_shown: bool
+) -> tuple[dict[Sample, Prediction], list[Picture], dict[str, list[float]], float]:
+    """Return predictions, pictures, looks of the good images, and seconds taken."""
     made_with = _made_with(predictor)
     good: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     predicted: dict[Sample, Prediction] = {}
+    pictures: list[Picture] = []
     seconds, n_duplicates = 0.0, 0
-    for sample in category.test:
+    for sample in tracked(category.test, len(category.test), "evaluating"):
         image = read_image(sample.path)
         n_duplicates += _is_duplicate(image, sample, category, made_with)
         start = time.perf_counter()
         predicted[sample] = predictor.predict(image)
         seconds += time.perf_counter() - start
+        if is_shown:
+            pictures.append(_picture(category, sample, image, predicted[sample]))
         if not sample.is_defect:
             for name, value in appearance(
                 resize_image(image, INPUT_SIZE, INPUT_SIZE)
@@ -207,7 +219,21 @@ def _predict(
             category.name,
             category.collection,
         )
-    return predicted, good, seconds
+    return predicted, pictures, good, seconds
+
+
+def _measured_pixels(category: Category, predicted: Predicted) -> PixelResults:
+    """Return the pixel metrics, and show how many maps are done."""
+    n_maps = sum(2 if sample.is_defect else 1 for sample in category.test)
+    numbers = itertools.count(1)
+    with closing(Progress(n_maps, "map", task="measuring")) as progress:
+
+        def map_of(sample: Sample) -> NDArray[np.float32]:
+            progress.update(next(numbers))
+            # A copy, because a prediction keeps the map it was asked for.
+            return replace(predicted[sample]).anomaly_map
+
+        return measure_pixels(category, map_of)
 
 
 def _is_duplicate(
@@ -284,39 +310,34 @@ def _measured(
 def _report(
     category: Category,
     predictor: Predictor,
-    predicted: Predicted,
+    pictures: Sequence[Picture],
     evaluation: Evaluation,
 ) -> Report:
-    ordered = sorted(predicted, key=lambda sample: predicted[sample].image_score)
-    defects = [sample for sample in ordered if sample.is_defect]
-    normal = [sample for sample in ordered if not sample.is_defect]
-
-    def cases(samples: Sequence[Sample]) -> list[Case]:
-        return [_case(category, sample, predicted[sample]) for sample in samples]
-
+    nearest = sorted(
+        pictures, key=lambda shown: abs(shown.image_score - evaluation.threshold)
+    )
     return Report(
         title=f"{category.name}: evaluation",
         evaluation=evaluation,
-        missed=cases(defects[:_N_CASES]),
-        found=cases(defects[: -_N_CASES - 1 : -1]),
-        highest_normal=cases(normal[: -_N_CASES - 1 : -1]),
+        pictures=nearest[:MAX_PICTURES],
+        has_region_of_interest=bool(predictor.calibration.rule.region_of_interest),
         calibration=predictor.calibration.statement(),
         facts=_facts(predictor),
         made_on=datetime.now(UTC).astimezone().date(),
     )
 
 
-def _case(category: Category, sample: Sample, prediction: Prediction) -> Case:
-    image = read_image(sample.path)
+def _picture(
+    category: Category, sample: Sample, image: RGBImage, prediction: Prediction
+) -> Picture:
     is_annotated = sample.is_defect and sample.mask_path is not None
-    return Case(
-        name=category.name_of(sample.path),
-        defect_type=sample.defect_type,
-        prediction=prediction,
-        image=image,
-        defect_mask=read_defect_mask(sample, *image.shape[:2])
-        if is_annotated
-        else None,
+    return picture_of(
+        category.name_of(sample.path),
+        sample.defect_type,
+        image,
+        prediction,
+        read_defect_mask(sample, *image.shape[:2]) if is_annotated else None,
+        n_pictures=len(category.test),
     )
 
 

@@ -1,37 +1,37 @@
-"""An evaluation as one HTML file that opens anywhere: no network, no script.
+"""An evaluation as one HTML file that opens anywhere and asks for nothing else.
 
-The report shows the metrics over all defects and for each type, the decisions at the
-threshold, all scores in one chart, the clearest and the worst cases with their maps,
-and facts on the model. Every value is escaped.
-
-Maps are colored on the scale that `heatmaps.color_scale` derives from the decision
-threshold, the same for every picture. The threshold is in its middle: what is bright
-orange or lighter is reported.
+The decisions come first. All scores follow in one chart, where another threshold can be
+tried, then every image with its maps, metrics over all defects and for each type, and
+facts on the model. Every value is escaped. Without scripts everything is shown, but
+nothing can be sorted or enlarged.
 """
 
 import base64
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
 from efficientad.datasets import NORMAL
 from efficientad.evaluation.rendering import render
+from efficientad.evaluation.report_pictures import Picture, thumbnail
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
-from efficientad.images.heatmaps import color_scale, fit_image, heatmap
-from efficientad.images.rgb import Mask, RGBImage
-from efficientad.inspection.panels import prediction_tiles
-from efficientad.method.decision import Prediction
+from efficientad.images.heatmaps import overlay_layer
 from efficientad.storage import write_atomically
 
-_MAX_SIDE: Final = 256
-_JPEG_QUALITY: Final = 88
+_N_HIGHEST: Final = 6
+_REASONS: Final = {
+    "local": "A small patch looks unlike those of normal images, such as a scratch, a "
+    "stain or a broken edge.",
+    "global": "Each patch looks normal by itself, but not in this arrangement, such as "
+    "a part that is missing, doubled or misplaced.",
+    "image": "No single place stands out, but the image as a whole is unlike the "
+    "normal ones, so there is no place to point at.",
+}
 
 # In the order in which they are shown; others follow. A table breaks its lines where
 # these do, elsewhere that is a space.
@@ -58,37 +58,16 @@ _HEADLINES: Final = (
 _ALL_DEFECTS: Final = "all defects"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Case:
-    """A test image that is shown with its maps."""
-
-    name: str
-    """Path within the category."""
-    defect_type: str
-    """`good` where there is no defect."""
-    prediction: Prediction
-    image: RGBImage
-    defect_mask: Mask | None = None
-    """Shape of the image. None: normal, or not annotated."""
-
-    @property
-    def is_defect(self) -> bool:
-        """Whether the image shows a defect."""
-        return self.defect_type != NORMAL
-
-
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Report:
     """The content of a report."""
 
     title: str
     evaluation: Evaluation
-    missed: Sequence[Case] = ()
-    """The defects with the lowest scores, lowest first."""
-    found: Sequence[Case] = ()
-    """The defects with the highest scores, highest first."""
-    highest_normal: Sequence[Case] = ()
-    """The normal images with the highest scores, highest first."""
+    pictures: Sequence[Picture] = ()
+    """The images to show."""
+    has_region_of_interest: bool = False
+    """Whether defects count in a part of the image only."""
     calibration: str | None = None
     """Sentence about what the threshold guarantees, without a full stop."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -120,8 +99,12 @@ def _page(report: Report) -> str:
         for name in (NORMAL, *by_type)
     }
     defects = [s for s in evaluation.scores if s.defect_type != NORMAL]
-    low, high = color_scale(evaluation.threshold)
-    colors = np.linspace(low, high, 256, dtype=np.float32)[None]
+    highest_normal = sorted(
+        (index for index, p in enumerate(report.pictures) if not p.is_defect),
+        key=lambda index: -report.pictures[index].image_score,
+    )
+    values = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    colors = base64.b64encode(overlay_layer(values, low=0, high=1)).decode("ascii")
     return render(
         "report.html.j2",
         title=report.title,
@@ -137,6 +120,9 @@ def _page(report: Report) -> str:
         normal=_row("normal images", scored[NORMAL]),
         defects=_row("defects", defects),
         reasons=_reasons(evaluation),
+        regions=evaluation.regions,
+        n_unsure=sum(p.decision == "unsure" for p in report.pictures),
+        has_region=report.has_region_of_interest,
         shifts=evaluation.shifts,
         session_alarms=evaluation.session_alarms,
         threshold=evaluation.threshold,
@@ -145,17 +131,13 @@ def _page(report: Report) -> str:
             {name: [s.image_score for s in each] for name, each in scored.items()},
             evaluation.threshold,
         ),
-        case_sections={
-            "Defects with the lowest scores": report.missed,
-            "Defects with the highest scores": report.found,
-            "Normal images with the highest scores": report.highest_normal,
-        },
-        pictures=_pictures,
-        scale={
-            "low": low,
-            "high": high,
-            "picture": _data_uri(heatmap(colors, low=low, high=high), "PNG"),
-        },
+        scores=[(s.defect_type != NORMAL, s.image_score) for s in evaluation.scores],
+        pictures=report.pictures,
+        highest_normal=highest_normal[:_N_HIGHEST],
+        thumbnail=thumbnail,
+        types=[name for name, each in scored.items() if each],
+        reasons_of_decisions=_REASONS,
+        scale=f"data:image/png;base64,{colors}",
         facts=report.facts,
     )
 
@@ -185,20 +167,3 @@ def _reasons(evaluation: Evaluation) -> dict[str, list[str]]:
         for reason in dict.fromkeys(undefined.values()):
             names_of.setdefault(reason, []).append(name)
     return names_of
-
-
-def _pictures(case: Case) -> Iterator[tuple[str, str]]:
-    """Yield the captions and pictures of a case."""
-    image = fit_image(case.image, _MAX_SIDE, max_aspect=1)
-    yield "image", _data_uri(image, "JPEG")
-    for tile in prediction_tiles(image, case.prediction, case.defect_mask):
-        yield tile.caption, _data_uri(tile.image, "JPEG")
-
-
-def _data_uri(picture: RGBImage, kind: str) -> str:
-    stream = io.BytesIO()
-    # Full color resolution: thin colored outlines keep their color.
-    options = {"quality": _JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
-    Image.fromarray(picture).save(stream, kind, **options)
-    encoded = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{encoded}"

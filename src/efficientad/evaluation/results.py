@@ -73,6 +73,18 @@ class Evaluation:
         """Number of defective images."""
         return sum(s.defect_type != NORMAL for s in self.scores)
 
+    @property
+    def n_normal(self) -> int:
+        """Number of good test images."""
+        return len(self.scores) - self.n_defect
+
+    def __str__(self) -> str:
+        """Return what the decision at the threshold finds, as one sentence."""
+        return (
+            f"found {self.n_defects_found} of {self.n_defect} defects, "
+            f"{self.n_normal_flagged} of {self.n_normal} false alarms"
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return everything in the types of JSON."""
         return {
@@ -82,7 +94,7 @@ class Evaluation:
             "undefined": dict(self.undefined),
             "undefined_by_defect_type": dict(self.undefined_by_defect_type),
             "threshold": self.threshold,
-            "n_normal": len(self.scores) - self.n_defect,
+            "n_normal": self.n_normal,
             "n_defect": self.n_defect,
             "n_normal_flagged": self.n_normal_flagged,
             "n_defects_found": self.n_defects_found,

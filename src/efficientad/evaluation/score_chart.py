@@ -49,7 +49,13 @@ class Chart:
     """Everything to draw, from back to front; the page gives colors to the classes."""
 
     height: float
+    low: float
+    """Lower end of the axis: a score, or its logarithm to base 10."""
+    high: float
+    is_log: bool
     width: float = _WIDTH
+    left: float = _LEFT
+    right: float = _WIDTH - _RIGHT
     lines: list[Line] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     dots: list[Dot] = field(default_factory=list)
@@ -109,7 +115,7 @@ def score_chart(scores: ScoresByType, threshold: float) -> Chart:
     thresholds = [threshold] if math.isfinite(threshold) else []
     axis = _Axis.around([*everything, *thresholds])
     bottom = _ROWS_TOP + _ROW_HEIGHT * len(rows)
-    chart = Chart(height=bottom + _BOTTOM)
+    chart = Chart(bottom + _BOTTOM, axis.low, axis.high, axis.is_log)
     _add_axis(chart, axis, bottom)
     places = axis.places(thresholds)
     _add_histogram(chart, axis, rows, places[0] if thresholds else _LEFT)

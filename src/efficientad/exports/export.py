@@ -136,12 +136,13 @@ def export(
         model = quantized(model, small)
     elif precision != "fp32":
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
-    # The graph itself knows no rule and no tiles.
+    # The graph itself knows no rule, no tiles and no alignment.
     exact = replace(
         predictor,
         engine=PyTorchEngine(detector),
         calibration=replace(calibration, rule=ANYWHERE),
         input_size=WHOLE,
+        alignment=None,
     )
     losses = None
     with files_together(metadata.files_of(target)) as folder:
@@ -251,4 +252,5 @@ def _metadata_of(predictor: Predictor, precision: Precision) -> Metadata:
         calibration=predictor.calibration,
         provenance=dict(predictor.provenance),
         input_size=predictor.input_size,
+        alignment=predictor.alignment,
     )

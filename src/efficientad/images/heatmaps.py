@@ -6,6 +6,7 @@ normal. The colors are those of "inferno": lighter is more anomalous, also in gr
 and for color-blind eyes.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -52,12 +53,19 @@ _CHANNELS: Final = [
 ]
 _COLORS: Final[NDArray[np.uint8]] = np.rint(np.stack(_CHANNELS, 1)).astype(np.uint8)
 
-# The smallest upper end of a scale: almost all normal pixels are below.
-_MIN_HIGH: Final = 0.1
+# Smallest distance from the lower end of a scale to its middle.
+_MIN_HALF: Final = 0.05
 
-# At the upper end of the scale. Exponent above 1: slight anomalies are hardly visible.
-_OPACITY: Final = 0.75
-_OPACITY_EXPONENT: Final = 1.5
+# Colors of an overlay, which begins with the color at this place of the scale: black
+# could not be seen on dark images.
+_FIRST_COLOR: Final = 0.3
+_OVERLAY_COLORS: Final = _COLORS[
+    np.rint(np.linspace(_FIRST_COLOR, 1, _N_COLORS) * (_N_COLORS - 1)).astype(np.intp)
+]
+# Opacity of an overlay: at both ends of the scale and half way.
+_OPACITY: Final = np.rint(
+    255 * np.interp(np.linspace(0, 1, _N_COLORS), (0, 0.5, 1), (0, 0.55, 0.75))
+).astype(np.uint8)
 
 # Width of an outline as a share of the image's shorter side.
 _LINE_SHARE: Final = 1 / 150
@@ -80,15 +88,19 @@ class Tile(NamedTuple):
     image: RGBImage
 
 
-def color_scale(threshold: float) -> tuple[float, float]:
-    """Return the color scale for a decision threshold, as its ends `low` and `high`.
+def color_scale(normal_range: tuple[float, float]) -> tuple[float, float]:
+    """Return the ends `low` and `high` of the color scale for a range of normal scores.
 
-    The scale depends on the detector alone, so that all its pictures can be compared.
-    The value 0, which most normal pixels stay below, is black; the threshold is half
-    way, orange-red.
+    The scale depends on the calibration alone, so that all pictures of a detector can
+    be compared. Half of the median normal score, which few normal pixels reach, is
+    black; the upper limit of normal scores is half way, orange-red.
+
+    Args:
+        normal_range: Median and upper limit, `Calibration.normal_range`.
     """
-    is_usable = math.isfinite(threshold) and threshold > _MIN_HIGH / 2
-    return 0.0, 2 * threshold if is_usable else _MIN_HIGH
+    median, limit = normal_range
+    low = max(median, 0.0) / 2
+    return low, low + 2 * max(limit - low, _MIN_HALF)
 
 
 def heatmap(anomaly_map: AnomalyMap, *, low: float, high: float) -> RGBImage:
@@ -113,37 +125,53 @@ def overlay(
     low: float,
     high: float,
 ) -> RGBImage:
-    """Return an image under its `heatmap`, which is more opaque where more anomalous.
+    """Return an image under its map in color, more opaque where more anomalous.
 
-    Where the map is at `low` or below, the image is unchanged.
+    Where the map is at `low` or below, the image is unchanged. Above, the colors are
+    brighter than those of `heatmap`: slight anomalies are visible on dark images, too.
 
     Raises:
         ImageError: If the map is not finite or has another shape than the image.
     """
     _require_same_size("the anomaly map", anomaly_map, image)
     levels = _levels(anomaly_map, low, high)
-    share = np.linspace(0, 1, _N_COLORS) ** _OPACITY_EXPONENT
-    alpha = np.rint(255 * _OPACITY * share).astype(np.uint8)[levels]
     blended = Image.composite(
-        Image.fromarray(_COLORS[levels]),
+        Image.fromarray(_OVERLAY_COLORS[levels]),
         Image.fromarray(image),
-        Image.fromarray(alpha),
+        Image.fromarray(_OPACITY[levels]),
     )
     return np.array(blended)
+
+
+def overlay_layer(anomaly_map: AnomalyMap, *, low: float, high: float) -> bytes:
+    """Return a PNG file of what `overlay` lays over an image, partly transparent."""
+    layer = Image.fromarray(_levels(anomaly_map, low, high)).convert("P")
+    layer.putpalette(_OVERLAY_COLORS.tobytes())
+    stream = io.BytesIO()
+    layer.save(stream, "PNG", transparency=_OPACITY.tobytes(), optimize=True)
+    return stream.getvalue()
 
 
 def outline(image: RGBImage, mask: Mask, color: Color = MASK_COLOR) -> RGBImage:
     """Return a copy of an image with a line around each region of a mask.
 
-    The line runs outside the region, so that a region of one pixel stays visible, and
-    inside along the image's border. It is wider on larger images, so that it stays
-    visible when they are shown small.
-
     Raises:
         ImageError: If the mask does not have the image's size.
     """
     _require_same_size("the mask", mask, image)
-    n = max(1, round(min(image.shape[:2]) * _LINE_SHARE))
+    drawn = image.copy()
+    drawn[outline_mask(mask)] = color
+    return drawn
+
+
+def outline_mask(mask: Mask) -> Mask:
+    """Return the pixels of a line around each region of a mask, (height, width).
+
+    The line runs outside the region, so that a region of one pixel stays visible, and
+    inside along the image's border. It is wider on larger images, so that it stays
+    visible when they are shown small.
+    """
+    n = max(1, round(min(mask.shape) * _LINE_SHARE))
     grown = mask.copy()
     for _ in range(n):
         # The pixels above, below, left and right of each pixel.
@@ -155,9 +183,7 @@ def outline(image: RGBImage, mask: Mask, color: Color = MASK_COLOR) -> RGBImage:
     line = grown & ~mask
     for border in np.s_[:n, :], np.s_[-n:, :], np.s_[:, :n], np.s_[:, -n:]:
         line[border] |= mask[border]
-    drawn = image.copy()
-    drawn[line] = color
-    return drawn
+    return line
 
 
 def draw_boxes(
@@ -216,6 +242,22 @@ def panel(tiles: Sequence[Tile], *, height: int = 256) -> RGBImage:
         draw.text((left, _GAP), caption, _CAPTION_COLOR, font)
         canvas.paste(Image.fromarray(picture), (left, _GAP + _CAPTION_HEIGHT))
         left += width + _GAP
+    return np.array(canvas)
+
+
+def write_caption(image: RGBImage, text: str) -> RGBImage:
+    """Return a copy of an image with a line of text along its upper edge.
+
+    The letters grow with the image; a text that is too long is cut.
+    """
+    height, width = image.shape[:2]
+    font = ImageFont.load_default(max(_CAPTION_SIZE, min(height, width) // 24))
+    shown, pad = _cut(text, width - _GAP, font), _GAP // 2
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
+    bottom = draw.textbbox((pad, pad), text, font)[3] + pad
+    draw.rectangle((0, 0, width, bottom), _CAPTION_COLOR)
+    draw.text((pad, pad), shown, _PANEL_BACKGROUND, font)
     return np.array(canvas)
 
 

@@ -46,6 +46,7 @@ _RUBBISH: Final = frozenset(
 )
 
 _N_NAMES_SHOWN: Final = 5
+_WILDCARDS: Final = frozenset("*?[")
 
 
 def find_images(
@@ -65,6 +66,34 @@ def find_images(
     entries = walk(folder, on_error) if recursive else map(Path, _entries(folder))
     found = filter(_is_image, entries)
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def expanded(path: Path) -> list[Path]:
+    """Return the paths that a pattern such as `parts/*.png` matches, in sorted order.
+
+    A path that is there, or matches nothing, is returned as it is.
+    """
+    if not _WILDCARDS.intersection(str(path)) or _status(path) is not None:
+        return [path]
+    pattern = path.relative_to(path.anchor)
+    return sorted(Path(path.anchor or ".").glob(str(pattern))) or [path]
+
+
+def images_at(path: Path) -> list[Path]:
+    """Return the images of a folder at any depth, of a pattern, or the one at a path.
+
+    Raises:
+        DatasetError: If there is none in a folder, or one cannot be listed.
+    """
+    paths = expanded(path)
+    found = [
+        image
+        for each in paths
+        for image in (find_images(each, recursive=True) if each.is_dir() else [each])
+    ]
+    if not found:
+        raise DatasetError(f"images were needed in {path}, there are none; check it")
+    return found
 
 
 def subfolders(folder: Path) -> list[Path]:

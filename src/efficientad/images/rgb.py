@@ -13,6 +13,7 @@ so that two images of the same part stay comparable:
     floating point           0 to 1 becomes 0 to 255
     EXIF orientation         applied, so that up is up
     several frames or pages  refused: it is not known which one is meant
+    arrays and tensors       RGB, channels last, unless `as_rgb` is told otherwise
     TIFF                     with up to 8 bits, 16-bit unsigned and 32-bit floating
                              point in usual forms; others as gray or RGB without
                              compression, else refused
@@ -25,7 +26,7 @@ import hashlib
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,35 @@ Mask: TypeAlias = NDArray[np.bool_]
 Labels: TypeAlias = NDArray[np.int32]
 """(height, width)."""
 
-ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
-"""A file, a Pillow image, or an array as `as_rgb` takes it."""
+ColorOrder = Literal["rgb", "bgr"]
+"""Order of the color channels of an array; OpenCV reads `bgr`."""
+
+Layout = Literal["hwc", "chw"]
+"""Order of the axes of an array; tensors are mostly `chw`, with the channels first."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An open file of bytes."""
+
+    def read(self) -> bytes:
+        """Return the bytes up to the end."""
+        ...
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """An array of another library, such as PyTorch."""
+
+    def __array__(self) -> NDArray[Any]:
+        """Return the values as a NumPy array."""
+        ...
+
+
+ImageLike: TypeAlias = (
+    str | Path | Image.Image | NDArray[Any] | bytes | Readable | Tensor
+)
+"""A file, its bytes, a Pillow image, an array or a tensor as `as_rgb` takes it."""
 
 INPUT_SIZE: Final = sizes.INPUT_SIZE
 """Height and width of the networks' input, pixels; the paper's."""
@@ -126,29 +154,52 @@ def read_labels(path: Path) -> Labels:
         )
 
 
-def as_rgb(image: ImageLike, name: str = "the given image") -> RGBImage:
-    """Return any kind of image as a new RGB array.
+def as_rgb(
+    image: ImageLike,
+    name: str = "the given image",
+    *,
+    color: ColorOrder = "rgb",
+    layout: Layout = "hwc",
+) -> RGBImage:
+    """Return any kind of image as a new RGB array, (height, width, 3), uint8.
 
     Args:
-        image: A path; a Pillow image; or an array of shape (height, width) or (height,
-            width, channels) with 1, 3 or 4 channels, the fourth being dropped. Array
-            values are uint8, uint16 over the whole range, bool, or floating point from
-            0 to 1.
+        image: A path; an open file or its bytes; a Pillow image; or an array or tensor
+            of shape (height, width) or (height, width, channels) with 1, 3 or 4
+            channels, the fourth being dropped. Array values are uint8, uint16 over the
+            whole range, bool, or floating point from 0 to 1.
         name: Name in messages of an image that is no file.
+        color: Order of the channels of an array: `rgb`, or `bgr` as OpenCV reads.
+        layout: Order of the axes of an array: `hwc`, or `chw` with the channels first.
 
     Raises:
         ImageError: If it is none of these, or smaller or larger than an image may be.
     """
+    is_array = isinstance(image, np.ndarray)
+    if (
+        not is_array
+        and isinstance(image, Tensor)
+        and not isinstance(image, Image.Image)
+    ):
+        image, is_array = _values_of_tensor(image, name), True
+    if is_array:
+        return _rgb_from_array(cast("NDArray[Any]", image), name, color, layout)
+    if (color, layout) != ("rgb", "hwc"):
+        raise ImageError(
+            f"color and layout describe an array or tensor, {name} is "
+            f"{type(image).__name__}, which has its own colors; leave them out"
+        )
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
         name = str(getattr(image, "filename", "")) or name
         return _rgb_from_picture(image, name)
-    if isinstance(image, np.ndarray):
-        return _rgb_from_array(image, name)
+    content = image.read() if isinstance(image, Readable) else image
+    if isinstance(content, bytes | bytearray | memoryview):
+        return decode_image(bytes(content), str(getattr(image, "name", name)))
     raise ImageError(
-        f"{name} must be a path, a Pillow image or a NumPy array, got "
-        f"{type(image).__name__}; convert it to one of these"
+        f"{name} must be a path, bytes or an open file of an image, a Pillow image, an "
+        f"array or a tensor, got {type(image).__name__}; convert it to one of these"
     )
 
 
@@ -221,19 +272,38 @@ def _colors_of(strip: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(strip.convert("RGB"))
 
 
-def _rgb_from_array(array: NDArray[Any], name: str) -> RGBImage:
+def _values_of_tensor(tensor: Any, name: str) -> NDArray[Any]:
+    """Return the values of a tensor on any device, with or without gradients."""
+    try:
+        held = tensor.detach().cpu() if hasattr(tensor, "detach") else tensor
+        return np.asarray(held)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ImageError(
+            f"an image tensor needs values that NumPy has, {name} has others "
+            f"({error}); convert it to uint8 or float32"
+        ) from error
+
+
+def _rgb_from_array(
+    array: NDArray[Any], name: str, color: ColorOrder, layout: Layout
+) -> RGBImage:
     channels = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - axes
+    if layout == "chw" and array.ndim == 3:  # noqa: PLR2004
+        channels = np.moveaxis(array, 0, -1)
     if channels.ndim != 3 or channels.shape[2] not in (1, 3, 4):  # noqa: PLR2004
         raise ImageError(
             "an image array needs the shape (height, width) or (height, width, "
             f"channels) with 1, 3 or 4 channels, {name} has {array.shape}; put the "
-            "channels last"
+            "channels last, or say layout='chw'"
         )
-    height, width = array.shape[:2]
+    channels = channels[:, :, :3]
+    if color == "bgr":
+        channels = channels[:, :, ::-1]
+    height, width = channels.shape[:2]
     require_size(height, width, name)
     rgb = np.empty((height, width, 3), np.uint8)
     for rows in strips(height, width):
-        rgb[rows] = _as_8_bit(channels[rows, :, :3], name)
+        rgb[rows] = _as_8_bit(channels[rows], name)
     return rgb
 
 

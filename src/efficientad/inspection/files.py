@@ -17,29 +17,29 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeAlias
 
 import tifffile
 from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError, StorageError
-from efficientad.images.listing import fault_of, find_images, unused_files
+from efficientad.images.listing import expanded, fault_of, find_images, unused_files
 from efficientad.images.rgb import RGBImage, read_image
 from efficientad.inspection.panels import prediction_panel
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import in_order, require_streams
-from efficientad.method.decision import Prediction
 from efficientad.names import as_cell, as_text
+from efficientad.progress import tracked
 from efficientad.settings import Parallel, checks_arguments
 from efficientad.storage import atomic_write
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
-_FIELDS = (
-    "path",
+_NUMBERS = (
     "image_score",
     "p_value",
     "threshold",
@@ -47,10 +47,12 @@ _FIELDS = (
     "decision",
     "flagged_for",
     "regions",
-    "milliseconds",
-    "error",
 )
+_FIELDS = ("path", *_NUMBERS, "milliseconds", "error")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+OnRow: TypeAlias = Callable[[dict[str, Any]], None]
+"""Function that gets the row of an image."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,68 +72,93 @@ class PredictionSummary:
     lists and in the log."""
     unused: tuple[str, ...] = ()
     """Sentences on the files of the folders that are no images, one for each folder."""
+    anomalous: tuple[Path, ...] = ()
+    """Images called anomalous."""
 
 
 @checks_arguments
 def predict(
     predictor: Predictor,
-    paths: Sequence[Path | str],
-    output: Path | str,
+    paths: Sequence[Path | str] | Path | str,
+    output: Path | str | None = None,
     *,
     has_heatmaps: bool = True,
     has_maps: bool = False,
     n_streams: Parallel = 1,
+    on_row: OnRow | None = None,
 ) -> PredictionSummary:
     """Predict image files and folders of them, and write the results.
 
     Args:
         predictor: Model to predict with.
-        paths: Images, and folders that are searched for images at any depth, without
-            the pictures that an earlier run wrote to the output.
-        output: Folder for the results; made if it is not there.
+        paths: Images, patterns such as `parts/*.png`, and folders that are searched for
+            images at any depth, without the pictures that an earlier run wrote to the
+            output. One of them, or a list.
+        output: Folder for the results; made if it is not there. None: no files are
+            written.
         has_heatmaps: Whether to write a picture of each image with its maps.
         has_maps: Whether to write each combined map as a float32 TIFF.
         n_streams: Images predicted at the same time, from 1 to 1024; their order stays.
             More than one needs an engine that takes calls from several threads.
+        on_row: Function that gets each row as soon as it is known, as it stands in
+            predictions.jsonl.
 
     Raises:
         ConfigError: If the engine cannot run so many streams.
         DatasetError: If there is no image at all.
         StorageError: If a list cannot be written, or the disk is full.
     """
-    if not paths:
+    given = [paths] if isinstance(paths, (str, Path)) else paths
+    if not given:
         raise DatasetError("needed images or folders of images to predict, got none")
     require_streams(predictor, n_streams)
-    output = Path(output)
-    inputs = _inputs([Path(path) for path in paths], output)
-    n_images = n_anomalous = n_unsure = n_failed = 0
+    place = None if output is None else Path(output)
+    inputs = _inputs([p for path in given for p in expanded(Path(path))], place)
+    n_images = n_unsure = n_failed = 0
+    anomalous: list[Path] = []
     found = in_order(
         partial(_predicted, predictor, inputs.faults),
         list(inputs.path_of.values()),
         n_streams=n_streams,
     )
-    with _lists(output) as add_row:
-        for name, (row, prediction, image) in zip(inputs.path_of, found, strict=True):
+    rows = tracked(found, len(inputs.path_of), "predicting")
+    with nullcontext() if place is None else _lists(place) as add_row:
+        for name, (row, prediction, image) in zip(inputs.path_of, rows, strict=True):
             if prediction is not None and image is not None:
                 n_images += 1
-                n_anomalous += prediction.is_anomalous
                 n_unsure += prediction.decision == "unsure"
-                try:
-                    if has_heatmaps:
-                        _write_heatmap(output, name, image, prediction)
-                    if has_maps:
-                        _write_map(output, name, prediction)
-                except StorageError as error:
-                    if getattr(error.__cause__, "errno", None) in _FULL:
-                        raise
-                    row["error"] = str(error)
+                if prediction.is_anomalous:
+                    anomalous.append(inputs.path_of[name])
+                with _written_or_noted(row):
+                    if place is not None and has_heatmaps:
+                        _write_heatmap(place, name, image, prediction)
+                    if place is not None and has_maps:
+                        _write_map(place, name, prediction)
             if "error" in row:
                 n_failed += 1
                 logger.warning(row["error"])
-            add_row(row)
+            for use_row in filter(None, (add_row, on_row)):
+                use_row(row)
             del prediction, image  # else they stay while the next one is decoded
-    counts = n_images, n_anomalous, n_unsure, n_failed
-    return PredictionSummary(*counts, tuple(inputs.unused))
+    return PredictionSummary(
+        n_images,
+        len(anomalous),
+        n_unsure,
+        n_failed,
+        tuple(inputs.unused),
+        tuple(anomalous),
+    )
+
+
+@contextmanager
+def _written_or_noted(row: dict[str, Any]) -> Iterator[None]:
+    """Note in a row that its pictures cannot be written; raise if the disk is full."""
+    try:
+        yield
+    except StorageError as error:
+        if getattr(error.__cause__, "errno", None) in _FULL:
+            raise
+        row["error"] = str(error)
 
 
 def _write_heatmap(
@@ -159,21 +186,19 @@ def _predicted(
         prediction = predictor.predict(image)
     except ImageError as error:
         return row | {"error": str(error)}, None, None
-    row |= {
-        "image_score": prediction.image_score,
-        "p_value": prediction.p_value,
-        "threshold": prediction.threshold,
-        "is_anomalous": prediction.is_anomalous,
-        "decision": prediction.decision,
-        "flagged_for": prediction.flagged_for,
-        "regions": [asdict(region) for region in prediction.regions],
-        "milliseconds": round(1000 * (time.perf_counter() - start), 2),
-    }
+    numbers = prediction.to_dict()
+    row |= {name: numbers[name] for name in _NUMBERS}
+    row["milliseconds"] = round(1000 * (time.perf_counter() - start), 2)
     return row, prediction, image
 
 
+def json_line(row: dict[str, Any]) -> str:
+    """Return a row as a JSON object in one line."""
+    return json.dumps(as_text(row))
+
+
 @contextmanager
-def _lists(output: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _lists(output: Path) -> Iterator[OnRow]:
     """Yield a function that adds a row to both lists."""
     with (
         _list_file(output / "predictions.csv") as csv_file,
@@ -183,12 +208,11 @@ def _lists(output: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
         writer.writeheader()
 
         def add(row: dict[str, Any]) -> None:
-            regions = (
-                {"regions": json.dumps(row["regions"])} if "regions" in row else {}
-            )
-            cells = {name: as_cell(value) for name, value in (row | regions).items()}
+            cells = {name: as_cell(value) for name, value in row.items()}
+            if "regions" in cells:
+                cells["regions"] = json.dumps(cells["regions"])
             writer.writerow(cells)
-            json_file.write(json.dumps(as_text(row)) + "\n")
+            json_file.write(json_line(row) + "\n")
 
         yield add
         csv_file.flush()  # so that a full disk leaves neither with its name
@@ -213,7 +237,7 @@ class _Inputs:
     unused: list[str] = field(default_factory=list)
 
 
-def _inputs(paths: Sequence[Path], output: Path) -> _Inputs:
+def _inputs(paths: Sequence[Path], output: Path | None) -> _Inputs:
     inputs = _Inputs()
     found = list(_found(paths, output, inputs))
     if all(path in inputs.faults for path, _ in found):
@@ -232,10 +256,12 @@ def _inputs(paths: Sequence[Path], output: Path) -> _Inputs:
 
 
 def _found(
-    paths: Sequence[Path], output: Path, inputs: _Inputs
+    paths: Sequence[Path], output: Path | None, inputs: _Inputs
 ) -> Iterator[tuple[Path, str]]:
     """Yield the files, each with a name from its place, and note the rest."""
-    written = [Path(os.path.realpath(output), name) for name in (_HEATMAPS, _MAPS)]
+    written = []
+    if output is not None:
+        written = [Path(os.path.realpath(output), name) for name in (_HEATMAPS, _MAPS)]
     for path in paths:
         if fault := fault_of(path):
             fault = f"images were needed at {path}, {fault}; check the path"

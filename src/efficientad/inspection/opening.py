@@ -101,6 +101,7 @@ def save(predictor: Predictor, path: Path | str) -> None:
         predictor.calibration,
         dict(predictor.provenance),
         predictor.input_size,
+        predictor.alignment,
     )
     write_detector(file, path)
 
@@ -235,6 +236,7 @@ def _detector(
         provenance=file.provenance,
         size=file.size,
         input_size=file.input_size,
+        alignment=file.alignment,
         weights=file.weights,
     )
 
@@ -314,6 +316,7 @@ def _exported(
         provenance=metadata.provenance,
         size=metadata.size,
         input_size=metadata.input_size,
+        alignment=metadata.alignment,
     )
 
 

@@ -4,31 +4,48 @@ The calibration turns the raw grids of the engine into normalized maps, score an
 decision, in this one place for all engines. No torch here.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.engines.weights import Arrays
-from efficientad.errors import ModelFileError, train_extra_is_missing
-from efficientad.images.rgb import ImageLike, as_rgb, resize_image
+from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
+from efficientad.images.appearance import is_exchanged, redness
+from efficientad.images.listing import images_at
+from efficientad.images.rgb import (
+    ColorOrder,
+    ImageLike,
+    Layout,
+    as_rgb,
+    resize_image,
+)
+from efficientad.inspection.facts import training_of
+from efficientad.inspection.prediction import Prediction, Predictions
 from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect, run
-from efficientad.method.decision import Calibration, Prediction
+from efficientad.method.alignment import Alignment
+from efficientad.method.decision import Calibration
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
-from efficientad.settings import checks_arguments
+from efficientad.settings import checks_arguments, explains_freezing
 
 if TYPE_CHECKING:
     from efficientad.method.detector import Detector
 
 _MAX_BATCH: Final = 16
 
+logger = logging.getLogger(__name__)
+
 
 @final
-@dataclass(frozen=True, eq=False, kw_only=True)
+@explains_freezing("call with_threshold for another one, or efficientad.threshold")
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Predictor:
     """Predicts which images are anomalous, and where.
 
@@ -42,7 +59,7 @@ class Predictor:
     calibration: Calibration
     """Scales of maps and scores, and the threshold."""
 
-    provenance: Mapping[str, Any] = field(repr=False)
+    provenance: Mapping[str, Any]
     """How the model came to be: settings, hashes, versions; JSON-like."""
 
     size: ModelSize
@@ -52,7 +69,10 @@ class Predictor:
     """Height and width that images are resized to. If it is larger than 256 x 256, the
     local map is computed in tiles."""
 
-    weights: Arrays | None = field(default=None, repr=False)
+    alignment: Alignment | None = None
+    """Reference that images are aligned with before everything. None: they are not."""
+
+    weights: Arrays | None = None
     """Weights and statistics of the networks, by name. None for an exported file."""
 
     @cached_property
@@ -77,43 +97,117 @@ class Predictor:
         """Precision of the engine."""
         return self.engine.precision
 
-    def predict(self, image: ImageLike) -> Prediction:
+    @property
+    def threshold(self) -> float:
+        """Scores above it are called anomalous; `with_threshold` changes it."""
+        return self.calibration.threshold
+
+    @checks_arguments
+    def with_threshold(self, at: float) -> "Predictor":
+        """Return this predictor with a threshold set by hand.
+
+        Raises:
+            ConfigError: If it is not a finite number.
+        """
+        return replace(self, calibration=replace(self.calibration, given_threshold=at))
+
+    def __repr__(self) -> str:
+        calibration, engine = self.calibration, self.engine
+        return (
+            f"<Predictor {self.size}, {training_of(self.provenance)}; threshold "
+            f"{calibration.threshold:.4g} from {len(calibration.normal_scores)} "
+            f"held-out images; {type(engine).__name__}, {engine.precision} on "
+            f"{engine.device}>"
+        )
+
+    def predict(
+        self, image: ImageLike, *, color: ColorOrder = "rgb", layout: Layout = "hwc"
+    ) -> Prediction:
         """Predict one image of any size.
 
         Args:
-            image: Path, PIL image, or RGB array (height, width, 3) or (height, width).
+            image: Path, bytes, open file, Pillow image, or an array or tensor of shape
+                (height, width, 3) or (height, width), RGB.
+            color: Order of the channels of an array: `rgb`, or `bgr` as OpenCV reads.
+            layout: Order of the axes of an array: `hwc`, or `chw` as in most tensors.
 
         Raises:
+            ConfigError: If several images are given, or a folder.
             ImageError: If the image cannot be read or used.
             ModelFileError: If the model gives no finite maps for it.
         """
-        return self.predict_batch([image])[0]
+        is_folder = isinstance(image, (str, Path)) and Path(image).is_dir()
+        if is_folder or isinstance(image, (list, tuple)):
+            raise ConfigError(
+                f"predict needs one image, got a {'folder' if is_folder else 'list'}; "
+                "use predict_batch, which takes lists, folders and patterns"
+            )
+        return self.predict_batch([image], color=color, layout=layout)[0]
 
     @checks_arguments
-    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
+    def predict_batch(
+        self,
+        images: Sequence[ImageLike] | str | Path,
+        *,
+        color: ColorOrder = "rgb",
+        layout: Layout = "hwc",
+    ) -> Predictions:
         """Predict several images, of any sizes, up to 16 in one run of the engine.
 
         Args:
-            images: List or other sequence of images; of an array, make a list first.
+            images: List or other sequence of images as for `predict`; of an array, make
+                a list first. Or a folder, searched at any depth, or a pattern such as
+                `parts/*.png`.
+            color: Order of the channels of arrays, as for `predict`.
+            layout: Order of the axes of arrays, as for `predict`.
 
         Raises:
             ConfigError: If it is none.
+            DatasetError: If there is no image in a folder.
             ImageError: If an image cannot be read or used.
             ModelFileError: If the model gives no finite maps for one.
         """
-        found: list[Prediction] = []
+        if isinstance(images, (str, Path)):
+            images = images_at(Path(images))
+        found = Predictions()
         for start in range(0, len(images), _MAX_BATCH):
-            pixels, sizes = [], []
+            pixels, found_in = [], []
             for image in images[start : start + _MAX_BATCH]:
-                array = as_rgb(image)
+                array = as_rgb(image, color=color, layout=layout)
                 size = array.shape[0], array.shape[1]
                 self.calibration.rule.require_aspect(*size)
                 require_same_aspect(size, self.input_size)
+                pose = None
+                if self.alignment is not None:
+                    pose = self.alignment.pose(array)
+                    array = pose.aligned(array)
+                path = Path(image) if isinstance(image, (str, Path)) else None
+                found_in.append((size, pose, path))
                 pixels.append(resize_image(array, *self.input_size))
-                sizes.append(size)
+                self._compare_colors(pixels[-1])
             output = run(self.engine, np.stack(pixels), self.calibration.rule)
-            found += self.decide(output, sizes)
+            predicted = self.decide(output, [size for size, _, _ in found_in])
+            found += [
+                replace(prediction, pose=pose, path=path)
+                for prediction, (_, pose, path) in zip(predicted, found_in, strict=True)
+            ]
         return found
+
+    def _compare_colors(self, pixels: NDArray[np.uint8]) -> None:
+        """Warn once if red and blue look exchanged against the calibration's images."""
+        normal = self.provenance.get("validation_appearance", {}).get("redness", ())
+        if is_exchanged(redness(pixels), normal):
+            _ = self._color_warning
+
+    @cached_property
+    def _color_warning(self) -> str:
+        """The warning, which is logged when it is first asked for."""
+        text = (
+            "red and blue look exchanged against the pictures of the training; arrays "
+            "are RGB, and OpenCV's need color='bgr'"
+        )
+        logger.warning(text)
+        return text
 
     def decide(
         self, output: EngineOutput, sizes: Sequence[tuple[int, int]]
@@ -145,8 +239,10 @@ class Predictor:
                 width=width,
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
+                normal_range=calibration.normal_range,
                 unsure_threshold=calibration.unsure_threshold,
                 rule=rule,
+                n_normal=len(calibration.normal_scores),
             )
             for index, (score, (height, width)) in enumerate(
                 zip(scores.tolist(), sizes, strict=True)

@@ -15,9 +15,9 @@ from threading import Event, Semaphore, Thread
 from typing import Annotated, Final, Literal, TypeVar, overload
 
 from efficientad.errors import ConfigError, ImageError
-from efficientad.images.rgb import ImageLike
+from efficientad.images.rgb import ColorOrder, ImageLike, Layout
+from efficientad.inspection.prediction import Prediction, Predictions
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
 from efficientad.settings import BatchSize, Parallel, Range, checks_arguments
 
 Piece = TypeVar("Piece")
@@ -37,6 +37,8 @@ def predictions(
     batch_size: int = 1,
     n_waiting: int | None = None,
     gives_errors: Literal[False] = False,
+    color: ColorOrder = "rgb",
+    layout: Layout = "hwc",
 ) -> Generator[Prediction, None, None]: ...
 
 
@@ -49,6 +51,8 @@ def predictions(
     batch_size: int = 1,
     n_waiting: int | None = None,
     gives_errors: Literal[True],
+    color: ColorOrder = "rgb",
+    layout: Layout = "hwc",
 ) -> Generator[Prediction | ImageError, None, None]: ...
 
 
@@ -61,6 +65,8 @@ def predictions(
     batch_size: BatchSize = 1,
     n_waiting: Annotated[int, Range(0, 10_000)] | None = None,
     gives_errors: bool = False,
+    color: ColorOrder = "rgb",
+    layout: Layout = "hwc",
 ) -> Generator[Prediction | ImageError, None, None]:
     """Predict images as they come.
 
@@ -74,8 +80,9 @@ def predictions(
 
     Args:
         predictor: Model to predict with.
-        images: Images of any sizes, also endlessly many. They are read in a thread of
-            their own, from the first prediction that is asked for.
+        images: Images of any sizes, also endlessly many; arrays are RGB unless `color`
+            says otherwise. They are read in a thread of their own, from the first
+            prediction that is asked for.
         n_streams: Predictions at the same time, from 1 to 1024; more than one needs an
             engine that takes calls from several threads.
         batch_size: Images of one prediction, from 1 to 1024.
@@ -87,6 +94,8 @@ def predictions(
         gives_errors: Yield an `ImageError` in the place of an image that cannot be read
             or used, and go on. Otherwise it is raised and ends everything; prefetched
             images are then lost.
+        color: Order of the channels of arrays: `rgb`, or `bgr` as OpenCV reads.
+        layout: Order of the axes of arrays: `hwc`, or `chw` as in most tensors.
 
     Yields:
         One prediction an image, in the order of the images.
@@ -99,7 +108,9 @@ def predictions(
     """
     require_streams(predictor, n_streams)
     batches = in_order(
-        partial(_predicted, predictor),
+        partial(
+            _predicted, partial(predictor.predict_batch, color=color, layout=layout)
+        ),
         _batches(images, batch_size),
         n_streams=n_streams,
         n_waiting=n_waiting,
@@ -183,15 +194,15 @@ def _batches(images: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]
 
 
 def _predicted(
-    predictor: Predictor, batch: list[ImageLike]
+    predict_batch: Callable[[list[ImageLike]], Predictions], batch: list[ImageLike]
 ) -> Sequence[Prediction | ImageError]:
     """Return the predictions of a batch; if an image is at fault, each alone."""
     try:
-        return predictor.predict_batch(batch)
+        return predict_batch(batch)
     except ImageError as error:
         if len(batch) == 1:
             return [error]
-        return [_predicted(predictor, [image])[0] for image in batch]
+        return [_predicted(predict_batch, [image])[0] for image in batch]
 
 
 def _each(

@@ -24,6 +24,7 @@ from efficientad.method.decision import Calibration
 from efficientad.method.rule import Rule
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import Metadata
+from efficientad.progress import tracked
 from efficientad.settings import Budget, Range, checks_arguments
 from efficientad.storage import require_writable
 
@@ -163,4 +164,5 @@ def _scores(predictor: Predictor, hashes: dict[str, str]) -> tuple[float, ...]:
     """Return the scores of different images in ascending order."""
     # A copy of an image says nothing more about what is normal.
     path_of = {digest: path for path, digest in hashes.items()}
-    return tuple(sorted(predictor.predict(p).image_score for p in path_of.values()))
+    paths = tracked(path_of.values(), len(path_of), "scoring")
+    return tuple(sorted(predictor.predict(path).image_score for path in paths))

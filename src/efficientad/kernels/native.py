@@ -11,12 +11,13 @@ import ctypes
 import functools
 import hashlib
 import logging
-import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from efficientad.errors import StorageError
 from efficientad.storage import move, temporary_folder, write_atomically
@@ -38,19 +39,13 @@ def cache_folder() -> Path:
     Raises:
         StorageError: If the user has no home folder, as in some containers.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # not set, or to be ignored as its specification says
-        try:
-            home = Path.home() if os.environ.get("HOME") != "" else Path()
-        except RuntimeError:  # a user whom the system does not know
-            home = Path()
-        if not home.is_absolute():
-            raise StorageError(
-                "the cache of native kernels needs a home folder, this user has none; "
-                "set XDG_CACHE_HOME to a folder"
-            )
-        base = home / ".cache"
-    return base / "efficientad"
+    try:
+        return user_cache_path("efficientad", appauthor=False)
+    except RuntimeError as error:  # a user whom the system does not know
+        raise StorageError(
+            "the cache of native kernels needs a home folder, this user has none; "
+            "set XDG_CACHE_HOME to a folder"
+        ) from error
 
 
 @functools.cache

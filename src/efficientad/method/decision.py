@@ -19,20 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.images.rgb import Mask
 from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET
 from efficientad.method.maps import (
     HIGH_TARGET,
     MapScale,
     combine_maps,
 )
-from efficientad.method.placement import place_map
-from efficientad.method.rule import ANYWHERE, Region, Rule
+from efficientad.method.rule import ANYWHERE, Rule
 from efficientad.method.tail import tail_quantile
-from efficientad.settings import Budget, Range, check_fields
-
-Grid = NDArray[np.float32]
-"""Values of one map on the descriptor grid, (rows, columns)."""
+from efficientad.settings import Budget, Range, check_fields, explains_freezing
 
 ThresholdRule = Literal["rank", "estimate"]
 Decision = Literal["normal", "unsure", "anomalous"]
@@ -59,6 +54,7 @@ class TermScale:
         return points.astype(np.float32)
 
 
+@explains_freezing("call dataclasses.replace with given_threshold")
 @dataclass(frozen=True)
 class Calibration:
     """Scales of maps and scores, measured on normal images outside the training set."""
@@ -141,6 +137,15 @@ class Calibration:
             if len(scores) * budget < _LEAST_ABOVE:
                 return tail_quantile(scores, budget)
         return scores[min(_rank(len(scores), budget), len(scores)) - 1]
+
+    @cached_property
+    def normal_range(self) -> tuple[float, float]:
+        """Median score of held-out normal images, and the threshold that they give.
+
+        Pictures take their colors from it, so a threshold set by hand changes none.
+        """
+        median = float(np.median(self.normal_scores))
+        return median, self._threshold_for(self.false_alarm_budget)
 
     @property
     def n_flagged(self) -> int:
@@ -278,105 +283,3 @@ def _percent(share: float) -> str:
 def _rank(n: int, budget: float) -> int:
     """Return the rank of the threshold among n scores, n + 1 if none keeps it."""
     return math.ceil((n + 1) * (1 - budget) - 1e-9)
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Prediction for one image. Scores and maps rise with abnormality."""
-
-    image_score: float
-    """Maximum of the combined map, as `rule` has it, and the points of all terms: about
-    0 to 0.1 on normal images."""
-
-    p_value: float
-    """Share of held-out normal images scoring as high, in (0, 1]."""
-
-    threshold: float
-    """Scores above it are anomalous."""
-
-    height: int
-    """Height of the image in pixels."""
-
-    width: int
-    """Width of the image in pixels."""
-
-    grids: Mapping[str, Grid] = field(repr=False)
-    """Normalized maps by name (`local`, `global`), one value per descriptor."""
-
-    terms: Mapping[str, float] = field(default_factory=dict)
-    """Points that image-level values add to the score, by name."""
-
-    unsure_threshold: float | None = None
-    """Scores above it are unsure where they are not anomalous. None: there are none."""
-
-    rule: Rule = field(default=ANYWHERE, repr=False)
-    """Region of interest and least area of a defect."""
-
-    @property
-    def decision(self) -> Decision:
-        """`anomalous`, `unsure` where a person should look, or `normal`."""
-        if self.is_anomalous:
-            return "anomalous"
-        level = self.unsure_threshold
-        return "normal" if level is None or self.image_score <= level else "unsure"
-
-    @property
-    def is_anomalous(self) -> bool:
-        """Whether the score exceeds the threshold."""
-        return self.image_score > self.threshold
-
-    @property
-    def flagged_for(self) -> Literal["", "place", "composition"]:
-        """Reason why the image is anomalous; empty where it is not.
-
-        `place`: the combined map exceeds the threshold somewhere. `composition`: it
-        does so nowhere, but the image as a whole is unusual.
-        """
-        if not self.is_anomalous:
-            return ""
-        return "place" if self.regions else "composition"
-
-    @cached_property
-    def regions(self) -> tuple[Region, ...]:
-        """Connected pixels of the combined map above the threshold, largest first.
-
-        They lie in the region of interest and have the least area. For an unsure image
-        they are above the lower threshold. Empty where the image is normal, or unusual
-        as a whole only.
-        """
-        if self.decision == "normal":
-            return ()
-        size = self.height, self.width
-        return self.rule.regions(self.combined_grid, self._level, *size)
-
-    @cached_property
-    def region_mask(self) -> Mask:
-        """Pixels of all `regions`, (height, width)."""
-        if not self.regions:
-            return np.zeros((self.height, self.width), np.bool_)
-        size = self.height, self.width
-        return self.rule.region_mask(self.combined_grid, self._level, *size)
-
-    @property
-    def _level(self) -> float:
-        level = self.unsure_threshold
-        return self.threshold if self.is_anomalous or level is None else level
-
-    @property
-    def combined_grid(self) -> Grid:
-        """Mean of all maps, one value per descriptor."""
-        return combine_maps(self.grids)
-
-    @cached_property
-    def anomaly_map(self) -> NDArray[np.float32]:
-        """Combined map at the image's own size, (height, width)."""
-        return place_map(self.combined_grid, self.height, self.width)
-
-    def map(self, name: str) -> NDArray[np.float32]:
-        """Return one map at the image's own size, (height, width).
-
-        Args:
-            name: `local` (a defect within one patch), `global` (normal patches in a
-                wrong arrangement), or another key of `grids`.
-        """
-        return place_map(self.grids[name], self.height, self.width)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from efficientad.errors import ConfigError
 from efficientad.method.composition import (
     CELL_SIZE,
     Composition,
@@ -87,6 +88,24 @@ class Detector(nn.Module):
         self.autoencoder = autoencoder
         self.register_buffer("teacher_mean", statistics.mean)
         self.register_buffer("teacher_std", statistics.std)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "threshold":
+            raise ConfigError(
+                "the networks have no threshold, got a new one; call with_threshold of "
+                "the predictor, or efficientad.threshold for a file"
+            )
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        """Return one line; `teacher`, `student` and `autoencoder` list their layers."""
+        n_local = self.teacher.n_channels
+        n_global = self.student.n_channels - n_local
+        n_parameters = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"<Detector {self.size}, {n_local} local and {n_global} global channels, "
+            f"{n_parameters / 1e6:.1f} million parameters, on {self.device}>"
+        )
 
     @classmethod
     def from_arrays(

@@ -140,9 +140,14 @@ def combine_maps(normalized: Mapping[str, Grids]) -> Grids:
         normalized: Maps by name, (n, rows, columns) or (rows, columns). The combined
             map is on the finest of their grids.
     """
-    rows, columns = max(grids.shape[-2:] for grids in normalized.values())
-    first, *others = (_refined(grids, rows, columns) for grids in normalized.values())
+    first, *others = on_finest_grid(normalized).values()
     return sum(others, start=first) / np.float32(len(normalized))
+
+
+def on_finest_grid(maps: Mapping[str, Grids]) -> dict[str, Grids]:
+    """Return maps of the same images on the finest of their grids, by name."""
+    rows, columns = max(grids.shape[-2:] for grids in maps.values())
+    return {name: _refined(grids, rows, columns) for name, grids in maps.items()}
 
 
 def _refined(grids: Grids, rows: int, columns: int) -> Grids:

@@ -10,6 +10,9 @@ was resized for the networks has the image's own pixels. The number of cells alo
 axis tells the size of the networks' input there: 56 cells belong to 256 pixels.
 
 NumPy, PyTorch and exported graphs use the same matrices. Needs no torch.
+
+Pictures fade the extended values towards the border (`border_fade`): nearly a quarter
+of an image lies there, and a corner cell would be a square of 18 x 18 pixels.
 """
 
 import functools
@@ -112,6 +115,32 @@ def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.flo
     matrix[rows, np.minimum(left + 1, n_cells - 1)] += share
     matrix.flags.writeable = False
     return matrix
+
+
+def border_fade(
+    height: int, width: int, rows: int = GRID_CELLS, columns: int = GRID_CELLS
+) -> NDArray[np.float32]:
+    """Return factors for a map as a picture, (height, width).
+
+    They are 1 from the outermost centres inwards, and fall to 0 at the border.
+
+    Args:
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+    """
+    return _axis_fade(height, rows)[:, np.newaxis] * _axis_fade(width, columns)
+
+
+def _axis_fade(n_pixels: int, n_cells: int) -> NDArray[np.float32]:
+    size = input_size(n_cells)
+    last_centre = FIRST_CENTRE + CELL_STRIDE * (n_cells - 1)
+    in_input = (np.arange(n_pixels) + 0.5) * (size / n_pixels)
+    before = in_input / (FIRST_CENTRE + 0.5)
+    behind = (size - in_input) / (size - last_centre - 0.5)
+    fade: NDArray[np.float32] = np.clip(np.minimum(before, behind), 0, 1)
+    return fade.astype(np.float32)
 
 
 def place_map(

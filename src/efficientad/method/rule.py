@@ -181,7 +181,7 @@ class Rule:
                     y=top,
                     width=min(width, math.ceil(ends.max() * across)) - left,
                     height=min(height, math.ceil((y.max() + 1) * down)) - top,
-                    area=share * height * width,
+                    area=round(share * height * width, 2),
                     centroid_x=float(
                         ((x + ends) / 2 * lengths).sum() / lengths.sum() * across - 0.5
                     ),

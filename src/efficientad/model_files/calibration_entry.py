@@ -1,4 +1,4 @@
-"""The calibration and the input size in detector files and exports, as JSON."""
+"""Calibration, input size and alignment in detector files and exports, as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.alignment import Alignment
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
@@ -51,6 +52,20 @@ def read_input_size(content: Mapping[str, Any]) -> tuple[int, int]:
         if type(n) is not int or n % CELL_STRIDE or not INPUT_SIZE <= n <= MAX_SIDE:
             raise ConfigError(f"input size {content['tiled_input_size']!r}")
     return height, width
+
+
+def alignment_entry(alignment: Alignment | None) -> dict[str, Any]:
+    """Return the entry of an alignment; none without one."""
+    return {} if alignment is None else {"alignment": asdict(alignment)}
+
+
+def read_alignment(content: Mapping[str, Any]) -> Alignment | None:
+    """Return the alignment of a file's content, an unchecked JSON value.
+
+    Raises:
+        TypeError, ValueError: If it is wrong.
+    """
+    return Alignment(**content["alignment"]) if "alignment" in content else None
 
 
 def read_calibration(entry: Any) -> Calibration:

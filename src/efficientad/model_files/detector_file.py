@@ -12,6 +12,7 @@ import numpy as np
 
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.alignment import Alignment
 from efficientad.method.composition import CELLS, Composition
 from efficientad.method.decision import Calibration
 from efficientad.method.sizes import (
@@ -24,9 +25,11 @@ from efficientad.method.sizes import (
 )
 from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import (
+    alignment_entry,
     calibration_entry,
     has_later_entries,
     input_size_entry,
+    read_alignment,
     read_calibration,
     read_input_size,
 )
@@ -46,6 +49,8 @@ class DetectorFile(NamedTuple):
     """How the detector came to be: settings, hashes, versions; JSON-like."""
     input_size: tuple[int, int] = (INPUT_SIZE, INPUT_SIZE)
     """Height and width that images are resized to."""
+    alignment: Alignment | None = None
+    """Reference that images are aligned with. None: they are not."""
 
 
 def write_detector(file: DetectorFile, path: Path) -> None:
@@ -62,10 +67,10 @@ def write_detector(file: DetectorFile, path: Path) -> None:
         "calibration_statement": calibration.statement(),
         "provenance": file.provenance,
     }
-    tiles = input_size_entry(file.input_size)
-    is_later = tiles or has_later_entries(calibration)
+    later = input_size_entry(file.input_size) | alignment_entry(file.alignment)
+    is_later = later or has_later_entries(calibration)
     version = container.LATEST_VERSION if is_later else container.FORMAT_VERSION
-    content |= tiles
+    content |= later
     container.write(path, "detector", file.weights, content, version=version)
 
 
@@ -84,6 +89,7 @@ def read_detector(path: Path) -> DetectorFile:
             raise ConfigError(f"size {size!r}")
         calibration = read_calibration(content["calibration"])
         input_size = read_input_size(content)
+        alignment = read_alignment(content)
         provenance = read_provenance(content.get("provenance", {}))
         shapes = {name: array.shape for name, array in weights.items()}
         expected = _shapes_of(weights, size)
@@ -100,7 +106,8 @@ def read_detector(path: Path) -> DetectorFile:
         raise ModelFileError(
             f"{path} does not hold the weights of a {size} detector; train it again"
         )
-    return DetectorFile(weights, size, calibration, provenance, input_size)
+    described = calibration, provenance, input_size, alignment
+    return DetectorFile(weights, size, *described)
 
 
 def _shapes_of(weights: Arrays, size: ModelSize) -> dict[str, tuple[int, ...]]:

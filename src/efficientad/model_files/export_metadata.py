@@ -23,13 +23,16 @@ from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.alignment import Alignment
 from efficientad.method.decision import Calibration
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.calibration_entry import (
+    alignment_entry,
     calibration_entry,
     has_later_entries,
     input_size_entry,
+    read_alignment,
     read_calibration,
     read_input_size,
 )
@@ -76,6 +79,8 @@ class Metadata:
     """Version of the export."""
     input_size: tuple[int, int] = (INPUT_SIZE, INPUT_SIZE)
     """Height and width that images are resized to; tiles of them go to the graph."""
+    alignment: Alignment | None = None
+    """Reference that images are aligned with. None: they are not."""
 
     @property
     def outputs(self) -> Mapping[str, str]:
@@ -129,6 +134,7 @@ def read(path: Path) -> Metadata:
             provenance=read_provenance(content["provenance"]),
             format=min(version, FORMAT_VERSION),
             input_size=read_input_size(content),
+            alignment=read_alignment(content),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
@@ -163,7 +169,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "calibration": calibration_entry(metadata.calibration),
         "provenance": dict(metadata.provenance),
         "hash": _hash(path, rest),
-        **input_size_entry(metadata.input_size),
+        **_later_entries(metadata),
     }
     content = as_text(from_json(to_json(given)))
     content[_TEXT_HASH] = _text_hash(content)
@@ -178,10 +184,14 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
             (folder / _weights_of(output).name).write_bytes(weights)
 
 
+def _later_entries(metadata: Metadata) -> dict[str, Any]:
+    alignment = alignment_entry(metadata.alignment)
+    return input_size_entry(metadata.input_size) | alignment
+
+
 def _version_of(metadata: Metadata) -> int:
     """Return the format; a later one if earlier versions would decide otherwise."""
-    has_tiles = input_size_entry(metadata.input_size)
-    is_later = has_tiles or has_later_entries(metadata.calibration)
+    is_later = _later_entries(metadata) or has_later_entries(metadata.calibration)
     return _LATER_FORMAT if is_later else metadata.format
 
 

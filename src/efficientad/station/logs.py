@@ -2,11 +2,26 @@
 
 import logging
 import sys
+from contextlib import suppress
+from io import TextIOBase
 from typing import Any
 
 import structlog
 
 LOGGER = "efficientad.station"
+
+
+class _Stderr(TextIOBase):
+    """Standard error as it is now; a log that cannot be written stops no inspection."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def configure_logs(level: int = logging.INFO) -> None:
@@ -20,7 +35,7 @@ def configure_logs(level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_Stderr()),  # type: ignore[arg-type]
     )
 
 

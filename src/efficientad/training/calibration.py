@@ -24,6 +24,7 @@ from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.rule_files import rule_of
 from efficientad.inspection.rule_options import RuleOptions
 from efficientad.inspection.tiling import run, whole_views
+from efficientad.method.alignment import Alignment
 from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.decision import Calibration, TermScale
@@ -36,13 +37,13 @@ from efficientad.method.maps import (
     normalize_maps,
 )
 from efficientad.method.rule import ANYWHERE, Rule
+from efficientad.progress import Progress
 from efficientad.settings import Budget, checks_arguments
 from efficientad.training.normal_images import (
     Pixels,
     read_normal_images,
     without_duplicates,
 )
-from efficientad.training.progress import Progress
 from efficientad.training.second_session import SecondSession, second_session
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,8 @@ def calibrate(
 
     Args:
         predictor: Trained model; its networks stay.
-        images: Normal images or their folder, none of them trained on. Copies of an
-            image count once.
+        images: Normal images or their folder, none of them trained on; arrays are RGB
+            (`as_rgb` converts others). Copies of an image count once.
         false_alarm_budget: Share of normal images that may be flagged, from 1e-6 to
             0.5.
         unsure_budget: Share of normal images that may be flagged or unsure. None: no
@@ -99,7 +100,9 @@ def calibrate(
         )
     if isinstance(images, (str, Path)):
         images, _ = normal_image_paths(Path(images), min_images=1)
-    normal = without_duplicates(read_normal_images(images, predictor.input_size))
+    normal = without_duplicates(
+        read_normal_images(images, predictor.input_size, predictor.alignment)
+    )
     trained_on = predictor.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
     recipe = predictor.provenance.get("recipe", {})
@@ -111,6 +114,7 @@ def calibrate(
         divides_by_level=recipe.get("divides_by_level", False),
         names=normal.names,
         rule=rule_of(rule, normal.sizes) if rule else predictor.calibration.rule,
+        alignment=predictor.alignment,
     )
     calibration = replace(
         calibration, given_threshold=threshold, unsure_budget=unsure_budget
@@ -128,7 +132,7 @@ def calibrate(
     )
 
 
-def fit_calibration(
+def fit_calibration(  # noqa: PLR0913 - a keyword for each property
     engine: Engine,
     pixels: Pixels,
     *,
@@ -138,6 +142,7 @@ def fit_calibration(
     training: EngineOutput | None = None,
     names: Sequence[str] = (),
     rule: Rule = ANYWHERE,
+    alignment: Alignment | None = None,
 ) -> Calibration:
     """Measure scales of maps and terms, and scores, on normal images.
 
@@ -152,6 +157,7 @@ def fit_calibration(
             None: only the held-out images count.
         names: Names of the held-out images, for warnings. Empty: there are none.
         rule: Region of interest and least area of a defect.
+        alignment: Reference that images of a second session are aligned with.
 
     Raises:
         DatasetError: If there are no images.
@@ -163,7 +169,7 @@ def fit_calibration(
         name: _scale(grids, fit, rule, divides_by_level=divides_by_level)
         for name, grids in held_out.grids.items()
     }
-    session = outputs(engine, second_session(pixels), rule, "second session")
+    session = outputs(engine, second_session(pixels, alignment), rule, "second session")
     blank = Calibration(
         scales, (0.0,), false_alarm_budget, threshold_rule="estimate", rule=rule
     )

@@ -9,8 +9,8 @@ from torch import Tensor
 from efficientad.method.detector import ChannelStatistics
 from efficientad.method.inputs import Images, normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
+from efficientad.progress import with_progress
 from efficientad.training.normal_images import Pixels
-from efficientad.training.progress import with_progress
 
 _BATCH_SIZE = 4
 

@@ -80,6 +80,10 @@ class TrainConfig:
     """With tiles: factor by which the shorter side of the image is larger than 256
     pixels, from 1 to 16. None: the size of the images, but at most 8."""
 
+    align: bool = False
+    """Whether each image is first turned and moved so that its part lies as in the
+    others. For parts that lie anywhere; an image without the part is then refused."""
+
     local_channels: Channels | None = None
     """Channels that the local map of the trained detector sums over, a multiple of 32,
     at most 384: all, as in the paper. Few hold most of the sum."""

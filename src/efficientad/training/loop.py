@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Protocol, runtime_checkable
 
 from efficientad.errors import TrainingError
-from efficientad.training.progress import Progress
+from efficientad.progress import Progress
 
 Interrupts = Callable[[], AbstractContextManager[Callable[[], bool]]]
 """Context manager whose value is a function: whether the run is to be interrupted."""

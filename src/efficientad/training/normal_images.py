@@ -18,16 +18,18 @@ from efficientad.datasets import (
     require_disjoint,
     split_validation,
 )
-from efficientad.errors import ConfigError, DatasetError
+from efficientad.errors import ConfigError, DatasetError, ImageError
 from efficientad.images.listing import join_names
 from efficientad.images.rgb import (
     ImageLike,
+    RGBImage,
     as_rgb,
     image_hash,
     resize_image,
 )
 from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect
-from efficientad.training.progress import Progress
+from efficientad.method.alignment import Alignment, fit_alignment, gray_of
+from efficientad.progress import Progress
 
 ChooseSize = Callable[[Size], Size]
 """Function of an image's height and width to the input size."""
@@ -51,6 +53,8 @@ class NormalImages:
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     """Height and width of each original in pixels."""
+    alignment: Alignment | None = None
+    """Reference that they are aligned with. None: they are not."""
 
     @property
     def size(self) -> Size:
@@ -72,17 +76,21 @@ class NormalImages:
             tuple(self.hashes[i] for i in indices),
             tuple(self.names[i] for i in indices),
             tuple(self.sizes[i] for i in indices),
+            self.alignment,
         )
 
 
 def read_normal_images(
-    images: Sequence[ImageLike], size: Size | ChooseSize = WHOLE
+    images: Sequence[ImageLike],
+    size: Size | ChooseSize = WHOLE,
+    alignment: Alignment | None = None,
 ) -> NormalImages:
     """Return images, read and resized.
 
     Args:
         images: The images.
         size: Input size to resize them to, or a function of the first one's size.
+        alignment: Reference to align them with. None: they stay as they are.
 
     Raises:
         ConfigError: If they need more memory than there is.
@@ -104,9 +112,34 @@ def read_normal_images(
                 _require_memory(len(images), chosen)
                 pixels = np.empty((len(images), *chosen, 3), np.uint8)
             require_same_aspect(sizes[-1], chosen)
+            if alignment is not None:
+                rgb = _aligned(rgb, alignment, name)
             pixels[index] = resize_image(rgb, *chosen)
             progress.update(index + 1)
-    return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes))
+    return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes), alignment)
+
+
+def _aligned(image: RGBImage, alignment: Alignment, name: str) -> RGBImage:
+    try:
+        return alignment.aligned(image)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+
+
+def alignment_of(images: Sequence[ImageLike]) -> Alignment:
+    """Return the alignment of the part that images show.
+
+    Raises:
+        ImageError: If one cannot be used.
+    """
+    with closing(Progress(len(images), "image", task="aligning")) as progress:
+        grays, aspect = [], 1.0
+        for index, image in enumerate(images):
+            rgb = as_rgb(image, f"image {index}")
+            grays.append(gray_of(rgb))
+            aspect = rgb.shape[1] / rgb.shape[0]
+            progress.update(index + 1)
+    return fit_alignment(grays, aspect)
 
 
 def _require_memory(n: int, size: Size) -> None:
@@ -128,6 +161,7 @@ def training_and_validation(
     validation_share: float,
     seed: int,
     size: Size | ChooseSize = WHOLE,
+    align: bool = False,
 ) -> tuple[NormalImages, NormalImages]:
     """Return the training images and the held-out ones for calibration.
 
@@ -141,6 +175,7 @@ def training_and_validation(
         validation_share: Share of the training images to hold out, in (0, 1).
         seed: Seed of the split.
         size: Input size to resize them to, or a function of the first one's size.
+        align: Whether to align them.
 
     Raises:
         DatasetError: If there are too few images, or if training and validation share
@@ -155,7 +190,8 @@ def training_and_validation(
         images, held_out = normal_image_paths(Path(images))
     if validation is not None:
         held_out, _ = normal_image_paths(validation, min_images=1)
-    training = without_duplicates(read_normal_images(images, size))
+    alignment = alignment_of(images) if align else None
+    training = without_duplicates(read_normal_images(images, size, alignment))
     if len(training) < MIN_NORMAL_IMAGES:
         raise DatasetError(
             f"needed at least {MIN_NORMAL_IMAGES} different normal images, got "
@@ -163,12 +199,13 @@ def training_and_validation(
         )
     _require_content(training)
     if held_out:
-        separate = without_duplicates(read_normal_images(held_out, training.size))
+        others = read_normal_images(held_out, training.size, alignment)
+        separate = without_duplicates(others)
         _require_content(separate)
         require_disjoint(separate.hash_of_name, training.hash_of_name)
         return training, separate
-    chosen, others = split_validation(range(len(training)), validation_share, seed)
-    return training.subset(chosen), training.subset(others)
+    chosen, rest = split_validation(range(len(training)), validation_share, seed)
+    return training.subset(chosen), training.subset(rest)
 
 
 def _require_content(images: NormalImages) -> None:

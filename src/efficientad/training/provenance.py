@@ -9,6 +9,7 @@ from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import Size, whole_views
+from efficientad.method.alignment import Alignment
 from efficientad.method.rule import Rule
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import Teacher
@@ -53,6 +54,7 @@ def finished_detector(
     provenance: dict[str, Any],
     rule: Rule,
     input_size: Size,
+    alignment: Alignment | None,
 ) -> Predictor | None:
     """Return the predictor of a file if a training would make the same one again.
 
@@ -65,8 +67,9 @@ def finished_detector(
         return None
     predictor = load(path, device=config.device)
     is_same = _decisive(predictor.provenance) == _decisive(provenance)
-    is_same = is_same and predictor.calibration.rule == rule
-    return predictor if is_same and predictor.input_size == input_size else None
+    found = predictor.calibration.rule, predictor.input_size, predictor.alignment
+    is_same = is_same and found == (rule, input_size, alignment)
+    return predictor if is_same else None
 
 
 def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:

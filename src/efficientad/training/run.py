@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -99,7 +100,7 @@ def train(
     Args:
         images: Folder of normal images, category folder in MVTec AD's layout (then
             `train/good`, and `validation/good` where it exists), an opened category, or
-            the images.
+            the images; arrays are RGB (`as_rgb` converts others).
         config: Settings. None: the defaults.
         output: Detector file to write (`part.ead`). While training, a checkpoint stands
             beside it, from which `config.resume` goes on. A finished detector of the
@@ -142,6 +143,7 @@ def train(
         validation_share=config.validation_share,
         seed=config.seed,
         size=partial(input_size_for, tile=config.tile, scale=config.scale),
+        align=config.align,
     )
     rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
@@ -154,7 +156,9 @@ def train(
         config, recipe, teacher, training, validation, pretraining_images
     )
     if config.resume and target is not None and not has_checkpoint:
-        finished = finished_detector(target, config, provenance, rule, training.size)
+        finished = finished_detector(
+            target, config, provenance, rule, training.size, training.alignment
+        )
         if finished is not None:
             logger.info(
                 "%s is finished: made of these images with these settings", target
@@ -181,6 +185,7 @@ def train(
         training=measured,
         names=validation.names,
         rule=rule,
+        alignment=training.alignment,
     )
     calibration = replace(calibration, unsure_budget=config.unsure_budget)
     predictor = Predictor(
@@ -189,6 +194,7 @@ def train(
         provenance=run.environment() | provenance,
         size=detector.size,
         input_size=training.size,
+        alignment=training.alignment,
         weights=as_arrays(detector.state_dict()),
     )
     if target is not None:
@@ -300,6 +306,7 @@ class _Training:
             "teacher": self.teacher_hash,
             "training_images": self.training.hashes,
             "input_size": list(self.training.size),
+            "is_aligned": self.config.align,
             "pretraining_images": self.pretraining_images
             and self.pretraining_images.fingerprint(),
         }
@@ -359,5 +366,6 @@ class _Training:
             "python": platform.python_version(),
             "device": str(self.detector.device),
             "training_seconds": round(self.seconds, 1),
+            "made_on": datetime.now(UTC).date().isoformat(),
             "n_unreadable_pretraining_images": len(self._unreadable),
         }

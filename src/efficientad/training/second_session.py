@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from efficientad.images.changes import SESSION, changed
+from efficientad.method.alignment import Alignment
 from efficientad.training.normal_images import Pixels
 
 _N_IMAGES: Final = 24
@@ -17,16 +18,24 @@ _AFFORDED_PIXELS: Final = 1024**2
 """Size of images from which on fewer of them are predicted for a calibration."""
 
 
-def second_session(pixels: Pixels) -> "SecondSession":
-    """Return some normal images with each change of `SESSION`, case by case."""
-    return SecondSession(pixels, min(len(pixels), n_affordable(_N_IMAGES, pixels)))
+def second_session(
+    pixels: Pixels, alignment: Alignment | None = None
+) -> "SecondSession":
+    """Return some normal images with each change of `SESSION`, case by case.
+
+    Args:
+        pixels: Normal images, (n, height, width, 3).
+        alignment: Reference that changed images are aligned with. None: they are not.
+    """
+    n = min(len(pixels), n_affordable(_N_IMAGES, pixels))
+    return SecondSession(pixels, n, alignment)
 
 
 class SecondSession:
     """Normal images with changes that are no defects, made as they are asked for."""
 
-    def __init__(self, pixels: Pixels, n: int) -> None:
-        self._pixels, self._n = pixels, n
+    def __init__(self, pixels: Pixels, n: int, alignment: Alignment | None) -> None:
+        self._pixels, self._n, self._alignment = pixels, n, alignment
 
     def __len__(self) -> int:
         return len(SESSION) * self._n
@@ -38,7 +47,10 @@ class SecondSession:
             case, index = divmod(place, self._n)
             kind, strength = SESSION[case]
             image = self._pixels[(index + 7 * case) % len(self._pixels)]
-            found.append(changed(image, kind, strength, seed=case))
+            image = changed(image, kind, strength, seed=case)
+            if self._alignment is not None:
+                image = self._alignment.squeezed_aligned(image)
+            found.append(image)
         return np.stack(found)
 
 

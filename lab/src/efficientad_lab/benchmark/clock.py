@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -60,12 +60,25 @@ class Timing:
         }
 
 
+OnTurn: TypeAlias = Callable[[dict[str, Timing]], object]
+
+
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], repeats: int, *, n_warm_up: int = 1
+    functions: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    n_warm_up: int = 1,
+    on_turn: OnTurn = lambda _: None,
 ) -> dict[str, Timing]:
     """Return the timings of functions that are called in turn.
 
     A short pause before each call keeps after-effects of the previous one out of it.
+
+    Args:
+        functions: Functions to time, by name.
+        repeats: Number of timed calls of each, at least 1.
+        n_warm_up: Number of untimed calls before them.
+        on_turn: Function that gets the timings so far after each turn.
     """
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(n_warm_up + repeats):
@@ -74,7 +87,10 @@ def interleaved(
             milliseconds = _timed(function, _do_not_wait)
             if turn >= n_warm_up:
                 taken[name].append(milliseconds)
-    return {name: Timing(tuple(times)) for name, times in taken.items()}
+        if turn >= n_warm_up:
+            found = {name: Timing(tuple(times)) for name, times in taken.items()}
+            on_turn(found)
+    return found
 
 
 def consecutive(

@@ -9,7 +9,9 @@ process of its own. Pixels are noise: their contents do not change the time.
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,11 @@ from efficientad_lab.benchmark.config import BenchmarkConfig
 from efficientad_lab.benchmark.costs import network_cost
 from efficientad_lab.benchmark.hardware import Peak
 from efficientad_lab.benchmark.peak_memory import peak_memory_mib
-from efficientad_lab.benchmark.report import BenchmarkReport, EngineReport
+from efficientad_lab.benchmark.report import (
+    BenchmarkReport,
+    EngineReport,
+    speed_sentence,
+)
 from efficientad_lab.environment import environment
 
 _CPU_REPEATS: Final = 50
@@ -39,6 +45,7 @@ _PAPER_REPEATS: Final = 1000
 _MAX_STREAMS: Final = 8
 _N_COMPARED: Final = 2
 _GPU_PRODUCTS: Final = 20
+_SECONDS_TO_A_RESULT: Final = 60
 
 Work = Mapping[str, Callable[[], object]]
 
@@ -91,6 +98,7 @@ class _Measurement:
     ) -> None:
         self.model, self.found, self.config = model, found, config
         self.on_stage = on_stage
+        self.is_interrupted = False
         self.opened = {candidate.name: candidate.open() for candidate in found}
         self.device = _only_device(self.opened)
         default = _PAPER_REPEATS if self.device == "cuda" else _CPU_REPEATS
@@ -105,8 +113,16 @@ class _Measurement:
         before = environment()
         differences = self._differences()
         latencies, limits = self._latencies()
-        batches, streams = self._batches(), self._streams()
-        memory = {candidate.name: self._memory(candidate) for candidate in self.found}
+        speeds = {name: latencies[name] for name in self.opened}
+        self.on_stage(speed_sentence(self.model.name, speeds))
+        batches: Mapping[str, Timing] = {}
+        streams: Mapping[str, Timing] = {}
+        memory: dict[str, dict[str, float] | None] = {}
+        if not self.is_interrupted:
+            with suppress(KeyboardInterrupt):  # the rest of the report stays
+                batches, streams = self._batches(), self._streams()
+                for candidate in self.found:
+                    memory[candidate.name] = self._memory(candidate)
         anomalib = self.opened.get(ANOMALIB)
         return BenchmarkReport(
             model=self.model.name,
@@ -124,9 +140,9 @@ class _Measurement:
                     precision=predictor.precision,
                     flops=network_cost(predictor.size).flops,
                     latency=latencies[name],
-                    batch=batches[name],
-                    streams=streams[name],
-                    peak_memory_mib=memory[name],
+                    batch=batches.get(name),
+                    streams=streams.get(name),
+                    peak_memory_mib=memory.get(name),
                     largest_difference=differences[name],
                 )
                 for name, predictor in self.opened.items()
@@ -152,7 +168,7 @@ class _Measurement:
         products = hardware.matrix_products(self.device)
         multiply: Work = {product.name: product.run for product in products}
         if self.device == "cpu":
-            timings = interleaved({**work, **multiply}, self.repeats)
+            timings = self._interleaved({**work, **multiply})
         else:
             wait = hardware.wait_for(self.device)
             timings = self._timed(work, self.repeats) | {
@@ -160,6 +176,30 @@ class _Measurement:
                 for name, run in multiply.items()
             }
         return timings, hardware.peaks(products, timings)
+
+    def _interleaved(self, work: Work) -> dict[str, Timing]:
+        """Return the timings; on Ctrl-C those so far, if there are any.
+
+        After a minute a sentence says what is known so far.
+        """
+        so_far: dict[str, Timing] = {}
+        started = time.monotonic()
+
+        def note(found: dict[str, Timing]) -> None:
+            nonlocal started
+            so_far.update(found)
+            if time.monotonic() - started > _SECONDS_TO_A_RESULT:
+                started = math.inf
+                own = {name: found[name] for name in self.opened}
+                self.on_stage(f"so far: {speed_sentence(self.model.name, own)}")
+
+        try:
+            return interleaved(work, self.repeats, on_turn=note)
+        except KeyboardInterrupt:
+            if not so_far:
+                raise
+            self.is_interrupted = True
+            return so_far
 
     def _batches(self) -> dict[str, Timing]:
         self.on_stage(f"throughput: {self.config.batch_size} images a call")

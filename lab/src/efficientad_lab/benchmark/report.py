@@ -8,11 +8,28 @@ from typing import Any, Final
 
 from efficientad.engines.engine import Precision
 from efficientad.storage import write_atomically
+from efficientad_lab.benchmark.candidates import BASELINE
 from efficientad_lab.benchmark.clock import Timing
 from efficientad_lab.benchmark.costs import NetworkCost
 from efficientad_lab.benchmark.hardware import Peak
 
 _GIGA: Final = 1e9
+
+
+def speed_sentence(model: str, latencies: Mapping[str, Timing]) -> str:
+    """Return the speed of the fastest candidate for one image after the other.
+
+    Args:
+        model: Name of the model file.
+        latencies: Time of one image for each candidate.
+    """
+    name = min(latencies, key=lambda each: latencies[each].median)
+    rate = 1000 / latencies[name].median
+    text = f"{model}: {rate:.2g} pictures a second on this machine by {name}"
+    if BASELINE not in latencies or name == BASELINE:
+        return text
+    times = latencies[BASELINE].median / latencies[name].median
+    return f"{text}, {times:.2g} times the plain networks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +42,10 @@ class EngineReport:
     """Operations of the plain networks of its size, for one image."""
     latency: Timing
     """Time of one image."""
-    batch: Timing
-    """Time of one call with a batch."""
-    streams: Timing
-    """Time of all images of all streams."""
+    batch: Timing | None
+    """Time of one call with a batch. None: not measured."""
+    streams: Timing | None
+    """Time of all images of all streams. None: not measured."""
     peak_memory_mib: Mapping[str, float] | None
     """Peaks by name, see `peak_memory`. None: not measured."""
     largest_difference: float
@@ -52,6 +69,11 @@ class BenchmarkReport:
     cost: NetworkCost
     environment: Mapping[str, Any]
     """Machine, load, versions and commit."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no measurement was left out after a Ctrl-C."""
+        return all(result.streams is not None for result in self.results)
 
     def as_json(self) -> dict[str, Any]:
         """Return all measurements; times in milliseconds."""
@@ -88,8 +110,10 @@ class BenchmarkReport:
             f"{self.cost.n_parameters / 1e6:.2f} M parameters, "
             f"{self.cost.flops / _GIGA:.1f} GFLOP an image"
         )
+        latencies = {result.name: result.latency for result in self.results}
+        sentence = speed_sentence(self.model, latencies)
         where = f"{self.model} on {self.environment['machine']}"
-        return "\n\n".join([where, self.table(), "\n".join(limits), cost])
+        return "\n\n".join([sentence, where, self.table(), "\n".join(limits), cost])
 
     def table(self) -> str:
         """Return the table of candidates; `times` is the ratio to the first one."""
@@ -141,12 +165,14 @@ class BenchmarkReport:
             "precision": result.precision,
             "latency_ms": result.latency.summary(),
             "speedup": self.results[0].latency.median / median,
-            "images_per_second_of_batch": self.settings["batch_size"]
-            / (result.batch.median / 1000),
-            "batch_ms": result.batch.summary(),
-            "images_per_second_of_streams": self.n_images_of_streams
-            / (result.streams.median / 1000),
-            "streams_ms": result.streams.summary(),
+            "images_per_second_of_batch": _rate(
+                self.settings["batch_size"], result.batch
+            ),
+            "batch_ms": result.batch and result.batch.summary(),
+            "images_per_second_of_streams": _rate(
+                self.n_images_of_streams, result.streams
+            ),
+            "streams_ms": result.streams and result.streams.summary(),
             "peak_memory_mib": result.peak_memory_mib,
             "flops_per_second": result.flops / (median / 1000),
             "share_of_limit": fastest / limit,
@@ -157,7 +183,14 @@ class BenchmarkReport:
 def _against(
     measured: Mapping[str, Any], first: Mapping[str, Any], name: str
 ) -> tuple[str, str]:
+    if measured[name] is None:
+        return "", ""
     return f"{measured[name]:.1f}", f"{measured[name] / first[name]:.2f}"
+
+
+def _rate(n_images: int, timing: Timing | None) -> float | None:
+    """Return images a second; None where it was not measured."""
+    return None if timing is None else n_images / (timing.median / 1000)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -11,8 +11,8 @@ from efficientad.datasets import Sample, read_defect_mask
 from efficientad.errors import ResultError
 from efficientad.images.heatmaps import color_scale, heatmap, outline, resize_mask
 from efficientad.images.rgb import Mask, read_image, resize_image
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
 from efficientad.method.inputs import normalize_images
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
@@ -108,7 +108,7 @@ def local_and_global_maps(material: Material) -> Figure:
         defects = material.defects(run, [kind])
         sample = defects[int(rng.integers(len(defects)))]
         picture, mask, prediction = _predicted(predictor, sample)
-        low, high = color_scale(prediction.threshold)
+        low, high = color_scale(prediction.normal_range)
         maps = (
             prediction.map("local"),
             prediction.map("global"),
@@ -134,7 +134,7 @@ def random_defects(material: Material) -> Figure:
         pictures: list[Picture] = []
         for sample in _drawn(material, run, rng):
             picture, mask, prediction = _predicted(predictor, sample)
-            low, high = color_scale(prediction.threshold)
+            low, high = color_scale(prediction.normal_range)
             drawn = heatmap(prediction.anomaly_map, low=low, high=high)
             pictures += [picture, _mask_picture(mask, picture), drawn]
         rows.append((str(run["category"]), pictures))

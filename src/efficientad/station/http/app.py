@@ -114,7 +114,8 @@ def with_sinks(station: Station, ends: ExitStack) -> None:
     config = station.config
     sinks: list[Sink] = [WebhookSink(hook) for hook in config.webhooks]
     if config.mqtt is not None:
-        sinks.append(MqttSink(config.mqtt, config.name))
+        sinks.append(broker := MqttSink(config.mqtt, config.name))
+        station.listeners.append(broker.note)
     for sink in sinks:
         delivery = Delivery(sink, station.database, station.writer, station.log.warning)
         station.listeners.append(delivery.wake)

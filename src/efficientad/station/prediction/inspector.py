@@ -27,8 +27,8 @@ from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.appearance import appearance
 from efficientad.images.decoding import opened_picture
 from efficientad.images.rgb import INPUT_SIZE, RGBImage, read_image
+from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Prediction
 from efficientad.station.prediction.rules import Rule, with_rule
 
 OpenPredictor = Callable[[], Predictor]

@@ -262,6 +262,8 @@ class Station:
             score=stored["image_score"],
         )
         self.tell("inspection", stored)
+        if stored["expected"] == "anomalous" and stored["decision"] != "anomalous":
+            self.report("challenge_passed", f"{stored['source']}: {stored['id']}")
 
     def _keep_house(self) -> None:
         keep_house(
@@ -270,6 +272,7 @@ class Station:
             self.media,
             self.config.retention,
             self.report,
+            self.tell,
             self._is_closing,
         )
 

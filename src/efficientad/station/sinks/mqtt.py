@@ -2,6 +2,7 @@
 
 efficientad/STATION/SOURCE/inspection    each inspection as JSON
 efficientad/STATION/state                online or offline, retained; last will
+efficientad/STATION/audit                number and hash of the last entry, retained
 """
 
 import json
@@ -45,6 +46,12 @@ class MqttSink:
             raise OSError("the broker is not connected")
         topic = f"{self._topic}/{payload['source']}/inspection"
         _confirmed(self._client.publish(topic, json.dumps(payload), qos=1))
+
+    def note(self, kind: str, content: dict[str, Any]) -> None:
+        """Publish the end of the audit log, so that a cut one shows."""
+        if kind == "audit":
+            topic = f"{self._topic}/audit"
+            self._client.publish(topic, json.dumps(content), qos=1, retain=True)
 
     def close(self) -> None:
         """Publish that the station is offline, and disconnect."""

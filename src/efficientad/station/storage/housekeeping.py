@@ -5,15 +5,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
+from sqlalchemy.exc import DBAPIError
+
 from efficientad.station.config import Retention
 from efficientad.station.errors import UnavailableError
-from efficientad.station.storage import queries, recovery, retention
+from efficientad.station.logs import logger
+from efficientad.station.storage import audit, queries, recovery, retention
+from efficientad.station.storage.audit_chain import Head
 from efficientad.station.storage.engine import Database
 from efficientad.station.storage.media import MediaStore
+from efficientad.station.storage.queries import Row
 from efficientad.station.storage.writer import Writer
 
 _CHECK_SECONDS: Final = 1.0
@@ -26,14 +32,26 @@ def keep_house(
     media: MediaStore,
     rules: Retention,
     report: Callable[[str, str], None],
+    tell: Callable[[str, Row], None],
     is_closing: threading.Event,
 ) -> None:
-    """Recover once, then check the disk each second and retention each minute."""
+    """Recover once, then check the disk each second and retention each minute.
+
+    The end of the audit log is told whenever it has moved: a chain alone does not show
+    that its end was cut off.
+    """
     next_round = 0.0
+    told = Head()
     with suppress(UnavailableError):
         _recover(database, writer, media, report)
     while not is_closing.wait(_CHECK_SECONDS):
         media.check()
+        with suppress(DBAPIError), database.connect() as connection:
+            last = audit.head(connection)
+            if last != told:
+                told = last
+                logger().info("audit", seq=last.seq, hash=last.hash)
+                tell("audit", asdict(last))
         if time.monotonic() >= next_round and writer.is_up:
             next_round = time.monotonic() + _ROUND_SECONDS
             with suppress(UnavailableError):

@@ -35,13 +35,15 @@ export function viewer(part) {
 function regionBoxes(part) {
   const { width, height } = part;
   if (!part.regions?.length) return nothing;
+  const pad = Math.max(width, height) / 80;
   return html`<svg class="boxes" viewBox="0 0 ${width} ${height}" aria-hidden="true">
-    ${part.regions.map(
-      (region) => svg`<rect class="under" x=${region.x} y=${region.y}
-          width=${region.width} height=${region.height} />
-        <rect x=${region.x} y=${region.y} width=${region.width} height=${region.height} />`,
-    )}
+    ${part.regions.map((region) => [box(region, pad, "under"), box(region, pad, "")])}
   </svg>`;
+}
+
+/** A box around a region, with some room, so that it does not hide a small one. */
+function box({ x, y, width, height }, pad, kind) {
+  return svg`<rect class=${kind} x=${x - pad} y=${y - pad} width=${width + 2 * pad} height=${height + 2 * pad} />`;
 }
 
 /** Choice of the map, its opacity, and the image alone. */

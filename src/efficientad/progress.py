@@ -1,6 +1,7 @@
 """Progress of a run: a bar on a terminal, a log line now and then elsewhere."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import closing
@@ -8,9 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from efficientad.terminal import has_terminal
-
-T = TypeVar("T", bound=Sized)
+S = TypeVar("S", bound=Sized)
+T = TypeVar("T")
 
 _FIRST_LINE_AFTER, _LINE_EVERY = 1.0, 15.0
 """Seconds; the pauses between lines double from the first one."""
@@ -45,7 +45,7 @@ class Progress:
             tqdm(
                 desc=task, total=n_total, initial=n_done, unit=unit, dynamic_ncols=True
             )
-            if has_terminal()
+            if _has_terminal()
             else None
         )
 
@@ -83,7 +83,15 @@ class Progress:
             self._bar.close()
 
 
-def with_progress(batches: Iterable[T], n: int, task: str) -> Iterator[T]:
+def tracked(items: Iterable[T], n: int, task: str) -> Iterator[T]:
+    """Yield items, usually images, and show how many of `n` are done."""
+    with closing(Progress(n, "image", task=task)) as progress:
+        for n_done, item in enumerate(items, 1):
+            yield item
+            progress.update(n_done)
+
+
+def with_progress(batches: Iterable[S], n: int, task: str) -> Iterator[S]:
     """Yield batches, and show how many of `n` images are done."""
     n_done = 0
     with closing(Progress(n, "image", task=task)) as progress:
@@ -91,6 +99,14 @@ def with_progress(batches: Iterable[T], n: int, task: str) -> Iterator[T]:
             yield batch
             n_done += len(batch)
             progress.update(n_done)
+
+
+def _has_terminal() -> bool:
+    """Return whether the standard error stream is a terminal."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # a service has no such stream, or closed it
+        return False
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:
