@@ -87,6 +87,12 @@ class StationProcess:
         self._process.kill()
         self._process.wait()
 
+    def kill_all(self) -> None:
+        """Kill all that this process has started, too."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
+
     def stop(self, sig: int = signal.SIGTERM, seconds: float = _TIMEOUT) -> float:
         """End the process by a signal, and return how many seconds that takes."""
         assert self._process is not None
@@ -107,7 +113,7 @@ def station_process(
         station.wait_ready()
         yield station
     finally:
-        station.kill()
+        station.kill_all()
 
 
 def request(

@@ -37,6 +37,7 @@ OpenPredictor = Callable[[], Predictor]
 _NICE: Final = 5
 _THUMBNAIL: Final = (192, 192)
 _MAX_REGIONS: Final = 100
+_APPEARANCE: Final = ("brightness", "contrast", "sharpness")
 _DECISION: Final = {
     "normal": "normal",
     "unsure": "undecided",
@@ -186,10 +187,9 @@ def _decoded(job: Job) -> tuple[RGBImage, dict[str, Any]]:
     file = BytesIO()
     small.save(file, "JPEG", quality=80)
     facts = {"height": height, "width": width, "thumbnail": file.getvalue()}
-    if min(small.size) > 1:
-        facts |= appearance(np.asarray(small))
-    else:
-        facts |= dict.fromkeys(("brightness", "contrast", "sharpness"), 0.0)
+    # A long line of pixels has no neighbors in its thumbnail.
+    seen = appearance(np.asarray(small)) if min(small.size) > 1 else {}
+    facts |= {name: seen.get(name, 0.0) for name in _APPEARANCE}
     facts["decode_ms"] = 1000 * (time.perf_counter() - start)
     return image, facts
 
