@@ -70,7 +70,7 @@ def test_pictures_of_an_inspection_have_its_maps(station):
     values = tifffile.imread(BytesIO(station.get(f"{place}/map").content))
 
     assert heatmap.size == (64, 64)
-    assert heatmap.mode == "RGBA"
+    assert "transparency" in heatmap.info
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, NORMAL / 255, atol=1e-6)
     for name in ("preview", "thumbnail"):

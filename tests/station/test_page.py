@@ -58,9 +58,8 @@ def served(config):
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: httpx2.get(f"{url}/health/ready").status_code == 200)
-        station = Station(url)
-        yield station
-        station.client.close()
+        with (station := Station(url)).client:
+            yield station
     finally:
         server.should_exit = True
         thread.join(30)

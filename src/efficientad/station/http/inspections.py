@@ -35,7 +35,7 @@ from efficientad.station.http.security import AnyClient, Client, TheStation, Vie
 from efficientad.station.http.uploads import Uploads
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer
-from efficientad.station.storage import queries
+from efficientad.station.storage import queries, registry
 
 router = APIRouter(prefix="/inspections", tags=["inspections"])
 
@@ -246,7 +246,10 @@ def heatmap(
 ) -> Response:
     """Return a map as a PNG of the preview's size, transparent where it is low."""
     row, grids = _row(station, number), _artifact(station, number, "grids")
-    content = pictures.heatmap(grids, map, row)
+    with station.database.connect() as connection:
+        model = registry.model_of(connection, row["model"])
+    assert model is not None
+    content = pictures.heatmap(grids, map, row, model["calibration"])
     return Response(content, 200, _FOREVER, "image/png")
 
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load
 
-from efficientad.images import heatmaps
+from efficientad.images.heatmaps import color_scale, overlay_layer
 from efficientad.images.rgb import read_image
 from efficientad.method.maps import combine_maps
 from efficientad.method.placement import place_map
+from efficientad.model_files.calibration_entry import read_calibration
 from efficientad.station.http.problems import ProblemError
 
 _PREVIEW_SIDE: Final = 1280
@@ -26,22 +27,22 @@ def preview(path: Path) -> bytes:
     return _file(picture, "JPEG", quality=85)
 
 
-def heatmap(grids: bytes, name: str, row: dict[str, Any]) -> bytes:
+def heatmap(grids: bytes, name: str, row: dict[str, Any], calibration: Any) -> bytes:
     """Return a map of an inspection in colors, as a PNG of the preview's size.
+
+    It is transparent where the map is low, and lies over the preview.
 
     Args:
         grids: Grids of the inspection, as safetensors.
         name: `combined`, or the name of a grid.
         row: The inspection.
+        calibration: Calibration of its model, as the station stores it.
     """
     scale = min(1.0, _PREVIEW_SIDE / max(row["height"], row["width"]))
     height, width = (max(1, round(scale * row[n])) for n in ("height", "width"))
     anomaly_map = place_map(_grid(grids, name), height, width)
-    low, high = heatmaps.color_scale(row["threshold"])
-    share = np.clip((anomaly_map - low) / (high - low), 0, 1)
-    alpha = np.rint(255 * share).astype(np.uint8)
-    colors = heatmaps.heatmap(anomaly_map, low=low, high=high)
-    return _file(Image.fromarray(np.dstack([colors, alpha])), "PNG", compress_level=1)
+    low, high = color_scale(read_calibration(calibration).normal_range)
+    return overlay_layer(anomaly_map, low=low, high=high)
 
 
 def map_file(grids: bytes, name: str, row: dict[str, Any]) -> bytes:
