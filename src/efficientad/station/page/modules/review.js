@@ -24,6 +24,7 @@ let types = [];
 let missed = null;
 let last = ""; // what was done last
 let loading = false;
+let writing = Promise.resolve();
 
 async function load() {
   loading = true;
@@ -40,6 +41,12 @@ async function load() {
   changed();
 }
 
+/** Store a review after those before it: an undo must not overtake its verdict. */
+function write(part, content) {
+  writing = writing.then(() => attempt(() => send("POST", `/inspections/${part.id}/reviews`, content)));
+  return writing;
+}
+
 /** Store a verdict and go on at once; a failure brings the part back. */
 async function decide(verdict) {
   const part = queue[at];
@@ -51,8 +58,7 @@ async function decide(verdict) {
   note = "";
   state.queued = Math.max(0, state.queued - 1);
   changed();
-  const stored = await attempt(() => send("POST", `/inspections/${part.id}/reviews`, review));
-  if (!stored) {
+  if (!(await write(part, review))) {
     bringBack(part);
     return;
   }
@@ -61,14 +67,12 @@ async function decide(verdict) {
   if (queue.length < 5 && state.queued > queue.length) await load();
 }
 
-async function undo() {
+function undo() {
   const part = done.at(-1);
   if (!part) return;
-  const gone = await attempt(() => send("POST", `/inspections/${part.id}/reviews`, { verdict: "withdrawn" }));
-  if (!gone) return;
   bringBack(part);
   last = `${name(part)} is back`;
-  changed();
+  write(part, { verdict: "withdrawn" }).then((isGone) => isGone || load());
 }
 
 function bringBack(part) {
