@@ -69,7 +69,7 @@ class DriftReport(BaseModel):
 
 
 class Acknowledgement(_Strict):
-    """What was found."""
+    """A finding about an alarm."""
 
     note: Text
 

@@ -26,18 +26,21 @@ def preview(path: Path) -> bytes:
     return _file(picture, "JPEG", quality=85)
 
 
-def heatmap(grids: bytes, name: str, row: dict[str, Any]) -> bytes:
+def heatmap(
+    grids: bytes, name: str, row: dict[str, Any], normal_range: tuple[float, float]
+) -> bytes:
     """Return a map of an inspection in colors, as a PNG of the preview's size.
 
     Args:
         grids: Grids of the inspection, as safetensors.
         name: `combined`, or the name of a grid.
         row: The inspection.
+        normal_range: Median and limit of normal scores, which colors depend on.
     """
     scale = min(1.0, _PREVIEW_SIDE / max(row["height"], row["width"]))
     height, width = (max(1, round(scale * row[n])) for n in ("height", "width"))
     anomaly_map = place_map(_grid(grids, name), height, width)
-    low, high = heatmaps.color_scale(row["threshold"])
+    low, high = heatmaps.color_scale(normal_range)
     share = np.clip((anomaly_map - low) / (high - low), 0, 1)
     alpha = np.rint(255 * share).astype(np.uint8)
     colors = heatmaps.heatmap(anomaly_map, low=low, high=high)
