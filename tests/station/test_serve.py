@@ -9,6 +9,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from tests.station.test_kills import command_in
 
 import efficientad
 from efficientad.cli.main import main
@@ -20,8 +21,6 @@ from lab.experiments.station.harness import (
     request,
     station_process,
 )
-
-HEADERS = {"Content-Type": "application/json"}
 
 
 def test_the_verb_predicts_as_the_library_does(tmp_path, predictor, photograph):
@@ -48,6 +47,19 @@ def test_the_verb_predicts_as_the_library_does(tmp_path, predictor, photograph):
     assert damaged[0] == 422
     assert page[0] == 200
     assert f"station at http://127.0.0.1:{port}/" in (tmp_path / "log").read_text()
+
+
+def test_systemd_is_told_that_the_station_runs(tmp_path, monkeypatch):
+    place = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(place))
+        told.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(place))
+        port = free_port()
+        with station_process(command_in(tmp_path, port), port, tmp_path / "log"):
+            messages = [told.recv(100) for _ in range(2)]
+
+    assert messages == [b"READY=1", b"WATCHDOG=1"]
 
 
 def test_a_new_token_is_printed_with_the_lines_that_let_it_in(tmp_path, capsys):

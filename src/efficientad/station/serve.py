@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from efficientad.errors import ConfigError, EfficientADError
 from efficientad.station.config import StationConfig, shown
+from efficientad.station.errors import UnavailableError
 from efficientad.station.http.app import create_app
 from efficientad.station.http.security import new_token
 from efficientad.station.logs import configure_logs, logger
@@ -53,15 +54,16 @@ class Server(uvicorn.Server):
         station = self._app.state.station
         notify("READY=1")
         while True:
-            committed = await asyncio.to_thread(station.writer.run, lambda _c: True)
-            notify("WATCHDOG=1" if committed else "")
+            with suppress(UnavailableError):  # the writer works, the disk does not
+                await asyncio.to_thread(station.writer.run, lambda _connection: None)
+            notify("WATCHDOG=1")
             await asyncio.sleep(_NOTIFY_SECONDS)
 
 
 def notify(state: str) -> None:
     """Report a state to systemd, where it has started this process."""
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address or not state:
+    if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.connect(address.replace("@", "\0", 1))

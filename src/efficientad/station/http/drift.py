@@ -69,7 +69,7 @@ class DriftReport(BaseModel):
 
 
 class Acknowledgement(_Strict):
-    """A note on the cause of an alarm."""
+    """A finding about an alarm."""
 
     note: Text
 

@@ -21,6 +21,8 @@ from efficientad.station.http.problems import (
     problem_of,
 )
 from efficientad.station.http.schemas import (
+    IMAGE_BODY,
+    IMAGES_BODY,
     BatchResult,
     Decision,
     Inspection,
@@ -41,25 +43,6 @@ router = APIRouter(prefix="/inspections", tags=["inspections"])
 
 MAX_BATCH: Final = 16
 _FOREVER: Final = {"Cache-Control": "private, max-age=31536000, immutable"}
-_RAW: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
-_BATCH: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "additionalProperties": {"type": "string", "format": "binary"},
-                }
-            }
-        },
-    }
-}
 Expected = Literal["normal", "anomalous"]
 SourceName = Annotated[Name, Query(description="Name of the source.")]
 
@@ -69,7 +52,7 @@ SourceName = Annotated[Name, Query(description="Name of the source.")]
     status_code=201,
     response_model=Inspection,
     responses=documented(408, 413, 415) | {200: {"model": Inspection}},
-    openapi_extra=_RAW,
+    openapi_extra=IMAGE_BODY,
     max_body_size=None,
 )
 async def post(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
@@ -130,7 +113,7 @@ async def _inspected(
 @router.post(
     "/batch",
     responses=documented(413),
-    openapi_extra=_BATCH,
+    openapi_extra=IMAGES_BODY,
 )
 async def post_batch(
     request: Request,
@@ -249,7 +232,8 @@ def heatmap(
     with station.database.connect() as connection:
         model = registry.model_of(connection, row["model"])
     assert model is not None
-    content = pictures.heatmap(grids, map, row, model["calibration"])
+    median, limit = model["calibration"]["normal_range"]
+    content = pictures.heatmap(grids, map, row, (median, limit))
     return Response(content, 200, _FOREVER, "image/png")
 
 

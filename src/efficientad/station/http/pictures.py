@@ -14,7 +14,6 @@ from efficientad.images.heatmaps import color_scale, overlay_layer
 from efficientad.images.rgb import read_image
 from efficientad.method.maps import combine_maps
 from efficientad.method.placement import place_map
-from efficientad.model_files.calibration_entry import read_calibration
 from efficientad.station.http.problems import ProblemError
 
 _PREVIEW_SIDE: Final = 1280
@@ -27,7 +26,9 @@ def preview(path: Path) -> bytes:
     return _file(picture, "JPEG", quality=85)
 
 
-def heatmap(grids: bytes, name: str, row: dict[str, Any], calibration: Any) -> bytes:
+def heatmap(
+    grids: bytes, name: str, row: dict[str, Any], normal_range: tuple[float, float]
+) -> bytes:
     """Return a map of an inspection in colors, as a PNG of the preview's size.
 
     It is transparent where the map is low, and lies over the preview.
@@ -36,12 +37,12 @@ def heatmap(grids: bytes, name: str, row: dict[str, Any], calibration: Any) -> b
         grids: Grids of the inspection, as safetensors.
         name: `combined`, or the name of a grid.
         row: The inspection.
-        calibration: Calibration of its model, as the station stores it.
+        normal_range: Median and limit of normal scores, which colors depend on.
     """
     scale = min(1.0, _PREVIEW_SIDE / max(row["height"], row["width"]))
     height, width = (max(1, round(scale * row[n])) for n in ("height", "width"))
     anomaly_map = place_map(_grid(grids, name), height, width)
-    low, high = color_scale(read_calibration(calibration).normal_range)
+    low, high = color_scale(normal_range)
     return overlay_layer(anomaly_map, low=low, high=high)
 
 

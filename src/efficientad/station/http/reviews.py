@@ -34,7 +34,7 @@ router = APIRouter(tags=["reviews"])
 
 
 class NewReview(_Strict):
-    """A verdict of a person on a part."""
+    """A decision of a person on a part."""
 
     verdict: Literal["normal", "defect", "unsure", "withdrawn"]
     """`withdrawn` takes back the last verdict."""
@@ -69,7 +69,7 @@ class QueuedInspection(Inspection):
 
 
 class Missed(BaseModel):
-    """Evidence of random normal parts on defects that are called normal."""
+    """An estimate from random normal parts of defects that are called normal."""
 
     n: int
     n_defects: int

@@ -1,7 +1,7 @@
 """Forms of requests and answers."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -26,6 +26,26 @@ Number = Annotated[
 ]
 """UUIDv7."""
 InspectionNumber = Annotated[Number, Path(description="Number of an inspection.")]
+
+IMAGE_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+IMAGES_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": {"type": "string", "format": "binary"},
+                }
+            }
+        },
+    }
+}
 
 
 class Region(BaseModel):

@@ -100,7 +100,7 @@ class Ready:
     """Facts about an opened model, sent once it is warm."""
 
     calibration: Mapping[str, Any]
-    """Fields of the calibration, and `threshold`."""
+    """Fields of the calibration, `threshold` and `normal_range`."""
     provenance: Mapping[str, Any]
     size: str
     precision: str
@@ -171,6 +171,7 @@ def _ready(predictor: Predictor) -> Ready:
     calibration = asdict(predictor.calibration)
     plain = {k: v for k, v in calibration.items() if not isinstance(v, np.ndarray)}
     plain["threshold"] = predictor.calibration.threshold
+    plain["normal_range"] = predictor.calibration.normal_range
     provenance = dict(predictor.provenance)
     images = provenance.pop("training_images", {})
     provenance["n_training_images"] = len(images)

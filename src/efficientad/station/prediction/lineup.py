@@ -83,7 +83,7 @@ class Lineup:
     @property
     def problem(self) -> str | None:
         """Reason why nothing can be predicted now, or None."""
-        if not self._active:
+        if ALL_SOURCES not in self._active:
             return self._failure or "the model is being opened"
         if not all(each.inspector.is_ready for each in self._active.values()):
             return "the process that predicts is being started"
