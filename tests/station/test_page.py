@@ -138,6 +138,7 @@ def test_a_new_part_appears_by_word_and_as_stored(browser, station):
 def test_a_part_that_is_held_stays(browser, station):
     with opened(browser, station) as page:
         page.keyboard.press("ArrowRight")
+        page.wait_for_selector("text=Follow the newest")
         held = page.inner_text(".verdict .of")
         station.inspect(NORMAL)
         page.wait_for_timeout(500)
