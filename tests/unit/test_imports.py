@@ -52,6 +52,8 @@ TORCH_FREE = [
     "efficientad.method.maps",
     "efficientad.method.sizes",
     "efficientad.model_files.export_metadata",
+    "efficientad.station.prediction.inspector",
+    "efficientad.station.serve",
 ]
 
 

@@ -59,7 +59,7 @@ def pulled_in(extra):
     return {name for name, _ in found}
 
 
-@pytest.mark.parametrize("extra", ["onnx", "openvino", "ray"])
+@pytest.mark.parametrize("extra", ["onnx", "openvino", "ray", "station"])
 def test_a_deployment_install_pulls_no_torch(extra):
     found = pulled_in(extra)
 
@@ -79,7 +79,7 @@ def test_the_search_finds_torch_where_it_is_pulled_in(extra):
     assert "torch" in pulled_in(extra)
 
 
-@pytest.mark.parametrize("extra", ["onnx", "openvino", "export", "ray"])
+@pytest.mark.parametrize("extra", ["onnx", "openvino", "export", "ray", "station"])
 def test_what_is_pulled_in_is_pinned(extra):
     pinned = {plain(line.partition("==")[0]) for line in PINNED.splitlines()}
 

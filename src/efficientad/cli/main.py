@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from typing import Final
 
 from efficientad import __version__
-from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, verbs
+from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, serving, verbs
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import call_of
 from efficientad.cli.streams import lasting_streams
@@ -37,6 +37,7 @@ _VERBS: Final[dict[str, Callable[..., int]]] = {
     "threshold": verbs.threshold,
     "card": verbs.card,
     "distill": verbs.distill,
+    "serve": serving.serve,
     "doctor": verbs.doctor,
 }
 _LAB_VERBS: Final = {

@@ -1,0 +1,245 @@
+"""Settings of a station: flags before environment before one TOML file."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+
+from efficientad.engines.names import Device, EngineChoice
+from efficientad.errors import ConfigError, StorageError
+from efficientad.settings import Parallel, Range, check_fields, checked
+
+Role = Literal["line", "viewer", "operator", "engineer"]
+"""Rights of a client; each but `line` has those of the ones before it."""
+
+ENVIRONMENT_PREFIX: Final = "EFFICIENTAD_STATION_"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+_SECRET: Final = {"password", "sha256"}
+_Positive = Annotated[float, Range(1e-3, 1e9)]
+_Days = Annotated[float, Range(0.01, 36_500)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    def __post_init__(self) -> None:
+        """Reject settings of another type or range."""
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token(_Checked):
+    """A client that may use the station; the token itself is not stored."""
+
+    name: str
+    role: Role
+    sha256: str
+    """SHA-256 of the token, as `efficientad serve --new-token` prints it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(_Checked):
+    """A folder that is looked at for new images."""
+
+    name: str
+    """Name of the source."""
+    path: Path
+    done: Path | None = None
+    """Folder that inspected images move to. None: `done` within the folder."""
+    seconds: _Positive = 0.5
+    """Time between two looks."""
+    stable_seconds: Annotated[float, Range(0, 3600)] = 1.0
+    """Time for which a file must have stayed the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Webhook(_Checked):
+    """An address that gets each inspection as JSON."""
+
+    name: str
+    url: str
+    is_private: bool = False
+    """Whether the address may be in a private network, or on this computer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mqtt(_Checked):
+    """A broker that gets each inspection."""
+
+    name: str = "mqtt"
+    host: str
+    port: Annotated[int, Range(1, 65535)] = 1883
+    username: str | None = None
+    password: str | None = None
+    has_tls: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention(_Checked):
+    """How long images and rows are kept; queued, reviewed and golden ones always."""
+
+    normal_days: _Days = 30.0
+    anomalous_days: _Days = 365.0
+    row_days: _Days = 3650.0
+    normal_gb: _Positive = 50.0
+    anomalous_gb: _Positive = 200.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StationConfig(_Checked):
+    """Settings of a station."""
+
+    model: Path
+    """Model file: .ead, .onnx or .xml."""
+    data: Path = Path("station")
+    """Folder of database, images and models, on a local disk."""
+    name: str = "station"
+    """Name in topics and payloads."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Range(0, 65535)] = 8420
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which browsers and clients may call the station, beside its own."""
+    is_open: bool = False
+    """Whether everybody who reaches the station may do everything."""
+    device: Device = "auto"
+    engine: EngineChoice = "auto"
+    n_threads: Parallel | None = None
+    latency_budget: _Positive = 2.0
+    """Seconds within which an accepted image shall be answered."""
+    max_places: Annotated[int, Range(1, 64)] = 64
+    prediction_seconds: _Positive = 10.0
+    """Time after which a prediction that gives nothing is ended."""
+    max_upload_mb: Annotated[int, Range(1, 1024)] = 32
+    max_megapixels: Annotated[int, Range(1, 200)] = 64
+    upload_seconds: _Positive = 30.0
+    """Time within which an image must have arrived."""
+    requests_per_second: _Positive = 1000.0
+    """Images a second that each token may send, on average."""
+    min_free_mb: Annotated[int, Range(1, 10**6)] = 1000
+    min_free_share: Annotated[float, Range(0, 0.5)] = 0.05
+    review_share: Annotated[float, Range(0, 1)] = 0.005
+    """Share of normal images that is queued for review at random."""
+    defect_share: Annotated[float, Range(0, 0.4)] = 0.02
+    """Share of parts that are expected to be defective, for the drift watch."""
+    silent_seconds: _Positive | None = None
+    """Time without a part of a source that is an incident. None: it is none."""
+    retention: Retention = field(default_factory=Retention)
+    tokens: tuple[Token, ...] = ()
+    folders: tuple[Folder, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
+    mqtt: Mqtt | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this computer reaches the station."""
+        return self.host in {"127.0.0.1", "::1", "localhost"}
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """Names of everything that gets each inspection."""
+        broker = () if self.mqtt is None else (self.mqtt.name,)
+        return (*(hook.name for hook in self.webhooks), *broker)
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type or range, and those that exclude others."""
+        super().__post_init__()
+        if not (self.is_loopback or self.tokens or self.is_open):
+            raise ConfigError(
+                f"a station that others reach at {self.host} needs tokens, got none; "
+                "make one with --new-token, or allow everybody everything with --open"
+            )
+        names = [*self.sinks, *(folder.name for folder in self.folders)]
+        for name in (self.name, *names):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"names of station, sources and sinks are of letters, digits, "
+                    f"space, dot, dash and underscore, got {name!r}"
+                )
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"sources and sinks need different names, got {', '.join(names)}"
+            )
+
+
+def read_config(
+    path: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
+) -> StationConfig:
+    """Return the settings of a station.
+
+    Args:
+        path: TOML file. None: no file.
+        environment: Variables of the process, such as EFFICIENTAD_STATION_PORT.
+        flags: Settings that go before the others.
+
+    Raises:
+        ConfigError: If a setting is unknown, missing, or of another type or range.
+        StorageError: If the file cannot be read.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StorageError(
+                f"cannot read {path} ({error.strerror}); check the path"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"a TOML file was needed, {path}: {error}") from error
+    for entry in fields(StationConfig):
+        text = environment.get(ENVIRONMENT_PREFIX + entry.name.upper())
+        if text is not None:
+            table[entry.name] = _value(text)
+    made: StationConfig = _made(StationConfig, table | dict(flags), "the settings")
+    return made
+
+
+def shown(config: StationConfig) -> dict[str, Any]:
+    """Return the settings as JSON has them, without secrets."""
+    return {name: _shown(name, value) for name, value in asdict(config).items()}
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name in _SECRET and value is not None:
+        return "…"
+    if isinstance(value, dict):
+        return {key: _shown(key, inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(name, inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _value(text: str) -> Any:
+    """Return the value of a variable: as in TOML, or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        return text
+
+
+def _made(kind: Any, table: Any, place: str) -> Any:
+    """Return a dataclass made of a table; inner tables become inner dataclasses."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{place} must be a table, got {table!r}")
+    hints = get_type_hints(kind, include_extras=True)
+    if unknown := sorted(set(table) - set(hints)):
+        raise ConfigError(
+            f"{place} must be of {', '.join(hints)}, got {', '.join(unknown)}"
+        )
+    values = {}
+    for name, value in table.items():
+        inner = next((k for k in (*get_args(hints[name]), hints[name]) if _is(k)), None)
+        if inner is None:
+            values[name] = checked(name, value, hints[name])
+        elif isinstance(value, list):
+            values[name] = tuple(_made(inner, each, name) for each in value)
+        else:
+            values[name] = _made(inner, value, name)
+    required = (f.name for f in fields(kind) if f.default is f.default_factory)
+    if missing := sorted(set(required) - set(values)):
+        raise ConfigError(f"{place} must have {', '.join(missing)}, got none")
+    return kind(**values)
+
+
+def _is(kind: Any) -> bool:
+    return isinstance(kind, type) and is_dataclass(kind)

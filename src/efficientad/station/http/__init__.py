@@ -1,0 +1,1 @@
+"""The HTTP interface. Only these modules know of FastAPI."""

@@ -1,0 +1,138 @@
+"""The application: a station behind its HTTP interface."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+
+from fastapi import APIRouter, FastAPI
+
+import efficientad
+from efficientad.errors import EfficientADError
+from efficientad.station.config import StationConfig
+from efficientad.station.http import (
+    audit,
+    drift,
+    events,
+    exports,
+    inspections,
+    models,
+    previews,
+    reviews,
+    system,
+)
+from efficientad.station.http.events import Events
+from efficientad.station.http.page import add_page
+from efficientad.station.http.problems import add_handlers
+from efficientad.station.http.security import Border
+from efficientad.station.http.uploads import Uploads
+from efficientad.station.prediction.lineup import OpenModel, open_model
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.sinks.mqtt import MqttSink
+from efficientad.station.sinks.outbox import Delivery, Sink
+from efficientad.station.sinks.webhook import WebhookSink
+from efficientad.station.sources.folder import FolderSource
+from efficientad.station.storage import registry
+from efficientad.station.watching.monitor import Monitor
+
+_MEGABYTE = 10**6
+
+
+def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI:
+    """Return the application of a station; the station lives as long as it runs.
+
+    Args:
+        config: Settings of the station.
+        opener: Function that opens a model file in the process that predicts.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            station = Station(config, opener)
+        except EfficientADError as error:
+            app.state.failure = error
+            raise
+        app.state.station = station
+        app.state.events = Events(asyncio.get_running_loop())
+        app.state.uploads = Uploads(station)
+        app.state.jobs = {}
+        app.state.monitor = monitor = Monitor(
+            station.database,
+            station.writer,
+            station.tell,
+            station.report,
+            defect_share=config.defect_share,
+            silent_seconds=config.silent_seconds,
+        )
+        station.listeners += [app.state.events, monitor]
+        ends = ExitStack()
+        ends.callback(station.close)
+        ends.callback(monitor.close)
+        ends.callback(app.state.uploads.close)
+        with_sinks(station, ends)
+        await asyncio.to_thread(station.start)
+        monitor.start()
+        with_sources(station, ends)
+        try:
+            yield
+        finally:
+            app.state.events.close()
+            await asyncio.to_thread(ends.close)
+
+    app = FastAPI(
+        title="efficientad station",
+        version=efficientad.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=(inspections.MAX_BATCH * config.max_upload_mb + 1) * _MEGABYTE,
+    )
+    add_handlers(app)
+    app.add_middleware(Border, config=config)
+    api = APIRouter(prefix="/api/v1")
+    for router in (
+        inspections.router,
+        models.router,
+        system.router,
+        events.router,
+        previews.router,
+        reviews.router,
+        exports.router,
+        drift.router,
+        audit.router,
+    ):
+        api.include_router(router)
+    app.include_router(api)
+    app.include_router(system.outside)
+    add_page(app)
+    return app
+
+
+def with_sinks(station: Station, ends: ExitStack) -> None:
+    """Begin to deliver inspections to all sinks."""
+    config = station.config
+    sinks: list[Sink] = [WebhookSink(hook) for hook in config.webhooks]
+    if config.mqtt is not None:
+        sinks.append(broker := MqttSink(config.mqtt, config.name))
+        station.listeners.append(broker.note)
+    for sink in sinks:
+        delivery = Delivery(sink, station.database, station.writer, station.log.warning)
+        station.listeners.append(delivery.wake)
+        ends.callback(delivery.close)
+
+
+def with_sources(station: Station, ends: ExitStack) -> None:
+    """Begin to read all sources of the settings."""
+    rows = [
+        {
+            "name": folder.name,
+            "kind": "folder",
+            "settings": {"path": str(folder.path)},
+            "state": "running",
+        }
+        for folder in station.config.folders
+    ]
+    station.writer.run(partial(registry.set_sources, sources=rows))
+    for folder in station.config.folders:
+        ends.callback(FolderSource(folder, station).close)

@@ -1,0 +1,71 @@
+"""Events of the station as a stream (server-sent events)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from fastapi import APIRouter, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from efficientad.station.http.problems import documented
+from efficientad.station.http.security import Viewer
+from efficientad.station.storage.queries import Row, as_json
+
+router = APIRouter(tags=["events"])
+
+_MAX_WAITING: Final = 200
+_INSPECTION: Final = (
+    *("id", "source", "part", "received_at", "decision", "expected", "review_state"),
+    *("image_score", "masked_score", "threshold", "p_value", "model", "rule", "error"),
+)
+_Event = tuple[str, Row]
+
+
+class Events:
+    """Passes events from any thread to the streams; a slow stream loses the oldest."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._streams: set[asyncio.Queue[_Event | None]] = set()
+        self._is_closed = False
+
+    def __call__(self, kind: str, content: Row) -> None:
+        """Pass an event on, in any thread."""
+        if kind == "inspection":
+            content = {name: content[name] for name in _INSPECTION}
+        event = (kind, as_json(content))
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._pass_on, event)
+
+    def close(self) -> None:
+        """End all streams; the server waits for them when it stops."""
+        self._is_closed = True
+        self._pass_on(None)
+
+    async def stream(self) -> AsyncIterator[_Event]:
+        """Yield events from now on, until the station stops."""
+        queue: asyncio.Queue[_Event | None] = asyncio.Queue(_MAX_WAITING)
+        self._streams.add(queue)
+        try:
+            while not self._is_closed:
+                event = await queue.get()
+                if event is None:
+                    return
+                yield event
+        finally:
+            self._streams.discard(queue)
+
+    def _pass_on(self, event: _Event | None) -> None:
+        for queue in self._streams:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(event)
+
+
+@router.get("/events", response_class=EventSourceResponse, responses=documented())
+async def events(_client: Viewer, request: Request) -> AsyncIterator[ServerSentEvent]:
+    """Stream inspections, incidents and activations as they are stored."""
+    source: Events = request.app.state.events
+    yield ServerSentEvent(event="hello", data={})
+    async for kind, content in source.stream():
+        yield ServerSentEvent(event=kind, data=content)

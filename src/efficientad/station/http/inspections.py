@@ -1,0 +1,284 @@
+"""Inspections: images in, stored decisions out."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
+
+from efficientad.errors import EfficientADError
+from efficientad.station.http import pictures
+from efficientad.station.http.problems import (
+    ProblemError,
+    as_problem,
+    documented,
+    problem_of,
+)
+from efficientad.station.http.schemas import (
+    IMAGE_BODY,
+    IMAGES_BODY,
+    BatchResult,
+    Decision,
+    Inspection,
+    InspectionList,
+    InspectionNumber,
+    Key,
+    Line,
+    Name,
+    Number,
+)
+from efficientad.station.http.security import AnyClient, Client, TheStation, Viewer
+from efficientad.station.http.uploads import Uploads
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.prediction.records import Answer
+from efficientad.station.storage import queries, registry
+
+router = APIRouter(prefix="/inspections", tags=["inspections"])
+
+MAX_BATCH: Final = 16
+_FOREVER: Final = {"Cache-Control": "private, max-age=31536000, immutable"}
+Expected = Literal["normal", "anomalous"]
+SourceName = Annotated[Name, Query(description="Name of the source.")]
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Inspection,
+    responses=documented(408, 413, 415) | {200: {"model": Inspection}},
+    openapi_extra=IMAGE_BODY,
+    max_body_size=None,
+)
+async def post(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
+    request: Request,
+    response: Response,
+    client: AnyClient,
+    station: TheStation,
+    source: SourceName = "http",
+    part: Annotated[Line | None, Query()] = None,
+    expect: Annotated[Expected | None, Query()] = None,
+    captured_at: Annotated[datetime | None, Query()] = None,
+    idempotency_key: Annotated[Key | None, Header()] = None,
+) -> Any:
+    """Inspect the image in the body, and answer when the inspection is stored.
+
+    The same `Idempotency-Key` gives the stored answer, with status 200.
+    """
+    uploads: Uploads = request.app.state.uploads
+    station.enter(source, client.name)
+    answer = await _inspected(
+        station,
+        uploads,
+        request.stream,
+        request.headers.get("content-length"),
+        source=source,
+        key=idempotency_key,
+        part=part,
+        expected=expect,
+        captured_at=_with_zone(captured_at),
+    )
+    if answer.is_replay:
+        response.status_code = 200
+    response.headers["Location"] = f"/api/v1/inspections/{answer.inspection['id']}"
+    return answer.inspection
+
+
+async def _inspected(
+    station: Station,
+    uploads: Uploads,
+    chunks: Callable[[], AsyncIterator[bytes]],
+    length: str | None,
+    **known: Any,
+) -> Answer:
+    """Return the answer to an image that has a place, which is released."""
+    try:
+        uploads.require_length(length)
+        arrival = await uploads.receive(chunks(), **known)
+    except ClientDisconnect as error:
+        station.leave()
+        raise ProblemError(400, "the client left before the image was there") from error
+    except BaseException:
+        station.leave()
+        raise
+    future = asyncio.wrap_future(station.submit(arrival))
+    return await asyncio.shield(future)  # stored also if the client has left
+
+
+@router.post(
+    "/batch",
+    responses=documented(413),
+    openapi_extra=IMAGES_BODY,
+)
+async def post_batch(
+    request: Request,
+    client: AnyClient,
+    station: TheStation,
+    source: SourceName = "http",
+) -> list[BatchResult]:
+    """Inspect up to 16 images of a multipart form; each has a result or a problem."""
+    if (problem := station.problem) is not None:
+        raise ProblemError(503, problem, {"Retry-After": "1"})
+    uploads: Uploads = request.app.state.uploads
+    async with request.form(max_files=MAX_BATCH, max_fields=0) as form:
+        files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
+        if not files:
+            raise ProblemError(422, f"1 to {MAX_BATCH} images were needed, got none")
+        results = (
+            _batch_result(station, client, uploads, source, file) for file in files
+        )
+        return list(await asyncio.gather(*results))
+
+
+async def _batch_result(
+    station: Station, client: Client, uploads: Uploads, source: str, file: UploadFile
+) -> BatchResult:
+    name = re.sub(r"[\x00-\x1f\x7f]", "", file.filename or "")[:200]
+
+    async def chunks() -> AsyncIterator[bytes]:
+        while chunk := await file.read(2**20):
+            yield chunk
+
+    try:
+        station.enter(source, client.name)
+        answer = await _inspected(
+            station, uploads, chunks, None, source=source, part=name or None
+        )
+    except (EfficientADError, ProblemError) as error:
+        return BatchResult(name=name, problem=as_problem(problem_of(error)))
+    found = Inspection.model_validate(answer.inspection)
+    return BatchResult(name=name, inspection=found)
+
+
+@router.get("", response_model=InspectionList, responses=documented())
+async def get_all(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
+    _client: Viewer,
+    station: TheStation,
+    source: Annotated[Name | None, Query()] = None,
+    decision: Annotated[Decision | None, Query()] = None,
+    part: Annotated[Line | None, Query()] = None,
+    model: Annotated[Line | None, Query()] = None,
+    review_state: Annotated[Line | None, Query()] = None,
+    since: Annotated[datetime | None, Query()] = None,
+    until: Annotated[datetime | None, Query()] = None,
+    before: Annotated[Number | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Any:
+    """List inspections, newest first."""
+    names = {"source": source, "decision": decision, "part": part, "model": model}
+    names["review_state"] = review_state
+
+    def found() -> list[queries.Row]:
+        with station.database.connect() as connection:
+            return queries.list_inspections(
+                connection,
+                limit=limit,
+                before=before,
+                since=_with_zone(since),
+                until=_with_zone(until),
+                equal={k: v for k, v in names.items() if v is not None},
+            )
+
+    items = await run_in_threadpool(found)
+    return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
+
+
+@router.get("/{number}", response_model=Inspection, responses=documented())
+def get(_client: Viewer, station: TheStation, number: InspectionNumber) -> Any:
+    """Return one inspection."""
+    return _row(station, number)
+
+
+@router.get("/{number}/image", responses=documented(410))
+def image(
+    _client: Viewer, station: TheStation, number: InspectionNumber
+) -> FileResponse:
+    """Return the image as it came."""
+    path = _path(station, _row(station, number))
+    return FileResponse(path, filename=path.name, headers=_FOREVER)
+
+
+@router.get("/{number}/preview", responses=documented(410))
+def preview(_client: Viewer, station: TheStation, number: InspectionNumber) -> Response:
+    """Return the image as a JPEG of 1280 pixels at most."""
+    path = _path(station, _row(station, number))
+    return Response(pictures.preview(path), 200, _FOREVER, "image/jpeg")
+
+
+@router.get("/{number}/thumbnail", responses=documented(410))
+def thumbnail(
+    _client: Viewer, station: TheStation, number: InspectionNumber
+) -> Response:
+    """Return the image as a JPEG of 192 pixels at most."""
+    return Response(
+        _artifact(station, number, "thumbnail"), 200, _FOREVER, "image/jpeg"
+    )
+
+
+@router.get("/{number}/heatmap", responses=documented(410))
+def heatmap(
+    _client: Viewer,
+    station: TheStation,
+    number: InspectionNumber,
+    map: Annotated[Line, Query()] = "combined",  # noqa: A002 - as it is called
+) -> Response:
+    """Return a map as a PNG of the preview's size, transparent where it is low."""
+    row, grids = _row(station, number), _artifact(station, number, "grids")
+    with station.database.connect() as connection:
+        model = registry.model_of(connection, row["model"])
+    assert model is not None
+    median, limit = model["calibration"]["normal_range"]
+    content = pictures.heatmap(grids, map, row, (median, limit))
+    return Response(content, 200, _FOREVER, "image/png")
+
+
+@router.get("/{number}/map", responses=documented(410))
+def map_(
+    _client: Viewer,
+    station: TheStation,
+    number: InspectionNumber,
+    map: Annotated[Line, Query()] = "combined",  # noqa: A002 - as it is called
+) -> Response:
+    """Return a map as a float32 TIFF of the image's size."""
+    row, grids = _row(station, number), _artifact(station, number, "grids")
+    content = pictures.map_file(grids, map, row)
+    return Response(content, 200, _FOREVER, "image/tiff")
+
+
+def _row(station: Station, number: str) -> queries.Row:
+    with station.database.connect() as connection:
+        row = queries.inspection_of(connection, number)
+    if row is None:
+        raise ProblemError(404, "there is no inspection of this number")
+    return row
+
+
+def _path(station: Station, row: queries.Row) -> Any:
+    path = station.media.path(row["media_path"] or "")
+    if row["media_state"] != "stored" or not path.is_file():
+        raise ProblemError(410, "the image of this inspection has been removed")
+    return path
+
+
+def _artifact(station: Station, number: str, name: str) -> bytes:
+    _row(station, number)
+    with station.database.connect() as connection:
+        found = queries.artifact_of(connection, number, name)
+    if found is None:
+        raise ProblemError(410, f"this inspection has no {name}: it is undecided")
+    return found
+
+
+def _with_zone(time: datetime | None) -> datetime | None:
+    """Return a time in UTC."""
+    try:
+        if time is None or time.tzinfo is not None:
+            return time and time.astimezone(UTC)
+    except OverflowError:  # it is in no year of UTC
+        pass
+    raise ProblemError(422, "a time needs its zone, such as 2026-11-29T14:07:00Z")

@@ -1,0 +1,70 @@
+"""Pictures of inspections, drawn when somebody asks for them."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import load
+
+from efficientad.images.heatmaps import color_scale, overlay_layer
+from efficientad.images.rgb import read_image
+from efficientad.method.maps import combine_maps
+from efficientad.method.placement import place_map
+from efficientad.station.http.problems import ProblemError
+
+_PREVIEW_SIDE: Final = 1280
+
+
+def preview(path: Path) -> bytes:
+    """Return an image as a JPEG, upright, and of 1280 pixels a side at most."""
+    picture = Image.fromarray(read_image(path))
+    picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), reducing_gap=2.0)
+    return _file(picture, "JPEG", quality=85)
+
+
+def heatmap(
+    grids: bytes, name: str, row: dict[str, Any], normal_range: tuple[float, float]
+) -> bytes:
+    """Return a map of an inspection in colors, as a PNG of the preview's size.
+
+    It is transparent where the map is low, and lies over the preview.
+
+    Args:
+        grids: Grids of the inspection, as safetensors.
+        name: `combined`, or the name of a grid.
+        row: The inspection.
+        normal_range: Median and limit of normal scores, which colors depend on.
+    """
+    scale = min(1.0, _PREVIEW_SIDE / max(row["height"], row["width"]))
+    height, width = (max(1, round(scale * row[n])) for n in ("height", "width"))
+    anomaly_map = place_map(_grid(grids, name), height, width)
+    low, high = color_scale(normal_range)
+    return overlay_layer(anomaly_map, low=low, high=high)
+
+
+def map_file(grids: bytes, name: str, row: dict[str, Any]) -> bytes:
+    """Return a map of an inspection as a float32 TIFF of the image's size."""
+    file = BytesIO()
+    tifffile.imwrite(file, place_map(_grid(grids, name), row["height"], row["width"]))
+    return file.getvalue()
+
+
+def _grid(grids: bytes, name: str) -> NDArray[np.float32]:
+    found: dict[str, NDArray[np.float32]] = load(grids)
+    if name == "combined":
+        return combine_maps(found)
+    if name not in found:
+        raise ProblemError(
+            404, f"a map is one of combined, {', '.join(sorted(found))}, got {name}"
+        )
+    return found[name]
+
+
+def _file(picture: Image.Image, file_format: str, **options: int) -> bytes:
+    file = BytesIO()
+    picture.save(file, file_format, **options)
+    return file.getvalue()

@@ -1,0 +1,250 @@
+"""Reviews, the queue for them, and golden samples."""
+
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from efficientad.station.http.problems import ProblemError, documented
+from efficientad.station.http.schemas import (
+    Inspection,
+    InspectionNumber,
+    Line,
+    Number,
+    Text,
+    _Strict,
+)
+from efficientad.station.http.security import (
+    Client,
+    Engineer,
+    Operator,
+    TheStation,
+    Viewer,
+)
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.reviewing.queue import Reason, missed_share, queue_reason
+from efficientad.station.storage import audit, reviews
+from efficientad.station.storage.audit_chain import Action
+from efficientad.station.storage.queries import Row
+
+router = APIRouter(tags=["reviews"])
+
+
+class NewReview(_Strict):
+    """A decision of a person on a part."""
+
+    verdict: Literal["normal", "defect", "unsure", "withdrawn"]
+    """`withdrawn` takes back the last verdict."""
+    defect_type: Line | None = None
+    note: Text | None = None
+
+
+class Review(BaseModel):
+    """A verdict of a person."""
+
+    id: str
+    inspection: str
+    verdict: str
+    defect_type: str | None
+    note: str | None
+    by: str
+    at: datetime
+
+
+class Reviews(BaseModel):
+    """All reviews of an inspection; the last one that is not withdrawn counts."""
+
+    items: list[Review]
+    counts: Review | None
+    is_golden: bool
+
+
+class QueuedInspection(Inspection):
+    """An inspection that waits for a review."""
+
+    reason: Reason
+
+
+class Missed(BaseModel):
+    """An estimate from random normal parts of defects that are called normal."""
+
+    n: int
+    n_defects: int
+    bound: float
+    """Share of defects that is not exceeded, with 95 % confidence."""
+
+
+class ReviewQueue(BaseModel):
+    """Inspections that wait for a review, newest first."""
+
+    items: list[QueuedInspection]
+    total: int
+    defect_types: list[str]
+    missed: Missed
+
+
+class NewGolden(_Strict):
+    """A part with a known verdict."""
+
+    verdict: Literal["normal", "defect"]
+    note: Text | None = None
+
+
+class Golden(BaseModel):
+    """A golden sample."""
+
+    inspection: str
+    verdict: str
+    by: str
+    note: str | None
+
+
+@router.get("/review-queue", responses=documented())
+def get_queue(
+    _client: Viewer,
+    station: TheStation,
+    reason: Annotated[Reason | None, Query()] = None,
+    before: Annotated[Number | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 30,
+) -> ReviewQueue:
+    """List what people shall look at."""
+    share = station.config.review_share
+    with station.database.connect() as connection:
+        queued = (
+            row | {"reason": _reason(row, share)}
+            for row in reviews.queued(connection, before)
+        )
+        wanted = (row for row in queued if reason in {None, row["reason"]})
+        items = [
+            QueuedInspection.model_validate(each) for each in islice(wanted, limit)
+        ]
+        normal = reviews.verdicts(connection, "normal")
+        return ReviewQueue(
+            items=items,
+            total=reviews.n_queued(connection),
+            defect_types=reviews.defect_types(connection),
+            missed=_missed(normal, share),
+        )
+
+
+@router.get("/inspections/{number}/reviews", responses=documented())
+def get_reviews(
+    _client: Viewer, station: TheStation, number: InspectionNumber
+) -> Reviews:
+    """Return the reviews of an inspection, oldest first."""
+    with station.database.connect() as connection:
+        found = reviews.reviews_of(connection, number)
+        is_golden = reviews.golden_of(connection, number) is not None
+    counts = reviews.last_verdict(found)
+    return Reviews.model_validate(
+        {"items": found, "counts": counts, "is_golden": is_golden}
+    )
+
+
+@router.post(
+    "/inspections/{number}/reviews", status_code=201, responses=documented(409)
+)
+def post_review(
+    client: Operator, station: TheStation, number: InspectionNumber, new: NewReview
+) -> Review:
+    """Write a verdict; those before it stay."""
+    write = partial(
+        reviews.add_review,
+        number=number,
+        review=new.model_dump(),
+        by=client.name,
+        at=datetime.now(UTC),
+    )
+
+    def action(row: Row) -> Action:
+        after = audit.state(row, "verdict", "defect_type", "note")
+        return action_of(client, "review", number, after=after)
+
+    row = station.writer.run(audit.recorded(write, action))
+    station.tell("review", row)
+    return Review.model_validate(row)
+
+
+@router.get("/golden", responses=documented())
+def get_golden(_client: Viewer, station: TheStation) -> list[Golden]:
+    """List the golden samples."""
+    with station.database.connect() as connection:
+        found = reviews.list_golden(connection)
+    return [Golden.model_validate(row) for row in found]
+
+
+@router.put("/golden/{number}", status_code=204, responses=documented())
+def put_golden(
+    client: Engineer, station: TheStation, number: InspectionNumber, new: NewGolden
+) -> None:
+    """Make a part a golden sample: every later model and rule must agree with it."""
+    _set_golden(station, client, number, new.model_dump() | {"active": True})
+
+
+@router.delete("/golden/{number}", status_code=204, responses=documented())
+def delete_golden(
+    client: Engineer, station: TheStation, number: InspectionNumber
+) -> None:
+    """Take a part off the golden samples."""
+    with station.database.connect() as connection:
+        sample = reviews.golden_of(connection, number)
+    if sample is None:
+        raise ProblemError(404, "there is no golden sample of this number")
+    gone = {"verdict": sample["verdict"], "note": sample["note"], "active": False}
+    _set_golden(station, client, number, gone)
+
+
+def _set_golden(station: Station, client: Client, number: str, values: Row) -> None:
+    sample = values | {"inspection": number, "by": client.name}
+    write = partial(reviews.set_golden, sample=sample)
+
+    def action(before: Row | None) -> Action:
+        names = ("verdict", "active", "note")
+        known = None if before is None else audit.state(before, *names)
+        after = audit.state(sample, *names)
+        return action_of(client, "golden sample", number, before=known, after=after)
+
+    station.writer.run(audit.recorded(write, action))
+
+
+def action_of(
+    client: Client,
+    action: str,
+    subject: str,
+    *,
+    before: Any = None,
+    after: Any = None,
+    reason: str | None = None,
+) -> Action:
+    """Return an action of a client for the audit log."""
+    return Action(
+        actor=client.name,
+        role=client.role,
+        action=action,
+        subject=subject,
+        before=before,
+        after=after,
+        reason=reason or "",
+    )
+
+
+def _reason(row: Row, share: float) -> Reason:
+    """Return why a part is in the queue; a withdrawn verdict put others there."""
+    score = row["masked_score"] if row["image_score"] is not None else None
+    found = queue_reason(row["id"], row["decision"], score, row["threshold"], share)
+    return found or "again"
+
+
+def _missed(normal: list[Row], share: float) -> Missed:
+    """Return what the random ones among reviewed normal parts say."""
+    found = [
+        row["review"]["verdict"]
+        for row in normal
+        if _reason(row, share) == "random" and row["review"]["verdict"] != "unsure"
+    ]
+    n_defects = found.count("defect")
+    bound = missed_share(len(found), n_defects)
+    return Missed(n=len(found), n_defects=n_defects, bound=bound)

@@ -1,0 +1,163 @@
+"""Who may do what: hosts, origins, tokens, sessions and roles.
+
+A page of another site can reach a station on loopback by rebinding its name, so that
+the Host header is always compared with a list, and the Origin of every change.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from efficientad.station.config import Role, StationConfig
+from efficientad.station.http.problems import ProblemError, response_of
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.storage import registry
+from efficientad.station.storage.queries import Row
+
+SESSION_COOKIE: Final = "station"
+_RANK: Final = {"line": 0, "viewer": 1, "operator": 2, "engineer": 3}
+_READING: Final = {"GET", "HEAD", "OPTIONS"}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; font-src 'self'; manifest-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types lit-html"
+)
+_HEADERS: Final = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Whoever sends a request."""
+
+    name: str
+    role: Role
+    token: str | None = None
+    """Number of its token."""
+
+
+def new_token() -> tuple[str, str]:
+    """Return a new token and its SHA-256."""
+    token = secrets.token_urlsafe(32)
+    return token, token_hash(token)
+
+
+def token_hash(token: str) -> str:
+    """Return the SHA-256 of a token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def station_of(request: Request) -> Station:
+    """Return the station of an application."""
+    station: Station = request.app.state.station
+    return station
+
+
+async def client_of(request: Request) -> Client:
+    """Return who sends a request.
+
+    Raises:
+        ProblemError: 401 if a token is missing or not valid.
+    """
+    station = station_of(request)
+    config = station.config
+    if config.is_open or not config.tokens:
+        return Client("anybody", "engineer")
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        token = request.cookies.get(SESSION_COOKIE, "")
+    row = await run_in_threadpool(_token_row, station, token_hash(token))
+    if not token or row is None:
+        raise ProblemError(
+            401,
+            "a valid token is needed; send it as Authorization: Bearer TOKEN",
+            {"WWW-Authenticate": "Bearer"},
+        )
+    return Client(row["name"], row["role"], row["id"])
+
+
+def _token_row(station: Station, digest: str) -> Row | None:
+    with station.database.connect() as connection:
+        return registry.token_of(connection, digest, datetime.now(UTC))
+
+
+def require(role: Role) -> Callable[[Client], Client]:
+    """Return the dependency for a path that needs at least a role."""
+
+    def allowed(client: Annotated[Client, Depends(client_of)]) -> Client:
+        if _RANK[client.role] < _RANK[role]:
+            raise ProblemError(
+                403, f"the role {role} is needed, {client.name} has {client.role}"
+            )
+        return client
+
+    return allowed
+
+
+AnyClient = Annotated[Client, Depends(require("line"))]
+Viewer = Annotated[Client, Depends(require("viewer"))]
+Operator = Annotated[Client, Depends(require("operator"))]
+Engineer = Annotated[Client, Depends(require("engineer"))]
+TheStation = Annotated[Station, Depends(station_of)]
+
+
+class Border:
+    """Refuses foreign hosts and origins, and adds the security headers."""
+
+    def __init__(self, app: ASGIApp, config: StationConfig) -> None:
+        self._app = app
+        own = {"localhost", "127.0.0.1", "[::1]", config.host.lower()}
+        self._hosts = own | {name.lower() for name in config.allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        problem = self._problem(scope["method"], headers)
+        answer: Callable[[Scope, Receive, Send], Awaitable[None]]
+        answer = self._app if problem is None else response_of(problem)
+        await answer(scope, receive, with_headers)
+
+    def _problem(self, method: str, headers: dict[str, str]) -> ProblemError | None:
+        host = headers.get("host", "")
+        if _name_of(host) not in self._hosts:
+            return ProblemError(
+                400, "this host is not one of the station's; add it to allowed_hosts"
+            )
+        origin = headers.get("origin")
+        if method in _READING or origin is None:
+            return None
+        if urlsplit(origin).netloc.lower() != host.lower():
+            return ProblemError(403, "changes are taken from the station's own page")
+        return None
+
+
+def _name_of(host: str) -> str:
+    """Return a host without its port, in lower case."""
+    name, colon, port = host.lower().rpartition(":")
+    return name if colon and port.isdecimal() else host.lower()

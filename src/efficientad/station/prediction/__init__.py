@@ -1,0 +1,1 @@
+"""From an image to a stored inspection: admission, child process, pipeline."""

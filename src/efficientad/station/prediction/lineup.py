@@ -1,0 +1,284 @@
+"""The models in use: which one inspects the images of a source, and by which rule.
+
+A new one is opened beside the old one, replays the golden samples, and takes over by
+one change of a reference; the old one finishes its work.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from efficientad.errors import EfficientADError
+from efficientad.inspection.opening import load
+from efficientad.inspection.predictor import Predictor
+from efficientad.station.config import StationConfig
+from efficientad.station.errors import UnknownError
+from efficientad.station.prediction.changes import (
+    By,
+    write_activation,
+    write_model,
+    write_rule,
+)
+from efficientad.station.prediction.golden import replay
+from efficientad.station.prediction.inspector import Job, Outcome, Ready
+from efficientad.station.prediction.rules import Rule, first_rule
+from efficientad.station.prediction.supervisor import Inspector, Report
+from efficientad.station.storage import registry
+from efficientad.station.storage.engine import Database
+from efficientad.station.storage.media import MediaStore
+from efficientad.station.storage.queries import Row
+from efficientad.station.storage.registry import ALL_SOURCES
+from efficientad.station.storage.writer import Writer
+from efficientad.storage import atomic_write, file_hash
+
+OpenModel = Callable[[Path, StationConfig], Predictor]
+"""Opens a model file in the child process; it is pickled."""
+
+
+def open_model(path: Path, config: StationConfig) -> Predictor:
+    """Return the predictor of a model file."""
+    return load(
+        path, device=config.device, engine=config.engine, n_threads=config.n_threads
+    )
+
+
+@dataclass(frozen=True)
+class _Active:
+    inspector: Inspector
+    rule: Rule
+
+
+class Lineup:
+    """Inspectors by model, and the active model and rule by source."""
+
+    def __init__(
+        self,
+        config: StationConfig,
+        database: Database,
+        writer: Writer,
+        media: MediaStore,
+        report: Report,
+        opener: OpenModel,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._writer = writer
+        self._media = media
+        self._report = report
+        self._opener = opener
+        self._folder = config.data / "models"
+        self._active: Mapping[str, _Active] = {}
+        self._opened: dict[str, Inspector] = {}
+        self._swap = threading.Lock()
+        self._one_at_a_time = threading.Lock()
+        self._failure: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Reason why nothing can be predicted now, or None."""
+        if ALL_SOURCES not in self._active:
+            return self._failure or "the model is being opened"
+        if not all(each.inspector.is_ready for each in self._active.values()):
+            return "the process that predicts is being started"
+        return None
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """The active rule of each source; `*` is that of all others."""
+        return {source: each.rule for source, each in self._active.items()}
+
+    @property
+    def pids(self) -> list[int]:
+        """Numbers of the processes that predict."""
+        found = {each.inspector.pid for each in self._active.values()}
+        return [pid for pid in found if pid is not None]
+
+    def service_seconds(self, source: str) -> float:
+        """Return the time that one image of a source takes."""
+        return self._of(source).inspector.service_seconds
+
+    def submit(
+        self, source: str, job: Callable[[Rule], Job]
+    ) -> tuple["Future[Outcome]", Rule]:
+        """Return the future outcome of an image, and the rule that it is inspected by.
+
+        Args:
+            source: Source of the image.
+            job: Function that makes the job of a rule.
+        """
+        with self._swap:  # the inspector does not stop between choice and call
+            active = self._of(source)
+            return active.inspector.submit(job(active.rule)), active.rule
+
+    def start(self) -> None:
+        """Open the models that were active, or the one of the settings."""
+        path = self._config.model
+        try:
+            sha256 = file_hash(path)
+            with self._database.connect() as connection:
+                is_known = registry.model_of(connection, sha256) is not None
+                before = registry.active_ones(connection)
+            if not is_known:
+                self._opened = {sha256: self._added(path, path.name, By())}
+            for row in before:
+                if is_known or row["source"] != ALL_SOURCES:
+                    self._put(row["source"], self._active_of(row["model"], row["rule"]))
+            if ALL_SOURCES not in self._active:
+                self.activate(ALL_SOURCES, sha256, None, By(reason="at start"))
+        except EfficientADError as error:
+            self._failure = f"the model cannot be used: {error}"
+            self._report("model_failed", str(error))
+
+    def close(self) -> None:
+        """End all inspectors."""
+        for each in {a.inspector for a in self._active.values()}:
+            each.close()
+
+    def add(self, path: Path, name: str, by: By) -> Row:
+        """Copy a model file into the data folder after opening it, and return its row.
+
+        Raises:
+            ModelFileError: If it cannot be used.
+            StorageError: If it cannot be copied.
+        """
+        self._added(path, name, by).close()
+        with self._database.connect() as connection:
+            row = registry.model_of(connection, file_hash(path))
+        assert row is not None
+        return row
+
+    def add_rule(self, model: str, values: Mapping[str, Any], by: By) -> Row:
+        """Write a rule of a model, and return it.
+
+        Raises:
+            ConflictError: If its version does not follow the newest one.
+        """
+        return write_rule(self._database, self._writer, model, values, by)
+
+    def activate(self, source: str, model: str, rule: str | None, by: By) -> Row:
+        """Let a model inspect the images of a source, once the golden samples agree.
+
+        Args:
+            source: Source, or `*` for all that have no model of their own.
+            model: SHA-256 of the model file.
+            rule: Number of its rule. None: the newest one.
+            by: Person or token that asks for it.
+
+        Raises:
+            UnknownError: If there is no such model or rule.
+            ConflictError: If golden samples have another decision.
+        """
+        with self._one_at_a_time:
+            active = self._active_of(model, rule)
+            row: Row = {"source": source, "model": model, "rule": active.rule.id}
+            try:
+                row["golden_run"] = replay(
+                    active.inspector,
+                    active.rule,
+                    database=self._database,
+                    writer=self._writer,
+                    media=self._media,
+                    max_pixels=self._config.max_megapixels * 10**6,
+                )
+                before = self.rules.get(source)
+                row = write_activation(self._writer, row, before, by)
+            except EfficientADError:
+                self._close_unused(active.inspector)
+                raise
+            self._put(source, active)
+        return row
+
+    def _put(self, source: str, active: _Active) -> None:
+        """Let an inspector take over a source; the one before finishes its work."""
+        with self._swap:
+            before = self._active.get(source)
+            self._active = {**self._active, source: active}
+        if before is not None:
+            self._close_unused(before.inspector)
+
+    def _of(self, source: str) -> _Active:
+        return self._active.get(source) or self._active[ALL_SOURCES]
+
+    def _added(self, path: Path, name: str, by: By) -> Inspector:
+        """Copy and write a model file, and return its inspector, which is ready."""
+        sha256, suffix = file_hash(path), path.suffix
+        place = self._folder / f"{sha256}{suffix}"
+        for file in (path.with_suffix(".bin"), path):
+            if file == path or (suffix == ".xml" and file.is_file()):
+                with atomic_write(place.with_suffix(file.suffix)) as copy:
+                    shutil.copyfile(file, copy)
+        try:
+            inspector, facts = self._inspector(place)
+        except EfficientADError:
+            place.unlink()
+            raise
+        row: Row = {
+            "sha256": sha256,
+            "name": name,
+            "suffix": suffix,
+            "bytes": path.stat().st_size,
+            "provenance": _plain(facts.provenance),
+            "calibration": _plain(facts.calibration),
+            "added_at": datetime.now(UTC),
+        }
+        write_model(self._writer, row, by)
+        with self._database.connect() as connection:
+            is_known = registry.newest_rule(connection, sha256) is not None
+        if not is_known:
+            values, reason = first_rule(row["calibration"]), "of the model file"
+            self.add_rule(sha256, values, replace(by, reason=reason))
+        return inspector
+
+    def _active_of(self, model: str, rule: str | None) -> _Active:
+        """Return a model with a rule, opened if it is not yet."""
+        chosen = self._rule(model, rule)
+        for each in self._active.values():
+            if each.rule.model == model:
+                return _Active(each.inspector, chosen)
+        opened = self._opened.pop(model, None)
+        if opened is None:
+            places = self._folder.glob(f"{model}.*")
+            (place,) = (path for path in places if path.suffix != ".bin")
+            opened, _ = self._inspector(place)
+        return _Active(opened, chosen)
+
+    def _rule(self, model: str, rule: str | None) -> Rule:
+        with self._database.connect() as connection:
+            if rule is None:
+                row = registry.newest_rule(connection, model)
+            else:
+                row = registry.rule_of(connection, rule)
+        if row is None or row["model"] != model:
+            raise UnknownError(f"no rule {rule or ''} of a model {model}")
+        fields = ("id", "model", "version", "threshold", "budget", "min_area")
+        regions = json.dumps(row["regions"])
+        return Rule(**{name: row[name] for name in fields}, regions=regions)
+
+    def _inspector(self, place: Path) -> tuple[Inspector, Ready]:
+        """Return an inspector that is ready, and facts about its model."""
+        inspector = Inspector(
+            partial(self._opener, place, self._config),
+            seconds=self._config.prediction_seconds,
+            report=self._report,
+        )
+        try:
+            return inspector, inspector.ready()
+        except EfficientADError:
+            inspector.close()
+            raise
+
+    def _close_unused(self, inspector: Inspector) -> None:
+        if all(each.inspector is not inspector for each in self._active.values()):
+            threading.Thread(target=inspector.close, name="closing").start()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,73 @@
+"""Which parts people look at.
+
+Anomalous and undecided parts, and normal ones with a score close to the threshold. None
+of these shows what is missed, so a random share of all other normal parts is reviewed
+too. It follows from the identifier: nobody can choose, and a restart changes nothing.
+"""
+
+from typing import Final, Literal
+
+from efficientad.station.chance import chance
+
+Decision = Literal["normal", "anomalous", "undecided"]
+Reason = Literal["anomalous", "undecided", "close", "random", "again"]
+
+RANDOM_SHARE: Final = 0.005
+CLOSE: Final = 0.1
+
+
+def queue_reason(
+    part: str,
+    decision: Decision,
+    score: float | None,
+    threshold: float,
+    random_share: float = RANDOM_SHARE,
+) -> Reason | None:
+    """Return the reason why a part is to be reviewed, None if it is not.
+
+    Args:
+        part: Identifier of the part.
+        decision: Decision of the station.
+        score: Score that was compared with the threshold; None where there is none.
+        threshold: A normal part is close if its score is at most 10 % of the threshold
+            below it.
+        random_share: Share of other normal parts, in [0, 1].
+    """
+    if decision != "normal":
+        return decision
+    if score is None:
+        return "undecided"
+    if score > threshold - CLOSE * abs(threshold):
+        return "close"
+    return "random" if chance(part, "review") < random_share else None
+
+
+def missed_share(n_reviewed: int, n_defects: int, confidence: float = 0.95) -> float:
+    """Return an upper bound for the share of defects among parts called normal.
+
+    The exact bound of Clopper and Pearson.
+
+    Args:
+        n_reviewed: Random normal parts with a verdict, at least 0.
+        n_defects: Defective ones among them.
+        confidence: Probability that the bound holds, in (0, 1).
+    """
+    low, high = n_defects / max(n_reviewed, 1), 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _at_most(n_defects, n_reviewed, middle) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _at_most(k: int, n: int, share: float) -> float:
+    """Return the probability of at most k of n with a share in (0, 1]."""
+    if share >= 1:
+        return 1.0 if k >= n else 0.0
+    term = total = (1 - share) ** n
+    for i in range(k):
+        term *= (n - i) / (i + 1) * share / (1 - share)
+        total += term
+    return total

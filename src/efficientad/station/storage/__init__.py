@@ -1,0 +1,1 @@
+"""Database and files of a station. Only these modules know of SQLAlchemy."""

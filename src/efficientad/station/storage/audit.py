@@ -1,0 +1,96 @@
+"""The audit log in the database. Entries are appended, and never change."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, select
+
+from efficientad.station.storage import tables as t
+from efficientad.station.storage.audit_chain import Action, Entry, Head, next_entry
+from efficientad.station.storage.queries import Row, as_json, rows
+
+Result = TypeVar("Result")
+_FIELDS: Final = tuple(field.name for field in fields(Entry))
+_AT_ONCE: Final = 1000
+
+
+def append(connection: Connection, action: Action) -> Entry:
+    """Append an action to the chain.
+
+    Args:
+        connection: Transaction of the writer, the only one that appends.
+        action: Action, with states as JSON has them.
+    """
+    entry = next_entry(head(connection), action, datetime.now(UTC))
+    row = asdict(entry) | {"at": datetime.fromisoformat(entry.at)}
+    connection.execute(t.audit.insert().values(**row))
+    return entry
+
+
+def recorded(
+    work: Callable[[Connection], Result], action: Callable[[Result], Action]
+) -> Callable[[Connection], Result]:
+    """Return a job of the writer that also appends what it did, or does nothing.
+
+    Args:
+        work: Job of the writer.
+        action: Function that describes it by its result.
+    """
+
+    def both(connection: Connection) -> Result:
+        result = work(connection)
+        append(connection, action(result))
+        return result
+
+    return both
+
+
+def state(row: Row, *names: str) -> Any:
+    """Return some columns of a row as the state before or after an action."""
+    return as_json({name: row[name] for name in names})
+
+
+def head(connection: Connection) -> Head:
+    """Return number and hash of the last entry."""
+    query = select(t.audit.c.seq, t.audit.c.hash).order_by(t.audit.c.seq.desc())
+    found = connection.execute(query.limit(1)).first()
+    return Head() if found is None else Head(found.seq, found.hash)
+
+
+def entries(connection: Connection) -> Iterator[Entry]:
+    """Yield all entries, first to last."""
+    after = 0
+    while True:
+        query = select(t.audit).where(t.audit.c.seq > after).order_by(t.audit.c.seq)
+        found = rows(connection, query.limit(_AT_ONCE))
+        for row in found:
+            yield _entry(row)
+        if len(found) < _AT_ONCE:
+            return
+        after = found[-1]["seq"]
+
+
+def list_entries(
+    connection: Connection, *, limit: int, before: int | None, actor: str | None
+) -> list[Entry]:
+    """Return entries, newest first.
+
+    Args:
+        connection: Reading connection.
+        limit: Number of entries, at most.
+        before: Number of an entry; only earlier ones are listed.
+        actor: Person or token. None: all.
+    """
+    query = select(t.audit).order_by(t.audit.c.seq.desc()).limit(limit)
+    if before is not None:
+        query = query.where(t.audit.c.seq < before)
+    if actor is not None:
+        query = query.where(t.audit.c.actor == actor)
+    return [_entry(row) for row in rows(connection, query)]
+
+
+def _entry(row: Row) -> Entry:
+    at = row["at"].astimezone(UTC).isoformat(timespec="microseconds")
+    return Entry(**{name: row[name] for name in _FIELDS} | {"at": at})

@@ -1,0 +1,123 @@
+"""The audit log: who did what, when and why, as a chain of hashes.
+
+Each entry holds the hash of the one before, and its own hash covers all its fields. A
+change, a removal or an insertion breaks the chain at that place. A cut at the end does
+not: it shows where the number and the hash of the last entry were kept elsewhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+START: Final = "0" * 64
+"""Previous hash of the first entry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """Something that a person or the station did."""
+
+    actor: str
+    role: str
+    action: str
+    subject: str
+    before: Any = None
+    """JSON-like state before, None if there was none."""
+    after: Any = None
+    """JSON-like state after, None if there is none."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An action in the chain."""
+
+    seq: int
+    """Number of the entry, from 1."""
+    at: str
+    """UTC, ISO 8601 with microseconds."""
+    actor: str
+    role: str
+    action: str
+    subject: str
+    before: Any
+    after: Any
+    reason: str
+    previous: str
+    """Hash of the entry before."""
+    hash: str
+    """SHA-256 of the canonical JSON of all other fields, 64 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Number and hash of the last entry."""
+
+    seq: int = 0
+    hash: str = START
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return JSON with sorted keys and without spaces, in UTF-8.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    text = json.dumps(
+        value,
+        ensure_ascii=False,
+        allow_nan=False,
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return text.encode("utf-8", "backslashreplace")
+
+
+def next_entry(head: Head, action: Action, at: datetime) -> Entry:
+    """Return the entry that follows on the last one.
+
+    Args:
+        head: The last entry.
+        action: Action to add.
+        at: Time with a time zone.
+    """
+    fields = {
+        "seq": head.seq + 1,
+        "at": at.astimezone(UTC).isoformat(timespec="microseconds"),
+        **asdict(action),
+        "previous": head.hash,
+    }
+    return Entry(**fields, hash=_hash(fields))
+
+
+def first_fault(entries: Iterable[Entry], head: Head | None = None) -> str | None:
+    """Return what is wrong with a chain at the first wrong place, None if nothing.
+
+    Args:
+        entries: All entries, in order.
+        head: Last entry as it was kept elsewhere; it must be among them.
+    """
+    last = Head()
+    kept = None if head is None or head.seq == 0 else head
+    for entry in entries:
+        fields = asdict(entry)
+        fields.pop("hash")
+        if entry.seq != last.seq + 1:
+            return f"entry {last.seq + 1} is missing, entry {entry.seq} follows"
+        if entry.previous != last.hash:
+            return f"entry {entry.seq} does not follow on the one before"
+        if entry.hash != _hash(fields):
+            return f"entry {entry.seq} was changed"
+        last = Head(entry.seq, entry.hash)
+        if kept is not None and kept.seq == last.seq and kept.hash != last.hash:
+            return f"entry {entry.seq} is another one than was kept elsewhere"
+    if kept is not None and kept.seq > last.seq:
+        return f"the entries {last.seq + 1} to {kept.seq} are missing at the end"
+    return None
+
+
+def _hash(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(fields)).hexdigest()

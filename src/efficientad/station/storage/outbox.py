@@ -1,0 +1,47 @@
+"""The outbox: what sinks still have to be told, written with the inspection."""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, and_, func, select
+
+from efficientad.station.storage.queries import Row, rows
+from efficientad.station.storage.tables import outbox
+
+_LONGEST_PAUSE: Final = 60.0
+_table = outbox.c
+
+
+def due(connection: Connection, sink: str, now: datetime, limit: int) -> list[Row]:
+    """Return what a sink has to be told now, oldest first."""
+    is_due = and_(
+        _table.sink == sink, _table.delivered_at.is_(None), _table.next_at <= now
+    )
+    query = select(outbox).where(is_due).order_by(_table.id).limit(limit)
+    return rows(connection, query)
+
+
+def delivered(connection: Connection, numbers: list[str], now: datetime) -> None:
+    """Write that entries have been delivered."""
+    query = outbox.update().where(_table.id.in_(numbers))
+    connection.execute(query.values(delivered_at=now, error=None))
+
+
+def failed(connection: Connection, entry: Row, now: datetime, error: str) -> None:
+    """Write that an entry has not been delivered, and when it is tried again."""
+    attempts = entry["attempts"] + 1
+    pause = min(_LONGEST_PAUSE, 2.0 ** min(attempts, 10) / 2)
+    values: dict[str, Any] = {"attempts": attempts, "error": error[:2000]}
+    values["next_at"] = now + timedelta(seconds=pause)
+    connection.execute(outbox.update().where(_table.id == entry["id"]).values(**values))
+
+
+def n_undelivered(connection: Connection) -> dict[str, int]:
+    """Return how many entries each sink still has to be told."""
+    query = select(_table.sink, func.count()).where(_table.delivered_at.is_(None))
+    return dict(connection.execute(query.group_by(_table.sink)).all())
+
+
+def forget(connection: Connection, before: datetime) -> None:
+    """Remove entries that were delivered before a time."""
+    connection.execute(outbox.delete().where(_table.delivered_at < before))

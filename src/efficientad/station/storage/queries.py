@@ -1,0 +1,274 @@
+"""Inspections: what is written in one transaction, and how they are found again."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, func, select
+from uuid_utils import uuid7
+
+from efficientad.station.storage import tables as t
+
+Row = dict[str, Any]
+"""A row by the names of its columns."""
+
+
+def new_id() -> str:
+    """Return a new number; later ones sort behind it (UUIDv7)."""
+    return str(uuid7())
+
+
+def rows(connection: Connection, query: Select[Any]) -> list[Row]:
+    """Return all rows of a query."""
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def first(connection: Connection, query: Select[Any]) -> Row | None:
+    """Return the first row of a query, if there is one."""
+    row = connection.execute(query.limit(1)).mappings().first()
+    return None if row is None else dict(row)
+
+
+def insert_inspection(
+    connection: Connection,
+    inspection: Mapping[str, Any],
+    regions: Sequence[Mapping[str, Any]],
+    artifacts: Mapping[str, Any],
+    sinks: Sequence[str],
+) -> Row:
+    """Write an inspection with all that belongs to it, and return it as it is read.
+
+    Args:
+        connection: Transaction of the writer.
+        inspection: Columns of the inspection.
+        regions: Columns of its regions, largest first.
+        artifacts: Its grids and thumbnail.
+        sinks: Names of the sinks that are told of it.
+    """
+    number = inspection["id"]
+    connection.execute(t.inspections.insert().values(**inspection))
+    if regions:
+        connection.execute(
+            t.regions.insert(),
+            [{"inspection": number, "n": n, **each} for n, each in enumerate(regions)],
+        )
+    connection.execute(t.artifacts.insert().values(inspection=number, **artifacts))
+    found = inspection_of(connection, number)
+    assert found is not None
+    if sinks:
+        payload = {k: v for k, v in as_json(found).items() if k != "media_path"}
+        at = inspection["received_at"]
+        empty = {"attempts": 0, "next_at": at, "payload": payload}
+        connection.execute(
+            t.outbox.insert(),
+            [
+                {"id": new_id(), "inspection": number, "sink": sink, **empty}
+                for sink in sinks
+            ],
+        )
+    return found
+
+
+def as_json(row: Mapping[str, Any]) -> Row:
+    """Return a row as JSON has it: times as text."""
+    plain: Row = json.loads(json.dumps(row, default=_text))
+    return plain
+
+
+def _text(value: Any) -> str:
+    assert isinstance(value, datetime)
+    return value.isoformat().replace("+00:00", "Z")
+
+
+def _inspections() -> Select[Any]:
+    rule = t.inspections.c.rule == t.rules.c.id
+    return select(t.inspections, t.rules.c.threshold).join(t.rules, rule)
+
+
+def _with_regions(connection: Connection, found: list[Row]) -> list[Row]:
+    numbers = [row["id"] for row in found]
+    query = select(t.regions).where(t.regions.c.inspection.in_(numbers))
+    by_number: dict[str, list[Row]] = {number: [] for number in numbers}
+    for region in rows(connection, query.order_by(t.regions.c.n)):
+        by_number[region.pop("inspection")].append(region)
+    return [{**row, "regions": by_number[row["id"]]} for row in found]
+
+
+def inspection_of(connection: Connection, number: str) -> Row | None:
+    """Return an inspection with its regions and threshold, if there is one."""
+    found = rows(connection, _inspections().where(t.inspections.c.id == number))
+    return next(iter(_with_regions(connection, found)), None)
+
+
+def inspection_by_key(connection: Connection, source: str, key: str) -> Row | None:
+    """Return the inspection that a source has sent under a key, if there is one."""
+    table = t.inspections.c
+    is_it = and_(table.source == source, table.source_key == key)
+    found = rows(connection, _inspections().where(is_it))
+    return next(iter(_with_regions(connection, found)), None)
+
+
+def list_inspections(
+    connection: Connection,
+    *,
+    limit: int,
+    before: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    equal: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """Return inspections, newest first.
+
+    Args:
+        connection: Reading connection.
+        limit: Number of inspections, at most.
+        before: Number of an inspection; only older ones are listed.
+        since: Time from which they were received.
+        until: Time before which they were received.
+        equal: Columns and the values that they must have.
+    """
+    table = t.inspections.c
+    query = _inspections().order_by(table.id.desc()).limit(limit)
+    for name, value in (equal or {}).items():
+        query = query.where(table[name] == value)
+    if before is not None:
+        query = query.where(table.id < before)
+    if since is not None:
+        query = query.where(table.received_at >= since)
+    if until is not None:
+        query = query.where(table.received_at < until)
+    return _with_regions(connection, rows(connection, query))
+
+
+def artifact_of(connection: Connection, number: str, name: str) -> bytes | None:
+    """Return the grids or the thumbnail of an inspection, if it has them."""
+    query = select(t.artifacts.c[name]).where(t.artifacts.c.inspection == number)
+    found: bytes | None = connection.execute(query).scalar()
+    return found
+
+
+def last_grids(
+    connection: Connection, model: str, limit: int
+) -> Iterator[tuple[Row, bytes]]:
+    """Yield the last inspections of a model that have grids, newest first."""
+    i, a = t.inspections.c, t.artifacts.c
+    columns = (i.id, i.decision, i.image_score, i.height, i.width)
+    query = (
+        select(*columns, a.grids)
+        .join(t.artifacts, a.inspection == i.id)
+        .where(i.model == model, a.grids.is_not(None))
+        .order_by(i.id.desc())
+        .limit(limit)
+    )
+    for row in connection.execute(query).mappings():
+        yield dict(row), row["grids"]
+
+
+def last_stored(connection: Connection) -> datetime | None:
+    """Return when the newest inspection was received."""
+    query = select(t.inspections.c.received_at).order_by(t.inspections.c.id.desc())
+    found: datetime | None = connection.execute(query.limit(1)).scalar()
+    return found
+
+
+def counts(connection: Connection, since: datetime) -> dict[str, int]:
+    """Return the number of inspections of each decision since a time."""
+    table = t.inspections.c
+    query = select(table.decision, func.count()).where(table.received_at >= since)
+    return dict(connection.execute(query.group_by(table.decision)).all())
+
+
+def add_incident(connection: Connection, kind: str, at: datetime, detail: str) -> Row:
+    """Write an incident, and return it; one of the last minute is counted again."""
+    table = t.incidents
+    detail = detail[:2000]
+    is_same = and_(
+        table.c.kind == kind,
+        table.c.detail == detail,
+        table.c.at > at - timedelta(minutes=1),
+    )
+    known = first(connection, select(table).where(is_same).order_by(table.c.id.desc()))
+    if known is not None:
+        known["count"] += 1
+        query = table.update().where(table.c.id == known["id"])
+        connection.execute(query.values(count=known["count"]))
+        return known
+    row = {"id": new_id(), "at": at, "kind": kind, "count": 1, "detail": detail}
+    connection.execute(table.insert().values(**row))
+    return row
+
+
+def list_incidents(connection: Connection, limit: int) -> list[Row]:
+    """Return the newest incidents."""
+    query = select(t.incidents).order_by(t.incidents.c.id.desc()).limit(limit)
+    return rows(connection, query)
+
+
+def places_of_minute(connection: Connection, minute: str) -> dict[str, str]:
+    """Return the places and numbers of stored images of a minute, by its folder."""
+    table = t.inspections.c
+    query = select(table.media_path, table.id).where(
+        table.media_state == "stored", table.media_path.startswith(f"{minute}/")
+    )
+    return dict(connection.execute(query).all())
+
+
+def removable(
+    connection: Connection, *, is_normal: bool, before: datetime | None, limit: int
+) -> list[Row]:
+    """Return stored images that retention may remove, oldest first.
+
+    Queued, reviewed and golden ones are never among them.
+    """
+    table = t.inspections.c
+    golden = select(t.golden.c.inspection)
+    same = table.decision == "normal" if is_normal else table.decision != "normal"
+    query = (
+        select(table.id, table.media_path, table.media_bytes)
+        .where(
+            table.media_state == "stored",
+            same,
+            table.review_state.is_(None),
+            table.id.not_in(golden),
+        )
+        .order_by(table.id)
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(table.received_at < before)
+    return rows(connection, query)
+
+
+def stored_bytes(connection: Connection, *, is_normal: bool) -> int:
+    """Return the bytes of stored images with or without the decision normal."""
+    table = t.inspections.c
+    same = table.decision == "normal" if is_normal else table.decision != "normal"
+    query = select(func.sum(table.media_bytes))
+    found = connection.execute(query.where(table.media_state == "stored", same))
+    return int(found.scalar() or 0)
+
+
+def mark_removed(connection: Connection, numbers: Sequence[str]) -> None:
+    """Write that the images of inspections are gone."""
+    table = t.inspections
+    query = table.update().where(table.c.id.in_(numbers))
+    connection.execute(query.values(media_state="removed", media_path=None))
+
+
+def remove_rows(connection: Connection, before: datetime, limit: int) -> int:
+    """Remove old inspections, and return how many; those that matter stay."""
+    table = t.inspections
+    old = (
+        select(table.c.id)
+        .where(
+            table.c.received_at < before,
+            table.c.media_state != "stored",
+            table.c.review_state.is_(None),
+            table.c.id.not_in(select(t.golden.c.inspection)),
+        )
+        .limit(limit)
+    )
+    undelivered = select(t.outbox.c.inspection).where(t.outbox.c.delivered_at.is_(None))
+    query = table.delete().where(table.c.id.in_(old), table.c.id.not_in(undelivered))
+    return connection.execute(query).rowcount

@@ -1,0 +1,130 @@
+"""The one thread that writes to the database.
+
+All jobs that wait share one commit: it takes the disk as long as that of one job. Each
+is a savepoint, so that the failure of one leaves the others.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, delete
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from efficientad.station.errors import UnavailableError
+from efficientad.station.storage.tables import leases
+
+Result = TypeVar("Result")
+_Job = tuple[Callable[[Connection], Any], "Future[Any]"]
+_PROBE_SECONDS: Final = 1.0
+_MAX_JOBS: Final = 256
+
+
+class Writer:
+    """Runs jobs in transactions, in the order in which they come."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._connection: Connection | None = None
+        self.is_up = True
+        """Whether the last commit succeeded."""
+        self.last_commit: datetime | None = None
+        self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[Connection], Result]) -> "Future[Result]":
+        """Return the future result of a job; it is done when the job is on the disk.
+
+        Its exception is `UnavailableError` if the database cannot be written.
+        """
+        future: Future[Result] = Future()
+        self._jobs.put((work, future))
+        return future
+
+    def run(self, work: Callable[[Connection], Result]) -> Result:
+        """Return the result of a job when it is on the disk.
+
+        Raises:
+            UnavailableError: If the database cannot be written.
+        """
+        return self.submit(work).result()
+
+    def close(self) -> None:
+        """Write what waits and end the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            jobs, is_last = self._waiting()
+            try:
+                self._commit(jobs)
+            except (SQLAlchemyError, OSError) as error:
+                self._lose(jobs, error)
+            if is_last:
+                self._disconnect()
+                return
+
+    def _waiting(self) -> tuple[list[_Job], bool]:
+        """Return all jobs that wait, and whether they are the last ones."""
+        jobs: list[_Job] = []
+        try:
+            job = self._jobs.get(timeout=None if self.is_up else _PROBE_SECONDS)
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) == _MAX_JOBS:
+                    return jobs, False
+                job = self._jobs.get_nowait()
+        except Empty:
+            return jobs, False
+        return jobs, True
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        connection = self._connection = self._connection or self._engine.connect()
+        outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
+        with connection.begin():
+            if not self.is_up:  # a full disk lets a transaction begin
+                connection.execute(delete(leases).where(leases.c.name == "probe"))
+                now = datetime.now(UTC)
+                connection.execute(
+                    leases.insert().values(name="probe", holder="writer", until=now)
+                )
+            for work, future in jobs:
+                try:
+                    with connection.begin_nested():
+                        outcomes.append((future, work(connection), None))
+                except Exception as error:
+                    is_ours = isinstance(error, IntegrityError)
+                    if isinstance(error, DBAPIError) and not is_ours:
+                        raise
+                    outcomes.append((future, None, error))
+        self.is_up, self.last_commit = True, datetime.now(UTC)
+        for future, result, failure in outcomes:
+            if failure is None:
+                future.set_result(result)
+            else:
+                future.set_exception(failure)
+
+    def _lose(self, jobs: list[_Job], error: Exception) -> None:
+        """Forget the connection: after a failed fsync its pages cannot be trusted."""
+        self.is_up = False
+        self._disconnect()
+        reason: BaseException = error
+        while reason.__context__ is not None:  # on a full disk, savepoints fail as well
+            reason = reason.__context__
+        for _, future in jobs:
+            future.set_exception(
+                UnavailableError(f"the database cannot be written ({reason})")
+            )
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(SQLAlchemyError, OSError):
+                self._connection.invalidate()
+                self._connection.close()
+        self._connection = None

@@ -1,0 +1,1 @@
+"""The drift watch: do parts still look as those of the calibration?"""

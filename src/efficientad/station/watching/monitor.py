@@ -1,0 +1,291 @@
+"""The drift watch of a running station: a thread that sees every stored part.
+
+An epoch is a stretch of parts with one model and rule. It ends with an activation, an
+acknowledged alarm, or 50 000 parts. Only its first part is written; after a restart its
+parts are read again, which takes a second or two.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from efficientad.station.errors import UnavailableError
+from efficientad.station.storage import alarms, registry
+from efficientad.station.storage.engine import Database
+from efficientad.station.storage.queries import Row
+from efficientad.station.storage.writer import Writer
+from efficientad.station.watching.statistics import (
+    APPEARANCE,
+    EPOCH,
+    PARTS_PER_FALSE_ALARM,
+    Part,
+    Reading,
+    SourceDrift,
+)
+
+Tell = Callable[[str, Row], None]
+Report = Callable[[str, str], None]
+
+_N_IDENTICAL: Final = 3
+_N_HISTORY: Final = 400
+_DAY: Final = 86_400.0
+
+
+class Watched:
+    """A source in its epoch.
+
+    Args:
+        drift: Test of its parts.
+        first: First part of the epoch.
+    """
+
+    def __init__(self, drift: SourceDrift, first: Row) -> None:
+        self.drift = drift
+        self.first = self.last = first
+        self.seen_at = time.monotonic()
+        self.raised: set[str] = set()
+        self.restored = ""
+        """Last part that was read again after a restart; it may also be in the queue.
+        """
+        self.history: list[tuple[float, tuple[float, ...]]] = []
+        self._every = 1
+        self._hashes: deque[str] = deque(maxlen=_N_IDENTICAL)
+
+    def add(self, row: Row) -> tuple[Reading, ...]:
+        """Add a part that has a score, and return the statistics that are alarms now.
+
+        Each is returned once.
+        """
+        self.last, self.seen_at = row, time.monotonic()
+        appearance = {name: row[name] for name in APPEARANCE}
+        is_anomalous = row["decision"] == "anomalous"
+        self.drift.add(Part(row["id"], row["image_score"], is_anomalous, **appearance))
+        readings = self.drift.readings()
+        if self.drift.n_parts % self._every == 0:
+            values = tuple(_logarithm(reading) for reading in readings)
+            self.history.append((row["received_at"].timestamp(), values))
+            if len(self.history) > _N_HISTORY:
+                self.history = self.history[1::2]
+                self._every *= 2
+        new = tuple(
+            r for r in readings if r.is_alarm and r.statistic not in self.raised
+        )
+        self.raised |= {reading.statistic for reading in new}
+        return new
+
+    def is_repeated(self, sha256: str) -> bool:
+        """Return whether the last three images are the same to the bit."""
+        self._hashes.append(sha256)
+        is_full = len(self._hashes) == _N_IDENTICAL and len(set(self._hashes)) == 1
+        if is_full:
+            self._hashes.clear()
+        return is_full
+
+    @property
+    def parts_per_day(self) -> float | None:
+        """Rate of parts in this epoch, None for a single part."""
+        seconds = (self.last["received_at"] - self.first["received_at"]).total_seconds()
+        return self.drift.n_parts * _DAY / seconds if seconds > 0 else None
+
+
+class Monitor:
+    """Watches all sources.
+
+    Args:
+        database: Database of the station.
+        writer: Its writer.
+        tell: Function called with each alarm.
+        report: Function called with each incident.
+        defect_share: Expected share of defective parts, in [0, 0.4].
+        silent_seconds: Time without parts that is an incident. None: it is none.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        tell: Tell,
+        report: Report,
+        *,
+        defect_share: float,
+        silent_seconds: float | None,
+    ) -> None:
+        self._database, self._writer = database, writer
+        self._tell, self._report = tell, report
+        self._defect_share = defect_share
+        self._silent_seconds = silent_seconds
+        self._watched: dict[str, Watched] = {}
+        self._silent: set[str] = set()
+        self._lock = threading.Lock()
+        self._parts: SimpleQueue[Row | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
+
+    def start(self) -> None:
+        """Read the parts of the last epochs again, then watch."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._parts.put(None)
+        self._thread.join()
+
+    def __call__(self, kind: str, content: Row) -> None:
+        """Take an event of the station, in any thread."""
+        if kind == "inspection":
+            self._parts.put(content)
+
+    def renew(self, source: str) -> None:
+        """Let a source begin a new epoch with its next part."""
+        with self._lock:
+            self._watched.pop(source, None)
+
+    def states(self) -> list[Row]:
+        """Return the state of all sources."""
+        with self._lock:
+            watched = dict(sorted(self._watched.items()))
+            return [self._state(source, each) for source, each in watched.items()]
+
+    def _run(self) -> None:
+        self._restore()
+        while True:
+            try:
+                row = self._parts.get(timeout=1)
+            except Empty:
+                self._look_for_silence()
+                continue
+            if row is None:
+                return
+            try:
+                self._see(row)
+            except UnavailableError:
+                continue  # the database is away; the station says so
+
+    def _restore(self) -> None:
+        with self._database.connect() as connection:
+            for epoch in alarms.newest_epochs(connection):
+                source, state = epoch["source"], epoch["state"]
+                parts = alarms.parts_since(
+                    connection, source, state["rule"], state["first"], EPOCH
+                )
+                scored = [row for row in parts if _has_score(row)]
+                if not scored:
+                    continue
+                watched = Watched(self._drift(scored[0]), scored[0])
+                for row in scored:
+                    watched.add(row)
+                watched.restored = scored[-1]["id"]
+                # An acknowledged alarm has ended the epoch.
+                if not watched.raised or alarms.open_alarms(connection, source):
+                    self._watched[source] = watched
+
+    def _see(self, row: Row) -> None:
+        if not _has_score(row):
+            return
+        source = row["source"]
+        self._silent.discard(source)
+        watched = self._watched.get(source)
+        if watched is not None and row["id"] <= watched.restored:
+            return
+        if (
+            watched is None
+            or watched.first["rule"] != row["rule"]
+            or watched.drift.n_parts >= EPOCH
+        ):
+            watched = self._begin(row)
+        with self._lock:
+            new = watched.add(row)
+        for reading in new:
+            self._raise(source, reading)
+        if watched.is_repeated(row["sha256"]):
+            self._report(
+                "identical_images",
+                f"{source} sends the same image again and again, to the bit",
+            )
+
+    def _begin(self, row: Row) -> Watched:
+        watched = Watched(self._drift(row), row)
+        state = {"first": row["id"], "rule": row["rule"]}
+        self._writer.run(
+            partial(
+                alarms.begin_epoch,
+                source=row["source"],
+                model=row["model"],
+                state=state,
+            )
+        )
+        with self._lock:
+            self._watched[row["source"]] = watched
+        return watched
+
+    def _drift(self, row: Row) -> SourceDrift:
+        with self._database.connect() as connection:
+            model = registry.model_of(connection, row["model"])
+            rule = registry.rule_of(connection, row["rule"])
+        assert model is not None
+        assert rule is not None
+        return SourceDrift(
+            model["calibration"]["normal_scores"],
+            rule["threshold"],
+            rule["budget"] + self._defect_share,
+        )
+
+    def _raise(self, source: str, reading: Reading) -> None:
+        since = reading.evidence.since
+        alarm: dict[str, Any] = {
+            "kind": reading.statistic,
+            "source": source,
+            "since": None if since is None else self._time_of(since),
+            "raised_at": datetime.now(UTC),
+            "value": reading.evidence.value,
+        }
+        self._tell("alarm", self._writer.run(partial(alarms.raise_alarm, alarm=alarm)))
+
+    def _time_of(self, number: str) -> datetime | None:
+        with self._database.connect() as connection:
+            return alarms.time_of(connection, number)
+
+    def _look_for_silence(self) -> None:
+        if self._silent_seconds is None:
+            return
+        latest = time.monotonic() - self._silent_seconds
+        for source, watched in self._watched.items():
+            if watched.seen_at < latest and source not in self._silent:
+                self._silent.add(source)
+                self._report("silent_source", f"no part comes from {source}")
+
+    def _state(self, source: str, watched: Watched) -> Row:
+        rate = watched.parts_per_day
+        statistics = [
+            {
+                "statistic": reading.statistic,
+                "value": reading.evidence.value,
+                "level": reading.level,
+                "n_parts": reading.evidence.n_parts,
+                "since": reading.evidence.since,
+                "history": [(at, values[index]) for at, values in watched.history],
+            }
+            for index, reading in enumerate(watched.drift.readings())
+        ]
+        return {
+            "source": source,
+            "model": watched.first["model"],
+            "rule": watched.first["rule"],
+            "since": watched.first["received_at"],
+            "n_parts": watched.drift.n_parts,
+            "days_per_false_alarm": rate and PARTS_PER_FALSE_ALARM / rate,
+            "statistics": statistics,
+        }
+
+
+def _has_score(row: Row) -> bool:
+    return row["image_score"] is not None and row["brightness"] is not None
+
+
+def _logarithm(reading: Reading) -> float:
+    return math.log10(max(reading.evidence.value, 1.0))

@@ -1,0 +1,259 @@
+"""Models and rules that take over while the line runs."""
+
+import threading
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.fake_engines import BrightnessEngine, brightness_predictor
+from tests.image_files import encoded
+from tests.station_fakes import config_in, image_of, running, station_of, wait_until
+from tests.station_models import ANOMALOUS, NORMAL, dangerous
+
+from efficientad.engines.engine import EngineOutput
+from efficientad.errors import ModelFileError
+from efficientad.station.storage import registry, tables
+
+INSPECTIONS = "/api/v1/inspections"
+ACTIVATIONS = "/api/v1/activations"
+
+
+def named(path, config):
+    """Open a fake model by its content: one is damaged, one is strict."""
+    match path.read_bytes():
+        case b"damaged":
+            raise ModelFileError("a model file was needed, this one is damaged")
+        case b"strict":
+            predictor = brightness_predictor()
+            calibration = replace(predictor.calibration, normal_scores=(0.1,))
+            return replace(predictor, calibration=calibration)
+    return dangerous(path, config)
+
+
+@pytest.fixture
+def station(tmp_path):
+    with running(config_in(tmp_path), named) as client:
+        yield client
+
+
+def post(client, brightness=NORMAL, **query):
+    return client.post(INSPECTIONS, content=image_of(brightness), params=query).json()
+
+
+def insert(connection, table, values):
+    connection.execute(table.insert().values(**values))
+
+
+def add_model(client, content):
+    query = {"name": "strict.ead"}
+    return client.post("/api/v1/models", content=content, params=query)
+
+
+def test_another_model_takes_over_and_each_inspection_names_its_own(station):
+    before = post(station)
+    model = add_model(station, b"strict").json()
+    activation = station.post(
+        ACTIVATIONS, json={"model": model["sha256"], "reason": "new lamp"}
+    )
+    after = post(station)
+
+    assert model["calibration"]["threshold"] == 0.1
+    assert activation.status_code == 202
+    assert activation.json()["active"]
+    assert (before["decision"], before["threshold"]) == ("normal", 0.5)
+    assert (after["decision"], after["threshold"]) == ("anomalous", 0.1)
+    assert before["model"] != after["model"] == model["sha256"]
+    listed = station.get(ACTIVATIONS).json()
+    assert [each["active"] for each in listed] == [True, False]
+    wait_until(lambda: len(station_of(station).lineup.pids) == 1)
+
+
+def test_a_model_that_cannot_be_opened_is_refused(station):
+    answer = add_model(station, b"damaged")
+
+    assert answer.status_code == 422
+    assert "this one is damaged" in answer.json()["detail"]
+    assert len(station.get("/api/v1/models").json()) == 1
+    folder = station_of(station).config.data / "models"
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_source_may_have_its_own_model(station):
+    model = add_model(station, b"strict").json()["sha256"]
+    station.post(ACTIVATIONS, json={"model": model, "source": "cell 2"})
+
+    assert post(station)["decision"] == "normal"
+    assert post(station, source="cell 2")["decision"] == "anomalous"
+
+
+def test_a_new_rule_decides_from_its_activation_on(station):
+    (first,) = station.get("/api/v1/rules").json()
+    new = {"model": first["model"], "version": 2, "threshold": 0.2, "budget": 0.1}
+    rule = station.post("/api/v1/rules", json=new)
+    still = post(station)
+    stale = station.post("/api/v1/rules", json=new)
+    body = {"model": first["model"], "rule": rule.json()["id"]}
+    station.post(ACTIVATIONS, json=body)
+
+    assert rule.status_code == 201
+    assert still["decision"] == "normal"
+    assert stale.status_code == 409
+    assert post(station)["decision"] == "anomalous"
+    assert post(station)["rule"] == rule.json()["id"]
+
+
+def test_golden_samples_that_disagree_keep_a_model_out(station):
+    normal, anomalous = post(station), post(station, ANOMALOUS)
+    samples = [(normal["id"], "normal"), (anomalous["id"], "defect")]
+    writer = station_of(station).writer
+    for number, verdict in samples:
+        values = {"inspection": number, "verdict": verdict, "active": True, "by": "me"}
+        writer.run(partial(insert, table=tables.golden, values=values))
+    model = add_model(station, b"strict").json()["sha256"]
+    refused = station.post(ACTIVATIONS, json={"model": model})
+    first = station.get(ACTIVATIONS).json()[0]["model"]
+    agreed = station.post(ACTIVATIONS, json={"model": first})
+
+    assert refused.status_code == 409
+    assert normal["id"] in refused.json()["detail"]
+    assert agreed.status_code == 202
+    assert agreed.json()["golden_run"] is not None
+    assert post(station)["model"] == first
+
+
+def test_activations_under_load_fail_no_request(station):
+    models = [station.get("/api/v1/models").json()[0]["sha256"]]
+    models.append(add_model(station, b"strict").json()["sha256"])
+    is_over = threading.Event()
+    answers: list[dict[str, Any]] = []
+
+    def send():
+        while not is_over.is_set():
+            answers.append(post(station))
+
+    threads = [threading.Thread(target=send) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(4):
+        body = {"model": models[(number + 1) % 2]}
+        assert station.post(ACTIVATIONS, json=body).status_code == 202
+    is_over.set()
+    for thread in threads:
+        thread.join()
+
+    assert {each.get("decision") for each in answers} == {"normal", "anomalous"}
+    thresholds = {each["model"]: each["threshold"] for each in answers}
+    assert thresholds == {models[0]: 0.5, models[1]: 0.1}
+
+
+def test_a_model_that_was_active_is_so_after_a_new_start(tmp_path):
+    config = config_in(tmp_path)
+    with running(config, named) as client:
+        model = add_model(client, b"strict").json()["sha256"]
+        client.post(ACTIVATIONS, json={"model": model})
+    with running(config, named) as client:
+        assert post(client)["model"] == model
+    config.model.write_bytes(b"another file")
+    with running(config, named) as client:
+        assert post(client)["model"] != model  # a new file is there to be used
+        with station_of(client).database.connect() as connection:
+            assert len(registry.list_models(connection)) == 3
+
+
+class Corner(BrightnessEngine):
+    """Its maps are the brightness of each place of the image."""
+
+    def run(self, pixels):
+        """Compute two maps of each image."""
+        gray = pixels.mean(3, dtype=np.float32)[:, 16:240:4, 16:240:4] / 255
+        return EngineOutput({"local": gray, "global": gray})
+
+
+def by_place(_path, _config):
+    return replace(brightness_predictor(), engine=Corner())
+
+
+def spotted(left, top, side=64):
+    pixels = np.zeros((256, 512, 3), np.uint8)
+    pixels[top : top + side, left : left + side] = 200
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+LEFT = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("rule", "left", "right"),
+    [
+        ({}, "anomalous", "anomalous"),
+        ({"min_area": 64 * 64 * 4}, "normal", "normal"),
+        ({"min_area": 60 * 60}, "anomalous", "anomalous"),
+        ({"regions": [("interest", LEFT)]}, "anomalous", "normal"),
+        ({"regions": [("ignore", LEFT)]}, "normal", "anomalous"),
+        (
+            {"regions": [("interest", LEFT), ("ignore", LEFT[:3])]},
+            "anomalous",
+            "normal",
+        ),
+    ],
+)
+def test_a_rule_says_where_and_from_which_area_a_defect_counts(
+    placed, rule, left, right
+):
+    (newest, *_) = placed.get("/api/v1/rules").json()
+    regions = [
+        {"name": f"r{n}", "kind": kind, "points": points}
+        for n, (kind, points) in enumerate(rule.get("regions", ()))
+    ]
+    new = {**rule, "regions": regions, "threshold": 0.5, "budget": 0.05}
+    new |= {"model": newest["model"], "version": newest["version"] + 1}
+    number = placed.post("/api/v1/rules", json=new).json()["id"]
+    body = {"model": newest["model"], "rule": number}
+    assert placed.post(ACTIVATIONS, json=body).status_code == 202
+    answers = [
+        placed.post(INSPECTIONS, content=spotted(x, 150)).json() for x in (100, 400)
+    ]
+
+    assert [answer["decision"] for answer in answers] == [left, right]
+    for answer, x in zip(answers, (100, 400), strict=True):
+        assert answer["image_score"] == pytest.approx(200 / 255, abs=0.02)
+        if answer["decision"] == "anomalous":
+            (region,) = answer["regions"]
+            assert region["x"] == pytest.approx(x, abs=6)
+            assert region["y"] == pytest.approx(150, abs=6)
+            assert region["area"] == pytest.approx(64 * 64, rel=0.2)
+        else:
+            assert answer["regions"] == []
+            assert answer["masked_score"] <= 0.5
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory):
+    with running(config_in(tmp_path_factory.mktemp("placed")), by_place) as client:
+        yield client
+
+
+def unsure(_path, _config):
+    predictor = brightness_predictor()
+    scores = (0.1, 0.2, 0.5)
+    calibration = replace(
+        predictor.calibration,
+        normal_scores=scores,
+        false_alarm_budget=0.25,
+        unsure_budget=0.5,
+    )
+    return replace(predictor, calibration=calibration)
+
+
+def test_an_unsure_part_is_undecided_and_queued(tmp_path):
+    with running(config_in(tmp_path), unsure) as client:
+        answers = [post(client, level) for level in (40, 90, 200)]
+
+    decisions = [each["decision"] for each in answers]
+    assert decisions == ["normal", "undecided", "anomalous"]
+    assert [each["review_state"] for each in answers[1:]] == ["queued"] * 2
+    assert answers[1]["error"] is None
+    assert answers[1]["image_score"] == pytest.approx(90 / 255)

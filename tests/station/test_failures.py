@@ -1,0 +1,212 @@
+"""A disk, a database or a model that fails: no answer is lost, and none is invented."""
+
+import errno
+import io
+import sqlite3
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fastapi.testclient import TestClient
+from tests.station_fakes import config_in, image_of, running, station_of, wait_until
+from tests.station_models import ANOMALOUS, ENDLESS, NORMAL
+
+from efficientad.errors import ModelFileError
+from efficientad.station.http import uploads
+from efficientad.station.http.app import create_app
+from efficientad.station.storage import media
+
+INSPECTIONS = "/api/v1/inspections"
+READY = "/health/ready"
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory):
+    config = config_in(tmp_path_factory.mktemp("station"), prediction_seconds=1.0)
+    with running(config) as client:
+        yield client
+
+
+def post(client, brightness=NORMAL, key=None):
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return client.post(INSPECTIONS, content=image_of(brightness), headers=headers)
+
+
+def is_ready(client):
+    return client.get(READY).status_code == 200
+
+
+def n_stored(client):
+    return len(client.get(INSPECTIONS, params={"limit": 200}).json()["items"])
+
+
+def test_a_locked_database_is_a_503_and_the_image_is_stored_once_it_is_free(station):
+    n_before = n_stored(station)
+    path = station_of(station).config.data / "station.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answer = post(station, key="locked")
+    problem = station.get(READY).json()["problem"]
+    start = time.monotonic()
+    at_once = post(station, key="locked")
+    taken = time.monotonic() - start
+
+    assert answer.status_code == at_once.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "retry-after" in answer.headers
+    assert "locked" in answer.json()["detail"]
+    assert problem == "the database cannot be written"
+    assert taken < 0.7  # it does not wait for the lock again
+    assert station.get("/health/live").status_code == 200
+    assert n_stored(station) == n_before  # reading works meanwhile
+    other.execute("ROLLBACK")
+    other.close()
+    wait_until(lambda: is_ready(station))
+    assert post(station, key="locked").status_code == 201
+    assert n_stored(station) == n_before + 1
+
+
+def test_a_full_database_is_a_503_until_there_is_room(station):
+    writer = station_of(station).writer
+    n_pages = writer.run(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
+    limit = f"PRAGMA max_page_count={n_pages}"
+    writer.run(lambda c: c.exec_driver_sql(limit).scalar())
+    answers = [post(station) for _ in range(20)]
+
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert "full" in refused[0].json()["detail"]
+    wait_until(lambda: is_ready(station))  # a new connection has no limit
+    assert post(station).status_code == 201
+
+
+@pytest.mark.parametrize("place", [(media, "_synchronize"), (uploads, "_append")])
+def test_a_full_disk_is_a_503_until_a_probe_file_is_kept(station, monkeypatch, place):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    n_before = n_stored(station)
+    with monkeypatch.context() as patch:
+        patch.setattr(media, "_synchronize", full)
+        patch.setattr(*place, full)
+        answer = post(station)
+        others = [post(station) for _ in range(3)]
+
+    assert answer.status_code == 503
+    assert "No space left on device" in answer.json()["detail"]
+    assert {other.status_code for other in others} == {503}
+    assert n_stored(station) == n_before
+    wait_until(lambda: is_ready(station))
+    assert post(station).status_code == 201
+
+
+def test_a_disk_that_is_almost_full_takes_no_images(tmp_path):
+    config = config_in(tmp_path, min_free_mb=10**6)
+    with TestClient(create_app(config)) as client:
+        answer = post(client)
+
+    assert answer.status_code == 503
+    assert "the disk has only" in answer.json()["detail"]
+
+
+def test_a_prediction_that_hangs_is_undecided_and_the_next_one_is_predicted(station):
+    with ThreadPoolExecutor(2) as pool:
+        hanging = pool.submit(post, station, ENDLESS)
+        time.sleep(0.2)
+        after = pool.submit(post, station, ANOMALOUS)
+
+    found = hanging.result().json()
+    assert found["decision"] == "undecided"
+    assert found["image_score"] is None
+    assert found["review_state"] == "queued"
+    assert "longer than 1 seconds" in found["error"]
+    assert after.result().json()["decision"] == "anomalous"
+    thumbnail = station.get(f"{INSPECTIONS}/{found['id']}/thumbnail")
+    assert thumbnail.status_code == 410
+    assert station.get(f"{INSPECTIONS}/{found['id']}/image").status_code == 200
+    wait_until(lambda: is_ready(station))
+
+
+def test_without_a_place_an_image_is_refused_before_it_is_read(tmp_path):
+    with running(config_in(tmp_path, max_places=1, prediction_seconds=2.0)) as client:
+        with ThreadPoolExecutor(1) as pool:
+            hanging = pool.submit(post, client, ENDLESS)
+            taken = station_of(client).admission
+            wait_until(lambda: taken.n_taken == 1)
+            refused = post(client)
+        assert hanging.result().json()["decision"] == "undecided"
+        assert 'shed_total{source="http"} 1.0' in client.get("/metrics").text
+
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert taken.n_taken == 0
+
+
+def test_a_client_over_its_rate_is_refused(tmp_path):
+    with running(config_in(tmp_path, requests_per_second=0.01)) as client:
+        answers = [post(client).status_code for _ in range(2)]
+
+    assert answers == [201, 429]
+
+
+def broken(_path, _config):
+    raise ModelFileError("a model was needed, this is none")
+
+
+def test_a_model_that_cannot_be_opened_is_told_and_nothing_is_taken(tmp_path):
+    with TestClient(create_app(config_in(tmp_path), broken)) as client:
+        wait_until(lambda: "used" in client.get(READY).json()["problem"])
+        answer = post(client)
+
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == (
+        "the model cannot be used: a model was needed, this is none"
+    )
+
+
+def test_a_stopped_and_started_station_knows_what_it_had(tmp_path):
+    config = config_in(tmp_path)
+    with running(config) as client:
+        first = post(client, key="a").json()
+    with running(config) as client:
+        again = post(client, key="a")
+        activations = client.get("/api/v1/activations").json()
+
+    assert again.status_code == 200
+    assert again.json() == first
+    assert len(activations) == 1
+
+
+def test_files_nobody_was_told_of_go_and_lost_ones_are_an_incident(tmp_path):
+    config = config_in(tmp_path)
+    with running(config) as client:
+        kept, lost = (post(client).json()["id"] for _ in range(2))
+    folder = config.data / "media"
+    (path,) = folder.glob(f"*/*/*/{lost}.png")
+    path.unlink()
+    unanswered = path.with_name("unanswered.png")
+    unanswered.write_bytes(b"x")
+    (folder / "incoming" / "x.part").write_bytes(b"x")
+    with running(config) as client:
+        wait_until(lambda: not unanswered.exists())
+        wait_until(lambda: client.get("/api/v1/system").json()["incidents"])
+        (incident,) = client.get("/api/v1/system").json()["incidents"]
+        wait_until(lambda: client.get(f"{INSPECTIONS}/{lost}/image").status_code == 410)
+        assert client.get(f"{INSPECTIONS}/{kept}/image").status_code == 200
+
+    assert incident["kind"] == "images_missing"
+    assert lost in incident["detail"]
+    assert not list((folder / "incoming").iterdir())
+
+
+def test_a_log_that_cannot_be_written_stops_no_inspection(station, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, _text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Gone())
+        answer = post(station)
+
+    assert answer.status_code == 201

@@ -1,0 +1,69 @@
+"""A station for tests: a fake predictor in a real process, and images."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi.testclient import TestClient
+from PIL import Image
+from tests.station_models import dangerous
+
+from efficientad.station.config import StationConfig
+from efficientad.station.http.app import create_app
+from efficientad.station.logs import configure_logs
+from efficientad.station.prediction.pipeline import Station
+
+configure_logs()  # by default, an error is drawn with all variables, for minutes
+
+
+def image_of(brightness: int, *, size: int = 32, seed: int | None = None) -> bytes:
+    """Return a PNG of one brightness; a seed makes its bytes different."""
+    pixels = np.full((size, size, 3), brightness, np.uint8)
+    if seed is not None:
+        pixels[0, : min(4, size)] = np.frombuffer(seed.to_bytes(12), np.uint8).reshape(
+            4, 3
+        )
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def config_in(folder: Path, **settings: Any) -> StationConfig:
+    """Return settings of a station in a folder, with a model file that is a fake."""
+    model = folder / "part.ead"
+    if not model.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        model.write_bytes(b"a fake model")
+    small: dict[str, Any] = {
+        "min_free_mb": 1,
+        "min_free_share": 0.0,
+        "allowed_hosts": ("testserver",),
+    }
+    return StationConfig(model=model, data=folder / "data", **(small | settings))
+
+
+def wait_until(condition: Any, seconds: float = 120.0) -> None:
+    """Wait until a condition holds; fail if it does not."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
+@contextmanager
+def running(config: StationConfig, opener: Any = dangerous) -> Iterator[TestClient]:
+    """Run a station, ready, behind a client."""
+    with TestClient(create_app(config, opener)) as client:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        yield client
+
+
+def station_of(client: TestClient) -> Station:
+    """Return the station behind a client."""
+    app: Any = client.app
+    station: Station = app.state.station
+    return station
