@@ -258,7 +258,7 @@ def faults(data: Path, sent: Sequence[Sent]) -> list[str]:
     places = {row["media_path"] for row in rows}
     files = {path.relative_to(data / "media") for path in data.glob("media/*/*/*/*")}
     found += [f"{path}: no row" for path in files if path.as_posix() not in places]
-    found += [f"{key}: {n} rows" for key, n in by_key.items() if n > 1]
+    found += [f"{key}: {n} rows" for key, n in by_key.items() if key and n > 1]
     if check != "ok":
         found.append(f"database: {check}")
     return found

@@ -113,10 +113,12 @@ def kills(settings: Settings, folder: Path) -> dict[str, Any]:
                 pauses=lambda: rng.uniform(0, 0.5),
             )
         process.stop()
+    found = faults(folder / "data", load.sent)
+    print(*found, sep="\n")
     return {
         "n_kills": settings.kills,
         "n_answered": len(load.sent),
-        "n_faults": len(faults(folder / "data", load.sent)),
+        "n_faults": len(found),
         "n_undecided": sum(s.inspection["decision"] == "undecided" for s in load.sent),
         "ready_seconds_max": max(taken),
         "ready_seconds_median": float(np.median(taken)),

@@ -111,8 +111,8 @@ class Delivery:
         return is_reached and len(entries) == _AT_ONCE
 
     def _fail(self, entry: Row, error: Exception) -> None:
-        if entry["attempts"] == 0 or isinstance(error, RefusedError):
+        is_refused = isinstance(error, RefusedError)
+        if entry["attempts"] == 0 or is_refused:
             self._log("not delivered", sink=self._sink.name, error=str(error))
-        self._writer.run(
-            partial(outbox.failed, entry=entry, now=datetime.now(UTC), error=str(error))
-        )
+        note = partial(outbox.failed, entry=entry, now=datetime.now(UTC))
+        self._writer.run(partial(note, error=str(error), is_refused=is_refused))

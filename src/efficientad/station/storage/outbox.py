@@ -27,12 +27,19 @@ def delivered(connection: Connection, numbers: list[str], now: datetime) -> None
     connection.execute(query.values(delivered_at=now, error=None))
 
 
-def failed(connection: Connection, entry: Row, now: datetime, error: str) -> None:
-    """Write that an entry has not been delivered, and when it is tried again."""
+def failed(
+    connection: Connection, entry: Row, now: datetime, error: str, *, is_refused: bool
+) -> None:
+    """Write that an entry has not been delivered.
+
+    A refused one is tried again after growing pauses, and others pass it; otherwise
+    the order stays.
+    """
     attempts = entry["attempts"] + 1
-    pause = min(_LONGEST_PAUSE, 2.0 ** min(attempts, 10) / 2)
     values: dict[str, Any] = {"attempts": attempts, "error": error[:2000]}
-    values["next_at"] = now + timedelta(seconds=pause)
+    if is_refused:
+        pause = min(_LONGEST_PAUSE, 2.0 ** min(attempts, 10) / 2)
+        values["next_at"] = now + timedelta(seconds=pause)
     connection.execute(outbox.update().where(_table.id == entry["id"]).values(**values))
 
 

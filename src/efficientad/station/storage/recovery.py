@@ -27,7 +27,11 @@ def unanswered_and_missing(
         there = {f"{minute}/{path.name}": path for path in paths}
         with database.connect() as connection:
             known = queries.places_of_minute(connection, minute)
-        missing += [known[place] for place in known.keys() - there.keys()]
+        missing += [
+            known[place]
+            for place in known.keys() - there.keys()
+            if not media.path(place).exists()  # it may have come since the listing
+        ]
         for place in there.keys() - known.keys():
             if there[place].stat().st_mtime < before.timestamp():
                 there[place].unlink(missing_ok=True)
