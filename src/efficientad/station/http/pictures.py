@@ -8,13 +8,12 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import load
 
 from efficientad.images.heatmaps import color_scale, overlay_layer
 from efficientad.images.rgb import read_image
 from efficientad.method.maps import combine_maps
-from efficientad.method.placement import place_map
 from efficientad.station.http.problems import ProblemError
+from efficientad.station.prediction.grids import grids_of, placed
 
 _PREVIEW_SIDE: Final = 1280
 
@@ -41,7 +40,7 @@ def heatmap(
     """
     scale = min(1.0, _PREVIEW_SIDE / max(row["height"], row["width"]))
     height, width = (max(1, round(scale * row[n])) for n in ("height", "width"))
-    anomaly_map = place_map(_grid(grids, name), height, width)
+    anomaly_map = placed(grids, _grid(grids, name), height, width)
     low, high = color_scale(normal_range)
     return overlay_layer(anomaly_map, low=low, high=high)
 
@@ -49,12 +48,13 @@ def heatmap(
 def map_file(grids: bytes, name: str, row: dict[str, Any]) -> bytes:
     """Return a map of an inspection as a float32 TIFF of the image's size."""
     file = BytesIO()
-    tifffile.imwrite(file, place_map(_grid(grids, name), row["height"], row["width"]))
+    size = row["height"], row["width"]
+    tifffile.imwrite(file, placed(grids, _grid(grids, name), *size))
     return file.getvalue()
 
 
 def _grid(grids: bytes, name: str) -> NDArray[np.float32]:
-    found: dict[str, NDArray[np.float32]] = load(grids)
+    found = grids_of(grids)
     if name == "combined":
         return combine_maps(found)
     if name not in found:

@@ -21,7 +21,6 @@ from typing import Any, Final
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save
 
 from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.appearance import appearance
@@ -29,6 +28,7 @@ from efficientad.images.decoding import opened_picture
 from efficientad.images.rgb import INPUT_SIZE, RGBImage, read_image
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
+from efficientad.station.prediction.grids import packed
 from efficientad.station.prediction.rules import Rule, with_rule
 
 OpenPredictor = Callable[[], Predictor]
@@ -102,7 +102,7 @@ class Ready:
     calibration: Mapping[str, Any]
     """Fields of the calibration, `threshold` and `normal_range`."""
     provenance: Mapping[str, Any]
-    size: str
+    size: str | None
     precision: str
 
 
@@ -218,7 +218,6 @@ def _read_file(path: Path, max_pixels: int) -> RGBImage:
 
 
 def _found(prediction: Prediction, facts: dict[str, Any]) -> Found:
-    grids = {name: np.ascontiguousarray(g) for name, g in prediction.grids.items()}
     score = prediction.image_score
     if not prediction.rule.is_plain:
         points = sum(prediction.terms.values())
@@ -241,7 +240,7 @@ def _found(prediction: Prediction, facts: dict[str, Any]) -> Found:
         masked_score=prediction.image_score,
         p_value=prediction.p_value,
         regions=regions,
-        grids=save(grids),
+        grids=packed(prediction),
         **facts,
     )
 

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from safetensors.numpy import load
-
 from efficientad.method.maps import combine_maps
 from efficientad.model_files.calibration_entry import read_calibration
+from efficientad.station.prediction.grids import grids_of
 from efficientad.station.prediction.rules import Rule, with_rule
 from efficientad.station.storage.queries import Row
 
@@ -29,7 +28,7 @@ def decision_by(calibration: Any, rule: Rule) -> Callable[[Row, bytes], str]:
         return with_rule(known, rule, height, width)
 
     def decide(row: Row, grids: bytes) -> str:
-        combined = combine_maps(load(grids))
+        combined = combine_maps(grids_of(grids))
         points = row["image_score"] - float(combined.max())
         chosen = ruled(row["height"], row["width"])
         score = float(chosen.rule.scores(combined[None])[0]) + points

@@ -1,0 +1,47 @@
+"""The maps of an inspection as bytes: small grids, and the pose of an aligned image."""
+
+from dataclasses import astuple
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from efficientad.inspection.prediction import Prediction
+from efficientad.method.placement import place_map
+from efficientad.method.pose import Pose
+
+_POSE: Final = "pose"
+
+Grids = dict[str, NDArray[np.float32]]
+
+
+def packed(prediction: Prediction) -> bytes:
+    """Return the grids and the pose of a prediction."""
+    arrays = {name: np.ascontiguousarray(g) for name, g in prediction.grids.items()}
+    if prediction.pose is not None:
+        arrays[_POSE] = np.array(astuple(prediction.pose), np.float32)
+    return save(arrays)
+
+
+def grids_of(content: bytes) -> Grids:
+    """Return the grids by their names."""
+    found: Grids = load(content)
+    found.pop(_POSE, None)
+    return found
+
+
+def placed(
+    content: bytes, grid: NDArray[np.float32], height: int, width: int
+) -> NDArray[np.float32]:
+    """Return a grid as a map in the frame of the image, (height, width).
+
+    Args:
+        content: What `packed` returned, with the pose.
+        grid: One of its grids, or a combination of them.
+        height: Height of the map in pixels.
+        width: Width of the map in pixels.
+    """
+    values = place_map(grid, height, width)
+    pose = load(content).get(_POSE)
+    return values if pose is None else Pose(*pose.tolist()).in_own_frame(values)
