@@ -137,6 +137,7 @@ def test_an_image_is_stored_though_its_client_has_left(tmp_path, station):
 
     headers = {"Idempotency-Key": "gone"}
     wait_until(lambda: b'"gone"' in request(station.port, "GET", INSPECTIONS)[1])
+    station.wait_ready()  # the inspector was replaced
     again = request(station.port, "POST", INSPECTIONS, content, headers)
     assert again[0] == 200
 
