@@ -18,6 +18,7 @@ import efficientad
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
+CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
 TUTORIAL = REPOSITORY / "docs" / "tutorial" / "own_images.md"
 N_STEPS = 2
 
@@ -105,7 +106,7 @@ def test_every_block_says_what_it_is():
     """A block in a language this test does not know would go unnoticed."""
     languages = {block.language for block in blocks_of(README.read_text("utf-8"))}
 
-    assert languages == {"bash", "python", "text"}
+    assert languages == {"bash", "python"}
 
 
 def test_every_training_in_the_readme_says_how_long():
@@ -145,8 +146,8 @@ def test_every_file_the_documents_link_to_is_there():
 def test_the_tree_names_only_what_is_there():
     tree = next(
         block.text
-        for block in blocks_of(README.read_text(encoding="utf-8"))
-        if block.language == "text"
+        for block in blocks_of(CONTRIBUTING.read_text(encoding="utf-8"))
+        if "──" in block.text
     )
     named = re.findall(r"── (\S+)", tree)
 

@@ -37,7 +37,7 @@ def placed(
     """Return a grid as a map in the frame of the image, (height, width).
 
     Args:
-        content: What `packed` returned, with the pose.
+        content: Grids and pose, by `packed`.
         grid: One of its grids, or a combination of them.
         height: Height of the map in pixels.
         width: Width of the map in pixels.
