@@ -452,16 +452,12 @@ def write_teacher(path, _model):
 
 def write_newer_model(path, model):
     tensors, content = tensor_file.read(model, "detector")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensor_file, "FORMAT_VERSION", 99)
-        tensor_file.write(path, "detector", tensors, content)
+    tensor_file.write(path, "detector", tensors, content, version=99)
 
 
 def write_older_model(path, model):
     tensors, content = tensor_file.read(model, "detector")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensor_file, "FORMAT_VERSION", 0)
-        tensor_file.write(path, "detector", tensors, content)
+    tensor_file.write(path, "detector", tensors, content, version=0)
 
 
 def write_another_size(path, model):
@@ -493,7 +489,7 @@ UNUSABLE_MODELS = {
     "of another program": (write_foreign_tensors, "file of another program"),
     "a teacher": (write_teacher, "is a teacher file; needed a detector file"),
     "newer": (write_newer_model, "has file format 99, this efficientad reads 1; upd"),
-    "older": (write_older_model, "has file format 0, this efficientad reads 1; make"),
+    "older": (write_older_model, "has file format 0, this efficientad reads 1 and 2; make"),
     "of another size": (write_another_size, "not hold the weights of a medium detect"),
     "of unknown size": (write_unknown_size, "not hold a complete detector"),
     "not calibrated": (write_no_calibration, "not hold a complete detector"),

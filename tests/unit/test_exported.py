@@ -347,7 +347,7 @@ def test_the_command_line_exports_and_predicts(predictor, photograph, tmp_path, 
     assert "name it part.onnx" in capsys.readouterr().err
     assert main(["export", model, "--output", target, "--format", "tflite"]) == 2
     assert capsys.readouterr().err == (
-        "efficientad: --format needs one of None, onnx, openvino, got 'tflite'; "
+        "efficientad: --format needs one of onnx, openvino, got 'tflite'; "
         "see efficientad export --help\n"
     )
     assert main(["export", model, "--output", target, "--format", "openvino"]) == 0

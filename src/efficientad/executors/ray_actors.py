@@ -118,8 +118,8 @@ def _connect(ray: ModuleType, address: str) -> None:
     except (OSError, ValueError, SystemExit) as error:
         raise ConfigError(
             f"executor ray needs a running cluster, there is none at {address} "
-            f"({' '.join(str(error).split())}); start one with ray start --head, or "
-            "give its --address"
+            f"({' '.join(str(error).split())}); start its head node, or give "
+            "its --address"
         ) from error
     except RuntimeError as error:
         if "mismatch" not in str(error).lower():
