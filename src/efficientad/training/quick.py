@@ -36,6 +36,9 @@ from efficientad.training.normal_images import Pixels
 from efficientad.training.paper_step import vary_color
 from efficientad.training.step import Losses, Material
 
+_TILE_WINDOWS: Final = 4
+"""Windows of each image a step, with tiles: there are more places to learn."""
+
 StudentStart = Literal["random", "teacher_hidden"]
 """All layers at random, or the hidden ones as the teacher's."""
 
@@ -135,7 +138,8 @@ class QuickStep:
         tiled = self._material.tiled
         if tiled is not None:
             wholes = windows[:n_whole]
-            windows = self._tile_windows([tiled[i] for i in chosen], rng)
+            each = [tiled[i] for i in chosen for _ in range(_TILE_WINDOWS)]
+            n, windows = len(each), self._tile_windows(each, rng)
             with torch.no_grad():
                 teacher = detector.describe(self._material.normalized(windows))
         # One pass for all: a pass has to transform the weights, whatever its size.
