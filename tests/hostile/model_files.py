@@ -196,7 +196,7 @@ def edited_cases() -> Iterator[Case]:
     for kind in ("teacher", "checkpoint", "basis", "x"):
         prepare = partial(raw, "{}", kind)
         yield refused(f"a {kind} file", prepare, "needed a detector file")
-    for version in ("0", "2", "", "new"):
+    for version in ("0", "3", "", "new"):
         prepare = partial(raw, "{}", version=version)
         yield refused(f"version {version!r}", prepare, "has file format")
 
