@@ -1,6 +1,6 @@
 """Time and memory of a prediction in tiles, by the side of the image.
 
-    python lab/experiments/tiles/measure.py
+    python lab/experiments/tiles_cost/run.py
 
 Each side has a process of its own, with random weights of a detector as preset `quick`
 makes it. The image is an array, so that no decoding is measured.
