@@ -10,7 +10,6 @@ to 5 % of the image's side. A finished run is skipped.
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,10 @@ import efficientad
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.process import keep_freed_memory
 from efficientad.demo_parts import category
+from efficientad.engines.names import AlignChoice
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import file_name, write_run
+from efficientad_lab.studies.trained_once import trained_once
 
 RESULTS = Path(__file__).with_name("results")
 SHIFT, TURN = 12.8, float(np.deg2rad(10))
@@ -40,26 +41,13 @@ def measured(
     trained: Path, shown: Path, seed: int, work: Path, *, align: bool
 ) -> dict[str, object]:
     """Train and evaluate once, and return what is recorded."""
-    config = efficientad.TrainConfig(
-        seed=seed, align="always" if align else "never", resume=True
-    )
+    choice: AlignChoice = "always" if align else "never"
+    config = efficientad.TrainConfig(seed=seed, align=choice, resume=True)
     name = f"{trained.name}_{'aligned' if align else 'as_they_lie'}_seed{seed}.ead"
-    start = time.perf_counter()
-    predictor = efficientad.train(trained, config, output=work / name)
-    seconds = time.perf_counter() - start
-    found = efficientad.evaluate(predictor, shown)
+    predictor, _, fields = trained_once(trained, shown, config, work / name)
     alarms = predictor.calibration.session_alarms().values()
-    return {
-        "n_defects_found": found.n_defects_found,
-        "n_defect": found.n_defect,
-        "n_normal_flagged": found.n_normal_flagged,
-        "n_normal": len(found.scores) - found.n_defect,
-        "seconds": {"train": round(seconds, 1)},
-        "metrics": {
-            **found.metrics,
-            "session_alarms": sum(alarms) / max(1, len(alarms)),
-        },
-    }
+    fields["metrics"]["session_alarms"] = sum(alarms) / max(1, len(alarms))
+    return fields
 
 
 def main() -> int:

@@ -8,15 +8,14 @@ random place of the bare plate.
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from efficientad.demo_parts.canvas import Pose
-from efficientad.demo_parts.parts import Blob, Curve, Part, is_bare, normal_part
-from efficientad.demo_parts.photograph import photograph
-from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
+from efficientad.demo_parts.category import drawn
+from efficientad.demo_parts.parts import Blob, Curve, Part, is_bare
 from efficientad.storage import atomic_folder
 
 SIZE = 2048
@@ -26,7 +25,7 @@ N_TRAIN, N_GOOD, N_DEFECTS = 30, 20, 20
 KINDS = ("stain", "dent", "scratch")
 
 
-def with_small_defect(part: Part, kind: str, rng: np.random.Generator) -> Part:
+def with_small_defect(kind: str, part: Part, rng: np.random.Generator) -> Part:
     """Return a part with one defect, whose length is drawn between the limits."""
     half = rng.uniform(SMALLEST, LARGEST) / 2 * 256 / SIZE
     while not is_bare(at := (rng.uniform(-95, 95), rng.uniform(-73, 73)), 2):
@@ -44,20 +43,10 @@ def with_small_defect(part: Part, kind: str, rng: np.random.Generator) -> Part:
 
 
 def draw(seed: int, kind: str | None) -> tuple[Image.Image, Image.Image]:
-    """Return a picture and the mask of its defect, as `demo_parts.draw_part` does."""
-    streams = np.random.SeedSequence(seed).spawn(5)
-    assembly, place, lamp, sensor, fault = map(np.random.default_rng, streams)
-    x, y, turn = place.uniform(-1, 1, 3) * (3, 3, np.deg2rad(2))
-    pose = Pose(float(x), float(y), float(turn))
-    grain = brushed_grain(pose, SIZE, assembly)
-    part = normal_part(assembly)
-    surface = paint(part, pose, SIZE, grain)
-    mask = np.zeros((SIZE, SIZE), np.bool_)
-    if kind is not None:
-        faulty = paint(with_small_defect(part, kind, fault), pose, SIZE, grain)
-        surface, mask = faulty, difference(surface, faulty)
-    picture = Image.fromarray(photograph(surface, lamp, sensor))
-    return picture, Image.fromarray(mask.astype(np.uint8) * 255)
+    """Return a picture and the mask of its defect."""
+    fault = None if kind is None else partial(with_small_defect, kind)
+    picture, mask = drawn(seed, SIZE, fault)
+    return Image.fromarray(picture), Image.fromarray(mask.astype(np.uint8) * 255)
 
 
 def main() -> None:

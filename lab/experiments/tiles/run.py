@@ -10,7 +10,6 @@ A finished run is skipped, so the same command can be given again.
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,6 +18,7 @@ from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.process import keep_freed_memory
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import file_name, write_run
+from efficientad_lab.studies.trained_once import trained_once
 
 TILES: Final[tuple[Literal[256] | None, ...]] = (256, None)
 RESULTS = Path(__file__).with_name("results")
@@ -30,25 +30,15 @@ def measured(
     """Train and evaluate once, and return what is recorded."""
     config = efficientad.TrainConfig(seed=seed, tile=tile, resume=True)
     name = f"{category.name}_{'tiled' if tile else 'whole'}_seed{seed}.ead"
-    start = time.perf_counter()
-    predictor = efficientad.train(category, config, output=work / name)
-    seconds = time.perf_counter() - start
-    found = efficientad.evaluate(predictor, category)
+    predictor, found, fields = trained_once(category, category, config, work / name)
+    counts = found.regions._asdict() if found.regions else {}
     height, width = predictor.input_size
-    regions = found.regions._asdict() if found.regions else {}
-    return {
-        "n_defects_found": found.n_defects_found,
-        "n_defect": found.n_defect,
-        "n_normal_flagged": found.n_normal_flagged,
-        "n_normal": len(found.scores) - found.n_defect,
-        "seconds": {"train": round(seconds, 1)},
-        "metrics": {
-            **found.metrics,
-            **{f"regions_{name}": count for name, count in regions.items()},
-            "input_height": height,
-            "input_width": width,
-        },
+    fields["metrics"] |= {
+        **{f"regions_{name}": count for name, count in counts.items()},
+        "input_height": height,
+        "input_width": width,
     }
+    return fields
 
 
 def main() -> int:

@@ -9,8 +9,9 @@ Every image has a seed of its own, made from the category's seed, its folder and
 number: more images leave the others unchanged.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from efficientad.demo_parts.canvas import Pose
 from efficientad.demo_parts.parts import (
     DEFECT_TYPES,
     DefectType,
+    Part,
     normal_part,
     with_defect,
 )
@@ -28,6 +30,8 @@ from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.rgb import Mask, RGBImage
 from efficientad.storage import atomic_folder
+
+Fault: TypeAlias = Callable[[Part, np.random.Generator], Part]
 
 _MIN_SIZE: Final = 64
 
@@ -55,6 +59,22 @@ def draw_part(
         ConfigError: If seed, defect type or size is out of range.
     """
     _require_known(seed, defect_type, size)
+    if defect_type is None:
+        return drawn(seed, size)
+    return drawn(seed, size, lambda part, rng: with_defect(part, defect_type, rng))
+
+
+def drawn(
+    seed: int, size: int, with_fault: Fault | None = None
+) -> tuple[RGBImage, Mask]:
+    """Return the picture of a part, and the mask of its fault.
+
+    Args:
+        seed: Not negative.
+        size: Width and height of the image, pixels, at least 64.
+        with_fault: Function of a normal part and random numbers that returns a faulty
+            one. None: the part stays normal.
+    """
     streams = np.random.SeedSequence(seed).spawn(5)
     assembly, place, lamp, sensor, fault = map(np.random.default_rng, streams)
     x, y, turn = place.uniform(-1, 1, 3) * (_MAX_SHIFT, _MAX_SHIFT, _MAX_TURN)
@@ -63,8 +83,8 @@ def draw_part(
     part = normal_part(assembly)
     surface = paint(part, pose, size, grain)
     mask = np.zeros((size, size), np.bool_)
-    if defect_type is not None:
-        faulty = paint(with_defect(part, defect_type, fault), pose, size, grain)
+    if with_fault is not None:
+        faulty = paint(with_fault(part, fault), pose, size, grain)
         surface, mask = faulty, difference(surface, faulty)
     return photograph(surface, lamp, sensor), mask
 

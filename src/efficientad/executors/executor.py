@@ -34,7 +34,7 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """Name for messages."""
+        """Short text for messages, the same in every run."""
         ...
 
     def run(self) -> Exception | None:

@@ -6,7 +6,6 @@ images.
 
 import math
 from bisect import bisect_right
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -39,12 +38,7 @@ def expectations(model: Path, defects: Path) -> list[str]:
     lines = [f"{'budget':>7}  {'threshold':>9}  {'defects found':>26}  false alarms"]
     best = None
     for budget in BUDGETS:
-        other = replace(
-            calibration,
-            false_alarm_budget=budget,
-            given_threshold=None,
-            unsure_budget=None,
-        )
+        other = calibration.at_budget(budget)
         n_found = len(scores) - bisect_right(scores, other.threshold)
         best = budget if best is None and n_found == len(scores) else best
         lines.append(

@@ -57,7 +57,7 @@ class PartTask:
 
     shard: Shard
     name: str
-    """Name of the part's file."""
+    """File name of the part, without its folder."""
     output: str
     """Folder or URL of the parts."""
     model: Path

@@ -229,6 +229,16 @@ class Calibration:
             for kind, scores in self.second_session.items()
         }
 
+    def at_budget(self, budget: float) -> "Calibration":
+        """Return this calibration with a threshold for another false-alarm budget.
+
+        Args:
+            budget: Share of normal images that may be flagged, from 1e-6 to 0.5.
+        """
+        return replace(
+            self, false_alarm_budget=budget, given_threshold=None, unsure_budget=None
+        )
+
     def table(self) -> list[str]:
         """Return lines with the threshold of some budgets, and held-out images above.
 
@@ -237,12 +247,7 @@ class Calibration:
         n = len(self.normal_scores)
         lines = ["expected false alarms  threshold  held-out images flagged"]
         for budget in BUDGETS:
-            other = replace(
-                self,
-                false_alarm_budget=budget,
-                given_threshold=None,
-                unsure_budget=None,
-            )
+            other = self.at_budget(budget)
             flagged = f"{other.n_flagged} of {n}"
             lines.append(
                 f"{_percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"

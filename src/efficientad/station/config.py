@@ -43,7 +43,7 @@ class Folder(_Checked):
     """A folder that is looked at for new images."""
 
     name: str
-    """Name of the source."""
+    """Text that stands for the source in rows and paths."""
     path: Path
     done: Path | None = None
     """Folder that inspected images move to. None: `done` within the folder."""
@@ -95,7 +95,7 @@ class StationConfig(_Checked):
     data: Path = Path("station")
     """Folder of database, images and models, on a local disk."""
     name: str = "station"
-    """Name in topics and payloads."""
+    """Text that stands for the station in topics and payloads."""
     host: str = "127.0.0.1"
     port: Annotated[int, Range(0, 65535)] = 8420
     allowed_hosts: tuple[str, ...] = ()

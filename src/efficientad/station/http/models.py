@@ -101,7 +101,10 @@ def get_activations(
 async def post_activation(
     client: Engineer, station: TheStation, activation: NewActivation
 ) -> Any:
-    """Let a model and rule take over a source, once all golden samples agree."""
+    """Return the activation of a model and rule for a source.
+
+    It takes place once all golden samples agree.
+    """
     call = partial(
         station.lineup.activate,
         activation.source,

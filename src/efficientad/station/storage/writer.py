@@ -98,7 +98,7 @@ class Writer:
                 try:
                     with connection.begin_nested():
                         outcomes.append((future, work(connection), None))
-                except Exception as error:
+                except Exception as error:  # raised again where it is awaited
                     is_ours = isinstance(error, IntegrityError)
                     if isinstance(error, DBAPIError) and not is_ours:
                         raise
