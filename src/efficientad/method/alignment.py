@@ -6,8 +6,6 @@ from the correlation of the turned image. The best of a few angles is then refin
 of it is done on 128 x 128 pixels.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from efficientad.errors import ConfigError, ImageError
+from efficientad.images.png_text import pixels_of_text, png_text
 from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.method.pose import Pose
 from efficientad.settings import Range, check_fields
@@ -100,11 +99,10 @@ class Alignment:
     def gray(self) -> Gray:
         """Reference, (128, 128)."""
         try:
-            content = base64.b64decode(self.reference, validate=True)
-            with Image.open(io.BytesIO(content)) as picture:
-                found: Gray = np.asarray(picture.convert("L"), np.float32) - _MIDDLE
-        except (OSError, ValueError, SyntaxError):
+            pixels = pixels_of_text(self.reference, SIDE)
+        except ValueError:
             raise ConfigError("the reference of an alignment is no picture") from None
+        found: Gray = pixels.astype(np.float32) - _MIDDLE
         return found
 
     @cached_property
@@ -166,10 +164,7 @@ def gray_of(image: RGBImage) -> Gray:
 
 
 def _encoded(values: Gray) -> str:
-    file = io.BytesIO()
-    pixels = np.clip(np.rint(values + _MIDDLE), 0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return png_text(np.clip(np.rint(values + _MIDDLE), 0, 255).astype(np.uint8))
 
 
 def _polar_spectrum(gray: Gray) -> NDArray[np.float64]:

@@ -9,8 +9,6 @@ Areas are measured on the map as the networks see the image, where one pixel of 
 256 stands for many pixels of a large image.
 """
 
-import base64
-import io
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.errors import ConfigError, ImageError
+from efficientad.images.png_text import pixels_of_text, png_text
 from efficientad.images.rgb import Mask
 from efficientad.method.components import components
 from efficientad.method.maps import Grids, image_scores
@@ -257,21 +256,16 @@ def encode_mask(mask: Mask) -> str:
     picture = Image.fromarray(mask.astype(np.uint8) * 255)
     if shrink < 1:
         picture = picture.resize((width, height), Image.Resampling.BOX)
-    file = io.BytesIO()
-    bits = Image.fromarray(np.asarray(picture) >= WHITE)
-    bits.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return png_text(np.asarray(picture) >= WHITE)
 
 
 @lru_cache(maxsize=8)
 def _decoded(text: str) -> Mask:
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
-            is_stored_mask = picture.format == "PNG" and max(picture.size) <= MASK_SIDE
-            mask: Mask = np.array(picture.convert("1"), np.bool_)
-    except (OSError, ValueError, SyntaxError):
-        is_stored_mask = False
-    if not is_stored_mask:
-        raise ConfigError("the region of interest is no stored mask; set it again")
+        mask: Mask = pixels_of_text(text, MASK_SIDE) >= WHITE
+    except ValueError:
+        raise ConfigError(
+            "the region of interest is no stored mask; set it again"
+        ) from None
     mask.flags.writeable = False
     return mask
