@@ -29,6 +29,7 @@ import numpy as np
 from efficientad.errors import EfficientADError
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run
+from lab.experiments.fuzzing.model_readers import model_readers
 from lab.experiments.fuzzing.readers import Reader, readers
 
 RESULTS: Final = Path(__file__).resolve().with_name("results")
@@ -162,10 +163,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="of all readers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="beginning of a reader's name")
+    parser.add_argument("--light", action="store_true", help="without model files")
     parser.add_argument("--case", nargs=2, metavar=("READER", "NUMBER"))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        made = readers()
+        made = readers() | ({} if given.light else model_readers())
         warnings.simplefilter("ignore")
         if not given.case:
             chosen = {k: v for k, v in made.items() if k.startswith(given.only)}
