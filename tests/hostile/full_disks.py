@@ -30,7 +30,8 @@ COMMANDS: Final = {
     "threshold": ("threshold", "out/part.ead", "--at", "0.2"),
     "check": ("check", "parts", "--output", "out/check.json"),
 }
-PARTIAL: Final = tuple(f"{name}.partial" for name in LISTS)
+PARTIAL: Final = (*(f"{name}.partial" for name in LISTS), "heatmaps", "maps")
+"""What an unfinished prediction leaves: its lists, and whole pictures."""
 
 
 def mount_small_disk(place: Path) -> None:

@@ -37,7 +37,7 @@ def changed(content: bytes, others: Sequence[bytes], rng: Rng) -> bytes:
         change = _CHANGES[rng.integers(len(_CHANGES))]
         change(data, _place(len(data), rng), rng)
     if rng.random() < 0.1:  # noqa: PLR2004 - a share
-        other = others[rng.integers(len(others))]
+        other = others[int(rng.integers(len(others)))]
         data[_place(len(data), rng) :] = other[_place(len(other), rng) :]
     if data.startswith(_PNG_START) and rng.random() < 0.8:  # noqa: PLR2004 - a share
         return with_checksums(bytes(data))

@@ -143,7 +143,7 @@ def bytes_of(sound: Sequence[bytes]) -> Make:
     """Return a maker of files with changed bytes."""
 
     def make(rng: Rng) -> bytes:
-        return changed(sound[rng.integers(len(sound))], sound, rng)
+        return changed(sound[int(rng.integers(len(sound)))], sound, rng)
 
     return make
 
