@@ -57,9 +57,9 @@ def _silent_libtiff() -> Iterator[None]:
 
     Pillow is linked with it, so it is found through Pillow, except on Windows.
     """
-    from PIL import Image
+    from PIL import _imaging
 
-    set_handler = getattr(ctypes.CDLL(Image.core.__file__), "TIFFSetErrorHandler", None)
+    set_handler = getattr(ctypes.CDLL(_imaging.__file__), "TIFFSetErrorHandler", None)
     if set_handler is None:
         yield
         return
