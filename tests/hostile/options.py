@@ -26,7 +26,7 @@ NUMBER_OPTIONS = {
         *("steps", "batch-size", "validation-share", "false-alarm-budget"),
         *("unsure-budget", "scale", "pixel-size"),
     ),
-    "calibrate": ("false-alarm-budget", "unsure-budget", "threshold", "pixel-size"),
+    "calibrate": ("false-alarm-budget", "unsure-budget", "pixel-size"),
     "threshold": ("false-alarm-budget", "unsure-budget", "at", "pixel-size"),
     "predict": ("streams", "n-workers", "part-size", "cpus", "gpus"),
     "distill": ("minutes", "steps", "n-held-out", "image-size", "learning-rate"),
@@ -91,6 +91,10 @@ def value_cases() -> Iterator[Case]:
     for verb, name, value in NUMBER_VALUES:
         called = call_of(verb, f"--{name}={value}")
         yield option(f"{verb} --{name}={value[:9]}", *called)
+    for verb in ("train", "calibrate", "threshold"):
+        budgets = ("--false-alarm-budget=0.1", "--unsure-budget=0.05")
+        name = f"{verb} with budgets in the wrong order"
+        yield option(name, *call_of(verb, *budgets), words="give a higher one")
     for verb, names in WORD_OPTIONS.items():
         for name in names:
             for value in WORDS:

@@ -1,7 +1,7 @@
-"""A day's commands in other surroundings: users, paths, networks, versions.
+"""A day's commands in other environments: users, paths, networks, versions.
 
-    python lab/experiments/reliability/surroundings.py
-    python lab/experiments/reliability/surroundings.py --python "oldest=old/bin/python"
+    python lab/experiments/reliability/environments.py
+    python lab/experiments/reliability/environments.py --python "oldest=old/bin/python"
 
 `--python` names an interpreter that has other versions of the dependencies, or is
 another version of Python. It needs no PyTorch: there the commands only predict, with a
@@ -59,7 +59,7 @@ _SHOWN: Final = (
 )
 
 
-class Surroundings(NamedTuple):
+class Place(NamedTuple):
     """Where the commands run."""
 
     prefix: tuple[str, ...] = ()
@@ -70,21 +70,21 @@ class Surroundings(NamedTuple):
 
 
 KINDS: Final = {
-    "as usual": Surroundings(),
-    "no network": Surroundings(("unshare", "--net")),
-    "a path with spaces and other alphabets": Surroundings(folder="検査 é проба 'a"),
-    "a user without rights or home": Surroundings(
+    "as usual": Place(),
+    "no network": Place(("unshare", "--net")),
+    "a path with spaces and other alphabets": Place(folder="検査 é проба 'a"),
+    "a user without rights or home": Place(
         (
             *("setpriv", "--reuid", str(_NOBODY), "--regid", str(_NOBODY)),
             "--clear-groups",
         ),
         variables={"HOME": "/nonexistent"},
     ),
-    "the locale C": Surroundings(variables={"LC_ALL": "C", "PYTHONUTF8": "0"}),
+    "the locale C": Place(variables={"LC_ALL": "C", "PYTHONUTF8": "0"}),
 }
 
 
-def done(command: tuple[str, ...], place: Path, kind: Surroundings) -> str | None:
+def done(command: tuple[str, ...], place: Path, kind: Place) -> str | None:
     """Run a command; return None, or what it says if its exit code is not 0."""
     sources = Path(efficientad.__file__).parents[1]
     finished = subprocess.run(  # noqa: S603 - our own program
@@ -106,8 +106,8 @@ def versions(python: str) -> dict[str, str]:
     return {name: found[name] for name in _SHOWN if name in found}
 
 
-def run_in(name: str, kind: Surroundings, folder: Path, made: Path) -> Run:
-    """Return the recorded run of one kind of surroundings."""
+def run_in(name: str, kind: Place, folder: Path, made: Path) -> Run:
+    """Return the recorded run of one environment."""
     place = folder / kind.folder
     shutil.copytree(made, place)
     for path in (place, *place.rglob("*")):
@@ -118,7 +118,7 @@ def run_in(name: str, kind: Surroundings, folder: Path, made: Path) -> Run:
     shutil.rmtree(place)
     failures = {command: text for command, text in said.items() if text is not None}
     return {
-        "experiment": "surroundings",
+        "experiment": "environments",
         "category": "a day's commands",
         "variant": name,
         "seed": 0,
@@ -133,14 +133,12 @@ def run_in(name: str, kind: Surroundings, folder: Path, made: Path) -> Run:
 
 
 def main() -> None:
-    """Run the commands in all surroundings, and record what came of them."""
+    """Run the commands in all environments, and record what came of them."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH")
     given = parser.parse_args()
     others = dict[str, Any](text.split("=", 1) for text in given.python)
-    pythons = {
-        n: Surroundings(python=str(Path(p).absolute())) for n, p in others.items()
-    }
+    pythons = {n: Place(python=str(Path(p).absolute())) for n, p in others.items()}
     facts = environment()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -150,7 +148,7 @@ def main() -> None:
             made / "parts", n_train=10, n_test_good=2, n_per_defect=1, seed=0, size=64
         )
         for command in TRAINING:
-            if problem := done(command, made, Surroundings()):
+            if problem := done(command, made, Place()):
                 raise SystemExit(problem)
         for kind_name, kind in (KINDS | pythons).items():
             run = run_in(kind_name, kind, folder, made)
