@@ -72,13 +72,14 @@ def full_disk(n_free: int) -> None:
 def cases() -> Iterator[Case]:
     """Yield all cases of full disks."""
     for name, command in COMMANDS.items():
-        for n_free in (0, 4096):
+        # What `check` writes is small enough for the bytes that are left.
+        for n_free in (0,) if name == "check" else (0, 4096):
             yield Case(
                 area="environment",
                 name=f"{name} on a disk with {n_free} bytes left",
                 prepare=partial(full_disk, n_free),
                 command=command,
-                words="No space left on device",
+                words="check folder, permissions and free space",
                 leaves=PARTIAL if command[0] == "predict" else (),
                 seconds=60,
                 mebibytes=1500,
