@@ -21,7 +21,7 @@ _N_IMAGES: Final = 40
 
 COMMANDS: Final = {
     "predict": PREDICT,
-    "predict with maps": (*PREDICT[:-1], "--maps"),
+    "predict with heatmaps": PREDICT[:-1],
     "train": ("train", "normal", "--output", "out/new.ead", *TRAIN),
     "calibrate": ("calibrate", "part.ead", "normal", "--output", "out/new.ead"),
     "evaluate": ("evaluate", "part.ead", "parts", "--output", "out"),
@@ -30,7 +30,8 @@ COMMANDS: Final = {
     "threshold": ("threshold", "out/part.ead", "--at", "0.2"),
     "check": ("check", "parts", "--output", "out/check.json"),
 }
-PARTIAL: Final = (*(f"{name}.partial" for name in LISTS), "heatmaps", "maps")
+PARTIAL: Final = tuple(f"{name}.partial" for name in LISTS)
+LEFT: Final = {"predict": PARTIAL, "predict with heatmaps": (*PARTIAL, "heatmaps")}
 """What an unfinished prediction leaves: its lists, and whole pictures."""
 
 
@@ -80,7 +81,7 @@ def cases() -> Iterator[Case]:
                 prepare=partial(full_disk, n_free),
                 command=command,
                 words="check folder, permissions and free space",
-                leaves=PARTIAL if command[0] == "predict" else (),
+                leaves=LEFT.get(name, ()),
                 seconds=60,
                 mebibytes=1500,
             )
