@@ -23,8 +23,12 @@ def fives(n_images=4):
 def built(cache):
     """Build a cache of fives, and return the number of images that were kept."""
     numbers = []
-    n_images = cache.shape[0]
-    cache.build(lambda n_done: numbers.append(n_done) or fives(n_images)(n_done))
+
+    def noted(n_done):
+        numbers.append(n_done)
+        return fives(cache.shape[0])(n_done)
+
+    cache.build(noted)
     assert (cache.open() == 5).all()
     return numbers[0]
 

@@ -116,7 +116,7 @@ def turn(reader: Reader, first: int, seed: int) -> tuple[int, int, int, list[Any
     return next_case, n_read, n_refused, findings
 
 
-def record(counts: Mapping[str, Any], facts: Mapping[str, Any], seed: int) -> None:
+def record(counts: Mapping[str, Any], facts: dict[str, Any], seed: int) -> None:
     """Write the run of each reader."""
     for name, found in counts.items():
         findings = found["findings"]
