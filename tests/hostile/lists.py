@@ -101,6 +101,36 @@ def with_row(changes: dict[str, str]) -> None:
     write_list(IN / "list.csv", [*LIST[:-1], {**LIST[-1], **changes}])
 
 
+TABLES = {
+    "nested lists": '{"polygons": ' + "[" * 100_000,
+    "a number of 400 digits": '{"unit": "shares", "polygons": [[[1'
+    + "0" * 399
+    + "]]]}",
+    "100 000 corners": json.dumps({"unit": "shares", "polygons": [[[0, 0]] * 100_000]}),
+    "a list": "[]",
+    "nothing": "",
+}
+"""What stands in a JSON file of polygons or of metrics."""
+
+
+def table_cases() -> Iterator[Case]:
+    """Yield regions of interest and metrics that are refused."""
+    path = IN / "table.json"
+    region = ("threshold", "part.ead", "--images", "normal", "--region", str(path))
+    for command in (
+        (*region, "--output", "out/new.ead"),
+        ("card", "part.ead", "--metrics", str(path)),
+    ):
+        for name, text in TABLES.items():
+            yield Case(
+                area="lists",
+                name=f"{command[0]}: {name}",
+                prepare=partial(write, path, text),
+                command=command,
+                words=str(path),
+            )
+
+
 def cases() -> Iterator[Case]:
     """Yield all cases of lists."""
     for name, content in CSV_TEXTS.items():
@@ -135,6 +165,7 @@ def cases() -> Iterator[Case]:
             command=("check", "in/list.csv"),
             codes=(OK, SOME_FAILED),
         )
+    yield from table_cases()
 
 
 def spreadsheet(delimiter: str) -> None:

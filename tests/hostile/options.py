@@ -22,12 +22,29 @@ OUTPUT = {"train": "out/a.ead", "calibrate": "out/a.ead", "predict": "out"}
 OUTPUT |= {"evaluate": "out", "export": "out/a.onnx", "distill": "out/a.safetensors"}
 OUTPUT |= {"demo": "out/demo"}
 NUMBER_OPTIONS = {
-    "train": ("steps", "batch-size", "validation-share", "false-alarm-budget"),
-    "calibrate": ("false-alarm-budget",),
-    "predict": ("streams",),
-    "distill": ("minutes",),
+    "train": (
+        *("steps", "batch-size", "validation-share", "false-alarm-budget"),
+        *("unsure-budget", "scale", "pixel-size"),
+    ),
+    "calibrate": ("false-alarm-budget", "unsure-budget", "pixel-size"),
+    "threshold": ("false-alarm-budget", "unsure-budget", "at", "pixel-size"),
+    "predict": ("streams", "n-workers", "part-size", "cpus", "gpus"),
+    "distill": ("minutes", "steps", "n-held-out", "image-size", "learning-rate"),
     "demo": ("steps",),
 }
+SOUND = {
+    ("calibrate", "unsure-budget", "0"),
+    ("threshold", "unsure-budget", "0"),
+    ("predict", "gpus", "0"),
+    ("predict", "gpus", "1e-320"),
+}
+NUMBER_VALUES = tuple(
+    (verb, name, value)
+    for verb, names in NUMBER_OPTIONS.items()
+    for name in names
+    for value in NUMBERS
+    if (verb, name, value) not in SOUND
+)
 WORD_OPTIONS = {
     "train": ("size", "preset", "device", "local-channels", "seed"),
     "predict": ("device", "engine"),
@@ -71,11 +88,13 @@ def cases() -> Iterator[Case]:
 
 def value_cases() -> Iterator[Case]:
     """Yield values that an option cannot have."""
-    for verb, names in NUMBER_OPTIONS.items():
-        for name in names:
-            for value in NUMBERS:
-                called = call_of(verb, f"--{name}={value}")
-                yield option(f"{verb} --{name}={value[:9]}", *called)
+    for verb, name, value in NUMBER_VALUES:
+        called = call_of(verb, f"--{name}={value}")
+        yield option(f"{verb} --{name}={value[:9]}", *called)
+    for verb in ("train", "calibrate", "threshold"):
+        budgets = ("--false-alarm-budget=0.1", "--unsure-budget=0.05")
+        name = f"{verb} with budgets in the wrong order"
+        yield option(name, *call_of(verb, *budgets), words="give a higher one")
     for verb, names in WORD_OPTIONS.items():
         for name in names:
             for value in WORDS:

@@ -4,6 +4,7 @@ from tests.hostile import (
     checkpoints,
     environment,
     exports,
+    full_disks,
     images,
     library,
     lists,
@@ -24,6 +25,7 @@ CASES: tuple[Case, ...] = (
     *trees.CASES,
     *options.CASES,
     *environment.CASES,
+    *full_disks.CASES,
     *library.CASES,
 )
 

@@ -218,6 +218,7 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path):
         ("model = 'a'\ntokens = 1", "must be a table"),
         ("model = 'a'\nname = 'a/b'", "names of station"),
         ("model = ", "a TOML file was needed"),
+        (f"model = {'[' * 5000}", "a TOML file was needed"),
     ],
 )
 def test_settings_out_of_form_are_refused_in_words(tmp_path, text, words):

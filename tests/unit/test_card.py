@@ -77,7 +77,7 @@ def test_a_card_has_the_metrics_of_an_evaluation(saved, metrics):
     assert "| image_au_roc | 0.9877 |" in text
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"n_defect": 3}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"n_defect": 3}', "[" * 5000])
 def test_metrics_of_another_kind_are_refused(saved, metrics, content):
     metrics.write_text(content)
 

@@ -1,12 +1,14 @@
 """Log records of the package on stderr, by the command line only."""
 
 import contextlib
+import io
 import logging
 import struct
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from efficientad.cli import main as cli
 from efficientad.cli.logs import logging_to_stderr
@@ -97,3 +99,27 @@ def test_a_verb_says_nothing_of_what_image_libraries_complain_about(
 
     with pytest.warns(UserWarning, match="EXIF|Truncated"):  # the positive control
         read_image(path)
+
+
+def test_a_verb_says_nothing_of_what_libtiff_writes_itself(
+    monkeypatch, capfd, tmp_path
+):
+    """A quantization table that is missing: libtiff writes a line past Python."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "TIFF", compression="jpeg")
+    path = tmp_path / "part.tif"
+    path.write_bytes(buffer.getvalue().replace(b"\xff\xdb", b"\xff\xe5", 1))
+
+    def doctor() -> int:
+        with pytest.raises(ImageError, match="decoder error"):
+            read_image(path)
+        return 0
+
+    monkeypatch.setitem(cli._VERBS, "doctor", doctor)
+
+    assert cli.main(["doctor"]) == 0
+    assert not capfd.readouterr().err
+
+    with pytest.raises(ImageError):  # the positive control
+        read_image(path)
+    assert "Quantization table" in capfd.readouterr().err

@@ -84,3 +84,22 @@ def test_what_is_pulled_in_is_pinned(extra):
     pinned = {plain(line.partition("==")[0]) for line in PINNED.splitlines()}
 
     assert pulled_in(extra) - {"efficientad"} <= pinned
+
+
+def test_the_oldest_constraints_are_the_oldest_versions_that_are_allowed():
+    text = (Path(__file__).resolve().parents[2] / "constraints-oldest.txt").read_text()
+    pinned = {line for line in text.splitlines() if not line.startswith("#")}
+
+    oldest = {
+        f"{r.name}=={pin(specifier.version)}"
+        for extra in (None, "onnx", "openvino")
+        for r in own(extra)
+        for specifier in r.specifier
+    }
+    assert pinned == oldest
+
+
+def pin(version):
+    """Return a version with three numbers."""
+    numbers = version.split(".")
+    return ".".join(numbers + ["0"] * (3 - len(numbers)))

@@ -92,7 +92,9 @@ def test_areas_become_shares_of_the_image():
         ([], "shares", "got unit 'shares' and 0 polygons"),
         ([SQUARE], "inches", "got unit 'inches'"),
         ([[["a", 0], [1, 1], [0, 1]]], "shares", "got something else"),
-        ([[[float("nan"), 0], [1, 1], [0, 1]]], "shares", "lies outside"),
+        ([[[float("nan"), 0], [1, 1], [0, 1]]], "shares", "got something else"),
+        ([[[10**400, 0], [1, 1], [0, 1]]], "shares", "got something else"),
+        ([[[0, 0]] * 2001], "shares", "may have 2000 corners, polygon 1 .* 2001"),
     ],
 )
 def test_a_wrong_polygon_gets_one_sentence(drawn, polygons, unit, message):
@@ -102,7 +104,7 @@ def test_a_wrong_polygon_gets_one_sentence(drawn, polygons, unit, message):
 
 def test_a_json_file_of_another_kind_gets_one_sentence(tmp_path):
     path = tmp_path / "region.json"
-    for text in ("[1]", "{", '{"polygons": []}'):
+    for text in ("[1]", "{", '{"polygons": []}', '{"polygons": ' + "[" * 5000):
         path.write_text(text)
         with pytest.raises(ConfigError, match="needs polygons of three or more"):
             rule_of(RuleOptions(region=path), SIZES)

@@ -23,6 +23,7 @@ from efficientad.settings import (
     checked,
     checks_arguments,
 )
+from efficientad.training.config import TrainConfig
 
 Speed = Literal["slow", "fast"]
 EVEN = Annotated[int, Range(32, 384, 32)]
@@ -148,3 +149,10 @@ def test_a_budget_that_a_float_can_hardly_hold_ends_no_calibration():
     assert Calibration(scales, (0.1,), 1e-6).n_more_images_needed == 999_998
     with pytest.raises(ConfigError, match=r"from 1e-06 to 0\.5, got 1e-320"):
         Calibration(scales, (0.1,), 1e-320)
+
+
+def test_budgets_in_the_wrong_order_are_refused_before_a_training():
+    TrainConfig(false_alarm_budget=0.01, unsure_budget=0.02)
+
+    with pytest.raises(ConfigError, match="holds the 1 % of false alarms as well"):
+        TrainConfig(false_alarm_budget=0.01, unsure_budget=0.01)

@@ -1,6 +1,6 @@
 """Commands killed at random moments, and run again.
 
-    python lab/experiments/sudden_death/run.py --kills 100
+    python -m lab.experiments.sudden_death.run --kills 100
 
 Each command runs once undisturbed, which gives its results and its time. Then it is
 killed (SIGKILL) at a random moment of that time and run again, with --resume where it
@@ -20,9 +20,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
+from tests.conftest import _random_resnet18
 
 import efficientad
 from efficientad.cli.main import main as command_line
@@ -37,7 +40,25 @@ _TRAIN: Final = (
     *("--steps", "6", "--batch-size", "1", "--device", "cpu", "--preset", "paper"),
     *("--no-has-pretraining-penalty", "--resume"),
 )
-_OF_TIME: Final = ("milliseconds", "training_seconds", "seconds", "latency_ms")
+_DISTILL: Final = (
+    *("--source", "source.safetensors", "--preset", "quick", "--image-size", "64"),
+    *("--steps", "6", "--batch-size", "2", "--n-held-out", "2", "--device", "cpu"),
+    *("--checkpoint-every", "1", "--feature-cache", "out/features", "--resume"),
+)
+_REPRODUCE: Final = (
+    *("--sizes", "small", "--seeds", "0", "1", "--steps", "2", "--batch-size", "1"),
+    *("--preset", "paper", "--device", "cpu"),
+)
+_OF_TIME: Final = (
+    *("milliseconds", "training_seconds", "seconds", "latency_ms", "load"),
+    *("seconds_waited", "seconds_waited_for_data", "hours", "preparation_hours"),
+    *("peak_memory_mib", "interrupted"),
+)
+_KINDS: Final[dict[str, Any]] = {
+    ".ead": "detector",
+    ".safetensors": "teacher",
+    ".checkpoint": "checkpoint",
+}
 
 
 class Job(NamedTuple):
@@ -52,6 +73,14 @@ JOBS: Final = {
     "train": Job(("train", "parts/train/good", "--output", "out/part.ead", *_TRAIN)),
     "predict": Job(("predict", "part.ead", "parts/test", "--output", "out", "--maps")),
     "evaluate": Job(("evaluate", "part.ead", "parts", "--output", "out")),
+    "calibrate": Job(
+        ("calibrate", "out/part.ead", "parts/train/good", "--output", "out/part.ead"),
+        {"part.ead": "part.ead"},
+    ),
+    "distill": Job(
+        ("distill", "parts/train/good", "--output", "out/a.safetensors", *_DISTILL)
+    ),
+    "reproduce": Job(("reproduce", "parts", "--output", "out", *_REPRODUCE)),
     "export": Job(("export", "part.ead", "--output", "out/part.onnx")),
     "threshold": Job(
         ("threshold", "out/part.ead", "--at", "0.2", "--force"),
@@ -102,14 +131,14 @@ def without_times(value: object) -> object:
     if isinstance(value, dict):
         kept = {k: v for k, v in value.items() if k not in _OF_TIME}
         return {name: without_times(inner) for name, inner in kept.items()}
-    return value
+    return list(map(without_times, value)) if isinstance(value, list) else value
 
 
 def content_of(path: Path) -> bytes:
     """Return what must be equal in two files of a kind."""
     match path.suffix:
-        case ".ead":
-            arrays, content = container.read(path, "detector")
+        case ".ead" | ".safetensors" | ".checkpoint":
+            arrays, content = container.read(path, _KINDS[path.suffix])
             told = json.dumps(without_times(content), sort_keys=True).encode()
             return told + b"".join(arrays[name].tobytes() for name in sorted(arrays))
         case ".csv":
@@ -119,8 +148,8 @@ def content_of(path: Path) -> bytes:
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else ()
             values = list(map(json.loads, lines or (path.read_text(),)))
             return repr(list(map(without_times, values))).encode()
-        case ".html":
-            return b""  # it shows times, and stands and falls with metrics.json
+        case ".html" | ".md":
+            return b""  # they show times, and follow from the recorded results
         case _:
             return path.read_bytes()
 
@@ -187,11 +216,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="of all commands")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=list(JOBS), choices=list(JOBS))
     given = parser.parse_args()
+    torch.set_num_threads(1)  # a forked child cannot use threads of its parent
     for name in efficientad.__all__:
         getattr(efficientad, name)
     shares: dict[str, int] = {
-        name: (given.kills + index) // len(JOBS) for index, name in enumerate(JOBS)
+        name: (given.kills + index) // len(given.only)
+        for index, name in enumerate(given.only)
     }
     results = RESULTS.resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -200,6 +232,7 @@ def main() -> None:
             Path("parts"), n_train=10, n_test_good=2, n_per_defect=1, seed=0, size=64
         )
         finished((*JOBS["train"].command[:3], "part.ead", *_TRAIN))
+        save_file(_random_resnet18(), "source.safetensors")
         for name, n_kills in shares.items():
             run = measured(name, n_kills, given.seed)
             print(write_run(run | environment(), results), run["metrics"], flush=True)

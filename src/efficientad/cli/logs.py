@@ -1,5 +1,6 @@
 """Log records of the package as lines on stderr, and none of image libraries."""
 
+import ctypes
 import logging
 import sys
 import warnings
@@ -28,7 +29,8 @@ class _StderrHandler(logging.Handler):
 def logging_to_stderr() -> Iterator[None]:
     """Print what the package logs from level INFO on, inside the context.
 
-    Pillow and tifffile say nothing there: a file that is refused has a sentence.
+    Pillow, its libtiff and tifffile say nothing there: a file that is refused has a
+    sentence.
     """
     logger = logging.getLogger("efficientad")
     handler, level = _StderrHandler(), logger.level
@@ -38,7 +40,7 @@ def logging_to_stderr() -> Iterator[None]:
     for name in _IMAGE_LIBRARIES:
         logging.getLogger(name).addHandler(silent)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silent_libtiff():
             for name in _IMAGE_LIBRARIES:
                 warnings.filterwarnings("ignore", module=rf"{name}\b")
             yield
@@ -47,3 +49,23 @@ def logging_to_stderr() -> Iterator[None]:
             logging.getLogger(name).removeHandler(silent)
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """Keep the C library from writing to stderr; its errors reach Python all the same.
+
+    Pillow is linked with it, so it is found through Pillow, except on Windows.
+    """
+    from PIL import _imaging
+
+    set_handler = getattr(ctypes.CDLL(_imaging.__file__), "TIFFSetErrorHandler", None)
+    if set_handler is None:
+        yield
+        return
+    set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+    handler = set_handler(None)
+    try:
+        yield
+    finally:
+        set_handler(handler)

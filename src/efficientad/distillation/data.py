@@ -288,12 +288,15 @@ class DistillationData:
         n, side = len(self.numbers), self.grid_size
         shape = n, side, side, self.features.n_channels
         cache = FeatureCache(folder, shape, self._fingerprint())
-        n_done = cache.n_done()
         basis = folder / _BASIS
-        if self.config.reduction == "pca" and not basis.exists():
-            tensor_file.write(basis, "basis", as_arrays(self._reduction()), {})
-        batches = self._batches(range(n_done, n), "caching the source features")
-        cache.build(map(self._compute, batches))
+
+        def features_from(n_done: int) -> Iterator[Tensor]:
+            if self.config.reduction == "pca" and not basis.exists():
+                tensor_file.write(basis, "basis", as_arrays(self._reduction()), {})
+            batches = self._batches(range(n_done, n), "caching the source features")
+            return map(self._compute, batches)
+
+        cache.build(features_from)
         self._pictures.clear()  # the large ones are not needed any more
         self._cached = cache.open()
 

@@ -5,13 +5,16 @@ learns from it. Cached features make the same images cheap in every later step.
 
 The file holds half-precision features, (images, rows, columns, channels), in one fixed
 order, and grows image by image. A stopped build resumes at its last image, a killed one
-up to 100 images before.
+up to 100 images before. The index beside it has a SHA-256, which is checked before the
+features are used.
 """
 
+import hashlib
 import json
+import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,13 @@ from torch import Tensor
 
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.model_files.json_text import from_json
-from efficientad.storage import write_atomically
+from efficientad.storage import storage_errors, write_atomically
 
 _N_BYTES = np.dtype(np.float16).itemsize
 _NOTED_EVERY = 100
+_BLOCK_BYTES = 2**20
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,44 +56,23 @@ class FeatureCache:
         """Open the finished file for reading."""
         return np.memmap(self._file, dtype=np.float16, mode="r", shape=self.shape)
 
-    def n_done(self) -> int:
-        """Return the number of images on disk.
-
-        It is 0 if the file is missing, or shorter than its index says.
-
-        Raises:
-            ModelFileError: If the folder holds features of something else.
-        """
-        if not self._index.exists():
-            return 0
-        try:
-            fingerprint, n_done = _read_index(self._index)
-        except (ValueError, KeyError) as error:
-            raise ModelFileError(
-                f"{self._index} is not the index of a feature cache; delete the folder"
-            ) from error
-        if fingerprint != self.fingerprint:
-            raise ModelFileError(
-                f"{self.folder} holds features of another source network, reduction or "
-                "set of images; delete the folder or choose another one"
-            )
-        n_found = self._file.stat().st_size if self._file.exists() else 0
-        return n_done if n_found >= n_done * math.prod(self.shape[1:]) * _N_BYTES else 0
-
-    def build(self, batches: Iterable[Tensor]) -> None:
-        """Append what is missing.
+    def build(self, batches_from: Callable[[int], Iterable[Tensor]]) -> None:
+        """Append what is missing. Features that are damaged are computed again.
 
         Args:
-            batches: Features of the images from number `n_done()` on, (batch, rows,
-                columns, channels).
+            batches_from: Function that gives the features of all images from a number
+                on, (batch, rows, columns, channels).
 
         Raises:
             ModelFileError: If the folder holds features of something else.
-            StorageError: If the features cannot be written.
+            StorageError: If the features cannot be read or written.
         """
-        n_done = n_noted = self.n_done()
+        with storage_errors(self._file):
+            n_done, digest = self._whole()
+        n_noted = n_done
+        batches = batches_from(n_done)
         # First: reserved space must not pass for features.
-        self._note(n_done)
+        self._note(n_done, digest)
         try:
             # Reserved space: a mapped write to a full disk would end the process.
             n_bytes = math.prod(self.shape) * _N_BYTES
@@ -104,24 +89,61 @@ class FeatureCache:
             ) from error
         try:
             for batch in batches:
-                file[n_done : n_done + len(batch)] = batch.half().cpu().numpy()
+                features = batch.half().cpu().numpy()
+                file[n_done : n_done + len(batch)] = features
+                digest.update(np.ascontiguousarray(features).data)
                 n_done += len(batch)
                 if n_done - n_noted >= _NOTED_EVERY:
                     file.flush()
-                    self._note(n_done)
+                    self._note(n_done, digest)
                     n_noted = n_done
         finally:
             # Only images on the disk count, even if the machine stops at once.
             file.flush()
-            self._note(n_done)
+            self._note(n_done, digest)
 
-    def _note(self, n_done: int) -> None:
-        text = json.dumps({"fingerprint": self.fingerprint, "n_done": n_done})
-        write_atomically(self._index, text.encode())
+    def _whole(self) -> tuple[int, "hashlib._Hash"]:
+        """Return the number of images on disk and the hash of their features.
+
+        It is 0 if the file is missing, shorter than its index says, or damaged.
+        """
+        digest = hashlib.sha256()
+        if not self._index.exists():
+            return 0, digest
+        try:
+            fingerprint, n_done, recorded = _read_index(self._index)
+        except (ValueError, KeyError) as error:
+            raise ModelFileError(
+                f"{self._index} is not the index of a feature cache; delete the folder"
+            ) from error
+        if fingerprint != self.fingerprint:
+            raise ModelFileError(
+                f"{self.folder} holds features of another source network, reduction or "
+                "set of images; delete the folder or choose another one"
+            )
+        n_left = n_done * math.prod(self.shape[1:]) * _N_BYTES
+        if self._file.exists():
+            with self._file.open("rb") as file:
+                while block := file.read(min(n_left, _BLOCK_BYTES)):
+                    digest.update(block)
+                    n_left -= len(block)
+        if recorded is None:
+            logger.info("%s has no checksum: it is of an earlier version", self._index)
+        if not n_left and recorded in {None, digest.hexdigest()}:
+            return n_done, digest
+        logger.warning("%s is damaged, so it is computed again", self._file)
+        return 0, hashlib.sha256()
+
+    def _note(self, n_done: int, digest: "hashlib._Hash") -> None:
+        facts = {"fingerprint": self.fingerprint, "n_done": n_done}
+        facts["sha256"] = digest.hexdigest()
+        write_atomically(self._index, json.dumps(facts).encode())
 
 
-def _read_index(path: Path) -> tuple[Any, int]:
-    """Return fingerprint and number of images on disk, at least 0.
+def _read_index(path: Path) -> tuple[Any, int, Any]:
+    """Return fingerprint, number of images on disk, at least 0, and their hash.
+
+    The first caches have no hash, which is None then.
 
     Raises:
         KeyError, ValueError: If the file is no index.
@@ -130,4 +152,4 @@ def _read_index(path: Path) -> tuple[Any, int]:
     n_done = found["n_done"]
     if type(n_done) is not int or n_done < 0:
         raise ValueError("n_done")
-    return found["fingerprint"], n_done
+    return found["fingerprint"], n_done, found.get("sha256")

@@ -249,7 +249,10 @@ def _write(model: "onnx.ModelProto", path: Path) -> None:
 
     converted = openvino.Core().read_model(content)
     converted.set_rt_info("", metadata.KEY)  # a place for the metadata
-    openvino.save_model(converted, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(converted, path, compress_to_fp16=False)
+    except RuntimeError as error:  # its only reason is the disk
+        raise OSError(str(error)) from error
 
 
 def _metadata_of(predictor: Predictor, precision: Precision) -> Metadata:

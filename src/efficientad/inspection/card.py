@@ -1,6 +1,5 @@
 """The model card of a model file: data, settings, decision, metrics and limits."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from efficientad.inspection.opening import EXPORT_SUFFIXES, require_model_file
 from efficientad.method.decision import Calibration
 from efficientad.model_files import export_metadata
 from efficientad.model_files.detector_file import read_detector
+from efficientad.model_files.json_text import from_json
 from efficientad.settings import checks_arguments
 from efficientad.storage import file_hash
 
@@ -123,14 +123,14 @@ def _metrics(path: Path | None) -> list[str]:
     if path is None:
         return ["Not measured. `efficientad evaluate` writes the metrics.json for it."]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_bytes())
         numbers = {k: v for k, v in content.items() if isinstance(v, float)}
         found = (
             f"Found {content['n_defects_found']} of {content['n_defect']} defects, "
             f"{content['n_normal_flagged']} of {content['n_normal']} false alarms, on "
             f"the test images of {content['category']}."
         )
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ResultError(
             f"a card needs the metrics.json of an evaluation, {path} cannot be used "
             f"({error}); run efficientad evaluate"

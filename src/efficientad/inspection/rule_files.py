@@ -5,7 +5,6 @@ Polygons are a JSON file, in pixels of the images or in shares of their sides:
     {"unit": "pixels", "polygons": [[[x, y], [x, y], [x, y]], ...]}
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +18,14 @@ from efficientad.images.rgb import Mask, read_image
 from efficientad.inspection.rule_options import RuleOptions
 from efficientad.method.components import components
 from efficientad.method.rule import MASK_SIDE, WHITE, Rule, encode_mask, is_same_aspect
+from efficientad.model_files.json_text import from_json
 
 Size = tuple[int, int]
 """Height and width of an image in pixels."""
 
 _LEAST_POINTS: Final = 3
+_MOST_POINTS: Final = 2000
+"""Memory and time to look for crossed sides grow with the square of the corners."""
 
 
 def rule_of(options: RuleOptions, sizes: Sequence[Size]) -> Rule:
@@ -109,7 +111,7 @@ def _mask(path: Path | None, sizes: Sequence[Size], *, otherwise: bool) -> Mask:
 def _polygons(path: Path, sizes: Sequence[Size]) -> list[NDArray[np.float64]]:
     """Return the corners of each polygon in shares of the image's sides, (n, 2)."""
     try:
-        content = json.loads(path.read_bytes())
+        content = from_json(path.read_bytes())
         unit, given = content["unit"], content["polygons"]
         polygons = [np.array(corners, np.float64) for corners in given]
     except OSError as error:
@@ -125,6 +127,11 @@ def _polygons(path: Path, sizes: Sequence[Size]) -> list[NDArray[np.float64]]:
         is_list = corners.shape[1:] == (2,) and len(corners) >= _LEAST_POINTS
         if not is_list:
             raise ConfigError(_form(path, f"shape {corners.shape} in polygon {number}"))
+        if len(corners) > _MOST_POINTS:
+            raise ConfigError(
+                f"a polygon may have {_MOST_POINTS} corners, polygon {number} of "
+                f"{path} has {len(corners)}; leave some out, or give a picture"
+            )
         if not ((corners >= 0) & (corners <= sides)).all():
             raise ConfigError(
                 f"polygon {number} of {path} lies outside of the image; keep all "

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET
+from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET, percent, require_order
 from efficientad.method.maps import (
     HIGH_TARGET,
     MapScale,
@@ -119,12 +119,7 @@ class Calibration:
             raise ConfigError("each kind of change needs at least one image score")
         if not (self.score_has_map or self.terms):
             raise ConfigError("a score needs the maps or at least one term")
-        unsure = self.unsure_budget
-        if unsure is not None and unsure <= self.false_alarm_budget:
-            raise ConfigError(
-                f"the unsure budget holds the {_percent(self.false_alarm_budget)} of "
-                f"false alarms as well, got {_percent(unsure)}; give a higher one"
-            )
+        require_order(self.false_alarm_budget, self.unsure_budget)
 
     @cached_property
     def threshold(self) -> float:
@@ -190,11 +185,11 @@ class Calibration:
     def statement(self) -> str:
         """Return one sentence on what the threshold promises."""
         n = len(self.normal_scores)
-        rate = _percent(self.guaranteed_false_alarm_rate)
+        rate = percent(self.guaranteed_false_alarm_rate)
         text = f"{n} held-out normal images guarantee at most {rate} false alarms"
         if self.given_threshold is not None:
             return text
-        budget = _percent(self.false_alarm_budget)
+        budget = percent(self.false_alarm_budget)
         if self.threshold_rule != "rank":
             n_all = n + len(self.training_scores)
             estimate = (
@@ -204,7 +199,7 @@ class Calibration:
             if self.threshold > self._estimate(self.false_alarm_budget):
                 estimate += (
                     ", and raised so that changes that are no defects flag at most "
-                    f"{_percent(_MORE_IN_SECOND_SESSION * self.false_alarm_budget)}"
+                    f"{percent(_MORE_IN_SECOND_SESSION * self.false_alarm_budget)}"
                 )
             text = f"{estimate}; {text}"
         if self.n_more_images_needed:
@@ -212,7 +207,7 @@ class Calibration:
         if self.unsure_budget is not None:
             text += (
                 f"; scores above {self.unsure_threshold:.4g} are unsure, so that "
-                f"{_percent(self.unsure_budget)} of normal images are expected there "
+                f"{percent(self.unsure_budget)} of normal images are expected there "
                 "or higher"
             )
         return text
@@ -269,7 +264,7 @@ class Calibration:
             other = self.at_budget(budget)
             flagged = f"{other.n_flagged} of {n}"
             lines.append(
-                f"{_percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"
+                f"{percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"
             )
         return lines
 
@@ -306,10 +301,6 @@ class Calibration:
         n_below = bisect_left(self.normal_scores, image_score)
         n = len(self.normal_scores)
         return (n - n_below + 1) / (n + 1)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
 
 
 def _lowest_for(scores: tuple[float, ...], budget: float) -> float:

@@ -184,7 +184,7 @@ def read_config(
             raise StorageError(
                 f"cannot read {path} ({error.strerror}); check the path"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"a TOML file was needed, {path}: {error}") from error
     for entry in fields(StationConfig):
         text = environment.get(ENVIRONMENT_PREFIX + entry.name.upper())
@@ -213,7 +213,7 @@ def _value(text: str) -> Any:
     """Return the value of a variable: as in TOML, or else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

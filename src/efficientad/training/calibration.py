@@ -25,7 +25,7 @@ from efficientad.inspection.rule_files import rule_of
 from efficientad.inspection.rule_options import RuleOptions
 from efficientad.inspection.tiling import run, whole_views
 from efficientad.method.alignment import Alignment
-from efficientad.method.budget import DEFAULT_BUDGET
+from efficientad.method.budget import DEFAULT_BUDGET, require_order
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import (
@@ -95,6 +95,7 @@ def calibrate(
         ConfigError: If the predictor runs an export, whose graph holds its own scales,
             or the threshold is no decision.
     """
+    require_order(false_alarm_budget, unsure_budget)
     if predictor.weights is None:
         raise ConfigError(
             "calibration needs a detector file, got an exported model; calibrate the "

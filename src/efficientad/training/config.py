@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from efficientad.engines.names import AlignChoice, Device, TileChoice
 from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
-from efficientad.method.budget import DEFAULT_BUDGET
+from efficientad.method.budget import DEFAULT_BUDGET, require_order
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.settings import (
     BatchSize,
@@ -105,6 +105,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Reject settings of another type or outside their range."""
         check_fields(self)
+        require_order(self.false_alarm_budget, self.unsure_budget)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
