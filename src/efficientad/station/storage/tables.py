@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     JSON,
     Boolean,
     Column,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    event,
     text,
 )
 
@@ -113,6 +115,7 @@ inspections = Table(
     _time("captured_at"),
     Column("part", String(200), index=True),
     Column("sha256", String(64), nullable=False),
+    Column("color", String(3), nullable=False),
     Column("model", String(64), ForeignKey("models.sha256"), nullable=False),
     Column("rule", String(36), ForeignKey("rules.id"), nullable=False),
     Column("image_score", Float),
@@ -261,6 +264,26 @@ audit = Table(
     Column("reason", String(2000)),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
+)
+for _change in ("UPDATE", "DELETE"):
+    _refusal = DDL(
+        f"CREATE TRIGGER audit_no_{_change.lower()} BEFORE {_change} ON audit BEGIN "
+        "SELECT RAISE(ABORT, 'the audit log does not change'); END"
+    )
+    event.listen(audit, "after_create", _refusal)
+
+jobs = Table(
+    "jobs",
+    METADATA,
+    _id(),
+    Column("kind", String(10), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("by", String(200), nullable=False),
+    _time("at", nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("detail", String(2000)),
+    Column("result", JSON),
+    Index("ix_jobs_subject", "kind", "subject"),
 )
 
 tokens = Table(
