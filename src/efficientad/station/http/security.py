@@ -78,8 +78,9 @@ async def client_of(request: Request) -> Client:
     if config.is_open or not config.tokens:
         return Client("anybody", "engineer")
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        token = request.cookies.get(SESSION_COOKIE, "")
+    if scheme.lower() != "bearer":  # clients of AWS send it as a session's token
+        token = request.headers.get("x-amz-security-token", "")
+        token = token or request.cookies.get(SESSION_COOKIE, "")
     row = await run_in_threadpool(_token_row, station, token_hash(token))
     if not token or row is None:
         raise ProblemError(

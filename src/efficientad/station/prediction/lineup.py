@@ -7,8 +7,9 @@ one change of a reference; the old one finishes its work.
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +29,7 @@ from efficientad.station.prediction.changes import (
 )
 from efficientad.station.prediction.golden import replay
 from efficientad.station.prediction.inspector import Job, Outcome, Ready
-from efficientad.station.prediction.rules import Rule, first_rule
+from efficientad.station.prediction.rules import Rule, first_rule, rule_of
 from efficientad.station.prediction.supervisor import Inspector, Report
 from efficientad.station.storage import registry
 from efficientad.station.storage.engine import Database
@@ -50,7 +51,9 @@ def open_model(path: Path, config: StationConfig) -> Predictor:
 
 
 @dataclass(frozen=True)
-class _Active:
+class Active:
+    """A model that is open, and the rule that it decides by."""
+
     inspector: Inspector
     rule: Rule
 
@@ -74,7 +77,7 @@ class Lineup:
         self._report = report
         self._opener = opener
         self._folder = config.data / "models"
-        self._active: Mapping[str, _Active] = {}
+        self._active: Mapping[str, Active] = {}
         self._opened: dict[str, Inspector] = {}
         self._swap = threading.Lock()
         self._one_at_a_time = threading.Lock()
@@ -195,7 +198,21 @@ class Lineup:
             self._put(source, active)
         return row
 
-    def _put(self, source: str, active: _Active) -> None:
+    @contextmanager
+    def opened(self, model: str, rule: str | None) -> Iterator[Active]:
+        """Yield a model with a rule, opened for this use if it is not in use.
+
+        Raises:
+            UnknownError: If there is no such model or rule.
+        """
+        with self._one_at_a_time:
+            active = self._active_of(model, rule)
+        try:
+            yield active
+        finally:
+            self._close_unused(active.inspector)
+
+    def _put(self, source: str, active: Active) -> None:
         """Let an inspector take over a source; the one before finishes its work."""
         with self._swap:
             before = self._active.get(source)
@@ -203,7 +220,7 @@ class Lineup:
         if before is not None:
             self._close_unused(before.inspector)
 
-    def _of(self, source: str) -> _Active:
+    def _of(self, source: str) -> Active:
         return self._active.get(source) or self._active[ALL_SOURCES]
 
     def _added(self, path: Path, name: str, by: By) -> Inspector:
@@ -236,18 +253,18 @@ class Lineup:
             self.add_rule(sha256, values, replace(by, reason=reason))
         return inspector
 
-    def _active_of(self, model: str, rule: str | None) -> _Active:
+    def _active_of(self, model: str, rule: str | None) -> Active:
         """Return a model with a rule, opened if it is not yet."""
         chosen = self._rule(model, rule)
         for each in self._active.values():
             if each.rule.model == model:
-                return _Active(each.inspector, chosen)
+                return Active(each.inspector, chosen)
         opened = self._opened.pop(model, None)
         if opened is None:
             places = self._folder.glob(f"{model}.*")
             (place,) = (path for path in places if path.suffix != ".bin")
             opened, _ = self._inspector(place)
-        return _Active(opened, chosen)
+        return Active(opened, chosen)
 
     def _rule(self, model: str, rule: str | None) -> Rule:
         with self._database.connect() as connection:
@@ -257,9 +274,7 @@ class Lineup:
                 row = registry.rule_of(connection, rule)
         if row is None or row["model"] != model:
             raise UnknownError(f"no rule {rule or ''} of a model {model}")
-        fields = ("id", "model", "version", "threshold", "budget", "min_area")
-        regions = json.dumps(row["regions"])
-        return Rule(**{name: row[name] for name in fields}, regions=regions)
+        return rule_of(row)
 
     def _inspector(self, place: Path) -> tuple[Inspector, Ready]:
         """Return an inspector that is ready, and facts about its model."""
