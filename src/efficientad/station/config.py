@@ -54,6 +54,35 @@ class Folder(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Camera(_Checked):
+    """A camera or a video whose frames are inspected."""
+
+    name: str
+    """Text that stands for the source in rows and paths."""
+    address: str = ""
+    """Device such as /dev/video0, stream such as rtsp://HOST/PATH, or video file."""
+    command: tuple[str, ...] = ()
+    """Program, in place of an address, that writes frames as PPM to its output."""
+    mode: Literal["free", "interval", "trigger", "every"] = "free"
+    """`free`: the newest frame, as soon as there is a place. `interval`: one each
+    `seconds`. `trigger`: the first one after a request. `every`: all; the camera waits
+    for a trigger of its own."""
+    seconds: _Positive = 1.0
+    """Time between two frames in the mode `interval`."""
+    stall_seconds: _Positive | None = 5.0
+    """Time without a frame after which the camera is opened again. None: it is not."""
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type or range, and two ways to frames or none."""
+        super().__post_init__()
+        if bool(self.address) == bool(self.command):
+            raise ConfigError(
+                f"a camera needs an address or a command, {self.name} has "
+                f"{'both' if self.address else 'none'}; give one of them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Webhook(_Checked):
     """An address that gets each inspection as JSON."""
 
@@ -127,6 +156,7 @@ class StationConfig(_Checked):
     retention: Retention = field(default_factory=Retention)
     tokens: tuple[Token, ...] = ()
     folders: tuple[Folder, ...] = ()
+    cameras: tuple[Camera, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
     mqtt: Mqtt | None = None
 
@@ -149,7 +179,8 @@ class StationConfig(_Checked):
                 f"a station that others reach at {self.host} needs tokens, got none; "
                 "make one with --new-token, or allow everybody everything with --open"
             )
-        names = [*self.sinks, *(folder.name for folder in self.folders)]
+        sources = (*self.folders, *self.cameras)
+        names = [*self.sinks, *(source.name for source in sources)]
         for name in (self.name, *names):
             if not _NAME.fullmatch(name):
                 raise ConfigError(
@@ -206,6 +237,8 @@ def _shown(name: str, value: Any) -> Any:
         return {key: _shown(key, inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_shown(name, inner) for inner in value]
+    if isinstance(value, str):
+        return re.sub(r"//[^/@]*@", "//…@", value)
     return str(value) if isinstance(value, Path) else value
 
 

@@ -77,11 +77,7 @@ class FolderSource:
 
     def _is_running(self) -> bool:
         with self._station.database.connect() as connection:
-            sources = registry.list_sources(connection)
-        return any(
-            row["name"] == self._folder.name and row["state"] == "running"
-            for row in sources
-        )
+            return registry.source_state(connection, self._folder.name) == "running"
 
     def _look(self) -> None:
         """Inspect all files that have not changed for some time, oldest first."""
