@@ -103,7 +103,8 @@ def test_a_trigger_takes_the_next_frame(tmp_path):
         one = f"{INSPECTIONS}/{number}"
         wait_until(lambda: client.get(one).status_code == 200)
         client.post(f"{place}/pause")
-        wait_until(lambda: client.post(f"{place}/trigger").status_code == 409)
+        wait_until(lambda: not client.app.state.cameras["line"]._is_running)
+        assert client.post(f"{place}/trigger").status_code == 409
         unknown = client.post("/api/v1/sources/other/trigger")
         found = listed(client)
 
@@ -150,9 +151,9 @@ def test_frames_are_read_one_by_one():
     pixels = np.arange(24, dtype=np.uint8)
     stream = BytesIO(b"P6\n# drawn\n4 2\n255\n" + pixels.tobytes() + b"P6 1 1 255 abc")
 
-    np.testing.assert_array_equal(read_frame(stream), pixels.reshape(2, 4, 3))
-    assert read_frame(stream).tolist() == [[[97, 98, 99]]]
-    assert read_frame(stream) is None
+    np.testing.assert_array_equal(read_frame(stream.read), pixels.reshape(2, 4, 3))
+    assert read_frame(stream.read).tolist() == [[[97, 98, 99]]]
+    assert read_frame(stream.read) is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_frames_are_read_one_by_one():
 )
 def test_anything_but_frames_is_refused(content):
     with pytest.raises(ImageError):
-        read_frame(BytesIO(content))
+        read_frame(BytesIO(content).read)
 
 
 @pytest.mark.parametrize(

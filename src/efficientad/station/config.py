@@ -4,6 +4,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 
@@ -36,6 +38,41 @@ class Token(_Checked):
     role: Role
     sha256: str
     """SHA-256 of the token, as `efficientad serve --new-token` prints it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy(_Checked):
+    """A proxy that signs people in, and names them in a header."""
+
+    addresses: tuple[str, ...]
+    """Addresses or networks from which the header is taken, such as 10.0.0.2."""
+    header: str = "X-Forwarded-User"
+    """Header that the proxy sets or removes in every request."""
+    role: Role = "viewer"
+    """Role of everybody who is not named here."""
+    operators: tuple[str, ...] = ()
+    engineers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type or range."""
+        super().__post_init__()
+        try:
+            self.networks  # noqa: B018 - it is computed once
+        except ValueError as error:
+            raise ConfigError(
+                f"a proxy needs addresses or networks, {error}; correct it"
+            ) from error
+
+    @cached_property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The addresses of the proxy."""
+        return tuple(map(ip_network, self.addresses))
+
+    def role_of(self, name: str) -> Role:
+        """Return the role of somebody who is signed in."""
+        if name in self.engineers:
+            return "engineer"
+        return "operator" if name in self.operators else self.role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +192,7 @@ class StationConfig(_Checked):
     """Time without a part of a source that is an incident. None: it is none."""
     retention: Retention = field(default_factory=Retention)
     tokens: tuple[Token, ...] = ()
+    proxy: Proxy | None = None
     folders: tuple[Folder, ...] = ()
     cameras: tuple[Camera, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
@@ -166,6 +204,11 @@ class StationConfig(_Checked):
         return self.host in {"127.0.0.1", "::1", "localhost"}
 
     @property
+    def has_identities(self) -> bool:
+        """Whether the station knows who sends a request."""
+        return bool(self.tokens) or self.proxy is not None
+
+    @property
     def sinks(self) -> tuple[str, ...]:
         """Names of everything that gets each inspection."""
         broker = () if self.mqtt is None else (self.mqtt.name,)
@@ -174,7 +217,7 @@ class StationConfig(_Checked):
     def __post_init__(self) -> None:
         """Reject settings of another type or range, and those that exclude others."""
         super().__post_init__()
-        if not (self.is_loopback or self.tokens or self.is_open):
+        if not (self.is_loopback or self.has_identities or self.is_open):
             raise ConfigError(
                 f"a station that others reach at {self.host} needs tokens, got none; "
                 "make one with --new-token, or allow everybody everything with --open"

@@ -26,6 +26,7 @@ from efficientad.station.http.security import (
     Operator,
     TheStation,
     Viewer,
+    is_secure,
     new_token,
     token_hash,
 )
@@ -170,7 +171,7 @@ def post_session(
         SESSION_COOKIE,
         secret,
         max_age=_SESSION_HOURS * 3600,
-        secure=request.url.scheme == "https",
+        secure=is_secure(request),
         httponly=True,
         samesite="strict",
     )

@@ -145,7 +145,7 @@ class CameraSource:
             assert process.stdout is not None
             with process.stdout as stream:
                 try:
-                    while (pixels := read_frame(stream)) is not None:
+                    while (pixels := read_frame(stream.read)) is not None:
                         self._last_frame = time.monotonic()
                         self._offer(pixels, n_frames)
                         n_frames += 1
