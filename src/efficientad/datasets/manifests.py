@@ -96,16 +96,15 @@ def _defect(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     try:
         classes = entry["anomaly-mask-ref-metadata"]["internal-color-map"].values()
         color_of = {each["class-name"].lower(): each["hex-color"] for each in classes}
-        color = re.fullmatch(r"#[0-9a-fA-F]{6}", color_of.pop(_BACKGROUND))
-        background = tuple(bytes.fromhex(color[0][1:]))
+        red, green, blue = bytes.fromhex(color_of.pop(_BACKGROUND).removeprefix("#"))
         path = _local(mask)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             "a mask needs anomaly-mask-ref-metadata with the color of BACKGROUND, "
             f"{where}, has none ({error}); copy the line again, or remove the mask"
         ) from error
     (kind,) = color_of if len(color_of) == 1 else ("anomaly",)
-    return {"defect_type": kind, "mask": path, "background": background}
+    return {"defect_type": kind, "mask": path, "background": (red, green, blue)}
 
 
 def _local(address: str) -> str:

@@ -222,7 +222,7 @@ class StationConfig(_Checked):
                 f"a station that others reach at {self.host} needs tokens, got none; "
                 "make one with --new-token, or allow everybody everything with --open"
             )
-        sources = (*self.folders, *self.cameras)
+        sources: tuple[Folder | Camera, ...] = (*self.folders, *self.cameras)
         names = [*self.sinks, *(source.name for source in sources)]
         for name in (self.name, *names):
             if not _NAME.fullmatch(name):

@@ -33,7 +33,7 @@ _ModelHash = Annotated[Sha256, Path(description="SHA-256 of a model file.")]
 
 
 class Trial(BaseModel):
-    """What a model decides on stored parts, beside what was decided."""
+    """Decisions of a model on stored parts, beside those that were made."""
 
     rule: str
     n: int

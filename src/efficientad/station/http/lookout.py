@@ -73,7 +73,7 @@ class Failure(BaseModel):
 
 
 class ImageSource(BaseModel):
-    """Where the image came from."""
+    """Origin of an image."""
 
     Type: Literal["direct"] = "direct"
 
@@ -95,7 +95,7 @@ class Anomaly(BaseModel):
 
 
 class DetectAnomalyResult(BaseModel):
-    """What was found in an image."""
+    """Decision on an image, and its defects."""
 
     Source: ImageSource = ImageSource()
     IsAnomalous: bool

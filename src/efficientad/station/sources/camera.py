@@ -23,13 +23,10 @@ from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.decoding import N_FIRST_BYTES
 from efficientad.images.rgb import RGBImage
 from efficientad.station.config import Camera
-from efficientad.station.errors import (
-    ConflictError,
-    OverloadedError,
-    UnavailableError,
-)
+from efficientad.station.errors import ConflictError
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer, Arrival
+from efficientad.station.sources.places import wait_for_place
 from efficientad.station.sources.ppm import read_frame
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
@@ -39,7 +36,6 @@ _AT_ONCE: Final = 2
 _MAX_WAITING: Final = 8
 _END_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.25
-_PLACE_SECONDS: Final = 0.02
 _PAUSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -206,27 +202,14 @@ class CameraSource:
                     continue
             if not self._under_way.acquire(timeout=_LOOK_SECONDS):
                 continue
-            if not self._enter():
+            name, is_closing = self._camera.name, self._is_closing
+            if not wait_for_place(self._station, name, is_closing):
                 self._under_way.release()
-                continue
+                return
             with self._change:
                 frame = self._waiting.popleft()
                 self._change.notify_all()
             self._submit(frame)
-        for _ in range(_AT_ONCE):
-            self._under_way.acquire()
-
-    def _enter(self) -> bool:
-        """Take a place, or wait a little."""
-        try:
-            self._station.enter(self._camera.name)
-        except OverloadedError:
-            self._is_closing.wait(_PLACE_SECONDS)
-        except UnavailableError:
-            self._is_closing.wait(_LOOK_SECONDS)
-        else:
-            return True
-        return False
 
     def _submit(self, frame: _Frame) -> None:
         part = self._station.media.incoming(frame.number)
@@ -260,7 +243,7 @@ class CameraSource:
             self._report(f"a frame was not inspected: {error}")
 
     def _overrun(self, frame: _Frame) -> None:
-        """Tell of a part whose frame has no place: nobody may take it for normal."""
+        """Report a frame that is lost, and store its part as undecided."""
         reason = f"{_MAX_WAITING} frames wait already"
         self._report(f"a frame was lost, {reason}")
         try:

@@ -19,14 +19,13 @@ from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
 from efficientad.names import printable
 from efficientad.station.config import Folder
-from efficientad.station.errors import OverloadedError, UnavailableError
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer, Arrival
+from efficientad.station.sources.places import wait_for_place
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
 
 _AT_ONCE: Final = 4
-_WAIT_FOR_PLACE: Final = 0.02
 _GIVE_UP_SECONDS: Final = 30.0
 _CHUNK: Final = 2**20
 _LONGEST_PART: Final = 200
@@ -85,7 +84,9 @@ class FolderSource:
         for start in range(0, len(stable), _AT_ONCE):
             begun: list[tuple[Path, _Version, Future[Answer]]] = []
             for path, version in stable[start : start + _AT_ONCE]:
-                if not self._enter():
+                if not wait_for_place(
+                    self._station, self._folder.name, self._is_closing
+                ):
                     break
                 answer = self._begin(path, version)
                 if answer is not None:
@@ -121,19 +122,6 @@ class FolderSource:
             if seen.is_refused and now - seen.since >= _GIVE_UP_SECONDS:
                 self._move(self._folder.path / name, self._failed)
                 self._report(f"{printable(name)} is no usable image")
-
-    def _enter(self) -> bool:
-        """Wait for a place, and return whether there is one before the end."""
-        while not self._is_closing.is_set():
-            try:
-                self._station.enter(self._folder.name)
-            except OverloadedError:
-                self._is_closing.wait(_WAIT_FOR_PLACE)
-            except UnavailableError:
-                self._is_closing.wait(self._folder.seconds)
-            else:
-                return True
-        return False
 
     def _begin(self, path: Path, version: _Version) -> "Future[Answer] | None":
         """Copy a file that has a place, and return its future answer."""

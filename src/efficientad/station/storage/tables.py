@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    DDL,
     JSON,
     Boolean,
     Column,
+    Connection,
     Float,
     ForeignKey,
     Index,
@@ -265,12 +265,18 @@ audit = Table(
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
 )
-for _change in ("UPDATE", "DELETE"):
-    _refusal = DDL(
-        f"CREATE TRIGGER audit_no_{_change.lower()} BEFORE {_change} ON audit BEGIN "
-        "SELECT RAISE(ABORT, 'the audit log does not change'); END"
-    )
-    event.listen(audit, "after_create", _refusal)
+
+
+def _forbid_changes(_audit: Table, connection: Connection, **_options: Any) -> None:
+    """Make the database refuse changes of the audit log."""
+    for change in ("UPDATE", "DELETE"):
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER audit_no_{change.lower()} BEFORE {change} ON audit BEGIN "
+            "SELECT RAISE(ABORT, 'the audit log does not change'); END"
+        )
+
+
+event.listen(audit, "after_create", _forbid_changes)
 
 jobs = Table(
     "jobs",

@@ -180,16 +180,15 @@ function modelsCard() {
 
 function trialRow({ at, by, state: now, detail, result }) {
   const words = result
-    ? html`of ${count(result.n)} parts it flags <strong>${count(result.n_flagged)}</strong>, ${count(result.n_flagged_before)} were flagged;
-        of ${count(result.n_reviewed)} reviewed ones it agrees on <strong>${count(result.n_agreeing)}</strong>, ${count(result.n_agreeing_before)} agreed before`
+    ? html`of ${count(result.n)} parts it flags <strong>${count(result.n_flagged)}</strong>, before ${count(result.n_flagged_before)};
+        of ${count(result.n_reviewed)} reviewed ones <strong>${count(result.n_agreeing)}</strong> agree, before ${count(result.n_agreeing_before)}`
     : detail ?? "it waits until the line has no image";
   return html`<p class="result ${now === "failed" ? "bad" : "good"}" role="status">Trial of ${date(at)} by ${by}, ${now}: ${words}.</p>`;
 }
 
 function facts({ provenance, calibration }) {
   return [
-    ["Trained", provenance.created ?? provenance.time],
-    ["Preset", provenance.preset ?? provenance.recipe?.preset],
+    ["Preset", provenance.preset],
     ["Held-out normal images", calibration.normal_scores?.length],
     ["Threshold of the file", number(calibration.threshold)],
     ["False-alarm budget", calibration.false_alarm_budget && percent(calibration.false_alarm_budget)],
