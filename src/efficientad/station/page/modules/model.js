@@ -13,7 +13,7 @@ let activations = [];
 let golden = [];
 let draft = null; // rule that is being written
 let trial = null; // what it would decide
-let trials = {}; // of each model, newest first
+let trials = {}; // by model
 let busy = "";
 
 async function load() {
@@ -175,14 +175,14 @@ function modelsCard() {
       <tbody>${rules.filter((rule) => rule.model === model.sha256).map(ruleRow)}</tbody></table></div>
       ${(trials[model.sha256] ?? []).slice(0, 3).map(trialRow)}
       <button type="button" @click=${() => begin(model.sha256)}>New rule of this model</button>
-      <button type="button" @click=${() => tryModel(model.sha256)}>Predict the last 200 parts with it</button></details>`)}</section>`;
+      <button type="button" @click=${() => tryModel(model.sha256)}>Try it on the last 200 parts</button></details>`)}</section>`;
 }
 
 function trialRow({ at, by, state: now, detail, result }) {
   const words = result
     ? html`of ${count(result.n)} parts it flags <strong>${count(result.n_flagged)}</strong>, before ${count(result.n_flagged_before)};
         of ${count(result.n_reviewed)} reviewed ones <strong>${count(result.n_agreeing)}</strong> agree, before ${count(result.n_agreeing_before)}`
-    : detail ?? "it waits until the line has no image";
+    : detail ?? "while the line rests";
   return html`<p class="result ${now === "failed" ? "bad" : "good"}" role="status">Trial of ${date(at)} by ${by}, ${now}: ${words}.</p>`;
 }
 
