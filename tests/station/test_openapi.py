@@ -28,7 +28,7 @@ def test_no_request_of_the_description_makes_the_station_fail(tmp_path):
 def _ask(operation):
     @given(case=operation.as_strategy())
     @settings(
-        max_examples=40,
+        max_examples=20,
         deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],
