@@ -261,8 +261,9 @@ def _mask_of(name: str, background: tuple[int, int, int], strip: Strip) -> Mask:
             f"the values of a mask must be 0 or more, {name} has others, negative or "
             "not a number; export it with 8 bits"
         )
-    mask: Mask = values != np.resize(background, values.shape[2:] or 1)
-    return mask if mask.ndim == 2 else mask.any(axis=2)  # noqa: PLR2004 - gray
+    channels = values[..., None] if values.ndim == 2 else values  # noqa: PLR2004 - gray
+    mask: Mask = (channels != np.resize(background, channels.shape[2])).any(axis=2)
+    return mask
 
 
 def _labels_of(strip: Strip, name: str) -> NDArray[Any]:

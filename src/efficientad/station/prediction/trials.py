@@ -11,6 +11,10 @@ from efficientad.station.prediction.pipeline import Station
 from efficientad.station.storage.queries import Row
 
 _PAUSE: Final = 0.01
+_COUNTS: Final = (
+    *("n", "n_flagged", "n_flagged_before"),
+    *("n_reviewed", "n_agreeing", "n_agreeing_before"),
+)
 _EXPECTED: Final = {"normal": "normal", "defect": "anomalous"}
 
 
@@ -53,10 +57,8 @@ def try_model(
                 counts["n_reviewed"] += 1
                 counts["n_agreeing"] += decision == wanted
                 counts["n_agreeing_before"] += part["decision"] == wanted
-        names = ("n", "n_flagged", "n_flagged_before")
-        names += ("n_reviewed", "n_agreeing", "n_agreeing_before")
         return {
-            **{name: counts[name] for name in names},
+            **{name: counts[name] for name in _COUNTS},
             "rule": active.rule.id,
             "changed": changed,
         }
