@@ -2,6 +2,7 @@
 
 import sys
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def draw_video(path, levels):
     return path
 
 
+def camera_of(client):
+    """Return the only camera of a station behind a client."""
+    app: Any = client.app
+    return app.state.cameras["line"]
+
+
 def listed(client, **query):
     return client.get(INSPECTIONS, params={"limit": 200, **query}).json()["items"]
 
@@ -59,7 +66,7 @@ def test_every_frame_of_a_video_is_inspected_once_also_after_a_new_start(tmp_pat
     config = with_camera(tmp_path, address=str(video), mode="every")
     for _ in range(2):
         with running(config) as client:
-            camera = client.app.state.cameras["line"]
+            camera = camera_of(client)
             wait_until(lambda: not camera._threads[0].is_alive())  # noqa: B023
             wait_until(lambda: not camera._waiting)  # noqa: B023
         assert camera._process.returncode == 0
@@ -103,7 +110,7 @@ def test_a_trigger_takes_the_next_frame(tmp_path):
         one = f"{INSPECTIONS}/{number}"
         wait_until(lambda: client.get(one).status_code == 200)
         client.post(f"{place}/pause")
-        wait_until(lambda: not client.app.state.cameras["line"]._is_running)
+        wait_until(lambda: not camera_of(client)._is_running)
         assert client.post(f"{place}/trigger").status_code == 409
         unknown = client.post("/api/v1/sources/other/trigger")
         found = listed(client)
@@ -152,7 +159,7 @@ def test_frames_are_read_one_by_one():
     stream = BytesIO(b"P6\n# drawn\n4 2\n255\n" + pixels.tobytes() + b"P6 1 1 255 abc")
 
     np.testing.assert_array_equal(read_frame(stream.read), pixels.reshape(2, 4, 3))
-    assert read_frame(stream.read).tolist() == [[[97, 98, 99]]]
+    np.testing.assert_array_equal(read_frame(stream.read), [[[97, 98, 99]]])
     assert read_frame(stream.read) is None
 
 

@@ -107,7 +107,8 @@ class Camera(_Checked):
     seconds: _Positive = 1.0
     """Time between two frames in the mode `interval`."""
     stall_seconds: _Positive | None = 5.0
-    """Time without a frame after which the camera is opened again. None: it is not."""
+    """Time without a frame after which the camera is opened again, at least 30 s before
+    its first one. None: it is not opened again."""
 
     def __post_init__(self) -> None:
         """Reject settings of another type or range, and two ways to frames or none."""

@@ -34,6 +34,7 @@ from efficientad.station.storage.queries import new_id
 _CAPTURE: Final = (sys.executable, "-m", "efficientad.station.sources.capture")
 _AT_ONCE: Final = 2
 _MAX_WAITING: Final = 8
+_OPEN_SECONDS: Final = 30.0
 _END_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.25
 _PAUSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -62,6 +63,7 @@ class CameraSource:
         self._under_way = threading.BoundedSemaphore(_AT_ONCE)
         self._process: subprocess.Popen[bytes] | None = None
         self._last_frame = self._last_taken = time.monotonic()
+        self._has_frames = False
         self._is_running = True
         self._is_closing = threading.Event()
         self._threads = [
@@ -111,6 +113,8 @@ class CameraSource:
                 state = registry.source_state(connection, self._camera.name)
             self._is_running = state == "running"
             limit = self._camera.stall_seconds
+            if limit and not self._has_frames:
+                limit = max(limit, _OPEN_SECONDS)
             if limit and time.monotonic() - self._last_frame > limit:
                 self._last_frame = time.monotonic()
                 self._report(f"no frame came for {limit:g} seconds")
@@ -128,7 +132,7 @@ class CameraSource:
     def _run(self) -> tuple[int, str]:
         """Run the program to its end; return its frames, and why it has failed."""
         n_frames, problem = 0, ""
-        self._last_frame = time.monotonic()
+        self._has_frames, self._last_frame = False, time.monotonic()
         with tempfile.TemporaryFile() as errors:
             try:
                 self._process = process = subprocess.Popen(  # noqa: S603 - of the settings
@@ -142,7 +146,7 @@ class CameraSource:
             with process.stdout as stream:
                 try:
                     while (pixels := read_frame(stream.read)) is not None:
-                        self._last_frame = time.monotonic()
+                        self._has_frames, self._last_frame = True, time.monotonic()
                         self._offer(pixels, n_frames)
                         n_frames += 1
                 except ImageError as error:
