@@ -30,6 +30,15 @@ class DangerousEngine(BrightnessEngine):
         return output
 
 
+def deadly_once(path: Path, config: Any) -> Predictor:
+    """Kill the process that opens the model, but only the first one."""
+    mark = path.with_name("opened")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return dangerous(path, config)
+
+
 def dangerous(_path: Path, _config: Any) -> Predictor:
     """Open the fake model; its threshold is 0.5, half of the brightest image."""
     predictor: Predictor = brightness_predictor()

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi.testclient import TestClient
 from tests.station_fakes import config_in, image_of, running, station_of, wait_until
-from tests.station_models import ANOMALOUS, ENDLESS, NORMAL
+from tests.station_models import ANOMALOUS, ENDLESS, NORMAL, deadly_once
 
 from efficientad.errors import ModelFileError
 from efficientad.station.http import uploads
@@ -163,6 +163,15 @@ def test_a_model_that_cannot_be_opened_is_told_and_nothing_is_taken(tmp_path):
     assert answer.json()["detail"] == (
         "the model cannot be used: a model was needed, this is none"
     )
+
+
+def test_a_process_that_dies_at_the_start_is_started_again(tmp_path):
+    with running(config_in(tmp_path), deadly_once) as client:
+        answer = client.post(INSPECTIONS, content=image_of(NORMAL))
+        incidents = client.get("/api/v1/system").json()["incidents"]
+
+    assert answer.status_code == 201
+    assert "inspector_died" in {each["kind"] for each in incidents}
 
 
 def test_a_stopped_and_started_station_knows_what_it_had(tmp_path):

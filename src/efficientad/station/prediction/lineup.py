@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from efficientad.errors import EfficientADError
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.station.config import StationConfig
-from efficientad.station.errors import UnknownError
+from efficientad.station.errors import UnavailableError, UnknownError
 from efficientad.station.prediction.changes import (
     By,
     write_activation,
@@ -38,6 +38,8 @@ from efficientad.station.storage.queries import Row
 from efficientad.station.storage.registry import ALL_SOURCES
 from efficientad.station.storage.writer import Writer
 from efficientad.storage import atomic_write, file_hash
+
+_RETRY_SECONDS: Final = 2.0
 
 OpenModel = Callable[[Path, StationConfig], Predictor]
 """Opens a model file in the child process; it is pickled."""
@@ -120,24 +122,38 @@ class Lineup:
             active = self._of(source)
             return active.inspector.submit(job(active.rule)), active.rule
 
-    def start(self) -> None:
-        """Open the models that were active, or the one of the settings."""
+    def start(self, is_closing: threading.Event) -> None:
+        """Open the models that were active, or the one of the settings.
+
+        A process that does not start says nothing of its model, and is started again
+        until the station stops.
+        """
+        while not is_closing.is_set():
+            try:
+                self._start()
+            except UnavailableError as error:
+                self._report("inspector_died", str(error))
+                is_closing.wait(_RETRY_SECONDS)
+            except EfficientADError as error:
+                self._failure = f"the model cannot be used: {error}"
+                self._report("model_failed", str(error))
+                return
+            else:
+                return
+
+    def _start(self) -> None:
         path = self._config.model
-        try:
-            sha256 = file_hash(path)
-            with self._database.connect() as connection:
-                is_known = registry.model_of(connection, sha256) is not None
-                before = registry.active_ones(connection)
-            if not is_known:
-                self._opened = {sha256: self._added(path, path.name, By())}
-            for row in before:
-                if is_known or row["source"] != ALL_SOURCES:
-                    self._put(row["source"], self._active_of(row["model"], row["rule"]))
-            if ALL_SOURCES not in self._active:
-                self.activate(ALL_SOURCES, sha256, None, By(reason="at start"))
-        except EfficientADError as error:
-            self._failure = f"the model cannot be used: {error}"
-            self._report("model_failed", str(error))
+        sha256 = file_hash(path)
+        with self._database.connect() as connection:
+            is_known = registry.model_of(connection, sha256) is not None
+            before = registry.active_ones(connection)
+        if not is_known:
+            self._opened = {sha256: self._added(path, path.name, By())}
+        for row in before:
+            if is_known or row["source"] != ALL_SOURCES:
+                self._put(row["source"], self._active_of(row["model"], row["rule"]))
+        if ALL_SOURCES not in self._active:
+            self.activate(ALL_SOURCES, sha256, None, By(reason="at start"))
 
     def close(self) -> None:
         """End all inspectors."""

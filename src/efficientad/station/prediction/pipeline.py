@@ -72,7 +72,12 @@ class Station:
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._threads = [
-            threading.Thread(target=self.lineup.start, name="opening", daemon=True),
+            threading.Thread(
+                target=self.lineup.start,
+                args=(self._is_closing,),
+                name="opening",
+                daemon=True,
+            ),
             threading.Thread(target=self._keep_house, name="house", daemon=True),
         ]
 
