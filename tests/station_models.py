@@ -12,8 +12,8 @@ from tests.fake_engines import BrightnessEngine, brightness_predictor
 from efficientad.engines.engine import EngineOutput
 from efficientad.inspection.predictor import Predictor
 
-NORMAL, ANOMALOUS, DEADLY, ENDLESS = 60, 200, 251, 253
-"""Brightness of images; the last two end or stop the process that predicts."""
+NORMAL, ANOMALOUS, SLOW, DEADLY, ENDLESS = 60, 200, 249, 251, 253
+"""Brightness of images; the last three delay, end or stop the process that predicts."""
 
 
 class DangerousEngine(BrightnessEngine):
@@ -24,6 +24,8 @@ class DangerousEngine(BrightnessEngine):
         match round(float(pixels.mean())):
             case level if level == DEADLY:
                 os.kill(os.getpid(), signal.SIGKILL)
+            case level if level == SLOW:
+                time.sleep(2)
             case level if level == ENDLESS:
                 time.sleep(60)
         output: EngineOutput = super().run(pixels)

@@ -170,7 +170,7 @@ class Inspector:
         try:
             was_ready = self._opened(ours)
             if was_ready:
-                self._receive(ours, process)
+                self._receive(ours)
         finally:
             with self._lock:
                 self._connection = None
@@ -203,14 +203,15 @@ class Inspector:
             self._is_closing.set()
         return False
 
-    def _receive(self, connection: Connection, process: BaseProcess) -> None:
+    def _receive(self, connection: Connection) -> None:
+        """Receive outcomes until the child ends, or takes too long with one."""
         while not self._is_closing.is_set():
             try:
                 if connection.poll(0.25):
                     self._take(*connection.recv())
                 elif self._is_late():
                     self._give_up()
-                    process.kill()
+                    return
             except (EOFError, OSError):
                 return
 
