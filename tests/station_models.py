@@ -12,8 +12,8 @@ from tests.fake_engines import BrightnessEngine, brightness_predictor
 from efficientad.engines.engine import EngineOutput
 from efficientad.inspection.predictor import Predictor
 
-NORMAL, ANOMALOUS, DEADLY, ENDLESS = 60, 200, 251, 253
-"""Brightness of images; the last two end or stop the process that predicts."""
+NORMAL, ANOMALOUS, SLOW, DEADLY, ENDLESS = 60, 200, 249, 251, 253
+"""Brightness of images; the last three delay, end or stop the process that predicts."""
 
 
 class DangerousEngine(BrightnessEngine):
@@ -24,10 +24,21 @@ class DangerousEngine(BrightnessEngine):
         match round(float(pixels.mean())):
             case level if level == DEADLY:
                 os.kill(os.getpid(), signal.SIGKILL)
+            case level if level == SLOW:
+                time.sleep(2)
             case level if level == ENDLESS:
                 time.sleep(60)
         output: EngineOutput = super().run(pixels)
         return output
+
+
+def deadly_once(path: Path, config: Any) -> Predictor:
+    """Kill the process that opens the model, but only the first one."""
+    mark = path.with_name("opened")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return dangerous(path, config)
 
 
 def dangerous(_path: Path, _config: Any) -> Predictor:

@@ -6,7 +6,14 @@ from tests.station_fakes import config_in, image_of, running
 from tests.station_models import NORMAL, dangerous
 
 from efficientad.errors import ConfigError
-from efficientad.station.config import Role, StationConfig, Token, read_config, shown
+from efficientad.station.config import (
+    Proxy,
+    Role,
+    StationConfig,
+    Token,
+    read_config,
+    shown,
+)
 from efficientad.station.http.app import create_app
 from efficientad.station.http.security import new_token
 
@@ -73,6 +80,48 @@ def test_every_path_of_the_interface_needs_a_token(guarded):
                 checked += 1
 
     assert checked > 15
+
+
+def test_a_proxy_names_people_and_only_a_listed_one_does(tmp_path):
+    proxy = Proxy(addresses=("10.0.0.0/24",), engineers=("ann",), role="viewer")
+    config = config_in(tmp_path, proxy=proxy)
+    app = create_app(config, dangerous)
+    session = "/api/v1/session"
+    with TestClient(app, client=("10.0.0.2", 1)) as behind:
+        other = TestClient(app, client=("10.0.1.2", 1))
+        seen = [
+            each.get(session, headers={"X-Forwarded-User": name})
+            for each, name in [(behind, "ann"), (behind, "bob"), (other, "ann")]
+        ]
+        nobody = behind.get(session)
+
+    assert [each.status_code for each in seen] == [200, 200, 401]
+    assert seen[0].json() == {"name": "ann", "role": "engineer"}
+    assert seen[1].json() == {"name": "bob", "role": "viewer"}
+    assert nobody.status_code == 401
+
+
+def test_the_cookie_is_secure_where_the_proxy_had_https(tmp_path):
+    token, digest = new_token()
+    config = config_in(
+        tmp_path,
+        tokens=(Token(name="ann", role="viewer", sha256=digest),),
+        proxy=Proxy(addresses=("10.0.0.2",)),
+    )
+    app = create_app(config, dangerous)
+    headers = {"X-Forwarded-Proto": "https"}
+    with TestClient(app, client=("10.0.0.2", 1)) as behind:
+        cookies = [
+            client.post("/api/v1/session", json={"token": token}, headers=headers)
+            for client in (behind, TestClient(app, client=("10.0.0.3", 1)))
+        ]
+
+    assert ["Secure" in each.headers["set-cookie"] for each in cookies] == [True, False]
+
+
+def test_an_address_of_a_proxy_is_one():
+    with pytest.raises(ConfigError, match=r"'10\.0\.0\.999' does not appear to be"):
+        Proxy(addresses=("10.0.0.999",))
 
 
 OPEN = {("/api/v1/session", "post"), ("/api/v1/session", "delete")}

@@ -124,6 +124,46 @@ def test_golden_samples_that_disagree_keep_a_model_out(station):
     assert post(station)["model"] == first
 
 
+def test_a_trial_tells_what_a_model_would_decide_and_changes_nothing(station):
+    dark, normal, anomalous = post(station, 20), post(station), post(station, ANOMALOUS)
+    station.post(f"{INSPECTIONS}/{normal['id']}/reviews", json={"verdict": "normal"})
+    model = add_model(station, b"strict").json()["sha256"]
+    trials = f"/api/v1/models/{model}/trials"
+    job = station.post(trials, json={"n": 3})
+    assert job.status_code == 202
+    place = f"/api/v1/jobs/{job.json()['id']}"
+    wait_until(lambda: station.get(place).json()["state"] != "running")
+
+    (done,) = station.get(trials).json()
+    rules = station.get("/api/v1/rules", params={"model": model}).json()
+    assert done["state"] == "done", done
+    assert done["result"] == {
+        "rule": rules[0]["id"],
+        "n": 3,
+        "n_flagged": 2,
+        "n_flagged_before": 1,
+        "n_reviewed": 1,
+        "n_agreeing": 0,
+        "n_agreeing_before": 1,
+        "changed": {normal["id"]: "anomalous"},
+    }
+    assert {dark["decision"], post(station)["decision"]} == {"normal"}
+    assert anomalous["decision"] == "anomalous"
+    assert station.post(f"/api/v1/models/{'0' * 64}/trials", json={}).status_code == 404
+
+
+def test_a_trial_by_an_unknown_rule_fails(station):
+    (model,) = station.get("/api/v1/models").json()
+    trials = f"/api/v1/models/{model['sha256']}/trials"
+    rule = "01a229c9-2b0f-7505-a70e-51300368b131"
+    station.post(trials, json={"rule": rule})
+    wait_until(lambda: station.get(trials).json()[0]["state"] != "running")
+
+    (job,) = station.get(trials).json()
+    assert (job["state"], job["result"]) == ("failed", None)
+    assert f"no rule {rule}" in job["detail"]
+
+
 def test_activations_under_load_fail_no_request(station):
     models = [station.get("/api/v1/models").json()[0]["sha256"]]
     models.append(add_model(station, b"strict").json()["sha256"])

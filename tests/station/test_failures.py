@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi.testclient import TestClient
 from tests.station_fakes import config_in, image_of, running, station_of, wait_until
-from tests.station_models import ANOMALOUS, ENDLESS, NORMAL
+from tests.station_models import ANOMALOUS, ENDLESS, NORMAL, SLOW, deadly_once
 
 from efficientad.errors import ModelFileError
 from efficientad.station.http import uploads
 from efficientad.station.http.app import create_app
+from efficientad.station.prediction.supervisor import Inspector
 from efficientad.station.storage import media
 
 INSPECTIONS = "/api/v1/inspections"
@@ -128,6 +129,21 @@ def test_a_prediction_that_hangs_is_undecided_and_the_next_one_is_predicted(stat
     wait_until(lambda: is_ready(station))
 
 
+def test_an_outcome_that_comes_too_late_stops_nothing(tmp_path, monkeypatch):
+    original = Inspector._give_up
+
+    def give_up(inspector):
+        original(inspector)
+        time.sleep(2)  # meanwhile the outcome comes
+
+    monkeypatch.setattr(Inspector, "_give_up", give_up)
+    with running(config_in(tmp_path, prediction_seconds=1.0)) as client:
+        late = post(client, SLOW).json()
+        wait_until(lambda: post(client, NORMAL).json().get("decision") == "normal")
+
+    assert late["decision"] == "undecided"
+
+
 def test_without_a_place_an_image_is_refused_before_it_is_read(tmp_path):
     with running(config_in(tmp_path, max_places=1, prediction_seconds=2.0)) as client:
         with ThreadPoolExecutor(1) as pool:
@@ -163,6 +179,15 @@ def test_a_model_that_cannot_be_opened_is_told_and_nothing_is_taken(tmp_path):
     assert answer.json()["detail"] == (
         "the model cannot be used: a model was needed, this is none"
     )
+
+
+def test_a_process_that_dies_at_the_start_is_started_again(tmp_path):
+    with running(config_in(tmp_path), deadly_once) as client:
+        answer = client.post(INSPECTIONS, content=image_of(NORMAL))
+        incidents = client.get("/api/v1/system").json()["incidents"]
+
+    assert answer.status_code == 201
+    assert "inspector_died" in {each["kind"] for each in incidents}
 
 
 def test_a_stopped_and_started_station_knows_what_it_had(tmp_path):

@@ -53,6 +53,23 @@ def test_an_image_is_decided_and_stored_as_it_came(
     assert station.get(f"{INSPECTIONS}/{found['id']}/image").content == content
 
 
+def test_an_image_with_blue_first_is_inspected_and_shown_in_its_colors(station):
+    blue_first = np.full((32, 32, 3), (250, 10, 10), np.uint8)
+    file = BytesIO()
+    Image.fromarray(blue_first).save(file, "PNG")
+    found = post(station, file.getvalue(), color="bgr").json()
+
+    assert found["color"] == "bgr"
+    for kind in ("preview", "thumbnail"):
+        answer = station.get(f"{INSPECTIONS}/{found['id']}/{kind}")
+        picture = np.asarray(Image.open(BytesIO(answer.content)))
+        red, _, blue = picture[16, 16].tolist()
+        assert (red < 40, blue > 220) == (True, True)
+    stored = station.get(f"{INSPECTIONS}/{found['id']}/image").content
+    assert stored == file.getvalue()
+    assert post(station, file.getvalue(), color="hsv").status_code == 422
+
+
 def test_the_file_is_in_its_minute_and_nothing_is_left_incoming(station):
     found = post(station, image_of(NORMAL, seed=1)).json()
     media = station_of(station).media.folder

@@ -234,6 +234,15 @@ def test_a_rule_is_drawn_and_written(browser, station):
     assert corners == pytest.approx([0.1, 0.1, 0.9, 0.1, 0.9, 0.9], abs=0.02)
 
 
+def test_a_model_is_tried_on_the_page(browser, station):
+    with opened(browser, station, "model") as page:
+        page.click("summary")
+        page.click("text=Try it on the last 200 parts")
+        page.wait_for_selector("text=done: of", timeout=60_000)
+    sha256 = station.get("/models")[0]["sha256"]
+    assert [job["state"] for job in station.get(f"/models/{sha256}/trials")] == ["done"]
+
+
 def test_the_chain_is_verified_on_the_page(browser, station):
     with opened(browser, station, "audit") as page:
         page.click("text=Verify the chain")

@@ -202,7 +202,7 @@ def test_reviewed_parts_are_exported(client):
 
     done = get(client, f"/jobs/{job['id']}")
     assert done["state"] == "done", done
-    category = open_category(Path(done["folder"]))
+    category = open_category(Path(done["detail"].partition(", in ")[2]))
     assert len(category.train) + len(category.test) >= 4
     assert "dent" in {s.defect_type for s in category.test}
 

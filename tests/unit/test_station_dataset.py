@@ -1,6 +1,7 @@
 """Reviewed parts come out as a data set that the other verbs read."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -20,6 +21,7 @@ def reviewed(folder, number, verdict, defect_type=None):
     return ReviewedPart(
         id=f"part-{number}",
         path=path,
+        color="rgb",
         verdict=verdict,
         defect_type=defect_type,
         note="ä",
@@ -61,6 +63,15 @@ def test_a_part_stays_on_its_side_of_the_split(tmp_path):
     first, second = (open_category(tmp_path / name) for name in ("one", "two"))
     assert not {s.path.name for s in first.train} & {s.path.name for s in second.test}
     assert not {s.path.name for s in first.test} & {s.path.name for s in second.train}
+
+
+def test_a_part_with_blue_first_is_exported_in_its_colors(tmp_path):
+    part = replace(reviewed(tmp_path, 200, "defect"), color="bgr")
+
+    export_dataset([part], tmp_path / "set")
+
+    with Image.open(tmp_path / "set" / "test" / "defect" / "part-200.png") as picture:
+        assert picture.getpixel((0, 0)) == (20, 90, 200)
 
 
 def test_an_empty_export_is_refused(tmp_path):

@@ -113,6 +113,7 @@ def kills(settings: Settings, folder: Path) -> dict[str, Any]:
                 pauses=lambda: rng.uniform(0, 0.5),
             )
         process.stop()
+    seconds, used = zip(*taken, strict=True)
     found = faults(folder / "data", load.sent)
     print(*found, sep="\n")
     return {
@@ -120,8 +121,10 @@ def kills(settings: Settings, folder: Path) -> dict[str, Any]:
         "n_answered": len(load.sent),
         "n_faults": len(found),
         "n_undecided": sum(s.inspection["decision"] == "undecided" for s in load.sent),
-        "ready_seconds_max": max(taken),
-        "ready_seconds_median": float(np.median(taken)),
+        "ready_seconds_max": max(seconds),
+        "ready_seconds_median": float(np.median(seconds)),
+        "ready_cpu_seconds_max": max(used),
+        "ready_cpu_seconds_median": float(np.median(used)),
     }
 
 

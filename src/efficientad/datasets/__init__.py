@@ -4,7 +4,8 @@
 |---|---|
 | `samples`, `published` | a sample, a category, and the collection it belongs to |
 | `annotations` | masks, channels and saturation areas |
-| `folders`, `visa`, `lists` | MVTec AD and plain folders; VisA; CSV and JSON |
+| `folders`, `visa` | MVTec AD and plain folders; VisA |
+| `lists`, `manifests` | CSV and JSON; Amazon Lookout for Vision |
 | `layouts` | the layout of a folder, and all categories below it |
 | `splits` | holding images out, keeping sets apart |
 | `checks`, `mask_checks`, `near_duplicates`, `findings` | faults of a data set |

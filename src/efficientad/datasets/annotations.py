@@ -8,6 +8,7 @@ channels, and the value of a pixel says which type of defect it belongs to; the 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,7 +94,8 @@ def read_defect_mask(sample: Sample, height: int, width: int) -> Mask:
         ImageError: If a mask cannot be read, or is stored with loss.
     """
     defect_mask = np.zeros((height, width), np.bool_)
-    for mask in _masks(read_mask, sample, height, width):
+    read = partial(read_mask, background=sample.background)
+    for mask in _masks(read, sample, height, width):
         defect_mask |= mask
     return defect_mask
 

@@ -46,8 +46,8 @@ def open_category(
 
     Args:
         folder: A category of MVTec AD, MVTec LOCO or VisA (as published, or
-            converted); a folder with `good` and defect types; or a CSV or JSON list.
-            Without test images also a folder of normal images.
+            converted); a folder with `good` and defect types; or a CSV or JSON list or
+            a manifest. Without test images also a folder of normal images.
         needs_test: Whether a category without test images is refused.
         on_problem: Function to call with each fault that need not end the listing, such
             as a missing mask.

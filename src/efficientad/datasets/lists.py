@@ -1,4 +1,4 @@
-"""Categories in lists: a CSV file with a heading, or a JSON file with objects.
+"""Categories in lists: a CSV file with a heading, a JSON file, or a manifest.
 
 Semicolons or tabs may stand in place of commas, as spreadsheets write them.
 
@@ -8,7 +8,7 @@ Semicolons or tabs may stand in place of commas, as spreadsheets write them.
 
 Paths are relative to the list's folder. `split` is train, validation or test.
 `defect_type` is `good`, `ok` or `normal` without a defect. `mask` is a file or a folder
-of several, and may be missing.
+of several, and may be missing. `manifests` tells of manifests.
 """
 
 import csv
@@ -19,8 +19,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
+from efficientad.datasets import manifests
 from efficientad.datasets.folders import OnProblem
 from efficientad.datasets.samples import (
+    BLACK,
     NORMAL,
     Category,
     Sample,
@@ -30,7 +32,7 @@ from efficientad.datasets.samples import (
 from efficientad.errors import DatasetError
 from efficientad.images.listing import fault_of, join_names
 
-_SUFFIXES: Final = frozenset({".csv", ".json"})
+_SUFFIXES: Final = manifests.SUFFIXES | {".csv", ".json"}
 _COLUMNS: Final = ("image", "split", "defect_type")
 _DELIMITERS: Final = ",;\t"
 
@@ -44,12 +46,16 @@ def is_list(path: Path) -> bool:
 
 
 def list_category(path: Path, on_problem: OnProblem) -> Category:
-    """Return the category of a CSV or JSON list.
+    """Return the category of a CSV or JSON list, or of a manifest.
 
     Raises:
         DatasetError: If the file is no such list.
     """
-    rows = _json_rows(path) if path.suffix.lower() == ".json" else csv_rows(path)
+    suffix = path.suffix.lower()
+    if suffix in manifests.SUFFIXES:
+        rows = manifests.manifest_rows(path)
+    else:
+        rows = _json_rows(path) if suffix == ".json" else csv_rows(path)
     splits = splits_of(rows, path, path.parent, on_problem)
     return Category(path.stem, path.parent, *splits)
 
@@ -182,7 +188,7 @@ def _sample(
             f"normal images need no mask, {path} has {mask} ({where}); remove it, or "
             "name the defect type"
         )
-    return Sample(path, defect_type, mask)
+    return Sample(path, defect_type, mask, row.get("background") or BLACK)
 
 
 def _check_all_masked(

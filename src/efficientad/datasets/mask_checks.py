@@ -115,8 +115,12 @@ class MaskCheck:
     ) -> Mask | Labels | None:
         """Return one mask as an evaluation reads it, None if it cannot be read."""
         has_values = self._category.defects_config is not None
+        mask: Mask | Labels
         try:
-            mask = read_labels(path) if has_values else read_mask(path)
+            if has_values:
+                mask = read_labels(path)
+            else:
+                mask = read_mask(path, background=sample.background)
         except ImageError as error:
             self._note(error, path)
             return None

@@ -11,6 +11,9 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 NORMAL: Final = "good"
 """Defect type of images without a defect, and the usual name of their folder."""
 
+BLACK: Final = (0, 0, 0)
+"""Usual color of a mask where there is no defect."""
+
 _NORMAL_NAMES: Final = frozenset({NORMAL, "ok", "normal"})
 
 
@@ -29,6 +32,9 @@ class Sample:
 
     mask_path: Path | None = None
     """A file, or a folder of several masks. None: normal, or not annotated."""
+
+    background: tuple[int, int, int] = BLACK
+    """Color of the mask where there is no defect."""
 
     @property
     def is_defect(self) -> bool:

@@ -94,14 +94,19 @@ INPUT_SIZE: Final = sizes.INPUT_SIZE
 _LABEL_MODES: Final = (DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}
 
 
-def read_image(path: str | Path) -> RGBImage:
+def read_image(path: str | Path, color: ColorOrder = "rgb") -> RGBImage:
     """Return the image in a file of any supported format.
+
+    Args:
+        path: File of the image.
+        color: Order in which the file has red, green and blue.
 
     Raises:
         ImageError: If there is no such file, or it holds no image that can be used.
     """
     with opened_picture(Path(path)) as picture:
-        return _rgb_from_picture(picture, str(path))
+        image = _rgb_from_picture(picture, str(path))
+    return image if color == "rgb" else np.ascontiguousarray(image[:, :, ::-1])
 
 
 def decode_image(content: bytes, name: str) -> RGBImage:
@@ -113,10 +118,14 @@ def decode_image(content: bytes, name: str) -> RGBImage:
     return _rgb_from_picture(open_picture(BytesIO(content), name), name)
 
 
-def read_mask(path: Path) -> Mask:
-    """Return which pixels of a file have a value, or any color, above zero.
+def read_mask(path: Path, background: tuple[int, int, int] = (0, 0, 0)) -> Mask:
+    """Return which pixels of a file have another color than the background.
 
     Nothing is scaled: a label of 1 counts at any depth.
+
+    Args:
+        path: File of the mask.
+        background: Color of unmarked pixels, RGB.
 
     Raises:
         ImageError: If there is no such file, it holds no image that can be used, the
@@ -132,7 +141,7 @@ def read_mask(path: Path) -> Mask:
                 f"a mask in color must have 8 bits, {path} has 16; export it with 8"
             )
         return decode_upright(
-            picture, str(path), partial(_mask_of, name=str(path)), np.bool_
+            picture, str(path), partial(_mask_of, str(path), background), np.bool_
         )
 
 
@@ -245,15 +254,15 @@ def _rgb_of(strip: Strip, name: str) -> NDArray[np.uint8]:
     return rgb if rgb.ndim == 3 else rgb[..., None]  # noqa: PLR2004 - color
 
 
-def _mask_of(strip: Strip, name: str) -> Mask:
+def _mask_of(name: str, background: tuple[int, int, int], strip: Strip) -> Mask:
     values = _values_of(strip)
     if not (values >= 0).all():
         raise ImageError(
             f"the values of a mask must be 0 or more, {name} has others, negative or "
             "not a number; export it with 8 bits"
         )
-    highest = values if values.ndim == 2 else values.max(axis=2)  # noqa: PLR2004 - gray
-    mask: Mask = highest > 0
+    channels = values[..., None] if values.ndim == 2 else values  # noqa: PLR2004 - gray
+    mask: Mask = (channels != np.resize(background, channels.shape[2])).any(axis=2)
     return mask
 
 

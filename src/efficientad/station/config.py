@@ -4,6 +4,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 
@@ -39,6 +41,41 @@ class Token(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Proxy(_Checked):
+    """A proxy that signs people in, and names them in a header."""
+
+    addresses: tuple[str, ...]
+    """Addresses or networks from which the header is taken, such as 10.0.0.2."""
+    header: str = "X-Forwarded-User"
+    """Header that the proxy sets or removes in every request."""
+    role: Role = "viewer"
+    """Role of everybody who is not named here."""
+    operators: tuple[str, ...] = ()
+    engineers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type or range."""
+        super().__post_init__()
+        try:
+            self.networks  # noqa: B018 - it is computed once
+        except ValueError as error:
+            raise ConfigError(
+                f"a proxy needs addresses or networks, {error}; correct it"
+            ) from error
+
+    @cached_property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The addresses of the proxy."""
+        return tuple(map(ip_network, self.addresses))
+
+    def role_of(self, name: str) -> Role:
+        """Return the role of somebody who is signed in."""
+        if name in self.engineers:
+            return "engineer"
+        return "operator" if name in self.operators else self.role
+
+
+@dataclass(frozen=True, kw_only=True)
 class Folder(_Checked):
     """A folder that is looked at for new images."""
 
@@ -51,6 +88,36 @@ class Folder(_Checked):
     """Time between two looks."""
     stable_seconds: Annotated[float, Range(0, 3600)] = 1.0
     """Time for which a file must have stayed the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera(_Checked):
+    """A camera or a video whose frames are inspected."""
+
+    name: str
+    """Text that stands for the source in rows and paths."""
+    address: str = ""
+    """Device such as /dev/video0, stream such as rtsp://HOST/PATH, or video file."""
+    command: tuple[str, ...] = ()
+    """Program, in place of an address, that writes frames as PPM to its output."""
+    mode: Literal["free", "interval", "trigger", "every"] = "free"
+    """`free`: the newest frame, as soon as there is a place. `interval`: one each
+    `seconds`. `trigger`: the first one after a request. `every`: all; the camera waits
+    for a trigger of its own."""
+    seconds: _Positive = 1.0
+    """Time between two frames in the mode `interval`."""
+    stall_seconds: _Positive | None = 5.0
+    """Time without a frame after which the camera is opened again, at least 30 s before
+    its first one. None: it is not opened again."""
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type or range, and two ways to frames or none."""
+        super().__post_init__()
+        if bool(self.address) == bool(self.command):
+            raise ConfigError(
+                f"a camera needs an address or a command, {self.name} has "
+                f"{'both' if self.address else 'none'}; give one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +193,9 @@ class StationConfig(_Checked):
     """Time without a part of a source that is an incident. None: it is none."""
     retention: Retention = field(default_factory=Retention)
     tokens: tuple[Token, ...] = ()
+    proxy: Proxy | None = None
     folders: tuple[Folder, ...] = ()
+    cameras: tuple[Camera, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
     mqtt: Mqtt | None = None
 
@@ -134,6 +203,11 @@ class StationConfig(_Checked):
     def is_loopback(self) -> bool:
         """Whether only this computer reaches the station."""
         return self.host in {"127.0.0.1", "::1", "localhost"}
+
+    @property
+    def has_identities(self) -> bool:
+        """Whether the station knows who sends a request."""
+        return bool(self.tokens) or self.proxy is not None
 
     @property
     def sinks(self) -> tuple[str, ...]:
@@ -144,12 +218,13 @@ class StationConfig(_Checked):
     def __post_init__(self) -> None:
         """Reject settings of another type or range, and those that exclude others."""
         super().__post_init__()
-        if not (self.is_loopback or self.tokens or self.is_open):
+        if not (self.is_loopback or self.has_identities or self.is_open):
             raise ConfigError(
                 f"a station that others reach at {self.host} needs tokens, got none; "
                 "make one with --new-token, or allow everybody everything with --open"
             )
-        names = [*self.sinks, *(folder.name for folder in self.folders)]
+        sources: tuple[Folder | Camera, ...] = (*self.folders, *self.cameras)
+        names = [*self.sinks, *(source.name for source in sources)]
         for name in (self.name, *names):
             if not _NAME.fullmatch(name):
                 raise ConfigError(
@@ -206,6 +281,8 @@ def _shown(name: str, value: Any) -> Any:
         return {key: _shown(key, inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_shown(name, inner) for inner in value]
+    if isinstance(value, str):
+        return re.sub(r"//[^/@]*@", "//…@", value)
     return str(value) if isinstance(value, Path) else value
 
 

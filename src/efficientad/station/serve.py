@@ -106,6 +106,7 @@ def serve(config: StationConfig, opener: OpenModel = open_model) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # security.py asks who the proxy is
             timeout_graceful_shutdown=_GRACE_SECONDS,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         ),

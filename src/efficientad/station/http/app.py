@@ -14,8 +14,9 @@ from efficientad.station.http import (
     audit,
     drift,
     events,
-    exports,
     inspections,
+    jobs,
+    lookout,
     models,
     previews,
     reviews,
@@ -31,6 +32,7 @@ from efficientad.station.prediction.pipeline import Station
 from efficientad.station.sinks.mqtt import MqttSink
 from efficientad.station.sinks.outbox import Delivery, Sink
 from efficientad.station.sinks.webhook import WebhookSink
+from efficientad.station.sources.camera import CameraSource
 from efficientad.station.sources.folder import FolderSource
 from efficientad.station.storage import registry
 from efficientad.station.watching.monitor import Monitor
@@ -56,7 +58,6 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         app.state.station = station
         app.state.events = Events(asyncio.get_running_loop())
         app.state.uploads = Uploads(station)
-        app.state.jobs = {}
         app.state.monitor = monitor = Monitor(
             station.database,
             station.writer,
@@ -73,7 +74,7 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         with_sinks(station, ends)
         await asyncio.to_thread(station.start)
         monitor.start()
-        with_sources(station, ends)
+        app.state.cameras = with_sources(station, ends)
         try:
             yield
         finally:
@@ -98,12 +99,13 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         events.router,
         previews.router,
         reviews.router,
-        exports.router,
+        jobs.router,
         drift.router,
         audit.router,
     ):
         api.include_router(router)
     app.include_router(api)
+    app.include_router(lookout.router)
     app.include_router(system.outside)
     add_page(app)
     return app
@@ -122,17 +124,20 @@ def with_sinks(station: Station, ends: ExitStack) -> None:
         ends.callback(delivery.close)
 
 
-def with_sources(station: Station, ends: ExitStack) -> None:
-    """Begin to read all sources of the settings."""
+def with_sources(station: Station, ends: ExitStack) -> dict[str, CameraSource]:
+    """Begin to read all sources of the settings, and return the cameras by name."""
+    config = station.config
+    known: list[tuple[str, str, dict[str, str]]] = []
+    known += [(f.name, "folder", {"path": str(f.path)}) for f in config.folders]
+    known += [(c.name, "camera", {"mode": c.mode}) for c in config.cameras]
     rows = [
-        {
-            "name": folder.name,
-            "kind": "folder",
-            "settings": {"path": str(folder.path)},
-            "state": "running",
-        }
-        for folder in station.config.folders
+        {"name": name, "kind": kind, "settings": settings, "state": "running"}
+        for name, kind, settings in known
     ]
     station.writer.run(partial(registry.set_sources, sources=rows))
-    for folder in station.config.folders:
+    for folder in config.folders:
         ends.callback(FolderSource(folder, station).close)
+    cameras = {each.name: CameraSource(each, station) for each in config.cameras}
+    for camera in cameras.values():
+        ends.callback(camera.close)
+    return cameras

@@ -64,24 +64,23 @@ async def post(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
     part: Annotated[Line | None, Query()] = None,
     expect: Annotated[Expected | None, Query()] = None,
     captured_at: Annotated[datetime | None, Query()] = None,
+    color: Annotated[Literal["rgb", "bgr"], Query()] = "rgb",
     idempotency_key: Annotated[Key | None, Header()] = None,
 ) -> Any:
     """Inspect the image in the body, and answer when the inspection is stored.
 
     The same `Idempotency-Key` gives the stored answer, with status 200.
     """
-    uploads: Uploads = request.app.state.uploads
     station.enter(source, client.name)
-    answer = await _inspected(
+    answer = await inspected(
+        request,
         station,
-        uploads,
-        request.stream,
-        request.headers.get("content-length"),
         source=source,
         key=idempotency_key,
         part=part,
         expected=expect,
         captured_at=_with_zone(captured_at),
+        color=color,
     )
     if answer.is_replay:
         response.status_code = 200
@@ -89,17 +88,25 @@ async def post(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
     return answer.inspection
 
 
-async def _inspected(
+async def inspected(
+    request: Request,
     station: Station,
-    uploads: Uploads,
-    chunks: Callable[[], AsyncIterator[bytes]],
-    length: str | None,
+    chunks: Callable[[], AsyncIterator[bytes]] | None = None,
     **known: Any,
 ) -> Answer:
-    """Return the answer to an image that has a place, which is released."""
+    """Return the answer to an image that has a place, which is released.
+
+    Args:
+        request: Request that the image came with.
+        station: Station.
+        chunks: Function that returns the image. None: it is the body.
+        known: Fields of the arrival.
+    """
+    uploads: Uploads = request.app.state.uploads
     try:
-        uploads.require_length(length)
-        arrival = await uploads.receive(chunks(), **known)
+        if chunks is None:
+            uploads.require_length(request.headers.get("content-length"))
+        arrival = await uploads.receive((chunks or request.stream)(), **known)
     except ClientDisconnect as error:
         station.leave()
         raise ProblemError(400, "the client left before the image was there") from error
@@ -124,19 +131,18 @@ async def post_batch(
     """Inspect up to 16 images of a multipart form; each has a result or a problem."""
     if (problem := station.problem) is not None:
         raise ProblemError(503, problem, {"Retry-After": "1"})
-    uploads: Uploads = request.app.state.uploads
     async with request.form(max_files=MAX_BATCH, max_fields=0) as form:
         files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
         if not files:
             raise ProblemError(422, f"1 to {MAX_BATCH} images were needed, got none")
         results = (
-            _batch_result(station, client, uploads, source, file) for file in files
+            _batch_result(request, station, client, source, file) for file in files
         )
         return list(await asyncio.gather(*results))
 
 
 async def _batch_result(
-    station: Station, client: Client, uploads: Uploads, source: str, file: UploadFile
+    request: Request, station: Station, client: Client, source: str, file: UploadFile
 ) -> BatchResult:
     name = re.sub(r"[\x00-\x1f\x7f]", "", file.filename or "")[:200]
 
@@ -146,8 +152,8 @@ async def _batch_result(
 
     try:
         station.enter(source, client.name)
-        answer = await _inspected(
-            station, uploads, chunks, None, source=source, part=name or None
+        answer = await inspected(
+            request, station, chunks, source=source, part=name or None
         )
     except (EfficientADError, ProblemError) as error:
         return BatchResult(name=name, problem=as_problem(problem_of(error)))
@@ -206,8 +212,9 @@ def image(
 @router.get("/{number}/preview", responses=documented(410))
 def preview(_client: Viewer, station: TheStation, number: InspectionNumber) -> Response:
     """Return the image as a JPEG of 1280 pixels at most."""
-    path = _path(station, _row(station, number))
-    return Response(pictures.preview(path), 200, _FOREVER, "image/jpeg")
+    row = _row(station, number)
+    content = pictures.preview(_path(station, row), row["color"])
+    return Response(content, 200, _FOREVER, "image/jpeg")
 
 
 @router.get("/{number}/thumbnail", responses=documented(410))

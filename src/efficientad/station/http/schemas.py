@@ -71,6 +71,7 @@ class Inspection(BaseModel):
     captured_at: datetime | None
     part: str | None
     sha256: str
+    color: Literal["rgb", "bgr"]
     model: str
     rule: str
     threshold: float
@@ -204,6 +205,13 @@ class Source(BaseModel):
     kind: str
     settings: dict[str, Any]
     state: str
+
+
+class Triggered(BaseModel):
+    """A frame that will be inspected."""
+
+    inspection: str
+    """Number that its inspection will have."""
 
 
 class Health(BaseModel):

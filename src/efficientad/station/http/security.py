@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from efficientad.station.storage import registry
 from efficientad.station.storage.queries import Row
 
 SESSION_COOKIE: Final = "station"
+_LONGEST_NAME: Final = 200
 _RANK: Final = {"line": 0, "viewer": 1, "operator": 2, "engineer": 3}
 _READING: Final = {"GET", "HEAD", "OPTIONS"}
 _POLICY: Final = (
@@ -75,11 +77,16 @@ async def client_of(request: Request) -> Client:
     """
     station = station_of(request)
     config = station.config
-    if config.is_open or not config.tokens:
+    if config.is_open or not config.has_identities:
         return Client("anybody", "engineer")
+    if config.proxy is not None and is_from_proxy(request):
+        name = request.headers.get(config.proxy.header, "")[:_LONGEST_NAME]
+        if name:
+            return Client(name, config.proxy.role_of(name))
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        token = request.cookies.get(SESSION_COOKIE, "")
+    if scheme.lower() != "bearer":  # clients of AWS send it as a session's token
+        token = request.headers.get("x-amz-security-token", "")
+        token = token or request.cookies.get(SESSION_COOKIE, "")
     row = await run_in_threadpool(_token_row, station, token_hash(token))
     if not token or row is None:
         raise ProblemError(
@@ -88,6 +95,21 @@ async def client_of(request: Request) -> Client:
             {"WWW-Authenticate": "Bearer"},
         )
     return Client(row["name"], row["role"], row["id"])
+
+
+def is_from_proxy(request: Request) -> bool:
+    """Return whether a request comes from the proxy of the settings."""
+    proxy = station_of(request).config.proxy
+    if proxy is None or request.client is None:
+        return False
+    address = ip_address(request.client.host)
+    return any(address in network for network in proxy.networks)
+
+
+def is_secure(request: Request) -> bool:
+    """Return whether a request came by HTTPS, as far as the station or its proxy."""
+    scheme = request.headers.get("x-forwarded-proto", "")
+    return "https" in {request.url.scheme, scheme if is_from_proxy(request) else ""}
 
 
 def _token_row(station: Station, digest: str) -> Row | None:

@@ -17,6 +17,7 @@ from efficientad.station.http.schemas import (
     Session,
     Source,
     SystemState,
+    Triggered,
 )
 from efficientad.station.http.security import (
     SESSION_COOKIE,
@@ -25,10 +26,12 @@ from efficientad.station.http.security import (
     Operator,
     TheStation,
     Viewer,
+    is_secure,
     new_token,
     token_hash,
 )
 from efficientad.station.prediction.pipeline import Station
+from efficientad.station.sources.camera import CameraSource
 from efficientad.station.storage import audit, outbox, queries, registry
 from efficientad.station.storage.audit_chain import Action
 
@@ -109,6 +112,19 @@ def resume(client: Operator, station: TheStation, name: Name) -> Any:
     return _set_state(station, client, name, "running")
 
 
+@router.post(
+    "/sources/{name}/trigger",
+    status_code=202,
+    responses=documented(409),
+)
+def trigger(_client: AnyClient, request: Request, name: Name) -> Triggered:
+    """Inspect the next frame of a camera in the mode `trigger`."""
+    camera: CameraSource | None = request.app.state.cameras.get(name)
+    if camera is None:
+        raise ProblemError(404, "there is no camera of this name")
+    return Triggered(inspection=camera.trigger())
+
+
 def _set_state(
     station: Station, client: Client, name: str, state: str
 ) -> list[queries.Row]:
@@ -155,7 +171,7 @@ def post_session(
         SESSION_COOKIE,
         secret,
         max_age=_SESSION_HOURS * 3600,
-        secure=request.url.scheme == "https",
+        secure=is_secure(request),
         httponly=True,
         samesite="strict",
     )

@@ -34,7 +34,7 @@ def replay(
         return None
     paths = [media.path(sample["media_path"]) for sample in samples]
     jobs = [
-        Job(sample["inspection"], (path,), rule, max_pixels)
+        Job(sample["inspection"], (path,), rule, max_pixels, sample["color"])
         for sample, path in zip(samples, paths, strict=True)
     ]
     futures = [inspector.submit(job, "background") for job in jobs]

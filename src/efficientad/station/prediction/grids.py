@@ -31,6 +31,12 @@ def grids_of(content: bytes) -> Grids:
     return found
 
 
+def pose_of(content: bytes) -> Pose | None:
+    """Return how the part lies in its image; None: it was not aligned."""
+    pose = load(content).get(_POSE)
+    return None if pose is None else Pose(*pose.tolist())
+
+
 def placed(
     content: bytes, grid: NDArray[np.float32], height: int, width: int
 ) -> NDArray[np.float32]:
@@ -43,5 +49,5 @@ def placed(
         width: Width of the map in pixels.
     """
     values = place_map(grid, height, width)
-    pose = load(content).get(_POSE)
-    return values if pose is None else Pose(*pose.tolist()).in_own_frame(values)
+    pose = pose_of(content)
+    return values if pose is None else pose.in_own_frame(values)

@@ -25,7 +25,7 @@ from PIL import Image
 from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.appearance import appearance
 from efficientad.images.decoding import opened_picture
-from efficientad.images.rgb import INPUT_SIZE, RGBImage, read_image
+from efficientad.images.rgb import INPUT_SIZE, ColorOrder, RGBImage, read_image
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
 from efficientad.station.prediction.grids import packed
@@ -54,6 +54,7 @@ class Job:
     """Places of the file: the image moves from the first to the last meanwhile."""
     rule: Rule
     max_pixels: int
+    color: ColorOrder = "rgb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,22 +200,22 @@ def _read(job: Job) -> RGBImage:
     for path in job.paths[:-1]:
         if path.exists():
             try:
-                return _read_file(path, job.max_pixels)
+                return _read_file(path, job)
             except ImageError:
                 if path.exists():
                     raise
-    return _read_file(job.paths[-1], job.max_pixels)
+    return _read_file(job.paths[-1], job)
 
 
-def _read_file(path: Path, max_pixels: int) -> RGBImage:
+def _read_file(path: Path, job: Job) -> RGBImage:
     with opened_picture(path) as picture:
         height, width = picture.height, picture.width
-    if height * width > max_pixels:
+    if height * width > job.max_pixels:
         raise ImageError(
-            f"an image may have {max_pixels // 10**6} million pixels here, this one "
-            f"has {width} x {height}; cut it into tiles or reduce it"
+            f"an image may have {job.max_pixels // 10**6} million pixels here, this "
+            f"one has {width} x {height}; cut it into tiles or reduce it"
         )
-    return read_image(path)
+    return read_image(path, job.color)
 
 
 def _found(prediction: Prediction, facts: dict[str, Any]) -> Found:

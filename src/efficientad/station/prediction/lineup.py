@@ -7,19 +7,20 @@ one change of a reference; the old one finishes its work.
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from efficientad.errors import EfficientADError
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.station.config import StationConfig
-from efficientad.station.errors import UnknownError
+from efficientad.station.errors import UnavailableError, UnknownError
 from efficientad.station.prediction.changes import (
     By,
     write_activation,
@@ -28,7 +29,7 @@ from efficientad.station.prediction.changes import (
 )
 from efficientad.station.prediction.golden import replay
 from efficientad.station.prediction.inspector import Job, Outcome, Ready
-from efficientad.station.prediction.rules import Rule, first_rule
+from efficientad.station.prediction.rules import Rule, first_rule, rule_of
 from efficientad.station.prediction.supervisor import Inspector, Report
 from efficientad.station.storage import registry
 from efficientad.station.storage.engine import Database
@@ -37,6 +38,8 @@ from efficientad.station.storage.queries import Row
 from efficientad.station.storage.registry import ALL_SOURCES
 from efficientad.station.storage.writer import Writer
 from efficientad.storage import atomic_write, file_hash
+
+_RETRY_SECONDS: Final = 2.0
 
 OpenModel = Callable[[Path, StationConfig], Predictor]
 """Opens a model file in the child process; it is pickled."""
@@ -50,7 +53,9 @@ def open_model(path: Path, config: StationConfig) -> Predictor:
 
 
 @dataclass(frozen=True)
-class _Active:
+class Active:
+    """A model that is open, and the rule that it decides by."""
+
     inspector: Inspector
     rule: Rule
 
@@ -74,7 +79,7 @@ class Lineup:
         self._report = report
         self._opener = opener
         self._folder = config.data / "models"
-        self._active: Mapping[str, _Active] = {}
+        self._active: Mapping[str, Active] = {}
         self._opened: dict[str, Inspector] = {}
         self._swap = threading.Lock()
         self._one_at_a_time = threading.Lock()
@@ -117,24 +122,38 @@ class Lineup:
             active = self._of(source)
             return active.inspector.submit(job(active.rule)), active.rule
 
-    def start(self) -> None:
-        """Open the models that were active, or the one of the settings."""
+    def start(self, is_closing: threading.Event) -> None:
+        """Open the models that were active, or the one of the settings.
+
+        A process that does not start says nothing of its model, and is started again
+        until the station stops.
+        """
+        while not is_closing.is_set():
+            try:
+                self._start()
+            except UnavailableError as error:
+                self._report("inspector_died", str(error))
+                is_closing.wait(_RETRY_SECONDS)
+            except EfficientADError as error:
+                self._failure = f"the model cannot be used: {error}"
+                self._report("model_failed", str(error))
+                return
+            else:
+                return
+
+    def _start(self) -> None:
         path = self._config.model
-        try:
-            sha256 = file_hash(path)
-            with self._database.connect() as connection:
-                is_known = registry.model_of(connection, sha256) is not None
-                before = registry.active_ones(connection)
-            if not is_known:
-                self._opened = {sha256: self._added(path, path.name, By())}
-            for row in before:
-                if is_known or row["source"] != ALL_SOURCES:
-                    self._put(row["source"], self._active_of(row["model"], row["rule"]))
-            if ALL_SOURCES not in self._active:
-                self.activate(ALL_SOURCES, sha256, None, By(reason="at start"))
-        except EfficientADError as error:
-            self._failure = f"the model cannot be used: {error}"
-            self._report("model_failed", str(error))
+        sha256 = file_hash(path)
+        with self._database.connect() as connection:
+            is_known = registry.model_of(connection, sha256) is not None
+            before = registry.active_ones(connection)
+        if not is_known:
+            self._opened = {sha256: self._added(path, path.name, By())}
+        for row in before:
+            if is_known or row["source"] != ALL_SOURCES:
+                self._put(row["source"], self._active_of(row["model"], row["rule"]))
+        if ALL_SOURCES not in self._active:
+            self.activate(ALL_SOURCES, sha256, None, By(reason="at start"))
 
     def close(self) -> None:
         """End all inspectors."""
@@ -195,7 +214,21 @@ class Lineup:
             self._put(source, active)
         return row
 
-    def _put(self, source: str, active: _Active) -> None:
+    @contextmanager
+    def opened(self, model: str, rule: str | None) -> Iterator[Active]:
+        """Yield a model with a rule, opened for this use if it is not in use.
+
+        Raises:
+            UnknownError: If there is no such model or rule.
+        """
+        with self._one_at_a_time:
+            active = self._active_of(model, rule)
+        try:
+            yield active
+        finally:
+            self._close_unused(active.inspector)
+
+    def _put(self, source: str, active: Active) -> None:
         """Let an inspector take over a source; the one before finishes its work."""
         with self._swap:
             before = self._active.get(source)
@@ -203,7 +236,7 @@ class Lineup:
         if before is not None:
             self._close_unused(before.inspector)
 
-    def _of(self, source: str) -> _Active:
+    def _of(self, source: str) -> Active:
         return self._active.get(source) or self._active[ALL_SOURCES]
 
     def _added(self, path: Path, name: str, by: By) -> Inspector:
@@ -236,18 +269,18 @@ class Lineup:
             self.add_rule(sha256, values, replace(by, reason=reason))
         return inspector
 
-    def _active_of(self, model: str, rule: str | None) -> _Active:
+    def _active_of(self, model: str, rule: str | None) -> Active:
         """Return a model with a rule, opened if it is not yet."""
         chosen = self._rule(model, rule)
         for each in self._active.values():
             if each.rule.model == model:
-                return _Active(each.inspector, chosen)
+                return Active(each.inspector, chosen)
         opened = self._opened.pop(model, None)
         if opened is None:
             places = self._folder.glob(f"{model}.*")
             (place,) = (path for path in places if path.suffix != ".bin")
             opened, _ = self._inspector(place)
-        return _Active(opened, chosen)
+        return Active(opened, chosen)
 
     def _rule(self, model: str, rule: str | None) -> Rule:
         with self._database.connect() as connection:
@@ -257,9 +290,7 @@ class Lineup:
                 row = registry.rule_of(connection, rule)
         if row is None or row["model"] != model:
             raise UnknownError(f"no rule {rule or ''} of a model {model}")
-        fields = ("id", "model", "version", "threshold", "budget", "min_area")
-        regions = json.dumps(row["regions"])
-        return Rule(**{name: row[name] for name in fields}, regions=regions)
+        return rule_of(row)
 
     def _inspector(self, place: Path) -> tuple[Inspector, Ready]:
         """Return an inspector that is ready, and facts about its model."""

@@ -28,7 +28,7 @@ from efficientad.station.prediction.inspector import (
 )
 from efficientad.station.prediction.lineup import Lineup, OpenModel, open_model
 from efficientad.station.prediction.records import Answer, Arrival, record_of
-from efficientad.station.storage import queries, registry
+from efficientad.station.storage import jobs, queries, registry
 from efficientad.station.storage.engine import open_database
 from efficientad.station.storage.housekeeping import keep_house
 from efficientad.station.storage.media import MediaStore
@@ -72,7 +72,12 @@ class Station:
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._threads = [
-            threading.Thread(target=self.lineup.start, name="opening", daemon=True),
+            threading.Thread(
+                target=self.lineup.start,
+                args=(self._is_closing,),
+                name="opening",
+                daemon=True,
+            ),
             threading.Thread(target=self._keep_house, name="house", daemon=True),
         ]
 
@@ -86,6 +91,7 @@ class Station:
         self.media.forget_incoming()
         self.media.check()
         self.writer.run(partial(registry.set_tokens, tokens=tokens, now=now))
+        self.writer.run(jobs.end_interrupted)
         for thread in self._threads:
             thread.start()
 
@@ -100,9 +106,14 @@ class Station:
         self.database.close()
 
     @property
+    def is_closing(self) -> bool:
+        """Whether the station is stopping."""
+        return self._is_closing.is_set()
+
+    @property
     def problem(self) -> str | None:
         """Reason why no image can be taken now, or None."""
-        if self._is_closing.is_set():
+        if self.is_closing:
             return "the station is stopping"
         if not self.writer.is_up:
             return "the database cannot be written"
@@ -146,6 +157,19 @@ class Station:
                 self._running[name] = (arrival.sha256, future)
         future.add_done_callback(lambda _: self._end(name))
         return future
+
+    def give_up(self, arrival: Arrival, reason: str) -> None:
+        """Store that an image, which is lost, is undecided.
+
+        Raises:
+            UnavailableError: If nothing can be stored, or no model decides yet.
+        """
+        rules = self.lineup.rules
+        rule = rules.get(arrival.source) or rules.get(registry.ALL_SOURCES)
+        if rule is None:
+            raise UnavailableError(self.problem or "no model decides yet")
+        row, _, _ = record_of(arrival, Undecided(reason), rule, self.config)
+        self._write(row | {"media_state": "removed"}, (), {})
 
     def report(self, kind: str, detail: str) -> None:
         """Write an incident, and tell everybody who listens."""
@@ -217,7 +241,8 @@ class Station:
         paths = (part, self.media.path(place))
         max_pixels = self.config.max_megapixels * 10**6
         future, rule = self.lineup.submit(
-            arrival.source, lambda rule: Job(arrival.number, paths, rule, max_pixels)
+            arrival.source,
+            lambda rule: Job(arrival.number, paths, rule, max_pixels, arrival.color),
         )
         self.media.keep(part, place)
         store_ms = 1000 * (time.perf_counter() - start)
@@ -235,6 +260,12 @@ class Station:
         if isinstance(outcome, Found):
             used_ms = outcome.decode_ms + outcome.predict_ms
             row["wait_ms"] = max(0.0, total_ms - used_ms)
+        return self._write(row, regions, artifacts)
+
+    def _write(
+        self, row: Row, regions: tuple[Row, ...], artifacts: dict[str, bytes]
+    ) -> Row:
+        """Write an inspection, tell everybody, and return it as it is read."""
         stored = self.writer.run(
             partial(
                 queries.insert_inspection,

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from efficientad.images.rgb import ColorOrder
 from efficientad.station.config import StationConfig
 from efficientad.station.prediction.inspector import Found, Undecided
 from efficientad.station.prediction.rules import Rule
@@ -27,6 +28,8 @@ class Arrival:
     captured_at: datetime | None = None
     part: str | None = None
     expected: str | None = None
+    color: ColorOrder = "rgb"
+    """Order in which the file has red, green and blue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ def record_of(
         "captured_at": arrival.captured_at,
         "part": arrival.part,
         "sha256": arrival.sha256,
+        "color": arrival.color,
         "model": rule.model,
         "rule": rule.id,
         "expected": arrival.expected,

@@ -31,6 +31,13 @@ class Rule:
     shares of width and height."""
 
 
+def rule_of(row: Mapping[str, Any]) -> Rule:
+    """Return the rule of a row of the database."""
+    fields = ("id", "model", "version", "threshold", "budget", "min_area")
+    regions = json.dumps(row["regions"])
+    return Rule(**{name: row[name] for name in fields}, regions=regions)
+
+
 def with_rule(
     calibration: Calibration, rule: Rule, height: int, width: int
 ) -> Calibration:

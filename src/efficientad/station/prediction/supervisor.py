@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Final, Literal
 
-from efficientad.errors import ModelFileError
+from efficientad.errors import EfficientADError, ModelFileError
 from efficientad.station.errors import UnavailableError
 from efficientad.station.prediction.inspector import (
     Failed,
@@ -33,7 +33,7 @@ Report = Callable[[str, str], None]
 """Gets the kind of an incident, and its detail."""
 
 _IN_CHILD: Final = 2
-_START_SECONDS: Final = 120.0
+_START_SECONDS: Final = 300.0
 _PAUSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SERVICE_SHARE: Final = 0.1
 _FIRST_SERVICE_SECONDS: Final = 0.05
@@ -80,7 +80,7 @@ class Inspector:
 
         Raises:
             ModelFileError: If it cannot be used.
-            UnavailableError: If the child dies before.
+            UnavailableError: If the child dies before, or takes too long.
         """
         return self._started.result()
 
@@ -170,7 +170,7 @@ class Inspector:
         try:
             was_ready = self._opened(ours)
             if was_ready:
-                self._receive(ours, process)
+                self._receive(ours)
         finally:
             with self._lock:
                 self._connection = None
@@ -193,20 +193,25 @@ class Inspector:
             if not self._started.done():
                 self._started.set_result(first)
             return True
-        reason = first.reason if isinstance(first, Failed) else "it does not start"
         if not self._started.done():
-            self._started.set_exception(ModelFileError(reason))
+            failure: EfficientADError = UnavailableError(
+                "the process that predicts does not start"
+            )
+            if isinstance(first, Failed):
+                failure = ModelFileError(first.reason)
+            self._started.set_exception(failure)
             self._is_closing.set()
         return False
 
-    def _receive(self, connection: Connection, process: BaseProcess) -> None:
+    def _receive(self, connection: Connection) -> None:
+        """Receive outcomes until the child ends, or takes too long with one."""
         while not self._is_closing.is_set():
             try:
                 if connection.poll(0.25):
                     self._take(*connection.recv())
                 elif self._is_late():
                     self._give_up()
-                    process.kill()
+                    return
             except (EOFError, OSError):
                 return
 

@@ -5,7 +5,8 @@
     FOLDER/test/TYPE/ID.png       defective parts, one folder for each defect type
     FOLDER/reviews.json           verdict, person and time of each part
 
-Files are the originals. A part stays on its side of the split in every export.
+Files are the originals, or PNG files where these have blue first. A part stays on its
+side of the split in every export.
 """
 
 import json
@@ -16,8 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from PIL import Image
+
 from efficientad.datasets.samples import is_normal_name
 from efficientad.errors import DatasetError
+from efficientad.images.rgb import ColorOrder, read_image
 from efficientad.station.chance import chance
 from efficientad.storage import atomic_folder
 
@@ -35,6 +39,8 @@ class ReviewedPart:
     id: str
     path: Path
     """The original image."""
+    color: ColorOrder
+    """Order in which it has red, green and blue."""
     verdict: Verdict
     defect_type: str | None
     note: str | None
@@ -81,10 +87,14 @@ def export_dataset(parts: Iterable[ReviewedPart], folder: Path) -> Export:
             inner, count = _place(part)
             copy = made / inner / f"{part.id}{part.path.suffix}"
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(part.path, copy)
+            if part.color == "rgb":
+                shutil.copyfile(part.path, copy)
+            else:
+                copy = copy.with_suffix(".png")
+                Image.fromarray(read_image(part.path, part.color)).save(copy)
             counts[count] += 1
             image = copy.relative_to(made).as_posix()
-            notes.append(asdict(part) | {"path": image})
+            notes.append(asdict(part) | {"path": image, "color": "rgb"})
         if not notes:
             raise DatasetError(
                 "a data set needs parts with the verdict normal or defect, got none "

@@ -19,14 +19,13 @@ from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
 from efficientad.names import printable
 from efficientad.station.config import Folder
-from efficientad.station.errors import OverloadedError, UnavailableError
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer, Arrival
+from efficientad.station.sources.places import wait_for_place
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
 
 _AT_ONCE: Final = 4
-_WAIT_FOR_PLACE: Final = 0.02
 _GIVE_UP_SECONDS: Final = 30.0
 _CHUNK: Final = 2**20
 _LONGEST_PART: Final = 200
@@ -77,11 +76,7 @@ class FolderSource:
 
     def _is_running(self) -> bool:
         with self._station.database.connect() as connection:
-            sources = registry.list_sources(connection)
-        return any(
-            row["name"] == self._folder.name and row["state"] == "running"
-            for row in sources
-        )
+            return registry.source_state(connection, self._folder.name) == "running"
 
     def _look(self) -> None:
         """Inspect all files that have not changed for some time, oldest first."""
@@ -89,7 +84,9 @@ class FolderSource:
         for start in range(0, len(stable), _AT_ONCE):
             begun: list[tuple[Path, _Version, Future[Answer]]] = []
             for path, version in stable[start : start + _AT_ONCE]:
-                if not self._enter():
+                if not wait_for_place(
+                    self._station, self._folder.name, self._is_closing
+                ):
                     break
                 answer = self._begin(path, version)
                 if answer is not None:
@@ -125,19 +122,6 @@ class FolderSource:
             if seen.is_refused and now - seen.since >= _GIVE_UP_SECONDS:
                 self._move(self._folder.path / name, self._failed)
                 self._report(f"{printable(name)} is no usable image")
-
-    def _enter(self) -> bool:
-        """Wait for a place, and return whether there is one before the end."""
-        while not self._is_closing.is_set():
-            try:
-                self._station.enter(self._folder.name)
-            except OverloadedError:
-                self._is_closing.wait(_WAIT_FOR_PLACE)
-            except UnavailableError:
-                self._is_closing.wait(self._folder.seconds)
-            else:
-                return True
-        return False
 
     def _begin(self, path: Path, version: _Version) -> "Future[Answer] | None":
         """Copy a file that has a place, and return its future answer."""

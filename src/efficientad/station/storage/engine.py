@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from efficientad.errors import StorageError
+from efficientad.station.storage.tables import METADATA
 
 LOCK_SECONDS: Final = 0.8
 """Time that a commit waits for a database that another program has locked."""
 
+_VERSION: Final = 1
+"""Version of the tables, which the database file keeps."""
 _N_READERS: Final = 4
 _NETWORK_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "fuse.sshfs", "afs"}
@@ -55,7 +56,7 @@ class Database:
 
 
 def open_database(folder: Path) -> Database:
-    """Open the database in a data folder, made or brought up to date if needed.
+    """Open the database in a data folder, made if needed.
 
     Raises:
         StorageError: If another station uses the folder, it is in a network, or the
@@ -95,7 +96,7 @@ def _engines(path: Path) -> tuple[Engine, Engine]:
     _prepare(reading, "BEGIN", "query_only=ON", "wal_autocheckpoint=0")
     try:
         with writing.begin() as connection:
-            migrate(connection)
+            _make_tables(connection, path)
     except DBAPIError as error:
         raise StorageError(
             f"the database {path} cannot be opened ({error.orig}); restore it from a "
@@ -118,14 +119,20 @@ def _prepare(engine: Engine, begin: str, *pragmas: str) -> None:
     event.listen(engine, "begin", begun)
 
 
-def migrate(connection: Connection) -> None:
-    """Bring the tables up to date."""
-    config = Config()
-    config.set_main_option(
-        "script_location", str(Path(__file__).with_name("migrations"))
-    )
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+def _make_tables(connection: Connection, path: Path) -> None:
+    """Create the tables in a new database.
+
+    Raises:
+        StorageError: If another release has written the database.
+    """
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+    if version not in {0, _VERSION}:
+        raise StorageError(
+            f"tables of version {_VERSION} were needed, {path} has version {version}; "
+            "use the release that wrote it, or give another data folder"
+        )
+    METADATA.create_all(connection)
+    connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
 
 
 def _require_local(folder: Path) -> None:

@@ -84,8 +84,9 @@ def activate(connection: Connection, activation: Mapping[str, Any]) -> Row:
 
 def golden_samples(connection: Connection) -> list[Row]:
     """Return the active golden samples whose image is still there."""
+    i = t.inspections.c
     query = (
-        select(t.golden.c.inspection, t.golden.c.verdict, t.inspections.c.media_path)
+        select(t.golden.c.inspection, t.golden.c.verdict, i.media_path, i.color)
         .join(t.inspections, t.inspections.c.id == t.golden.c.inspection)
         .where(t.golden.c.active, t.inspections.c.media_path.is_not(None))
     )
@@ -121,6 +122,13 @@ def set_source_state(connection: Connection, name: str, state: str) -> bool:
     """Write whether a source runs, and return whether there is one of this name."""
     query = t.sources.update().where(t.sources.c.name == name).values(state=state)
     return connection.execute(query).rowcount > 0
+
+
+def source_state(connection: Connection, name: str) -> str | None:
+    """Return the state of a source: `running` or `paused`."""
+    query = select(t.sources.c.state).where(t.sources.c.name == name)
+    found: str | None = connection.execute(query).scalar()
+    return found
 
 
 def list_sources(connection: Connection) -> list[Row]:

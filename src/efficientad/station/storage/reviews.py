@@ -109,9 +109,14 @@ def verdicts(connection: Connection, decision: str | None = None) -> list[Row]:
         decision: Decision of the station. None: any.
     """
     i, r = t.inspections.c, t.reviews
-    columns = (i.id, i.source, i.decision, i.media_path, i.masked_score, i.image_score)
+    columns = (i.id, i.source, i.decision, i.media_path, i.color, i.masked_score)
     query = (
-        select(*columns, t.rules.c.threshold, *(c.label(f"r_{c.name}") for c in r.c))
+        select(
+            *columns,
+            i.image_score,
+            t.rules.c.threshold,
+            *(c.label(f"r_{c.name}") for c in r.c),
+        )
         .join(r, r.c.inspection == i.id)
         .join(t.rules, t.rules.c.id == i.rule)
         .where(i.review_state == REVIEWED)
@@ -130,6 +135,15 @@ def verdicts(connection: Connection, decision: str | None = None) -> list[Row]:
         plain = {k: v for k, v in each[0].items() if k[:2] != "r_"}
         found.append(plain | {"review": counts})
     return found
+
+
+def last_images(connection: Connection, limit: int) -> list[Row]:
+    """Return the newest inspections that have an image, with the verdict of people."""
+    i = t.inspections.c
+    query = select(i.id, i.decision, i.media_path, i.color)
+    query = query.where(i.media_state == "stored").order_by(i.id.desc()).limit(limit)
+    known = {row["id"]: row["review"]["verdict"] for row in verdicts(connection)}
+    return [row | {"verdict": known.get(row["id"])} for row in rows(connection, query)]
 
 
 def golden_of(connection: Connection, number: str) -> Row | None:

@@ -7,6 +7,7 @@ from sqlalchemy import (
     JSON,
     Boolean,
     Column,
+    Connection,
     Float,
     ForeignKey,
     Index,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    event,
     text,
 )
 
@@ -113,6 +115,7 @@ inspections = Table(
     _time("captured_at"),
     Column("part", String(200), index=True),
     Column("sha256", String(64), nullable=False),
+    Column("color", String(3), nullable=False),
     Column("model", String(64), ForeignKey("models.sha256"), nullable=False),
     Column("rule", String(36), ForeignKey("rules.id"), nullable=False),
     Column("image_score", Float),
@@ -261,6 +264,32 @@ audit = Table(
     Column("reason", String(2000)),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
+)
+
+
+def _forbid_changes(_audit: Table, connection: Connection, **_options: Any) -> None:
+    """Make the database refuse changes of the audit log."""
+    for change in ("UPDATE", "DELETE"):
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER audit_no_{change.lower()} BEFORE {change} ON audit BEGIN "
+            "SELECT RAISE(ABORT, 'the audit log does not change'); END"
+        )
+
+
+event.listen(audit, "after_create", _forbid_changes)
+
+jobs = Table(
+    "jobs",
+    METADATA,
+    _id(),
+    Column("kind", String(10), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("by", String(200), nullable=False),
+    _time("at", nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("detail", String(2000)),
+    Column("result", JSON),
+    Index("ix_jobs_subject", "kind", "subject"),
 )
 
 tokens = Table(

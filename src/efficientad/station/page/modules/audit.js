@@ -46,7 +46,7 @@ function result() {
 }
 
 function row(entry) {
-  return html`<tr><td>${entry.seq}</td><td class="nowrap">${date(entry.at)}</td><td>${entry.actor} <small>${entry.role}</small></td><td>${entry.action}</td>
+  return html`<tr><td>${entry.seq}</td><td class="nowrap">${date(entry.at)}</td><td>${entry.actor} <small>${entry.role}</small></td><td class="nowrap">${entry.action}</td>
     <td><code>${entry.subject.length > 16 ? `…${entry.subject.slice(-8)}` : entry.subject}</code></td>
     <td>${difference(entry)}</td><td>${entry.reason}</td><td><code>${entry.hash.slice(0, 8)}</code></td></tr>`;
 }
@@ -55,8 +55,9 @@ function difference({ before, after }) {
   const text = (value) => (value !== null && typeof value === "object"
     ? Object.entries(value).filter(([, each]) => each !== null).map(([key, each]) => `${key} ${typeof each === "object" ? JSON.stringify(each) : each}`).join(", ")
     : String(value));
+  const short = (value) => text(value).replace(/\b([0-9a-f]{12})[0-9a-f]{52}\b/g, "$1…");
   if (before === null && after === null) return nothing;
-  return html`${before === null ? nothing : html`<del>${text(before)}</del> `}${after === null ? nothing : html`<ins>${text(after)}</ins>`}`;
+  return html`${before === null ? nothing : html`<del>${short(before)}</del> `}${after === null ? nothing : html`<ins>${short(after)}</ins>`}`;
 }
 
 export const audit = { title: "Audit", template, enter: () => load() };

@@ -13,6 +13,7 @@ let activations = [];
 let golden = [];
 let draft = null; // rule that is being written
 let trial = null; // what it would decide
+let trials = {}; // by model
 let busy = "";
 
 async function load() {
@@ -22,6 +23,20 @@ async function load() {
   [models, rules, activations, golden] = found;
   if (!draft && active()) begin(active().model);
   changed();
+  await loadTrials();
+}
+
+async function loadTrials() {
+  const found = await attempt(() => Promise.all(models.map(({ sha256 }) => get(`/models/${sha256}/trials`))));
+  if (!found) return;
+  trials = Object.fromEntries(models.map(({ sha256 }, n) => [sha256, found[n]]));
+  changed();
+  if (state.view === "model" && found.flat().some((each) => each.state === "running")) setTimeout(loadTrials, 1000);
+}
+
+async function tryModel(model) {
+  const job = await attempt(() => send("POST", `/models/${model}/trials`, {}));
+  if (job) await loadTrials();
 }
 
 function active() {
@@ -158,13 +173,22 @@ function modelsCard() {
       </dl>
       <div class="scroll" tabindex="0"><table><thead><tr><th>Rule</th><th>Threshold</th><th>Least area</th><th>Regions</th><th>Written</th><th>Reason</th><th></th></tr></thead>
       <tbody>${rules.filter((rule) => rule.model === model.sha256).map(ruleRow)}</tbody></table></div>
-      <button type="button" @click=${() => begin(model.sha256)}>New rule of this model</button></details>`)}</section>`;
+      ${(trials[model.sha256] ?? []).slice(0, 3).map(trialRow)}
+      <button type="button" @click=${() => begin(model.sha256)}>New rule of this model</button>
+      <button type="button" @click=${() => tryModel(model.sha256)}>Try it on the last 200 parts</button></details>`)}</section>`;
+}
+
+function trialRow({ at, by, state: now, detail, result }) {
+  const words = result
+    ? html`of ${count(result.n)} parts it flags <strong>${count(result.n_flagged)}</strong>, before ${count(result.n_flagged_before)};
+        of ${count(result.n_reviewed)} reviewed ones <strong>${count(result.n_agreeing)}</strong> agree, before ${count(result.n_agreeing_before)}`
+    : detail ?? "while the line rests";
+  return html`<p class="result ${now === "failed" ? "bad" : "good"}" role="status">Trial of ${date(at)} by ${by}, ${now}: ${words}.</p>`;
 }
 
 function facts({ provenance, calibration }) {
   return [
-    ["Trained", provenance.created ?? provenance.time],
-    ["Preset", provenance.preset ?? provenance.recipe?.preset],
+    ["Preset", provenance.preset],
     ["Held-out normal images", calibration.normal_scores?.length],
     ["Threshold of the file", number(calibration.threshold)],
     ["False-alarm budget", calibration.false_alarm_budget && percent(calibration.false_alarm_budget)],

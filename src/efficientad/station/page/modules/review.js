@@ -122,7 +122,7 @@ function stage(part) {
     <aside>
       <section class="card">
         <h2>Your verdict</h2>
-        <p class="muted">In the queue since ${age(part.received_at)}, as it is ${REASONS[part.reason] ?? part.reason}.</p>
+        <p class="muted">In the queue for ${age(part.received_at)}: it is ${REASONS[part.reason] ?? part.reason}.</p>
         ${verdictButtons(decide)}
         <label>Type of a defect, for the next ones too
           <input list="types" .value=${type} maxlength="100" @input=${(event) => { type = event.target.value; }} placeholder="not named" /></label>

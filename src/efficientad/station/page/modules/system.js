@@ -20,7 +20,7 @@ async function turn(source, verb) {
 
 async function exportParts() {
   const job = await attempt(() => send("POST", "/exports", {}));
-  if (job) notify(`The data set is being written to ${job.folder ?? "the data folder"}`);
+  if (job) notify(`The data set is being written to exports/${job.id} in the data folder`);
 }
 
 async function signOut() {

@@ -1,0 +1,189 @@
+"""Jobs that take a while: data sets of reviewed parts, and trials of models."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from threading import Thread
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from efficientad.errors import EfficientADError
+from efficientad.station.http.problems import ProblemError, documented
+from efficientad.station.http.reviews import action_of
+from efficientad.station.http.schemas import InspectionNumber, Number, Sha256, _Strict
+from efficientad.station.http.security import (
+    Client,
+    Engineer,
+    Operator,
+    TheStation,
+    Viewer,
+)
+from efficientad.station.prediction.pipeline import Station
+from efficientad.station.prediction.trials import try_model
+from efficientad.station.reviewing.dataset import ReviewedPart, export_dataset
+from efficientad.station.storage import audit, jobs, registry, reviews
+from efficientad.station.storage.queries import Row
+
+router = APIRouter()
+_FOLDER: Final = "exports"
+_N_LISTED: Final = 50
+_ModelHash = Annotated[Sha256, Path(description="SHA-256 of a model file.")]
+
+
+class Trial(BaseModel):
+    """Decisions of a model on stored parts, beside those that were made."""
+
+    rule: str
+    n: int
+    n_flagged: int
+    n_flagged_before: int
+    n_reviewed: int
+    """Parts that people have called normal or defective."""
+    n_agreeing: int
+    """Those on which the model agrees with them."""
+    n_agreeing_before: int
+    changed: dict[str, str]
+    """Numbers of parts that it decides in another way, with the decision."""
+
+
+class Job(BaseModel):
+    """Something that takes a while."""
+
+    id: str
+    kind: Literal["export", "trial"]
+    subject: str
+    """SHA-256 of the model on trial; empty for an export."""
+    at: datetime
+    by: str
+    state: Literal["running", "done", "failed"]
+    detail: str | None
+    result: Trial | None
+
+
+class NewTrial(_Strict):
+    """A trial on the last parts."""
+
+    rule: Number | None = None
+    """Number of the rule. None: the newest one of the model."""
+    n: Annotated[int, Field(ge=1, le=1000)] = 200
+
+
+@router.get("/jobs/{number}", response_model=Job, responses=documented())
+def get_job(_client: Viewer, station: TheStation, number: InspectionNumber) -> Any:
+    """Return how far an export or a trial is."""
+    with station.database.connect() as connection:
+        job = jobs.job_of(connection, number)
+    if job is None:
+        raise ProblemError(404, "there is no job of this number")
+    return job
+
+
+@router.post(
+    "/exports",
+    status_code=202,
+    response_model=Job,
+    responses=documented(),
+    tags=["reviews"],
+)
+def post_export(client: Operator, station: TheStation) -> Any:
+    """Write all reviewed parts as a data set for `efficientad train`.
+
+    It appears in the folder `exports/NUMBER` of the station's data.
+    """
+
+    def work(job: Row) -> tuple[str, None]:
+        with station.database.connect() as connection:
+            found = reviews.verdicts(connection)
+        folder = station.config.data / _FOLDER / job["id"]
+        made = export_dataset((_reviewed_part(station, row) for row in found), folder)
+        return (
+            f"{made.n_train} normal parts for the training, {made.n_test_good} for the "
+            f"test, {made.n_defects} defective ones, in {folder}"
+        ), None
+
+    return _begin(station, client, "export", "", work)
+
+
+@router.get(
+    "/models/{sha256}/trials",
+    response_model=list[Job],
+    responses=documented(),
+    tags=["models"],
+)
+def get_trials(_client: Viewer, station: TheStation, sha256: _ModelHash) -> Any:
+    """List the trials of a model, newest first."""
+    with station.database.connect() as connection:
+        return jobs.list_jobs(connection, "trial", sha256, _N_LISTED)
+
+
+@router.post(
+    "/models/{sha256}/trials",
+    status_code=202,
+    response_model=Job,
+    responses=documented(),
+    tags=["models"],
+)
+def post_trial(
+    client: Engineer, station: TheStation, sha256: _ModelHash, new: NewTrial
+) -> Any:
+    """Predict the last stored parts by a model, when the line has no image."""
+    with station.database.connect() as connection:
+        if registry.model_of(connection, sha256) is None:
+            raise ProblemError(404, "there is no model of this hash")
+        parts = reviews.last_images(connection, new.n)
+
+    def work(_job: Row) -> tuple[str, dict[str, Any]]:
+        result = try_model(station, sha256, new.rule, parts)
+        return (
+            f"{result['n']} parts, {len(result['changed'])} decided otherwise",
+            result,
+        )
+
+    return _begin(station, client, "trial", sha256, work)
+
+
+def _begin(
+    station: Station,
+    client: Client,
+    kind: str,
+    subject: str,
+    work: Callable[[Row], tuple[str, Any]],
+) -> Row:
+    """Begin a job in a thread of its own, and return it."""
+    add = partial(
+        jobs.add_job, kind=kind, subject=subject, by=client.name, at=datetime.now(UTC)
+    )
+    job = station.writer.run(
+        audit.recorded(add, lambda row: action_of(client, kind, subject or row["id"]))
+    )
+
+    def run() -> None:
+        try:
+            detail, result = work(job)
+        except EfficientADError as error:
+            state, detail, result = "failed", str(error), None
+            station.report(f"{kind}_failed", detail)
+        else:
+            state = "done"
+        end = partial(jobs.end_job, state=state, detail=detail, result=result)
+        station.writer.submit(partial(end, number=job["id"]))
+
+    Thread(target=run, name=kind, daemon=True).start()
+    return job
+
+
+def _reviewed_part(station: Station, row: Row) -> ReviewedPart:
+    review = row["review"]
+    return ReviewedPart(
+        id=row["id"],
+        path=station.media.path(row["media_path"] or "removed"),
+        color=row["color"],
+        verdict=review["verdict"],
+        defect_type=review["defect_type"],
+        note=review["note"],
+        by=review["by"],
+        at=review["at"].isoformat(),
+        source=row["source"],
+    )
