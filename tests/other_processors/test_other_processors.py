@@ -141,7 +141,7 @@ def computed(command, image, layer, folder):
     """Run the program on the layer."""
     n, n_in, height, width = image.shape
     size = layer.output_size(height, width)
-    finish = layers._FINISHES.index(layer.finish)
+    finish = layers.FINISHES.index(layer.finish)
     head = [layer.kernel, layer.stride, layer.padding, layer.relu, finish]
     head += [layer.tile or 0, layer.flat, n, height, width, n_in, *size, layer.n_out]
     grid = image.permute(0, 2, 3, 1).contiguous()
