@@ -61,8 +61,11 @@ def compile_layers(machine: str, folder: Path) -> Path:
     """Return a library of the layers for a machine, made in a folder."""
     sys.path.insert(0, str(PACKAGE.parent))
     from efficientad.kernels.cook_toom import matrices_header  # noqa: PLC0415
+    from efficientad.kernels.prebuilt import instruction_sets_header  # noqa: PLC0415
 
     (folder / "layers_matrices.h").write_text(matrices_header())
+    sets = instruction_sets_header(COMPILED[machine])
+    (folder / "instruction_sets.h").write_text(sets)
     objects = []
     target = f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
     for_any = (*ZIG, "-target", target)
@@ -77,6 +80,7 @@ def compile_layers(machine: str, folder: Path) -> Path:
         options = (f"-I{folder}", "-c", KERNELS / source, "-o", objects[-1])
         subprocess.run([*compiler, *FLAGS, *options], check=True)  # noqa: S603
     library = folder / "libefficientad.so"
-    link = (*for_any, "-shared", "-s", *objects, "-o", library)
+    name = f"-Wl,-soname,{library.name}"
+    link = (*for_any, "-shared", "-s", name, *objects, "-o", library)
     subprocess.run(link, check=True)  # noqa: S603
     return library

@@ -299,11 +299,30 @@ def test_numbers_that_lie_are_refused_and_harm_nothing(library, content, tmp_pat
     assert int(done.stdout) == len(paths)
 
 
-def test_the_header_is_plain_c():
+def test_the_program_of_the_documents_runs(library, narrow, tmp_path):
     if shutil.which("gcc") is None:
         pytest.skip("needs a C compiler")
-    options = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
-    subprocess.run(["gcc", *options, c.SOURCES / "efficientad.h"], check=True)
+    text = (REPOSITORY / "docs" / "howto" / "c_and_cpp.md").read_text(encoding="utf-8")
+    source = tmp_path / "inspect.c"
+    source.write_text(text.partition("```c\n")[2].partition("```")[0])
+    options = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+    built = (library.raw._name, f"-I{c.SOURCES}", "-o", tmp_path / "inspect")
+    subprocess.run(["gcc", *options, source, *built], check=True)
+    efficientad.export(narrow, tmp_path / "part.native")
+    black = narrow.predict(np.zeros((480, 640, 3), np.uint8))
+
+    done = subprocess.run(
+        [tmp_path / "inspect"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == black.is_anomalous, done.stderr
+    score, *defects = done.stdout.splitlines()
+    assert score == f"score {black.image_score:g}, threshold {black.threshold:g}"
+    assert len(defects) == len(black.regions)
 
 
 def test_layers_with_wrong_numbers_are_not_used(tmp_path, narrow, monkeypatch):
