@@ -15,7 +15,7 @@ from tests import c_interface as c
 
 import efficientad
 from efficientad.engines.native import NativeEngine
-from efficientad.errors import ConfigError
+from efficientad.errors import ConfigError, ModelFileError
 from efficientad.kernels import layers, native
 from efficientad.method.alignment import Alignment
 from efficientad.method.composition import COMPOSITION, Composition
@@ -333,6 +333,16 @@ def test_layers_with_wrong_numbers_are_not_used(tmp_path, narrow, monkeypatch):
 
     message = "the layers for native give wrong numbers here"
     assert_says(4, message, library.open, tmp_path / "part.native")
+
+
+def test_python_refuses_the_file_and_its_name(narrow, tmp_path):
+    path = tmp_path / "part.native"
+    efficientad.export(narrow, path)
+
+    with pytest.raises(ModelFileError, match="is for the C interface, which Python"):
+        efficientad.load(path)
+    with pytest.raises(ConfigError, match=r"name it part\.ead, and make part\.native"):
+        efficientad.save(narrow, path)
 
 
 def test_what_c_cannot_do_is_refused_by_the_export(narrow, tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ from efficientad.inspection.tiling import WHOLE
 from efficientad.method.rule import ANYWHERE
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (
+    NATIVE_SUFFIX,
     ONNX_SUFFIX,
     OPENVINO_SUFFIX,
     Metadata,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from efficientad.method.detector import Detector
 
 Format = Literal["onnx", "openvino", "native"]
-NATIVE_SUFFIX: Final = ".native"
 SUFFIX_OF: Final[dict[Format, str]] = {
     "onnx": ONNX_SUFFIX,
     "openvino": OPENVINO_SUFFIX,
