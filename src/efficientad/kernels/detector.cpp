@@ -125,20 +125,21 @@ void require_pointer(T* pointer, const char* name) {
 
 struct ead_detector {
   const Kernels& kernels;
-  const Model model;
+  Model model;  // its layers without their weights
   const int64_t threads;
-  std::vector<Floats> weights;  // of each layer
+  std::vector<Floats> weights;  // of each layer, packed
   mutable std::mutex mutex;
   mutable std::vector<std::unique_ptr<Workspace>> idle;
 
   ead_detector(Model given, int64_t n_threads)
       : kernels(best_kernels()), model(std::move(given)), threads(n_threads) {
-    for (const Described& l : model.layers) {
+    for (Described& l : model.layers) {
       if (l.out % kernels.panel() || (l.tile && !l.flat && l.in % kernels.lanes()))
         throw Error{EAD_BAD_FILE, "this processor needs channels in multiples of " +
                                       std::to_string(kernels.panel()) +
                                       ", this detector has others; use another processor"};
       weights.push_back(packed(kernels, l, threads));
+      l.weights = std::vector<double>();
     }
     for (const Step& s : model.steps)
       if (s.uses.empty() && s.input.channels % kernels.lanes())

@@ -191,6 +191,8 @@ WINOGRAD(8, 4)
 
 STRIPS(6, 4)
 
+namespace {
+
 // A form's matrix (T, R) of the kernel.
 struct KernelMatrix {
   const double* values;
@@ -239,6 +241,8 @@ void pack_panel(const KernelMatrix& g, const double* weights, int64_t in, bool f
     }
   }
 }
+
+}  // namespace
 
 // Transforms weights (out, in, kernel, kernel) in double precision, and packs them in
 // panels: (panels, planes, rows, columns of a panel). Tile 0 stands for patches.

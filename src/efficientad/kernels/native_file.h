@@ -220,8 +220,8 @@ Step read_step(Reader& in, const Model& m) {
 
 void read_networks(Reader& in, Model& m) {
   m.buffers = in.array<int64_t>();
-  in.require(!m.buffers.empty());
-  for (const int64_t n : m.buffers) in.require(n >= 1 && n <= int64_t{1} << 28);
+  in.require(!m.buffers.empty() && m.buffers.size() <= 64);
+  for (const int64_t n : m.buffers) in.require(n >= 1 && n <= int64_t{1} << 26);
   for (float& value : m.margin) value = static_cast<float>(in.finite());
   m.image = read_place(in, m);
   in.require(m.image.height == kInput && m.image.width == kInput);
