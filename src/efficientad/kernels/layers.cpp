@@ -214,31 +214,41 @@ inline void round_to(const double* sums, float* to) {
 }
 
 // One panel of weights (panel, in, R, R) to (planes, rows, panel), where rows are input
-// channels, and with a flat form the rows of the kernel for each of them.
+// channels, and with a flat form the rows of the kernel for each of them. Some channels
+// are gathered before they are written, so that writes are not spread over all planes.
 void pack_panel(const KernelMatrix& g, const double* weights, int64_t in, bool flat,
                 float* to) {
-  constexpr int64_t kMostTaps = 4;
+  constexpr int64_t kMostTaps = 4, kChannels = 8;
   const int64_t T = g.T, R = g.R, row = (flat ? R : 1) * kPanel, plane = in * row;
-  for (int64_t i = 0; i < in; ++i, to += row) {
+  const int64_t n_planes = flat ? T : T * T, part = kChannels * row + kPlanePadding;
+  float* parts = scratch().need(n_planes * part);
+  for (int64_t i = 0; i < in; ++i) {
+    float* const out = parts + i % kChannels * row;
     double taps[kMostTaps][kMostTaps][kPanel];  // by the dimension that goes first
-    for (int64_t k = 0; k < R * R; ++k) {
-      double* tap = flat ? taps[k % R][k / R] : taps[k / R][k % R];
-      for (int j = 0; j < kPanel; ++j) tap[j] = weights[(j * in + i) * R * R + k];
+    for (int64_t j = 0; j < kPanel; ++j) {
+      const double* tap = weights + (j * in + i) * R * R;
+      for (int64_t y = 0; y < R; ++y)
+        for (int64_t x = 0; x < R; ++x) (flat ? taps[x][y] : taps[y][x])[j] = *tap++;
     }
     for (int64_t t = 0; t < T; ++t) {
       double half[kMostTaps][kPanel] = {};
       for (int64_t r = 0; r < R; ++r)
         for (int64_t k = 0; k < R; ++k) add(g.values[t * R + k], taps[k][r], half[r]);
       if (flat) {
-        for (int64_t r = 0; r < R; ++r) round_to(half[r], to + t * plane + r * kPanel);
+        for (int64_t r = 0; r < R; ++r) round_to(half[r], out + t * part + r * kPanel);
         continue;
       }
       for (int64_t u = 0; u < T; ++u) {
         double sums[kPanel] = {};
         for (int64_t r = 0; r < R; ++r) add(g.values[u * R + r], half[r], sums);
-        round_to(sums, to + (t * T + u) * plane);
+        round_to(sums, out + (t * T + u) * part);
       }
     }
+    const int64_t n_ready = i % kChannels + 1;
+    if (n_ready < kChannels && i + 1 < in) continue;
+    for (int64_t f = 0; f < n_planes; ++f)
+      std::memcpy(to + f * plane + (i + 1 - n_ready) * row, parts + f * part,
+                  4 * n_ready * row);
   }
 }
 
