@@ -1,6 +1,6 @@
 """Whole layers of inference in native code: convolution and what follows it, fused.
 
-Plain arrays in and out: no torch here, neither to build nor to run the layers.
+Plain arrays in and out: no torch here, and no gradients (training uses `winograd.py`).
 
 A layer is a convolution with bias, then ReLU or not, then one of three finishes: store
 the result, average it over 2 x 2, or give only the channel mean of its squares.
@@ -314,14 +314,13 @@ class Call(NamedTuple):
 
 
 Step = Sequence[Call] | Resizing
-"""Layers of one kind that do not depend on each other, or a resizing."""
 
 
 def run(step: Step, n_threads: int | None = None) -> None:
     """Compute a step.
 
     Args:
-        step: Layers with their grids, or grids.
+        step: Layers of one kind that do not depend on each other, or a resizing.
         n_threads: Threads that blocks of all layers are spread over; the result does
             not depend on it. None: `default_threads()`.
     """
