@@ -12,7 +12,6 @@ Weights are transformed in double precision and packed once.
 
 Grids are float32 arrays (n, height, width, channels), spaced as their strides say, so
 that layers can write side by side into one grid that a later layer reads as a whole.
-No gradients here: training uses `winograd.py`.
 """
 
 import ctypes
