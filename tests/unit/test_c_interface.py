@@ -54,13 +54,13 @@ def with_calibration(predictor, **changes):
     return replace(predictor, calibration=replace(predictor.calibration, **changes))
 
 
-def with_composition(predictor):
+def with_composition(predictor, network="student"):
     """A term of the score as a trained detector's, from numbers drawn."""
     rng = np.random.default_rng(0)
     n = 16 * len(predictor.weights["teacher_mean"])
     mean, scale = (rng.uniform(0.5, 1.5, n).astype(np.float32) for _ in range(2))
     axes = (rng.normal(size=(5, n)) / n**0.5).astype(np.float32)
-    arrays = Composition(0.01 * mean, scale, axes).arrays()
+    arrays = Composition(0.01 * mean, scale, axes, network).arrays()
     terms = {COMPOSITION: TermScale(20.0, 0.01)}
     return with_calibration(natively(predictor, **arrays), terms=terms)
 
@@ -85,6 +85,7 @@ def narrow_cases():
             p, false_alarm_budget=1e-6, unsure_budget=0.5, threshold_rule="estimate"
         ),
         "with the composition": with_composition,
+        "with the teacher's composition": lambda p: with_composition(p, "teacher"),
         "by the composition alone": lambda p: with_calibration(
             with_composition(p), score_has_map=False
         ),
@@ -276,7 +277,7 @@ print(refused)
 def test_numbers_that_lie_are_refused_and_harm_nothing(library, content, tmp_path):
     """Files with a right checksum and wrong sizes, offsets and counts."""
     rng = np.random.default_rng(0)
-    n_buffers = struct.unpack_from("<q", content, HEADER.size)[0]
+    (n_buffers,) = struct.unpack_from("<q", content, HEADER.size)
     end_of_places = 8 * (1 + n_buffers + 3 + 4 * 7 + 1 + 9)
     paths = []
     for index in range(40):

@@ -18,6 +18,7 @@ from efficientad.images.rgb import INPUT_SIZE
 from efficientad.kernels import layers
 from efficientad.method.composition import (
     Composition,
+    Network,
     cells_of,
     image_values,
 )
@@ -63,8 +64,10 @@ class NativeEngine:
             )
         require_whole_panels(arrays)
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
-        self._head = head_of(arrays)
         self._composition = Composition.from_arrays(arrays)
+        composition = self._composition
+        self._network: Network = composition.network if composition else "student"
+        self._head = head_of(arrays, self._network)
         self._networks = networks_of(arrays, size, bf16=bf16)
         self._n_threads = n_threads
         self._local = threading.local()
@@ -73,7 +76,9 @@ class NativeEngine:
         """Compute the raw maps and values of a batch, (n, 256, 256, 3)."""
         starts = range(0, len(pixels), _LARGEST_BATCH)
         batches = (pixels[start : start + _LARGEST_BATCH] for start in starts)
-        found = [self._plan(len(b)).run(b, self._n_threads) for b in batches]
+        found = [
+            self._plan(len(b)).run(b, self._n_threads, self._network) for b in batches
+        ]
         local, global_ = np.concatenate([maps for maps, _ in found], 1)
         pooled = np.concatenate([cells for _, cells in found])
         cells = np.einsum("ncf,of->nco", pooled, self._head).reshape(len(pixels), -1)
@@ -115,16 +120,17 @@ class Plan:
         self.steps, self.hidden = networks.steps(bordered, self.image, list(self.maps))
 
     def run(
-        self, pixels: Pixels, n_threads: int | None
+        self, pixels: Pixels, n_threads: int | None, network: Network
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return both maps, (2, n, 56, 56), and the hidden features of the cells.
 
-        The features are the teacher's, (n, 16, channels).
+        The features are those of `network`, (n, 16, channels).
         """
         layers.to_float(pixels, self.image, n_threads)
         for step in self.steps:
             layers.run(step, n_threads)
-        return self.maps[..., 0].copy(), np.stack([cells_of(h) for h in self.hidden])
+        cells = np.stack([cells_of(h, network) for h in self.hidden[network]])
+        return self.maps[..., 0].copy(), cells
 
 
 class _LocalPlan:

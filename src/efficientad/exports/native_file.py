@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from efficientad.engines.native import Plan
 from efficientad.engines.native_networks import networks_of
-from efficientad.engines.weights import Arrays, head_of, require_whole_panels
+from efficientad.engines.weights import head_of, require_whole_panels
 from efficientad.errors import ConfigError
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import WHOLE
@@ -31,7 +31,12 @@ from efficientad.kernels.layers import (
     Step,
     block_size,
 )
-from efficientad.method.composition import COMPOSITION, Composition
+from efficientad.method.composition import (
+    COMPOSITION,
+    Composition,
+    Network,
+    cell_window,
+)
 from efficientad.method.decision import Calibration
 from efficientad.method.rule import Rule
 from efficientad.method.sizes import GRID_SIZE
@@ -93,17 +98,31 @@ def write_native(predictor: Predictor, path: Path) -> None:
             "here; export it where a C++ compiler is"
         )
     require_whole_panels(weights)
+    composition = Composition.from_arrays(weights)
+    network: Network = composition.network if composition else "student"
+    plan = Plan(1, networks_of(weights, size, is_packed=False))
     writer = _Writer()
-    _write_networks(writer, Plan(1, networks_of(weights, size, is_packed=False)))
-    _write_term(writer, weights, predictor.calibration)
+    _write_networks(writer, plan, plan.hidden[network])
+    writer.integers(*cell_window(plan.hidden[network].shape[1], network))
+    term = predictor.calibration.terms.get(COMPOSITION)
+    if term is None or composition is None:
+        for _ in ("mean", "scale", "axes", "head"):
+            writer.array([], "float32")
+        writer.numbers(0, 0)
+    else:
+        head = head_of(weights, network)
+        for values in (composition.mean, composition.scale, composition.axes, head):
+            writer.array(values, "float32")
+        writer.numbers(term.center, term.slope)
     _write_decision(writer, predictor.calibration)
     checksum = zlib.crc32(writer.content)
     head = _MAGIC + struct.pack("<2q", _FORMAT, checksum)
     write_atomically(path, head + writer.content)
 
 
-def _write_networks(writer: _Writer, plan: Plan) -> None:
-    grids = [plan.image, *plan.maps, plan.hidden]
+def _write_networks(writer: _Writer, plan: Plan, hidden: Grid) -> None:
+    outputs = [plan.image, *plan.maps, hidden]
+    grids = list(outputs)
     found: dict[int, Convolution] = {}
     for step in plan.steps:
         for call in [step] if isinstance(step, Resizing) else step:
@@ -115,7 +134,7 @@ def _write_networks(writer: _Writer, plan: Plan) -> None:
     places = {name: index for index, name in enumerate(buffers)}
     # The first buffer is the image's, which begins with its margin.
     writer.numbers(*_buffer(plan.image)[0, 0, 0].tolist())
-    for grid in (plan.image, *plan.maps, plan.hidden):
+    for grid in outputs:
         _write_place(writer, grid, places)
     writer.integers(len(found))
     for layer in found.values():
@@ -166,20 +185,6 @@ def _write_step(
         writer.integers(call.residual is not None)
         if call.residual is not None:
             _write_place(writer, call.residual, places)
-
-
-def _write_term(writer: _Writer, arrays: Arrays, calibration: Calibration) -> None:
-    """Write the composition, or empty arrays where the score does not have it."""
-    term = calibration.terms.get(COMPOSITION)
-    composition = Composition.from_arrays(arrays)
-    if term is None or composition is None:
-        for _ in range(4):
-            writer.array([], "float32")
-        writer.numbers(0, 0)
-        return
-    for values in (*composition, head_of(arrays)):
-        writer.array(values, "float32")
-    writer.numbers(term.center, term.slope)
 
 
 def _write_decision(writer: _Writer, calibration: Calibration) -> None:

@@ -174,26 +174,26 @@ std::vector<ead_region> regions_of(const Model& m, const Map& combined, double l
 }
 
 // Means of features (side, side, channels) within cells, relative to those of all cells.
-std::vector<float> pooled(const float* features, const Place& at) {
+std::vector<float> pooled(const Model& m, const float* features) {
   constexpr int64_t n_cells = kPooled * kPooled;
-  const int64_t channels = at.channels;
-  const int64_t step = (at.height - kPooledSize) / (kPooled - 1);
+  const Place& at = m.hidden;
+  const int64_t channels = at.channels, step = m.cell_step;
   std::vector<float> means(n_cells * channels), rows(at.width * channels);
   std::vector<float> total(channels);
   for (int64_t i = 0; i < kPooled; ++i) {
     std::fill(rows.begin(), rows.end(), 0.0f);
-    for (int64_t y = 0; y < kPooledSize; ++y)
+    for (int64_t y = 0; y < m.cell_size; ++y)
       for (int64_t x = 0; x < at.width; ++x) {
         const float* from = features + (i * step + y) * at.row + x * at.pixel;
         for (int64_t c = 0; c < channels; ++c) rows[x * channels + c] += from[c];
       }
     for (int64_t j = 0; j < kPooled; ++j) {
       float* mean = means.data() + (i * kPooled + j) * channels;
-      for (int64_t x = 0; x < kPooledSize; ++x)
+      for (int64_t x = 0; x < m.cell_size; ++x)
         for (int64_t c = 0; c < channels; ++c)
           mean[c] += rows[(j * step + x) * channels + c];
       for (int64_t c = 0; c < channels; ++c) {
-        mean[c] /= kPooledSize * kPooledSize;
+        mean[c] /= m.cell_size * m.cell_size;
         total[c] += mean[c];
       }
     }
@@ -205,7 +205,7 @@ std::vector<float> pooled(const float* features, const Place& at) {
 // What the composition adds to the score.
 float points_of(const Model& m, const float* features) {
   if (m.mean.empty()) return 0.0f;
-  const std::vector<float> means = pooled(features, m.hidden);
+  const std::vector<float> means = pooled(m, features);
   const int64_t in = m.hidden.channels, n = m.mean.size();
   const int64_t out = static_cast<int64_t>(m.head.size()) / in;
   std::vector<double> centred(n);

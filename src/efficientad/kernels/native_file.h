@@ -3,6 +3,7 @@
 // lies within its bounds: steps name grids within buffers, and layers that exist.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -23,7 +24,7 @@ struct Error {
   std::string text;
 };
 
-constexpr int64_t kInput = 256, kCells = 56, kPooled = 4, kPooledSize = 14;
+constexpr int64_t kInput = 256, kCells = 56, kPooled = 4;
 
 // A part of a buffer of floats, with channels next to each other.
 struct Place {
@@ -60,7 +61,8 @@ struct Model {
   std::vector<Described> layers;
   std::vector<Step> steps;
 
-  // The term of the composition; no axes and no mean where there is none.
+  // The term of the composition, of cells of hidden features; no mean where there is none.
+  int64_t cell_size, cell_step;
   std::vector<float> head, mean, scale, axes;
   double center, slope;
 
@@ -231,12 +233,15 @@ void read_networks(Reader& in, Model& m) {
     in.require(map.height == kCells && map.width == kCells && map.channels == 1);
   }
   m.hidden = read_place(in, m);
-  in.require(std::min(m.hidden.height, m.hidden.width) >= kPooled * kPooledSize);
   for (int64_t n = in.count(1, 256); n > 0; --n) m.layers.push_back(read_layer(in));
   for (int64_t n = in.count(1, 256); n > 0; --n) m.steps.push_back(read_step(in, m));
 }
 
 void read_term(Reader& in, Model& m) {
+  m.cell_size = in.count(1, kMost);
+  m.cell_step = in.count(1, kMost);
+  in.require((kPooled - 1) * m.cell_step + m.cell_size <=
+             std::min(m.hidden.height, m.hidden.width));
   m.mean = in.array<float>();
   const int64_t n = m.mean.size();
   m.scale = in.array<float>(n);
