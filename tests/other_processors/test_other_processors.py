@@ -106,9 +106,7 @@ def test_layers_give_the_same_numbers(
     monkeypatch.setattr(
         layers,
         "_loaded",
-        lambda: SimpleNamespace(
-            lanes=lambda: 8, panel=lambda: panel, advise_huge=lambda *_: None
-        ),
+        lambda: SimpleNamespace(lanes=lambda: 8, panel=lambda: panel),
     )
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, 16, 19, 22, generator=generator)
@@ -125,6 +123,7 @@ def test_layers_give_the_same_numbers(
             flat=flat,
             padding=1,
             finish=finish,
+            is_packed=False,
         ),
         tmp_path,
     )

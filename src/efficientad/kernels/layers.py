@@ -27,12 +27,7 @@ from numpy.typing import NDArray
 
 from efficientad.cores import default_threads
 from efficientad.kernels import native, prebuilt
-from efficientad.kernels.cook_toom import (
-    FORMS,
-    Matrix,
-    matrices_header,
-    transforms,
-)
+from efficientad.kernels.cook_toom import FORMS, matrices_header
 from efficientad.kernels.prebuilt import Functions
 
 Grid = NDArray[np.float32]
@@ -49,7 +44,6 @@ FLAT_FORMS = ((6, 4),)
 MIN_WINOGRAD_SIZE = 14
 """Below this width Winograd's tiles are mostly empty; measured."""
 _HUGE_PAGE = 1 << 21
-_PACKED_ROWS = 32
 # Share of the standard deviation; rounding stays far below, a mistake does not.
 _TOLERATED = 1e-2
 
@@ -245,30 +239,20 @@ def _packed(weight: Doubles, tile: int | None, *, flat: bool) -> NDArray[np.floa
     """Return (panels, planes, rows, columns of a panel), float32, on huge pages."""
     width = panel()
     n_out, n_in, kernel, _ = weight.shape
-    taps = weight.transpose(2, 3, 1, 0)
-    if tile is None:
-        combine = np.ones((1, 1))
-        taps = taps.reshape(1, kernel**2 * n_in, n_out)
-    elif flat:
-        combine = _doubles(transforms(tile, kernel)[1])
-        taps = weight.transpose(3, 1, 2, 0).reshape(kernel, n_in * kernel, n_out)
-    else:
-        matrix = _doubles(transforms(tile, kernel)[1])
-        combine = np.kron(matrix, matrix).astype(np.float64)
-        taps = taps.reshape(kernel**2, n_in, n_out)
-    n_rows = taps.shape[1]
-    shape = (n_out // width, len(combine), n_rows, width)
+    side = tile + kernel - 1 if tile else 1
+    n_planes = side if flat else side**2
+    n_rows = n_in * (kernel if flat else 1) * (1 if tile else kernel**2)
+    shape = (n_out // width, n_planes, n_rows, width)
     packed: NDArray[np.float32] = _huge(shape, np.dtype(np.float32))
-    for start in range(0, n_rows, _PACKED_ROWS):
-        rows = slice(start, start + _PACKED_ROWS)
-        mixed = combine @ taps[:, rows].reshape(len(taps), -1)
-        mixed = mixed.reshape(len(combine), -1, n_out // width, width)
-        packed[:, :, rows] = mixed.transpose(2, 0, 1, 3)
+    weight = np.ascontiguousarray(weight)
+    sizes = (n_out, n_in, kernel, tile or 0, flat)
+    _loaded().pack(
+        ctypes.c_void_p(weight.ctypes.data),
+        *map(ctypes.c_int64, sizes),
+        ctypes.c_void_p(packed.ctypes.data),
+        ctypes.c_int64(_threads(None)),
+    )
     return packed
-
-
-def _doubles(matrix: Matrix) -> Doubles:
-    return np.array([[float(v) for v in row] for row in matrix])
 
 
 def _to_bf16(values: NDArray[np.floating]) -> NDArray[np.uint16]:
