@@ -244,7 +244,7 @@ def _packed(weight: Doubles, tile: int | None, *, flat: bool) -> NDArray[np.floa
     n_rows = n_in * (kernel if flat else 1) * (1 if tile else kernel**2)
     shape = (n_out // width, n_planes, n_rows, width)
     packed: NDArray[np.float32] = _huge(shape, np.dtype(np.float32))
-    weight = np.ascontiguousarray(weight)
+    weight = np.ascontiguousarray(weight, np.float64)
     sizes = (n_out, n_in, kernel, tile or 0, flat)
     _loaded().pack(
         ctypes.c_void_p(weight.ctypes.data),
