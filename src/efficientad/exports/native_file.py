@@ -116,8 +116,8 @@ def write_native(predictor: Predictor, path: Path) -> None:
         writer.numbers(term.center, term.slope)
     _write_decision(writer, predictor.calibration)
     checksum = zlib.crc32(writer.content)
-    head = _MAGIC + struct.pack("<2q", _FORMAT, checksum)
-    write_atomically(path, head + writer.content)
+    start = _MAGIC + struct.pack("<2q", _FORMAT, checksum)
+    write_atomically(path, start + writer.content)
 
 
 def _write_networks(writer: _Writer, plan: Plan, hidden: Grid) -> None:
