@@ -16,7 +16,7 @@ from tests import c_interface as c
 import efficientad
 from efficientad.engines.native import NativeEngine
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.kernels import layers, native
+from efficientad.kernels import cook_toom, layers, native
 from efficientad.method.alignment import Alignment
 from efficientad.method.composition import COMPOSITION, Composition
 from efficientad.method.decision import TermScale
@@ -93,14 +93,15 @@ def narrow_cases():
 
 
 def assert_same(library, predictor, path, image):
-    efficientad.export(predictor, path)
+    assert efficientad.export(predictor, path).lines() == []
     detector = library.open(path)
     expected = predictor.predict(image)
 
     found, regions, maps = library.predict(detector, image)
 
     library.close(detector)
-    assert found.score == pytest.approx(expected.image_score, rel=1e-6)
+    # The map and the points of a term may nearly cancel.
+    assert found.score == pytest.approx(expected.image_score, rel=1e-6, abs=1e-7)
     assert found.p_value == expected.p_value
     assert found.threshold == expected.threshold
     assert c.DECISIONS[found.decision] == expected.decision
@@ -164,7 +165,7 @@ def test_a_buffer_may_have_any_order_and_stride(library, detector, photograph):
     wide = np.zeros((60, 100, 3), np.uint8)
     wide[:, :80] = image
     fourth = np.full((60, 80, 1), 7, np.uint8)
-    cases = [
+    cases: list[tuple[np.ndarray, int, dict[str, int]]] = [
         (np.ascontiguousarray(image[..., ::-1]), c.BGR, {}),
         (np.concatenate([image, fourth], 2), c.RGBA, {}),
         (np.concatenate([image[..., ::-1], fourth], 2), c.BGRA, {}),
@@ -327,8 +328,8 @@ def test_the_program_of_the_documents_runs(library, narrow, tmp_path):
 
 
 def test_layers_with_wrong_numbers_are_not_used(tmp_path, narrow, monkeypatch):
-    matrices = c.cook_toom.matrices_header().replace("0.5f", "0.25f")
-    monkeypatch.setattr(c.cook_toom, "matrices_header", lambda: matrices)
+    matrices = cook_toom.matrices_header().replace("0.5f", "0.25f")
+    monkeypatch.setattr(cook_toom, "matrices_header", lambda: matrices)
     library = c.Library(c.build_library(tmp_path / "libefficientad.so"))
     efficientad.export(narrow, tmp_path / "part.native")
 

@@ -72,15 +72,18 @@ N_CALIBRATED: Final = 32
 class ExportReport:
     """Results of the checks of an export."""
 
-    differences: Differences | None
-    """None for the C interface, which runs the same layers."""
+    differences: Differences
+    """On no images for the C interface, which runs the same layers."""
     losses: Losses | None
     """None without a labelled category."""
 
     def lines(self) -> list[str]:
         """Return sentences for a person."""
-        found = [part for part in (self.differences, self.losses) if part is not None]
-        return [line for part in found for line in part.lines()]
+        is_compared = self.differences.n_artificial > 0
+        return [
+            *(self.differences.lines() if is_compared else []),
+            *(self.losses.lines() if self.losses is not None else []),
+        ]
 
 
 @checks_arguments
@@ -132,7 +135,7 @@ def export(
                 "nothing is measured; leave precision, images and verify out"
             )
         write_native(predictor, target)
-        return ExportReport(None, None)
+        return ExportReport(Differences(0.0, 0, None, 0), None)
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
 
     detector = _require_possible(predictor, target, precision)
