@@ -61,16 +61,26 @@ def compile_layers(machine: str, folder: Path) -> Path:
     """Return a library of the layers for a machine, made in a folder."""
     sys.path.insert(0, str(PACKAGE.parent))
     from efficientad.kernels.cook_toom import matrices_header  # noqa: PLC0415
+    from efficientad.kernels.prebuilt import instruction_sets_header  # noqa: PLC0415
 
     (folder / "layers_matrices.h").write_text(matrices_header())
+    sets = instruction_sets_header(COMPILED[machine])
+    (folder / "instruction_sets.h").write_text(sets)
     objects = []
-    for name, compiler in COMPILED[machine].items():
+    target = f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
+    for_any = (*ZIG, "-target", target)
+    units = [
+        ("layers.cpp", name, (*compiler, f"-DISA=_{name}"))
+        for name, compiler in COMPILED[machine].items()
+    ]
+    # Products and sums of scores are rounded one by one, as in Python.
+    units.append(("detector.cpp", "detector", (*for_any, "-ffp-contract=off")))
+    for source, name, compiler in units:
         objects.append(folder / f"{name}.o")
-        source, output = KERNELS / "layers.cpp", objects[-1]
-        options = (f"-DISA=_{name}", f"-I{folder}", "-c", source, "-o", output)
+        options = (f"-I{folder}", "-c", KERNELS / source, "-o", objects[-1])
         subprocess.run([*compiler, *FLAGS, *options], check=True)  # noqa: S603
     library = folder / "libefficientad.so"
-    target = f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
-    link = (*ZIG, "-target", target, "-shared", "-s", *objects, "-o", library)
+    name = f"-Wl,-soname,{library.name}"
+    link = (*for_any, "-shared", "-s", name, *objects, "-o", library)
     subprocess.run(link, check=True)  # noqa: S603
     return library

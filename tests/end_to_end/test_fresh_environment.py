@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.c_interface import Library
 
 import efficientad
+from efficientad.images.rgb import read_image
+from efficientad.kernels import prebuilt
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSTALL_BYTES = 120 * 10**6
@@ -55,6 +58,20 @@ def test_a_deployment_install_has_no_torch_and_predicts(
     assert row["is_anomalous"] == expected.is_anomalous
     assert run(python, "-c", "import numpy").returncode == 0
     assert "No module named 'torch'" in run(python, "-c", "import torch").stderr
+
+
+def assert_c_predicts(environment, predictor, path, image):
+    """The library in an environment predicts what the predictor does."""
+    (found,) = environment.rglob("libefficientad.so")
+    assert found.with_name("efficientad.h").is_file()
+    library = Library(found)
+    processors = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    best = prebuilt.best_instruction_set(processors)
+    assert library.raw.ead_instruction_set().decode() == best
+    efficientad.export(predictor, path)
+    prediction, _, _ = library.predict(library.open(path), read_image(image))
+    expected = predictor.predict(image).image_score
+    assert prediction.score == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.fresh
@@ -106,5 +123,6 @@ def test_a_wheel_predicts_without_torch_and_without_a_compiler(
     assert told.returncode == 0, told.stderr
     assert "native layers, compiled ahead for" in told.stdout
     assert "run: pip install 'efficientad[train]'" in told.stdout
+    assert_c_predicts(tmp_path / "env", predictor, tmp_path / "part.native", image)
     size = sum(f.stat().st_size for f in (tmp_path / "env").rglob("*") if f.is_file())
     assert size < INSTALL_BYTES

@@ -17,6 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from tests.c_interface import SOURCES, build_library
 
 import efficientad
 from efficientad.engines.names import EngineName
@@ -152,28 +153,25 @@ def json_headers():
     return Path(str(found.origin)).parent / "include" if found is not None else None
 
 
+def missing_tool():
+    """What every build of the example lacks here, or None."""
+    return next((t for t in ("cmake", "c++") if shutil.which(t) is None), None)
+
+
 def missing_for_cpp():
-    """What the example's build lacks here, or None."""
-    for tool in ("cmake", "c++"):
-        if shutil.which(tool) is None:
-            return tool
+    """What the example's build with OpenVINO lacks here, or None."""
     folder = openvino_dir()
     if folder is None or not (folder / "OpenVINOConfig.cmake").is_file():
         return "the openvino package"
-    return None
+    return missing_tool()
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    missing = missing_for_cpp()
-    if missing is not None:
-        pytest.skip(f"the C++ example needs {missing}")
-    build = tmp_path_factory.mktemp("cpp")
+def built_example(name, build, *options):
+    """Build a program of the example, or skip."""
     configured = subprocess.run(
         [
-            *("cmake", "-S", EXAMPLE, "-B", build, f"-DOpenVINO_DIR={openvino_dir()}"),
+            *("cmake", "-S", EXAMPLE, "-B", build, *options),
             *("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-Werror"),
-            f"-DNLOHMANN_JSON_INCLUDE={json_headers() or ''}",
         ],
         check=False,
         capture_output=True,
@@ -189,7 +187,40 @@ def program(tmp_path_factory):
         ["cmake", "--build", build], check=False, capture_output=True, text=True
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    return build / "predict"
+    return build / name
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    missing = missing_for_cpp()
+    if missing is not None:
+        pytest.skip(f"the C++ example needs {missing}")
+    return built_example(
+        "predict",
+        tmp_path_factory.mktemp("cpp"),
+        f"-DOpenVINO_DIR={openvino_dir()}",
+        f"-DNLOHMANN_JSON_INCLUDE={json_headers() or ''}",
+    )
+
+
+@pytest.fixture(scope="module")
+def native_program(tmp_path_factory):
+    """The program with the C interface, beside the library and its header."""
+    missing = missing_tool()
+    if missing is not None or not layers.is_available():
+        pytest.skip(f"the C++ example needs {missing or 'the native layers'}")
+    folder = tmp_path_factory.mktemp("library")
+    build_library(folder / "libefficientad.so")
+    shutil.copy(SOURCES / "efficientad.h", folder)
+    build = tmp_path_factory.mktemp("native_cpp")
+    return built_example("predict_native", build, f"-DEFFICIENTAD_DIR={folder}")
+
+
+@pytest.fixture(scope="module")
+def native_export(golden, tmp_path_factory):
+    path = tmp_path_factory.mktemp("native") / "part.native"
+    efficientad.export(golden, path)
+    return path
 
 
 def run(program, *arguments):
@@ -202,15 +233,14 @@ def run(program, *arguments):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXPECTED)
-def test_cpp_meets_the_golden_vectors(program, exported, tmp_path, name):
-    picture, raw = tmp_path / "heatmap.png", tmp_path / "map.f32"
+def assert_program_says_golden(program, model, name, folder):
+    """Return the lines behind the decision."""
+    picture, raw = folder / "heatmap.png", folder / "map.f32"
 
-    finished = run(program, exported, FOLDER / name, picture, raw)
+    finished = run(program, model, FOLDER / name, picture, raw)
 
     assert finished.returncode == EXPECTED[name]["is_anomalous"], finished.stderr
-    score, p_value, threshold, decision = finished.stdout.splitlines()
+    score, p_value, threshold, decision, *more = finished.stdout.splitlines()
     image = read_image(FOLDER / name)
     anomaly_map = np.fromfile(raw, np.float32).reshape(image.shape[:2])
     assert_golden(
@@ -227,6 +257,42 @@ def test_cpp_meets_the_golden_vectors(program, exported, tmp_path, name):
     # The next color of the scale, where a value lies between two.
     assert difference.max() <= 4
     assert (difference.max(axis=-1) > 0).mean() < 0.01
+    return more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
+def test_cpp_meets_the_golden_vectors(program, exported, tmp_path, name):
+    assert assert_program_says_golden(program, exported, name, tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_c_interface_meets_the_golden_vectors(
+    native_program, native_export, golden, tmp_path, name
+):
+    lines = assert_program_says_golden(native_program, native_export, name, tmp_path)
+
+    regions = golden.predict(FOLDER / name).regions
+    assert lines == [
+        f"region x {r.x} y {r.y} width {r.width} height {r.height} area {r.area:.2f} "
+        f"peak {r.peak:.9g}"
+        for r in regions
+    ]
+
+
+@pytest.mark.slow
+def test_the_program_with_the_c_interface_says_what_is_wrong(
+    native_program, native_export, tmp_path
+):
+    heatmap_path, image = tmp_path / "heatmap.png", FOLDER / "rgb.png"
+    for message, arguments in (
+        ("is not a native export of efficientad", (image, image)),
+        ("no model file at", (tmp_path / "part.native", image)),
+        ("cannot open", (native_export, tmp_path / "nothing.png")),
+    ):
+        assert_fails(native_program, message, *arguments, heatmap_path)
+    assert_fails(native_program, "usage: predict_native MODEL", native_export)
 
 
 def assert_fails(program, message, *arguments):

@@ -1,17 +1,18 @@
 // Computes one layer from a file, so that it can be run under an emulator.
 //
 // The file holds int64: kernel, stride, padding, relu, finish, tile (0: patches), flat,
-// n, height, width, in, out height, out width, out; then floats: packed weights, bias,
-// input. The output is written behind each other to the second file.
+// n, height, width, in, out height, out width, out; then the weights in double precision;
+// then floats: bias, input. The output is written behind each other to the second file.
 
 #include <cstdio>
 #include <vector>
 
 #include "layers.cpp"
 
-static std::vector<float> read(FILE* file, size_t n) {
-  std::vector<float> values(n);
-  if (std::fread(values.data(), sizeof(float), n, file) != n) std::abort();
+template <class T>
+static std::vector<T> read(FILE* file, size_t n) {
+  std::vector<T> values(n);
+  if (std::fread(values.data(), sizeof(T), n, file) != n) std::abort();
   return values;
 }
 
@@ -28,9 +29,11 @@ int main(int, char** paths) {
   const int64_t kernel = v[0], tile = v[5], flat = v[6];
   const int64_t n = v[7], in = v[10], out = v[13];
   const int64_t side = tile ? tile + kernel - 1 : kernel;
-  std::vector<float> weights = read(from, side * (flat ? kernel : side) * in * out);
-  std::vector<float> bias = read(from, out);
-  std::vector<float> input = read(from, n * v[8] * v[9] * in);
+  const auto given = read<double>(from, kernel * kernel * in * out);
+  std::vector<float> weights(side * (flat ? kernel : side) * in * out);
+  pack_native(given.data(), out, in, kernel, tile, flat, weights.data(), 2);
+  const auto bias = read<float>(from, out);
+  auto input = read<float>(from, n * v[8] * v[9] * in);
   const int64_t channels = v[4] == kMeanSquare ? 1 : out;
   std::vector<float> output(n * v[11] * v[12] * channels);
   const Layer layer{dense(input, n, v[8], v[9], in),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import efficientad
 from efficientad.kernels import cook_toom, layers, winograd
 
 SOURCES = Path(layers.__file__).parent
@@ -105,9 +106,7 @@ def test_layers_give_the_same_numbers(
     monkeypatch.setattr(
         layers,
         "_loaded",
-        lambda: SimpleNamespace(
-            lanes=lambda: 8, panel=lambda: panel, advise_huge=lambda *_: None
-        ),
+        lambda: SimpleNamespace(lanes=lambda: 8, panel=lambda: panel),
     )
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, 16, 19, 22, generator=generator)
@@ -124,6 +123,7 @@ def test_layers_give_the_same_numbers(
             flat=flat,
             padding=1,
             finish=finish,
+            is_packed=False,
         ),
         tmp_path,
     )
@@ -137,11 +137,40 @@ def test_layers_give_the_same_numbers(
     assert (actual - expected).abs().max() < 2e-3 * expected.std()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", RUNNABLE)
+def test_the_c_interface_gives_the_same_numbers(
+    processor, make_detector, calibrated, photograph, tmp_path
+):
+    if not layers.is_available():
+        pytest.skip("needs the native layers to export")
+    compiler, options, emulator, _ = RUNNABLE[processor]
+    if emulator and shutil.which(emulator[0]) is None:
+        pytest.skip(f"needs the emulator {emulator[0]}")
+    program, harness = tmp_path / "one_image", HARNESS.with_name("one_image.cpp")
+    sources = (SOURCES / "detector.cpp", SOURCES / "layers.cpp", harness)
+    more = ("-DEFFICIENTAD_NATIVE", "-ffp-contract=off", "-pthread")
+    build(compiler, (*options, *more, *map(str, sources), "-o", str(program)), tmp_path)
+    predictor, image = calibrated(make_detector("small", 32, 32)), photograph(60, 90)
+    efficientad.export(predictor, tmp_path / "part.native")
+    (tmp_path / "pixels").write_bytes(image.tobytes())
+
+    files = ("part.native", "pixels", "60", "90", "output")
+    command = [*emulator, str(program), *files]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=600)
+
+    score, *values = np.fromfile(tmp_path / "output", np.float32)
+    expected = predictor.predict(image)
+    assert score == pytest.approx(expected.image_score, rel=1e-4)
+    found = np.reshape(values, (60, 90))
+    np.testing.assert_allclose(found, expected.anomaly_map, atol=1e-4)
+
+
 def computed(command, image, layer, folder):
     """Run the program on the layer."""
     n, n_in, height, width = image.shape
     size = layer.output_size(height, width)
-    finish = layers._FINISHES.index(layer.finish)
+    finish = layers.FINISHES.index(layer.finish)
     head = [layer.kernel, layer.stride, layer.padding, layer.relu, finish]
     head += [layer.tile or 0, layer.flat, n, height, width, n_in, *size, layer.n_out]
     grid = image.permute(0, 2, 3, 1).contiguous()

@@ -33,6 +33,13 @@ def test_the_best_instruction_set_of_all_processors_is_used(text, expected):
     assert prebuilt.best_instruction_set(text) == expected
 
 
+def test_the_c_interface_chooses_among_the_sets_of_its_library():
+    found = prebuilt.instruction_sets_header({"plain", "avx2"})
+
+    expected = f'X(avx2, "{AVX2}") X(plain, "")'
+    assert found == f"#define INSTRUCTION_SETS(X) {expected}\n"
+
+
 @pytest.fixture
 def library(tmp_path, monkeypatch):
     """The place of a wheel's library, with nothing opened before."""

@@ -254,19 +254,20 @@ def export(
     /,
     *,
     output: Path,
-    format: Literal["onnx", "openvino"] | None = None,  # noqa: A002 - as it is called
+    format: Literal["onnx", "openvino", "native"] | None = None,  # noqa: A002
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
     images: Path | None = None,
     verify: Path | None = None,
     max_loss: float = 0.2,
 ) -> int:
-    """Write a detector as one graph that runs without PyTorch.
+    """Write a detector as one graph that runs without PyTorch, or for C.
 
     The graph is compared with PyTorch and refused if its results differ.
 
     Args:
         model: Detector file.
-        output: File to write: part.onnx, or part.xml for OpenVINO.
+        output: File to write: part.onnx, part.xml for OpenVINO, or part.native for the
+            C interface.
         format: Format of the file. None: as its ending says.
         precision: fp16: weights in 16 bits. bf16: computed in bfloat16 by OpenVINO,
             where the processor can. int8: convolutions in 8 bits.

@@ -11,17 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
-from efficientad.engines.native_networks import Medium, Reconstruction, Small
-from efficientad.engines.weights import Arrays, require_whole_panels, weights_of
+from efficientad.engines.native_networks import Medium, Small, networks_of
+from efficientad.engines.weights import Arrays, head_of, require_whole_panels
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.kernels import layers
-from efficientad.kernels.layers import to_float
 from efficientad.method.composition import (
     Composition,
     Network,
     cells_of,
-    head_weights,
     image_values,
 )
 from efficientad.method.sizes import GRID_SIZE, IMAGENET_MEAN, ModelSize
@@ -66,24 +64,11 @@ class NativeEngine:
             )
         require_whole_panels(arrays)
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
-        taught = weights_of(arrays, "teacher.convolutions")
-        learned = weights_of(arrays, "student.convolutions")
-        names = ("teacher_mean", "teacher_std")
-        mean, std = (arrays[name].astype(np.float64) for name in names)
-        weight, bias = taught[-1]
         self._composition = Composition.from_arrays(arrays)
-        self._network: Network = (
-            self._composition.network if self._composition else "student"
-        )
-        last = {"student": learned[-1][0], "teacher": weight}[self._network]
-        self._head = head_weights(last, std, self._network).astype(np.float32)
-        taught[-1] = weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
-        autoencoder = Reconstruction(arrays)
-        self._networks: Small | Medium
-        if size == "small":
-            self._networks = Small(taught, learned, autoencoder)
-        else:
-            self._networks = Medium(taught, learned, autoencoder, bf16=bf16)
+        composition = self._composition
+        self._network: Network = composition.network if composition else "student"
+        self._head = head_of(arrays, self._network)
+        self._networks = networks_of(arrays, size, bf16=bf16)
         self._n_threads = n_threads
         self._local = threading.local()
 
@@ -113,15 +98,15 @@ class NativeEngine:
             plans[n] = _LocalPlan(n, self._networks)
         return plans[n]
 
-    def _plan(self, n: int) -> "_Plan":
+    def _plan(self, n: int) -> "Plan":
         """Return grids and steps for n images, which each thread has of its own."""
-        plans: dict[int, _Plan] = self._local.__dict__.setdefault("plans", {})
+        plans: dict[int, Plan] = self._local.__dict__.setdefault("plans", {})
         if n not in plans:
-            plans[n] = _Plan(n, self._networks)
+            plans[n] = Plan(n, self._networks)
         return plans[n]
 
 
-class _Plan:
+class Plan:
     """Grids for n images and the steps that fill them, in order."""
 
     def __init__(self, n: int, networks: "Small | Medium") -> None:
@@ -130,11 +115,9 @@ class _Plan:
         margin = np.array(IMAGENET_MEAN, np.float32) * np.float32(255)
         bordered = np.broadcast_to(margin, (n, side, side, 3)).copy()
         inner = slice(_BORDER, _BORDER + INPUT_SIZE)
-        self._image = bordered[:, inner, inner]
-        self._maps = np.empty((2, n, GRID_SIZE, GRID_SIZE, 1), np.float32)
-        self._steps, self._hidden = networks.steps(
-            bordered, self._image, list(self._maps)
-        )
+        self.image = bordered[:, inner, inner]
+        self.maps = np.empty((2, n, GRID_SIZE, GRID_SIZE, 1), np.float32)
+        self.steps, self.hidden = networks.steps(bordered, self.image, list(self.maps))
 
     def run(
         self, pixels: Pixels, n_threads: int | None, network: Network
@@ -143,11 +126,11 @@ class _Plan:
 
         The features are those of `network`, (n, 16, channels).
         """
-        to_float(pixels, self._image, n_threads)
-        for step in self._steps:
-            step(n_threads)
-        cells = np.stack([cells_of(h, network) for h in self._hidden[network]])
-        return self._maps[..., 0].copy(), cells
+        layers.to_float(pixels, self.image, n_threads)
+        for step in self.steps:
+            layers.run(step, n_threads)
+        cells = np.stack([cells_of(h, network) for h in self.hidden[network]])
+        return self.maps[..., 0].copy(), cells
 
 
 class _LocalPlan:
@@ -160,7 +143,7 @@ class _LocalPlan:
 
     def run(self, pixels: Pixels, n_threads: int | None) -> NDArray[np.float32]:
         """Return the local maps, (n, 56, 56)."""
-        to_float(pixels, self._image, n_threads)
+        layers.to_float(pixels, self._image, n_threads)
         for step in self._steps:
-            step(n_threads)
+            layers.run(step, n_threads)
         return self._map[..., 0].copy()

@@ -12,6 +12,7 @@ so that only the mean of squares, the same for S' - A, is written. No torch here
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -33,19 +34,47 @@ from efficientad.kernels.layers import (
     Convolution,
     Finish,
     Grid,
+    Resizing,
+    Step,
     convolution,
-    resize,
-    run,
 )
 from efficientad.method.composition import Network
-from efficientad.method.sizes import DECODER_SIZES, GRID_SIZE
+from efficientad.method.sizes import DECODER_SIZES, GRID_SIZE, ModelSize
 
 _SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
 # With three input channels, Winograd's form pays along x only.
 _FIRST: Final = {"finish": "pool", "tile": _SMALL_TILE, "flat": True}
 
-Step = Callable[[int | None], None]
-"""Function of the number of threads that computes grids of a plan from others."""
+Make = Callable[..., Convolution]
+"""Function that makes a layer of weights, a finish and how it is computed."""
+
+
+def networks_of(
+    arrays: Arrays,
+    size: ModelSize,
+    *,
+    bf16: bool = False,
+    is_packed: bool = True,
+) -> "Small | Medium":
+    """Return the networks of a detector.
+
+    Args:
+        arrays: Weights and statistics of a detector.
+        size: The paper's S or M.
+        bf16: Round the factors of 1 x 1 convolutions of the medium size to bf16.
+        is_packed: False: the weights stay as they are, to be written to a file.
+    """
+    make = partial(_layer, is_packed=is_packed)
+    taught = weights_of(arrays, "teacher.convolutions")
+    learned = weights_of(arrays, "student.convolutions")
+    names = ("teacher_mean", "teacher_std")
+    mean, std = (arrays[name].astype(np.float64) for name in names)
+    weight, bias = taught[-1]
+    taught[-1] = weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
+    autoencoder = Reconstruction(arrays, make)
+    if size == "small":
+        return Small(taught, learned, autoencoder, make)
+    return Medium(taught, learned, autoencoder, make, bf16=bf16)
 
 
 class _Pair:
@@ -57,7 +86,8 @@ class _Pair:
     Args:
         teacher: Its layers, of which the last one is left out.
         student: Those of the student.
-        how: Arguments of `_layer` for each of the others.
+        how: How each of the others is computed.
+        make: Function that makes a layer.
     """
 
     def __init__(
@@ -65,6 +95,7 @@ class _Pair:
         teacher: list[Weights],
         student: list[Weights],
         how: list[dict[str, Any]],
+        make: Make,
     ) -> None:
         shared = min(n_shared(teacher, student), len(how) - 1)
         first, second = ([on_pixels(n[0]), *n[1:-1]] for n in (teacher, student))
@@ -75,7 +106,7 @@ class _Pair:
             weights = [one, other]
             if index <= shared:
                 weights = [one if index < shared else side_by_side(one, other)]
-            self._layers.append([_layer(each, **options) for each in weights])
+            self._layers.append([make(each, **options) for each in weights])
         self.n_features = sum(layer.n_out for layer in self._layers[-1])
 
     def size(self, image: Grid) -> tuple[int, int]:
@@ -97,7 +128,7 @@ class _Pair:
             # Where there are two layers, each reads a half of the channels.
             sources = np.split(grid, len(layers), 3)
             targets = np.split(after, [layers[0].n_out], 3)
-            steps.append(_step(*map(Call, layers, sources, targets)))
+            steps.append([*map(Call, layers, sources, targets)])
             grid = after
         return steps
 
@@ -110,6 +141,7 @@ class Small:
         teacher: list[Weights],
         student: list[Weights],
         autoencoder: "Reconstruction",
+        make: Make,
     ) -> None:
         self._pair = _Pair(
             teacher,
@@ -119,13 +151,14 @@ class Small:
                 {"finish": "pool", "tile": _POOLED_TILE},
                 {"finish": "store", "tile": _SMALL_TILE},
             ],
+            make,
         )
         for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
         describe = autoencoder.describe
         # A 3 x 3 kernel is a 4 x 4 one with zeros; the grids have the border it needs.
         describe = np.pad(describe[0], ((0, 0), (0, 0), (0, 1), (0, 1))), describe[1]
         self._differences = [
-            _layer(w, "mean_square", tile=_LARGE_TILE)
+            make(w, "mean_square", tile=_LARGE_TILE)
             for w in (
                 difference(teacher[-1], for_teacher),
                 difference(for_autoencoder, describe),
@@ -138,7 +171,7 @@ class Small:
         size = self._pair.size(image)
         both = _empty(len(image), *size, self._pair.n_features)
         call = Call(self._differences[0], both, output)
-        return [*self._pair.steps(image, both), _step(call)]
+        return [*self._pair.steps(image, both), [call]]
 
     def steps(
         self, bordered: Grid, image: Grid, maps: list[Grid]
@@ -153,10 +186,10 @@ class Small:
         steps = [
             *self._pair.steps(image, joined[..., :n_both]),
             *self._autoencoder.steps(bordered, features),
-            _step(
+            [
                 Call(local, joined[..., :n_both], maps[0]),
                 Call(global_, joined[..., n_both // 2 :], maps[1]),
-            ),
+            ],
         ]
         taught, learned = np.split(joined[..., :n_both], 2, 3)
         return steps, {"teacher": taught, "student": learned}
@@ -170,6 +203,7 @@ class Medium:
         teacher: list[Weights],
         student: list[Weights],
         autoencoder: "Reconstruction",
+        make: Make,
         *,
         bf16: bool,
     ) -> None:
@@ -183,15 +217,16 @@ class Medium:
                 {"finish": "store", "tile": _SMALL_TILE},
                 {"finish": "store", "tile": _LARGE_TILE},
             ],
+            make,
         )
         for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
         local = difference(teacher[-1], for_teacher)
-        self._local = _layer(local, "mean_square", bf16=bf16)
-        self._describe = _layer(
+        self._local = make(local, "mean_square", bf16=bf16)
+        self._describe = make(
             autoencoder.describe, "store", tile=_SMALL_TILE, padding=1, relu=False
         )
         weight, bias = for_autoencoder
-        self._global = _layer((-weight, -bias), "mean_square", bf16=bf16)
+        self._global = make((-weight, -bias), "mean_square", bf16=bf16)
         self._autoencoder = autoencoder
         self._n_teacher = len(teacher[-2][1])
 
@@ -199,7 +234,7 @@ class Medium:
         """Return the steps from an image to its local map."""
         size = self._pair.size(image)
         both = _empty(len(image), *size, self._pair.n_features)
-        return [*self._pair.steps(image, both), _step(Call(self._local, both, output))]
+        return [*self._pair.steps(image, both), [Call(self._local, both, output)]]
 
     def steps(
         self, bordered: Grid, image: Grid, maps: list[Grid]
@@ -213,10 +248,10 @@ class Medium:
             *self._pair.steps(image, both),
             *self._autoencoder.steps(bordered, features),
             describe,
-            _step(
+            [
                 Call(self._local, both, maps[0]),
                 Call(self._global, both[..., self._n_teacher :], maps[1], described),
-            ),
+            ],
         ]
         taught, learned = np.split(both, [self._n_teacher], 3)
         return steps, {"teacher": taught, "student": learned}
@@ -225,21 +260,21 @@ class Medium:
 class Reconstruction:
     """The autoencoder up to its last features; `describe` is the layer after them."""
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: Arrays, make: Make) -> None:
         first, *others = weights_of(arrays, "autoencoder.encoder")
         # The border is part of the image's grid.
         bottleneck = pair_of(arrays, "autoencoder.bottleneck")
         self._encoder = [
-            _layer(on_pixels(first), "store", stride=2),
-            *(_layer(w, "store", stride=2, padding=1) for w in others),
-            _layer(bottleneck, "store", relu=False),
+            make(on_pixels(first), "store", stride=2),
+            *(make(w, "store", stride=2, padding=1) for w in others),
+            make(bottleneck, "store", relu=False),
         ]
         decoder = weights_of(arrays, "autoencoder.decoder")
         self._decoder = [
-            _layer(weights, "store", padding=2, tile=_cheapest_tile(size))
+            make(weights, "store", padding=2, tile=_cheapest_tile(size))
             for weights, size in zip(decoder, DECODER_SIZES, strict=True)
         ]
-        self._refine = _layer(
+        self._refine = make(
             pair_of(arrays, "autoencoder.refine"), "store", padding=1, tile=_SMALL_TILE
         )
         self.describe = pair_of(arrays, "autoencoder.describe")
@@ -257,7 +292,7 @@ class Reconstruction:
             step, grid = _applied(layer, grid)
             steps += [resizing, step]
         resizing, grid = _resized(grid, GRID_SIZE)
-        return [*steps, resizing, _step(Call(self._refine, grid, features))]
+        return [*steps, resizing, [Call(self._refine, grid, features)]]
 
 
 def _cheapest_tile(size: int) -> int | None:
@@ -276,27 +311,11 @@ def _cheapest_tile(size: int) -> int | None:
 
 
 def _layer(
-    weights: Weights,
-    finish: Finish,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    tile: int | None = None,
-    flat: bool = False,
-    relu: bool | None = None,
-    bf16: bool = False,
+    weights: Weights, finish: Finish, *, relu: bool | None = None, **how: Any
 ) -> Convolution:
     """Return a convolution, with ReLU unless it is the last one of a network."""
-    return convolution(
-        *weights,
-        stride=stride,
-        padding=padding,
-        relu=finish != "mean_square" if relu is None else relu,
-        finish=finish,
-        tile=tile,
-        flat=flat,
-        bf16=bf16,
-    )
+    relu = finish != "mean_square" if relu is None else relu
+    return convolution(*weights, relu=relu, finish=finish, **how)
 
 
 def _empty(*shape: int) -> Grid:
@@ -310,14 +329,10 @@ def _size_after(layer: Convolution, grid: Grid) -> tuple[int, int]:
 def _applied(layer: Convolution, grid: Grid) -> tuple[Step, Grid]:
     """Return the step that runs a layer, and its output."""
     output = _empty(len(grid), *_size_after(layer, grid), layer.n_out)
-    return _step(Call(layer, grid, output)), output
+    return [Call(layer, grid, output)], output
 
 
 def _resized(grid: Grid, size: int) -> tuple[Step, Grid]:
     """Return the step that resizes a grid, and its output."""
     output = _empty(len(grid), size, size, grid.shape[3])
-    return (lambda n_threads: resize(grid, output, n_threads)), output
-
-
-def _step(*calls: Call) -> Step:
-    return lambda n_threads: run(calls, n_threads)
+    return Resizing(grid, output), output

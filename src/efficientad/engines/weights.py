@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError
 from efficientad.kernels.layers import Doubles, panel
+from efficientad.method.composition import Network, head_weights
 from efficientad.method.sizes import IMAGENET_MEAN, IMAGENET_STD
 
 Weights = tuple[Doubles, Doubles]
@@ -26,6 +27,13 @@ def pair_of(arrays: Arrays, layer: str) -> Weights:
     """Return weight and bias of a convolution by its name."""
     weight, bias = arrays[f"{layer}.weight"], arrays[f"{layer}.bias"]
     return weight.astype(np.float64), bias.astype(np.float64)
+
+
+def head_of(arrays: Arrays, network: Network) -> NDArray[np.float32]:
+    """Return the matrix from a network's hidden features to descriptors."""
+    kernels, _ = weights_of(arrays, f"{network}.convolutions")[-1]
+    head = head_weights(kernels, arrays["teacher_std"], network)
+    return head.astype(np.float32)
 
 
 def on_pixels(weights: Weights) -> Weights:

@@ -5,6 +5,8 @@ The graph takes RGB images, uint8, (batch, height, width, 3), of up to
 normalization, networks, map normalization and placement. Threshold and scores of normal
 images are metadata of the file. The same operators are written for ONNX Runtime
 (`.onnx`) or for OpenVINO (`.xml` with `.bin`).
+
+For the C interface of the native layers the file is no graph (`native_file`).
 """
 
 import copy
@@ -28,6 +30,7 @@ from efficientad.exports.comparison import (
     whole_engine,
 )
 from efficientad.exports.graph import detector_graph
+from efficientad.exports.native_file import write_native
 from efficientad.exports.precisions import with_16_bit_weights
 from efficientad.exports.quantization import quantized
 from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
@@ -37,6 +40,7 @@ from efficientad.inspection.tiling import WHOLE
 from efficientad.method.rule import ANYWHERE
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (
+    NATIVE_SUFFIX,
     ONNX_SUFFIX,
     OPENVINO_SUFFIX,
     Metadata,
@@ -50,10 +54,11 @@ if TYPE_CHECKING:
 
     from efficientad.method.detector import Detector
 
-Format = Literal["onnx", "openvino"]
+Format = Literal["onnx", "openvino", "native"]
 SUFFIX_OF: Final[dict[Format, str]] = {
     "onnx": ONNX_SUFFIX,
     "openvino": OPENVINO_SUFFIX,
+    "native": NATIVE_SUFFIX,
 }
 
 DEFAULT_MAX_LOSS: Final = 0.2
@@ -68,13 +73,15 @@ class ExportReport:
     """Results of the checks of an export."""
 
     differences: Differences
+    """On no images for the C interface, which runs the same layers."""
     losses: Losses | None
     """None without a labelled category."""
 
     def lines(self) -> list[str]:
         """Return sentences for a person."""
+        is_compared = self.differences.n_artificial > 0
         return [
-            *self.differences.lines(),
+            *(self.differences.lines() if is_compared else []),
             *(self.losses.lines() if self.losses is not None else []),
         ]
 
@@ -93,8 +100,9 @@ def export(
 
     Args:
         predictor: Trained model with its networks.
-        output: File to write: `part.onnx`, or `part.xml` for OpenVINO, which comes with
-            `part.bin`.
+        output: File to write: `part.onnx`; `part.xml` for OpenVINO, which comes with
+            `part.bin`; or `part.native` for the C interface, which has neither other
+            precisions nor images to compare.
         precision: fp16 stores weights in 16 bits. bf16 also computes in 16 bits, by
             OpenVINO on processors that can. int8 computes convolutions in 8 bits.
         images: Folder of normal images, not used for training if possible. The export
@@ -109,7 +117,7 @@ def export(
     Raises:
         ConfigError: If the predictor runs an export already, the name has no known
             ending, the precision is not available, int8 has no images for calibration,
-            or `max_loss` is no number.
+            `max_loss` is no number, or the C interface does not take the detector.
         ExportMismatchError: If the maps of the file differ from PyTorch's, or it loses
             more than `max_loss`; then nothing is written.
         DatasetError: If `images` has no normal images, or `verify` is no category.
@@ -119,9 +127,17 @@ def export(
         ModelFileError: If the name is no UTF-8.
         StorageError: If the file cannot be written; an earlier file stays.
     """
+    target = Path(output)
+    if target.suffix == NATIVE_SUFFIX:
+        if precision != "fp32" or images is not None or verify is not None:
+            raise ConfigError(
+                f"{target.name} is computed as the .ead file is, in fp32, so that "
+                "nothing is measured; leave precision, images and verify out"
+            )
+        write_native(predictor, target)
+        return ExportReport(Differences(0.0, 0, None, 0), None)
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
 
-    target = Path(output)
     detector = _require_possible(predictor, target, precision)
     if verify is not None:
         _require_measurable(verify)
@@ -184,8 +200,9 @@ def _require_possible(
     require_utf8(target)
     if target.suffix not in SUFFIX_OF.values():
         raise ConfigError(
-            f"an export is written as ONNX or for OpenVINO, got {target.name}; name it "
-            f"{target.stem}{ONNX_SUFFIX} or {target.stem}{OPENVINO_SUFFIX}"
+            f"an export is written as ONNX, for OpenVINO or for C, got {target.name}; "
+            f"name it {target.stem}{ONNX_SUFFIX}, {target.stem}{OPENVINO_SUFFIX} or "
+            f"{target.stem}{NATIVE_SUFFIX}"
         )
     if predictor.detector is None:
         raise ConfigError(

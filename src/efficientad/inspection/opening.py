@@ -23,7 +23,11 @@ from efficientad.model_files.detector_file import (
     read_detector,
     write_detector,
 )
-from efficientad.model_files.export_metadata import ONNX_SUFFIX, OPENVINO_SUFFIX
+from efficientad.model_files.export_metadata import (
+    NATIVE_SUFFIX,
+    ONNX_SUFFIX,
+    OPENVINO_SUFFIX,
+)
 from efficientad.settings import Parallel, checks_arguments
 
 if TYPE_CHECKING:
@@ -162,7 +166,7 @@ def _native_engine(
 
 def require_detector_name(path: Path) -> None:
     """Raise `ConfigError` if a detector would get the name of an export."""
-    if path.suffix in EXPORT_SUFFIXES:
+    if path.suffix in (*EXPORT_SUFFIXES, NATIVE_SUFFIX):
         raise ConfigError(
             f"a detector file ends in {DETECTOR_SUFFIX}, got {path.name}; name it "
             f"{path.stem}{DETECTOR_SUFFIX}, and make {path.name} of it by `efficientad "
@@ -178,6 +182,11 @@ def require_model_file(path: Path) -> None:
             "`efficientad train`, or one made by `efficientad export`"
         )
     suffix = path.suffix
+    if suffix == NATIVE_SUFFIX:
+        raise ModelFileError(
+            f"{path} is for the C interface, which Python does not read; give the "
+            f"{DETECTOR_SUFFIX} file it was made of"
+        )
     if suffix not in _SUFFIXES and suffix.lower() in _SUFFIXES:
         raise ModelFileError(
             f"a model file ends in {', '.join(_SUFFIXES)}, got {path.name}; rename it "

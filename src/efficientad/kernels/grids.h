@@ -60,7 +60,7 @@ class Scratch {
   int64_t size_ = 0;
 };
 
-Scratch& scratch() {
+[[maybe_unused]] Scratch& scratch() {
   thread_local Scratch memory;
   return memory;
 }

@@ -14,9 +14,8 @@
 // sums: the result does not depend on the number of threads.
 //
 // `winograd_layers.h` has the first way, `winograd_strips.h` the second, this file the
-// third and all that is called from outside. The matrices come from `layers_matrices.h`, generated from exact
-// fractions by cook_toom.py; the weights are transformed and packed in panels by
-// layers.py.
+// third and all that is called from outside. The matrices come from `layers_matrices.h`,
+// generated from exact fractions by cook_toom.py.
 
 #include <algorithm>
 #include <cstdint>
@@ -191,6 +190,90 @@ WINOGRAD(8, 4)
   }
 
 STRIPS(6, 4)
+
+namespace {
+
+// A form's matrix (T, R) of the kernel.
+struct KernelMatrix {
+  const double* values;
+  int64_t T, R;
+};
+
+template <int T, int R>
+KernelMatrix kernel_matrix(const double (&values)[T][R]) {
+  return {&values[0][0], T, R};
+}
+
+// sums (panel) += factor * values (panel).
+inline void add(double factor, const double* values, double* sums) {
+  for (int j = 0; j < kPanel; ++j) sums[j] += factor * values[j];
+}
+
+inline void round_to(const double* sums, float* to) {
+  for (int j = 0; j < kPanel; ++j) to[j] = static_cast<float>(sums[j]);
+}
+
+// One panel of weights (panel, in, R, R) to (planes, rows, panel), where rows are input
+// channels, and with a flat form the rows of the kernel for each of them. Some channels
+// are gathered before they are written, so that writes are not spread over all planes.
+void pack_panel(const KernelMatrix& g, const double* weights, int64_t in, bool flat,
+                float* to) {
+  constexpr int64_t kMostTaps = 4, kChannels = 8;
+  const int64_t T = g.T, R = g.R, row = (flat ? R : 1) * kPanel, plane = in * row;
+  const int64_t n_planes = flat ? T : T * T, part = kChannels * row + kPlanePadding;
+  float* parts = scratch().need(n_planes * part);
+  for (int64_t i = 0; i < in; ++i) {
+    float* const out = parts + i % kChannels * row;
+    double taps[kMostTaps][kMostTaps][kPanel];  // by the dimension that goes first
+    for (int64_t j = 0; j < kPanel; ++j) {
+      const double* tap = weights + (j * in + i) * R * R;
+      for (int64_t y = 0; y < R; ++y)
+        for (int64_t x = 0; x < R; ++x) (flat ? taps[x][y] : taps[y][x])[j] = *tap++;
+    }
+    for (int64_t t = 0; t < T; ++t) {
+      double half[kMostTaps][kPanel] = {};
+      for (int64_t r = 0; r < R; ++r)
+        for (int64_t k = 0; k < R; ++k) add(g.values[t * R + k], taps[k][r], half[r]);
+      if (flat) {
+        for (int64_t r = 0; r < R; ++r) round_to(half[r], out + t * part + r * kPanel);
+        continue;
+      }
+      for (int64_t u = 0; u < T; ++u) {
+        double sums[kPanel] = {};
+        for (int64_t r = 0; r < R; ++r) add(g.values[u * R + r], half[r], sums);
+        round_to(sums, out + (t * T + u) * part);
+      }
+    }
+    const int64_t n_ready = i % kChannels + 1;
+    if (n_ready < kChannels && i + 1 < in) continue;
+    for (int64_t f = 0; f < n_planes; ++f)
+      std::memcpy(to + f * plane + (i + 1 - n_ready) * row, parts + f * part,
+                  4 * n_ready * row);
+  }
+}
+
+}  // namespace
+
+// Transforms weights (out, in, kernel, kernel) in double precision, and packs them in
+// panels: (panels, planes, rows, columns of a panel). Tile 0 stands for patches.
+EXPORT(void, pack)(const double* weights, int64_t out, int64_t in, int64_t kernel,
+                   int64_t tile, int64_t flat, float* to, int64_t threads) {
+  const int64_t side = tile ? tile + kernel - 1 : kernel, taps = kernel * kernel;
+  const int64_t panel = side * (flat ? kernel : side) * in * kPanel;
+  const KernelMatrix g = tile == 7     ? kernel_matrix(kG_7_4)
+                         : tile == 8   ? kernel_matrix(kG_8_4)
+                         : kernel == 4 ? kernel_matrix(kG_6_4)
+                                       : kernel_matrix(kG_6_3);
+  parallel(out / kPanel, threads, [&](int64_t p) {
+    const double* from = weights + p * kPanel * in * taps;
+    float* into = to + p * panel;
+    if (tile) return pack_panel(g, from, in, flat, into);
+    for (int64_t k = 0; k < taps; ++k)
+      for (int64_t i = 0; i < in; ++i)
+        for (int64_t j = 0; j < kPanel; ++j)
+          *into++ = static_cast<float>(from[(j * in + i) * taps + k]);
+  });
+}
 
 constexpr int64_t kRowsPerBlock = 32;
 

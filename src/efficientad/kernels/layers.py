@@ -1,6 +1,6 @@
 """Whole layers of inference in native code: convolution and what follows it, fused.
 
-Plain arrays in and out: no torch here, neither to build nor to run the layers.
+Plain arrays in and out: no torch here, and no gradients (training uses `winograd.py`).
 
 A layer is a convolution with bias, then ReLU or not, then one of three finishes: store
 the result, average it over 2 x 2, or give only the channel mean of its squares.
@@ -12,7 +12,6 @@ Weights are transformed in double precision and packed once.
 
 Grids are float32 arrays (n, height, width, channels), spaced as their strides say, so
 that layers can write side by side into one grid that a later layer reads as a whole.
-No gradients here: training uses `winograd.py`.
 """
 
 import ctypes
@@ -28,19 +27,14 @@ from numpy.typing import NDArray
 
 from efficientad.cores import default_threads
 from efficientad.kernels import native, prebuilt
-from efficientad.kernels.cook_toom import (
-    FORMS,
-    Matrix,
-    matrices_header,
-    transforms,
-)
+from efficientad.kernels.cook_toom import FORMS, matrices_header
 from efficientad.kernels.prebuilt import Functions
 
 Grid = NDArray[np.float32]
 """(n, height, width, channels), channels contiguous."""
 Doubles = NDArray[np.float64]
 Finish = Literal["store", "pool", "mean_square"]
-_FINISHES: tuple[Finish, ...] = ("store", "pool", "mean_square")
+FINISHES: tuple[Finish, ...] = ("store", "pool", "mean_square")
 
 # Tiles, strips, and pixels that one thread takes through a layer at once: few enough
 # for the cache, enough to use each weight often.
@@ -50,7 +44,6 @@ FLAT_FORMS = ((6, 4),)
 MIN_WINOGRAD_SIZE = 14
 """Below this width Winograd's tiles are mostly empty; measured."""
 _HUGE_PAGE = 1 << 21
-_PACKED_ROWS = 32
 # Share of the standard deviation; rounding stays far below, a mistake does not.
 _TOLERATED = 1e-2
 
@@ -148,8 +141,8 @@ def _loaded() -> Functions:
 class Convolution:
     """Packed weights of one layer, and how to apply them. See `convolution`."""
 
-    weights: NDArray[np.float32] | NDArray[np.uint16]
-    """Packed; bf16 as 16-bit words."""
+    weights: NDArray[Any]
+    """Packed, bf16 as 16-bit words; or not, (out, in, kernel, kernel), float64."""
     bias: NDArray[np.float32]
     n_in: int
     n_out: int
@@ -186,6 +179,7 @@ def convolution(  # noqa: PLR0913 - an argument for each property of a layer
     tile: int | None = None,
     flat: bool = False,
     bf16: bool = False,
+    is_packed: bool = True,
 ) -> Convolution:
     """Return a layer with its weights transformed and packed.
 
@@ -203,15 +197,19 @@ def convolution(  # noqa: PLR0913 - an argument for each property of a layer
             channels, and any finish but the mean of squares.
         bf16: Round factors to bf16, which takes half the time where `has_bf16()`; for
             an even number of products a sum, without a tile.
+        is_packed: False: the weights stay as they are, to be written to a file.
     """
     n_out, n_in, kernel, _ = weight.shape
     assert not bf16 or (tile is None and kernel**2 * n_in % 2 == 0)
     assert not flat or ((tile, kernel) in FLAT_FORMS and finish != "mean_square")
     more_in = -n_in % _loaded().lanes() if tile and not flat else 0
     more_out = -n_out % panel()
-    weight = np.pad(weight, ((0, more_out), (0, more_in), (0, 0), (0, 0)))
+    margins = ((0, more_out), (0, more_in), (0, 0), (0, 0))
+    weights: NDArray[Any] = np.pad(weight, margins)
+    if is_packed:
+        weights = _packed_pairs(weights) if bf16 else _packed(weights, tile, flat=flat)
     return Convolution(
-        weights=_packed_pairs(weight) if bf16 else _packed(weight, tile, flat=flat),
+        weights=weights,
         bias=np.pad(bias, (0, more_out)).astype(np.float32),
         n_in=n_in + more_in,
         n_out=n_out + more_out,
@@ -241,30 +239,20 @@ def _packed(weight: Doubles, tile: int | None, *, flat: bool) -> NDArray[np.floa
     """Return (panels, planes, rows, columns of a panel), float32, on huge pages."""
     width = panel()
     n_out, n_in, kernel, _ = weight.shape
-    taps = weight.transpose(2, 3, 1, 0)
-    if tile is None:
-        combine = np.ones((1, 1))
-        taps = taps.reshape(1, kernel**2 * n_in, n_out)
-    elif flat:
-        combine = _doubles(transforms(tile, kernel)[1])
-        taps = weight.transpose(3, 1, 2, 0).reshape(kernel, n_in * kernel, n_out)
-    else:
-        matrix = _doubles(transforms(tile, kernel)[1])
-        combine = np.kron(matrix, matrix).astype(np.float64)
-        taps = taps.reshape(kernel**2, n_in, n_out)
-    n_rows = taps.shape[1]
-    shape = (n_out // width, len(combine), n_rows, width)
+    side = tile + kernel - 1 if tile else 1
+    n_planes = side if flat else side**2
+    n_rows = n_in * (kernel if flat else 1) * (1 if tile else kernel**2)
+    shape = (n_out // width, n_planes, n_rows, width)
     packed: NDArray[np.float32] = _huge(shape, np.dtype(np.float32))
-    for start in range(0, n_rows, _PACKED_ROWS):
-        rows = slice(start, start + _PACKED_ROWS)
-        mixed = combine @ taps[:, rows].reshape(len(taps), -1)
-        mixed = mixed.reshape(len(combine), -1, n_out // width, width)
-        packed[:, :, rows] = mixed.transpose(2, 0, 1, 3)
+    weight = np.ascontiguousarray(weight, np.float64)
+    sizes = (n_out, n_in, kernel, tile or 0, flat)
+    _loaded().pack(
+        ctypes.c_void_p(weight.ctypes.data),
+        *map(ctypes.c_int64, sizes),
+        ctypes.c_void_p(packed.ctypes.data),
+        ctypes.c_int64(_threads(None)),
+    )
     return packed
-
-
-def _doubles(matrix: Matrix) -> Doubles:
-    return np.array([[float(v) for v in row] for row in matrix])
 
 
 def _to_bf16(values: NDArray[np.floating]) -> NDArray[np.uint16]:
@@ -291,6 +279,13 @@ def _huge(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     return memory[start : start + n].view(dtype).reshape(shape)
 
 
+class Resizing(NamedTuple):
+    """Two grids of as many channels, of which one is resized to the other."""
+
+    input: Grid
+    output: Grid
+
+
 class Call(NamedTuple):
     """One layer with its grids."""
 
@@ -301,24 +296,36 @@ class Call(NamedTuple):
     """Added to the output before the finish; (n, height, width, out), contiguous."""
 
 
-def run(calls: Sequence[Call], n_threads: int | None = None) -> None:
-    """Compute layers of one kind that do not depend on each other.
+Step = Sequence[Call] | Resizing
+
+
+def run(step: Step, n_threads: int | None = None) -> None:
+    """Compute a step.
 
     Args:
-        calls: Layers with their grids.
+        step: Layers of one kind that do not depend on each other, or a resizing.
         n_threads: Threads that blocks of all layers are spread over; the result does
             not depend on it. None: `default_threads()`.
     """
-    layers = (_Layer * len(calls))(*(_layer(call) for call in calls))
-    first = calls[0].layer
+    if isinstance(step, Resizing):
+        resize(*step, n_threads)
+        return
+    layers = (_Layer * len(step))(*(_layer(call) for call in step))
+    first = step[0].layer
     if first.tile is None:
-        function = _loaded().patches_bf16 if first.bf16 else _loaded().patches
-        block = _PIXELS // 4 if first.finish == "pool" else _PIXELS
+        name = "patches_bf16" if first.bf16 else "patches"
     else:
-        kind, block = ("strips", _STRIPS) if first.flat else ("winograd", _TILES)
-        function = getattr(_loaded(), f"{kind}_{first.tile}_{first.kernel}")
-    sizes = (len(calls), _threads(n_threads), block)
-    function(layers, *map(ctypes.c_int64, sizes))
+        kind = "strips" if first.flat else "winograd"
+        name = f"{kind}_{first.tile}_{first.kernel}"
+    sizes = (len(step), _threads(n_threads), block_size(first))
+    getattr(_loaded(), name)(layers, *map(ctypes.c_int64, sizes))
+
+
+def block_size(layer: Convolution) -> int:
+    """Return how many tiles, strips or pixels one thread takes at once."""
+    if layer.tile is None:
+        return _PIXELS // 4 if layer.finish == "pool" else _PIXELS
+    return _STRIPS if layer.flat else _TILES
 
 
 def _layer(call: Call) -> _Layer:
@@ -337,7 +344,7 @@ def _layer(call: Call) -> _Layer:
         layer.stride,
         layer.padding,
         layer.relu,
-        _FINISHES.index(layer.finish),
+        FINISHES.index(layer.finish),
     )
 
 

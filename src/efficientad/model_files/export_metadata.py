@@ -44,6 +44,8 @@ from efficientad.storage import storage_errors, write_atomically
 
 ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"
+NATIVE_SUFFIX: Final = ".native"
+"""Ending of files for the C interface, which Python does not read."""
 FORMAT_VERSION: Final = 3
 _NORMALIZED_FORMAT: Final = 2
 """Format of graphs with normalized grids, without raw ones."""
