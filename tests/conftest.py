@@ -176,8 +176,7 @@ def calibrated(photograph, joined):
         level = float(map_levels(raw)[0])
         low, high = np.quantile(raw / level, (0.5, 0.95)).tolist()
         # Other images of the tests lie within these limits and beyond them.
-        limits = {"least_level": 0.9 * level, "greatest_level": 1.1 * level}
-        return MapScale(low, high, **limits)
+        return MapScale(low, high, least_level=0.9 * level, greatest_level=1.1 * level)
 
     def with_calibration(detector):
         raw = PyTorchEngine(detector).run(pixels).grids

@@ -169,7 +169,7 @@ def require_outputs(engine: GraphEngine, calibration: Calibration) -> None:
 
     Args:
         engine: The graph.
-        calibration: What it knows of the calibration.
+        calibration: The part of the calibration that it knows.
 
     Raises:
         ExportMismatchError: If the score or a map differs.
