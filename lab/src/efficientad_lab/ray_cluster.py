@@ -75,7 +75,7 @@ def actors(address: str) -> list[int]:
     return [
         int(entry.name)
         for entry in Path("/proc").glob("[0-9]*")
-        if b"ray::_Runner" in _read(entry / "cmdline")
+        if b"ray::_outcome" in _read(entry / "cmdline")
         and wanted in _read(entry / "environ")
     ]
 
