@@ -19,7 +19,7 @@ from efficientad.executors import executor
 from efficientad.executors.config import PartsConfig
 from efficientad.executors.ray_tasks import RayTasks
 from efficientad.inspection.parts import predict_parts
-from efficientad_lab.ray_cluster import SETTINGS, actors, loopback_cluster
+from efficientad_lab.ray_cluster import SETTINGS, loopback_cluster, workers
 
 ray = pytest.importorskip("ray")
 N_IMAGES = 12
@@ -89,8 +89,8 @@ def test_killed_workers_change_nothing(address, model, images, plain_rows, tmp_p
 
     def kill(n_done, _n_parts):
         if n_done in {2, 5}:
-            killed.extend(actors(address))
-            for process in actors(address):
+            killed.extend(workers(address))
+            for process in workers(address):
                 os.kill(process, signal.SIGKILL)
 
     _, failures = predict_parts(
@@ -113,7 +113,7 @@ def test_after_a_killed_driver_finished_parts_are_not_done_again(
         time.sleep(0.01)
     driver.kill()
     driver.wait()
-    while actors(address):
+    while workers(address):
         time.sleep(0.05)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
 
