@@ -45,6 +45,22 @@ def test_command_lines_are_taken(document):
         require_taken(words)
 
 
+def inline_commands_of(text):
+    """Return commands in the lines of a text; they may leave out what they work on."""
+    found = re.findall(r"`efficientad ([a-z]+ [^`]*--[^`]+)`", text)
+    return [shlex.split(command) for command in found]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_options_within_the_text_are_known(document):
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    for verb, *options in inline_commands_of(text):
+        try:
+            call_of(_function_of(verb), verb, options)
+        except ConfigError as error:
+            assert "unrecognized" not in str(error), (verb, options)  # noqa: PT017
+
+
 def python_of(text):
     """Return the Python in the fenced blocks of a document."""
     return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
