@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from pyarrow import parquet
 import efficientad
 from efficientad.cli.main import main
 from efficientad.errors import ConfigError, ResultError, StorageError
-from efficientad.executors import executor
+from efficientad.executors import executor, ray_tasks
 from efficientad.executors.config import PartsConfig
 from efficientad.executors.ray_tasks import RayTasks
 from efficientad.inspection.parts import predict_parts
@@ -182,6 +183,17 @@ def test_workers_of_other_versions_are_refused(address, tmp_path, monkeypatch):
         list(RayTasks(address).run([FakeTask(tmp_path / "a")]))
 
     assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_without_the_package_is_one_sentence(address, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def outcome(order):\n    return None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    only_here = import_module("only_here")
+    (tmp_path / "only_here.py").unlink()
+    monkeypatch.setattr(ray_tasks, "_outcome", only_here.outcome)
+
+    with pytest.raises(ConfigError, match="needs efficientad, one cannot import it"):
+        list(RayTasks(address).run([FakeTask(tmp_path / "a")]))
 
 
 def test_a_folder_that_only_the_driver_has_is_refused(address, tmp_path, monkeypatch):

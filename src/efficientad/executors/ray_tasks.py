@@ -71,6 +71,13 @@ class RayTasks:
                     failures.WorkerCrashedError,
                 ),
             )
+        except failures.RayTaskError as error:
+            if "failed to import" not in str(error):
+                raise
+            raise ConfigError(
+                "every machine of the cluster needs efficientad, one cannot import it; "
+                "install it there"
+            ) from error
         finally:
             if is_own:
                 ray.shutdown()
