@@ -24,9 +24,8 @@ from efficientad.engines.graph_outputs import (
 from efficientad.engines.weights import n_shared
 from efficientad.exports.graph_nodes import Nodes, placement, resized
 from efficientad.method.composition import (
-    CELL_SIZE,
     COMPOSITION,
-    cell_step,
+    cell_window,
     head_weights,
 )
 from efficientad.method.decision import TermScale
@@ -114,7 +113,7 @@ def _score(
     graph: Nodes,
     detector: "Detector",
     combined: str,
-    features: str,
+    features: Mapping[str, str],
     terms: Mapping[str, TermScale],
 ) -> None:
     """Write the maximum of the combined map and the points of the terms."""
@@ -132,16 +131,20 @@ def _score(
     graph.op("Add", score, points, name=SCORE_OUTPUT)
 
 
-def _composition(graph: Nodes, detector: "Detector", features: str) -> str:
-    """Write `Composition.distances` of the cells of the teacher's hidden features."""
+def _composition(
+    graph: Nodes, detector: "Detector", features: Mapping[str, str]
+) -> str:
+    """Write `Composition.distances` of the cells of a network's hidden features."""
     composition = detector.composition
     assert composition is not None
-    kernels = _weights(detector.teacher)[-1].kernels
-    weights = head_weights(kernels, _array(detector.teacher_std))
+    network = composition.network
+    described_by = detector.student if network == "student" else detector.teacher
+    kernels = _weights(described_by)[-1].kernels
+    weights = head_weights(kernels, _array(detector.teacher_std), network)
     # A small network's last kernel is 4 wide, a medium one's 1.
-    step = cell_step(GRID_CELLS + kernels.shape[2] - 1)
+    size, step = cell_window(GRID_CELLS + kernels.shape[2] - 1, network)
     pooled = graph.op(
-        "AveragePool", features, kernel_shape=[CELL_SIZE] * 2, strides=[step] * 2
+        "AveragePool", features[network], kernel_shape=[size] * 2, strides=[step] * 2
     )
     head = graph.constant(weights[:, :, np.newaxis, np.newaxis])
     cells = graph.op("Conv", pooled, head, kernel_shape=[1, 1], name=CELL_DESCRIPTORS)
@@ -212,8 +215,8 @@ def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> 
     return graph.op("Div", raw, level)
 
 
-def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> str:
-    """Write both raw maps; return the name of the teacher's hidden features."""
+def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> dict[str, str]:
+    """Write both raw maps; return the names of the hidden features by network."""
     teacher, student, autoencoder = (
         _weights(network)
         for network in (detector.teacher, detector.student, detector.autoencoder)
@@ -267,7 +270,7 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> str:
     _mean_of_squares(graph, local, n, RAW_OUTPUTS["local"])
     n = len(for_autoencoder.bias)
     _mean_of_squares(graph, difference, n, RAW_OUTPUTS["global"])
-    return of_teacher
+    return {"teacher": of_teacher, "student": of_student}
 
 
 def _weights(network: "nn.Module") -> list[Weights]:

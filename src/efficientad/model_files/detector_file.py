@@ -68,7 +68,9 @@ def write_detector(file: DetectorFile, path: Path) -> None:
         "provenance": file.provenance,
     }
     later = input_size_entry(file.input_size) | alignment_entry(file.alignment)
-    is_later = later or has_later_entries(calibration)
+    composition = Composition.from_arrays(file.weights)
+    of_student = composition is not None and composition.network == "student"
+    is_later = later or has_later_entries(calibration) or of_student
     version = container.LATEST_VERSION if is_later else container.FORMAT_VERSION
     content |= later
     container.write(path, "detector", file.weights, content, version=version)
