@@ -158,8 +158,9 @@ class View(NamedTuple):
     columns: Sequence[Column]
 
 
-def _images_per_second(run: Run) -> float | None:
-    return 1000 / run["metrics"]["milliseconds"]
+def _images_per_second(run: Run) -> float:
+    milliseconds: float = run["metrics"]["milliseconds"]
+    return 1000 / milliseconds
 
 
 _SHOWN_WAYS = ("native", "baseline", "OpenVINO int8", "anomalib")
