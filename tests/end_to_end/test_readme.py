@@ -1,4 +1,4 @@
-"""The examples of README and documentation, each run in its order, as a reader would.
+"""The examples of README and tutorial, each run in its order, as a reader would.
 
 Three things are smaller than there: every `--steps` and `steps=` becomes two, `make`
 shows what it would do, and the demo, run for real, draws fewer parts.
@@ -10,10 +10,8 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 
 import efficientad
@@ -59,10 +57,7 @@ def blocks_of(document: str) -> list[Block]:
 
 
 def with_few_steps(text: str) -> str:
-    fewer = re.sub(r"(--steps |\bsteps=)\d+", rf"\g<1>{N_STEPS}", text)
-    # A longer training is a page's matter, not a test's.
-    command = f"efficientad train --steps {N_STEPS} "
-    return re.sub(r"efficientad train (?!.*--steps)", command, fewer)
+    return re.sub(r"(--steps |\bsteps=)\d+", rf"\g<1>{N_STEPS}", text)
 
 
 def run_bash(block: Block) -> None:
@@ -85,20 +80,16 @@ def run_python(block: Block, names: dict[str, object]) -> None:
     exec(compile(source, README, "exec"), names)  # noqa: S102
 
 
-def run_blocks(document: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [README, TUTORIAL], ids=lambda path: path.stem)
+def test_examples_run(tmp_path, monkeypatch, document):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks_of(document.read_text(encoding="utf-8")):
         if block.language == "bash":
             run_bash(block)
         elif block.language == "python":
             run_python(block, names)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("document", [README, TUTORIAL], ids=lambda path: path.stem)
-def test_examples_run(tmp_path, monkeypatch, document):
-    monkeypatch.chdir(tmp_path)
-    run_blocks(document)
 
     for written in (
         "demo/report.html",
@@ -109,41 +100,6 @@ def test_examples_run(tmp_path, monkeypatch, document):
         "evaluation/report.html",
     ):
         assert (tmp_path / written).stat().st_size > 0, written
-
-
-SETUP = """
-efficientad demo --steps 2
-cp demo/part.ead part.ead
-cp -r demo/parts/test/good photographs
-cp photographs/000.png photograph.png
-"""
-
-
-class FakeCamera:
-    """OpenCV's camera that gives two frames."""
-
-    def __init__(self, _number):
-        self.frames = [np.full((256, 256, 3), 90, np.uint8)] * 2
-
-    def read(self):
-        return bool(self.frames), self.frames.pop() if self.frames else None
-
-
-@pytest.mark.slow
-def test_examples_of_other_pages_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=FakeCamera))
-    run_bash(Block("bash", 0, SETUP))
-
-    pages = ("howto/camera", "howto/threshold", "howto/without_torch", "index")
-    for page in pages:
-        run_blocks(REPOSITORY / "docs" / f"{page}.md")
-
-    decisions = re.findall(
-        "^(normal|anomalous) ", capsys.readouterr().out, re.MULTILINE
-    )
-    assert len(decisions) == 2 + 1
-    assert (tmp_path / "evaluation" / "report.html").exists()
 
 
 def test_every_block_says_what_it_is():
