@@ -6,7 +6,6 @@ grids.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,7 +34,6 @@ from efficientad.method.maps import (
     normalize_maps,
 )
 from efficientad.method.placement import place_map
-from efficientad.method.rule import ANYWHERE
 from efficientad.model_files.export_metadata import ONNX_SUFFIX
 
 TOLERANCE: Final[dict[Precision, float]] = {
@@ -169,6 +167,10 @@ def require_outputs(engine: GraphEngine, calibration: Calibration) -> None:
     The graph runs as in other programs: on a batch of two images, which are not
     256 x 256.
 
+    Args:
+        engine: The graph.
+        calibration: What it knows of the calibration.
+
     Raises:
         ExportMismatchError: If the score or a map differs.
     """
@@ -179,9 +181,7 @@ def require_outputs(engine: GraphEngine, calibration: Calibration) -> None:
     grids = normalize_maps(raw, calibration.scales)
     combined = combine_maps(grids)
     expected = {GRID_OUTPUTS[name]: grid for name, grid in grids.items()}
-    # The graph itself knows no region of interest and no least area.
-    whole = replace(calibration, rule=ANYWHERE)
-    expected[SCORE_OUTPUT], _ = whole.scores(grids, given)
+    expected[SCORE_OUTPUT], _ = calibration.scores(grids, given)
     for name, grid in zip(MAP_OUTPUTS, (combined, *grids.values()), strict=True):
         expected[name] = np.stack([place_map(one, *images.shape[1:3]) for one in grid])
     limit = _OUTPUT_TOLERANCE[engine.precision]

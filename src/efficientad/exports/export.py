@@ -136,11 +136,18 @@ def export(
         model = quantized(model, small)
     elif precision != "fp32":
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
-    # The graph itself knows no rule, no tiles and no alignment.
+    # The graph itself knows no rule, no tiles, no places and no alignment.
     exact = replace(
         predictor,
         engine=PyTorchEngine(detector),
-        calibration=replace(calibration, rule=ANYWHERE),
+        calibration=replace(
+            calibration,
+            rule=ANYWHERE,
+            scales={
+                name: replace(scale, places=None)
+                for name, scale in calibration.scales.items()
+            },
+        ),
         input_size=WHOLE,
         alignment=None,
     )
@@ -152,7 +159,7 @@ def export(
             metadata.write(staged, _metadata_of(predictor, precision))
         engine = whole_engine(staged, precision, calibration.terms)
         differences = compared(exact, engine, normal)
-        require_outputs(engine, calibration)
+        require_outputs(engine, exact.calibration)
         if verify is not None:
             losses = losses_on(predictor, load(staged), verify, max_loss)
     return ExportReport(differences, losses)

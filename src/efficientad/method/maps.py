@@ -7,7 +7,7 @@ image. The maximum of a linearly interpolated map is one of its grid values, so 
 image score is taken on the grid.
 
 Where a scale has levels, each raw map is first divided by its own level, within the
-range of levels of normal images.
+range of levels of normal images, and where it has places, by the level of each place.
 
 Maps are known by their names: a method may have one map, or three. No torch here: the
 same code follows every engine.
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import Mask
 from efficientad.method.placement import measured_map, refine_grid
+from efficientad.method.places import levels_of_places
 from efficientad.settings import check_fields
 
 Grids = NDArray[np.float32]
@@ -49,10 +50,18 @@ class MapScale:
     are not divided, as in the paper."""
     greatest_level: float | None = None
     """See `least_level`."""
+    places: str | None = None
+    """Levels of the places of normal images (`places.place_levels`), which maps are
+    divided by after that. None: they are not divided, as in the paper."""
 
     def __post_init__(self) -> None:
-        """Reject quantiles that give no scale."""
+        """Reject quantiles that give no scale, and places that are none."""
         check_fields(self)
+        if self.places is not None:
+            try:
+                levels_of_places(self.places, 1, 1)
+            except ValueError as error:
+                raise ConfigError(f"levels of places: {error}") from error
         if not self.low < self.high:
             raise ConfigError(
                 f"map quantiles must differ, got {self.low} and {self.high}: the "
@@ -110,6 +119,8 @@ def normalize_map(raw: Grids, scale: MapScale, cells: Mask | None = None) -> Gri
     """Return raw maps on the common scale: the low quantile at 0, the high at 0.1."""
     if scale.levels is not None:
         raw = divide_by_level(raw, *scale.levels, cells)
+    if scale.places is not None:
+        raw = raw / levels_of_places(scale.places, *raw.shape[1:])
     slope = (HIGH_TARGET - LOW_TARGET) / (scale.high - scale.low)
     return (raw - scale.low) * slope + LOW_TARGET
 

@@ -30,12 +30,16 @@ def calibration_entry(calibration: Calibration) -> dict[str, Any]:
     for name in _LATER:
         if entry[name] == asdict(_PLAIN)[name]:
             del entry[name]
+    for scale in entry["scales"].values():
+        if scale["places"] is None:
+            del scale["places"]
     return entry
 
 
 def has_later_entries(calibration: Calibration) -> bool:
     """Return whether versions before 0.2 would read another decision."""
-    return any(name in calibration_entry(calibration) for name in _LATER)
+    is_steady = calibration.threshold_rule == "steady"
+    return is_steady or any(name in calibration_entry(calibration) for name in _LATER)
 
 
 def input_size_entry(size: tuple[int, int]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ every later map would look anomalous. No torch here.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,9 @@ from efficientad.method.maps import (
     map_levels,
     normalize_maps,
 )
+from efficientad.method.places import levels_of_places, place_levels
 from efficientad.method.rule import ANYWHERE, Rule
+from efficientad.method.sizes import GRID_SIZE
 from efficientad.progress import Progress
 from efficientad.settings import Budget, checks_arguments
 from efficientad.training.normal_images import (
@@ -112,6 +114,7 @@ def calibrate(
         normal.pixels,
         false_alarm_budget=false_alarm_budget,
         divides_by_level=recipe.get("divides_by_level", False),
+        places={k: scale.places for k, scale in predictor.calibration.scales.items()},
         names=normal.names,
         rule=rule_of(rule, normal.sizes) if rule else predictor.calibration.rule,
         alignment=predictor.alignment,
@@ -140,6 +143,7 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
     fit: Fit = fit_quantiles,
     divides_by_level: bool = False,
     training: EngineOutput | None = None,
+    places: Mapping[str, str | None] | None = None,
     names: Sequence[str] = (),
     rule: Rule = ANYWHERE,
     alignment: Alignment | None = None,
@@ -155,6 +159,7 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
         divides_by_level: Whether each raw map is divided by its own level first.
         training: Output for training images, with cross-fitted image-level values.
             None: only the held-out images count.
+        places: Levels of places of each map by its name, where `training` gives none.
         names: Names of the held-out images, for warnings. Empty: there are none.
         rule: Region of interest and least area of a defect.
         alignment: Reference that images of a second session are aligned with.
@@ -166,7 +171,15 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
         raise DatasetError("calibration needs normal images outside the training set")
     held_out = outputs(engine, pixels, rule)
     scales = {
-        name: _scale(grids, fit, rule, divides_by_level=divides_by_level)
+        name: _levelled(
+            grids,
+            fit,
+            rule,
+            training=None if training is None else training.grids[name],
+            places=(places or {}).get(name),
+        )
+        if divides_by_level
+        else fit(grids, inside=rule.inside(*grids.shape[1:]))
         for name, grids in held_out.grids.items()
     }
     session = outputs(engine, second_session(pixels, alignment), rule, "second session")
@@ -300,15 +313,23 @@ def _term_scale(alone: Calibration, normal: EngineOutput) -> TermScale:
     return TermScale(float(values.mean()), slope)
 
 
-def _scale(raw: Grids, fit: Fit, rule: Rule, *, divides_by_level: bool) -> MapScale:
-    inside = rule.inside(*raw.shape[1:])
-    if not divides_by_level:
-        return fit(raw, inside=inside)
+def _levelled(
+    raw: Grids, fit: Fit, rule: Rule, *, training: Grids | None, places: str | None
+) -> MapScale:
+    """Return the scale of maps that are divided by their levels first."""
     # Deviation: the paper compares images whose maps lie at different levels as they
     # are. An image's score is its highest pixel, so one that is harder to predict as a
     # whole, by its texture, light or angle, looks anomalous.
-    cells = rule.cells(*raw.shape[1:])
+    shape = raw.shape[1:]
+    cells = rule.cells(*shape)
     levels = map_levels(raw, cells)
     least, greatest = float(levels.min()), float(levels.max())
-    scale = fit(divide_by_level(raw, least, greatest, cells), inside=inside)
-    return replace(scale, least_level=least, greatest_level=greatest)
+    divided = divide_by_level(raw, least, greatest, cells)
+    # Deviation: the paper compares the places of a map as they are. Tiles show print
+    # and edges in full, which stay harder to predict than the rest.
+    if training is not None and shape != (GRID_SIZE, GRID_SIZE):
+        places = place_levels(divide_by_level(training, least, greatest, cells))
+    if places is not None:
+        divided = divided / levels_of_places(places, *shape)
+    scale = fit(divided, inside=rule.inside(*shape))
+    return replace(scale, least_level=least, greatest_level=greatest, places=places)

@@ -176,8 +176,9 @@ def train(
         composition, measured = learn_composition(
             engine, training.pixels, rule, seed=config.seed
         )
-        detector.set_composition(composition)
-        engine = detector_engine(detector)
+        if training.size == WHOLE:  # it would hide the small defects that tiles find
+            detector.set_composition(composition)
+            engine = detector_engine(detector)
     calibration = fit_calibration(
         engine,
         validation.pixels,
