@@ -6,6 +6,7 @@ document asks for a table by two comments, and the table is written between them
     <!-- table: EXPERIMENT -->
     <!-- end of table -->
 
+`readme_accuracy` and `readme_speed` show some rows and columns of an experiment.
 `ablation_3_small` asks for the paper's Table 3 of size small, as `efficientad ablate`
 makes it. In the other tables a row has the runs of one category and variant. A cell is
 their mean, with the standard deviation over seeds where there are several.
@@ -152,20 +153,66 @@ def _table_3(runs: Sequence[Run]) -> Table:
     return ablation.table_of(3, "small", config, runs)
 
 
+class View(NamedTuple):
+    """Some rows and columns of the table of an experiment."""
+
+    experiment: str
+    is_shown: Callable[[Run], bool]
+    columns: Sequence[Column]
+
+
+def _images_per_second(run: Run) -> float:
+    milliseconds: float = run["metrics"]["milliseconds"]
+    return 1000 / milliseconds
+
+
+_SHOWN_WAYS = ("native", "baseline", "OpenVINO int8", "anomalib")
+_ACCURACY = (
+    "image AU-ROC, %",
+    "AU-ROC, held-out normal, %",
+    "defects found, %",
+    "false alarms, %",
+    "training, min",
+)
+
+VIEWS = {
+    "readme_accuracy": View(
+        "main_job",
+        lambda run: run["variant"].startswith("small"),
+        [column for column in COLUMNS if column.heading in _ACCURACY],
+    ),
+    "readme_speed": View(
+        "deployment_avx2",
+        lambda run: (
+            run["category"] == "bottle"
+            and run["variant"] in {f"small, {way}" for way in _SHOWN_WAYS}
+        ),
+        [
+            Column("ms an image", _metric("milliseconds"), 0),
+            Column("images a second", _images_per_second, 1),
+            Column("times faster", _metric("speedup"), 1),
+        ],
+    ),
+}
+"""Small tables of the README by name."""
+
 PAPER_TABLES: dict[str, Callable[[Sequence[Run]], Table]] = {
     "ablation_3_small": _table_3
 }
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Return a Markdown table with a row for each category and variant."""
+def table(runs: Sequence[Run], columns: Sequence[Column] = COLUMNS) -> str:
+    """Return a Markdown table with a row for each category and variant.
+
+    Columns that no run has are left out.
+    """
     failed = [run for run in runs if not is_finished(run)]
     runs = [run for run in runs if is_finished(run)]
     if not runs and not failed:
         return "No run is recorded yet.\n"
     columns = [
         column
-        for column in COLUMNS
+        for column in columns
         if any(column.value(run) is not None for run in runs)
     ]
     rows = []
@@ -200,6 +247,10 @@ def with_tables(text: str, runs: Sequence[Run]) -> str:
         if name in PAPER_TABLES:
             made = PAPER_TABLES[name](runs)
             content = f"{markdown_table(made)}\n\n{made.note}\n"
+        elif name in VIEWS:
+            view = VIEWS[name]
+            shown = [run for run in runs if run["experiment"] == view.experiment]
+            content = table(list(filter(view.is_shown, shown)), view.columns)
         else:
             content = table([run for run in runs if run["experiment"] == name])
         return f"{match['open']}\n{content}\n{match['close']}"

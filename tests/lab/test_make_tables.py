@@ -70,10 +70,15 @@ def test_every_experiment_names_its_question_answer_and_script(folder):
         assert "    " in text, "a command"
 
 
-def test_the_readme_asks_for_a_table_of_the_main_job():
+def test_the_readme_asks_for_its_small_tables():
     readme = (make_tables.REPOSITORY / "README.md").read_text(encoding="utf-8")
 
-    assert "<!-- table: main_job -->" in readme
+    assert [
+        name for name in make_tables.VIEWS if f"<!-- table: {name} -->" in readme
+    ] == [
+        "readme_accuracy",
+        "readme_speed",
+    ]
 
 
 def test_a_typed_number_is_replaced():
@@ -149,3 +154,23 @@ def test_checking_reports_a_stale_table_and_writing_mends_it(
     assert make_tables.main([]) == 0
     assert make_tables.main(["--check"]) == 0
     assert "bottle" in readme.read_text()
+
+
+def test_a_small_table_shows_some_rows_and_columns():
+    runs = [
+        recorded_run(
+            experiment="deployment_avx2",
+            category=category,
+            variant=variant,
+            metrics={"milliseconds": 80.0, "speedup": 7.0, "au_pro": 0.9},
+        )
+        for category, variant in (("bottle", "small, native"), ("screw", "other"))
+    ]
+
+    text = make_tables.with_tables(
+        "<!-- table: readme_speed -->\n<!-- end of table -->\n", runs
+    )
+
+    assert "| bottle | small, native | 80 | 12.5 | 7.0 | 1 |" in text
+    assert "screw" not in text
+    assert "AU-PRO" not in text

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,11 @@ from pyarrow import parquet
 import efficientad
 from efficientad.cli.main import main
 from efficientad.errors import ConfigError, ResultError, StorageError
-from efficientad.executors import executor
+from efficientad.executors import executor, ray_tasks
 from efficientad.executors.config import PartsConfig
-from efficientad.executors.ray_actors import RayActors
+from efficientad.executors.ray_tasks import RayTasks
 from efficientad.inspection.parts import predict_parts
-from efficientad_lab.ray_cluster import SETTINGS, actors, loopback_cluster
+from efficientad_lab.ray_cluster import SETTINGS, loopback_cluster, workers
 
 ray = pytest.importorskip("ray")
 N_IMAGES = 12
@@ -89,8 +90,8 @@ def test_killed_workers_change_nothing(address, model, images, plain_rows, tmp_p
 
     def kill(n_done, _n_parts):
         if n_done in {2, 5}:
-            killed.extend(actors(address))
-            for process in actors(address):
+            killed.extend(workers(address))
+            for process in workers(address):
                 os.kill(process, signal.SIGKILL)
 
     _, failures = predict_parts(
@@ -113,7 +114,7 @@ def test_after_a_killed_driver_finished_parts_are_not_done_again(
         time.sleep(0.01)
     driver.kill()
     driver.wait()
-    while actors(address):
+    while workers(address):
         time.sleep(0.05)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
 
@@ -155,7 +156,7 @@ def test_tasks_end_with_their_errors_and_lost_ones_are_done_again(address, tmp_p
         FakeTask(tmp_path / "d", n_kills=9),
     ]
 
-    ended = [(t.name, str(e)) for t, e in RayActors(address, cpus=2).run(tasks)]
+    ended = [(t.name, str(e)) for t, e in RayTasks(address, cpus=2).run(tasks)]
 
     assert sorted(ended)[:3] == [("a", "None"), ("b", "bad"), ("c", "None")]
     assert sorted(ended)[3][1].startswith("the process of d was killed 3 times; give")
@@ -169,7 +170,7 @@ def test_an_error_of_storage_ends_the_other_tasks(address, tmp_path):
     tasks = [FakeTask(tmp_path / name, is_fatal=True) for name in "abcd"]
 
     with pytest.raises(StorageError, match=r"^the disk is full$"):
-        list(RayActors(address, keeps_processes=True).run(tasks))
+        list(RayTasks(address, keeps_processes=True).run(tasks))
 
     assert len(list(tmp_path.iterdir())) <= 2
 
@@ -179,21 +180,32 @@ def test_workers_of_other_versions_are_refused(address, tmp_path, monkeypatch):
     monkeypatch.setattr(executor, "_versions", lambda: versions)
 
     with pytest.raises(ConfigError, match=r"has numpy \d.* in place of 1\.0; install"):
-        list(RayActors(address).run([FakeTask(tmp_path / "a")]))
+        list(RayTasks(address).run([FakeTask(tmp_path / "a")]))
 
     assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_without_the_package_is_one_sentence(address, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def outcome(order):\n    return None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    only_here = import_module("only_here")
+    (tmp_path / "only_here.py").unlink()
+    monkeypatch.setattr(ray_tasks, "_outcome", only_here.outcome)
+
+    with pytest.raises(ConfigError, match="needs efficientad, one cannot import it"):
+        list(RayTasks(address).run([FakeTask(tmp_path / "a")]))
 
 
 def test_a_folder_that_only_the_driver_has_is_refused(address, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "of the driver")
 
     with pytest.raises(ConfigError, match="start from a folder that all machines"):
-        list(RayActors(address).run([FakeTask(tmp_path / "a")]))
+        list(RayTasks(address).run([FakeTask(tmp_path / "a")]))
 
 
 def test_more_than_a_node_has_is_refused(address, tmp_path):
     with pytest.raises(ConfigError, match="needs 64 CPU and 1 GPU on one node, the"):
-        list(RayActors(address, cpus=64, gpus=1).run([FakeTask(tmp_path / "a")]))
+        list(RayTasks(address, cpus=64, gpus=1).run([FakeTask(tmp_path / "a")]))
 
 
 @pytest.mark.usefixtures("address")

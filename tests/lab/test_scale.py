@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab.experiments.scale import simulate
 from lab.experiments.scale.simulate import Cluster, images_per_second
 
 CLUSTER_FILE = Path(__file__).resolve().parents[2] / "docs" / "cluster.yaml"
@@ -34,6 +35,14 @@ def test_failures_cost_more_in_larger_parts():
     )
 
     assert large < small < 100
+
+
+def test_the_table_of_the_page_is_what_the_simulator_says(capsys):
+    page = CLUSTER_FILE.with_name("scale.md").read_text(encoding="utf-8")
+
+    assert simulate.main([]) == 0
+
+    assert capsys.readouterr().out in page
 
 
 def test_ray_takes_the_file_of_the_cluster():

@@ -83,7 +83,8 @@ def prediction_of(image_score=0.9, *, shape=(40, 60), grids=None, **changes):
     grid = np.linspace(0, 1, 56 * 56, dtype=np.float32).reshape(56, 56)
     return Prediction(
         image_score=image_score,
-        p_value=0.0625,
+        p_value=1 / 16,
+        n_normal=15,
         threshold=0.5,
         height=shape[0],
         width=shape[1],
@@ -295,7 +296,7 @@ def test_a_card_shows_the_score_and_whether_the_decision_is_right(
 
     assert card["data-verdict"] == verdict
     assert float(str(card["data-score"])) == image_score
-    assert card["data-odds"] == "16"
+    assert card["data-p"] == "below 1 in 16"
     start = checked.texts.index("test/x/000.png")
     assert {verdict, f"{image_score:g}"} <= set(checked.texts[start - 6 : start])
 

@@ -317,6 +317,18 @@ def test_exchanged_colors_are_noticed_once(caplog):
     assert "OpenCV's need color='bgr'" in message
 
 
+def test_colors_of_a_large_image_are_sampled(monkeypatch):
+    shapes = []
+    monkeypatch.setattr(
+        "efficientad.inspection.predictor.redness",
+        lambda pixels: shapes.append(pixels.shape) or 0.0,
+    )
+
+    brightness_predictor()._compare_colors(np.zeros((1024, 2048, 3), np.uint8))
+
+    assert shapes == [(256, 512, 3)]
+
+
 @pytest.mark.parametrize("normal", [[], [1.0, 2.0, 1.5], [50.0, -50.0, 50.0, -50.0]])
 def test_gray_and_mixed_parts_have_no_order_of_colors(caplog, normal):
     predictor = brightness_predictor(validation_appearance={"redness": normal})

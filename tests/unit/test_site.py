@@ -115,3 +115,13 @@ def test_the_notebook_runs():
         exec(compile(source, NOTEBOOK, "exec"), names)  # noqa: S102
 
     assert names["evaluation"] is not None
+
+
+def test_the_notebook_has_its_outputs():
+    """As `make notebook` stores them."""
+    cells = cells_of("code")
+    kinds = [each["output_type"] for cell in cells for each in cell["outputs"]]
+
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    assert all(cell["outputs"] for cell in cells)
+    assert set(kinds) == {"stream", "execute_result"}

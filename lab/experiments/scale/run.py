@@ -2,7 +2,8 @@
 
     python lab/experiments/scale/run.py inference --model part.ead
     python lab/experiments/scale/run.py memory --model part.ead --n-images 10000
-    python lab/experiments/scale/run.py study --scenario CATEGORY
+    python lab/experiments/scale/run.py kills --model part.ead --n-images 400
+    python lab/experiments/scale/run.py study
 
 A cluster of two CPUs is started on this machine before the clock, and stopped. Commands
 are `efficientad`'s own, each process with one thread.
@@ -12,11 +13,13 @@ import argparse
 import csv
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,29 +27,35 @@ import numpy as np
 from PIL import Image
 from pyarrow import parquet
 
+from efficientad.demo_parts import write_category
 from efficientad.executors.config import PartsConfig
 from efficientad.images.rgb import decode_image
 from efficientad.inspection.opening import load
 from efficientad.inspection.parts import predict_parts
 from efficientad_lab.benchmark.memory import own_peak_mib, peak_mib
 from efficientad_lab.environment import environment
-from efficientad_lab.ray_cluster import SETTINGS, actors, loopback_cluster
+from efficientad_lab.ray_cluster import (
+    SETTINGS,
+    loopback_cluster,
+    processor_seconds,
+    workers,
+)
 from efficientad_lab.studies.records import write_run
 
 RESULTS = Path(__file__).with_name("results")
 _N_WORKERS: Final = 2
 _N_TIMED: Final = 40
+_SECONDS_BETWEEN: Final = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["inference", "memory", "study"])
+    parser.add_argument("what", choices=[*_MEASURES])
     parser.add_argument("--model", type=Path, help="detector file")
-    parser.add_argument("--scenario", type=Path, help="category folder of the study")
     parser.add_argument("--n-images", type=int, default=2000)
     parser.add_argument("--size", type=int, default=256, help="height and width")
-    parser.add_argument("--part-size", type=int, default=100)
+    parser.add_argument("--part-size", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=2, help="times of each form")
     parser.add_argument("--steps", type=int, default=30, help="of each training")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -54,11 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(SETTINGS, OMP_NUM_THREADS="1")
     with tempfile.TemporaryDirectory() as name:
         if options.what == "study":
-            measured = _study(options, Path(name))
+            write_category(
+                Path(name, "parts"), n_train=30, n_test_good=6, n_per_defect=2, seed=0
+            )
         else:
             _draw(Path(name, "images"), options.n_images, options.size)
-            measure = _inference if options.what == "inference" else _memory
-            measured = measure(options, Path(name))
+        measured = _MEASURES[options.what](options, Path(name))
     given = {k: v for k, v in vars(options).items() if not isinstance(v, Path)}
     run = {
         "experiment": "scale",
@@ -87,23 +97,37 @@ def _draw(folder: Path, n_images: int, size: int) -> None:
         Image.fromarray(picture).save(place, compress_level=1)
 
 
-def _commands(*commands: Sequence[object]) -> float:
-    """Run commands of `efficientad` at the same time, and return the seconds."""
+def _commands(*commands: Sequence[object], address: str) -> tuple[float, float]:
+    """Run commands of `efficientad` at the same time.
+
+    Returns:
+        Seconds, and processor seconds of the commands and the cluster.
+    """
+    before = processor_seconds(address)
+    own = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    costs: dict[int, float] = {}
     start = time.perf_counter()
     program = [sys.executable, "-m", "efficientad"]
     processes = [
-        subprocess.Popen([*program, *map(str, command)])  # noqa: S603 - efficientad
+        subprocess.Popen(  # noqa: S603 - efficientad
+            [*program, *map(str, command)], stdout=subprocess.DEVNULL
+        )
         for command in commands
     ]
-    if any(process.wait() for process in processes):
+    while any(process.poll() is None for process in processes):
+        costs |= processor_seconds(address)  # workers end with the command
+        time.sleep(_SECONDS_BETWEEN)
+    seconds = time.perf_counter() - start
+    if any(process.returncode for process in processes):
         raise RuntimeError(f"one of these failed: {commands}")
-    return time.perf_counter() - start
+    own = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - own
+    return seconds, own + sum(costs.values()) - sum(before.get(p, 0) for p in costs)
 
 
 def _inference(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Time plain processes, local workers and Ray in turn, and compare the scores."""
     halves = sorted((folder / "images").iterdir())
-    seconds: dict[str, list[float]] = {"plain": [], "local": [], "ray": []}
+    times: dict[str, list[tuple[float, float]]] = {"plain": [], "local": [], "ray": []}
     parts: list[object] = ["--format", "parquet", "--part-size", options.part_size]
     with loopback_cluster(_N_WORKERS) as address:
         forms: dict[str, list[object]] = {
@@ -114,10 +138,11 @@ def _inference(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             place = folder / str(number)
             alone = ["predict", options.model, "--no-heatmaps", "--output"]
             plain = [[*alone, place / "plain" / half.name, half] for half in halves]
-            seconds["plain"].append(_commands(*plain))
+            times["plain"].append(_commands(*plain, address=address))
             for form, choice in forms.items():
                 command = ["predict", options.model, *halves, *parts, *choice]
-                seconds[form].append(_commands([*command, "--output", place / form]))
+                command += ["--output", place / form]
+                times[form].append(_commands(command, address=address))
     scores = sorted(
         (row["path"], float(row["image_score"]))
         for path in folder.rglob("0/plain/*/predictions.csv")
@@ -128,14 +153,29 @@ def _inference(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         columns = (table["path"].to_pylist(), table["image_score"].to_pylist())
         if sorted(zip(*columns, strict=True)) != scores:
             raise RuntimeError(f"{form} gives other scores than the plain command")
-    best = {form: min(times) for form, times in seconds.items()}
+    best = {form: min(each) for form, each in times.items()}
+    least = {form: min(cost for _, cost in each) for form, each in times.items()}
     return {
-        "seconds": {k: [round(t, 1) for t in times] for k, times in seconds.items()},
+        **_rounded(times),
         "metrics": {
-            **{f"images_per_s_{k}": options.n_images / t for k, t in best.items()},
-            **{f"{form}_to_plain": best["plain"] / best[form] for form in forms},
+            **{f"images_per_s_{k}": options.n_images / t for k, (t, _) in best.items()},
+            **{f"{form}_to_plain": best["plain"][0] / best[form][0] for form in forms},
+            **{
+                f"{form}_to_plain_by_processor_time": least["plain"] / least[form]
+                for form in forms
+            },
             **_service_times(options.model, folder / "images"),
         },
+    }
+
+
+def _rounded(times: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    return {
+        name: {
+            form: [round(pair[place], 1) for pair in each]
+            for form, each in times.items()
+        }
+        for place, name in enumerate(("seconds", "processor_seconds"))
     }
 
 
@@ -165,7 +205,7 @@ def _memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     def note(n_done: int, n_parts: int) -> None:
         if n_done % max(1, n_parts // 10) == 0:
-            worker = max(map(peak_mib, actors(address)))
+            worker = max(map(peak_mib, workers(address)))
             both = {"driver": round(own_peak_mib()), "worker": round(worker)}
             peaks.append({"parts": n_done, **both})
 
@@ -195,20 +235,67 @@ def _memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def _kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Kill a worker, and then the driver, and count what is done twice or lost."""
+    images, output = folder / "images", folder / "parts"
+    n_killed = 0
+
+    def parts() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
+
+    with loopback_cluster(_N_WORKERS) as address:
+        command = ["predict", options.model, images, "--output", output]
+        command += ["--executor", "ray", "--address", address]
+        command += ["--part-size", options.part_size]
+        driver = subprocess.Popen(  # noqa: S603 - efficientad
+            [sys.executable, "-m", "efficientad", *map(str, command)]
+        )
+        n_parts = options.n_images // options.part_size
+        while len(parts()) < n_parts // 2:
+            time.sleep(0.05)
+            if not n_killed and len(parts()) >= n_parts // 4:
+                for process in workers(address):
+                    os.kill(process, signal.SIGKILL)
+                    n_killed += 1
+        driver.kill()
+        driver.wait()
+        while workers(address):
+            time.sleep(0.05)
+        written = parts()
+        _commands(command, address=address)
+    now = parts()
+    rows = parquet.read_table(output)["path"].to_pylist()
+    return {
+        "metrics": {
+            "workers_killed": n_killed,
+            "parts_before_the_driver_was_killed": len(written),
+            "parts_done_again": sum(now[path] != at for path, at in written.items()),
+            "images_missing": options.n_images - len(set(rows)),
+            "images_twice": len(rows) - len(set(rows)),
+        }
+    }
+
+
 def _study(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Time a study of eight trainings on one worker and on two."""
-    seconds = {}
+    times: dict[str, list[tuple[float, float]]] = {}
     for n_workers in (1, _N_WORKERS):
         with loopback_cluster(n_workers) as address:
-            command = ["reproduce", options.scenario, "--sizes", "small"]
+            command = ["reproduce", folder / "parts", "--sizes", "small"]
             command += ["--seeds", *range(8), "--steps", options.steps]
             command += ["--preset", "quick", "--executor", "ray", "--address", address]
             command += ["--output", folder / str(n_workers)]
-            seconds[str(n_workers)] = round(_commands(command), 1)
-    return {
-        "seconds": seconds,
-        "metrics": {"speedup": seconds["1"] / seconds[str(_N_WORKERS)]},
-    }
+            times[str(n_workers)] = [_commands(command, address=address)]
+    (one,), (two,) = times.values()
+    return {**_rounded(times), "metrics": {"speedup": one[0] / two[0]}}
+
+
+_MEASURES: Final = {
+    "inference": _inference,
+    "memory": _memory,
+    "kills": _kills,
+    "study": _study,
+}
 
 
 if __name__ == "__main__":

@@ -69,19 +69,28 @@ def _started(
     raise RuntimeError(log.read_text())
 
 
-def actors(address: str) -> list[int]:
-    """Return the numbers of the processes of workers of a cluster made here."""
+def workers(address: str) -> list[int]:
+    """Return the numbers of the processes of a cluster made here that run a task."""
+    return [p for p in _processes(address) if b"ray::_outcome" in _file(p, "cmdline")]
+
+
+def processor_seconds(address: str) -> dict[int, float]:
+    """Return the processor time so far of each process of a cluster made here."""
+    found = {}
+    for process in _processes(address):
+        user_and_system = _file(process, "stat").rpartition(b")")[2].split()[11:13]
+        found[process] = sum(map(int, user_and_system)) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def _processes(address: str) -> list[int]:
     wanted = f"{_CLUSTER}={address}\0".encode()
-    return [
-        int(entry.name)
-        for entry in Path("/proc").glob("[0-9]*")
-        if b"ray::_Runner" in _read(entry / "cmdline")
-        and wanted in _read(entry / "environ")
-    ]
+    numbers = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return [number for number in numbers if wanted in _file(number, "environ")]
 
 
-def _read(path: Path) -> bytes:
+def _file(process: int, name: str) -> bytes:
     try:
-        return path.read_bytes()
+        return Path(f"/proc/{process}/{name}").read_bytes()
     except OSError:  # it has ended
         return b""

@@ -53,7 +53,8 @@ class Picture:
     defect_type: str
     """`good` where there is no defect."""
     image_score: float
-    p_value: float
+    p_value: str
+    """As `Prediction.p_value_text`."""
     decision: Decision
     reason: str
     """Sentence on the decision, without a full stop."""
@@ -126,7 +127,7 @@ def picture_of(
         name=name,
         defect_type=defect_type,
         image_score=prediction.image_score,
-        p_value=prediction.p_value,
+        p_value=prediction.p_value_text,
         decision=prediction.decision,
         reason=reason,
         source=source,

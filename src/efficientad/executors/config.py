@@ -41,11 +41,11 @@ class ExecutorConfig:
             keeps_processes: Run several tasks in one process, one after the other.
         """
         from efficientad.executors.executor import LocalProcesses  # noqa: PLC0415
-        from efficientad.executors.ray_actors import RayActors  # noqa: PLC0415
+        from efficientad.executors.ray_tasks import RayTasks  # noqa: PLC0415
 
         if self.executor == "local":
             return LocalProcesses(self.n_workers or 1, keeps_processes)
-        return RayActors(
+        return RayTasks(
             self.address, self.n_workers, self.cpus, self.gpus, keeps_processes
         )
 

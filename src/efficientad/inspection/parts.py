@@ -9,14 +9,13 @@ what is missing, and two workers that do the same part write the same file.
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import (
@@ -38,15 +37,12 @@ from efficientad.inspection.sources import (
     find_shards,
     image_of,
     is_url,
-    opened,
 )
 from efficientad.inspection.streams import in_order
 from efficientad.method.rule import Region
 from efficientad.names import as_text
 from efficientad.settings import checks_arguments
 from efficientad.storage import atomic_write, file_hash, require_writable
-
-_COUNTS: Final = b"efficientad"
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +77,8 @@ class PartTask:
             ModelFileError: If the model cannot be used.
             StorageError: If the part cannot be written.
         """
-        if _exists(self.place):
+        files, place = file_system(self.place)
+        if files.exists(place):
             return None
         predictor = _predictor(self.model, self.model_hash, self.device, self.engine)
         rows = []
@@ -161,7 +158,7 @@ def predict_parts(
             failures.append(error)
             logger.warning(error)
         on_part(n, len(tasks))
-    return _summary(_parts_in(output), output), failures
+    return _summary(output), failures
 
 
 @lru_cache(maxsize=1)
@@ -188,31 +185,16 @@ def _read(item: tuple[str, bytes | None]) -> tuple[str, RGBImage | ImageError]:
 def _row(
     predictor: Predictor, path: str, image: RGBImage | ImageError, *, has_maps: bool
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"path": as_text(path)}
-    if isinstance(image, ImageError):
-        return row | {"error": as_text(str(image))}
     try:
+        if isinstance(image, ImageError):
+            raise image
         prediction = predictor.predict(image)
     except ImageError as error:
-        return row | {"error": as_text(str(error))}
-    row |= {name: getattr(prediction, name) for name in _PREDICTED}
-    row["regions"] = [asdict(region) for region in prediction.regions]
+        return {"path": as_text(path), "error": as_text(str(error))}
+    row = prediction.to_dict() | {"path": as_text(path)}
     if has_maps:
         row["combined_grid"] = prediction.combined_grid.tolist()
     return row
-
-
-_PREDICTED: Final = (
-    "image_score",
-    "p_value",
-    "threshold",
-    "is_anomalous",
-    "decision",
-    "flagged_for",
-    "height",
-    "width",
-)
-"""Columns that are properties of a `Prediction`, in their order."""
 
 
 def _arrow() -> tuple[ModuleType, ModuleType]:
@@ -232,14 +214,8 @@ def _arrow() -> tuple[ModuleType, ModuleType]:
     return pa, parquet
 
 
-def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _schema() -> Any:
     arrow, _ = _arrow()
-    counts = {
-        "n_images": sum("error" not in row for row in rows),
-        "n_anomalous": sum(row.get("is_anomalous", False) for row in rows),
-        "n_unsure": sum(row.get("decision") == "unsure" for row in rows),
-        "n_failed": sum("error" in row for row in rows),
-    }
     whole, number = arrow.int32(), arrow.float64()
     region = {
         each.name: whole if each.type is int else number for each in fields(Region)
@@ -258,12 +234,12 @@ def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
         "combined_grid": arrow.list_(arrow.list_(arrow.float32())),
         "error": arrow.string(),
     }
-    return arrow.schema(columns.items(), metadata={_COUNTS: json.dumps(counts)})
+    return arrow.schema(columns.items())
 
 
 def _write(rows: list[dict[str, Any]], place: str) -> None:
     arrow, parquet = _arrow()
-    table = arrow.Table.from_pylist(rows, _schema(rows))
+    table = arrow.Table.from_pylist(rows, _schema())
     if not is_url(place):
         with atomic_write(Path(place)) as temporary:
             parquet.write_table(table, temporary)
@@ -280,19 +256,10 @@ def _write(rows: list[dict[str, Any]], place: str) -> None:
         ) from error
 
 
-def _exists(place: str) -> bool:
-    if not is_url(place):
-        return Path(place).exists()
-    files, name = file_system(place)
-    return bool(files.exists(name))
-
-
 def _parts_in(output: str) -> set[str]:
     """Return the names of the parts in a folder or below a URL."""
-    if not is_url(output):
-        return {path.name for path in Path(output).glob("*.parquet")}
-    files, name = file_system(output)
-    found = files.ls(name, detail=False) if files.exists(name) else []
+    files, place = file_system(output)
+    found = files.ls(place, detail=False) if files.exists(place) else []
     return {PurePosixPath(path).name for path in found if path.endswith(".parquet")}
 
 
@@ -306,16 +273,16 @@ def _require_own(done: set[str], tasks: Sequence[PartTask], output: str) -> None
         )
 
 
-def _summary(parts: set[str], output: str) -> PredictionSummary:
-    _, parquet = _arrow()
-    totals = Counter[str]()
-    for part in sorted(parts):
-        with opened(f"{output.rstrip('/')}/{part}") as file:
-            told = parquet.ParquetFile(file).schema_arrow.metadata[_COUNTS]
-        totals.update(json.loads(told))
+def _summary(output: str) -> PredictionSummary:
+    from pyarrow import compute, dataset  # noqa: PLC0415
+
+    files, place = file_system(output)
+    names = [f"{place}/{name}" for name in sorted(_parts_in(output))]
+    parts = dataset.dataset(names, _schema(), format="parquet", filesystem=files)
+    n_failed = parts.count_rows(filter=compute.field("error").is_valid())
     return PredictionSummary(
-        n_images=totals["n_images"],
-        n_anomalous=totals["n_anomalous"],
-        n_unsure=totals["n_unsure"],
-        n_failed=totals["n_failed"],
+        n_images=parts.count_rows() - n_failed,
+        n_anomalous=parts.count_rows(filter=compute.field("is_anomalous")),
+        n_unsure=parts.count_rows(filter=compute.field("decision") == "unsure"),
+        n_failed=n_failed,
     )

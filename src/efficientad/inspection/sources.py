@@ -132,17 +132,13 @@ def is_url(path: str) -> bool:
 @contextmanager
 def opened(path: str) -> Iterator[Any]:
     """Open a file or URL to read bytes, and yield a file object of Python or fsspec."""
-    if not is_url(path):
-        with Path(path).open("rb") as local:
-            yield local
-        return
     files, name = file_system(path)
     with files.open(name, "rb") as file:
         yield file
 
 
-def file_system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL, and the path in it.
+def file_system(path: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a path or URL, and the path in it.
 
     Raises:
         MissingDependencyError: If fsspec, or its package for these URLs, is missing.
@@ -150,16 +146,19 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     try:
         from fsspec.core import url_to_fs  # noqa: PLC0415
+        from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415
 
-        found: tuple[Any, str] = url_to_fs(url)
+        if not is_url(path):
+            return LocalFileSystem(), str(Path(path).absolute())
+        found: tuple[Any, str] = url_to_fs(path)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{url} needs a package that is not installed ({error}); "
+            f"{path} needs a package that is not installed ({error}); "
             "run: pip install 'efficientad[ray]', and what it names"
         ) from error
     except ValueError as error:
         raise DatasetError(
-            f"needed a path or a URL that fsspec reads, got {url} ({error}); check it"
+            f"needed a path or a URL that fsspec reads, got {path} ({error}); check it"
         ) from error
     return found
 

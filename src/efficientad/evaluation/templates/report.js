@@ -115,7 +115,7 @@ function setLines() {
 
 function view(card) {
   current = card;
-  const { name, type, score, verdict, reason, odds } = card.dataset;
+  const { name, type, score, verdict, reason, p } = card.dataset;
   const stack = viewer.querySelector(".stack");
   stack.style.cssText = card.style.cssText;
   stack.querySelector(".photo").src = card.querySelector(".photo").src;
@@ -127,7 +127,7 @@ function view(card) {
   byId("view-verdict").className = card.querySelector(".verdict").className;
   const kind = type === "good" ? "normal image" : `defect: ${type}`;
   byId("view-reason").textContent = `${kind}; score ${Number(score).toPrecision(3)}, threshold ${given.toPrecision(3)}; `
-    + reason + (Number(odds) > 1 ? `; at most 1 in ${odds} normal images scores as high` : "");
+    + reason + `; p-value ${p}`;
   showLayer(layer);
   setLines();
   if (!viewer.open) viewer.showModal();

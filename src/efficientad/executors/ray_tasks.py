@@ -1,4 +1,4 @@
-"""Tasks on a Ray cluster: one actor a worker. Ray is imported when it is used.
+"""Tasks on a Ray cluster. Ray is imported when it is used.
 
 Ray keeps the nodes, starts the processes and says which are lost. Nothing goes through
 its object store but tasks and their ends, which are small.
@@ -6,27 +6,18 @@ its object store but tasks and their ends, which are small.
 
 import socket
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from efficientad.errors import ConfigError, MissingDependencyError
-from efficientad.executors.executor import (
-    Outcome,
-    T,
-    Task,
-    Workers,
-    outcome_of,
-    run_on,
-)
+from efficientad.executors.executor import Order, Outcome, T, run_on
 
 _SECONDS_TO_CONNECT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class RayActors:
+class RayTasks:
     """Runs tasks on the workers of a running Ray cluster.
 
     Files are read and written by the workers, so all paths must lie on storage that the
@@ -59,40 +50,42 @@ class RayActors:
         is_own = not ray.is_initialized()
         if is_own:
             _connect(ray, self.address)
+        remote = ray.remote(
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            max_retries=0,
+            # 0: a process runs any number of tasks, one after the other.
+            max_calls=0 if self.keeps_processes else 1,
+        )(_outcome)
+        failures = ray.exceptions
         try:
-            workers = Workers(
-                start=partial(_Actor, ray, self.cpus, self.gpus),
-                n=self.n_workers or _room(ray, self.cpus, self.gpus),
+            yield from run_on(
+                lambda order: remote.remote(order).future(),
+                tasks,
+                n_workers=self.n_workers or _room(ray, self.cpus, self.gpus),
                 n_threads=max(1, int(self.cpus)),
-                keeps_processes=self.keeps_processes,
-                lost=ray.exceptions.RayActorError,
+                lost=(
+                    failures.LocalRayletDiedError,
+                    failures.NodeDiedError,
+                    failures.OutOfMemoryError,
+                    failures.WorkerCrashedError,
+                ),
             )
-            yield from run_on(workers, tasks)
+        except failures.RayTaskError as error:
+            if "failed to import" not in str(error):
+                raise
+            raise ConfigError(
+                "every machine of the cluster needs efficientad, one cannot import it; "
+                "install it there"
+            ) from error
         finally:
             if is_own:
                 ray.shutdown()
 
 
-class _Runner:
-    """Code of an actor."""
-
-    def run(self, task: Any) -> Any:
-        return outcome_of(task)
-
-
-class _Actor:
-    def __init__(self, ray: ModuleType, cpus: float, gpus: float) -> None:
-        self._ray = ray
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
-        # It starts as soon as a node has room for it.
-        self._actor = ray.remote(**options)(_Runner).remote()
-
-    def submit(self, task: Task) -> "Future[Outcome]":
-        future: Future[Outcome] = self._actor.run.remote(task).future()
-        return future
-
-    def stop(self) -> None:
-        self._ray.kill(self._actor)
+def _outcome(order: Order) -> Outcome:
+    """Code of a Ray task."""
+    return order.outcome()
 
 
 def _ray() -> ModuleType:
