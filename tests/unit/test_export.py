@@ -40,7 +40,8 @@ from efficientad.model_files import export_metadata as metadata
 
 @pytest.fixture(scope="module")
 def model(predictor):
-    return detector_graph(predictor.detector, predictor.calibration.scales, {})
+    weights, size = predictor.weights, predictor.size
+    return detector_graph(weights, size, predictor.calibration.scales, {})
 
 
 def grids(model, image):

@@ -7,7 +7,6 @@ images are metadata of the file. The same operators are written for ONNX Runtime
 (`.onnx`) or for OpenVINO (`.xml` with `.bin`).
 """
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -16,6 +15,7 @@ from efficientad.datasets import open_category
 from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.openvino import require_bf16
+from efficientad.engines.weights import Arrays
 from efficientad.errors import ConfigError, MissingDependencyError
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.comparison import (
@@ -35,6 +35,7 @@ from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import WHOLE
 from efficientad.method.rule import ANYWHERE
+from efficientad.method.sizes import ModelSize
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (
     ONNX_SUFFIX,
@@ -47,8 +48,6 @@ from efficientad.storage import require_writable, storage_errors
 
 if TYPE_CHECKING:
     import onnx
-
-    from efficientad.method.detector import Detector
 
 Format = Literal["onnx", "openvino"]
 SUFFIX_OF: Final[dict[Format, str]] = {
@@ -120,17 +119,16 @@ def export(
         StorageError: If the file cannot be written; an earlier file stays.
     """
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
+    from efficientad.method.detector import Detector  # noqa: PLC0415
 
     target = Path(output)
-    detector = _require_possible(predictor, target, precision)
+    weights, size = _require_possible(predictor, target, precision)
     if verify is not None:
         _require_measurable(verify)
     normal = _normal_images(predictor, images or verify, precision)
     require_writable(target)
-    if detector.device.type != "cpu":  # where products may be rounded to TF32
-        detector = copy.deepcopy(detector).to("cpu")
     calibration = predictor.calibration
-    model = detector_graph(detector, calibration.scales, calibration.terms)
+    model = detector_graph(weights, size, calibration.scales, calibration.terms)
     if precision == "int8":
         small = [resize_image(as_rgb(i), INPUT_SIZE, INPUT_SIZE) for i in normal]
         model = quantized(model, small)
@@ -139,7 +137,7 @@ def export(
     # The graph itself knows no rule, no tiles and no alignment.
     exact = replace(
         predictor,
-        engine=PyTorchEngine(detector),
+        engine=PyTorchEngine(Detector.from_arrays(weights, size)),
         calibration=replace(calibration, rule=ANYWHERE),
         input_size=WHOLE,
         alignment=None,
@@ -173,14 +171,14 @@ def require_format(output: Path, wanted: Format | None) -> None:
 
 def _require_possible(
     predictor: Predictor, target: Path, precision: Precision
-) -> "Detector":
+) -> tuple[Arrays, ModelSize]:
     require_utf8(target)
     if target.suffix not in SUFFIX_OF.values():
         raise ConfigError(
             f"an export is written as ONNX or for OpenVINO, got {target.name}; name it "
             f"{target.stem}{ONNX_SUFFIX} or {target.stem}{OPENVINO_SUFFIX}"
         )
-    if predictor.detector is None:
+    if predictor.weights is None or predictor.size is None:
         raise ConfigError(
             "an export is made of a detector with its networks, got an exported model; "
             "give the .ead file it was made of"
@@ -204,7 +202,7 @@ def _require_possible(
             )
         core = openvino.Core()
         require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    return predictor.detector
+    return predictor.weights, predictor.size
 
 
 def _require_measurable(verify: Path) -> None:
