@@ -32,11 +32,12 @@ from efficientad.images.rgb import RGBImage, read_image
 from efficientad.inspection.panels import prediction_panel
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.streams import in_order, require_streams
+from efficientad.inspection.streams import require_streams
 from efficientad.names import as_cell, as_text
 from efficientad.progress import tracked
 from efficientad.settings import Parallel, checks_arguments
 from efficientad.storage import atomic_write
+from efficientad.threads import in_order
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
 _NUMBERS = (

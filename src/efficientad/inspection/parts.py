@@ -40,11 +40,11 @@ from efficientad.inspection.sources import (
     is_url,
     opened,
 )
-from efficientad.inspection.streams import in_order
 from efficientad.method.rule import Region
 from efficientad.names import as_text
 from efficientad.settings import checks_arguments
 from efficientad.storage import atomic_write, file_hash, require_writable
+from efficientad.threads import in_order
 
 _COUNTS: Final = b"efficientad"
 
