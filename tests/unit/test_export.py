@@ -193,12 +193,6 @@ def test_what_cannot_be_had_is_refused(predictor, tmp_path, name, precision, mes
     assert not list(tmp_path.iterdir())
 
 
-def test_a_format_and_another_ending_exclude_each_other(tmp_path):
-    export_module.require_format(tmp_path / "part.xml", "openvino")
-    with pytest.raises(ConfigError, match=r"name it part\.xml"):
-        export_module.require_format(tmp_path / "part.onnx", "openvino")
-
-
 def test_an_export_is_neither_exported_again_nor_saved(exported, tmp_path):
     with pytest.raises(ConfigError, match=r"give the \.ead file it was made of"):
         efficientad.export(exported["onnxruntime"], tmp_path / "part.onnx")

@@ -254,7 +254,6 @@ def export(
     /,
     *,
     output: Path,
-    format: Literal["onnx", "openvino"] | None = None,  # noqa: A002 - as it is called
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
     images: Path | None = None,
     verify: Path | None = None,
@@ -267,7 +266,6 @@ def export(
     Args:
         model: Detector file.
         output: File to write: part.onnx, or part.xml for OpenVINO.
-        format: Format of the file. None: as its ending says.
         precision: fp16: weights in 16 bits. bf16: computed in bfloat16 by OpenVINO,
             where the processor can. int8: convolutions in 8 bits.
         images: Folder of normal images for the comparison and the ranges of int8. None:
@@ -277,11 +275,9 @@ def export(
         max_loss: Largest loss of image AU-ROC and of AU-PRO or AU-sPRO, in points.
     """
     from efficientad.exports.export import export as export_detector
-    from efficientad.exports.export import require_format
     from efficientad.inspection.opening import load, require_detector_file
 
     require_detector_file(model)
-    require_format(output, format)
     report = export_detector(
         load(model, device="cpu"),
         output,

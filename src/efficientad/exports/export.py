@@ -9,7 +9,7 @@ images are metadata of the file. The same operators are written for ONNX Runtime
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 from efficientad.datasets import open_category
 from efficientad.engines.engine import Precision
@@ -31,7 +31,7 @@ from efficientad.exports.graph import detector_graph
 from efficientad.exports.precisions import with_16_bit_weights
 from efficientad.exports.quantization import quantized
 from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
-from efficientad.inspection.opening import load
+from efficientad.inspection.opening import EXPORT_SUFFIXES, load
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import WHOLE
 from efficientad.method.rule import ANYWHERE
@@ -48,12 +48,6 @@ from efficientad.storage import require_writable, storage_errors
 
 if TYPE_CHECKING:
     import onnx
-
-Format = Literal["onnx", "openvino"]
-SUFFIX_OF: Final[dict[Format, str]] = {
-    "onnx": ONNX_SUFFIX,
-    "openvino": OPENVINO_SUFFIX,
-}
 
 DEFAULT_MAX_LOSS: Final = 0.2
 """Points of image AU-ROC, and of AU-PRO or AU-sPRO."""
@@ -156,24 +150,11 @@ def export(
     return ExportReport(differences, losses)
 
 
-def require_format(output: Path, wanted: Format | None) -> None:
-    """Reject a name whose ending stands for another format.
-
-    Raises:
-        ConfigError: If it does.
-    """
-    if wanted is not None and output.suffix != SUFFIX_OF[wanted]:
-        raise ConfigError(
-            f"format {wanted} is written with the ending {SUFFIX_OF[wanted]}, got "
-            f"{output.name}; name it {output.stem}{SUFFIX_OF[wanted]}"
-        )
-
-
 def _require_possible(
     predictor: Predictor, target: Path, precision: Precision
 ) -> tuple[Arrays, ModelSize]:
     require_utf8(target)
-    if target.suffix not in SUFFIX_OF.values():
+    if target.suffix not in EXPORT_SUFFIXES:
         raise ConfigError(
             f"an export is written as ONNX or for OpenVINO, got {target.name}; name it "
             f"{target.stem}{ONNX_SUFFIX} or {target.stem}{OPENVINO_SUFFIX}"
