@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,7 @@ from efficientad.errors import (
 )
 from efficientad.executors.config import PartsConfig
 from efficientad.images.rgb import RGBImage
-from efficientad.inspection.files import PredictionSummary
+from efficientad.inspection.files import NUMBERS, PredictionSummary
 from efficientad.inspection.opening import load, require_model_file
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.sources import (
@@ -195,24 +195,11 @@ def _row(
         prediction = predictor.predict(image)
     except ImageError as error:
         return row | {"error": as_text(str(error))}
-    row |= {name: getattr(prediction, name) for name in _PREDICTED}
-    row["regions"] = [asdict(region) for region in prediction.regions]
+    numbers = prediction.to_dict()
+    row |= {name: numbers[name] for name in (*NUMBERS, "height", "width")}
     if has_maps:
         row["combined_grid"] = prediction.combined_grid.tolist()
     return row
-
-
-_PREDICTED: Final = (
-    "image_score",
-    "p_value",
-    "threshold",
-    "is_anomalous",
-    "decision",
-    "flagged_for",
-    "height",
-    "width",
-)
-"""Columns that are properties of a `Prediction`, in their order."""
 
 
 def _arrow() -> tuple[ModuleType, ModuleType]:
@@ -240,23 +227,19 @@ def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
         "n_unsure": sum(row.get("decision") == "unsure" for row in rows),
         "n_failed": sum("error" in row for row in rows),
     }
-    whole, number = arrow.int32(), arrow.float64()
+    text, whole, number = arrow.string(), arrow.int32(), arrow.float64()
     region = {
         each.name: whole if each.type is int else number for each in fields(Region)
     }
     columns = {
-        "path": arrow.string(),
-        "image_score": arrow.float64(),
-        "p_value": arrow.float64(),
-        "threshold": arrow.float64(),
+        "path": text,
+        **dict.fromkeys(("image_score", "p_value", "threshold"), number),
         "is_anomalous": arrow.bool_(),
-        "decision": arrow.string(),
-        "flagged_for": arrow.string(),
+        **dict.fromkeys(("decision", "flagged_for"), text),
         "regions": arrow.list_(arrow.struct([*region.items()])),
-        "height": arrow.int32(),
-        "width": arrow.int32(),
+        **dict.fromkeys(("height", "width"), whole),
         "combined_grid": arrow.list_(arrow.list_(arrow.float32())),
-        "error": arrow.string(),
+        "error": text,
     }
     return arrow.schema(columns.items(), metadata={_COUNTS: json.dumps(counts)})
 
