@@ -18,7 +18,7 @@ from efficientad.errors import ConfigError, ResultError, StorageError
 from efficientad.executors import executor
 from efficientad.executors.config import PartsConfig
 from efficientad.executors.ray_actors import RayActors
-from efficientad.inspection.parts import predict_parts
+from efficientad.shards.parts import predict_parts
 from efficientad_lab.ray_cluster import SETTINGS, actors, loopback_cluster
 
 ray = pytest.importorskip("ray")

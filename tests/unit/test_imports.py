@@ -34,7 +34,7 @@ TORCH_FREE = [
     "efficientad.distillation.config",
     *(
         f"efficientad.{folder}.{path.stem}"
-        for folder in ("inspection", "exports")
+        for folder in ("inspection", "exports", "shards")
         for path in sorted((PACKAGE / folder).glob("[!_]*.py"))
     ),
     "efficientad.training.calibration",

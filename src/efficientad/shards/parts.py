@@ -32,7 +32,10 @@ from efficientad.images.rgb import RGBImage
 from efficientad.inspection.files import NUMBERS, PredictionSummary
 from efficientad.inspection.opening import load, require_model_file
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.sources import (
+from efficientad.method.rule import Region
+from efficientad.names import as_text
+from efficientad.settings import checks_arguments
+from efficientad.shards.sources import (
     Shard,
     file_system,
     find_shards,
@@ -40,9 +43,6 @@ from efficientad.inspection.sources import (
     is_url,
     opened,
 )
-from efficientad.method.rule import Region
-from efficientad.names import as_text
-from efficientad.settings import checks_arguments
 from efficientad.storage import atomic_write, file_hash, require_writable
 from efficientad.threads import in_order
 
