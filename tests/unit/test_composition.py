@@ -9,11 +9,9 @@ import efficientad
 from efficientad.cli.main import main
 from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.method.composition import (
-    CELL_SIZE,
     CELLS,
     COMPOSITION,
     Composition,
-    cell_step,
     cells_of,
     fit_composition,
 )
@@ -41,13 +39,21 @@ def no_changes():
     return np.empty((0, 60), np.float32), np.empty(0, np.intp)
 
 
-@pytest.mark.parametrize("side", [59, 56])
-def test_cells_are_means_within_windows_relative_to_all(side):
+@pytest.mark.parametrize(
+    ("network", "side", "size", "step"),
+    [
+        ("student", 59, 17, 14),
+        ("student", 56, 14, 14),
+        ("teacher", 59, 14, 15),
+        ("teacher", 56, 14, 14),
+    ],
+)
+def test_cells_are_means_within_windows_relative_to_all(network, side, size, step):
     features = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
 
-    found = cells_of(features.permute(1, 2, 0).numpy())
+    found = cells_of(features.permute(1, 2, 0).numpy(), network)
 
-    pooled = functional.avg_pool2d(features[None], CELL_SIZE, cell_step(side))[0]
+    pooled = functional.avg_pool2d(features[None], size, step)[0]
     assert pooled.shape == (3, CELLS, CELLS)
     relative = (pooled - pooled.mean((1, 2), keepdim=True)).flatten(1).T
     np.testing.assert_allclose(found, relative, atol=1e-5)
@@ -115,9 +121,10 @@ def composition_of(predictor):
     return fit_composition(cells, cells[:3] + 1, np.arange(3))[0]
 
 
-def test_a_detector_file_keeps_the_gaussian(make_detector, joined, tmp_path):
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_a_detector_file_keeps_the_gaussian(make_detector, joined, tmp_path, network):
     predictor = joined(make_detector())
-    composition = composition_of(predictor)
+    composition = composition_of(predictor)._replace(network=network)
     predictor.detector.set_composition(composition)
     weights = as_arrays(predictor.detector.state_dict())
     content = DetectorFile(weights, "small", predictor.calibration, {})
@@ -125,15 +132,17 @@ def test_a_detector_file_keeps_the_gaussian(make_detector, joined, tmp_path):
 
     read = read_detector(tmp_path / "part.ead").weights
 
-    for name, values in composition._asdict().items():
-        np.testing.assert_array_equal(read[f"composition_{name}"], values)
-    assert list(Composition._fields) == ["mean", "scale", "axes"]
+    found = Composition.from_arrays(read)
+    assert found.network == network
+    for values, expected in zip(found[:3], composition[:3], strict=True):
+        np.testing.assert_array_equal(values, expected)
 
 
-@pytest.fixture(scope="module")
-def with_composition(make_detector, joined):
+@pytest.fixture(scope="module", params=["student", "teacher"])
+def with_composition(request, make_detector, joined):
     detector = make_detector()
-    detector.set_composition(composition_of(joined(detector)))
+    composition = composition_of(joined(detector))
+    detector.set_composition(composition._replace(network=request.param))
     predictor = joined(detector)
     calibration = replace(
         predictor.calibration,

@@ -1,6 +1,7 @@
 """Thresholds and p-values from normal scores alone."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,6 +176,24 @@ def test_the_tail_is_estimated_from_few_images():
     found = [estimated(rng.normal(size=30).tolist()).threshold for _ in range(200)]
 
     assert np.median(found) == pytest.approx(1.88, abs=0.2)
+
+
+@pytest.mark.parametrize(("budget", "n_above"), [(0.05, 10), (0.01, 2), (0.5, 51)])
+def test_a_steady_threshold_keeps_a_second_session_within_twice_the_budget(
+    budget, n_above
+):
+    scores = np.linspace(0, 1, 101).tolist()
+    session = {"blur": tuple(0.5 + k / 50 for k in range(50)), "shift": (0.4,) * 50}
+    estimate = replace(estimated(scores, budget=budget), second_session=session)
+
+    steady = replace(estimate, threshold_rule="steady")
+
+    above = [s > steady.threshold for kind in session.values() for s in kind]
+    assert sum(above) <= n_above
+    assert steady.threshold >= estimate.threshold
+    is_raised = steady.threshold > estimate.threshold
+    assert is_raised == (budget < 0.5)
+    assert ("raised so that changes" in steady.statement()) == is_raised
 
 
 def test_a_table_has_a_threshold_for_each_budget():

@@ -65,7 +65,7 @@ REFUSED = {
     "ead.DistillConfig(source='a', snapshots=0.5)": "snapshots must be a list, got 0.5",
     "ead.Calibration(None, (0.1,))": "scales must be a Mapping, got None",
     "ead.Calibration(SCALES, 0.1)": "normal_scores must be a list, got 0.1",
-    "ead.Calibration(SCALES, (0.1,), threshold_rule='best')": "rank or estimate, got",
+    "ead.Calibration(SCALES, (0.1,), threshold_rule='best')": "estimate or steady, got",
     "ead.train(None)": "images must be a path, a Category or a list, got None",
     "ead.train(STACK)": "a list, got an array of shape (2, 64, 64, 3)",
     "ead.train('')": "images must be a path, a Category or a list, got ''",

@@ -19,6 +19,7 @@ from efficientad.kernels import layers
 from efficientad.kernels.layers import to_float
 from efficientad.method.composition import (
     Composition,
+    Network,
     cells_of,
     head_weights,
     image_values,
@@ -70,8 +71,12 @@ class NativeEngine:
         names = ("teacher_mean", "teacher_std")
         mean, std = (arrays[name].astype(np.float64) for name in names)
         weight, bias = taught[-1]
-        self._head = head_weights(weight, std).astype(np.float32)
         self._composition = Composition.from_arrays(arrays)
+        self._network: Network = (
+            self._composition.network if self._composition else "student"
+        )
+        last = {"student": learned[-1][0], "teacher": weight}[self._network]
+        self._head = head_weights(last, std, self._network).astype(np.float32)
         taught[-1] = weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
         autoencoder = Reconstruction(arrays)
         self._networks: Small | Medium
@@ -86,7 +91,9 @@ class NativeEngine:
         """Compute the raw maps and values of a batch, (n, 256, 256, 3)."""
         starts = range(0, len(pixels), _LARGEST_BATCH)
         batches = (pixels[start : start + _LARGEST_BATCH] for start in starts)
-        found = [self._plan(len(b)).run(b, self._n_threads) for b in batches]
+        found = [
+            self._plan(len(b)).run(b, self._n_threads, self._network) for b in batches
+        ]
         local, global_ = np.concatenate([maps for maps, _ in found], 1)
         pooled = np.concatenate([cells for _, cells in found])
         cells = np.einsum("ncf,of->nco", pooled, self._head).reshape(len(pixels), -1)
@@ -130,16 +137,17 @@ class _Plan:
         )
 
     def run(
-        self, pixels: Pixels, n_threads: int | None
+        self, pixels: Pixels, n_threads: int | None, network: Network
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return both maps, (2, n, 56, 56), and the hidden features of the cells.
 
-        The features are the teacher's, (n, 16, channels).
+        The features are those of `network`, (n, 16, channels).
         """
         to_float(pixels, self._image, n_threads)
         for step in self._steps:
             step(n_threads)
-        return self._maps[..., 0].copy(), np.stack([cells_of(h) for h in self._hidden])
+        cells = np.stack([cells_of(h, network) for h in self._hidden[network]])
+        return self._maps[..., 0].copy(), cells
 
 
 class _LocalPlan:

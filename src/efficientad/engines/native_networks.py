@@ -37,6 +37,7 @@ from efficientad.kernels.layers import (
     resize,
     run,
 )
+from efficientad.method.composition import Network
 from efficientad.method.sizes import DECODER_SIZES, GRID_SIZE
 
 _SMALL_TILE, _LARGE_TILE, _POOLED_TILE = 6, 7, 8
@@ -141,8 +142,8 @@ class Small:
 
     def steps(
         self, bordered: Grid, image: Grid, maps: list[Grid]
-    ) -> tuple[list[Step], Grid]:
-        """Return the steps, and the teacher's hidden features that they write."""
+    ) -> tuple[list[Step], dict[Network, Grid]]:
+        """Return the steps, and the hidden features of each network."""
         n_both = self._pair.n_features
         n_joined = n_both + self._autoencoder.n_features
         joined = np.zeros((len(image), *self._pair.size(image), n_joined), np.float32)
@@ -157,7 +158,8 @@ class Small:
                 Call(global_, joined[..., n_both // 2 :], maps[1]),
             ),
         ]
-        return steps, joined[..., : n_both // 2]
+        taught, learned = np.split(joined[..., :n_both], 2, 3)
+        return steps, {"teacher": taught, "student": learned}
 
 
 class Medium:
@@ -201,8 +203,8 @@ class Medium:
 
     def steps(
         self, bordered: Grid, image: Grid, maps: list[Grid]
-    ) -> tuple[list[Step], Grid]:
-        """Return the steps, and the teacher's hidden features that they write."""
+    ) -> tuple[list[Step], dict[Network, Grid]]:
+        """Return the steps, and the hidden features of each network."""
         n = len(image)
         both = _empty(n, *self._pair.size(image), self._pair.n_features)
         features = _empty(n, GRID_SIZE, GRID_SIZE, self._autoencoder.n_features)
@@ -216,7 +218,8 @@ class Medium:
                 Call(self._global, both[..., self._n_teacher :], maps[1], described),
             ),
         ]
-        return steps, both[..., : self._n_teacher]
+        taught, learned = np.split(both, [self._n_teacher], 3)
+        return steps, {"teacher": taught, "student": learned}
 
 
 class Reconstruction:

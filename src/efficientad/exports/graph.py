@@ -32,10 +32,9 @@ from efficientad.engines.weights import (
 )
 from efficientad.exports.graph_nodes import Nodes, placement, resized
 from efficientad.method.composition import (
-    CELL_SIZE,
     COMPOSITION,
     Composition,
-    cell_step,
+    cell_window,
     head_weights,
 )
 from efficientad.method.decision import TermScale
@@ -113,7 +112,7 @@ def _score(
     graph: Nodes,
     arrays: Arrays,
     combined: str,
-    features: str,
+    features: Mapping[str, str],
     terms: Mapping[str, TermScale],
 ) -> None:
     """Write the maximum of the combined map and the points of the terms."""
@@ -131,16 +130,17 @@ def _score(
     graph.op("Add", score, points, name=SCORE_OUTPUT)
 
 
-def _composition(graph: Nodes, arrays: Arrays, features: str) -> str:
-    """Write `Composition.distances` of the cells of the teacher's hidden features."""
+def _composition(graph: Nodes, arrays: Arrays, features: Mapping[str, str]) -> str:
+    """Write `Composition.distances` of the cells of a network's hidden features."""
     composition = Composition.from_arrays(arrays)
     assert composition is not None
-    kernels, _ = weights_of(arrays, "teacher.convolutions")[-1]
-    weights = head_weights(kernels, arrays["teacher_std"])
+    network = composition.network
+    kernels, _ = weights_of(arrays, f"{network}.convolutions")[-1]
+    weights = head_weights(kernels, arrays["teacher_std"], network)
     # A small network's last kernel is 4 wide, a medium one's 1.
-    step = cell_step(GRID_CELLS + kernels.shape[2] - 1)
+    size, step = cell_window(GRID_CELLS + kernels.shape[2] - 1, network)
     pooled = graph.op(
-        "AveragePool", features, kernel_shape=[CELL_SIZE] * 2, strides=[step] * 2
+        "AveragePool", features[network], kernel_shape=[size] * 2, strides=[step] * 2
     )
     head = graph.constant(weights[:, :, np.newaxis, np.newaxis])
     cells = graph.op("Conv", pooled, head, kernel_shape=[1, 1], name=CELL_DESCRIPTORS)
@@ -211,8 +211,10 @@ def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> 
     return graph.op("Div", raw, level)
 
 
-def _raw_maps(graph: Nodes, arrays: Arrays, size: ModelSize, pixels: str) -> str:
-    """Write both raw maps; return the name of the teacher's hidden features."""
+def _raw_maps(
+    graph: Nodes, arrays: Arrays, size: ModelSize, pixels: str
+) -> dict[str, str]:
+    """Write both raw maps; return the names of the hidden features by network."""
     teacher, student = (
         weights_of(arrays, f"{name}.convolutions") for name in ("teacher", "student")
     )
@@ -254,7 +256,7 @@ def _raw_maps(graph: Nodes, arrays: Arrays, size: ModelSize, pixels: str) -> str
     global_ = graph.op("Sub", predicted, described)
     _mean_of_squares(graph, local, len(std), RAW_OUTPUTS["local"])
     _mean_of_squares(graph, global_, n_global, RAW_OUTPUTS["global"])
-    return of_teacher
+    return {"teacher": of_teacher, "student": of_student}
 
 
 def _network(

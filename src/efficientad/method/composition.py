@@ -1,6 +1,6 @@
 """Composition: how far an image as a whole is from normal ones, as one distance.
 
-The teacher's descriptors are averaged within 4 x 4 cells, relative to their mean over
+The student's descriptors are averaged within 4 x 4 cells, relative to their mean over
 the image, and their Gaussian on normal images is fitted. The distance of Mahalanobis
 says how unusual it is that these features meet in these places, where no single patch
 need be strange. The paper has no such term. PUAD (arXiv 2402.15143) adds the distance
@@ -12,17 +12,17 @@ count less. No torch here.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+Network = Literal["student", "teacher"]
+
 COMPOSITION: Final = "composition"
-"""The image-level term by its name, which also begins the names of its arrays."""
+"""The image-level term by its name."""
 CELLS: Final = 4
 """Cells along a side of the image."""
-CELL_SIZE: Final = 14
-"""Rows and columns of hidden features in a cell."""
 MAX_IMAGES: Final = 400
 """Most normal images that a Gaussian is fitted to, and most changed ones."""
 
@@ -31,6 +31,13 @@ _N_FOLDS: Final = 5
 _LEAST_SHRINKAGE: Final = 1e-3
 _LEAST_DEVIATION: Final = 1e-3
 """Descriptors are normalized, so this is far below what any of them varies by."""
+
+_PREFIXES: Final[dict[Network, str]] = {
+    "student": "student_composition",
+    "teacher": COMPOSITION,
+}
+"""Beginning of the names of the arrays, by the network whose descriptors they are."""
+_ARRAYS: Final = ("mean", "scale", "axes")
 
 Array = NDArray[np.float64]
 
@@ -45,16 +52,22 @@ class Composition(NamedTuple):
     axes: NDArray[np.float32]
     """Directions in which normal images differ, (k, n), each as long as its share of
     the squared distance that is usual there."""
+    network: Network = "student"
+    """Network whose descriptors it compares; the teacher's in earlier files."""
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Composition | None":
         """Return the Gaussian among the arrays of a detector; None if there is none."""
-        names = [f"{COMPOSITION}_{name}" for name in cls._fields]
-        return cls(*(arrays[n] for n in names)) if names[-1] in arrays else None
+        for network, prefix in _PREFIXES.items():
+            if f"{prefix}_axes" in arrays:
+                mean, scale, axes = (arrays[f"{prefix}_{name}"] for name in _ARRAYS)
+                return cls(mean, scale, axes, network)
+        return None
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the arrays by their names in a detector."""
-        return {f"{COMPOSITION}_{k}": values for k, values in self._asdict().items()}
+        prefix = _PREFIXES[self.network]
+        return {f"{prefix}_{name}": getattr(self, name) for name in _ARRAYS}
 
     def distances(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the distance of each image, (n_images,).
@@ -83,42 +96,53 @@ def image_values(
     return values
 
 
-def cell_step(side: int) -> int:
-    """Return the distance from one cell to the next.
+def cell_window(side: int, network: Network) -> tuple[int, int]:
+    """Return the size of a cell, and the distance from one cell to the next.
+
+    A cell is what 14 x 14 descriptors see. Those of earlier files, of the teacher, lie
+    apart.
 
     Args:
-        side: Rows of the teacher's hidden features: 59 (small) or 56 (medium).
+        side: Rows of the hidden features: 59 (small) or 56 (medium).
+        network: The network whose descriptors they are.
     """
-    return (side - CELL_SIZE) // (CELLS - 1)
+    size = 14 if network == "teacher" else side - (CELLS - 1) * 14
+    return size, (side - size) // (CELLS - 1)
 
 
-def cells_of(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def cells_of(features: NDArray[np.float32], network: Network) -> NDArray[np.float32]:
     """Return the means of features within cells, relative to those of all cells.
 
     Args:
         features: Hidden features of an image, (side, side, channels).
+        network: The network whose features they are.
 
     Returns:
         (16, channels), row by row.
     """
-    starts = range(0, CELLS * cell_step(len(features)), cell_step(len(features)))
-    rows = np.stack([features[start : start + CELL_SIZE].sum(0) for start in starts])
-    cells = np.stack([rows[:, s : s + CELL_SIZE].sum(1) for s in starts], 1)
-    means = cells.reshape(CELLS * CELLS, -1) / np.float32(CELL_SIZE**2)
+    size, step = cell_window(len(features), network)
+    starts = range(0, CELLS * step, step)
+    rows = np.stack([features[start : start + size].sum(0) for start in starts])
+    cells = np.stack([rows[:, s : s + size].sum(1) for s in starts], 1)
+    means = cells.reshape(CELLS * CELLS, -1) / np.float32(size**2)
     relative: NDArray[np.float32] = means - means.mean(0)
     return relative
 
 
-def head_weights(kernels: NDArray[np.floating], std: NDArray[np.floating]) -> Array:
+def head_weights(
+    kernels: NDArray[np.floating], std: NDArray[np.floating], network: Network
+) -> Array:
     """Return the matrix from the mean of hidden features to that of descriptors.
 
     Args:
-        kernels: Weights of the teacher's last convolution, (outputs, inputs, rows,
+        kernels: Weights of the network's last convolution, (outputs, inputs, rows,
             columns).
-        std: Deviation of the descriptors' channels, (outputs,).
+        std: Deviation of the teacher's channels, (channels,). The first outputs of the
+            student predict them normalized.
+        network: The network whose descriptors they are.
     """
-    weights: Array = kernels.astype(np.float64).sum((2, 3))
-    return weights / np.reshape(std, (-1, 1))
+    weights: Array = kernels[: len(std)].astype(np.float64).sum((2, 3))
+    return weights if network == "student" else weights / np.reshape(std, (-1, 1))
 
 
 def fit_composition(

@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Annotated, Final, Literal
 
 import numpy as np
@@ -29,9 +30,11 @@ from efficientad.method.rule import ANYWHERE, Rule
 from efficientad.method.tail import tail_quantile
 from efficientad.settings import Budget, Range, check_fields, explains_freezing
 
-ThresholdRule = Literal["rank", "estimate"]
+ThresholdRule = Literal["rank", "estimate", "steady"]
 Decision = Literal["normal", "unsure", "anomalous"]
 _LEAST_ABOVE: Final = 3
+_MORE_IN_SECOND_SESSION: Final = 2
+"""False alarms that a second session may have, as a multiple of the budget."""
 _REACH: Final = 10
 
 
@@ -81,7 +84,8 @@ class Calibration:
     threshold_rule: ThresholdRule = "rank"
     """`rank`: the lowest held-out score that keeps the budget, or the highest one, as
     in files of earlier versions. `estimate`: from the scores of all normal images, and
-    from their tail where fewer than three of them lie above."""
+    from their tail where fewer than three of them lie above. `steady`: the estimate,
+    or higher, so that a second session has at most twice as many false alarms."""
 
     second_session: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Image scores of held-out images after changes that are no defects, by the kind of
@@ -137,12 +141,21 @@ class Calibration:
         return min(self.threshold, self._threshold_for(self.unsure_budget))
 
     def _threshold_for(self, budget: float) -> float:
-        scores = self.normal_scores
-        if self.threshold_rule == "estimate":
-            scores = tuple(sorted((*scores, *self.training_scores)))
-            if len(scores) * budget < _LEAST_ABOVE:
-                return tail_quantile(scores, budget)
-        return scores[min(_rank(len(scores), budget), len(scores)) - 1]
+        if self.threshold_rule == "rank":
+            return _lowest_for(self.normal_scores, budget)
+        found = self._estimate(budget)
+        if self.threshold_rule == "steady" and self.second_session:
+            session = sorted(chain.from_iterable(self.second_session.values()))
+            n_above = math.floor(len(session) * _MORE_IN_SECOND_SESSION * budget)
+            found = max(found, session[max(0, len(session) - 1 - n_above)])
+        return found
+
+    def _estimate(self, budget: float) -> float:
+        """Return the score that a share of all normal images exceeds."""
+        scores = tuple(sorted((*self.normal_scores, *self.training_scores)))
+        if len(scores) * budget < _LEAST_ABOVE:
+            return tail_quantile(scores, budget)
+        return _lowest_for(scores, budget)
 
     @cached_property
     def normal_range(self) -> tuple[float, float]:
@@ -182,12 +195,18 @@ class Calibration:
         if self.given_threshold is not None:
             return text
         budget = _percent(self.false_alarm_budget)
-        if self.threshold_rule == "estimate":
+        if self.threshold_rule != "rank":
             n_all = n + len(self.training_scores)
-            text = (
+            estimate = (
                 f"the threshold is estimated for {budget} false alarms from the scores "
-                f"of {n_all} normal images; {text}"
+                f"of {n_all} normal images"
             )
+            if self.threshold > self._estimate(self.false_alarm_budget):
+                estimate += (
+                    ", and raised so that changes that are no defects flag at most "
+                    f"{_percent(_MORE_IN_SECOND_SESSION * self.false_alarm_budget)}"
+                )
+            text = f"{estimate}; {text}"
         if self.n_more_images_needed:
             text += f"; {self.n_more_images_needed} more are needed for {budget}"
         if self.unsure_budget is not None:
@@ -291,6 +310,11 @@ class Calibration:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
+
+
+def _lowest_for(scores: tuple[float, ...], budget: float) -> float:
+    """Return the lowest of the ascending scores that keeps a budget, or the highest."""
+    return scores[min(_rank(len(scores), budget), len(scores)) - 1]
 
 
 def _rank(n: int, budget: float) -> int:

@@ -23,9 +23,9 @@ from torch.nn import functional
 
 from efficientad.errors import ConfigError
 from efficientad.method.composition import (
-    CELL_SIZE,
     Composition,
-    cell_step,
+    Network,
+    cell_window,
 )
 from efficientad.method.inputs import Images
 from efficientad.method.losses import mean_square_map
@@ -88,6 +88,7 @@ class Detector(nn.Module):
         self.autoencoder = autoencoder
         self.register_buffer("teacher_mean", statistics.mean)
         self.register_buffer("teacher_std", statistics.std)
+        self._composed_from: Network = "student"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "threshold":
@@ -146,6 +147,7 @@ class Detector(nn.Module):
 
     def set_composition(self, composition: Composition) -> None:
         """Store the Gaussian of the cells of normal images as buffers."""
+        self._composed_from = composition.network
         for name, values in composition.arrays().items():
             self.register_buffer(name, torch.tensor(values, device=self.device))
 
@@ -165,7 +167,8 @@ class Detector(nn.Module):
 
     def differences(self, images: Images) -> Differences:
         """Return how the networks differ on normalized images of 256 x 256 pixels."""
-        return self._differences(images, self.teacher.hidden(images))
+        hidden = self.teacher.hidden(images), self.student.hidden(images)
+        return self._differences(images, *hidden)
 
     def local_map(self, images: Images) -> RawMap:
         """Return the local map of normalized images of any size."""
@@ -175,29 +178,38 @@ class Detector(nn.Module):
 
     def outputs(self, images: Images) -> tuple[dict[str, RawMap], Values]:
         """Return the raw maps by name, and the cells, of images of 256 x 256 pixels."""
-        hidden = self.teacher.hidden(images)
-        differences = self._differences(images, hidden)
+        hidden = self.teacher.hidden(images), self.student.hidden(images)
+        differences = self._differences(images, *hidden)
         maps = dict(zip(MAP_NAMES, map(mean_square_map, differences), strict=True))
-        return maps, self._cells(hidden)
+        return maps, self._cells(*hidden)
 
     def _normalized(self, descriptors: Descriptors) -> Descriptors:
         shape = (1, -1, 1, 1)
         centred = descriptors - self.teacher_mean.view(shape)
         return centred / self.teacher_std.view(shape)
 
-    def _differences(self, images: Images, hidden: Tensor) -> Differences:
-        teacher = self._normalized(self.teacher.head(hidden))
+    def _differences(
+        self, images: Images, taught: Tensor, learned: Tensor
+    ) -> Differences:
+        teacher = self._normalized(self.teacher.head(taught))
         autoencoder = self.autoencoder(images)
-        n_channels = teacher.shape[1], autoencoder.shape[1]
-        for_teacher, for_autoencoder = self.student(images).split(n_channels, dim=1)
+        n_channels = [teacher.shape[1], autoencoder.shape[1]]
+        for_both = self.student.head(learned)
+        for_teacher, for_autoencoder = torch.split(for_both, n_channels, dim=1)
         return Differences(teacher - for_teacher, autoencoder - for_autoencoder)
 
-    def _cells(self, hidden: Tensor) -> Values:
+    def _cells(self, taught: Tensor, learned: Tensor) -> Values:
         """Return the mean descriptors of all cells, relative to those of the image."""
-        pooled = functional.avg_pool2d(hidden, CELL_SIZE, cell_step(hidden.shape[2]))
+        of_teacher = self._composed_from == "teacher"
+        hidden = taught if of_teacher else learned
+        window = cell_window(hidden.shape[2], self._composed_from)
+        pooled = functional.avg_pool2d(hidden, *window)
         relative = (pooled - pooled.mean((2, 3), keepdim=True)).flatten(2)
-        weight = self.teacher.convolutions[-1].weight
+        network = self.teacher if of_teacher else self.student
+        weight = network.convolutions[-1].weight
         assert isinstance(weight, Tensor)
-        head = weight.sum((2, 3)) / self.teacher_std.view(-1, 1)
+        head = weight[: len(self.teacher_std)].sum((2, 3))
+        if of_teacher:
+            head = head / self.teacher_std.view(-1, 1)
         cells: Tensor = relative.transpose(1, 2) @ head.T
         return cells.flatten(1)

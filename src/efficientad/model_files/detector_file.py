@@ -66,7 +66,9 @@ def write_detector(file: DetectorFile, path: Path) -> None:
         "provenance": file.provenance,
     }
     later = later_entries(file.input_size, file.alignment)
-    is_later = later or has_later_entries(calibration)
+    composition = Composition.from_arrays(file.weights)
+    of_student = composition is not None and composition.network == "student"
+    is_later = later or has_later_entries(calibration) or of_student
     version = container.LATEST_VERSION if is_later else container.FORMAT_VERSION
     content |= later
     container.write(path, "detector", file.weights, content, version=version)

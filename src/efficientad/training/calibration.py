@@ -177,12 +177,17 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
     # The composition is that of the whole image, whatever the region of interest.
     if COMPOSITION in held_out.values and not rule.region_of_interest:
         found = _with_composition(found, held_out, training, session)
-    for name, score in zip(names, scores(found, held_out).tolist(), strict=False):
-        _warn_if_odd(found, name, score)
     by_case = scores(found, session).reshape(len(SESSION), -1)
     kinds = np.array([kind for kind, _ in SESSION])
     by_kind = {kind: by_case[kinds == kind].ravel().tolist() for kind in dict(SESSION)}
-    return replace(found, second_session={k: tuple(v) for k, v in by_kind.items()})
+    found = replace(
+        found,
+        second_session={k: tuple(v) for k, v in by_kind.items()},
+        threshold_rule="steady",
+    )
+    for name, score in zip(names, scores(found, held_out).tolist(), strict=False):
+        _warn_if_odd(found, name, score)
+    return found
 
 
 # Deviation: the paper's score is the maximum of the combined map alone.
