@@ -133,6 +133,7 @@ def test_a_detector_file_keeps_the_gaussian(make_detector, joined, tmp_path, net
     read = read_detector(tmp_path / "part.ead").weights
 
     found = Composition.from_arrays(read)
+    assert found is not None
     assert found.network == network
     for values, expected in zip(found[:3], composition[:3], strict=True):
         np.testing.assert_array_equal(values, expected)
