@@ -2,9 +2,9 @@
 
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
 from efficientad.evaluation.regions import (
-    channel_pixels,
     channels_mask,
-    masked_pixels,
+    numbered_regions,
+    region_pixels,
 )
 
 
@@ -18,9 +18,13 @@ def au_pro(maps, masks, fpr_limit=0.3):
 
 def au_spro(maps, channels, areas, fpr_limit=0.05):
     pairs = list(zip(maps, channels, strict=True))
-    overlap = RegionOverlap(channel_pixels(*pair, areas) for pair in pairs)
+    overlap = RegionOverlap(region_pixels(*pair, areas) for pair in pairs)
     count_normal([overlap], [m[~channels_mask(given, m)] for m, given in pairs])
     return overlap.area("AU-sPRO", fpr_limit)
+
+
+def masked_pixels(anomaly_map, mask):
+    return region_pixels(anomaly_map, [numbered_regions(mask)])
 
 
 def of_masks(maps, masks):

@@ -116,18 +116,14 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     def decision_function(self, X: ImagesLike) -> NDArray[np.float64]:  # noqa: N803
         """Return the distances to the threshold, (n,); negative is anomalous.
 
-        Raises:
-            sklearn.exceptions.NotFittedError: If `fit` was not called.
-            ImageError: If an image cannot be used.
+        Errors are those of `score_samples`.
         """
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: ImagesLike) -> NDArray[np.int64]:  # noqa: N803
         """Return the decisions, (n,): 1 is normal, -1 is anomalous.
 
-        Raises:
-            sklearn.exceptions.NotFittedError: If `fit` was not called.
-            ImageError: If an image cannot be used.
+        Errors are those of `score_samples`.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 

@@ -101,7 +101,6 @@ def outputs() -> Iterator[Case]:
         prepare = partial(special_file, kind, OUT / "part.onnx")
         yield made(f"to a {kind}", "--output", "out/part.onnx", prepare=prepare)
     yield made("to a folder that is a file", "--output", "good.png/part.onnx")
-    yield made("to another format", "--output", "out/a.onnx", "--format", "openvino")
     for option, values in {
         "--precision": ("int4", "", "FP32"),
         "--max-loss": ("-1", "nan", "inf", "text", "1000"),

@@ -19,7 +19,7 @@ from efficientad.errors import ConfigError, ResultError, StorageError
 from efficientad.executors import executor, ray_tasks
 from efficientad.executors.config import PartsConfig
 from efficientad.executors.ray_tasks import RayTasks
-from efficientad.inspection.parts import predict_parts
+from efficientad.shards.parts import predict_parts
 from efficientad_lab.ray_cluster import SETTINGS, loopback_cluster, workers
 
 ray = pytest.importorskip("ray")

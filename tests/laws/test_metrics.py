@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score, roc_auc_score
-from tests.pixel_metrics import au_pro, au_spro, pixel_au_roc
+from tests.pixel_metrics import au_pro, au_spro, masked_pixels, pixel_au_roc
 
 from efficientad.datasets.annotations import SaturationArea
 from efficientad.evaluation import region_overlap
@@ -20,7 +20,7 @@ from efficientad.evaluation.metrics import (
     recall_at_fpr,
 )
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
-from efficientad.evaluation.regions import channel_pixels, masked_pixels
+from efficientad.evaluation.regions import region_pixels
 
 # Ties are what goes wrong, so most scores are drawn from a few; others are any float.
 FLOATS = {
@@ -296,7 +296,7 @@ class TestPixelMetrics:
         maps, channels = case
         masks = masks_of_channels(maps, channels)
         overlap = RegionOverlap(
-            channel_pixels(anomaly_map, image_channels, AREAS)
+            region_pixels(anomaly_map, image_channels, AREAS)
             for anomaly_map, image_channels in zip(maps, channels, strict=True)
         )
         count_normal([overlap], [m[~k] for m, k in zip(maps, masks, strict=True)])

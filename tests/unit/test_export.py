@@ -40,7 +40,8 @@ from efficientad.model_files import export_metadata as metadata
 
 @pytest.fixture(scope="module")
 def model(predictor):
-    return detector_graph(predictor.detector, predictor.calibration.scales, {})
+    weights, size = predictor.weights, predictor.size
+    return detector_graph(weights, size, predictor.calibration.scales, {})
 
 
 def grids(model, image):
@@ -190,12 +191,6 @@ def test_what_cannot_be_had_is_refused(predictor, tmp_path, name, precision, mes
         efficientad.export(predictor, tmp_path / name, precision=precision)
 
     assert not list(tmp_path.iterdir())
-
-
-def test_a_format_and_another_ending_exclude_each_other(tmp_path):
-    export_module.require_format(tmp_path / "part.xml", "openvino")
-    with pytest.raises(ConfigError, match=r"name it part\.xml"):
-        export_module.require_format(tmp_path / "part.onnx", "openvino")
 
 
 def test_an_export_is_neither_exported_again_nor_saved(exported, tmp_path):

@@ -343,14 +343,12 @@ def test_the_command_line_exports_and_predicts(predictor, photograph, tmp_path, 
         Image.fromarray(photograph(80, 60, seed)).save(path)
     model, target = str(tmp_path / "part.ead"), str(tmp_path / "part.xml")
 
-    assert main(["export", model, "--output", target, "--format", "onnx"]) == 2
-    assert "name it part.onnx" in capsys.readouterr().err
-    assert main(["export", model, "--output", target, "--format", "tflite"]) == 2
+    assert main(["export", model, "--output", target, "--precision", "fp8"]) == 2
     assert capsys.readouterr().err == (
-        "efficientad: --format needs one of onnx, openvino, got 'tflite'; "
+        "efficientad: --precision needs one of bf16, fp16, fp32, int8, got 'fp8'; "
         "see efficientad export --help\n"
     )
-    assert main(["export", model, "--output", target, "--format", "openvino"]) == 0
+    assert main(["export", model, "--output", target]) == 0
     assert "largest difference from PyTorch" in capsys.readouterr().out
     named = [str(path) for path in images]
     options = ["--output", str(tmp_path / "found"), "--streams", "2"]

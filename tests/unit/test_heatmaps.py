@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from efficientad.errors import ConfigError, ImageError
 from efficientad.images.heatmaps import (
     MASK_COLOR,
     THRESHOLD_COLOR,
@@ -93,28 +92,6 @@ def test_scaling_map_and_scale_together_changes_nothing(anomaly_map, factor):
     )
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(1, 1), (2, 1), (np.nan, 1), (0, np.nan), (-np.inf, 1)]
-)
-def test_a_scale_without_extent_is_refused(low, high):
-    with pytest.raises(ConfigError, match="a color scale needs"):
-        heatmap(flat_map(0), low=low, high=high)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_map_that_is_not_finite_is_refused(value):
-    anomaly_map = flat_map(0)
-    anomaly_map[2, 2] = value
-
-    with pytest.raises(ImageError, match="an anomaly map needs finite values"):
-        heatmap(anomaly_map, low=0, high=1)
-
-
-def test_a_map_of_another_shape_is_refused():
-    with pytest.raises(ImageError, match=r"\(height, width\), got \(1, 8, 8\)"):
-        heatmap(flat_map(0, (1, 8, 8)), low=0, high=1)
-
-
 # Overlays
 
 
@@ -148,11 +125,6 @@ def test_the_image_shows_through_the_highest_anomaly():
     )
 
     np.testing.assert_allclose(difference, 0.25 * 255, atol=1.5)
-
-
-def test_a_map_of_another_size_than_the_image_is_refused():
-    with pytest.raises(ImageError, match=r"\(9, 8\), got \(8, 8\)"):
-        overlay(gray_image(9, 8), flat_map(0), low=0, high=1)
 
 
 def test_half_of_the_way_to_the_threshold_is_visible_on_dark_and_light_images():
@@ -215,11 +187,6 @@ def test_no_heatmap_contains_the_colors_of_outlines(color):
     distance = np.abs(heatmap(values, low=0, high=1).astype(int) - color).sum(axis=2)
 
     assert distance.min() > 100
-
-
-def test_a_mask_of_another_size_than_the_image_is_refused():
-    with pytest.raises(ImageError, match=r"the mask must have .* got \(8, 8\)"):
-        outline(gray_image(9, 8), np.zeros((8, 8), np.bool_))
 
 
 # Panels

@@ -34,7 +34,7 @@ TORCH_FREE = [
     "efficientad.distillation.config",
     *(
         f"efficientad.{folder}.{path.stem}"
-        for folder in ("inspection", "exports")
+        for folder in ("inspection", "exports", "shards")
         for path in sorted((PACKAGE / folder).glob("[!_]*.py"))
     ),
     "efficientad.training.calibration",
@@ -63,6 +63,10 @@ def packages_loaded_by(statement: str) -> set[str]:
         f"{statement}\nimport json, sys\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
+    return set(json.loads(output_of(program)))
+
+
+def output_of(program: str) -> str:
     finished = subprocess.run(
         [sys.executable, "-c", program],
         check=True,
@@ -70,7 +74,7 @@ def packages_loaded_by(statement: str) -> set[str]:
         text=True,
         env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
     )
-    return set(json.loads(finished.stdout))
+    return finished.stdout
 
 
 def with_quiet_output(statement: str) -> str:
@@ -80,9 +84,29 @@ def with_quiet_output(statement: str) -> str:
     )
 
 
-@pytest.mark.parametrize("module", TORCH_FREE)
-def test_a_torch_free_module_loads_no_package_of_an_extra(module):
-    assert not packages_loaded_by(f"import {module}") & TRAIN_EXTRA
+def importers_of_an_extra(modules):
+    """Return the first modules, one after the other, that load a package of one."""
+    program = (
+        "import importlib, json, sys\n"
+        f"extra, found = {sorted(TRAIN_EXTRA)}, {{}}\n"
+        f"for module in {modules}:\n"
+        "    importlib.import_module(module)\n"
+        "    for package in set(extra) & set(sys.modules):\n"
+        "        found.setdefault(package, module)\n"
+        "print(json.dumps(found))"
+    )
+    return json.loads(output_of(program))
+
+
+def test_torch_free_modules_load_no_package_of_an_extra():
+    assert importers_of_an_extra(TORCH_FREE) == {}
+
+
+def test_the_check_names_the_module_that_needs_torch():
+    """The positive control."""
+    module = "efficientad.method.networks"
+
+    assert importers_of_an_extra([*TORCH_FREE, module, "torch"])["torch"] == module
 
 
 def test_the_check_notices_torch():

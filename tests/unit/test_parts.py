@@ -20,9 +20,10 @@ from efficientad.errors import (
     StorageError,
 )
 from efficientad.executors.config import PartsConfig
-from efficientad.inspection import files, parts
-from efficientad.inspection.parts import predict_parts
-from efficientad.inspection.sources import find_shards
+from efficientad.inspection import files
+from efficientad.shards import parts
+from efficientad.shards.parts import predict_parts
+from efficientad.shards.sources import find_shards
 
 TWO = PartsConfig(part_size=2)
 

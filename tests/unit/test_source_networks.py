@@ -24,7 +24,6 @@ from efficientad.distillation.source_networks import (
 )
 from efficientad.distillation.weights_reader import Weights
 from efficientad.errors import (
-    ConfigError,
     DatasetError,
     MissingDependencyError,
     ModelFileError,
@@ -675,16 +674,6 @@ def test_pca_spreads_fewer_components_over_more_channels():
     spread = matrix @ covariance @ matrix.T
     torch.testing.assert_close(spread @ spread, spread, atol=1e-3, rtol=0)
     assert round(float(spread.trace()), 3) == 5
-
-
-def test_pca_before_its_fit_is_refused():
-    with pytest.raises(ConfigError, match="call fit"):
-        SourceFeatures(FakeNetwork(), "pca", 5)(random_images())
-
-
-def test_a_fit_of_another_reduction_is_refused():
-    with pytest.raises(ConfigError, match="this one is mean"):
-        SourceFeatures(FakeNetwork(), "mean", 5).fit([random_images()])
 
 
 def test_pca_of_too_few_images_is_refused():

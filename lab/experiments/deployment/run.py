@@ -35,7 +35,7 @@ from efficientad.errors import (
     ResultError,
 )
 from efficientad.evaluation.evaluate import evaluate
-from efficientad.exports.export import SUFFIX_OF, export
+from efficientad.exports.export import export
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
@@ -53,7 +53,7 @@ from efficientad_lab.studies.records import FAILURE, Run, write_run
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 METRICS: Final = ("image_au_roc", "au_pro")
-ENGINE_NAMES: Final = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+SUFFIXES: Final = {"ONNX Runtime": ".onnx", "OpenVINO": ".xml"}
 _ROUNDS: Final = 5  # between two writes of the measurements
 
 Openers = Mapping[str, Callable[[], Predictor]]
@@ -72,10 +72,10 @@ def openers(options: argparse.Namespace) -> dict[str, Callable[[], Predictor]]:
     found += [Candidate(e, model, "cpu", e) for e in available_engines(detector)]
     opener: dict[str, Callable[[], Predictor]] = {c.name: c.open for c in found}
     return opener | {
-        f"{ENGINE_NAMES[name]} {precision}": partial(
+        f"{name} {precision}": partial(
             exported, options, options.work / f"{precision}{suffix}", precision
         )
-        for name, suffix in SUFFIX_OF.items()
+        for name, suffix in SUFFIXES.items()
         for precision in get_args(Precision)
     }
 

@@ -175,9 +175,11 @@ def exported(
     path = work / f"{name.replace(', ', '_').replace(' ', '_')}{suffix}"
     if not path.exists():
         print("making", name, flush=True)
-        assert detector.detector is not None
+        weights, size = detector.weights, detector.size
+        assert weights is not None
+        assert size is not None
         calibration = detector.calibration
-        model = detector_graph(detector.detector, calibration.scales, calibration.terms)
+        model = detector_graph(weights, size, calibration.scales, calibration.terms)
         staged = path.with_name(f"staged{suffix}")
         MAKERS[name][1](model, images, staged)
         precision: Precision = "fp32" if name == "fp32" else "int8"

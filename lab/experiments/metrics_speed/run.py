@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from efficientad.evaluation.pixel_results import AU_PRO_FPR_LIMIT
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
-from efficientad.evaluation.regions import masked_pixels
+from efficientad.evaluation.regions import numbered_regions, region_pixels
 from efficientad.method.placement import place_map
 from efficientad_lab.benchmark.memory import own_peak_mib
 from efficientad_lab.environment import environment
@@ -77,7 +77,10 @@ def measure(folder: Path, n_images: int, size: int) -> dict[str, Any]:
         return anomaly_map, np.memmap(masks, np.bool_, "r", index * n_pixels, shape)
 
     start, processor_start = time.perf_counter(), time.process_time()
-    overlap = RegionOverlap(masked_pixels(*image(index)) for index in range(n_images))
+    overlap = RegionOverlap(
+        region_pixels(anomaly_map, [numbered_regions(mask)])
+        for anomaly_map, mask in map(image, range(n_images))
+    )
     first = time.perf_counter()
     pairs = map(image, range(n_images))
     count_normal([overlap], (anomaly_map[~mask] for anomaly_map, mask in pairs))

@@ -31,7 +31,7 @@ from efficientad.demo_parts import write_category
 from efficientad.executors.config import PartsConfig
 from efficientad.images.rgb import decode_image
 from efficientad.inspection.opening import load
-from efficientad.inspection.parts import predict_parts
+from efficientad.shards.parts import predict_parts
 from efficientad_lab.benchmark.memory import own_peak_mib, peak_mib
 from efficientad_lab.environment import environment
 from efficientad_lab.ray_cluster import (

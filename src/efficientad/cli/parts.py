@@ -8,9 +8,9 @@ from typing import Any
 
 from efficientad.errors import ConfigError
 from efficientad.executors.config import PartsConfig
-from efficientad.inspection import parts
 from efficientad.inspection.files import PredictionSummary
 from efficientad.progress import Progress
+from efficientad.shards import parts
 
 
 def predict_parts(

@@ -254,7 +254,6 @@ def export(
     /,
     *,
     output: Path,
-    format: Literal["onnx", "openvino", "native"] | None = None,  # noqa: A002
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
     images: Path | None = None,
     verify: Path | None = None,
@@ -268,7 +267,6 @@ def export(
         model: Detector file.
         output: File to write: part.onnx, part.xml for OpenVINO, or part.native for the
             C interface.
-        format: Format of the file. None: as its ending says.
         precision: fp16: weights in 16 bits. bf16: computed in bfloat16 by OpenVINO,
             where the processor can. int8: convolutions in 8 bits.
         images: Folder of normal images for the comparison and the ranges of int8. None:
@@ -278,11 +276,9 @@ def export(
         max_loss: Largest loss of image AU-ROC and of AU-PRO or AU-sPRO, in points.
     """
     from efficientad.exports.export import export as export_detector
-    from efficientad.exports.export import require_format
     from efficientad.inspection.opening import load, require_detector_file
 
     require_detector_file(model)
-    require_format(output, format)
     report = export_detector(
         load(model, device="cpu"),
         output,

@@ -27,13 +27,11 @@ from efficientad.demo_parts.parts import (
 )
 from efficientad.demo_parts.photograph import photograph
 from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
-from efficientad.errors import ConfigError, DatasetError
+from efficientad.errors import DatasetError
 from efficientad.images.rgb import Mask, RGBImage
 from efficientad.storage import atomic_folder
 
 Fault: TypeAlias = Callable[[Part, np.random.Generator], Part]
-
-_MIN_SIZE: Final = 64
 
 # The lowest: noise hardly compresses, and trying takes as long as drawing.
 _COMPRESS_LEVEL: Final = 1
@@ -54,11 +52,7 @@ def draw_part(
         seed: Not negative.
         defect_type: None for a normal part.
         size: Width and height of the image, pixels, at least 64.
-
-    Raises:
-        ConfigError: If seed, defect type or size is out of range.
     """
-    _require_known(seed, defect_type, size)
     if defect_type is None:
         return drawn(seed, size)
     return drawn(seed, size, lambda part, rng: with_defect(part, defect_type, rng))
@@ -109,15 +103,9 @@ def write_category(
         size: Width and height of the images, pixels, at least 64.
 
     Raises:
-        ConfigError: If a number is out of range.
         DatasetError: If the folder holds something.
         StorageError: If a file cannot be written.
     """
-    counts = {"n_train": n_train, "n_test_good": n_test_good}
-    for name, count in (counts | {"n_per_defect": n_per_defect}).items():
-        if count < 0:
-            raise ConfigError(f"{name} must not be negative, got {count}")
-    _require_known(seed, None, size)
     _require_empty(folder)
     wanted: list[tuple[str, DefectType | None, int]] = [
         ("train/good", None, n_train),
@@ -134,18 +122,6 @@ def write_category(
                 if defect_type is not None:
                     path = drawn / "ground_truth" / defect_type / f"{k:03}_mask.png"
                     _save(path, mask.astype(np.uint8) * 255)
-
-
-def _require_known(seed: int, defect_type: str | None, size: int) -> None:
-    if seed < 0:
-        raise ConfigError(f"the seed must not be negative, got {seed}")
-    if defect_type is not None and defect_type not in DEFECT_TYPES:
-        raise ConfigError(
-            f"the defect type must be one of {', '.join(DEFECT_TYPES)}, got "
-            f"{defect_type}"
-        )
-    if size < _MIN_SIZE:
-        raise ConfigError(f"the size must be at least {_MIN_SIZE} pixels, got {size}")
 
 
 def _require_empty(folder: Path) -> None:

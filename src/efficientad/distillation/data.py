@@ -9,10 +9,10 @@ rest on the device.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from efficientad.cores import usable_cores
 from efficientad.distillation.config import DistillConfig
 from efficientad.distillation.feature_cache import FeatureCache
-from efficientad.distillation.prefetch import prefetched
 from efficientad.distillation.source_networks import (
     SourceFeatures,
     find_source_network,
@@ -38,6 +38,7 @@ from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.natural_images.pictures import ImageFiles, in_gray
 from efficientad.progress import with_progress
 from efficientad.storage import file_hash
+from efficientad.threads import in_order
 from efficientad.training.channel_statistics import ChannelMoments
 
 # The source network sees the image twice as large as the teacher, as in the paper:
@@ -50,6 +51,7 @@ _FIRST_INNER_CELL = (PATCH_SIZE - 1) // 2 // PATCH_STRIDE
 _PCA_IMAGES = 200
 _BASIS = "basis.safetensors"
 _CPU_BATCH, _GPU_BATCH = 2, 16
+_MIN_PREFETCHED, _MAX_THREADS = 4, 16
 CACHED_PIXELS_BYTES = 4 * 2**30
 """Memory for decoded images, which later steps draw again."""
 
@@ -57,6 +59,8 @@ Inputs = Float[Tensor, "batch 3 height width"]
 Targets = Float[Tensor, "batch 384 rows columns"]
 Grids = Float[Tensor, "batch rows columns channels"]
 Window = tuple[slice, slice]
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Picture(NamedTuple):
@@ -345,6 +349,15 @@ class DistillationData:
         """Return the rows that go through the source network together."""
         n = _GPU_BATCH if self.device.type == "cuda" else _CPU_BATCH
         return [rows[start : start + n] for start in range(0, len(rows), n)]
+
+
+def prefetched(
+    function: Callable[[S], T], arguments: Iterable[S]
+) -> Generator[T, None, None]:
+    """Yield the results of a function in order, each computed early in a thread."""
+    n = min(_MAX_THREADS, usable_cores())
+    n_waiting = max(0, _MIN_PREFETCHED - n)
+    return in_order(function, arguments, n_streams=n, n_waiting=n_waiting)
 
 
 def _windows(corners: NDArray[np.int64], side: int) -> list[Window]:

@@ -23,8 +23,7 @@ from torch.nn import functional
 
 from efficientad.distillation.batch_norm import NormalizedNetwork, unfold
 from efficientad.distillation.config import DistillConfig, recipe_of
-from efficientad.distillation.data import DistillationData, Prepared
-from efficientad.distillation.prefetch import prefetched
+from efficientad.distillation.data import DistillationData, Prepared, prefetched
 from efficientad.errors import ModelFileError
 from efficientad.kernels.winograd import FAST
 from efficientad.method.networks import PatchDescriptionNetwork

@@ -21,12 +21,7 @@ from efficientad.distillation.weights_reader import (
     Weights,
     read_weights,
 )
-from efficientad.errors import (
-    ConfigError,
-    DatasetError,
-    MissingDependencyError,
-    ModelFileError,
-)
+from efficientad.errors import DatasetError, MissingDependencyError, ModelFileError
 from efficientad.method.inputs import Images
 
 Features = Float[Tensor, "batch n_channels fine_height fine_width"]
@@ -163,7 +158,7 @@ class SourceFeatures(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.source_network, self.reduction = source_network, reduction
+        self.source_network = source_network
         self.n_channels, self.seed = n_channels, seed
         channels = source_network.stage_channels
         matrix = None
@@ -177,13 +172,8 @@ class SourceFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Images) -> Features:
-        """Return reduced features of ImageNet-normalized RGB images.
-
-        Raises:
-            ConfigError: If the reduction is PCA and was not fitted.
-        """
-        if self.matrix is None or self.offset is None:
-            raise ConfigError("pca needs a fit to source features first; call fit")
+        """Return reduced features of ImageNet-normalized RGB images."""
+        assert self.matrix is not None
         fine, coarse = self.source_network.stages(images)
         n_fine = fine.shape[1]
         kernel = self.matrix[:, :, None, None]
@@ -196,14 +186,8 @@ class SourceFeatures(nn.Module):
         """Fit the principal components to the features of some images.
 
         Raises:
-            ConfigError: If the reduction is not PCA.
             DatasetError: If the images give too few feature vectors.
         """
-        if self.reduction != "pca":
-            raise ConfigError(
-                f"fit is for the reduction pca, this one is {self.reduction}; use it"
-                " without a fit"
-            )
         n_joined = sum(self.source_network.stage_channels)
         n_components = min(self.n_channels, n_joined)
         vectors = (self._sampled_vectors(images) for images in batches)

@@ -125,9 +125,8 @@ def evaluate(
     if output is not None:
         content = as_text(evaluation.as_json())
         text = json.dumps(content, indent=1, allow_nan=False)
-        report = _report(category, predictor, pictures, evaluation)
-        if title is not None:
-            report = replace(report, title=title)
+        title = title or f"{category.name}: evaluation"
+        report = _report(title, predictor, pictures, evaluation)
         if not is_dated:
             facts = {k: v for k, v in report.facts.items() if k != _SECONDS}
             report = replace(report, made_on=None, facts=facts)
@@ -308,7 +307,7 @@ def _measured(
 
 
 def _report(
-    category: Category,
+    title: str,
     predictor: Predictor,
     pictures: Sequence[Picture],
     evaluation: Evaluation,
@@ -317,7 +316,7 @@ def _report(
         pictures, key=lambda shown: abs(shown.image_score - evaluation.threshold)
     )
     return Report(
-        title=f"{category.name}: evaluation",
+        title=title,
         evaluation=evaluation,
         pictures=nearest[:MAX_PICTURES],
         has_region_of_interest=bool(predictor.calibration.rule.region_of_interest),

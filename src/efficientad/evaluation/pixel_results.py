@@ -4,7 +4,7 @@ With masks (MVTec AD, VisA, own folders) that is AU-PRO; with annotation channel
 saturation areas (MVTec LOCO) it is AU-sPRO, at the limits that its authors report.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,12 +26,11 @@ from efficientad.evaluation.region_overlap import (
     count_normal,
 )
 from efficientad.evaluation.regions import (
-    channel_pixels,
     channels_mask,
-    masked_pixels,
-    separate,
+    numbered_regions,
+    region_pixels,
 )
-from efficientad.images.rgb import Mask
+from efficientad.images.rgb import Labels, Mask
 
 MetricValues: TypeAlias = dict[str, float]
 MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]
@@ -83,12 +82,9 @@ class Annotations:
             DatasetError: If the annotation cannot be used.
             ImageError: If it cannot be read.
         """
-        if self._areas is None:
-            return separate(read_defect_mask(sample, height, width))
-        channels = read_annotation_channels(sample, height, width)
         return [
             channel == value
-            for channel in channels
+            for channel in self._channels(sample, height, width)
             for value in np.unique(channel[channel != 0])
         ]
 
@@ -101,31 +97,23 @@ class Annotations:
             DatasetError: If the annotation cannot be used.
             ImageError: If it cannot be read.
         """
-        height, width = anomaly_map.shape
         scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
-        if self._areas is None:
-            return masked_pixels(scores, read_defect_mask(sample, height, width))
-        channels = read_annotation_channels(sample, height, width)
-        for index, channel in enumerate(channels):
-            unknown = set(np.unique(channel).tolist()) - {0, *self._areas}
-            if unknown:
-                raise DatasetError(
-                    f"the masks in {sample.mask_path} do not fit: annotation channel "
-                    f"{index} of {sample.path} has the value {min(unknown)}, but "
-                    "saturation areas are known for "
-                    f"{', '.join(map(str, sorted(self._areas))) or 'no value'}; use "
-                    "the defects_config.json of this category"
-                )
-        return channel_pixels(scores, channels, self._areas)
+        channels, areas = self._channels(sample, *anomaly_map.shape), self._areas
+        if areas is not None:
+            _require_known_values(sample, channels, areas)
+        return region_pixels(scores, channels, areas)
 
     def normal_scores(self, sample: Sample, anomaly_map: NDArray[np.float32]) -> Floats:
         """Return the scores of the pixels of an image that are not annotated."""
-        height, width = anomaly_map.shape
         scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
-        if self._areas is None:
-            return scores[~read_defect_mask(sample, height, width)]
-        channels = read_annotation_channels(sample, height, width)
+        channels = self._channels(sample, *anomaly_map.shape)
         return scores[~channels_mask(channels, scores)]
+
+    def _channels(self, sample: Sample, height: int, width: int) -> list[Labels]:
+        """Return the annotation channels; a mask is one that numbers its regions."""
+        if self._areas is None:
+            return [numbered_regions(read_defect_mask(sample, height, width))]
+        return read_annotation_channels(sample, height, width)
 
     def measured(self, overlap: RegionOverlap) -> Measured:
         """Return the metrics that suit the annotation."""
@@ -145,6 +133,21 @@ class Annotations:
             except UndefinedMetricError as error:
                 undefined[key] = str(error)
         return Measured(values, undefined)
+
+
+def _require_known_values(
+    sample: Sample, channels: Sequence[Labels], known: Collection[int]
+) -> None:
+    for index, channel in enumerate(channels):
+        unknown = set(np.unique(channel).tolist()) - {0, *known}
+        if unknown:
+            raise DatasetError(
+                f"the masks in {sample.mask_path} do not fit: annotation channel "
+                f"{index} of {sample.path} has the value {min(unknown)}, but "
+                "saturation areas are known for "
+                f"{', '.join(map(str, sorted(known))) or 'no value'}; use "
+                "the defects_config.json of this category"
+            )
 
 
 def measure_pixels(category: Category, map_of: MapOf) -> PixelResults:

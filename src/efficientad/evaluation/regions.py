@@ -21,59 +21,61 @@ from efficientad.datasets.annotations import SaturationArea
 from efficientad.errors import MissingDependencyError
 from efficientad.evaluation.metric_inputs import Floats
 from efficientad.evaluation.region_overlap import DefectPixels
-from efficientad.images.rgb import Mask
+from efficientad.images.rgb import Labels, Mask
 
 # Pixels that touch at a corner are connected, as in MVTec's evaluation script.
 _NEIGHBORHOOD = np.ones((3, 3), bool)
 
 
-def masked_pixels(scores: Floats, defect_mask: Mask) -> DefectPixels:
-    """Return the defect pixels of an image; a region is a connected group of them.
+def numbered_regions(defect_mask: Mask) -> Labels:
+    """Return a mask whose values number its connected groups of pixels, from 1.
 
-    Args:
-        scores: The anomaly map, (height, width).
-        defect_mask: (height, width).
+    Raises:
+        MissingDependencyError: If SciPy is not installed.
     """
-    rows = np.flatnonzero(defect_mask.any(axis=1))
-    if not rows.size:
-        return _defect_pixels(scores[:0, 0], [], [])
-    # Labels are only needed in the rows that have defect pixels.
-    band = slice(rows[0], rows[-1] + 1)
-    mask = defect_mask[band]
-    region_of_pixel = _label(mask)[mask]
-    by_region = np.argsort(region_of_pixel, kind="stable")
-    sizes = np.bincount(region_of_pixel)[1:]
-    found = scores[band][mask][by_region]
-    regions = np.split(found, np.cumsum(sizes)[:-1])
-    return _defect_pixels(found, regions, sizes.tolist())
+    try:
+        # Only regions need SciPy; a line-side computer can import this without it.
+        from scipy import ndimage  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "AU-PRO needs scipy, which is not installed; run: pip install scipy"
+        ) from error
+    labels: Labels = ndimage.label(defect_mask, _NEIGHBORHOOD)[0]
+    return labels
 
 
-def separate(defect_mask: Mask) -> list[Mask]:
-    """Return each connected group of defect pixels, (height, width)."""
-    labels = _label(defect_mask)
-    return [labels == index for index in range(1, int(labels.max()) + 1)]
-
-
-def channel_pixels(
+def region_pixels(
     scores: Floats,
     channels: Sequence[NDArray[Any]],
-    areas: Mapping[int, SaturationArea],
+    areas: Mapping[int, SaturationArea] | None = None,
 ) -> DefectPixels:
     """Return the defect pixels of an image; a region is a value in a channel.
 
     Args:
         scores: The anomaly map, (height, width).
-        channels: Each (height, width), integers: 0, and inside a defect the
-            value of its type.
-        areas: The saturation area for each value.
+        channels: Each (height, width), integers: 0, and inside a region its value.
+        areas: Saturation area of each value. None: a region is found with its last
+            pixel.
     """
-    regions: list[Floats] = []
+    found = [scores[:0, 0]]
+    sizes: list[int] = []
     enough: list[float] = []
     for channel in channels:
-        for value in np.unique(channel[channel != 0]).tolist():
-            regions.append(scores[channel == value])
-            enough.append(areas[value].of_defect(regions[-1].size))
-    return _defect_pixels(scores[channels_mask(channels, scores)], regions, enough)
+        inside = channel != 0
+        values, of_region = channel[inside], scores[inside]
+        found.append(of_region[np.lexsort((-of_region, values))])
+        of_channel, counts = np.unique(values, return_counts=True)
+        sizes += counts.tolist()
+        enough += [
+            n if areas is None else areas[value].of_defect(n)
+            for value, n in zip(of_channel.tolist(), counts.tolist(), strict=True)
+        ]
+    return DefectPixels(
+        scores[channels_mask(channels, scores)],
+        np.concatenate(found),
+        np.array(sizes, np.int64),
+        np.array(enough, np.float64),
+    )
 
 
 def channels_mask(channels: Iterable[NDArray[Any]], scores: Floats) -> Mask:
@@ -82,27 +84,3 @@ def channels_mask(channels: Iterable[NDArray[Any]], scores: Floats) -> Mask:
     for channel in channels:
         mask |= channel != 0
     return mask
-
-
-def _defect_pixels(
-    scores: Floats, regions: Sequence[Floats], saturation_areas: Sequence[float]
-) -> DefectPixels:
-    descending = [np.sort(region)[::-1] for region in regions]
-    return DefectPixels(
-        scores,
-        np.concatenate([scores[:0], *descending]),
-        np.array([region.size for region in regions], np.int64),
-        np.array(saturation_areas, np.float64),
-    )
-
-
-def _label(mask: Mask) -> NDArray[np.int32]:
-    try:
-        # Only regions need SciPy; a line-side computer can import this without it.
-        from scipy import ndimage  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "AU-PRO needs scipy, which is not installed; run: pip install scipy"
-        ) from error
-    labels: NDArray[np.int32] = ndimage.label(mask, _NEIGHBORHOOD)[0]
-    return labels

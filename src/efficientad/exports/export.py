@@ -9,15 +9,15 @@ images are metadata of the file. The same operators are written for ONNX Runtime
 For the C interface of the native layers the file is no graph (`native_file`).
 """
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 from efficientad.datasets import open_category
 from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.openvino import require_bf16
+from efficientad.engines.weights import Arrays
 from efficientad.errors import ConfigError, MissingDependencyError
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.comparison import (
@@ -34,10 +34,11 @@ from efficientad.exports.native_file import write_native
 from efficientad.exports.precisions import with_16_bit_weights
 from efficientad.exports.quantization import quantized
 from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
-from efficientad.inspection.opening import load
+from efficientad.inspection.opening import EXPORT_SUFFIXES, load
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import WHOLE
 from efficientad.method.rule import ANYWHERE
+from efficientad.method.sizes import ModelSize
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (
     NATIVE_SUFFIX,
@@ -51,15 +52,6 @@ from efficientad.storage import require_writable, storage_errors
 
 if TYPE_CHECKING:
     import onnx
-
-    from efficientad.method.detector import Detector
-
-Format = Literal["onnx", "openvino", "native"]
-SUFFIX_OF: Final[dict[Format, str]] = {
-    "onnx": ONNX_SUFFIX,
-    "openvino": OPENVINO_SUFFIX,
-    "native": NATIVE_SUFFIX,
-}
 
 DEFAULT_MAX_LOSS: Final = 0.2
 """Points of image AU-ROC, and of AU-PRO or AU-sPRO."""
@@ -137,16 +129,15 @@ def export(
         write_native(predictor, target)
         return ExportReport(Differences(0.0, 0, None, 0), None)
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
+    from efficientad.method.detector import Detector  # noqa: PLC0415
 
-    detector = _require_possible(predictor, target, precision)
+    weights, size = _require_possible(predictor, target, precision)
     if verify is not None:
         _require_measurable(verify)
     normal = _normal_images(predictor, images or verify, precision)
     require_writable(target)
-    if detector.device.type != "cpu":  # where products may be rounded to TF32
-        detector = copy.deepcopy(detector).to("cpu")
     calibration = predictor.calibration
-    model = detector_graph(detector, calibration.scales, calibration.terms)
+    model = detector_graph(weights, size, calibration.scales, calibration.terms)
     if precision == "int8":
         small = [resize_image(as_rgb(i), INPUT_SIZE, INPUT_SIZE) for i in normal]
         model = quantized(model, small)
@@ -155,7 +146,7 @@ def export(
     # The graph itself knows no rule, no tiles, no places and no alignment.
     exact = replace(
         predictor,
-        engine=PyTorchEngine(detector),
+        engine=PyTorchEngine(Detector.from_arrays(weights, size)),
         calibration=replace(
             calibration,
             rule=ANYWHERE,
@@ -181,30 +172,17 @@ def export(
     return ExportReport(differences, losses)
 
 
-def require_format(output: Path, wanted: Format | None) -> None:
-    """Reject a name whose ending stands for another format.
-
-    Raises:
-        ConfigError: If it does.
-    """
-    if wanted is not None and output.suffix != SUFFIX_OF[wanted]:
-        raise ConfigError(
-            f"format {wanted} is written with the ending {SUFFIX_OF[wanted]}, got "
-            f"{output.name}; name it {output.stem}{SUFFIX_OF[wanted]}"
-        )
-
-
 def _require_possible(
     predictor: Predictor, target: Path, precision: Precision
-) -> "Detector":
+) -> tuple[Arrays, ModelSize]:
     require_utf8(target)
-    if target.suffix not in SUFFIX_OF.values():
+    if target.suffix not in EXPORT_SUFFIXES:
         raise ConfigError(
             f"an export is written as ONNX, for OpenVINO or for C, got {target.name}; "
             f"name it {target.stem}{ONNX_SUFFIX}, {target.stem}{OPENVINO_SUFFIX} or "
             f"{target.stem}{NATIVE_SUFFIX}"
         )
-    if predictor.detector is None:
+    if predictor.weights is None or predictor.size is None:
         raise ConfigError(
             "an export is made of a detector with its networks, got an exported model; "
             "give the .ead file it was made of"
@@ -228,7 +206,7 @@ def _require_possible(
             )
         core = openvino.Core()
         require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    return predictor.detector
+    return predictor.weights, predictor.size
 
 
 def _require_measurable(verify: Path) -> None:

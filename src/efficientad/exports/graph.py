@@ -8,10 +8,9 @@ hidden features of both.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from efficientad.engines.graph_outputs import (
     COMPOSITION_OUTPUT,
@@ -21,10 +20,20 @@ from efficientad.engines.graph_outputs import (
     RAW_OUTPUTS,
     SCORE_OUTPUT,
 )
-from efficientad.engines.weights import n_shared
+from efficientad.engines.weights import (
+    Arrays,
+    Weights,
+    difference,
+    n_shared,
+    on_pixels,
+    pair_of,
+    split_outputs,
+    weights_of,
+)
 from efficientad.exports.graph_nodes import Nodes, placement, resized
 from efficientad.method.composition import (
     COMPOSITION,
+    Composition,
     cell_window,
     head_weights,
 )
@@ -43,16 +52,15 @@ from efficientad.method.sizes import (
     PATCH_DESCRIPTION_NETWORKS,
     Conv,
     Layer,
+    ModelSize,
     Pool,
     Resize,
+    autoencoder_shapes,
     unpadded,
 )
 
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
-
-    from efficientad.method.detector import Detector
 
 OPSET = 18
 IR_VERSION = 10
@@ -62,33 +70,24 @@ PIXELS = "pixels"
 CELL_DESCRIPTORS = "cell_descriptors"
 """The convolution that describes cells, by its name; it stays in single precision."""
 
-Array = NDArray[np.float64]
-
-
-class Weights(NamedTuple):
-    """Weights of a convolution."""
-
-    kernels: Array
-    """(outputs, inputs, rows, columns)."""
-    bias: Array
-    """(outputs,)."""
-
 
 def detector_graph(
-    detector: "Detector",
+    arrays: Arrays,
+    size: ModelSize,
     scales: Mapping[str, MapScale],
     terms: Mapping[str, TermScale],
 ) -> "onnx.ModelProto":
     """Return the detector, from pixels to maps and score, as one ONNX model.
 
     Args:
-        detector: Trained networks.
+        arrays: Weights and statistics of a detector.
+        size: The paper's S or M.
         scales: Normalization of each map by its name.
         terms: Scale of each image-level term that adds to the score, by name.
     """
     graph = Nodes()
     pixels = resized(graph, INPUT, name=PIXELS)
-    features = _raw_maps(graph, detector, pixels)
+    features = _raw_maps(graph, arrays, size, pixels)
     grids = [
         _normalized(graph, RAW_OUTPUTS[name], scale, GRID_OUTPUTS[name])
         for name, scale in scales.items()
@@ -97,10 +96,10 @@ def detector_graph(
     combined = graph.op(
         "Mul", graph.op("Add", local_grid, global_grid), graph.constant(0.5)
     )
-    _score(graph, detector, combined, features, terms)
-    size = graph.op("Shape", INPUT)
+    _score(graph, arrays, combined, features, terms)
+    shape = graph.op("Shape", INPUT)
     rows, columns = (
-        placement(graph, graph.op("Gather", size, graph.integer(axis)))
+        placement(graph, graph.op("Gather", shape, graph.integer(axis)))
         for axis in (1, 2)
     )
     columns = graph.op("Transpose", columns, perm=[1, 0])
@@ -111,7 +110,7 @@ def detector_graph(
 
 def _score(
     graph: Nodes,
-    detector: "Detector",
+    arrays: Arrays,
     combined: str,
     features: Mapping[str, str],
     terms: Mapping[str, TermScale],
@@ -124,23 +123,20 @@ def _score(
     if not terms:
         return
     term = terms[COMPOSITION]
-    distance = _composition(graph, detector, features)
+    distance = _composition(graph, arrays, features)
     distance = graph.op("Squeeze", distance, graph.integer([1]))
     centred = graph.op("Sub", distance, graph.constant(term.center))
     points = graph.op("Mul", centred, graph.constant(term.slope))
     graph.op("Add", score, points, name=SCORE_OUTPUT)
 
 
-def _composition(
-    graph: Nodes, detector: "Detector", features: Mapping[str, str]
-) -> str:
+def _composition(graph: Nodes, arrays: Arrays, features: Mapping[str, str]) -> str:
     """Write `Composition.distances` of the cells of a network's hidden features."""
-    composition = detector.composition
+    composition = Composition.from_arrays(arrays)
     assert composition is not None
     network = composition.network
-    described_by = detector.student if network == "student" else detector.teacher
-    kernels = _weights(described_by)[-1].kernels
-    weights = head_weights(kernels, _array(detector.teacher_std), network)
+    kernels, _ = weights_of(arrays, f"{network}.convolutions")[-1]
+    weights = head_weights(kernels, arrays["teacher_std"], network)
     # A small network's last kernel is 4 wide, a medium one's 1.
     size, step = cell_window(GRID_CELLS + kernels.shape[2] - 1, network)
     pooled = graph.op(
@@ -215,21 +211,15 @@ def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> 
     return graph.op("Div", raw, level)
 
 
-def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> dict[str, str]:
+def _raw_maps(
+    graph: Nodes, arrays: Arrays, size: ModelSize, pixels: str
+) -> dict[str, str]:
     """Write both raw maps; return the names of the hidden features by network."""
-    teacher, student, autoencoder = (
-        _weights(network)
-        for network in (detector.teacher, detector.student, detector.autoencoder)
+    teacher, student = (
+        weights_of(arrays, f"{name}.convolutions") for name in ("teacher", "student")
     )
-    mean, std = (
-        255 * np.array(values).reshape(1, 3, 1, 1)
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    for weights in (teacher, student):
-        kernels, bias = weights[0]
-        kernels = kernels / std
-        weights[0] = Weights(kernels, bias - (kernels * mean).sum((1, 2, 3)))
-    layers = unpadded(PATCH_DESCRIPTION_NETWORKS[detector.size])[:-1]
+    teacher[0], student[0] = on_pixels(teacher[0]), on_pixels(student[0])
+    layers = unpadded(PATCH_DESCRIPTION_NETWORKS[size])[:-1]
     # First layers that both networks have in common are computed once.
     shared = min(n_shared(teacher, student), len(teacher) - 2)
     convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, Conv)]
@@ -239,53 +229,34 @@ def _raw_maps(graph: Nodes, detector: "Detector", pixels: str) -> dict[str, str]
         _network(graph, layers[first:], weights[shared:], trunk, name)
         for weights, name in ((teacher, "teacher"), (student, "student"))
     )
-    channel_mean, channel_std = (
-        _array(values) for values in (detector.teacher_mean, detector.teacher_std)
-    )
-    n = len(channel_std)
     kernels, bias = teacher[-1]
-    kernels = kernels / channel_std.reshape(-1, 1, 1, 1)
-    bias = (bias - channel_mean) / channel_std
-    for_teacher, for_autoencoder = (
-        Weights(student[-1].kernels[part], student[-1].bias[part])
-        for part in (slice(n), slice(n, None))
-    )
+    std = arrays["teacher_std"].astype(np.float64)
+    taught = kernels / std.reshape(-1, 1, 1, 1), (bias - arrays["teacher_mean"]) / std
+    for_teacher, for_autoencoder = split_outputs(student[-1], len(std))
     local = _convolution(
         graph,
         graph.op("Concat", of_teacher, of_student, axis=1),
-        Weights(
-            np.concatenate([kernels, -for_teacher.kernels], axis=1),
-            bias - for_teacher.bias,
-        ),
+        difference(taught, for_teacher),
         name="teacher_minus_student",
     )
+    n_global = len(for_autoencoder[1])
+    autoencoder = [pair_of(arrays, name) for name in autoencoder_shapes(n_global)]
     # The autoencoder pads its input with the mean, which must be zero for it.
-    autoencoder[0] = Weights(autoencoder[0].kernels / std, autoencoder[0].bias)
-    centred = graph.op("Sub", pixels, graph.constant(mean))
+    channel_mean, channel_std = (
+        255 * np.array(values).reshape(1, 3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    kernels, bias = autoencoder[0]
+    autoencoder[0] = kernels / channel_std, bias
+    centred = graph.op("Sub", pixels, graph.constant(channel_mean))
     predicted = _network(graph, AUTOENCODER, autoencoder, centred, "autoencoder")
     described = _convolution(
         graph, of_student, for_autoencoder, name="student_for_autoencoder"
     )
-    difference = graph.op("Sub", predicted, described)
-    _mean_of_squares(graph, local, n, RAW_OUTPUTS["local"])
-    n = len(for_autoencoder.bias)
-    _mean_of_squares(graph, difference, n, RAW_OUTPUTS["global"])
+    global_ = graph.op("Sub", predicted, described)
+    _mean_of_squares(graph, local, len(std), RAW_OUTPUTS["local"])
+    _mean_of_squares(graph, global_, n_global, RAW_OUTPUTS["global"])
     return {"teacher": of_teacher, "student": of_student}
-
-
-def _weights(network: "nn.Module") -> list[Weights]:
-    """Return the weights of all convolutions of a network, in their order."""
-    state = network.state_dict()
-    kernels = [name for name in state if name.endswith(".weight")]
-    return [
-        Weights(_array(state[name]), _array(state[name.replace(".weight", ".bias")]))
-        for name in kernels
-    ]
-
-
-def _array(values: Any) -> Array:
-    array: Array = values.detach().cpu().double().numpy()
-    return array
 
 
 def _network(
@@ -326,12 +297,13 @@ def _convolution(
     graph: Nodes, x: str, weights: Weights, layer: Conv = _PLAIN, *, name: str
 ) -> str:
     """Write a convolution, with the sizes of its kernels and the rest of a layer."""
+    kernels, bias = weights
     x = graph.op(
         "Conv",
         x,
-        graph.constant(weights.kernels),
-        graph.constant(weights.bias),
-        kernel_shape=list(weights.kernels.shape[2:]),
+        graph.constant(kernels),
+        graph.constant(bias),
+        kernel_shape=list(kernels.shape[2:]),
         strides=[layer.stride] * 2,
         pads=[layer.padding] * 4,
         name=name,

@@ -7,7 +7,6 @@ and for color-blind eyes.
 """
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from efficientad.errors import ConfigError, ImageError
 from efficientad.images.rgb import Mask, RGBImage, resize_image
 
 AnomalyMap = NDArray[np.float32]
@@ -110,10 +108,6 @@ def heatmap(anomaly_map: AnomalyMap, *, low: float, high: float) -> RGBImage:
         anomaly_map: (height, width), finite.
         low: Lower end of the scale. Lower values are black, too.
         high: Upper end of the scale. Higher values are light yellow, too.
-
-    Raises:
-        ConfigError: If `low` is not below `high`.
-        ImageError: If the map is not two-dimensional or not finite.
     """
     return _COLORS[_levels(anomaly_map, low, high)]
 
@@ -129,11 +123,7 @@ def overlay(
 
     Where the map is at `low` or below, the image is unchanged. Above, the colors are
     brighter than those of `heatmap`: slight anomalies are visible on dark images, too.
-
-    Raises:
-        ImageError: If the map is not finite or has another shape than the image.
     """
-    _require_same_size("the anomaly map", anomaly_map, image)
     levels = _levels(anomaly_map, low, high)
     blended = Image.composite(
         Image.fromarray(_OVERLAY_COLORS[levels]),
@@ -153,12 +143,7 @@ def overlay_layer(anomaly_map: AnomalyMap, *, low: float, high: float) -> bytes:
 
 
 def outline(image: RGBImage, mask: Mask, color: Color = MASK_COLOR) -> RGBImage:
-    """Return a copy of an image with a line around each region of a mask.
-
-    Raises:
-        ImageError: If the mask does not have the image's size.
-    """
-    _require_same_size("the mask", mask, image)
+    """Return a copy of an image with a line around each region of a mask."""
     drawn = image.copy()
     drawn[outline_mask(mask)] = color
     return drawn
@@ -261,14 +246,9 @@ def write_caption(image: RGBImage, text: str) -> RGBImage:
     return np.array(canvas)
 
 
-def fit_image(
-    image: RGBImage, height: int, *, max_aspect: float = _MAX_ASPECT
-) -> RGBImage:
-    """Return an image resized to a height in pixels, or to less if it is very wide.
-
-    No width is more than `max_aspect` heights.
-    """
-    scale = min(height / image.shape[0], max_aspect * height / image.shape[1])
+def fit_image(image: RGBImage, height: int) -> RGBImage:
+    """Return an image resized to a height in pixels, or to less if it is very wide."""
+    scale = min(height / image.shape[0], _MAX_ASPECT * height / image.shape[1])
     rows, columns = (max(1, round(scale * n)) for n in image.shape[:2])
     if (rows, columns) == image.shape[:2]:
         return image
@@ -285,29 +265,9 @@ def resize_mask(mask: Mask, height: int, width: int) -> Mask:
 
 def _levels(anomaly_map: AnomalyMap, low: float, high: float) -> NDArray[np.uint8]:
     """Return the place of each value on the scale, 0 to 255."""
-    if not (low < high and math.isfinite(high - low)):
-        raise ConfigError(
-            f"a color scale needs low < high, both finite, got {low} and {high}"
-        )
-    if anomaly_map.ndim != 2:  # noqa: PLR2004 - height and width
-        raise ImageError(
-            f"an anomaly map needs the shape (height, width), got {anomaly_map.shape}"
-        )
-    if not np.isfinite(anomaly_map).all():
-        raise ImageError(
-            "an anomaly map needs finite values, got some that are not; check the model"
-        )
     share = (np.clip(anomaly_map, low, high) - low) / (high - low)
     levels: NDArray[np.uint8] = np.rint(share * (_N_COLORS - 1)).astype(np.uint8)
     return levels
-
-
-def _require_same_size(name: str, values: AnomalyMap | Mask, image: RGBImage) -> None:
-    if values.shape != image.shape[:2]:
-        raise ImageError(
-            f"{name} must have the image's height and width, {image.shape[:2]}, got "
-            f"{values.shape}"
-        )
 
 
 def _length(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

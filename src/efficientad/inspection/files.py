@@ -32,23 +32,20 @@ from efficientad.images.rgb import RGBImage, read_image
 from efficientad.inspection.panels import prediction_panel
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.streams import in_order, require_streams
+from efficientad.inspection.streams import require_streams
 from efficientad.names import as_cell, as_text
 from efficientad.progress import tracked
 from efficientad.settings import Parallel, checks_arguments
 from efficientad.storage import atomic_write
+from efficientad.threads import in_order
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
-_NUMBERS = (
-    "image_score",
-    "p_value",
-    "threshold",
-    "is_anomalous",
-    "decision",
-    "flagged_for",
-    "regions",
+NUMBERS: Final = (
+    *("image_score", "p_value", "threshold", "is_anomalous", "decision"),
+    *("flagged_for", "regions"),
 )
-_FIELDS = ("path", *_NUMBERS, "milliseconds", "error")
+"""Columns that are entries of `Prediction.to_dict`, in their order."""
+_FIELDS = ("path", *NUMBERS, "milliseconds", "error")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 OnRow: TypeAlias = Callable[[dict[str, Any]], None]
@@ -187,7 +184,7 @@ def _predicted(
     except ImageError as error:
         return row | {"error": str(error)}, None, None
     numbers = prediction.to_dict()
-    row |= {name: numbers[name] for name in _NUMBERS}
+    row |= {name: numbers[name] for name in NUMBERS}
     row["milliseconds"] = round(1000 * (time.perf_counter() - start), 2)
     return row, prediction, image
 

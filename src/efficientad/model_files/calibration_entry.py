@@ -42,36 +42,32 @@ def has_later_entries(calibration: Calibration) -> bool:
     return is_steady or any(name in calibration_entry(calibration) for name in _LATER)
 
 
-def input_size_entry(size: tuple[int, int]) -> dict[str, Any]:
-    """Return the entry of an input size; none without tiles."""
-    return {} if size == _WHOLE else {"tiled_input_size": list(size)}
+def later_entries(
+    input_size: tuple[int, int], alignment: Alignment | None
+) -> dict[str, Any]:
+    """Return the entries of tiles and alignment, of those that a detector has."""
+    entries: dict[str, Any] = {}
+    if input_size != _WHOLE:
+        entries["tiled_input_size"] = list(input_size)
+    if alignment is not None:
+        entries["alignment"] = asdict(alignment)
+    return entries
 
 
-def read_input_size(content: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the input size of a file's content, an unchecked JSON value.
+def read_later_entries(
+    content: Mapping[str, Any],
+) -> tuple[tuple[int, int], Alignment | None]:
+    """Return input size and alignment of a file's content, an unchecked JSON value.
 
     Raises:
-        TypeError, ValueError: If it is wrong.
+        TypeError, ValueError: If one is wrong.
     """
     height, width = content.get("tiled_input_size", _WHOLE)
     for n in (height, width):
         if type(n) is not int or n % CELL_STRIDE or not INPUT_SIZE <= n <= MAX_SIDE:
             raise ConfigError(f"input size {content['tiled_input_size']!r}")
-    return height, width
-
-
-def alignment_entry(alignment: Alignment | None) -> dict[str, Any]:
-    """Return the entry of an alignment; none without one."""
-    return {} if alignment is None else {"alignment": asdict(alignment)}
-
-
-def read_alignment(content: Mapping[str, Any]) -> Alignment | None:
-    """Return the alignment of a file's content, an unchecked JSON value.
-
-    Raises:
-        TypeError, ValueError: If it is wrong.
-    """
-    return Alignment(**content["alignment"]) if "alignment" in content else None
+    alignment = Alignment(**content["alignment"]) if "alignment" in content else None
+    return (height, width), alignment
 
 
 def read_calibration(

@@ -25,13 +25,11 @@ from efficientad.method.sizes import (
 )
 from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import (
-    alignment_entry,
     calibration_entry,
     has_later_entries,
-    input_size_entry,
-    read_alignment,
+    later_entries,
     read_calibration,
-    read_input_size,
+    read_later_entries,
 )
 from efficientad.model_files.container import Arrays
 from efficientad.model_files.provenance_entry import read_provenance
@@ -67,7 +65,7 @@ def write_detector(file: DetectorFile, path: Path) -> None:
         "calibration_statement": calibration.statement(),
         "provenance": file.provenance,
     }
-    later = input_size_entry(file.input_size) | alignment_entry(file.alignment)
+    later = later_entries(file.input_size, file.alignment)
     composition = Composition.from_arrays(file.weights)
     of_student = composition is not None and composition.network == "student"
     is_later = later or has_later_entries(calibration) or of_student
@@ -90,8 +88,7 @@ def read_detector(path: Path) -> DetectorFile:
         if size not in get_args(ModelSize):
             raise ConfigError(f"size {size!r}")
         calibration = read_calibration(content["calibration"])
-        input_size = read_input_size(content)
-        alignment = read_alignment(content)
+        input_size, alignment = read_later_entries(content)
         provenance = read_provenance(content.get("provenance", {}))
         shapes = {name: array.shape for name, array in weights.items()}
         expected = _shapes_of(weights, size)
@@ -108,8 +105,7 @@ def read_detector(path: Path) -> DetectorFile:
         raise ModelFileError(
             f"{path} does not hold the weights of a {size} detector; train it again"
         )
-    described = calibration, provenance, input_size, alignment
-    return DetectorFile(weights, size, *described)
+    return DetectorFile(weights, size, calibration, provenance, input_size, alignment)
 
 
 def _shapes_of(weights: Arrays, size: ModelSize) -> dict[str, tuple[int, ...]]:

@@ -28,13 +28,11 @@ from efficientad.method.decision import Calibration
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.calibration_entry import (
-    alignment_entry,
     calibration_entry,
     has_later_entries,
-    input_size_entry,
-    read_alignment,
+    later_entries,
     read_calibration,
-    read_input_size,
+    read_later_entries,
 )
 from efficientad.model_files.files_together import files_together
 from efficientad.model_files.json_text import from_json, to_json
@@ -129,14 +127,15 @@ def read(path: Path) -> Metadata:
         for name, choices in (("size", ModelSize), ("precision", Precision)):
             if content[name] not in get_args(choices):
                 raise ConfigError(f"{name} {content[name]!r}")
+        input_size, alignment = read_later_entries(content)
         return Metadata(
             size=content["size"],
             precision=content["precision"],
             calibration=read_calibration(content["calibration"]),
             provenance=read_provenance(content["provenance"]),
             format=min(version, FORMAT_VERSION),
-            input_size=read_input_size(content),
-            alignment=read_alignment(content),
+            input_size=input_size,
+            alignment=alignment,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
@@ -161,8 +160,11 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
     """
     output = output or path
     _, rest = _split(path)
+    later = later_entries(metadata.input_size, metadata.alignment)
+    is_later = later or has_later_entries(metadata.calibration)
     given = {
-        "format": _version_of(metadata),
+        # Earlier versions would decide otherwise.
+        "format": _LATER_FORMAT if is_later else metadata.format,
         "version": __version__,
         "size": metadata.size,
         "precision": metadata.precision,
@@ -171,7 +173,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         "calibration": calibration_entry(metadata.calibration),
         "provenance": dict(metadata.provenance),
         "hash": _hash(path, rest),
-        **_later_entries(metadata),
+        **later,
     }
     content = as_text(from_json(to_json(given)))
     content[_TEXT_HASH] = _text_hash(content)
@@ -184,17 +186,6 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
         if path.suffix == OPENVINO_SUFFIX:
             weights = _read(_weights_of(path))
             (folder / _weights_of(output).name).write_bytes(weights)
-
-
-def _later_entries(metadata: Metadata) -> dict[str, Any]:
-    alignment = alignment_entry(metadata.alignment)
-    return input_size_entry(metadata.input_size) | alignment
-
-
-def _version_of(metadata: Metadata) -> int:
-    """Return the format; a later one if earlier versions would decide otherwise."""
-    is_later = _later_entries(metadata) or has_later_entries(metadata.calibration)
-    return _LATER_FORMAT if is_later else metadata.format
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -31,18 +31,18 @@ from efficientad.images.rgb import RGBImage
 from efficientad.inspection.files import PredictionSummary
 from efficientad.inspection.opening import load, require_model_file
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.sources import (
+from efficientad.method.rule import Region
+from efficientad.names import as_text
+from efficientad.settings import checks_arguments
+from efficientad.shards.sources import (
     Shard,
     file_system,
     find_shards,
     image_of,
     is_url,
 )
-from efficientad.inspection.streams import in_order
-from efficientad.method.rule import Region
-from efficientad.names import as_text
-from efficientad.settings import checks_arguments
 from efficientad.storage import atomic_write, file_hash, require_writable
+from efficientad.threads import in_order
 
 logger = logging.getLogger(__name__)
 
@@ -216,23 +216,19 @@ def _arrow() -> tuple[ModuleType, ModuleType]:
 
 def _schema() -> Any:
     arrow, _ = _arrow()
-    whole, number = arrow.int32(), arrow.float64()
+    text, whole, number = arrow.string(), arrow.int32(), arrow.float64()
     region = {
         each.name: whole if each.type is int else number for each in fields(Region)
     }
     columns = {
-        "path": arrow.string(),
-        "image_score": arrow.float64(),
-        "p_value": arrow.float64(),
-        "threshold": arrow.float64(),
+        "path": text,
+        **dict.fromkeys(("image_score", "p_value", "threshold"), number),
         "is_anomalous": arrow.bool_(),
-        "decision": arrow.string(),
-        "flagged_for": arrow.string(),
+        **dict.fromkeys(("decision", "flagged_for"), text),
         "regions": arrow.list_(arrow.struct([*region.items()])),
-        "height": arrow.int32(),
-        "width": arrow.int32(),
+        **dict.fromkeys(("height", "width"), whole),
         "combined_grid": arrow.list_(arrow.list_(arrow.float32())),
-        "error": arrow.string(),
+        "error": text,
     }
     return arrow.schema(columns.items())
 
