@@ -319,10 +319,12 @@ def test_exchanged_colors_are_noticed_once(caplog):
 
 def test_colors_of_a_large_image_are_sampled(monkeypatch):
     shapes = []
-    monkeypatch.setattr(
-        "efficientad.inspection.predictor.redness",
-        lambda pixels: shapes.append(pixels.shape) or 0.0,
-    )
+
+    def redness(pixels):
+        shapes.append(pixels.shape)
+        return 0.0
+
+    monkeypatch.setattr("efficientad.inspection.predictor.redness", redness)
 
     brightness_predictor()._compare_colors(np.zeros((1024, 2048, 3), np.uint8))
 
