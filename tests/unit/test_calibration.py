@@ -219,3 +219,14 @@ def test_an_odd_held_out_image_is_named(gray_images, caplog):
         "look at it, and leave it out if it does not show a normal part" in caplog.text
     )
     assert caplog.text.count("has the score") == 1
+
+
+@pytest.mark.usefixtures("whole_session")
+def test_an_odd_held_out_image_does_not_raise_the_threshold_by_its_changes(gray_images):
+    odd, engine = gray_images[:6].copy(), Bright(0)
+    odd[3, 100:140, 100:140] = 0
+
+    found = fit_calibration(engine, odd, training=outputs(engine, gray_images[6:]))
+
+    assert {len(scores) for scores in found.second_session.values()} == {2 * 5}
+    assert found.threshold < found.normal_scores[-1] / 2

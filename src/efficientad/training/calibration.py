@@ -183,7 +183,8 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
         else fit(grids, inside=rule.inside(*grids.shape[1:]))
         for name, grids in held_out.grids.items()
     }
-    session = outputs(engine, second_session(pixels, alignment), rule, "second session")
+    changed = second_session(pixels, alignment)
+    session = outputs(engine, changed, rule, "second session")
     blank = Calibration(
         scales, (0.0,), false_alarm_budget, threshold_rule="estimate", rule=rule
     )
@@ -191,17 +192,19 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
     # The composition is that of the whole image, whatever the region of interest.
     if COMPOSITION in held_out.values and not rule.region_of_interest:
         found = _with_composition(found, held_out, training, session)
-    by_case = scores(found, session).reshape(len(SESSION), -1)
-    kinds = np.array([kind for kind, _ in SESSION])
-    by_kind = {kind: by_case[kinds == kind].ravel().tolist() for kind in dict(SESSION)}
-    found = replace(
-        found,
-        second_session={k: tuple(v) for k, v in by_kind.items()},
-        threshold_rule="steady",
-    )
-    for name, score in zip(names, scores(found, held_out).tolist(), strict=False):
+    own = scores(found, held_out)
+    for name, score in zip(names, own.tolist(), strict=False):
         _warn_if_odd(found, name, score)
-    return found
+    # An image that is flagged as it is says nothing about a change.
+    counts = (own <= found.threshold)[changed.origins]
+    by_case = scores(found, session).reshape(counts.shape)
+    kinds = np.array([kind for kind, _ in SESSION])
+    by_kind = {}
+    for kind in dict(SESSION):
+        of_kind, those = by_case[kinds == kind], counts[kinds == kind]
+        counted = of_kind[those] if those.any() else of_kind.ravel()
+        by_kind[kind] = tuple(counted.tolist())
+    return replace(found, second_session=by_kind, threshold_rule="steady")
 
 
 # Deviation: the paper's score is the maximum of the combined map alone.

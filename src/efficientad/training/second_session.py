@@ -7,6 +7,7 @@ import math
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efficientad.images.changes import MOVES, SESSION, changed
 from efficientad.method.alignment import Alignment
@@ -40,13 +41,20 @@ class SecondSession:
     def __len__(self) -> int:
         return len(SESSION) * self._n
 
+    @property
+    def origins(self) -> NDArray[np.intp]:
+        """Index of the normal image that each is made of, (cases, images of a case)."""
+        cases = np.arange(len(SESSION))[:, np.newaxis]
+        return (np.arange(self._n) + 7 * cases) % len(self._pixels)
+
     def __getitem__(self, places: slice) -> Pixels:
         """Return some of the images, (n, height, width, 3)."""
         found = []
+        origins = self.origins
         for place in range(*places.indices(len(self))):
             case, index = divmod(place, self._n)
             kind, strength = SESSION[case]
-            image = self._pixels[(index + 7 * case) % len(self._pixels)]
+            image = self._pixels[origins[case, index]]
             image = changed(image, kind, strength, seed=case)
             # Each warp smooths an image, so only those that need it get another one.
             if self._alignment is not None and kind in MOVES:
