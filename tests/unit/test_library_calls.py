@@ -83,7 +83,7 @@ REFUSED = {
     "ead.save('part.ead', 'copy.ead')": "predictor must be a Predictor, got",
     "ead.save(PREDICTOR, 'part.xml')": "a detector file ends in .ead, got part.xml",
     "ead.export('part.ead', 'a.onnx')": "must be a Predictor, got 'part.ead'",
-    "ead.export(PREDICTOR, 'part')": "got part; name it part.onnx or part.xml",
+    "ead.export(PREDICTOR, 'part')": "name it part.onnx, part.xml or part.native",
     "ead.export(PREDICTOR, 'a.onnx', precision='int4')": "precision must be fp32,",
     "ead.export(PREDICTOR, 'a.onnx', max_loss=float('nan'))": "max_loss must be",
     "ead.predict(PREDICTOR, 'x.png', 'out')": "needed at x.png, there is none; check",
