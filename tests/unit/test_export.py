@@ -181,7 +181,7 @@ def test_bf16_is_exported_where_the_processor_can(predictor, tmp_path):
 @pytest.mark.parametrize(
     ("name", "precision", "message"),
     [
-        ("part.engine", "fp32", r"name it part\.onnx or part\.xml"),
+        ("part.engine", "fp32", r"name it part\.onnx, part\.xml or"),
         ("part.onnx", "bf16", r"name the output part\.xml"),
         ("part.onnx", "int8", "give --images FOLDER"),
     ],
