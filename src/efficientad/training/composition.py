@@ -4,7 +4,6 @@ import numpy as np
 
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.images.changes import CHANGES, changed
-from efficientad.inspection.tiling import whole_views
 from efficientad.method.composition import (
     COMPOSITION,
     MAX_IMAGES,
@@ -22,11 +21,9 @@ def learn_composition(
 ) -> tuple[Composition, EngineOutput]:
     """Fit the Gaussian to training images, and to changes that are no defects.
 
-    The teacher has not learned from these images, so their own cells say what is usual.
-
     Args:
         engine: Engine of the trained networks; it gives `cells`.
-        pixels: Training images, (n, height, width, 3), at least one.
+        pixels: Training images, (n, 256, 256, 3), at least one.
         rule: Rule of the decision.
         seed: Seed of the changes.
 
@@ -34,14 +31,14 @@ def learn_composition(
         The Gaussian, and the output for up to 400 of the images with their cross-fitted
         distances.
     """
-    pixels = pixels[:: -(-len(pixels) // n_affordable(MAX_IMAGES, pixels))]
-    output = outputs(engine, pixels, rule, "training images")
+    pixels = _affordable(pixels)
+    output = training_output(engine, pixels, rule)
     rng = np.random.default_rng((seed, len(pixels)))
     kinds = list(CHANGES)
     variants = np.stack(
         [
             changed(image, kinds[rng.integers(len(kinds))], rng.uniform(-1, 1), index)
-            for index, image in enumerate(whole_views(pixels))
+            for index, image in enumerate(pixels)
         ]
     )
     cells = outputs(engine, variants, rule, "changed images").values["cells"]
@@ -51,3 +48,21 @@ def learn_composition(
     return composition, EngineOutput(
         output.grids, {COMPOSITION: distances[:, np.newaxis]}
     )
+
+
+def training_output(
+    engine: Engine, pixels: Pixels, rule: Rule = ANYWHERE
+) -> EngineOutput:
+    """Return the output of an engine for up to 400 of the training images.
+
+    Args:
+        engine: Engine of the trained networks.
+        pixels: Training images, (n, height, width, 3), at least one.
+        rule: Rule of the decision.
+    """
+    return outputs(engine, _affordable(pixels), rule, "training images")
+
+
+def _affordable(pixels: Pixels) -> Pixels:
+    """Return up to 400 images, spread evenly, or fewer large ones."""
+    return pixels[:: -(-len(pixels) // n_affordable(MAX_IMAGES, pixels))]

@@ -53,7 +53,7 @@ from efficientad.training.checkpoint import (
     unfinished,
     whole_checkpoint,
 )
-from efficientad.training.composition import learn_composition
+from efficientad.training.composition import learn_composition, training_output
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
 from efficientad.training.loop import Interrupts, immediate_interrupts, take_steps
 from efficientad.training.normal_images import NormalImages, training_and_validation
@@ -173,12 +173,14 @@ def train(
     engine = detector_engine(detector)
     measured = None
     if isinstance(recipe, QuickRecipe) and recipe.has_composition:
-        composition, measured = learn_composition(
-            engine, training.pixels, rule, seed=config.seed
-        )
-        if training.size == WHOLE:  # it would hide the small defects that tiles find
+        if training.size == WHOLE:
+            composition, measured = learn_composition(
+                engine, training.pixels, rule, seed=config.seed
+            )
             detector.set_composition(composition)
             engine = detector_engine(detector)
+        else:  # a composition would hide the small defects that tiles find
+            measured = training_output(engine, training.pixels, rule)
     calibration = fit_calibration(
         engine,
         validation.pixels,
