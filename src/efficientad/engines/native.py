@@ -20,6 +20,7 @@ from efficientad.method.composition import (
     Composition,
     Network,
     cells_of,
+    composed_network,
     image_values,
 )
 from efficientad.method.sizes import GRID_SIZE, IMAGENET_MEAN, ModelSize
@@ -65,8 +66,7 @@ class NativeEngine:
         require_whole_panels(arrays)
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
         self._composition = Composition.from_arrays(arrays)
-        composition = self._composition
-        self._network: Network = composition.network if composition else "student"
+        self._network = composed_network(self._composition)
         self._head = head_of(arrays, self._network)
         self._networks = networks_of(arrays, size, bf16=bf16)
         self._n_threads = n_threads

@@ -20,6 +20,7 @@ import numpy as np
 from efficientad.engines.weights import (
     Arrays,
     Weights,
+    describing_layer,
     difference,
     n_shared,
     on_pixels,
@@ -67,10 +68,7 @@ def networks_of(
     make = partial(_layer, is_packed=is_packed)
     taught = weights_of(arrays, "teacher.convolutions")
     learned = weights_of(arrays, "student.convolutions")
-    names = ("teacher_mean", "teacher_std")
-    mean, std = (arrays[name].astype(np.float64) for name in names)
-    weight, bias = taught[-1]
-    taught[-1] = weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
+    taught[-1] = describing_layer(arrays)
     autoencoder = Reconstruction(arrays, make)
     if size == "small":
         return Small(taught, learned, autoencoder, make)

@@ -29,6 +29,14 @@ def pair_of(arrays: Arrays, layer: str) -> Weights:
     return weight.astype(np.float64), bias.astype(np.float64)
 
 
+def describing_layer(arrays: Arrays) -> Weights:
+    """Return the teacher's last layer, whose descriptors are normalized."""
+    weight, bias = weights_of(arrays, "teacher.convolutions")[-1]
+    names = ("teacher_mean", "teacher_std")
+    mean, std = (arrays[name].astype(np.float64) for name in names)
+    return weight / std.reshape(-1, 1, 1, 1), (bias - mean) / std
+
+
 def head_of(arrays: Arrays, network: Network) -> NDArray[np.float32]:
     """Return the matrix from a network's hidden features to descriptors."""
     kernels, _ = weights_of(arrays, f"{network}.convolutions")[-1]

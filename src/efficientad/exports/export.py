@@ -126,7 +126,7 @@ def export(
                 f"{target.name} is computed as the .ead file is, in fp32, so that "
                 "nothing is measured; leave precision, images and verify out"
             )
-        write_native(predictor, target)
+        write_native(predictor, *_networks_of(predictor), target)
         return ExportReport(Differences(0.0, 0, None, 0), None)
     from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
     from efficientad.method.detector import Detector  # noqa: PLC0415
@@ -182,11 +182,7 @@ def _require_possible(
             f"name it {target.stem}{ONNX_SUFFIX}, {target.stem}{OPENVINO_SUFFIX} or "
             f"{target.stem}{NATIVE_SUFFIX}"
         )
-    if predictor.weights is None or predictor.size is None:
-        raise ConfigError(
-            "an export is made of a detector with its networks, got an exported model; "
-            "give the .ead file it was made of"
-        )
+    networks = _networks_of(predictor)
     try:
         import onnx  # noqa: F401, PLC0415 - only an export needs it
         import onnxruntime  # noqa: F401, PLC0415
@@ -206,6 +202,15 @@ def _require_possible(
             )
         core = openvino.Core()
         require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return networks
+
+
+def _networks_of(predictor: Predictor) -> tuple[Arrays, ModelSize]:
+    if predictor.weights is None or predictor.size is None:
+        raise ConfigError(
+            "an export is made of a detector with its networks, got an exported model; "
+            "give the .ead file it was made of"
+        )
     return predictor.weights, predictor.size
 
 

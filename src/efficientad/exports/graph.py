@@ -23,7 +23,9 @@ from efficientad.engines.graph_outputs import (
 from efficientad.engines.weights import (
     Arrays,
     Weights,
+    describing_layer,
     difference,
+    head_of,
     n_shared,
     on_pixels,
     pair_of,
@@ -35,7 +37,6 @@ from efficientad.method.composition import (
     COMPOSITION,
     Composition,
     cell_window,
-    head_weights,
 )
 from efficientad.method.decision import TermScale
 from efficientad.method.maps import (
@@ -136,7 +137,7 @@ def _composition(graph: Nodes, arrays: Arrays, features: Mapping[str, str]) -> s
     assert composition is not None
     network = composition.network
     kernels, _ = weights_of(arrays, f"{network}.convolutions")[-1]
-    weights = head_weights(kernels, arrays["teacher_std"], network)
+    weights = head_of(arrays, network)
     # A small network's last kernel is 4 wide, a medium one's 1.
     size, step = cell_window(GRID_CELLS + kernels.shape[2] - 1, network)
     pooled = graph.op(
@@ -229,14 +230,12 @@ def _raw_maps(
         _network(graph, layers[first:], weights[shared:], trunk, name)
         for weights, name in ((teacher, "teacher"), (student, "student"))
     )
-    kernels, bias = teacher[-1]
-    std = arrays["teacher_std"].astype(np.float64)
-    taught = kernels / std.reshape(-1, 1, 1, 1), (bias - arrays["teacher_mean"]) / std
-    for_teacher, for_autoencoder = split_outputs(student[-1], len(std))
+    n_local = len(arrays["teacher_std"])
+    for_teacher, for_autoencoder = split_outputs(student[-1], n_local)
     local = _convolution(
         graph,
         graph.op("Concat", of_teacher, of_student, axis=1),
-        difference(taught, for_teacher),
+        difference(describing_layer(arrays), for_teacher),
         name="teacher_minus_student",
     )
     n_global = len(for_autoencoder[1])
@@ -254,7 +253,7 @@ def _raw_maps(
         graph, of_student, for_autoencoder, name="student_for_autoencoder"
     )
     global_ = graph.op("Sub", predicted, described)
-    _mean_of_squares(graph, local, len(std), RAW_OUTPUTS["local"])
+    _mean_of_squares(graph, local, n_local, RAW_OUTPUTS["local"])
     _mean_of_squares(graph, global_, n_global, RAW_OUTPUTS["global"])
     return {"teacher": of_teacher, "student": of_student}
 

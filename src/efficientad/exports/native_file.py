@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from efficientad.engines.native import Plan
 from efficientad.engines.native_networks import networks_of
-from efficientad.engines.weights import head_of, require_whole_panels
+from efficientad.engines.weights import Arrays, head_of, require_whole_panels
 from efficientad.errors import ConfigError
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import WHOLE
@@ -34,12 +34,12 @@ from efficientad.kernels.layers import (
 from efficientad.method.composition import (
     COMPOSITION,
     Composition,
-    Network,
     cell_window,
+    composed_network,
 )
 from efficientad.method.decision import Calibration
 from efficientad.method.rule import Rule
-from efficientad.method.sizes import GRID_SIZE
+from efficientad.method.sizes import GRID_SIZE, ModelSize
 from efficientad.storage import write_atomically
 
 _MAGIC: Final = b"EADNATIV"
@@ -69,12 +69,20 @@ class _Writer:
         self.content += plain.tobytes()
 
 
-def write_native(predictor: Predictor, path: Path) -> None:
+def write_native(
+    predictor: Predictor, weights: Arrays, size: ModelSize, path: Path
+) -> None:
     """Write a detector for the C interface to one file, atomically.
 
+    Args:
+        predictor: The detector.
+        weights: Its weights and statistics.
+        size: The paper's S or M.
+        path: File to write.
+
     Raises:
-        ConfigError: If the predictor runs an export, has tiles or alignment, or the
-            native layers do not work here or do not take its numbers of channels.
+        ConfigError: If the predictor has tiles or alignment, or the native layers do
+            not work here or do not take its numbers of channels.
         StorageError: If the file cannot be written; an earlier file stays.
     """
     for has_it, what in (
@@ -86,12 +94,6 @@ def write_native(predictor: Predictor, path: Path) -> None:
                 f"the C interface sees whole images as they are, this detector has "
                 f"{what}; train one without, or predict from Python"
             )
-    weights, size = predictor.weights, predictor.size
-    if weights is None or size is None:
-        raise ConfigError(
-            "an export is made of a detector with its networks, got an exported model; "
-            "give the .ead file it was made of"
-        )
     if not layers.is_available():
         raise ConfigError(
             "a file for the C interface needs the native layers, which cannot be built "
@@ -99,7 +101,7 @@ def write_native(predictor: Predictor, path: Path) -> None:
         )
     require_whole_panels(weights)
     composition = Composition.from_arrays(weights)
-    network: Network = composition.network if composition else "student"
+    network = composed_network(composition)
     plan = Plan(1, networks_of(weights, size, is_packed=False))
     writer = _Writer()
     _write_networks(writer, plan, plan.hidden[network])

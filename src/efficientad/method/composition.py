@@ -83,6 +83,11 @@ class Composition(NamedTuple):
         return distances
 
 
+def composed_network(composition: Composition | None) -> Network:
+    """Return the network whose cells an engine computes; the student's without one."""
+    return "student" if composition is None else composition.network
+
+
 def image_values(
     cells: NDArray[np.float32], composition: Composition | None
 ) -> dict[str, NDArray[np.float32]]:
