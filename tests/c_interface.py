@@ -67,7 +67,7 @@ class CError(Exception):
         self.code = code
 
 
-class Library:
+class Interface:
     """The functions of efficientad.h."""
 
     def __init__(self, path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.c_interface import Library
+from tests.c_interface import Interface
 
 import efficientad
 from efficientad.images.rgb import read_image
@@ -64,7 +64,7 @@ def assert_c_predicts(environment, predictor, path, image):
     """The library in an environment predicts what the predictor does."""
     (found,) = environment.rglob("libefficientad.so")
     assert found.with_name("efficientad.h").is_file()
-    library = Library(found)
+    library = Interface(found)
     processors = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     best = prebuilt.best_instruction_set(processors)
     assert library.raw.ead_instruction_set().decode() == best

@@ -32,7 +32,7 @@ HEADER = struct.Struct("<8s2q")
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    return c.Library(
+    return c.Interface(
         c.build_library(tmp_path_factory.mktemp("c") / "libefficientad.so")
     )
 
@@ -263,7 +263,7 @@ HOSTILE = """
 import sys
 from tests import c_interface as c
 
-library = c.Library(sys.argv[1])
+library = c.Interface(sys.argv[1])
 refused = 0
 for path in sys.argv[2:]:
     try:
@@ -330,7 +330,7 @@ def test_the_program_of_the_documents_runs(library, narrow, tmp_path):
 def test_layers_with_wrong_numbers_are_not_used(tmp_path, narrow, monkeypatch):
     matrices = cook_toom.matrices_header().replace("0.5f", "0.25f")
     monkeypatch.setattr(cook_toom, "matrices_header", lambda: matrices)
-    library = c.Library(c.build_library(tmp_path / "libefficientad.so"))
+    library = c.Interface(c.build_library(tmp_path / "libefficientad.so"))
     efficientad.export(narrow, tmp_path / "part.native")
 
     message = "the layers for native give wrong numbers here"

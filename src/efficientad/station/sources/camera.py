@@ -48,7 +48,7 @@ class _Frame(NamedTuple):
 
 
 class CameraSource:
-    """Inspects frames of a camera or a video, in two threads of its own."""
+    """Inspects frames of a camera or a video, in threads of its own."""
 
     def __init__(self, camera: Camera, station: Station) -> None:
         self._camera = camera
@@ -163,7 +163,7 @@ class CameraSource:
         return n_frames, problem
 
     def _offer(self, pixels: RGBImage, n: int) -> None:
-        """Let a frame wait for its inspection, if the mode wants it."""
+        """Queue a frame for its inspection, if the mode wants it."""
         key = self._version and f"{self._version}-{n}"
         with self._change:
             while self._version and self._must_wait():
