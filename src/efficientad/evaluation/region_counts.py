@@ -7,8 +7,8 @@ import numpy as np
 
 from efficientad.datasets import Sample
 from efficientad.evaluation.pixel_results import Annotations
+from efficientad.images.components import components
 from efficientad.inspection.prediction import Prediction
-from efficientad.method.components import components
 
 
 class RegionCounts(NamedTuple):

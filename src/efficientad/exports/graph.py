@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from efficientad.decisions.decision import TermScale
 from efficientad.engines.graph_outputs import (
     COMPOSITION_OUTPUT,
     GRID_OUTPUTS,
@@ -38,7 +39,6 @@ from efficientad.method.composition import (
     Composition,
     cell_window,
 )
-from efficientad.method.decision import TermScale
 from efficientad.method.maps import (
     HIGH_TARGET,
     LOW_TARGET,
