@@ -118,7 +118,7 @@ def trained(tmp_path_factory):
 
 def test_maps_of_a_turned_part_are_those_of_the_part_as_it_lies(trained):
     predictor = efficientad.load(trained)
-    assert predictor.alignment is not None
+    assert predictor.preparation.alignment is not None
 
     first = predictor.predict(part(0, seed=50))
     second = predictor.predict(part(120, 0.03, 0.02, seed=50))

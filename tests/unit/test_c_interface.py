@@ -19,6 +19,7 @@ from efficientad.decisions.rule import Rule, encode_mask
 from efficientad.engines.native import NativeEngine
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images.alignment import Alignment
+from efficientad.images.preparation import Preparation
 from efficientad.kernels import cook_toom, layers, native
 from efficientad.method.composition import COMPOSITION, Composition
 
@@ -350,9 +351,9 @@ def test_python_refuses_the_file_and_its_name(narrow, tmp_path):
 def test_what_c_cannot_do_is_refused_by_the_export(narrow, tmp_path, monkeypatch):
     path = tmp_path / "part.native"
     path.write_text("an earlier file")
-    tiled = replace(narrow, input_size=(512, 512))
+    tiled = replace(narrow, preparation=Preparation((512, 512)))
     reference = Alignment.__new__(Alignment)
-    aligned = replace(narrow, alignment=reference)
+    aligned = replace(narrow, preparation=Preparation(alignment=reference))
 
     for predictor, options, message in (
         (tiled, {}, "this detector has tiles; train one without"),

@@ -107,7 +107,7 @@ def test_images_that_use_the_lower_bits_of_16_are_named(category, shift, suffix)
     else:
         (message,) = dark
         assert "have 16 bits and use the lower 12 only: train/good/0." in message
-        assert message.endswith("or multiply by 16")
+        assert message.endswith("or train with --levels 0 4095")
 
 
 def test_a_picture_with_red_and_blue_exchanged_is_a_warning(category):

@@ -49,6 +49,10 @@ def outcome_of(call):
 
 REFUSED = {
     "ead.TrainConfig(steps=float('nan'))": "steps must be a whole number from 1 to",
+    "ead.TrainConfig(levels=(0, 1, 2))": "got (0, 1, 2); for a camera of 12 bits",
+    "ead.TrainConfig(levels=(4095, 0))": "the lower one first, got (4095, 0)",
+    "ead.TrainConfig(levels=4095)": "levels must be a list, got 4095",
+    "ead.TrainConfig(levels=[0.0, 4095])": "levels[0] must be a whole number, got 0.0",
     "ead.TrainConfig(steps=True)": "steps must be a whole number from 1 to",
     "ead.TrainConfig(steps=10**9)": "steps must be a whole number from 1 to 10000000",
     "ead.TrainConfig(batch_size=10**9)": "batch_size must be a whole number from 1",
@@ -159,7 +163,7 @@ HUGE = [
     f"ead.{config.__name__}({name}={value}, **{more})"
     for config, more in ((TrainConfig, {}), (DistillConfig, {"source": "net.pt"}))
     for name in numbers_of(config)
-    if name != "snapshots"
+    if name not in {"snapshots", "levels"}  # lists
     for value in ("10**30", "-(10**30)", "float('inf')", "float('nan')")
 ]
 """Numbers that no setting can have."""

@@ -113,6 +113,12 @@ def test_a_coarse_map_is_drawn_at_the_same_place_on_a_finer_grid(rng):
         ((500, 1263), "auto", None, (500, 1264)),
         ((400, 400), "auto", None, (256, 256)),
         ((900, 900), "auto", None, (900, 900)),
+        ((500, 1263), None, None, (500, 1264)),
+        ((1300, 3000), None, None, (512, 1180)),
+        ((200, 630), None, None, (256, 808)),
+        ((800, 1600), None, None, (256, 256)),
+        ((20, 1600), None, None, (256, 256)),
+        ((500, 1263), "never", None, (256, 256)),
     ],
 )
 def test_the_input_size_follows_from_the_images(size, tile, scale, expected):
@@ -142,7 +148,7 @@ def tiled(tmp_path_factory, photograph):
 
 def test_a_tiled_detector_predicts_in_the_image_s_own_frame(tiled, photograph):
     predictor = efficientad.load(tiled)
-    assert predictor.input_size == (400, 600)
+    assert predictor.preparation.size == (400, 600)
 
     prediction = predictor.predict(photograph(800, 1200))
 
@@ -179,7 +185,7 @@ def test_a_tiled_detector_is_calibrated_again(tiled, photograph):
 
     scores = sorted(again.predict(image).image_score for image in images)
     np.testing.assert_allclose(again.calibration.normal_scores, scores, rtol=1e-5)
-    assert again.input_size == predictor.input_size
+    assert again.preparation.size == predictor.preparation.size
     places = predictor.calibration.scales["local"].places
     assert again.calibration.scales["local"].places == places
 
@@ -190,6 +196,17 @@ def test_training_needs_images_of_one_aspect(photograph):
 
     with pytest.raises(ImageError, match="train another detector for it"):
         efficientad.train([*images, photograph(300, 300)], config)
+
+
+def test_narrow_images_are_tiled_unasked_unless_others_are_among_them(photograph):
+    narrow = [photograph(60, 150 + seed, seed) for seed in range(10)]
+    config = efficientad.TrainConfig(preset="quick", steps=1)
+    paper = efficientad.TrainConfig(preset="paper", steps=1, batch_size=1)
+
+    assert efficientad.train(narrow, config).preparation.size == (256, 640)
+    mixed = [*narrow, photograph(60, 60)]
+    assert efficientad.train(mixed, config).preparation.size == (256, 256)
+    assert efficientad.train(narrow, paper).preparation.size == (256, 256)
 
 
 def test_too_many_large_images_get_one_sentence(monkeypatch, photograph):
@@ -207,5 +224,5 @@ def test_a_paper_training_draws_tiles(photograph):
 
     predictor = efficientad.train([photograph(400, 600, s) for s in range(10)], config)
 
-    assert predictor.input_size == (384, 576)
+    assert predictor.preparation.size == (384, 576)
     assert predictor.predict(photograph(400, 600)).anomaly_map.shape == (400, 600)

@@ -34,8 +34,7 @@ BUDGETS = (0.01, 0.03, 0.05)
 
 def pixels_of(paths: list[str], predictor: Predictor) -> Pixels:
     """Return images as the networks see them."""
-    size, alignment = predictor.input_size, predictor.alignment
-    return read_normal_images(paths, size, alignment).pixels
+    return read_normal_images(paths, predictor.preparation).pixels
 
 
 def without_values(output: EngineOutput) -> EngineOutput:
@@ -74,7 +73,7 @@ def variants(
             held_out,
             divides_by_level=recipe.get("divides_by_level", False),
             training=output,
-            alignment=predictor.alignment,
+            alignment=predictor.preparation.alignment,
         )
         yield (
             f"{name}, highest held-out score",

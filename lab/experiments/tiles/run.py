@@ -16,23 +16,25 @@ from typing import Final, Literal
 import efficientad
 from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.process import keep_freed_memory
+from efficientad.images.rgb import INPUT_SIZE
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import file_name, write_run
 from efficientad_lab.studies.trained_once import trained_once
 
-TILES: Final[tuple[Literal[256] | None, ...]] = (256, None)
+TILES: Final[tuple[Literal[256, "never"], ...]] = (256, "never")
 RESULTS = Path(__file__).with_name("results")
 
 
 def measured(
-    category: Path, seed: int, tile: Literal[256] | None, work: Path
+    category: Path, seed: int, tile: Literal[256, "never"], work: Path
 ) -> dict[str, object]:
     """Train and evaluate once, and return what is recorded."""
     config = efficientad.TrainConfig(seed=seed, tile=tile, resume=True)
-    name = f"{category.name}_{'tiled' if tile else 'whole'}_seed{seed}.ead"
+    form = "tiled" if tile == INPUT_SIZE else "whole"
+    name = f"{category.name}_{form}_seed{seed}.ead"
     predictor, found, fields = trained_once(category, category, config, work / name)
     counts = found.regions._asdict() if found.regions else {}
-    height, width = predictor.input_size
+    height, width = predictor.preparation.size
     fields["metrics"] |= {
         **{f"regions_{name}": count for name, count in counts.items()},
         "input_height": height,
@@ -56,7 +58,7 @@ def main() -> int:
             run = {
                 "experiment": "tiles",
                 "category": given.category.name,
-                "variant": "tiled" if tile else "whole",
+                "variant": "tiled" if tile == INPUT_SIZE else "whole",
                 "seed": seed,
                 "settings": {"tile": tile},
             }

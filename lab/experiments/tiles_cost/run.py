@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from efficientad.images.preparation import Preparation
 from efficientad_lab.benchmark.random_detector import calibrated, random_detector
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run
@@ -30,7 +31,7 @@ N_TIMES = 7
 def measure(side: int) -> dict[str, float]:
     """Return the median time of a prediction, and the peak memory of the process."""
     detector = random_detector("small", 128, 64, n_shared=2)
-    predictor = replace(calibrated(detector), input_size=(side, side))
+    predictor = replace(calibrated(detector), preparation=Preparation((side, side)))
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     predictor.predict(image)

@@ -1,1 +1,1 @@
-"""What decides, measured on normal images or set by hand. No torch here."""
+"""The decision: measured on normal images, or set by hand. No torch here."""

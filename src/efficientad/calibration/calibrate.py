@@ -57,9 +57,7 @@ def calibrate(
         )
     if isinstance(images, (str, Path)):
         images, _ = normal_image_paths(Path(images), min_images=1)
-    normal = without_duplicates(
-        read_normal_images(images, predictor.input_size, predictor.alignment)
-    )
+    normal = without_duplicates(read_normal_images(images, predictor.preparation))
     trained_on = predictor.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
     recipe = predictor.provenance.get("recipe", {})
@@ -72,7 +70,7 @@ def calibrate(
         places={k: scale.places for k, scale in predictor.calibration.scales.items()},
         names=normal.names,
         rule=rule_of(rule, normal.sizes) if rule else predictor.calibration.rule,
-        alignment=predictor.alignment,
+        alignment=predictor.preparation.alignment,
     )
     calibration = replace(
         calibration, given_threshold=threshold, unsure_budget=unsure_budget

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,9 @@ from efficientad.datasets import (
 from efficientad.engines.names import AlignChoice
 from efficientad.errors import ConfigError, DatasetError, ImageError
 from efficientad.images.alignment import Alignment, fit_alignment, gray_of, is_worth_it
+from efficientad.images.levels import Levels
 from efficientad.images.listing import join_names
+from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import (
     ImageLike,
     RGBImage,
@@ -29,7 +31,7 @@ from efficientad.images.rgb import (
     image_hash,
     resize_image,
 )
-from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect
+from efficientad.inspection.tiling import WHOLE, Size, require_similar_aspect
 from efficientad.progress import Progress
 
 ChooseSize = Callable[[Size], Size]
@@ -55,13 +57,13 @@ class NormalImages:
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     """Height and width of each original in pixels."""
-    alignment: Alignment | None = None
-    """Reference that they are aligned with. None: they are not."""
+    preparation: Preparation = AS_IT_IS
+    """How they were read, aligned and resized."""
 
     @property
     def size(self) -> Size:
         """Height and width of the images at the input size."""
-        return self.pixels.shape[1], self.pixels.shape[2]
+        return self.preparation.size
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,27 +80,28 @@ class NormalImages:
             tuple(self.hashes[i] for i in indices),
             tuple(self.names[i] for i in indices),
             tuple(self.sizes[i] for i in indices),
-            self.alignment,
+            self.preparation,
         )
 
 
 def read_normal_images(
     images: Sequence[ImageLike],
-    size: Size | ChooseSize = WHOLE,
-    alignment: Alignment | None = None,
+    preparation: Preparation = AS_IT_IS,
+    choose_size: ChooseSize | None = None,
 ) -> NormalImages:
-    """Return images, read and resized.
+    """Return images, read and prepared.
 
     Args:
         images: The images.
-        size: Input size to resize them to, or a function of the first one's size.
-        alignment: Reference to align them with. None: they stay as they are.
+        preparation: How they are read, aligned and resized.
+        choose_size: Function from the first one's size to the input size. None: that
+            of the preparation.
 
     Raises:
         ConfigError: If they need more memory than there is.
         ImageError: If one cannot be used; the message names it.
     """
-    chosen, pixels = WHOLE, np.empty((0, *WHOLE, 3), np.uint8)
+    chosen, pixels = preparation.size, np.empty((0, *WHOLE, 3), np.uint8)
     hashes, names, sizes = [], [], []
     with closing(Progress(len(images), "image", task="reading")) as progress:
         for index, image in enumerate(images):
@@ -106,19 +109,20 @@ def read_normal_images(
             if isinstance(image, (str, Path)):
                 name = str(Path(image).absolute())  # an export finds it from any folder
             names.append(name)
-            rgb = as_rgb(image, name)
+            rgb = preparation.read(image, name)
             hashes.append(image_hash(rgb))
             sizes.append((rgb.shape[0], rgb.shape[1]))
             if index == 0:
-                chosen = size if isinstance(size, tuple) else size(sizes[0])
+                chosen = choose_size(sizes[0]) if choose_size else chosen
                 _require_memory(len(images), chosen)
                 pixels = np.empty((len(images), *chosen, 3), np.uint8)
-            require_same_aspect(sizes[-1], chosen)
-            if alignment is not None:
-                rgb = _aligned(rgb, alignment, name)
+            require_similar_aspect(sizes[-1], chosen)
+            if preparation.alignment is not None:
+                rgb = _aligned(rgb, preparation.alignment, name)
             pixels[index] = resize_image(rgb, *chosen)
             progress.update(index + 1)
-    return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes), alignment)
+    prepared = replace(preparation, size=chosen)
+    return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes), prepared)
 
 
 def _aligned(image: RGBImage, alignment: Alignment, name: str) -> RGBImage:
@@ -129,13 +133,16 @@ def _aligned(image: RGBImage, alignment: Alignment, name: str) -> RGBImage:
 
 
 def alignment_of(
-    images: Sequence[ImageLike], align: AlignChoice | None
+    images: Sequence[ImageLike],
+    align: AlignChoice | None,
+    levels: Levels | None = None,
 ) -> Alignment | None:
     """Return the alignment of the part that images show, or None for none.
 
     Args:
         images: Training images; up to 64 of them are read.
         align: Whether to align. None: if they agree far better when they are aligned.
+        levels: Values of 16-bit images that become 0 and 255.
 
     Raises:
         ImageError: If one cannot be used.
@@ -147,7 +154,7 @@ def alignment_of(
     grays, aspect = [], 1.0
     with closing(Progress(len(chosen), "image", task="aligning")) as progress:
         for index, image in enumerate(chosen):
-            rgb = as_rgb(image, f"image {index}")
+            rgb = as_rgb(image, f"image {index}", levels=levels)
             grays.append(gray_of(rgb))
             aspect = rgb.shape[1] / rgb.shape[0]
             progress.update(index + 1)
@@ -170,7 +177,8 @@ def _require_memory(n: int, size: Size) -> None:
     if needed > _MEMORY_SHARE * there:
         raise ConfigError(
             f"{n} images in tiles need {needed / 1e9:.1f} GB of memory, this machine "
-            f"has {there / 1e9:.1f}; give a smaller --scale, or fewer images"
+            f"has {there / 1e9:.1f}; give a smaller --scale, fewer images, or --tile "
+            "never"
         )
 
 
@@ -180,8 +188,9 @@ def training_and_validation(
     validation: Path | None,
     validation_share: float,
     seed: int,
-    size: Size | ChooseSize = WHOLE,
+    size: ChooseSize | None = None,
     align: AlignChoice | None = "never",
+    levels: Levels | None = None,
 ) -> tuple[NormalImages, NormalImages]:
     """Return the training images and the held-out ones for calibration.
 
@@ -194,8 +203,9 @@ def training_and_validation(
             category, otherwise a share of the training images.
         validation_share: Share of the training images to hold out, in (0, 1).
         seed: Seed of the split.
-        size: Input size to resize them to, or a function of the first one's size.
+        size: Function from the first one's size to the input size. None: 256 x 256.
         align: Whether to align them, as for `alignment_of`.
+        levels: Values of 16-bit images that become 0 and 255.
 
     Raises:
         DatasetError: If there are too few images, or if training and validation share
@@ -210,8 +220,9 @@ def training_and_validation(
         images, held_out = normal_image_paths(Path(images))
     if validation is not None:
         held_out, _ = normal_image_paths(validation, min_images=1)
-    alignment = alignment_of(images, align)
-    training = without_duplicates(read_normal_images(images, size, alignment))
+    read = Preparation(levels=levels)
+    read = replace(read, alignment=alignment_of(images, align, levels))
+    training = without_duplicates(read_normal_images(images, read, size))
     if len(training) < MIN_NORMAL_IMAGES:
         raise DatasetError(
             f"needed at least {MIN_NORMAL_IMAGES} different normal images, got "
@@ -219,7 +230,7 @@ def training_and_validation(
         )
     _require_content(training)
     if held_out:
-        others = read_normal_images(held_out, training.size, alignment)
+        others = read_normal_images(held_out, training.preparation)
         separate = without_duplicates(others)
         _require_content(separate)
         require_disjoint(separate.hash_of_name, training.hash_of_name)

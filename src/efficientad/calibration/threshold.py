@@ -14,7 +14,7 @@ from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.decisions.decision import Calibration
 from efficientad.decisions.rule import Rule
 from efficientad.errors import ConfigError
-from efficientad.images.rgb import as_rgb, image_hash
+from efficientad.images.rgb import image_hash
 from efficientad.inspection.opening import (
     EXPORT_SUFFIXES,
     load,
@@ -136,7 +136,7 @@ def _recalibrated(
     paths, _ = normal_image_paths(images, min_images=1)
     hashes, sizes = {}, []
     for path in paths:
-        image = as_rgb(path)
+        image = predictor.preparation.read(path)
         hashes[str(path.absolute())] = image_hash(image)
         sizes.append((image.shape[0], image.shape[1]))
     require_disjoint(hashes, predictor.provenance.get("training_images", {}))

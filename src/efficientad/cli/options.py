@@ -12,8 +12,6 @@ from inspect import cleandoc, signature, unwrap
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
-import docstring_parser
-
 from efficientad.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -144,6 +142,8 @@ def _registry() -> "ConstructorRegistry":
 
 def _text_of(kind: type, name: str) -> str:
     """Return what a class or a class above it says of a field, on one line."""
+    import docstring_parser
+
     for each in kind.__mro__:
         for found in docstring_parser.parse_from_object(each).params:
             if found.arg_name == name:

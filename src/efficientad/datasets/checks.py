@@ -174,7 +174,7 @@ def _dark(pictures: Sequence[_Picture]) -> Iterator[Finding]:
         message = (
             f"{len(dark)} images have 16 bits and use the lower {n_bits} only: "
             f"{_names(dark)}; the upper 8 are read, so these are almost black: let the "
-            f"camera fill the upper bits, or multiply by {1 << 16 - n_bits}"
+            f"camera fill the upper bits, or train with --levels 0 {(1 << n_bits) - 1}"
         )
         yield Finding("modes", "warning", message, _paths(dark))
 

@@ -270,10 +270,20 @@ def _resized(mask: Mask, height: int, width: int) -> Mask:
     return found
 
 
-def is_same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Return whether two sizes, (height, width), have nearly the same aspect."""
+def is_same_aspect(
+    one: tuple[int, int],
+    other: tuple[int, int],
+    tolerance: float = _ASPECT_TOLERANCE,
+) -> bool:
+    """Return whether two sizes, (height, width), have nearly the same aspect.
+
+    Args:
+        one: First size.
+        other: Second size.
+        tolerance: Largest difference of their aspects' logarithms.
+    """
     ratio = one[0] * other[1] / (one[1] * other[0])
-    return abs(math.log(ratio)) <= _ASPECT_TOLERANCE
+    return abs(math.log(ratio)) <= tolerance
 
 
 def encode_mask(mask: Mask) -> str:

@@ -11,7 +11,7 @@ EngineChoice = Literal["auto", EngineName]
 DetectorEngine = Literal["auto", "native", "native_bf16", "pytorch"]
 
 Device = Literal["auto", "cpu", "cuda"]
-TileChoice = Literal["auto", 256] | None
+TileChoice = Literal["auto", "never", 256] | None
 """Side of the tiles in pixels, `auto` as the images need it, or None for no tiles."""
 
 AlignChoice = Literal["always", "never"]

@@ -50,7 +50,6 @@ from efficientad.images.rgb import (
     INPUT_SIZE,
     RGBImage,
     image_hash,
-    read_image,
     resize_image,
 )
 from efficientad.inspection.prediction import Prediction
@@ -196,7 +195,7 @@ def _predict(
     pictures: list[Picture] = []
     seconds, n_duplicates = 0.0, 0
     for sample in tracked(category.test, len(category.test), "evaluating"):
-        image = read_image(sample.path)
+        image = predictor.preparation.read(sample.path)
         n_duplicates += _is_duplicate(image, sample, category, made_with)
         start = time.perf_counter()
         predicted[sample] = predictor.predict(image)

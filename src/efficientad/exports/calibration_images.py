@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from efficientad.datasets import normal_image_paths
 from efficientad.errors import ImageError
+from efficientad.images.levels import Levels
 from efficientad.images.rgb import image_hash, read_image
 
 _Item = TypeVar("_Item")
@@ -19,7 +20,10 @@ _OWN: Final = ("validation_images", "training_images")
 
 
 def calibration_images(
-    folder: Path | None, provenance: Mapping[str, Any], n: int
+    folder: Path | None,
+    provenance: Mapping[str, Any],
+    n: int,
+    levels: Levels | None = None,
 ) -> list[Path]:
     """Return files of images spread evenly over a folder or a category.
 
@@ -30,6 +34,7 @@ def calibration_images(
             detector's calibration or, without them, of its training.
         provenance: Provenance of the detector.
         n: Largest number of images.
+        levels: Values of the detector's 16-bit images that become 0 and 255.
 
     Returns:
         An empty list if `folder` is None and the detector's images are gone or changed.
@@ -38,7 +43,7 @@ def calibration_images(
         DatasetError: If the folder has no normal images, or only test images.
     """
     if folder is None:
-        return _own_images(provenance, n)
+        return _own_images(provenance, n, levels)
     training, held_out = normal_image_paths(folder, min_images=1)
     return spread(held_out or training, n)
 
@@ -49,17 +54,23 @@ def spread(items: Sequence[_Item], n: int) -> list[_Item]:
     return [items[index * len(items) // n] for index in range(n)]
 
 
-def _own_images(provenance: Mapping[str, Any], n: int) -> list[Path]:
+def _own_images(
+    provenance: Mapping[str, Any], n: int, levels: Levels | None
+) -> list[Path]:
     for kind in _OWN:
         recorded = list(provenance.get(kind, {}).items())
-        found = [Path(name) for name, h in spread(recorded, n) if _has_hash(name, h)]
+        found = [
+            Path(name)
+            for name, recorded_hash in spread(recorded, n)
+            if _has_hash(name, recorded_hash, levels)
+        ]
         if found:
             return found
     return []
 
 
-def _has_hash(name: str, recorded: str) -> bool:
+def _has_hash(name: str, recorded: str, levels: Levels | None) -> bool:
     try:
-        return image_hash(read_image(name)) == recorded
+        return image_hash(read_image(name, levels=levels)) == recorded
     except ImageError:
         return False

@@ -26,7 +26,7 @@ from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.errors import ExportMismatchError
 from efficientad.exports.calibration_images import spread
 from efficientad.exports.graph_nodes import MAX_SIDE
-from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
+from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, resize_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.maps import (
     HIGH_TARGET,
@@ -268,7 +268,7 @@ def _largest(
 
 def _difference(predictor: Predictor, engine: GraphEngine, image: ImageLike) -> float:
     """Compare the whole graph, which resizes images of up to `MAX_SIDE` itself."""
-    pixels = as_rgb(image)
+    pixels = predictor.preparation.read(image)
     if max(pixels.shape) > MAX_SIDE:
         pixels = resize_image(pixels, INPUT_SIZE, INPUT_SIZE)
     expected = predictor.predict(pixels)

@@ -34,10 +34,10 @@ from efficientad.exports.graph import detector_graph
 from efficientad.exports.native_file import write_native
 from efficientad.exports.precisions import with_16_bit_weights
 from efficientad.exports.quantization import quantized
-from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
+from efficientad.images.preparation import Preparation
+from efficientad.images.rgb import INPUT_SIZE, resize_image
 from efficientad.inspection.opening import EXPORT_SUFFIXES, load
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.tiling import WHOLE
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (
@@ -139,7 +139,8 @@ def export(
     calibration = predictor.calibration
     model = detector_graph(weights, size, calibration.scales, calibration.terms)
     if precision == "int8":
-        small = [resize_image(as_rgb(i), INPUT_SIZE, INPUT_SIZE) for i in normal]
+        read = [predictor.preparation.read(image) for image in normal]
+        small = [resize_image(image, INPUT_SIZE, INPUT_SIZE) for image in read]
         model = quantized(model, small)
     elif precision != "fp32":
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
@@ -155,8 +156,7 @@ def export(
                 for name, scale in calibration.scales.items()
             },
         ),
-        input_size=WHOLE,
-        alignment=None,
+        preparation=Preparation(levels=predictor.preparation.levels),
     )
     losses = None
     with files_together(metadata.files_of(target)) as folder:
@@ -228,7 +228,8 @@ def _normal_images(
 ) -> list[Path]:
     is_calibrated = precision == "int8"
     n = N_CALIBRATED if is_calibrated else N_COMPARED
-    found = calibration_images(folder, predictor.provenance, n)
+    levels = predictor.preparation.levels
+    found = calibration_images(folder, predictor.provenance, n, levels)
     if is_calibrated and not found:
         raise ConfigError(
             "precision int8 needs normal images to measure the ranges of activations, "
@@ -262,6 +263,5 @@ def _metadata_of(predictor: Predictor, precision: Precision) -> Metadata:
         precision=precision,
         calibration=predictor.calibration,
         provenance=dict(predictor.provenance),
-        input_size=predictor.input_size,
-        alignment=predictor.alignment,
+        preparation=predictor.preparation,
     )

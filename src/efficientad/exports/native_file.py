@@ -81,13 +81,14 @@ def write_native(
         path: File to write.
 
     Raises:
-        ConfigError: If the predictor has tiles or alignment, or the native layers do
-            not work here or do not take its numbers of channels.
+        ConfigError: If the predictor has tiles, alignment or levels, or the native
+            layers do not work here or do not take its numbers of channels.
         StorageError: If the file cannot be written; an earlier file stays.
     """
     for has_it, what in (
-        (predictor.input_size != WHOLE, "tiles"),
-        (predictor.alignment is not None, "alignment"),
+        (predictor.preparation.size != WHOLE, "tiles"),
+        (predictor.preparation.alignment is not None, "alignment"),
+        (predictor.preparation.levels is not None, "levels of 16-bit images"),
     ):
         if has_it:
             raise ConfigError(

@@ -195,6 +195,12 @@ def has_16_bits(picture: Picture) -> bool:
     return any(in_color) or picture.mode in DEEP_GRAY_MODES - {"F"}
 
 
+def drops_bits(picture: Picture) -> bool:
+    """Return whether decoding keeps 8 of 16 bits: Pillow does so in color."""
+    in_color = picture.mode not in DEEP_GRAY_MODES
+    return in_color and isinstance(picture, Image.Image) and has_16_bits(picture)
+
+
 def strips(height: int, width: int) -> Iterator[slice]:
     """Yield the rows of each strip of an image: about a million pixels."""
     n_rows = max(1, _STRIP_PIXELS // width)

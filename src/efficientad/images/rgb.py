@@ -7,8 +7,8 @@ so that two images of the same part stay comparable:
     gray, 1-bit, palette     gray in all channels, or the palette's color
     alpha, a fourth channel  dropped: the colors are complete without it
     CMYK, YCbCr, HSV         converted without a color profile
-    16-bit                   the upper 8 bits: 65535 becomes 255. A 12-bit camera must
-                             use the upper 12 bits, else all is dark
+    16-bit                   the upper 8 bits: 65535 becomes 255; or, with levels, from
+                             the first to the second: (0, 4095) for 12 bits
     signed or 32-bit         as unsigned or 16-bit; other values are refused
     floating point           0 to 1 becomes 0 to 255
     EXIF orientation         applied, so that up is up
@@ -39,12 +39,13 @@ from efficientad.images.decoding import (
     Picture,
     Strip,
     decode_upright,
-    has_16_bits,
+    drops_bits,
     open_picture,
     opened_picture,
     require_size,
     strips,
 )
+from efficientad.images.levels import Levels
 from efficientad.images.lossless import require_lossless
 from efficientad.method import sizes
 from efficientad.settings import checked
@@ -94,28 +95,32 @@ INPUT_SIZE: Final = sizes.INPUT_SIZE
 _LABEL_MODES: Final = (DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}
 
 
-def read_image(path: str | Path, color: ColorOrder = "rgb") -> RGBImage:
+def read_image(
+    path: str | Path, color: ColorOrder = "rgb", levels: Levels | None = None
+) -> RGBImage:
     """Return the image in a file of any supported format.
 
     Args:
         path: File of the image.
         color: Order in which the file has red, green and blue.
+        levels: Values of a 16-bit image that become 0 and 255. None: 0 and 65535.
 
     Raises:
-        ImageError: If there is no such file, or it holds no image that can be used.
+        ImageError: If there is no such file, it holds no image that can be used, or
+            levels are given and it has 16 bits in color.
     """
     with opened_picture(Path(path)) as picture:
-        image = _rgb_from_picture(picture, str(path))
+        image = _rgb_from_picture(picture, str(path), levels)
     return image if color == "rgb" else np.ascontiguousarray(image[:, :, ::-1])
 
 
-def decode_image(content: bytes, name: str) -> RGBImage:
+def decode_image(content: bytes, name: str, levels: Levels | None = None) -> RGBImage:
     """Return the image in the bytes of a file, for example out of an archive.
 
     Raises:
-        ImageError: If they are no image that can be used.
+        ImageError: If they are no image that can be used, as for `read_image`.
     """
-    return _rgb_from_picture(open_picture(BytesIO(content), name), name)
+    return _rgb_from_picture(open_picture(BytesIO(content), name), name, levels)
 
 
 def read_mask(path: Path, background: tuple[int, int, int] = (0, 0, 0)) -> Mask:
@@ -134,9 +139,7 @@ def read_mask(path: Path, background: tuple[int, int, int] = (0, 0, 0)) -> Mask:
     """
     with opened_picture(path) as picture:
         require_lossless(picture, path)
-        in_color = picture.mode not in DEEP_GRAY_MODES
-        if in_color and isinstance(picture, Image.Image) and has_16_bits(picture):
-            # Pillow drops the lower 8 bits.
+        if drops_bits(picture):
             raise ImageError(
                 f"a mask in color must have 8 bits, {path} has 16; export it with 8"
             )
@@ -170,6 +173,7 @@ def as_rgb(
     *,
     color: ColorOrder = "rgb",
     layout: Layout = "hwc",
+    levels: Levels | None = None,
 ) -> RGBImage:
     """Return any kind of image as a new RGB array, (height, width, 3), uint8.
 
@@ -181,10 +185,12 @@ def as_rgb(
         name: Name in messages of an image that is no file.
         color: Order of the channels of an array: `rgb`, or `bgr` as OpenCV reads.
         layout: Order of the axes of an array: `hwc`, or `chw` with the channels first.
+        levels: Values of a 16-bit image that become 0 and 255. None: 0 and 65535.
 
     Raises:
         ConfigError: If color or layout is another one.
-        ImageError: If it is none of these, or smaller or larger than an image may be.
+        ImageError: If it is none of these, smaller or larger than an image may be, or
+            levels are given and it is a file with 16 bits in color.
     """
     color = checked("color", color, ColorOrder)
     layout = checked("layout", layout, Layout)
@@ -196,20 +202,20 @@ def as_rgb(
     ):
         image, is_array = _values_of_tensor(image, name), True
     if is_array:
-        return _rgb_from_array(cast("NDArray[Any]", image), name, color, layout)
+        return _rgb_from_array(cast("NDArray[Any]", image), name, color, layout, levels)
     if (color, layout) != ("rgb", "hwc"):
         raise ImageError(
             f"color and layout describe an array or tensor, {name} is "
             f"{type(image).__name__}, which has its own colors; leave them out"
         )
     if isinstance(image, str | Path):
-        return read_image(image)
+        return read_image(image, levels=levels)
     if isinstance(image, Image.Image):
         name = str(getattr(image, "filename", "")) or name
-        return _rgb_from_picture(image, name)
+        return _rgb_from_picture(image, name, levels)
     content = image.read() if isinstance(image, Readable) else image
     if isinstance(content, bytes | bytearray | memoryview):
-        return decode_image(bytes(content), str(getattr(image, "name", name)))
+        return decode_image(bytes(content), str(getattr(image, "name", name)), levels)
     raise ImageError(
         f"{name} must be a path, bytes or an open file of an image, a Pillow image, an "
         f"array or a tensor, got {type(image).__name__}; convert it to one of these"
@@ -239,18 +245,24 @@ def image_hash(image: RGBImage) -> str:
     return digest.hexdigest()
 
 
-def _rgb_from_picture(picture: Picture, name: str) -> RGBImage:
-    return decode_upright(picture, name, partial(_rgb_of, name=name), np.uint8, (3,))
+def _rgb_from_picture(picture: Picture, name: str, levels: Levels | None) -> RGBImage:
+    if levels is not None and drops_bits(picture):
+        raise ImageError(
+            f"levels of 16-bit images need gray ones, or arrays, {name} is a file in "
+            "color, of which the upper 8 bits are read; record gray, or fill these bits"
+        )
+    convert = partial(_rgb_of, name=name, levels=levels)
+    return decode_upright(picture, name, convert, np.uint8, (3,))
 
 
-def _rgb_of(strip: Strip, name: str) -> NDArray[np.uint8]:
+def _rgb_of(strip: Strip, name: str, levels: Levels | None) -> NDArray[np.uint8]:
     values = _values_of(strip)
     if values.dtype.kind in "iu" and values.dtype not in (np.uint8, np.uint16):
         unsigned = np.uint8 if values.dtype.itemsize == 1 else np.uint16
         limit, advice = np.iinfo(unsigned).max, "export it with 16 or 8 bits"
         _require_range(values, limit, "integer pixels", name, advice)
         values = values.astype(unsigned)
-    rgb = _as_8_bit(values, name)
+    rgb = _as_8_bit(values, name, levels)
     return rgb if rgb.ndim == 3 else rgb[..., None]  # noqa: PLR2004 - color
 
 
@@ -298,7 +310,11 @@ def _values_of_tensor(tensor: Any, name: str) -> NDArray[Any]:
 
 
 def _rgb_from_array(
-    array: NDArray[Any], name: str, color: ColorOrder, layout: Layout
+    array: NDArray[Any],
+    name: str,
+    color: ColorOrder,
+    layout: Layout,
+    levels: Levels | None,
 ) -> RGBImage:
     channels = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - axes
     if layout == "chw" and array.ndim == 3:  # noqa: PLR2004
@@ -316,16 +332,22 @@ def _rgb_from_array(
     require_size(height, width, name)
     rgb = np.empty((height, width, 3), np.uint8)
     for rows in strips(height, width):
-        rgb[rows] = _as_8_bit(channels[rows], name)
+        rgb[rows] = _as_8_bit(channels[rows], name, levels)
     return rgb
 
 
-def _as_8_bit(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Return values scaled by the range of their type."""
+def _as_8_bit(
+    values: NDArray[Any], name: str, levels: Levels | None
+) -> NDArray[np.uint8]:
+    """Return values scaled by the range of their type, those of 16 bits by levels."""
     kind, n_bytes = values.dtype.kind, values.dtype.itemsize
     if (kind, n_bytes) == ("u", 1):
         return values
     if (kind, n_bytes) == ("u", 2):
+        if levels is not None:
+            table = np.interp(np.arange(1 << 16), levels, (0, 255))
+            scaled: NDArray[np.uint8] = (table + 0.5).astype(np.uint8)[values]
+            return scaled
         return (values >> 8).astype(np.uint8)  # as Pillow does with 16-bit color
     if kind == "b":
         return values.astype(np.uint8) * np.uint8(255)

@@ -28,7 +28,7 @@ from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError, StorageError
 from efficientad.images.listing import expanded, fault_of, find_images, unused_files
-from efficientad.images.rgb import RGBImage, read_image
+from efficientad.images.rgb import RGBImage
 from efficientad.inspection.panels import prediction_panel
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
@@ -179,7 +179,7 @@ def _predicted(
     if path in faults:
         return row | {"error": faults[path]}, None, None
     try:
-        image = read_image(path)
+        image = predictor.preparation.read(path)
         prediction = predictor.predict(image)
     except ImageError as error:
         return row | {"error": str(error)}, None, None

@@ -104,8 +104,7 @@ def save(predictor: Predictor, path: Path | str) -> None:
         predictor.size,
         predictor.calibration,
         dict(predictor.provenance),
-        predictor.input_size,
-        predictor.alignment,
+        predictor.preparation,
     )
     write_detector(file, path)
 
@@ -244,8 +243,7 @@ def _detector(
         calibration=file.calibration,
         provenance=file.provenance,
         size=file.size,
-        input_size=file.input_size,
-        alignment=file.alignment,
+        preparation=file.preparation,
         weights=file.weights,
     )
 
@@ -324,8 +322,7 @@ def _exported(
         calibration=metadata.calibration_of_outputs(),
         provenance=metadata.provenance,
         size=metadata.size,
-        input_size=metadata.input_size,
-        alignment=metadata.alignment,
+        preparation=metadata.preparation,
     )
 
 

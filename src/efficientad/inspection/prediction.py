@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from efficientad.decisions.decision import Decision
 from efficientad.decisions.rule import ANYWHERE, Region, Rule
 from efficientad.errors import MissingDependencyError
+from efficientad.images.levels import Levels
 from efficientad.images.pose import Pose
 from efficientad.images.rgb import ImageLike, Mask, RGBImage
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, combine_maps
@@ -68,6 +69,9 @@ class Prediction:
 
     rule: Rule = ANYWHERE
     """Region of interest and least area of a defect."""
+
+    levels: Levels | None = None
+    """Values of the file's 16-bit pixels that became 0 and 255."""
 
     pose: Pose | None = None
     """How the part lies in the image; `grids` are those of the aligned image. None: the

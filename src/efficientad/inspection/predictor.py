@@ -18,19 +18,18 @@ from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.engines.weights import Arrays
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
-from efficientad.images.alignment import Alignment
 from efficientad.images.appearance import is_exchanged, redness
 from efficientad.images.listing import images_at
+from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import (
     ColorOrder,
     ImageLike,
     Layout,
-    as_rgb,
     resize_image,
 )
 from efficientad.inspection.facts import training_of
 from efficientad.inspection.prediction import Prediction, Predictions
-from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect, run
+from efficientad.inspection.tiling import require_similar_aspect, run
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
 from efficientad.settings import checks_arguments, explains_freezing
@@ -67,12 +66,8 @@ class Predictor:
     size: ModelSize | None = None
     """The paper's S or M: `small` or `medium`. None: another method."""
 
-    input_size: Size = WHOLE
-    """Height and width that images are resized to. If it is larger than 256 x 256, the
-    local map is computed in tiles."""
-
-    alignment: Alignment | None = None
-    """Reference that images are aligned with before everything. None: they are not."""
+    preparation: Preparation = AS_IT_IS
+    """How images are read, aligned and resized."""
 
     weights: Arrays | None = None
     """Weights and statistics of the networks, by name. None for an exported file."""
@@ -171,26 +166,26 @@ class Predictor:
         """
         if isinstance(images, (str, Path)):
             images = images_at(Path(images))
-        found = Predictions()
+        found, prepared = Predictions(), self.preparation
         for start in range(0, len(images), _MAX_BATCH):
             pixels, found_in = [], []
             for image in images[start : start + _MAX_BATCH]:
-                array = as_rgb(image, color=color, layout=layout)
+                array = prepared.read(image, color=color, layout=layout)
                 size = array.shape[0], array.shape[1]
                 self.calibration.rule.require_aspect(*size)
-                require_same_aspect(size, self.input_size)
+                require_similar_aspect(size, prepared.size)
                 pose = None
-                if self.alignment is not None:
-                    pose = self.alignment.pose(array)
+                if prepared.alignment is not None:
+                    pose = prepared.alignment.pose(array)
                     array = pose.aligned(array)
                 path = Path(image) if isinstance(image, (str, Path)) else None
                 found_in.append((size, pose, path))
-                pixels.append(resize_image(array, *self.input_size))
+                pixels.append(resize_image(array, *prepared.size))
                 self._compare_colors(pixels[-1])
             output = run(self.engine, np.stack(pixels), self.calibration.rule)
             predicted = self.decide(output, [size for size, _, _ in found_in])
             found += [
-                replace(prediction, pose=pose, path=path)
+                replace(prediction, pose=pose, path=path, levels=prepared.levels)
                 for prediction, (_, pose, path) in zip(predicted, found_in, strict=True)
             ]
         return found

@@ -47,7 +47,10 @@ def overlay_of(prediction: Prediction, image: ImageLike | None) -> RGBImage:
             "the predicted image was needed, this prediction was made from pixels and "
             "keeps none; give the image"
         )
-    picture = as_rgb(prediction.path if image is None else image)  # type: ignore[arg-type]
+    picture = as_rgb(
+        prediction.path if image is None else image,  # type: ignore[arg-type]
+        levels=prediction.levels,
+    )
     if picture.shape[:2] != (prediction.height, prediction.width):
         raise ImageError(
             f"the predicted image of {prediction.width} x {prediction.height} pixels "
@@ -104,7 +107,7 @@ def png_of(prediction: Prediction) -> bytes:
     image = np.full((*(max(1, round(scale * n)) for n in size), 3), _GRAY, np.uint8)
     if prediction.path is not None:
         with suppress(ImageError):  # moved or removed since
-            found = read_image(prediction.path)
+            found = read_image(prediction.path, levels=prediction.levels)
             image = found if found.shape[:2] == size else image
     file = BytesIO()
     Image.fromarray(prediction_panel(image, prediction)).save(file, "PNG")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from efficientad.decisions.rule import Rule, is_same_aspect
 from efficientad.engines.engine import Engine, EngineOutput, local_grids
 from efficientad.engines.names import TileChoice
-from efficientad.errors import ConfigError, ImageError
+from efficientad.errors import AspectError, ConfigError
 from efficientad.images.rgb import INPUT_SIZE, Mask, resize_image
 from efficientad.method.placement import CELL_STRIDE, GRID_CELLS, MAX_SIDE
 
@@ -31,7 +31,12 @@ Images = NDArray[np.uint8]
 WHOLE: Final[Size] = (INPUT_SIZE, INPUT_SIZE)
 """Input size without tiles."""
 MAX_SCALE: Final = 8.0
+_NARROW_SCALE: Final = 2.0
 _SQUARE: Final = 1.5
+_NARROW: Final = 2.1, 32.0
+"""Longer side divided by the shorter one, of images that are not squeezed unasked."""
+_SIMILAR: Final = math.log(1.25)
+"""Squeezing an image to a quarter less changes its texture little."""
 _LARGE: Final = 512
 _BATCH: Final = 4
 
@@ -73,10 +78,11 @@ def input_size_for(size: Size, tile: TileChoice, scale: float | None) -> Size:
 
     Args:
         size: Height and width of the images.
-        tile: Side of the tiles. None: no tiles. `auto`: tiles for images that are large
-            or far from square; the log says which and why.
+        tile: Side of the tiles. None: tiles for narrow images, more than twice as long
+            as high or the other way round. `auto`: tiles for images that are large or
+            far from square. The log says which and why.
         scale: Factor by which the shorter side is larger than 256 pixels. None: the
-            size of the images, but at most 8.
+            size of the images, but at most 8; without a `tile` at most 2.
 
     Raises:
         ConfigError: If there is a scale without tiles, or the images are too long.
@@ -94,10 +100,19 @@ def input_size_for(size: Size, tile: TileChoice, scale: float | None) -> Size:
             return WHOLE
         reason = " and ".join(reasons)
         logger.info("tiles: images of %d x %d pixels are %s", width, height, reason)
-    elif tile is None:
+    elif tile != INPUT_SIZE:
         if scale is not None:
             raise ConfigError("--scale needs tiles; give --tile 256 as well")
-        return WHOLE
+        is_narrow = _NARROW[0] < longer / shorter < _NARROW[1]
+        if tile == "never" or not is_narrow:
+            return WHOLE
+        logger.info(
+            "tiles: images of %d x %d pixels are narrow; --tile never squeezes them to "
+            "a square",
+            width,
+            height,
+        )
+        scale = min(_NARROW_SCALE, max(1.0, shorter / INPUT_SIZE))
     scale = scale or min(MAX_SCALE, max(1.0, shorter / INPUT_SIZE))
     factor = scale * INPUT_SIZE / shorter
     rows, columns = (CELL_STRIDE * round(n * factor / CELL_STRIDE) for n in size)
@@ -109,11 +124,11 @@ def input_size_for(size: Size, tile: TileChoice, scale: float | None) -> Size:
     return max(rows, INPUT_SIZE), max(columns, INPUT_SIZE)
 
 
-def require_same_aspect(size: Size, input_size: Size) -> None:
-    """Raise `ImageError` if tiles were made for images of another aspect."""
-    if input_size != WHOLE and not is_same_aspect(size, input_size):
+def require_similar_aspect(size: Size, input_size: Size) -> None:
+    """Raise `AspectError` if tiles were made for images of quite another aspect."""
+    if input_size != WHOLE and not is_same_aspect(size, input_size, _SIMILAR):
         height, width = input_size
-        raise ImageError(
+        raise AspectError(
             f"tiles need images of {width / height:.3g} times their height, got one of "
             f"{size[1]} x {size[0]} pixels; train another detector for it"
         )

@@ -1,4 +1,4 @@
-"""Calibration, input size and alignment in detector files and exports, as JSON."""
+"""Calibration and preparation in detector files and exports, as JSON."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -9,6 +9,7 @@ from efficientad.decisions.decision import Calibration, TermScale
 from efficientad.decisions.rule import Rule
 from efficientad.errors import ConfigError
 from efficientad.images.alignment import Alignment
+from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.maps import MapScale
@@ -18,7 +19,6 @@ from efficientad.model_files.provenance_entry import is_number
 # Names of the scales in files that were written before the maps had names.
 _OLD_SCALES: Final = {"local": "local_quantiles", "global": "global_quantiles"}
 _TERMS: Final = frozenset({COMPOSITION})
-_WHOLE: Final = (INPUT_SIZE, INPUT_SIZE)
 _LATER: Final = ("rule", "unsure_budget", "score_has_map")
 """Fields that the first versions did not have."""
 _PLAIN: Final = Calibration({"": MapScale(0.0, 1.0)}, (0.0,))
@@ -42,32 +42,34 @@ def has_later_entries(calibration: Calibration) -> bool:
     return is_steady or any(name in calibration_entry(calibration) for name in _LATER)
 
 
-def later_entries(
-    input_size: tuple[int, int], alignment: Alignment | None
-) -> dict[str, Any]:
-    """Return the entries of tiles and alignment, of those that a detector has."""
+def preparation_entries(preparation: Preparation) -> dict[str, Any]:
+    """Return the entries of tiles, alignment and levels, of those that there are."""
     entries: dict[str, Any] = {}
-    if input_size != _WHOLE:
-        entries["tiled_input_size"] = list(input_size)
-    if alignment is not None:
-        entries["alignment"] = asdict(alignment)
+    if preparation.size != AS_IT_IS.size:
+        entries["tiled_input_size"] = list(preparation.size)
+    if preparation.alignment is not None:
+        entries["alignment"] = asdict(preparation.alignment)
+    if preparation.levels is not None:
+        entries["levels"] = list(preparation.levels)
     return entries
 
 
-def read_later_entries(
-    content: Mapping[str, Any],
-) -> tuple[tuple[int, int], Alignment | None]:
-    """Return input size and alignment of a file's content, an unchecked JSON value.
+def read_preparation(content: Mapping[str, Any]) -> Preparation:
+    """Return the preparation of a file's content, an unchecked JSON value.
 
     Raises:
         TypeError, ValueError: If one is wrong.
     """
-    height, width = content.get("tiled_input_size", _WHOLE)
+    height, width = content.get("tiled_input_size", AS_IT_IS.size)
     for n in (height, width):
         if type(n) is not int or n % CELL_STRIDE or not INPUT_SIZE <= n <= MAX_SIDE:
             raise ConfigError(f"input size {content['tiled_input_size']!r}")
     alignment = Alignment(**content["alignment"]) if "alignment" in content else None
-    return (height, width), alignment
+    levels = content.get("levels")
+    if levels is not None:
+        low, high = levels
+        levels = (low, high)
+    return Preparation((height, width), alignment, levels)
 
 
 def read_calibration(

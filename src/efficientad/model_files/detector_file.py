@@ -12,8 +12,7 @@ import numpy as np
 
 from efficientad.decisions.decision import Calibration
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.images.alignment import Alignment
-from efficientad.images.rgb import INPUT_SIZE
+from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.method.composition import CELLS, Composition
 from efficientad.method.sizes import (
     PATCH_DESCRIPTION_NETWORKS,
@@ -27,9 +26,9 @@ from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import (
     calibration_entry,
     has_later_entries,
-    later_entries,
+    preparation_entries,
     read_calibration,
-    read_later_entries,
+    read_preparation,
 )
 from efficientad.model_files.container import Arrays
 from efficientad.model_files.provenance_entry import read_provenance
@@ -45,10 +44,8 @@ class DetectorFile(NamedTuple):
     calibration: Calibration
     provenance: dict[str, Any]
     """How the detector came to be: settings, hashes, versions; JSON-like."""
-    input_size: tuple[int, int] = (INPUT_SIZE, INPUT_SIZE)
-    """Height and width that images are resized to."""
-    alignment: Alignment | None = None
-    """Reference that images are aligned with. None: they are not."""
+    preparation: Preparation = AS_IT_IS
+    """How images are read, aligned and resized."""
 
 
 def write_detector(file: DetectorFile, path: Path) -> None:
@@ -65,7 +62,7 @@ def write_detector(file: DetectorFile, path: Path) -> None:
         "calibration_statement": calibration.statement(),
         "provenance": file.provenance,
     }
-    later = later_entries(file.input_size, file.alignment)
+    later = preparation_entries(file.preparation)
     composition = Composition.from_arrays(file.weights)
     of_student = composition is not None and composition.network == "student"
     is_later = later or has_later_entries(calibration) or of_student
@@ -88,7 +85,7 @@ def read_detector(path: Path) -> DetectorFile:
         if size not in get_args(ModelSize):
             raise ConfigError(f"size {size!r}")
         calibration = read_calibration(content["calibration"])
-        input_size, alignment = read_later_entries(content)
+        preparation = read_preparation(content)
         provenance = read_provenance(content.get("provenance", {}))
         shapes = {name: array.shape for name, array in weights.items()}
         expected = _shapes_of(weights, size)
@@ -105,7 +102,7 @@ def read_detector(path: Path) -> DetectorFile:
         raise ModelFileError(
             f"{path} does not hold the weights of a {size} detector; train it again"
         )
-    return DetectorFile(weights, size, calibration, provenance, input_size, alignment)
+    return DetectorFile(weights, size, calibration, provenance, preparation)
 
 
 def _shapes_of(weights: Arrays, size: ModelSize) -> dict[str, tuple[int, ...]]:

@@ -23,16 +23,16 @@ from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.images.alignment import Alignment
+from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.calibration_entry import (
     calibration_entry,
     has_later_entries,
-    later_entries,
+    preparation_entries,
     read_calibration,
-    read_later_entries,
+    read_preparation,
 )
 from efficientad.model_files.files_together import files_together
 from efficientad.model_files.json_text import from_json, to_json
@@ -77,10 +77,8 @@ class Metadata:
     """How the detector came to be."""
     format: int = FORMAT_VERSION
     """Version of the export."""
-    input_size: tuple[int, int] = (INPUT_SIZE, INPUT_SIZE)
-    """Height and width that images are resized to; tiles of them go to the graph."""
-    alignment: Alignment | None = None
-    """Reference that images are aligned with. None: they are not."""
+    preparation: Preparation = AS_IT_IS
+    """How images are read, aligned and resized; tiles of them go to the graph."""
 
     @property
     def outputs(self) -> Mapping[str, str]:
@@ -127,15 +125,13 @@ def read(path: Path) -> Metadata:
         for name, choices in (("size", ModelSize), ("precision", Precision)):
             if content[name] not in get_args(choices):
                 raise ConfigError(f"{name} {content[name]!r}")
-        input_size, alignment = read_later_entries(content)
         return Metadata(
             size=content["size"],
             precision=content["precision"],
             calibration=read_calibration(content["calibration"]),
             provenance=read_provenance(content["provenance"]),
             format=min(version, FORMAT_VERSION),
-            input_size=input_size,
-            alignment=alignment,
+            preparation=read_preparation(content),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
@@ -160,7 +156,7 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
     """
     output = output or path
     _, rest = _split(path)
-    later = later_entries(metadata.input_size, metadata.alignment)
+    later = preparation_entries(metadata.preparation)
     is_later = later or has_later_entries(metadata.calibration)
     given = {
         # Earlier versions would decide otherwise.

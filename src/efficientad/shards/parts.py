@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -28,6 +28,7 @@ from efficientad.errors import (
     StorageError,
 )
 from efficientad.executors.config import PartsConfig
+from efficientad.images.preparation import Preparation
 from efficientad.images.rgb import RGBImage
 from efficientad.inspection.files import PredictionSummary
 from efficientad.inspection.opening import load, require_model_file
@@ -81,10 +82,10 @@ class PartTask:
         if files.exists(place):
             return None
         predictor = _predictor(self.model, self.model_hash, self.device, self.engine)
-        rows = []
+        read, rows = partial(_read, predictor.preparation), []
         try:
             # One image is read while another one is predicted.
-            for path, image in in_order(_read, self.shard.contents(), n_streams=1):
+            for path, image in in_order(read, self.shard.contents(), n_streams=1):
                 rows.append(_row(predictor, path, image, has_maps=self.has_maps))
         except DatasetError as error:
             return error
@@ -174,10 +175,12 @@ def _predictor(
     return load(model, device=device, engine=engine)
 
 
-def _read(item: tuple[str, bytes | None]) -> tuple[str, RGBImage | ImageError]:
+def _read(
+    preparation: Preparation, item: tuple[str, bytes | None]
+) -> tuple[str, RGBImage | ImageError]:
     path, content = item
     try:
-        return path, image_of(path, content)
+        return path, image_of(path, content, preparation)
     except ImageError as error:
         return path, error
 

@@ -18,7 +18,8 @@ from typing import Any, Final
 from efficientad.errors import DatasetError, ImageError, MissingDependencyError
 from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
 from efficientad.images.listing import IMAGE_SUFFIXES, fault_of, find_images, walk
-from efficientad.images.rgb import RGBImage, decode_image, read_image
+from efficientad.images.preparation import AS_IT_IS, Preparation
+from efficientad.images.rgb import RGBImage
 
 _TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 _LIST_SUFFIX: Final = ".txt"
@@ -69,19 +70,22 @@ class Shard:
             ) from error
 
 
-def image_of(path: str, content: bytes | None) -> RGBImage:
+def image_of(
+    path: str, content: bytes | None, preparation: Preparation = AS_IT_IS
+) -> RGBImage:
     """Return an image of a shard.
 
     Args:
         path: Path or URL.
         content: Bytes of its file. None: they are read.
+        preparation: How the detector reads images.
 
     Raises:
         ImageError: If it is missing, or no image that can be used.
         DatasetError: If the store of a URL does not answer.
     """
     if content is None and not is_url(path):
-        return read_image(path)
+        return preparation.read(path)
     if content is None:
         try:
             with opened(path) as file:
@@ -95,7 +99,7 @@ def image_of(path: str, content: bytes | None) -> RGBImage:
                 f"an image was needed, {path} cannot be read ({error}); check the "
                 "connection and the permissions, and give the same command again"
             ) from error
-    return decode_image(content, path)
+    return preparation.read(content, path)
 
 
 def find_shards(sources: Sequence[str], n_images: int) -> list[Shard]:

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from efficientad.calibration.rule_options import ANYWHERE, RuleOptions
 from efficientad.decisions.budget import DEFAULT_BUDGET, require_order
 from efficientad.engines.names import AlignChoice, Device, TileChoice
+from efficientad.images.levels import Levels, require_levels
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.settings import (
     BatchSize,
@@ -72,9 +73,10 @@ class TrainConfig:
     """Region of interest and least area of a defect."""
 
     tile: TileChoice = None
-    """Side of the tiles in which the local map sees the image, in pixels. None: it sees
-    the whole image at 256 x 256. `auto`: tiles for large images and for those far from
-    square."""
+    """Side of the tiles in which the local map sees the image, in pixels. `never`: it
+    sees the whole image at 256 x 256. `auto`: tiles for large images and for those far
+    from square. None: `never`, but with preset `quick` tiles for images more than twice
+    as long as high, or the other way round."""
 
     scale: Annotated[float, Range(1, 16)] | None = None
     """With tiles: factor by which the shorter side of the image is larger than 256
@@ -84,6 +86,10 @@ class TrainConfig:
     """Whether each image is first turned and moved so that its part lies as in the
     others; an image without the part is then refused. None: with preset `quick`, if the
     training images agree far better so."""
+
+    levels: Levels | None = None
+    """Values of 16-bit images that become 0 and 255: 0 4095 for a camera of 12 bits.
+    None: 0 and 65535."""
 
     local_channels: Channels | None = None
     """Channels that the local map of the trained detector sums over, a multiple of 32,
@@ -106,6 +112,7 @@ class TrainConfig:
         """Reject settings of another type or outside their range."""
         check_fields(self)
         require_order(self.false_alarm_budget, self.unsure_budget)
+        require_levels(self.levels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

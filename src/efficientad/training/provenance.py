@@ -7,11 +7,11 @@ from typing import Any
 
 from efficientad.calibration.normal_images import NormalImages
 from efficientad.decisions.rule import Rule
-from efficientad.images.alignment import Alignment
 from efficientad.images.appearance import appearances
+from efficientad.images.preparation import Preparation
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.tiling import Size, whole_views
+from efficientad.inspection.tiling import whole_views
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import Teacher
 from efficientad.natural_images.pictures import PretrainingImages
@@ -53,8 +53,7 @@ def finished_detector(
     config: TrainConfig,
     provenance: dict[str, Any],
     rule: Rule,
-    input_size: Size,
-    alignment: Alignment | None,
+    preparation: Preparation,
 ) -> Predictor | None:
     """Return the predictor of a file if a training would make the same one again.
 
@@ -67,8 +66,8 @@ def finished_detector(
         return None
     predictor = load(path, device=config.device)
     is_same = _decisive(predictor.provenance) == _decisive(provenance)
-    found = predictor.calibration.rule, predictor.input_size, predictor.alignment
-    is_same = is_same and found == (rule, input_size, alignment)
+    found = predictor.calibration.rule, predictor.preparation
+    is_same = is_same and found == (rule, preparation)
     return predictor if is_same else None
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from efficientad.calibration.normal_images import NormalImages, training_and_val
 from efficientad.calibration.rule_files import rule_of
 from efficientad.datasets import Category
 from efficientad.engines.pytorch import choose_device
+from efficientad.errors import AspectError
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.opening import (
     detector_engine,
@@ -138,14 +139,8 @@ def train(
         raise unfinished(checkpoint.path)
     teacher = open_teacher(config.size, config.teacher)
     recipe = recipe or recipe_of(config, device)
-    align = config.align or (None if isinstance(recipe, QuickRecipe) else "never")
-    training, validation = training_and_validation(
-        images,
-        validation=config.validation,
-        validation_share=config.validation_share,
-        seed=config.seed,
-        size=partial(input_size_for, tile=config.tile, scale=config.scale),
-        align=align,
+    training, validation = _normal_images(
+        images, config, unasked=isinstance(recipe, QuickRecipe)
     )
     rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
@@ -158,7 +153,7 @@ def train(
     )
     if config.resume and target is not None and not has_checkpoint:
         finished = finished_detector(
-            target, config, provenance, rule, training.size, training.alignment
+            target, config, provenance, rule, training.preparation
         )
         if finished is not None:
             logger.info(
@@ -189,7 +184,7 @@ def train(
         training=measured,
         names=validation.names,
         rule=rule,
-        alignment=training.alignment,
+        alignment=training.preparation.alignment,
     )
     calibration = replace(calibration, unsure_budget=config.unsure_budget)
     predictor = Predictor(
@@ -197,8 +192,7 @@ def train(
         calibration=calibration,
         provenance=run.environment() | provenance,
         size=detector.size,
-        input_size=training.size,
-        alignment=training.alignment,
+        preparation=training.preparation,
         weights=as_arrays(detector.state_dict()),
     )
     if target is not None:
@@ -206,6 +200,33 @@ def train(
         if checkpoint is not None:
             checkpoint.remove()
     return predictor
+
+
+def _normal_images(
+    images: Path | str | Category | Sequence[ImageLike],
+    config: TrainConfig,
+    *,
+    unasked: bool,
+) -> tuple[NormalImages, NormalImages]:
+    """Read the images, if `unasked` in tiles or aligned where they need it."""
+    otherwise: Literal["never"] | None = None if unasked else "never"
+    tile = config.tile or otherwise
+    read = partial(
+        training_and_validation,
+        images,
+        validation=config.validation,
+        validation_share=config.validation_share,
+        seed=config.seed,
+        align=config.align or otherwise,
+        levels=config.levels,
+    )
+    try:
+        return read(size=partial(input_size_for, tile=tile, scale=config.scale))
+    except AspectError:
+        if tile is not None:
+            raise
+        logger.info("no tiles after all: not all images are narrow")
+        return read()
 
 
 class _Training:
@@ -310,7 +331,7 @@ class _Training:
             "teacher": self.teacher_hash,
             "training_images": self.training.hashes,
             "input_size": list(self.training.size),
-            "is_aligned": self.training.alignment is not None,
+            "is_aligned": self.training.preparation.alignment is not None,
             "pretraining_images": self.pretraining_images
             and self.pretraining_images.fingerprint(),
         }

@@ -213,7 +213,8 @@ def image(
 def preview(_client: Viewer, station: TheStation, number: InspectionNumber) -> Response:
     """Return the image as a JPEG of 1280 pixels at most."""
     row = _row(station, number)
-    content = pictures.preview(_path(station, row), row["color"])
+    levels = _calibration(station, row).get("levels")
+    content = pictures.preview(_path(station, row), row["color"], levels)
     return Response(content, 200, _FOREVER, "image/jpeg")
 
 
@@ -236,10 +237,7 @@ def heatmap(
 ) -> Response:
     """Return a map as a PNG of the preview's size, transparent where it is low."""
     row, grids = _row(station, number), _artifact(station, number, "grids")
-    with station.database.connect() as connection:
-        model = registry.model_of(connection, row["model"])
-    assert model is not None
-    median, limit = model["calibration"]["normal_range"]
+    median, limit = _calibration(station, row)["normal_range"]
     content = pictures.heatmap(grids, map, row, (median, limit))
     return Response(content, 200, _FOREVER, "image/png")
 
@@ -255,6 +253,15 @@ def map_(
     row, grids = _row(station, number), _artifact(station, number, "grids")
     content = pictures.map_file(grids, map, row)
     return Response(content, 200, _FOREVER, "image/tiff")
+
+
+def _calibration(station: Station, row: queries.Row) -> dict[str, Any]:
+    """Return what the model of an inspection said of its calibration."""
+    with station.database.connect() as connection:
+        model = registry.model_of(connection, row["model"])
+    assert model is not None
+    calibration: dict[str, Any] = model["calibration"]
+    return calibration
 
 
 def _row(station: Station, number: str) -> queries.Row:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.images.heatmaps import color_scale, overlay_layer
+from efficientad.images.levels import Levels
 from efficientad.images.rgb import ColorOrder, read_image
 from efficientad.method.maps import combine_maps
 from efficientad.station.http.problems import ProblemError
@@ -18,9 +19,9 @@ from efficientad.station.prediction.grids import grids_of, placed
 _PREVIEW_SIDE: Final = 1280
 
 
-def preview(path: Path, color: ColorOrder) -> bytes:
+def preview(path: Path, color: ColorOrder, levels: Levels | None) -> bytes:
     """Return an image as a JPEG, upright, and of 1280 pixels a side at most."""
-    picture = Image.fromarray(read_image(path, color))
+    picture = Image.fromarray(read_image(path, color, levels))
     picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), reducing_gap=2.0)
     return _file(picture, "JPEG", quality=85)
 

@@ -25,6 +25,7 @@ from PIL import Image
 from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.appearance import appearance
 from efficientad.images.decoding import opened_picture
+from efficientad.images.levels import Levels
 from efficientad.images.rgb import INPUT_SIZE, ColorOrder, RGBImage, read_image
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
@@ -133,7 +134,7 @@ def run(connection: Connection, open_predictor: OpenPredictor) -> None:
         except (EOFError, OSError):
             os._exit(0)
         try:
-            decoded.put((job, *_decoded(job)))
+            decoded.put((job, *_decoded(job, predictor.preparation.levels)))
         except ImageError as error:
             decoded.put((job, Refused(_without_paths(error, job)), {}))
 
@@ -173,16 +174,17 @@ def _ready(predictor: Predictor) -> Ready:
     plain = {k: v for k, v in calibration.items() if not isinstance(v, np.ndarray)}
     plain["threshold"] = predictor.calibration.threshold
     plain["normal_range"] = predictor.calibration.normal_range
+    plain["levels"] = predictor.preparation.levels
     provenance = dict(predictor.provenance)
     images = provenance.pop("training_images", {})
     provenance["n_training_images"] = len(images)
     return Ready(plain, provenance, predictor.size, predictor.precision)
 
 
-def _decoded(job: Job) -> tuple[RGBImage, dict[str, Any]]:
+def _decoded(job: Job, levels: Levels | None) -> tuple[RGBImage, dict[str, Any]]:
     """Return the pixels, and what follows from them without the model."""
     start = time.perf_counter()
-    image = _read(job)
+    image = _read(job, levels)
     height, width = image.shape[:2]
     small = Image.fromarray(image)
     small.thumbnail(_THUMBNAIL, reducing_gap=2.0)
@@ -196,18 +198,18 @@ def _decoded(job: Job) -> tuple[RGBImage, dict[str, Any]]:
     return image, facts
 
 
-def _read(job: Job) -> RGBImage:
+def _read(job: Job, levels: Levels | None) -> RGBImage:
     for path in job.paths[:-1]:
         if path.exists():
             try:
-                return _read_file(path, job)
+                return _read_file(path, job, levels)
             except ImageError:
                 if path.exists():
                     raise
-    return _read_file(job.paths[-1], job)
+    return _read_file(job.paths[-1], job, levels)
 
 
-def _read_file(path: Path, job: Job) -> RGBImage:
+def _read_file(path: Path, job: Job, levels: Levels | None) -> RGBImage:
     with opened_picture(path) as picture:
         height, width = picture.height, picture.width
     if height * width > job.max_pixels:
@@ -215,7 +217,7 @@ def _read_file(path: Path, job: Job) -> RGBImage:
             f"an image may have {job.max_pixels // 10**6} million pixels here, this "
             f"one has {width} x {height}; cut it into tiles or reduce it"
         )
-    return read_image(path, job.color)
+    return read_image(path, job.color, levels)
 
 
 def _found(prediction: Prediction, facts: dict[str, Any]) -> Found:
