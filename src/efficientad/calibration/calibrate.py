@@ -57,9 +57,8 @@ def calibrate(
         )
     if isinstance(images, (str, Path)):
         images, _ = normal_image_paths(Path(images), min_images=1)
-    normal = without_duplicates(
-        read_normal_images(images, predictor.input_size, predictor.alignment)
-    )
+    read = read_normal_images(images, predictor.input_size, predictor.alignment)
+    normal = without_duplicates(read)
     trained_on = predictor.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
     recipe = predictor.provenance.get("recipe", {})

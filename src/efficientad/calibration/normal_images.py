@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,15 +21,9 @@ from efficientad.engines.names import AlignChoice
 from efficientad.errors import ConfigError, DatasetError, ImageError
 from efficientad.images.alignment import Alignment, fit_alignment, gray_of, is_worth_it
 from efficientad.images.listing import join_names
-from efficientad.images.rgb import (
-    ImageLike,
-    RGBImage,
-    as_rgb,
-    image_hash,
-    resize_image,
-)
+from efficientad.images.rgb import ImageLike, as_rgb, image_hash, resize_image
 from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect
-from efficientad.progress import Progress
+from efficientad.progress import tracked
 
 ChooseSize = Callable[[Size], Size]
 """Function of an image's height and width to the input size."""
@@ -87,12 +80,9 @@ def read_normal_images(
     size: Size | ChooseSize = WHOLE,
     alignment: Alignment | None = None,
 ) -> NormalImages:
-    """Return images, read and resized.
+    """Return images, read, aligned if there is an alignment, and resized.
 
-    Args:
-        images: The images.
-        size: Input size to resize them to, or a function of the first one's size.
-        alignment: Reference to align them with. None: they stay as they are.
+    The input size may be a function of the first image's size.
 
     Raises:
         ConfigError: If they need more memory than there is.
@@ -100,32 +90,26 @@ def read_normal_images(
     """
     chosen, pixels = WHOLE, np.empty((0, *WHOLE, 3), np.uint8)
     hashes, names, sizes = [], [], []
-    with closing(Progress(len(images), "image", task="reading")) as progress:
-        for index, image in enumerate(images):
-            name = f"image {index}"
-            if isinstance(image, (str, Path)):
-                name = str(Path(image).absolute())  # an export finds it from any folder
-            names.append(name)
-            rgb = as_rgb(image, name)
-            hashes.append(image_hash(rgb))
-            sizes.append((rgb.shape[0], rgb.shape[1]))
-            if index == 0:
-                chosen = size if isinstance(size, tuple) else size(sizes[0])
-                _require_memory(len(images), chosen)
-                pixels = np.empty((len(images), *chosen, 3), np.uint8)
-            require_same_aspect(sizes[-1], chosen)
-            if alignment is not None:
-                rgb = _aligned(rgb, alignment, name)
-            pixels[index] = resize_image(rgb, *chosen)
-            progress.update(index + 1)
+    for index, image in enumerate(tracked(images, len(images), "reading")):
+        name = f"image {index}"
+        if isinstance(image, (str, Path)):
+            name = str(Path(image).absolute())  # an export finds it from any folder
+        names.append(name)
+        rgb = as_rgb(image, name)
+        hashes.append(image_hash(rgb))
+        sizes.append((rgb.shape[0], rgb.shape[1]))
+        if index == 0:
+            chosen = size if isinstance(size, tuple) else size(sizes[0])
+            _require_memory(len(images), chosen)
+            pixels = np.empty((len(images), *chosen, 3), np.uint8)
+        require_same_aspect(sizes[-1], chosen)
+        if alignment is not None:
+            try:
+                rgb = alignment.pose(rgb).aligned(rgb)
+            except ImageError as error:
+                raise ImageError(f"{name}: {error}") from error
+        pixels[index] = resize_image(rgb, *chosen)
     return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes), alignment)
-
-
-def _aligned(image: RGBImage, alignment: Alignment, name: str) -> RGBImage:
-    try:
-        return alignment.aligned(image)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
 
 
 def alignment_of(
@@ -133,9 +117,7 @@ def alignment_of(
 ) -> Alignment | None:
     """Return the alignment of the part that images show, or None for none.
 
-    Args:
-        images: Training images; up to 64 of them are read.
-        align: Whether to align. None: if they agree far better when they are aligned.
+    Up to 64 of them are read. With None they are aligned if they agree far better so.
 
     Raises:
         ImageError: If one cannot be used.
@@ -145,12 +127,10 @@ def alignment_of(
         return None
     chosen = images[:: -(-len(images) // _N_FOR_ALIGNMENT)]
     grays, aspect = [], 1.0
-    with closing(Progress(len(chosen), "image", task="aligning")) as progress:
-        for index, image in enumerate(chosen):
-            rgb = as_rgb(image, f"image {index}")
-            grays.append(gray_of(rgb))
-            aspect = rgb.shape[1] / rgb.shape[0]
-            progress.update(index + 1)
+    for index, image in enumerate(tracked(chosen, len(chosen), "aligning")):
+        rgb = as_rgb(image, f"image {index}")
+        grays.append(gray_of(rgb))
+        aspect = rgb.shape[1] / rgb.shape[0]
     alignment = fit_alignment(grays, aspect)
     if align == "always":
         return alignment

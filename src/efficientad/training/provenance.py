@@ -1,5 +1,6 @@
 """Provenance of a detector, and the detector that a training would make again."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -7,11 +8,10 @@ from typing import Any
 
 from efficientad.calibration.normal_images import NormalImages
 from efficientad.decisions.rule import Rule
-from efficientad.images.alignment import Alignment
 from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.tiling import Size, whole_views
+from efficientad.inspection.tiling import whole_views
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import Teacher
 from efficientad.natural_images.pictures import PretrainingImages
@@ -19,6 +19,8 @@ from efficientad.training.config import Recipe, TrainConfig
 
 _BUDGETS = ("false_alarm_budget", "unsure_budget")
 _IMAGES = ("training_images", "validation_images")
+
+logger = logging.getLogger(__name__)
 
 
 def provenance_of(
@@ -53,8 +55,7 @@ def finished_detector(
     config: TrainConfig,
     provenance: dict[str, Any],
     rule: Rule,
-    input_size: Size,
-    alignment: Alignment | None,
+    training: NormalImages,
 ) -> Predictor | None:
     """Return the predictor of a file if a training would make the same one again.
 
@@ -66,10 +67,12 @@ def finished_detector(
     if not path.exists():
         return None
     predictor = load(path, device=config.device)
-    is_same = _decisive(predictor.provenance) == _decisive(provenance)
     found = predictor.calibration.rule, predictor.input_size, predictor.alignment
-    is_same = is_same and found == (rule, input_size, alignment)
-    return predictor if is_same else None
+    expected = rule, training.size, training.alignment
+    if (found, _decisive(predictor.provenance)) != (expected, _decisive(provenance)):
+        return None
+    logger.info("%s is finished: made of these images with these settings", path)
+    return predictor
 
 
 def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
