@@ -1,1 +1,1 @@
-"""What decides, measured on normal images or set by hand. No torch here."""
+"""Scales, scores and thresholds, measured on normal images. No torch here."""
