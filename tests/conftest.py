@@ -59,12 +59,11 @@ def handled_interrupt():
 @pytest.fixture(autouse=True, scope="session")
 def short_second_session():
     """Three changes in place of fourteen, each of one image, for all calibrations."""
-    from efficientad.calibration import fit, second_session
+    from efficientad.calibration import second_session
     from efficientad.images.changes import SESSION
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (fit, second_session):
-            patch.setattr(module, "SESSION", SESSION[:3])
+        patch.setattr(second_session, "SESSION", SESSION[:3])
         patch.setattr(second_session, "_N_IMAGES", 1)
         yield
 

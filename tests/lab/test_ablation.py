@@ -13,13 +13,13 @@ from efficientad.demo_parts import write_category
 from efficientad.errors import ConfigError
 from efficientad.method.losses import hard_feature_loss
 from efficientad.method.maps import (
-    fit_mean_and_deviation,
     fit_quantiles,
     normalize_map,
 )
 from efficientad.method.placement import place_map
 from efficientad.training.config import PAPER
 from efficientad.training.quick import QUICK, QuickRecipe
+from efficientad_lab.normalization import fit_mean_and_deviation
 from efficientad_lab.studies import jobs
 from efficientad_lab.studies.ablation import (
     FULL,

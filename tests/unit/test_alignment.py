@@ -44,7 +44,7 @@ def alignment():
 def test_a_turned_and_moved_part_lies_as_in_the_reference(alignment, angle):
     image = part(angle, 0.04, -0.03, seed=99)
 
-    aligned = alignment.aligned(image)
+    aligned = alignment.pose(image).aligned(image)
 
     inside = np.s_[60:240, 100:300]
     before = np.abs(image[inside].astype(int) - part()[inside]).mean()

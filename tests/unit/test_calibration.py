@@ -1,11 +1,11 @@
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pytest
 
 import efficientad
-from efficientad.calibration import fit as fitting
 from efficientad.calibration import second_session
 from efficientad.calibration.fit import fit_calibration, outputs, scores
 from efficientad.engines.engine import EngineOutput, Precision
@@ -13,7 +13,7 @@ from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.changes import CHANGES, SESSION
 from efficientad.images.rgb import INPUT_SIZE, image_hash
 from efficientad.method.composition import COMPOSITION
-from efficientad.method.maps import fit_mean_and_deviation, fit_quantiles, map_levels
+from efficientad.method.maps import fit_quantiles, map_levels
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_levels_reach_from_the_least_to_the_greatest_of_the_held_out_images(
         )
 
 
-@pytest.mark.parametrize("fit", [fit_quantiles, fit_mean_and_deviation])
+@pytest.mark.parametrize("fit", [fit_quantiles, partial(fit_quantiles, low=0.5)])
 def test_without_it_maps_are_compared_as_they_are(predictor, pixels, fit):
     raw = outputs(predictor.engine, pixels).grids
 
@@ -140,8 +140,7 @@ class Bright:
 @pytest.fixture
 def whole_session(monkeypatch):
     """All changes, each of eight images."""
-    for module in (fitting, second_session):
-        monkeypatch.setattr(module, "SESSION", SESSION)
+    monkeypatch.setattr(second_session, "SESSION", SESSION)
     monkeypatch.setattr(second_session, "_N_IMAGES", 8)
 
 

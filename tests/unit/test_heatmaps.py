@@ -16,6 +16,7 @@ from efficientad.images.heatmaps import (
     outline,
     overlay,
     panel,
+    resize_mask,
 )
 
 SHAPES = st.tuples(st.integers(8, 30), st.integers(8, 30))
@@ -172,6 +173,14 @@ def test_an_outline_is_wider_on_a_larger_image():
         widths.append(int((drawn[: side // 2, side // 2] == MASK_COLOR).all(1).sum()))
 
     assert widths == [1, 6]
+
+
+def test_the_smallest_region_stays_in_a_smaller_mask():
+    mask = np.zeros((2000, 2000), np.bool_)
+    mask[777, 1234] = True
+
+    assert resize_mask(mask, 256, 256).any()
+    assert not resize_mask(np.zeros_like(mask), 256, 256).any()
 
 
 def test_an_outline_leaves_its_image_alone():

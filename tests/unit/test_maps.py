@@ -7,7 +7,6 @@ from efficientad.method.maps import (
     MapScale,
     combine_maps,
     divide_by_level,
-    fit_mean_and_deviation,
     fit_quantiles,
     image_scores,
     map_levels,
@@ -50,17 +49,6 @@ def test_other_quantiles_go_to_0_and_a_tenth(rng):
     pixels = place_map(grids[0], 256, 256)
     expected = np.quantile(pixels, [0.5, 0.99])
     np.testing.assert_allclose([scale.low, scale.high], expected, rtol=1e-6)
-
-
-def test_by_mean_and_deviation_a_map_gets_mean_0_and_deviation_1(rng):
-    grids = rng.gamma(2, 3, (2, 56, 56)).astype(np.float32)
-
-    scale = fit_mean_and_deviation(grids)
-
-    raw = np.stack([place_map(grid, 256, 256) for grid in grids])
-    normalized = normalize_map(raw, scale)
-    assert abs(float(normalized.mean())) < 1e-4
-    assert abs(float(normalized.std()) - 1) < 1e-4
 
 
 def test_the_score_is_the_maximum_of_the_placed_combined_map(grids):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR, heatmap
+from efficientad.images.heatmaps import THRESHOLD_COLOR, heatmap
 from efficientad.inspection import panels
 from efficientad.inspection.panels import prediction_panel, prediction_tiles
 from efficientad.inspection.prediction import Prediction
@@ -116,19 +116,6 @@ def test_what_most_normal_images_reach_leaves_no_haze():
     *_, combined = prediction_tiles(image, prediction_of(256, 256, 0.01, 0.01))
 
     np.testing.assert_array_equal(combined.image, image)
-
-
-def test_the_smallest_annotated_defect_stays_visible():
-    image, prediction = gray_image(256, 256), prediction_of(2000, 2000)
-    mask = np.zeros((2000, 2000), np.bool_)
-    without, *_ = prediction_tiles(image, prediction, mask)
-    mask[777, 1234] = True
-
-    tile, *others = prediction_tiles(image, prediction, mask)
-
-    assert tile.caption == without.caption == "annotated defect"
-    assert has_color(tile.image, MASK_COLOR)
-    assert not any(has_color(t.image, MASK_COLOR) for t in (without, *others))
 
 
 def test_the_decision_stands_above_the_image():

@@ -12,7 +12,6 @@ from efficientad.inspection.opening import detector_engine
 from efficientad.kernels import layers
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.training.principal_axes import (
-    ForAxes,
     along_axes,
     moments,
     principal_axes,
@@ -104,7 +103,7 @@ def images():
 def test_along_all_axes_the_maps_are_the_same(size, make_detector, images):
     detector = make_detector(size)
 
-    turned = along_axes(detector, [ForAxes([images], [images])], 384, 384)
+    turned = along_axes(detector, [[(images, images)]], 384, 384)
 
     torch.testing.assert_close(
         turned.outputs(images)[0], detector.outputs(images)[0], rtol=1e-3, atol=1e-6
@@ -117,7 +116,7 @@ def test_along_few_axes_the_maps_lose_what_lies_outside_of_them(make_detector, i
     detector = make_detector()
     other_images = images.flip(3) / 2
     both = [other_images, -other_images]
-    kinds = [ForAxes([images], [images]), ForAxes(both, both)]
+    kinds = [[(images, images)], [(image, image) for image in both]]
 
     few, more = (along_axes(detector, kinds, n, n // 2) for n in (64, 192))
 

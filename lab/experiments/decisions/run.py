@@ -136,6 +136,7 @@ def main() -> None:
         pixels_of(list(provenance["training_images"]), predictor),
         seed=seed,
     )
+    assert composition is not None
     detector.set_composition(composition)
     engine = detector_engine(detector)
     category = open_category(given.category)

@@ -1,1 +1,1 @@
-"""The decision: measured on normal images, or set by hand. No torch here."""
+"""Scales, scores and thresholds, measured on normal images. No torch here."""

@@ -16,11 +16,11 @@ from efficientad.calibration.second_session import n_affordable
 from efficientad.decisions.rule import ANYWHERE, Rule
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.images.changes import CHANGES, changed
+from efficientad.inspection.tiling import WHOLE
 from efficientad.method.composition import COMPOSITION, Composition
 
-MAX_IMAGES: Final = 400
+_MAX_IMAGES: Final = 400
 """Most normal images that a Gaussian is fitted to, and most changed ones."""
-
 _WEIGHT_OF_CHANGES: Final = 4.0
 _N_FOLDS: Final = 5
 _LEAST_SHRINKAGE: Final = 1e-3
@@ -32,21 +32,25 @@ Array = NDArray[np.float64]
 
 def learn_composition(
     engine: Engine, pixels: Pixels, rule: Rule = ANYWHERE, *, seed: int
-) -> tuple[Composition, EngineOutput]:
+) -> tuple[Composition | None, EngineOutput]:
     """Fit the Gaussian to training images, and to changes that are no defects.
+
+    There is none for tiles: it would hide the small defects that they find.
 
     Args:
         engine: Engine of the trained networks; it gives `cells`.
-        pixels: Training images, (n, 256, 256, 3), at least one.
+        pixels: Training images, (n, height, width, 3), at least one.
         rule: Rule of the decision.
         seed: Seed of the changes.
 
     Returns:
-        The Gaussian, and the output for up to 400 of the images with their cross-fitted
-        distances.
+        The Gaussian, and the output for up to 400 of the images, or for fewer large
+        ones, with their cross-fitted distances.
     """
-    pixels = _affordable(pixels)
-    output = training_output(engine, pixels, rule)
+    pixels = pixels[:: -(-len(pixels) // n_affordable(_MAX_IMAGES, pixels))]
+    output = outputs(engine, pixels, rule, "training images")
+    if pixels.shape[1:3] != WHOLE:
+        return None, output
     rng = np.random.default_rng((seed, len(pixels)))
     kinds = list(CHANGES)
     variants = np.stack(
@@ -55,31 +59,11 @@ def learn_composition(
             for index, image in enumerate(pixels)
         ]
     )
-    cells = outputs(engine, variants, rule, "changed images").values["cells"]
-    composition, distances = fit_composition(
-        output.values["cells"], cells, np.arange(len(pixels))
-    )
-    return composition, EngineOutput(
-        output.grids, {COMPOSITION: distances[:, np.newaxis]}
-    )
-
-
-def training_output(
-    engine: Engine, pixels: Pixels, rule: Rule = ANYWHERE
-) -> EngineOutput:
-    """Return the output of an engine for up to 400 of the training images.
-
-    Args:
-        engine: Engine of the trained networks.
-        pixels: Training images, (n, height, width, 3), at least one.
-        rule: Rule of the decision.
-    """
-    return outputs(engine, _affordable(pixels), rule, "training images")
-
-
-def _affordable(pixels: Pixels) -> Pixels:
-    """Return up to 400 images, spread evenly, or fewer large ones."""
-    return pixels[:: -(-len(pixels) // n_affordable(MAX_IMAGES, pixels))]
+    cells = outputs(engine, variants, task="changed images").values["cells"]
+    origins = np.arange(len(pixels))
+    composition, distances = fit_composition(output.values["cells"], cells, origins)
+    values = {COMPOSITION: distances[:, np.newaxis]}
+    return composition, EngineOutput(output.grids, values)
 
 
 def fit_composition(

@@ -6,7 +6,6 @@ every later map would look anomalous. No torch here.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
@@ -14,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.calibration.normal_images import Pixels
-from efficientad.calibration.second_session import SecondSession, second_session
+from efficientad.calibration.second_session import SecondSession
 from efficientad.decisions.budget import DEFAULT_BUDGET
 from efficientad.decisions.decision import Calibration, TermScale
 from efficientad.decisions.rule import ANYWHERE, Rule
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.errors import DatasetError
 from efficientad.images.alignment import Alignment
-from efficientad.images.changes import SESSION
 from efficientad.inspection.tiling import run
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.maps import (
@@ -34,7 +32,7 @@ from efficientad.method.maps import (
 )
 from efficientad.method.places import levels_of_places, place_levels
 from efficientad.method.sizes import GRID_SIZE
-from efficientad.progress import Progress
+from efficientad.progress import with_progress
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
         else fit(grids, inside=rule.inside(*grids.shape[1:]))
         for name, grids in held_out.grids.items()
     }
-    changed = second_session(pixels, alignment)
+    changed = SecondSession(pixels, alignment)
     session = outputs(engine, changed, rule, "second session")
     blank = Calibration(
         scales, (0.0,), false_alarm_budget, threshold_rule="estimate", rule=rule
@@ -114,12 +112,11 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
     # An image that is flagged as it is says nothing about a change.
     counts = (own <= found.threshold)[changed.origins]
     by_case = scores(found, session).reshape(counts.shape)
-    kinds = np.array([kind for kind, _ in SESSION])
     by_kind = {}
-    for kind in dict(SESSION):
-        of_kind, those = by_case[kinds == kind], counts[kinds == kind]
-        counted = of_kind[those] if those.any() else of_kind.ravel()
-        by_kind[kind] = tuple(counted.tolist())
+    for kind in dict.fromkeys(changed.kinds.tolist()):
+        those = changed.kinds == kind
+        of_kind, counted = by_case[those], by_case[those][counts[those]]
+        by_kind[kind] = tuple((counted if counted.size else of_kind.ravel()).tolist())
     return replace(found, second_session=by_kind, threshold_rule="steady")
 
 
@@ -141,9 +138,8 @@ def _with_composition(
     scale = _term_scale(alone, normal)
     for weight in _WEIGHTS:
         term = replace(scale, slope=weight * scale.slope)
-        found = _with_scores(
-            replace(alone, terms={COMPOSITION: term}), held_out, training
-        )
+        weighted = replace(alone, terms={COMPOSITION: term})
+        found = _with_scores(weighted, held_out, training)
         if np.mean(scores(found, session) > found.threshold) <= limit:
             return found
     return alone
@@ -156,13 +152,10 @@ def outputs(
     task: str = "calibration",
 ) -> EngineOutput:
     """Return the output of an engine for many images, (n, height, width, 3)."""
-    found: list[EngineOutput] = []
-    with closing(Progress(len(pixels), "image", task=task)) as progress:
-        for start in range(0, len(pixels), _BATCH_SIZE):
-            batch = pixels[start : start + _BATCH_SIZE]
-            found.append(run(engine, batch, rule))
-            progress.update(start + len(batch))
-    return joined(found)
+    starts = range(0, len(pixels), _BATCH_SIZE)
+    batches = (pixels[start : start + _BATCH_SIZE] for start in starts)
+    tracked = with_progress(batches, len(pixels), task)
+    return joined([run(engine, batch, rule) for batch in tracked])
 
 
 def joined(found: Sequence[EngineOutput]) -> EngineOutput:

@@ -18,14 +18,10 @@ _Z: Final = 1.96  # of a normal distribution, for 95 %
 
 
 def expectations(model: Path, defects: Path) -> list[str]:
-    """Return lines on the defects found and the false alarms at each budget.
-
-    Args:
-        model: Model file.
-        defects: Folder of images with known defects.
+    """Return lines on the defects of a folder found, and false alarms, at each budget.
 
     Raises:
-        DatasetError: If it holds no images.
+        DatasetError: If the folder holds no images.
         ImageError: If one cannot be read.
     """
     paths = find_images(defects, recursive=True)
@@ -62,12 +58,7 @@ def _of(n_found: int, n: int) -> str:
 
 
 def wilson_interval(n_found: int, n: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share (Wilson 1927).
-
-    Args:
-        n_found: Cases found.
-        n: All cases, at least 1.
-    """
+    """Return the 95 % confidence interval of a share (Wilson 1927); n is at least 1."""
     share, factor = n_found / n, _Z**2 / n
     centre = (share + factor / 2) / (1 + factor)
     half = math.sqrt(share * (1 - share) * factor + factor**2 / 4) / (1 + factor)

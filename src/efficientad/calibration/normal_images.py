@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -24,15 +23,9 @@ from efficientad.images.alignment import Alignment, fit_alignment, gray_of, is_w
 from efficientad.images.levels import Levels
 from efficientad.images.listing import join_names
 from efficientad.images.preparation import AS_IT_IS, Preparation
-from efficientad.images.rgb import (
-    ImageLike,
-    RGBImage,
-    as_rgb,
-    image_hash,
-    resize_image,
-)
+from efficientad.images.rgb import ImageLike, as_rgb, image_hash, resize_image
 from efficientad.inspection.tiling import WHOLE, Size, require_similar_aspect
-from efficientad.progress import Progress
+from efficientad.progress import tracked
 
 ChooseSize = Callable[[Size], Size]
 """Function of an image's height and width to the input size."""
@@ -103,33 +96,27 @@ def read_normal_images(
     """
     chosen, pixels = preparation.size, np.empty((0, *WHOLE, 3), np.uint8)
     hashes, names, sizes = [], [], []
-    with closing(Progress(len(images), "image", task="reading")) as progress:
-        for index, image in enumerate(images):
-            name = f"image {index}"
-            if isinstance(image, (str, Path)):
-                name = str(Path(image).absolute())  # an export finds it from any folder
-            names.append(name)
-            rgb = preparation.read(image, name)
-            hashes.append(image_hash(rgb))
-            sizes.append((rgb.shape[0], rgb.shape[1]))
-            if index == 0:
-                chosen = choose_size(sizes[0]) if choose_size else chosen
-                _require_memory(len(images), chosen)
-                pixels = np.empty((len(images), *chosen, 3), np.uint8)
-            require_similar_aspect(sizes[-1], chosen)
-            if preparation.alignment is not None:
-                rgb = _aligned(rgb, preparation.alignment, name)
-            pixels[index] = resize_image(rgb, *chosen)
-            progress.update(index + 1)
+    for index, image in enumerate(tracked(images, len(images), "reading")):
+        name = f"image {index}"
+        if isinstance(image, (str, Path)):
+            name = str(Path(image).absolute())  # an export finds it from any folder
+        names.append(name)
+        rgb = preparation.read(image, name)
+        hashes.append(image_hash(rgb))
+        sizes.append((rgb.shape[0], rgb.shape[1]))
+        if index == 0:
+            chosen = choose_size(sizes[0]) if choose_size else chosen
+            _require_memory(len(images), chosen)
+            pixels = np.empty((len(images), *chosen, 3), np.uint8)
+        require_similar_aspect(sizes[-1], chosen)
+        if preparation.alignment is not None:
+            try:
+                rgb = preparation.alignment.pose(rgb).aligned(rgb)
+            except ImageError as error:
+                raise ImageError(f"{name}: {error}") from error
+        pixels[index] = resize_image(rgb, *chosen)
     prepared = replace(preparation, size=chosen)
     return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes), prepared)
-
-
-def _aligned(image: RGBImage, alignment: Alignment, name: str) -> RGBImage:
-    try:
-        return alignment.aligned(image)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
 
 
 def alignment_of(
@@ -152,12 +139,10 @@ def alignment_of(
         return None
     chosen = images[:: -(-len(images) // _N_FOR_ALIGNMENT)]
     grays, aspect = [], 1.0
-    with closing(Progress(len(chosen), "image", task="aligning")) as progress:
-        for index, image in enumerate(chosen):
-            rgb = as_rgb(image, f"image {index}", levels=levels)
-            grays.append(gray_of(rgb))
-            aspect = rgb.shape[1] / rgb.shape[0]
-            progress.update(index + 1)
+    for index, image in enumerate(tracked(chosen, len(chosen), "aligning")):
+        rgb = as_rgb(image, f"image {index}", levels=levels)
+        grays.append(gray_of(rgb))
+        aspect = rgb.shape[1] / rgb.shape[0]
     alignment = fit_alignment(grays, aspect)
     if align == "always":
         return alignment

@@ -6,6 +6,7 @@ Polygons are a JSON file, in pixels of the images or in shares of their sides:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +25,8 @@ from efficientad.decisions.rule import (
 from efficientad.errors import ConfigError
 from efficientad.images.components import components
 from efficientad.images.rgb import Mask, read_image
+from efficientad.inspection.tiling import Size
 from efficientad.model_files.json_text import from_json
-
-Size = tuple[int, int]
-"""Height and width of an image in pixels."""
 
 _LEAST_POINTS: Final = 3
 _MOST_POINTS: Final = 2000
@@ -46,13 +45,11 @@ def rule_of(options: RuleOptions, sizes: Sequence[Size]) -> Rule:
     if options.is_plain:
         return Rule()
     mask = np.ones((1, 1), np.bool_)
-    if options.region or options.ignore:
-        mask = _mask(options.region, sizes, otherwise=True)
-        mask = mask & ~_mask(options.ignore, sizes, otherwise=False)
-        if not mask.any():
-            raise ConfigError(
-                "the region of interest is empty; mark where defects count"
-            )
+    if options.region:
+        mask = _mask(options.region, sizes)
+    if options.ignore:
+        mask = mask & ~_mask(options.ignore, sizes)
+    rule = Rule("" if mask.all() else encode_mask(mask))
     share, image_mm2 = 0.0, None
     if options.min_area or options.pixel_size:
         height, width = _only_size(sizes, "an area")
@@ -68,8 +65,7 @@ def rule_of(options: RuleOptions, sizes: Sequence[Size]) -> Rule:
                 f"place where it may lie has {largest * height * width:.4g}; give "
                 "a smaller area"
             )
-    text = "" if mask.all() else encode_mask(mask)
-    return Rule(region_of_interest=text, min_area=share, image_mm2=image_mm2)
+    return replace(rule, min_area=share, image_mm2=image_mm2)
 
 
 def _only_size(sizes: Sequence[Size], what: str) -> Size:
@@ -82,7 +78,7 @@ def _only_size(sizes: Sequence[Size], what: str) -> Size:
     return sizes[0]
 
 
-def _mask(path: Path | None, sizes: Sequence[Size], *, otherwise: bool) -> Mask:
+def _mask(path: Path, sizes: Sequence[Size]) -> Mask:
     """Return the marked pixels of images, with the longest side of a stored mask."""
     height, width = sizes[0]
     for size in sizes:
@@ -93,8 +89,6 @@ def _mask(path: Path | None, sizes: Sequence[Size], *, otherwise: bool) -> Mask:
             )
     shrink = min(1.0, MASK_SIDE / max(height, width))
     rows, columns = (max(1, round(n * shrink)) for n in (height, width))
-    if path is None:
-        return np.full((rows, columns), otherwise)
     picture = Image.new("L", (columns, rows))
     if path.suffix.lower() == ".json":
         draw = ImageDraw.Draw(picture)

@@ -19,42 +19,33 @@ _AFFORDED_PIXELS: Final = 1024**2
 """Size of images from which on fewer of them are predicted for a calibration."""
 
 
-def second_session(
-    pixels: Pixels, alignment: Alignment | None = None
-) -> "SecondSession":
-    """Return some normal images with each change of `SESSION`, case by case.
+class SecondSession:
+    """Some normal images with each change of `SESSION`, case by case.
 
     Args:
         pixels: Normal images, (n, height, width, 3).
         alignment: Reference that changed images are aligned with. None: they are not.
     """
-    n = min(len(pixels), n_affordable(_N_IMAGES, pixels))
-    return SecondSession(pixels, n, alignment)
 
-
-class SecondSession:
-    """Normal images with changes that are no defects, made as they are asked for."""
-
-    def __init__(self, pixels: Pixels, n: int, alignment: Alignment | None) -> None:
-        self._pixels, self._n, self._alignment = pixels, n, alignment
+    def __init__(self, pixels: Pixels, alignment: Alignment | None = None) -> None:
+        self._pixels, self._alignment = pixels, alignment
+        self.kinds = np.array([kind for kind, _ in SESSION])
+        """Kind of the change of each case, (cases,)."""
+        n = min(len(pixels), n_affordable(_N_IMAGES, pixels))
+        cases = np.arange(len(SESSION))[:, np.newaxis]
+        self.origins: NDArray[np.intp] = (np.arange(n) + 7 * cases) % len(pixels)
+        """Index of the normal image that each is made of, (cases, images of a case)."""
 
     def __len__(self) -> int:
-        return len(SESSION) * self._n
-
-    @property
-    def origins(self) -> NDArray[np.intp]:
-        """Index of the normal image that each is made of, (cases, images of a case)."""
-        cases = np.arange(len(SESSION))[:, np.newaxis]
-        return (np.arange(self._n) + 7 * cases) % len(self._pixels)
+        return self.origins.size
 
     def __getitem__(self, places: slice) -> Pixels:
         """Return some of the images, (n, height, width, 3)."""
         found = []
-        origins = self.origins
         for place in range(*places.indices(len(self))):
-            case, index = divmod(place, self._n)
+            case, index = divmod(place, self.origins.shape[1])
             kind, strength = SESSION[case]
-            image = self._pixels[origins[case, index]]
+            image = self._pixels[self.origins[case, index]]
             image = changed(image, kind, strength, seed=case)
             # Each warp smooths an image, so only those that need it get another one.
             if self._alignment is not None and kind in MOVES:

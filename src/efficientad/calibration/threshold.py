@@ -6,13 +6,12 @@ graph stays to the byte and no PyTorch is needed.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from efficientad.calibration.rule_files import rule_of
 from efficientad.calibration.rule_options import RuleOptions
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.decisions.decision import Calibration
-from efficientad.decisions.rule import Rule
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import image_hash
 from efficientad.inspection.opening import (
@@ -94,14 +93,12 @@ def threshold(
     calibration, provenance = opened.calibration, dict(opened.provenance)
     if is_unchanged:
         return calibration
-    if false_alarm_budget is None:
-        false_alarm_budget = calibration.false_alarm_budget
     if unsure_budget is None:
         unsure_budget = calibration.unsure_budget
     calibration = replace(
         calibration,
         given_threshold=at,
-        false_alarm_budget=false_alarm_budget,
+        false_alarm_budget=false_alarm_budget or calibration.false_alarm_budget,
         unsure_budget=unsure_budget or None,
     )
     if images is not None:
@@ -125,14 +122,7 @@ def _recalibrated(
     images: Path,
     rule: RuleOptions | None,
 ) -> tuple[Calibration, dict[str, str]]:
-    """Return a calibration with the scores of other images, and the images' hashes.
-
-    Args:
-        calibration: Calibration of the file.
-        predictor: Predictor of the file.
-        images: Folder of normal images.
-        rule: Region of interest and least area of a defect. None: as before.
-    """
+    """Return a calibration with the scores of other images, and the images' hashes."""
     paths, _ = normal_image_paths(images, min_images=1)
     hashes, sizes = {}, []
     for path in paths:
@@ -140,29 +130,17 @@ def _recalibrated(
         hashes[str(path.absolute())] = image_hash(image)
         sizes.append((image.shape[0], image.shape[1]))
     require_disjoint(hashes, predictor.provenance.get("training_images", {}))
+    changes: dict[str, Any] = {}
     if rule is not None:
-        found = rule_of(rule, sizes)
-        calibration = _with_rule(calibration, found)
-        changed = _with_rule(predictor.calibration, found)
+        changes["rule"] = rule_of(rule, sizes)
+        # The terms are those of the whole image, so that a region of interest has none.
+        if changes["rule"].region_of_interest:
+            changes["terms"] = {}
+        changed = replace(predictor.calibration, **changes)
         predictor = replace(predictor, calibration=changed)
-    scores = _scores(predictor, hashes)
-    return replace(
-        calibration, normal_scores=scores, training_scores=(), second_session={}
-    ), hashes
-
-
-def _with_rule(calibration: Calibration, rule: Rule) -> Calibration:
-    """Return a calibration with another rule.
-
-    The terms are those of the whole image, so that a region of interest has none.
-    """
-    terms = {} if rule.region_of_interest else calibration.terms
-    return replace(calibration, rule=rule, terms=terms)
-
-
-def _scores(predictor: Predictor, hashes: dict[str, str]) -> tuple[float, ...]:
-    """Return the scores of different images in ascending order."""
     # A copy of an image says nothing more about what is normal.
     path_of = {digest: path for path, digest in hashes.items()}
-    paths = tracked(path_of.values(), len(path_of), "scoring")
-    return tuple(sorted(predictor.predict(path).image_score for path in paths))
+    different = tracked(path_of.values(), len(path_of), "scoring")
+    scores = sorted(predictor.predict(path).image_score for path in different)
+    changes |= {"training_scores": (), "second_session": {}}
+    return replace(calibration, normal_scores=tuple(scores), **changes), hashes

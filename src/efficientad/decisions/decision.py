@@ -182,31 +182,30 @@ class Calibration:
         """Return one sentence on what the threshold promises."""
         n = len(self.normal_scores)
         rate = percent(self.guaranteed_false_alarm_rate)
-        text = f"{n} held-out normal images guarantee at most {rate} false alarms"
+        parts = [f"{n} held-out normal images guarantee at most {rate} false alarms"]
         if self.given_threshold is not None:
-            return text
+            return parts[0]
         budget = percent(self.false_alarm_budget)
         if self.threshold_rule != "rank":
-            n_all = n + len(self.training_scores)
             estimate = (
                 f"the threshold is estimated for {budget} false alarms from the scores "
-                f"of {n_all} normal images"
+                f"of {n + len(self.training_scores)} normal images"
             )
             if self.threshold > self._estimate(self.false_alarm_budget):
                 estimate += (
                     ", and raised so that changes that are no defects flag at most "
                     f"{percent(_MORE_IN_SECOND_SESSION * self.false_alarm_budget)}"
                 )
-            text = f"{estimate}; {text}"
+            parts.insert(0, estimate)
         if self.n_more_images_needed:
-            text += f"; {self.n_more_images_needed} more are needed for {budget}"
+            parts.append(f"{self.n_more_images_needed} more are needed for {budget}")
         if self.unsure_budget is not None:
-            text += (
-                f"; scores above {self.unsure_threshold:.4g} are unsure, so that "
+            parts.append(
+                f"scores above {self.unsure_threshold:.4g} are unsure, so that "
                 f"{percent(self.unsure_budget)} of normal images are expected there "
                 "or higher"
             )
-        return text
+        return "; ".join(parts)
 
     def require_sensible(self) -> None:
         """Refuse a threshold set by hand that is no decision.
@@ -240,11 +239,7 @@ class Calibration:
         }
 
     def at_budget(self, budget: float) -> "Calibration":
-        """Return this calibration with a threshold for another false-alarm budget.
-
-        Args:
-            budget: Share of normal images that may be flagged, from 1e-6 to 0.5.
-        """
+        """Return this calibration with a threshold for another false-alarm budget."""
         return replace(
             self, false_alarm_budget=budget, given_threshold=None, unsure_budget=None
         )
@@ -254,14 +249,11 @@ class Calibration:
 
         The first line is the heading.
         """
-        n = len(self.normal_scores)
         lines = ["expected false alarms  threshold  held-out images flagged"]
         for budget in BUDGETS:
             other = self.at_budget(budget)
-            flagged = f"{other.n_flagged} of {n}"
-            lines.append(
-                f"{percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"
-            )
+            flagged = f"{other.n_flagged} of {len(self.normal_scores)}"
+            lines += [f"{percent(budget):>21}  {other.threshold:9.4g}  {flagged:>23}"]
         return lines
 
     def scores(
@@ -271,9 +263,8 @@ class Calibration:
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
         """Return the image scores, (n,), and the points of each term in them, (n,).
 
-        Args:
-            grids: Normalized maps by name, (n, rows, columns).
-            values: Image-level values by name, (n, 1), at least those of the terms.
+        They follow from normalized maps, (n, rows, columns), and image-level values,
+        (n, 1), by name.
         """
         points = {k: term.points(values[k][:, 0]) for k, term in self.terms.items()}
         of_maps = self.rule.scores(combine_maps(grids))
@@ -283,8 +274,7 @@ class Calibration:
     def p_value(self, image_score: float) -> float:
         """Return the probability that a normal image scores at least this high.
 
-        Returns:
-            In (0, 1]; small means anomalous, and never below 1 / (n + 1).
+        It is at least 1 / (n + 1); small means anomalous.
 
         Raises:
             ModelFileError: If the score is not finite: a NaN would pass as normal.
@@ -301,9 +291,5 @@ class Calibration:
 
 def _lowest_for(scores: tuple[float, ...], budget: float) -> float:
     """Return the lowest of the ascending scores that keeps a budget, or the highest."""
-    return scores[min(_rank(len(scores), budget), len(scores)) - 1]
-
-
-def _rank(n: int, budget: float) -> int:
-    """Return the rank of the threshold among n scores, n + 1 if none keeps it."""
-    return math.ceil((n + 1) * (1 - budget) - 1e-9)
+    rank = math.ceil((len(scores) + 1) * (1 - budget) - 1e-9)
+    return scores[min(rank, len(scores)) - 1]

@@ -70,17 +70,14 @@ class Region:
 
     def in_own_frame(self, pose: Pose, height: int, width: int) -> "Region":
         """Return this region of an aligned image with its box in the image's frame."""
-        x, y = self.x, self.y
         corners = [
-            pose.point_in_own_frame(right, bottom, height, width)
-            for right in (x, x + self.width)
-            for bottom in (y, y + self.height)
+            pose.point_in_own_frame(x, y, height, width)
+            for x in (self.x, self.x + self.width)
+            for y in (self.y, self.y + self.height)
         ]
         columns, rows = zip(*corners, strict=True)
-        left, top = (max(0, math.floor(min(v))) for v in (columns, rows))
-        right, bottom = (
-            min(n, math.ceil(max(v))) for v, n in ((columns, width), (rows, height))
-        )
+        left, right = max(0, math.floor(min(columns))), math.ceil(max(columns))
+        top, bottom = max(0, math.floor(min(rows))), math.ceil(max(rows))
         centroid_x, centroid_y = pose.point_in_own_frame(
             self.centroid_x + 0.5, self.centroid_y + 0.5, height, width
         )
@@ -88,8 +85,8 @@ class Region:
             self,
             x=min(left, width - 1),
             y=min(top, height - 1),
-            width=max(1, right - left),
-            height=max(1, bottom - top),
+            width=max(1, min(width, right) - left),
+            height=max(1, min(height, bottom) - top),
             centroid_x=centroid_x - 0.5,
             centroid_y=centroid_y - 0.5,
         )
@@ -146,22 +143,19 @@ class Rule:
             return None
         mask = self.mask_at(*map(input_size, (rows, columns)))
         for axis, n_cells in enumerate((rows, columns)):
-            starts = cells_of_pixels(n_cells)
-            mask = np.logical_or.reduceat(mask, starts, axis=axis)
+            mask = np.logical_or.reduceat(mask, cells_of_pixels(n_cells), axis=axis)
         return mask
 
     def inside(self, rows: int, columns: int) -> Mask | None:
         """Return the region of interest on the map of a grid; None: the whole image."""
-        if not self.region_of_interest:
-            return None
-        return self.mask_at(*map_size(rows, columns))
+        size = map_size(rows, columns)
+        return self.mask_at(*size) if self.region_of_interest else None
 
     def require_aspect(self, height: int, width: int) -> None:
         """Raise `ImageError` if the region of interest is of another aspect."""
-        if not self.region_of_interest:
-            return
         rows, columns = self.mask.shape
-        if not is_same_aspect((height, width), (rows, columns)):
+        is_same = is_same_aspect((height, width), (rows, columns))
+        if self.region_of_interest and not is_same:
             raise ImageError(
                 f"the region of interest was drawn for images of {columns / rows:.3g} "
                 f"times their height, got one of {width} x {height} pixels; use such "
@@ -180,11 +174,7 @@ class Rule:
     ) -> tuple[Region, ...]:
         """Return the regions of the least area above a level, the largest first.
 
-        Args:
-            combined: Combined map of the image, (rows, columns).
-            level: Values above it belong to a region.
-            height: Height of the image in pixels.
-            width: Width of the image in pixels.
+        The combined map, (rows, columns), is that of an image of (height, width).
         """
         values, inside = self._placed(combined)
         found = components(inside & (values > np.float64(level)))
@@ -195,12 +185,13 @@ class Rule:
         regions = []
         for group in np.flatnonzero(areas >= self._n_pixels(values)):
             runs = found.group_of_run == group
-            y, x = found.rows[runs], found.starts[runs]
-            ends = found.ends[runs]
+            y, x, ends = found.rows[runs], found.starts[runs], found.ends[runs]
             top, left = math.floor(y.min() * down), math.floor(x.min() * across)
             lengths = ends - x
             inner = values[labels == group]
             share = areas[group] / values.size
+            centre_x = ((x + ends) / 2 * lengths).sum() / lengths.sum() * across
+            centre_y = ((y + 0.5) * lengths).sum() / lengths.sum() * down
             regions.append(
                 Region(
                     x=left,
@@ -208,12 +199,8 @@ class Rule:
                     width=min(width, math.ceil(ends.max() * across)) - left,
                     height=min(height, math.ceil((y.max() + 1) * down)) - top,
                     area=round(share * height * width, 2),
-                    centroid_x=float(
-                        ((x + ends) / 2 * lengths).sum() / lengths.sum() * across - 0.5
-                    ),
-                    centroid_y=float(
-                        ((y + 0.5) * lengths).sum() / lengths.sum() * down - 0.5
-                    ),
+                    centroid_x=float(centre_x - 0.5),
+                    centroid_y=float(centre_y - 0.5),
                     peak=float(inner.max()),
                     mean=float(inner.mean()),
                     area_mm2=self.image_mm2 and share * self.image_mm2,

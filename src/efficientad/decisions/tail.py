@@ -19,12 +19,8 @@ _N_SHAPED: Final = 8
 def tail_quantile(scores: Sequence[float], share: float) -> float:
     """Return the value that a share of all scores of this kind exceeds.
 
-    Args:
-        scores: At least one finite score.
-        share: Share in (0, 1), for example below 1 / n.
-
-    Returns:
-        At least the median. Of one score, or of equal ones, that score.
+    It is at least the median of the scores, of which there is at least one. The share
+    is in (0, 1), for example below 1 / n.
     """
     ordered = np.sort(np.asarray(scores, np.float64))
     start = float(np.median(ordered))

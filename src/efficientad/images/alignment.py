@@ -77,16 +77,8 @@ class Alignment:
             )
         return pose
 
-    def aligned(self, image: RGBImage) -> RGBImage:
-        """Return an image in which the part lies as in the reference.
-
-        Raises:
-            ImageError: If the part is not found.
-        """
-        return self.pose(image).aligned(image)
-
     def squeezed_aligned(self, image: RGBImage) -> RGBImage:
-        """Return the same for an image of the networks' input size, as it is there.
+        """Return an aligned image of the networks' input size, as it is there.
 
         The part need not agree with the reference.
         """
@@ -114,9 +106,7 @@ class Alignment:
 def fit_alignment(images: Sequence[Gray], aspect: float = 1.0) -> Alignment:
     """Return the alignment of a part: the mean of its images in the pose of the first.
 
-    Args:
-        images: Normal images by `gray_of`, at least one.
-        aspect: Their width divided by their height.
+    There is at least one normal image by `gray_of`.
     """
     first = images[0]
     spectrum = _polar_spectrum(first)
@@ -126,18 +116,12 @@ def fit_alignment(images: Sequence[Gray], aspect: float = 1.0) -> Alignment:
     agreements = [_found(blank.gray, blank.spectrum, i)[1] for i in images]
     # A defect or another session may agree less; an image without the part does so
     # much less.
-    lowest = min(agreements)
-    least = max(-1.0, min(_MOST_NEEDED, 2 * lowest - 1))
+    least = max(-1.0, min(_MOST_NEEDED, 2 * min(agreements) - 1))
     return Alignment(blank.reference, least, aspect)
 
 
 def is_worth_it(alignment: Alignment, images: Sequence[Gray]) -> bool:
-    """Return whether images agree well when they are aligned, and otherwise do not.
-
-    Args:
-        alignment: Alignment fitted to the images.
-        images: Normal images by `gray_of`, at least one.
-    """
+    """Return whether images agree well in their alignment, and otherwise do not."""
     reference, spectrum = alignment.gray, alignment.spectrum
     aligned = [_found(reference, spectrum, image)[1] for image in images]
     mean = np.mean(images, axis=0)
@@ -207,12 +191,8 @@ def _found(reference: Gray, spectrum: NDArray[Any], gray: Gray) -> tuple[Pose, f
         down, right = np.unravel_index(product.argmax(), product.shape)
         scale = norm * float(np.linalg.norm(turned))
         agreement = float(product[down, right]) / scale if scale else 0.0
-        return (
-            agreement,
-            angle,
-            _step(product[:, right], down),
-            _step(product[down], right),
-        )
+        steps = _step(product[:, right], down), _step(product[down], right)
+        return agreement, angle, *steps
 
     best = max(at(angle) for angle in angles)
     for step in _STEPS:

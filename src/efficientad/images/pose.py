@@ -82,14 +82,8 @@ class Pose:
         middle_x, middle_y = width / 2, height / 2
         # Shifted first, then turned about the middle.
         x, y = self.right * side - middle_x, self.down * side - middle_y
-        return (
-            cos,
-            -sin,
-            cos * x - sin * y + middle_x,
-            sin,
-            cos,
-            sin * x + cos * y + middle_y,
-        )
+        left, top = cos * x - sin * y + middle_x, sin * x + cos * y + middle_y
+        return cos, -sin, left, sin, cos, top
 
 
 def _inverse(affine: Affine) -> Affine:

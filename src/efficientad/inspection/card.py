@@ -46,7 +46,11 @@ def card(model: Path | str, *, metrics: Path | str | None = None) -> str:
                 "file": path.name,
                 "SHA-256": file_hash(path),
                 "method": f"EfficientAD, size {opened.size}",
-                "made by": _versions(provenance),
+                "made by": ", ".join(
+                    f"{name} {provenance[name]}"
+                    for name in ("efficientad", "torch", "python")
+                    if name in provenance
+                ),
             }
         ),
         "Data": _table(_data(provenance)),
@@ -74,34 +78,26 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _versions(provenance: Mapping[str, Any]) -> str:
-    names = ("efficientad", "torch", "python")
-    return ", ".join(
-        f"{name} {provenance[name]}" for name in names if name in provenance
-    )
-
-
 def _data(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    teacher = provenance.get("teacher", {})
     decision = provenance.get("decision_images", provenance.get("validation_images"))
     return {
         "product": product_of(provenance),
         "training images": len(provenance.get("training_images", {})) or None,
         "held-out normal images": None if decision is None else len(decision),
         "natural images of the penalty": provenance.get("pretraining_images"),
-        "teacher, SHA-256": teacher.get("hash"),
+        "teacher, SHA-256": provenance.get("teacher", {}).get("hash"),
     }
 
 
 def _settings(provenance: Mapping[str, Any]) -> dict[str, Any]:
     names = ("preset", "seed", "device", "training_seconds")
     facts = {name: provenance.get(name) for name in names}
-    facts |= {
-        name: value
-        for name, value in provenance.get("recipe", {}).items()
+    facts |= provenance.get("recipe", {})
+    return {
+        name.replace("_", " "): value
+        for name, value in facts.items()
         if isinstance(value, (str, int, float))
     }
-    return {name.replace("_", " "): value for name, value in facts.items()}
 
 
 def _decision(calibration: Calibration) -> list[str]:
@@ -111,11 +107,9 @@ def _decision(calibration: Calibration) -> list[str]:
     lines += ["", "```text", heading, *budgets, "```"]
     alarms = calibration.session_alarms()
     if alarms:
-        lines += [
-            "",
-            "False alarms on held-out images after changes that are no defects:",
-        ]
-        lines += ["", *_table({kind: f"{share:.0%}" for kind, share in alarms.items()})]
+        title = "False alarms on held-out images after changes that are no defects:"
+        rows = _table({kind: f"{share:.0%}" for kind, share in alarms.items()})
+        lines += ["", title, "", *rows]
     return lines
 
 

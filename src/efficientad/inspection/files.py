@@ -137,14 +137,8 @@ def predict(
             for use_row in filter(None, (add_row, on_row)):
                 use_row(row)
             del prediction, image  # else they stay while the next one is decoded
-    return PredictionSummary(
-        n_images,
-        len(anomalous),
-        n_unsure,
-        n_failed,
-        tuple(inputs.unused),
-        tuple(anomalous),
-    )
+    unused, named = tuple(inputs.unused), tuple(anomalous)
+    return PredictionSummary(n_images, len(named), n_unsure, n_failed, unused, named)
 
 
 @contextmanager

@@ -115,14 +115,10 @@ def detector_engine(
     *,
     n_threads: int | None = None,
 ) -> Engine:
-    """Return an engine that runs a detector's networks.
+    """Return an engine that runs a detector's networks, by its name as for `load`.
 
-    Args:
-        detector: Trained networks.
-        engine: Name of the engine, as for `load`. If the native layers do not work
-            here, a warning says so and PyTorch is used.
-        n_threads: Threads of one run of the native engine. None: all usable cores, or
-            OMP_NUM_THREADS.
+    If the native layers do not work here, a warning says so and PyTorch is used. By
+    default they take all usable cores, or OMP_NUM_THREADS.
     """
     arrays = None if engine == "pytorch" else native_arrays(detector)
     if arrays is not None:

@@ -22,7 +22,6 @@ from efficientad.images.heatmaps import (
     outline,
     overlay,
     panel,
-    resize_mask,
 )
 from efficientad.images.pose import Pose
 from efficientad.images.rgb import Mask, RGBImage
@@ -36,12 +35,7 @@ _HEIGHT: Final = 256
 
 
 def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
-    """Return one picture of an image, its maps and their color scale.
-
-    Args:
-        image: The image that was predicted, at its own size.
-        prediction: Its prediction.
-    """
+    """Return one picture of a predicted image, its maps and their color scale."""
     small = fit_image(image, _HEIGHT)
     verdict: str = prediction.decision
     if prediction.flagged_for == "composition":
@@ -50,7 +44,7 @@ def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
     tiles = [
         Tile(
             f"score {prediction.image_score:.3g}: {verdict}",
-            with_boxes(with_region_of_interest(small, prediction), prediction),
+            with_boxes(_with_region_of_interest(small, prediction), prediction),
         ),
         *prediction_tiles(small, prediction),
         Tile("", color_bar(_HEIGHT, low=low, high=high)),
@@ -58,38 +52,19 @@ def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
     return panel(tiles, height=_HEIGHT)
 
 
-def prediction_tiles(
-    image: RGBImage, prediction: Prediction, defect_mask: Mask | None = None
-) -> list[Tile]:
-    """Return the annotated defect, each named map and the combined map.
-
-    Args:
-        image: The image at the size at which the maps are drawn.
-        prediction: Its prediction, at any size.
-        defect_mask: Annotated defect, at any size. None: no such picture.
-    """
+def prediction_tiles(image: RGBImage, prediction: Prediction) -> list[Tile]:
+    """Return each named map and the combined map, drawn at the size of an image."""
     height, width = image.shape[:2]
     low, high = color_scale(prediction.normal_range)
-    tiles: list[Tile] = []
-    if defect_mask is not None:
-        mask = resize_mask(defect_mask, height, width)
-        tiles.append(Tile("annotated defect", outline(image, mask)))
-    tiles += [
-        Tile(f"{name} map", heatmap(drawn, low=low, high=high))
-        for name, grid in prediction.grids.items()
-        for drawn in [drawn_map(grid, height, width, prediction.pose)]
-    ]
-    tiles.append(Tile("combined map", prediction_overlay(image, prediction)))
-    return tiles
+    tiles = []
+    for name, grid in prediction.grids.items():
+        drawn = drawn_map(grid, height, width, prediction.pose)
+        tiles.append(Tile(f"{name} map", heatmap(drawn, low=low, high=high)))
+    return [*tiles, Tile("combined map", prediction_overlay(image, prediction))]
 
 
 def prediction_overlay(image: RGBImage, prediction: Prediction) -> RGBImage:
-    """Return an image under its combined map, with its defect regions outlined.
-
-    Args:
-        image: The image at the size at which the map is drawn.
-        prediction: Its prediction, at any size.
-    """
+    """Return an image, at any size, under its combined map with outlined regions."""
     height, width = image.shape[:2]
     low, high = color_scale(prediction.normal_range)
     combined = drawn_map(prediction.combined_grid, height, width, prediction.pose)
@@ -108,13 +83,9 @@ def drawn_regions(prediction: Prediction, height: int, width: int) -> Mask:
 def drawn_map(
     grid: Grid, height: int, width: int, pose: Pose | None = None
 ) -> AnomalyMap:
-    """Return a map as it is drawn: values above 0 fade towards the border.
+    """Return the map of a grid as it is drawn at any size, in the image's own frame.
 
-    Args:
-        grid: One value per descriptor.
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
-        pose: How the part lies in the image. None: the image was not aligned.
+    Values above 0 fade towards the border.
     """
     placed = place_map(grid, height, width)
     fade = border_fade(height, width, *grid.shape)
@@ -122,24 +93,10 @@ def drawn_map(
     return faded if pose is None else pose.in_own_frame(faded)
 
 
-def with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage:
-    """Return an image at any size whose pixels outside of the region are grayed."""
-    if not prediction.rule.region_of_interest:
-        return image
-    outside = ~prediction.region_of_interest(*image.shape[:2])
-    drawn = image.copy()
-    drawn[outside] = drawn[outside] // 3 + _GRAY
-    return drawn
-
-
 def with_boxes(image: RGBImage, prediction: Prediction) -> RGBImage:
     """Return an image at any size with a box around each region above the threshold."""
-    down, across = (
-        n / n_own
-        for n, n_own in zip(
-            image.shape[:2], (prediction.height, prediction.width), strict=True
-        )
-    )
+    down = image.shape[0] / prediction.height
+    across = image.shape[1] / prediction.width
     boxes = [
         (
             int(region.x * across),
@@ -150,3 +107,13 @@ def with_boxes(image: RGBImage, prediction: Prediction) -> RGBImage:
         for region in prediction.regions
     ]
     return draw_boxes(image, boxes)
+
+
+def _with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage:
+    """Return an image at any size whose pixels outside of the region are grayed."""
+    if not prediction.rule.region_of_interest:
+        return image
+    outside = ~prediction.region_of_interest(*image.shape[:2])
+    drawn = image.copy()
+    drawn[outside] = drawn[outside] // 3 + _GRAY
+    return drawn

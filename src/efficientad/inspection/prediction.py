@@ -163,9 +163,8 @@ class Prediction:
     def map(self, name: str) -> NDArray[np.float32]:
         """Return one map at the image's own size, (height, width).
 
-        Args:
-            name: `local` (a defect within one patch), `global` (normal patches in a
-                wrong arrangement), or another key of `grids`.
+        The name is `local` (a defect within one patch), `global` (normal patches in a
+        wrong arrangement), or another key of `grids`.
         """
         return self._placed(self.grids[name])
 

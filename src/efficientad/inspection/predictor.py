@@ -5,7 +5,7 @@ decision, in this one place for all engines. No torch here.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,16 +20,12 @@ from efficientad.engines.weights import Arrays
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
 from efficientad.images.appearance import is_exchanged, redness
 from efficientad.images.listing import images_at
+from efficientad.images.pose import Pose
 from efficientad.images.preparation import AS_IT_IS, Preparation
-from efficientad.images.rgb import (
-    ColorOrder,
-    ImageLike,
-    Layout,
-    resize_image,
-)
+from efficientad.images.rgb import ColorOrder, ImageLike, Layout, resize_image
 from efficientad.inspection.facts import training_of
 from efficientad.inspection.prediction import Prediction, Predictions
-from efficientad.inspection.tiling import require_similar_aspect, run
+from efficientad.inspection.tiling import Size, require_similar_aspect, run
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
 from efficientad.settings import checks_arguments, explains_freezing
@@ -168,7 +164,7 @@ class Predictor:
             images = images_at(Path(images))
         found, prepared = Predictions(), self.preparation
         for start in range(0, len(images), _MAX_BATCH):
-            pixels, found_in = [], []
+            pixels, sources = [], []
             for image in images[start : start + _MAX_BATCH]:
                 array = prepared.read(image, color=color, layout=layout)
                 size = array.shape[0], array.shape[1]
@@ -179,15 +175,11 @@ class Predictor:
                     pose = prepared.alignment.pose(array)
                     array = pose.aligned(array)
                 path = Path(image) if isinstance(image, (str, Path)) else None
-                found_in.append((size, pose, path))
+                sources.append((size, pose, path))
                 pixels.append(resize_image(array, *prepared.size))
                 self._compare_colors(pixels[-1])
             output = run(self.engine, np.stack(pixels), self.calibration.rule)
-            predicted = self.decide(output, [size for size, _, _ in found_in])
-            found += [
-                replace(prediction, pose=pose, path=path, levels=prepared.levels)
-                for prediction, (_, pose, path) in zip(predicted, found_in, strict=True)
-            ]
+            found += self._decided(output, sources)
         return found
 
     def _compare_colors(self, pixels: NDArray[np.uint8]) -> None:
@@ -198,23 +190,19 @@ class Predictor:
             _ = self._color_warning
 
     @cached_property
-    def _color_warning(self) -> str:
-        """The warning, which is logged when it is first asked for."""
-        text = (
+    def _color_warning(self) -> None:
+        """Log the warning when it is first asked for."""
+        logger.warning(
             "red and blue look exchanged against the pictures of the training; arrays "
             "are RGB, and OpenCV's need color='bgr'"
         )
-        logger.warning(text)
-        return text
 
-    def decide(
-        self, output: EngineOutput, sizes: Sequence[tuple[int, int]]
-    ) -> list[Prediction]:
-        """Return the predictions that follow from the output of an engine.
-
-        Args:
-            output: Raw grids of a batch of images.
-            sizes: Height and width of each image in pixels.
+    def _decided(
+        self,
+        output: EngineOutput,
+        sources: Sequence[tuple[Size, Pose | None, Path | None]],
+    ) -> Iterator[Prediction]:
+        """Yield the predictions of images, of which size, pose and file are known.
 
         Raises:
             ModelFileError: If a grid is not finite: it would pass as normal.
@@ -228,21 +216,21 @@ class Predictor:
                 "use a higher precision, or train it again"
             )
         scores, terms = calibration.scores(grids, output.values)
-        return [
-            Prediction(
+        each = zip(scores.tolist(), sources, strict=True)
+        for index, (score, (size, pose, path)) in enumerate(each):
+            yield Prediction(
                 image_score=score,
                 p_value=calibration.p_value(score),
                 threshold=calibration.threshold,
-                height=height,
-                width=width,
+                height=size[0],
+                width=size[1],
                 grids={name: grid[index] for name, grid in grids.items()},
                 terms={name: float(term[index]) for name, term in terms.items()},
                 normal_range=calibration.normal_range,
                 unsure_threshold=calibration.unsure_threshold,
                 rule=rule,
+                pose=pose,
+                path=path,
+                levels=self.preparation.levels,
                 n_normal=len(calibration.normal_scores),
             )
-            for index, (score, (height, width)) in enumerate(
-                zip(scores.tolist(), sizes, strict=True)
-            )
-        ]

@@ -22,15 +22,7 @@ from efficientad.storage import atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FORMATS: Final = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
+_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _GRAY: Final = 128
 _SIDE: Final = 256
 """Longer side of what stands for an image that is gone, pixels."""
@@ -61,22 +53,21 @@ def overlay_of(prediction: Prediction, image: ImageLike | None) -> RGBImage:
         f"{prediction.decision}: score {prediction.image_score:.3g}, threshold "
         f"{prediction.threshold:.3g}"
     )
-    return write_caption(
-        with_boxes(prediction_overlay(picture, prediction), prediction), text
-    )
+    drawn = with_boxes(prediction_overlay(picture, prediction), prediction)
+    return write_caption(drawn, text)
 
 
 def save(prediction: Prediction, path: Path, image: ImageLike | None) -> None:
     """Write the overlay of a prediction to an image file."""
-    form = _FORMATS.get(path.suffix.lower())
-    if form is None:
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
         raise ConfigError(
             f"the name of an image was needed, got {path.name}; end it in one of "
-            f"{', '.join(_FORMATS)}"
+            f"{', '.join(_SUFFIXES)}"
         )
     picture = Image.fromarray(overlay_of(prediction, image))
     with atomic_write(path) as file:
-        picture.save(file, form)
+        picture.save(file, Image.registered_extensions()[suffix])
 
 
 def show(prediction: Prediction, image: ImageLike | None, axes: "Axes | None") -> None:

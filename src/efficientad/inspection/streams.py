@@ -93,10 +93,9 @@ def predictions(
             an exception of the source, all images before it are predicted first.
     """
     require_streams(predictor, n_streams)
+    predict_batch = partial(predictor.predict_batch, color=color, layout=layout)
     batches = in_order(
-        partial(
-            _predicted, partial(predictor.predict_batch, color=color, layout=layout)
-        ),
+        partial(_predicted, predict_batch),
         _batches(images, batch_size),
         n_streams=n_streams,
         n_waiting=n_waiting,

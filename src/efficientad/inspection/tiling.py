@@ -46,12 +46,8 @@ logger = logging.getLogger(__name__)
 def run(engine: Engine, images: Images, rule: Rule) -> EngineOutput:
     """Return the output of an engine for images at the input size of a detector.
 
-    Args:
-        engine: Engine of the detector.
-        images: Images, (n, height, width, 3), n at least 1. At 256 x 256 pixels they
-            are not cut into tiles.
-        rule: Rule of the decision. Tiles outside of its region of interest are not
-            computed; the local map is 0 there.
+    At 256 x 256 pixels they are not cut into tiles. Tiles outside of the rule's region
+    of interest are not computed; the local map is 0 there.
     """
     if images.shape[1:3] == WHOLE:
         return engine.run(images)

@@ -56,11 +56,7 @@ class Composition(NamedTuple):
         return {f"{prefix}_{name}": getattr(self, name) for name in _ARRAYS}
 
     def distances(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the distance of each image, (n_images,).
-
-        Args:
-            cells: Cells of the images, (n_images, n).
-        """
+        """Return the distances of images by their cells, (n_images, n)."""
         centred = (cells - self.mean) * self.scale
         # No matrix product: BLAS' waiting threads would slow down the next prediction.
         usual = np.einsum("nd,kd->nk", centred, self.axes)
@@ -91,25 +87,16 @@ def cell_window(side: int, network: Network) -> tuple[int, int]:
     """Return the size of a cell, and the distance from one cell to the next.
 
     A cell is what 14 x 14 descriptors see. Those of earlier files, of the teacher, lie
-    apart.
-
-    Args:
-        side: Rows of the hidden features: 59 (small) or 56 (medium).
-        network: The network whose descriptors they are.
+    apart. The hidden features have a side of 59 (small) or 56 (medium).
     """
     size = 14 if network == "teacher" else side - (CELLS - 1) * 14
     return size, (side - size) // (CELLS - 1)
 
 
 def cells_of(features: NDArray[np.float32], network: Network) -> NDArray[np.float32]:
-    """Return the means of features within cells, relative to those of all cells.
+    """Return the means within cells, (16, channels), relative to those of all cells.
 
-    Args:
-        features: Hidden features of an image, (side, side, channels).
-        network: The network whose features they are.
-
-    Returns:
-        (16, channels), row by row.
+    They are means of the hidden features of an image, (side, side, channels).
     """
     size, step = cell_window(len(features), network)
     starts = range(0, CELLS * step, step)
@@ -125,12 +112,9 @@ def head_weights(
 ) -> NDArray[np.float64]:
     """Return the matrix from the mean of hidden features to that of descriptors.
 
-    Args:
-        kernels: Weights of the network's last convolution, (outputs, inputs, rows,
-            columns).
-        std: Deviation of the teacher's channels, (channels,). The first outputs of the
-            student predict them normalized.
-        network: The network whose descriptors they are.
+    The kernels are those of a network's last convolution, (outputs, inputs, rows,
+    columns). The first outputs of the student predict the teacher's channels, divided
+    by their deviations.
     """
     weights: NDArray[np.float64] = kernels[: len(std)].astype(np.float64).sum((2, 3))
     return weights if network == "student" else weights / np.reshape(std, (-1, 1))

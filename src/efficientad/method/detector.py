@@ -24,11 +24,10 @@ from torch.nn import functional
 from efficientad.errors import ConfigError
 from efficientad.method.composition import Composition, Network, cell_window
 from efficientad.method.inputs import Images
-from efficientad.method.losses import mean_square_map
+from efficientad.method.losses import Descriptors, mean_square_map
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 
-Descriptors = Float[Tensor, "batch channels rows columns"]
 RawMap = Float[Tensor, "batch rows columns"]
 Channels = Float[Tensor, " channels"]
 Values = Float[Tensor, "batch length"]
@@ -60,12 +59,8 @@ class Differences(NamedTuple):
 class Detector(nn.Module):
     """The networks of EfficientAD.
 
-    Args:
-        teacher: Network of 384 channels, or of fewer where a trained detector was
-            reduced.
-        student: Network with the channels of the teacher, then of the autoencoder.
-        autoencoder: Network of 384 channels, or of fewer.
-        statistics: Mean and deviation of the teacher's channels.
+    Teacher and autoencoder have 384 channels, or fewer where a trained detector was
+    reduced. The student has those of the teacher, then those of the autoencoder.
     """
 
     teacher_mean: Tensor
@@ -108,15 +103,12 @@ class Detector(nn.Module):
     def from_arrays(
         cls, arrays: Mapping[str, NDArray[Any]], size: ModelSize
     ) -> "Detector":
-        """Return the networks of a detector file, on the CPU, for evaluation.
+        """Return networks of these weights and statistics, copies, for evaluation.
 
-        Args:
-            arrays: Weights and statistics as in `state_dict()`, copied here.
-            size: The paper's S or M.
+        They are on the CPU. The names are those of `state_dict()`.
         """
-        n_local, n_global = (
-            len(arrays[name]) for name in ("teacher_mean", "autoencoder.describe.bias")
-        )
+        n_local = len(arrays["teacher_mean"])
+        n_global = len(arrays["autoencoder.describe.bias"])
         networks: list[PatchDescriptionNetwork] = []
         for name, n in (("teacher", n_local), ("student", n_local + n_global)):
             biases = [k for k in arrays if k.startswith(name) and k.endswith(".bias")]

@@ -11,13 +11,9 @@ Images = Float[Tensor, "batch 3 height width"]
 
 
 def normalize_images(pixels: Pixels) -> Images:
-    """Return pixels normalized by the mean and deviation of ImageNet's.
+    """Return pixels, 0 to 255, normalized by the mean and deviation of ImageNet's.
 
-    Args:
-        pixels: RGB, 0 to 255.
-
-    Returns:
-        Float32 in the default memory layout.
+    The images have the default memory layout.
     """
     mean = torch.tensor(IMAGENET_MEAN, device=pixels.device) * 255
     std = torch.tensor(IMAGENET_STD, device=pixels.device) * 255

@@ -84,13 +84,9 @@ class MapScale:
 
 
 def map_levels(raw: Grids, cells: Mask | None = None) -> NDArray[np.float32]:
-    """Return the level of each raw map, (n,): its harmonic mean.
+    """Return the level of each raw map, (n,): its harmonic mean over some cells.
 
     High values hardly move it, even where a defect covers half of the image.
-
-    Args:
-        raw: Raw maps of any images.
-        cells: Cells of the grid that count, (rows, columns). None: all.
     """
     distances = np.maximum(raw, np.float32(SMALLEST_DISTANCE))
     if cells is not None:
@@ -108,7 +104,7 @@ def divide_by_level(
         raw: Raw maps of any images.
         least: Lowest divisor, above 0.
         greatest: Highest divisor: an image that is strange all over stays strange.
-        cells: Cells of the grid whose level it is, (rows, columns). None: all.
+        cells: Cells whose level it is, (rows, columns). None: all.
     """
     levels = map_levels(raw, cells).clip(np.float32(least), np.float32(greatest))
     divided: Grids = raw / levels[:, np.newaxis, np.newaxis]
@@ -132,11 +128,8 @@ def normalize_maps(
 ) -> dict[str, Grids]:
     """Return all raw maps on the common scale, by name.
 
-    Args:
-        raw: Raw maps of any images, by name.
-        scales: Normalization of each map.
-        cells: Function from the rows and columns of a grid to the cells in which the
-            level of a map is measured. Default: all.
+    The function `cells` of the rows and columns of a grid gives the cells in which the
+    level of a map is measured. Default: all.
     """
     return {
         name: normalize_map(raw[name], scale, cells(*raw[name].shape[1:]))
@@ -145,11 +138,9 @@ def normalize_maps(
 
 
 def combine_maps(normalized: Mapping[str, Grids]) -> Grids:
-    """Return the mean of the normalized maps, the combined map.
+    """Return the mean of the normalized maps, on the finest of their grids.
 
-    Args:
-        normalized: Maps by name, (n, rows, columns) or (rows, columns). The combined
-            map is on the finest of their grids.
+    They are of one image, (rows, columns), or of n, (n, rows, columns).
     """
     first, *others = on_finest_grid(normalized).values()
     return sum(others, start=first) / np.float32(len(normalized))
@@ -190,29 +181,7 @@ def fit_quantiles(
         low: The paper's a, in [0, 1]: the quantile that normalization sends to 0.
         high: The paper's b, in [0, 1], above `low`: the quantile sent to 0.1.
     """
-    values = np.quantile(_placed_pixels(raw, inside), (low, high))
-    return MapScale(float(values[0]), float(values[1]))
-
-
-def fit_mean_and_deviation(
-    raw: Iterable[NDArray[np.float32]], *, inside: Mask | None = None
-) -> MapScale:
-    """Return the scale that sends the mean of a map's pixels to 0, a deviation to 1.
-
-    The paper's ablations compare quantiles with it (Table 4).
-
-    Args:
-        raw: Maps of normal images on the descriptor grid, at least one.
-        inside: Pixels of `placement.measured_map` that count. None: all.
-    """
-    pixels = _placed_pixels(raw, inside).astype(np.float64)
-    mean, deviation = float(pixels.mean()), float(pixels.std())
-    return MapScale(mean + LOW_TARGET * deviation, mean + HIGH_TARGET * deviation)
-
-
-def _placed_pixels(
-    raw: Iterable[NDArray[np.float32]], inside: Mask | None
-) -> NDArray[np.float32]:
-    placed = map(measured_map, raw)
     counted = slice(None) if inside is None else inside
-    return np.concatenate([pixels[counted].ravel() for pixels in placed])
+    pixels = [measured_map(grid)[counted].ravel() for grid in raw]
+    values = np.quantile(np.concatenate(pixels), (low, high))
+    return MapScale(float(values[0]), float(values[1]))

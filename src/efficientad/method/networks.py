@@ -141,14 +141,10 @@ class PatchDescriptionNetwork(_Network):
         self.convolutions = nn.ModuleList(_convolutions(self._unpadded))
 
     def forward(self, images: Images, *, padded: bool = False) -> Descriptors:
-        """Describe the patches of normalized RGB images.
+        """Return one descriptor every 4 pixels of normalized images.
 
-        Args:
-            images: ImageNet-normalized, at least 33 x 33 pixels when not padded.
-            padded: Pad with zeros as while distilling.
-
-        Returns:
-            One descriptor every 4 pixels; (i, j) unpadded looks at rows 4i to 4i + 32.
+        Unpadded, the images have at least 33 x 33 pixels, and (i, j) looks at rows 4i
+        to 4i + 32. Padding by zeros is that of distilling.
         """
         return self.head(self.hidden(images, padded=padded))
 
@@ -168,10 +164,6 @@ class Autoencoder(_Network):
 
     The bottleneck is too narrow for fine detail, so the prediction is blurred; it holds
     the arrangement of the parts, which a 33 x 33 patch cannot.
-
-    Args:
-        n_channels: Length of a descriptor.
-        operations: Functions that compute the layers.
     """
 
     def __init__(

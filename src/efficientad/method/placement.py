@@ -20,19 +20,20 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.images.rgb import INPUT_SIZE
+from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
 
-CELL_STRIDE = 4
-FIRST_CENTRE = 16
-GRID_CELLS = (INPUT_SIZE - 2 * FIRST_CENTRE - 1) // CELL_STRIDE + 1
+CELL_STRIDE = PATCH_STRIDE
+FIRST_CENTRE = PATCH_SIZE // 2
+GRID_CELLS = GRID_SIZE
 MAX_SIDE = 16_384
 """Longest side of the networks' input in tiles, in pixels."""
 MAX_MAP_SIDE = 1024
 """Longest side of an input whose pixels are measured one by one."""
 
-
 _BLOCK_PIXELS = 2**16
 """Pixels of a map that are drawn at a time, few enough for the processor's cache."""
+
+CellsAndShares = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def input_size(n_cells: int) -> int:
@@ -49,13 +50,10 @@ def map_size(rows: int, columns: int) -> tuple[int, int]:
 
 
 def measured_map(grid: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the map that areas and quantiles are measured on, of `map_size`.
+    """Return the map of a grid that areas and quantiles are measured on, of `map_size`.
 
     It has a pixel for each one of the networks' input. For an input of more than 1024
     pixels a side each cell is one pixel, and the border cells are repeated.
-
-    Args:
-        grid: (rows, columns), one value per descriptor.
     """
     height, width = map_size(*grid.shape)
     if height == input_size(len(grid)):
@@ -71,27 +69,21 @@ def cells_of_pixels(n_cells: int) -> NDArray[np.intp]:
 
 
 @functools.lru_cache(maxsize=32)
-def _cells_and_shares(
-    n_pixels: int, n_cells: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the cell before each pixel of an axis, and the share to the next cell."""
+def _cells_and_shares(n_pixels: int, n_cells: int) -> CellsAndShares:
+    """Return the cell before each pixel of an axis, and the share of the next cell."""
     # Pixel centres, from the image's own pixels to the network input's.
     in_input = (np.arange(n_pixels) + 0.5) * (input_size(n_cells) / n_pixels) - 0.5
     return _around(in_input, n_cells)
 
 
 @functools.lru_cache(maxsize=32)
-def _of_finer_cells(
-    n_finer: int, n_cells: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _of_finer_cells(n_finer: int, n_cells: int) -> CellsAndShares:
     """Return the same for the centre of each cell of a finer grid of the image."""
     centres = CELL_STRIDE * np.arange(n_finer) + FIRST_CENTRE + 0.5
     return _around(centres * (input_size(n_cells) / input_size(n_finer)) - 0.5, n_cells)
 
 
-def _around(
-    in_input: NDArray[np.floating], n_cells: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _around(in_input: NDArray[np.floating], n_cells: int) -> CellsAndShares:
     cell = np.clip((in_input - FIRST_CENTRE) / CELL_STRIDE, 0, n_cells - 1)
     left = np.minimum(cell.astype(np.int64), max(n_cells - 2, 0))
     return left, (cell - left).astype(np.float32)
@@ -101,12 +93,7 @@ def _around(
 def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.float32]:
     """Return the matrix that interpolates one axis of a grid to an image's pixels.
 
-    Args:
-        n_pixels: Length of the axis in the image's own pixels, at least 1.
-        n_cells: Grid cells along the axis.
-
-    Returns:
-        (n_pixels, n_cells), read-only; every row is non-negative and sums to 1.
+    It is read-only, (n_pixels, n_cells). Each row is non-negative and sums to 1.
     """
     left, share = _cells_and_shares(n_pixels, n_cells)
     matrix = np.zeros((n_pixels, n_cells), np.float32)
@@ -120,15 +107,9 @@ def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.flo
 def border_fade(
     height: int, width: int, rows: int = GRID_CELLS, columns: int = GRID_CELLS
 ) -> NDArray[np.float32]:
-    """Return factors for a map as a picture, (height, width).
+    """Return factors for the map of a grid as a picture, (height, width).
 
     They are 1 from the outermost centres inwards, and fall to 0 at the border.
-
-    Args:
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
-        rows: Rows of the grid.
-        columns: Columns of the grid.
     """
     return _axis_fade(height, rows)[:, np.newaxis] * _axis_fade(width, columns)
 
@@ -146,37 +127,25 @@ def _axis_fade(n_pixels: int, n_cells: int) -> NDArray[np.float32]:
 def place_map(
     grid: NDArray[np.float32], height: int, width: int
 ) -> NDArray[np.float32]:
-    """Draw a grid of map values on an image of the given size.
-
-    Args:
-        grid: (cells, cells), one value per descriptor.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-
-    Returns:
-        (height, width), float32.
-    """
+    """Return a grid, (rows, columns), drawn on an image of (height, width) pixels."""
     rows, columns = grid.shape
-    across = _interpolated(
-        grid.astype(np.float32).T, *_cells_and_shares(width, columns)
-    )
-    down = _cells_and_shares(height, rows)
-    return _interpolated(np.ascontiguousarray(across.T), *down)
+    down, across = _cells_and_shares(height, rows), _cells_and_shares(width, columns)
+    return _refined(grid.astype(np.float32), down, across)
 
 
 def refine_grid(
     grid: NDArray[np.float32], rows: int, columns: int
 ) -> NDArray[np.float32]:
-    """Return a map of the same image on a finer grid of descriptors.
-
-    Args:
-        grid: (cells, cells), one value per descriptor.
-        rows: Rows of the finer grid.
-        columns: Columns of the finer grid.
-    """
-    across = _interpolated(grid.T, *_of_finer_cells(columns, grid.shape[1]))
+    """Return a map of the same image on a finer grid, (rows, columns)."""
     down = _of_finer_cells(rows, grid.shape[0])
-    return _interpolated(np.ascontiguousarray(across.T), *down)
+    return _refined(grid, down, _of_finer_cells(columns, grid.shape[1]))
+
+
+def _refined(
+    grid: NDArray[np.float32], down: CellsAndShares, across: CellsAndShares
+) -> NDArray[np.float32]:
+    columns = _interpolated(grid.T, *across)
+    return _interpolated(np.ascontiguousarray(columns.T), *down)
 
 
 def _interpolated(

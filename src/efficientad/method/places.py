@@ -13,21 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.images.png_text import pixels_of_text, png_text
+from efficientad.method.sizes import GRID_SIZE
 
-_SIDE: Final = 56
+_SIZE: Final = (GRID_SIZE, GRID_SIZE)
 _MIDDLE, _STEPS_OF_OCTAVE = 128, 32
 
 
 def place_levels(maps: NDArray[np.float32]) -> str:
     """Return the mean of maps of normal images in 56 x 56 places, as text.
 
-    The levels are relative to their mean, between a sixteenth and sixteen times it, in
+    The maps, (n, rows, columns), are raw ones, divided by their levels. The levels of
+    places are relative to their mean, between a sixteenth and sixteen times it, in
     steps of about two percent. The text is that of a gray picture.
-
-    Args:
-        maps: Raw maps, divided by their levels, (n, rows, columns), at least one.
     """
-    mean = Image.fromarray(maps.mean(0)).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    mean = Image.fromarray(maps.mean(0)).resize(_SIZE, Image.Resampling.BOX)
     levels = np.asarray(mean)
     relative = np.maximum(levels, np.finfo(np.float32).tiny) / levels.mean()
     steps = np.round(_MIDDLE + _STEPS_OF_OCTAVE * np.log2(relative))
@@ -41,8 +40,8 @@ def levels_of_places(text: str, rows: int, columns: int) -> NDArray[np.float32]:
     Raises:
         ValueError: If the text is none of `place_levels`.
     """
-    steps = pixels_of_text(text, _SIDE).astype(np.float32)
-    if steps.shape != (_SIDE, _SIDE):
+    steps = pixels_of_text(text, GRID_SIZE).astype(np.float32)
+    if steps.shape != _SIZE:
         raise ValueError("another size")
     levels = Image.fromarray(np.exp2((steps - _MIDDLE) / _STEPS_OF_OCTAVE))
     refined = levels.resize((columns, rows), Image.Resampling.BILINEAR)

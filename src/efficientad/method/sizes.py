@@ -116,10 +116,8 @@ def with_channels(
 ) -> tuple[Layer, ...]:
     """Return the layers of a network with other channels in place of 384.
 
-    Args:
-        layers: Rows of a network.
-        n_channels: Channels of the last layer, 768 for a student.
-        n_hidden: Channels of other layers with 384, the same in the paper.
+    The last layer gets `n_channels`, 768 for a student, and others `n_hidden`, the same
+    in the paper.
     """
     *hidden, last = (
         layer._replace(channels=n_hidden)
@@ -142,11 +140,7 @@ def convolution_shapes(layers: Sequence[Layer]) -> list[tuple[int, int, int, int
 
 
 def autoencoder_shapes(n_channels: int) -> dict[str, tuple[int, int, int, int]]:
-    """Return the shapes of the autoencoder's convolutions by their names.
-
-    Args:
-        n_channels: Length of a descriptor.
-    """
+    """Return the shapes of the autoencoder's convolutions by their names."""
     n = len(ENCODER) - 1
     layers = with_channels(AUTOENCODER, n_channels, n_channels)
     shapes = convolution_shapes(layers)

@@ -17,11 +17,7 @@ from efficientad.model_files.tensors import as_arrays, as_tensors
 
 
 class CheckpointFile:
-    """The checkpoint beside the output of one run.
-
-    Args:
-        path: The file. If it is there, it is the run's own, or of a finished one.
-    """
+    """The checkpoint of one run; a file that is there is its own, or was finished."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -135,22 +131,16 @@ def whole_checkpoint(path: Path) -> Iterator[None]:
 
 def require_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise `ValueError` if tensors have other names, types or shapes than expected."""
-    for name in found.keys() | expected.keys():
-        stored, own = found.get(name), expected.get(name)
-        if (
-            stored is None
-            or own is None
-            or (stored.dtype, stored.shape) != (own.dtype, own.shape)
-        ):
-            raise ValueError(name)
+    stored, own = (
+        {(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (found, expected)
+    )
+    for name, *_ in stored ^ own:
+        raise ValueError(name)
 
 
 def read_progress(content: Mapping[str, Any], n_steps: int) -> tuple[int, float]:
-    """Return the steps and seconds of a checkpoint.
-
-    Args:
-        content: Unchecked content of a checkpoint.
-        n_steps: Steps of the whole run.
+    """Return the steps, of all `n_steps`, and the seconds of a checkpoint.
 
     Raises:
         KeyError, ValueError: If they are missing, no numbers or out of range.

@@ -1,7 +1,7 @@
 """Optimizers and learning rates: the paper's Adam, AdamW, Muon for few steps."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -46,13 +46,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def learning_rate(progress: float, highest: float, schedule: RateSchedule) -> float:
-    """Return the learning rate of a step.
+    """Return the learning rate after a share of the training, in [0, 1).
 
-    Args:
-        progress: Share of the training that is done before the step, in [0, 1).
-        highest: Highest rate.
-        schedule: `constant`; `drop` to a tenth for the last 5 %; `cosine` from a linear
-            warm-up over the first 5 % down to zero.
+    The schedules are `constant`; `drop` to a tenth of the highest rate for the last
+    5 %; `cosine` from a linear warm-up over the first 5 % down to zero.
     """
     if schedule == "drop":
         return highest * (_DROP_TO if progress >= _DROP_AT else 1.0)
@@ -73,11 +70,8 @@ class Muon(torch.optim.Optimizer):
     Vectors (biases, batch normalization) take Adam's steps.
 
     The rate is the spectral norm of a matrix's change in one step. With more rows than
-    columns the norm is larger by the root of their ratio.
-
-    Args:
-        parameters: Parameters that it changes.
-        weight_decay: Decoupled weight decay, as in AdamW.
+    columns the norm is larger by the root of their ratio. The weight decay is decoupled
+    from it, as in AdamW.
     """
 
     def __init__(
@@ -94,10 +88,8 @@ class Muon(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Change all parameters by their gradients."""
-        if closure is not None:
-            raise TypeError("Muon takes no closure; call backward before step")
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

@@ -87,8 +87,6 @@ def fast_losses(detector: Detector, drawn: Drawn, p_hard: float) -> Losses:
 class PaperStep:
     """One step of Algorithm 1: draws images and compares the networks on them."""
 
-    divides_by_level = False
-
     def __init__(self, material: Material, recipe: Recipe) -> None:
         self._material, self._recipe = material, recipe
         self._pixels = torch.from_numpy(material.pixels)
@@ -123,14 +121,10 @@ class PaperStep:
 
 
 def vary_color(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return the images with brightness, contrast or saturation of each one changed.
+    """Return images with brightness, contrast or saturation of each one changed.
 
-    Args:
-        images: (batch, height, width, 3), 0 to 255, uint8.
-        rng: Generator that draws one of the three, and its factor, for each image.
-
-    Returns:
-        The same shape, uint8.
+    They are of (batch, height, width, 3), 0 to 255, uint8. One of the three, and its
+    factor, is drawn for each image.
     """
     varied = []
     for image in images.float():

@@ -7,44 +7,33 @@ all 384 channels.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from efficientad.method.detector import (
-    Channels,
-    ChannelStatistics,
-    Descriptors,
-    Detector,
-)
+from efficientad.method.detector import Channels, ChannelStatistics, Detector
 from efficientad.method.inputs import Images
+from efficientad.method.losses import Descriptors
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
-from efficientad.natural_images.pictures import (
-    open_pretraining_images,
-)
+from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.channel_statistics import batches
 from efficientad.training.step import Material, random_tile
 
 Moments = Float[Tensor, "channels channels"]
 Axes = Float[Tensor, "axes channels"]
 Network = TypeVar("Network", PatchDescriptionNetwork, Autoencoder)
+Kind = Iterable[tuple[Images, Images]]
+"""Batches of one kind of image: for the local map, and for the global one."""
 
 _N_IMAGES: Final = 24  # of each kind
 _DRAW: Final = (0, 1)  # beside the seed; a step's own draws have one number there
 
 
-class ForAxes(NamedTuple):
-    """Batches of one kind of image for the axes of each map."""
-
-    local: Iterable[Images]
-    global_: Iterable[Images]
-
-
-def images_for_axes(material: Material, seed: int) -> Iterator[ForAxes]:
-    """Return some of the training images, then some natural ones.
+def images_for_axes(material: Material, seed: int) -> Iterator[Kind]:
+    """Yield some of the training images, then some natural ones.
 
     Without a source of natural images these are the default ones. With tiles, the local
     map's axes are those of tiles.
@@ -59,8 +48,8 @@ def images_for_axes(material: Material, seed: int) -> Iterator[ForAxes]:
         tiles = np.stack([random_tile(i, rng) for i in material.tiled[::every]])
     for local, global_ in ((tiles, spread), (drawn, drawn)):
         images = list(batches(global_, material.device))
-        is_same = local is global_
-        yield ForAxes(images if is_same else batches(local, material.device), images)
+        tiles_of = images if local is global_ else batches(local, material.device)
+        yield zip(tiles_of, images, strict=True)
 
 
 def moments(descriptors: Descriptors) -> Moments:
@@ -72,13 +61,8 @@ def moments(descriptors: Descriptors) -> Moments:
 def principal_axes(kinds: Iterable[Moments], n_axes: int) -> Axes:
     """Return the directions along which vectors have most of their squares.
 
-    Args:
-        kinds: Moments of several kinds of vectors; each kind counts the same, whatever
-            its scale.
-        n_axes: Rows of the result.
-
-    Returns:
-        Orthonormal rows, the axis of the largest squares first.
+    They are orthonormal rows, that of the largest squares first. Each kind of vectors
+    counts the same, whatever its scale.
     """
     # Images that are all alike may differ nowhere.
     both = sum(each / each.trace().clamp(min=1e-12) for each in kinds)
@@ -91,21 +75,20 @@ def principal_axes(kinds: Iterable[Moments], n_axes: int) -> Axes:
 @torch.no_grad()
 def along_axes(
     detector: Detector,
-    kinds: Iterable[ForAxes],
+    kinds: Iterable[Kind],
     n_local: int,
     n_global: int,
 ) -> Detector:
     """Return a detector of fewer channels whose raw maps are nearly the same.
 
+    Each kind of image counts the same. The differences of the networks on natural
+    images stand for those on defects.
+
     Args:
-        detector: Trained detector of all channels; it is not changed.
-        kinds: Batches of each kind of image; each kind counts the same. The differences
-            of the networks on natural images stand for those on defects.
+        detector: Trained detector of all channels; its weights are not changed.
+        kinds: Batches of each kind of image.
         n_local: Channels of the local map.
         n_global: Channels of the global map.
-
-    Returns:
-        In evaluation mode, without gradients.
     """
     detector.eval()
     measured = [_moments_of_both(detector, kind) for kind in kinds]
@@ -134,17 +117,10 @@ def along_axes(
 
 @torch.no_grad()
 def project(source: Network, target: Network, matrix: Axes, mean: Channels) -> Network:
-    """Fill a network so that its descriptors are `matrix @ (descriptor - mean)`.
+    """Return a target that gives the source's descriptors as `matrix @ (own - mean)`.
 
     The last convolution is linear, so it takes up both, and costs less with fewer
-    channels.
-
-    Args:
-        source: Network whose descriptors are projected.
-        target: Network of the same hidden layers, with a channel for each row of the
-            matrix; changed in place and returned.
-        matrix: A row for each channel of the new descriptors.
-        mean: Vector that is subtracted from the descriptors before.
+    channels. The target has the source's hidden layers, and is changed in place.
     """
     state = source.state_dict()
     *_, weight, bias = state  # of the last convolution
@@ -156,9 +132,9 @@ def project(source: Network, target: Network, matrix: Axes, mean: Channels) -> N
     return target.to(matrix.device).train(source.training)
 
 
-def _moments_of_both(detector: Detector, kind: ForAxes) -> tuple[Moments, Moments]:
+def _moments_of_both(detector: Detector, kind: Kind) -> tuple[Moments, Moments]:
     local, global_ = torch.zeros(()).double(), torch.zeros(()).double()
-    for tiles, images in zip(kind.local, kind.global_, strict=True):
+    for tiles, images in kind:
         differences = detector.differences(images)
         global_ = global_ + moments(differences.global_)
         if tiles is not images:

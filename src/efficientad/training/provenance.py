@@ -1,5 +1,6 @@
 """Provenance of a detector, and the detector that a training would make again."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 from efficientad.calibration.normal_images import NormalImages
 from efficientad.decisions.rule import Rule
 from efficientad.images.appearance import appearances
-from efficientad.images.preparation import Preparation
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import whole_views
@@ -19,6 +19,8 @@ from efficientad.training.config import Recipe, TrainConfig
 
 _BUDGETS = ("false_alarm_budget", "unsure_budget")
 _IMAGES = ("training_images", "validation_images")
+
+logger = logging.getLogger(__name__)
 
 
 def provenance_of(
@@ -53,7 +55,7 @@ def finished_detector(
     config: TrainConfig,
     provenance: dict[str, Any],
     rule: Rule,
-    preparation: Preparation,
+    training: NormalImages,
 ) -> Predictor | None:
     """Return the predictor of a file if a training would make the same one again.
 
@@ -65,10 +67,12 @@ def finished_detector(
     if not path.exists():
         return None
     predictor = load(path, device=config.device)
-    is_same = _decisive(predictor.provenance) == _decisive(provenance)
     found = predictor.calibration.rule, predictor.preparation
-    is_same = is_same and found == (rule, preparation)
-    return predictor if is_same else None
+    expected = rule, training.preparation
+    if (found, _decisive(predictor.provenance)) != (expected, _decisive(provenance)):
+        return None
+    logger.info("%s is finished: made of these images with these settings", path)
+    return predictor
 
 
 def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,6 @@ class QuickStep:
             material.teacher, material.pixels, material.device
         )
         self.statistics = self._cache.statistics
-        self.divides_by_level = recipe.divides_by_level
         self._side = (recipe.window_cells - 1) * PATCH_STRIDE + PATCH_SIZE
 
     @torch.no_grad()
@@ -166,10 +165,9 @@ class QuickStep:
     ) -> tuple[Tensor, list[Tensor]]:
         """Return images as they are shown, and the teacher's descriptors of them."""
         shown = self._pixels[torch.from_numpy(chosen)]
-        first = self._changed(shown[0].numpy(), rng)
         if self._recipe.n_changes == 0:
             return shown, [self._cache[int(i)] for i in chosen]
-        shown[0] = torch.from_numpy(first.copy())
+        shown[0] = torch.from_numpy(self._changed(shown[0].numpy(), rng).copy())
         with torch.no_grad():
             described = detector.describe(self._material.normalized(shown[:1]))
         return shown, [described[0], *(self._cache[int(i)] for i in chosen[1:])]
@@ -185,16 +183,14 @@ class QuickStep:
     ) -> Tensor:
         """Return a window of each image at the input size, the first with changes."""
         n_cells, found = self._recipe.window_cells, []
+        margin = (INPUT_SIZE - self._side) // 2
         for number, image in enumerate(images):
-            first_cells = (
-                min(n_cells * int(rng.integers(-(-n // n_cells))), n - n_cells)
-                for n in grid_shape((image.shape[0], image.shape[1]))
-            )
             # The tile around the window: some changes move what it shows.
             window, tile = [], []
-            for first, length in zip(first_cells, image.shape, strict=False):
-                start = first * PATCH_STRIDE
-                margin = (INPUT_SIZE - self._side) // 2
+            size = image.shape[0], image.shape[1]
+            for length, n in zip(size, grid_shape(size), strict=True):
+                drawn = n_cells * int(rng.integers(-(-n // n_cells)))
+                start = min(drawn, n - n_cells) * PATCH_STRIDE
                 around = min(max(start - margin, 0), length - INPUT_SIZE)
                 tile.append(slice(around, around + INPUT_SIZE))
                 window.append(slice(start - around, start - around + self._side))
@@ -211,18 +207,15 @@ class QuickStep:
         drawn = []
         for _ in range(self._recipe.n_penalty_images):
             top, left = rng.integers(0, INPUT_SIZE - side + 1, 2)
-            image = images.draw(rng)
-            drawn.append(image[top : top + side, left : left + side])
+            drawn.append(images.draw(rng)[top : top + side, left : left + side])
         return torch.from_numpy(np.stack(drawn))
 
     def _windows(self, shown: Tensor, corners: NDArray[np.int64]) -> Tensor:
-        side = self._side
+        side, places = self._side, corners * PATCH_STRIDE
         return torch.stack(
             [
                 image[top : top + side, left : left + side]
-                for image, (top, left) in zip(
-                    shown, corners * PATCH_STRIDE, strict=True
-                )
+                for image, (top, left) in zip(shown, places, strict=True)
             ]
         )
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from efficientad import __version__
-from efficientad.calibration.composition import learn_composition, training_output
+from efficientad.calibration.composition import learn_composition
 from efficientad.calibration.fit import fit_calibration
 from efficientad.calibration.normal_images import NormalImages, training_and_validation
 from efficientad.calibration.rule_files import rule_of
@@ -27,11 +27,7 @@ from efficientad.datasets import Category
 from efficientad.engines.pytorch import choose_device
 from efficientad.errors import AspectError
 from efficientad.images.rgb import ImageLike
-from efficientad.inspection.opening import (
-    detector_engine,
-    require_detector_name,
-    save,
-)
+from efficientad.inspection.opening import detector_engine, require_detector_name, save
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import WHOLE, input_size_for, whole_views
 from efficientad.kernels.winograd import FAST
@@ -139,9 +135,8 @@ def train(
         raise unfinished(checkpoint.path)
     teacher = open_teacher(config.size, config.teacher)
     recipe = recipe or recipe_of(config, device)
-    training, validation = _normal_images(
-        images, config, unasked=isinstance(recipe, QuickRecipe)
-    )
+    quick = recipe if isinstance(recipe, QuickRecipe) else None
+    training, validation = _normal_images(images, config, unasked=quick is not None)
     rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
         open_pretraining_images(config.pretraining_images)
@@ -152,13 +147,8 @@ def train(
         config, recipe, teacher, training, validation, pretraining_images
     )
     if config.resume and target is not None and not has_checkpoint:
-        finished = finished_detector(
-            target, config, provenance, rule, training.preparation
-        )
+        finished = finished_detector(target, config, provenance, rule, training)
         if finished is not None:
-            logger.info(
-                "%s is finished: made of these images with these settings", target
-            )
             return finished
     run = _Training(config, recipe, device, teacher, training, pretraining_images)
     if checkpoint is not None and has_checkpoint:
@@ -167,20 +157,18 @@ def train(
     detector = run.finished_detector()
     engine = detector_engine(detector)
     measured = None
-    if isinstance(recipe, QuickRecipe) and recipe.has_composition:
-        if training.size == WHOLE:
-            composition, measured = learn_composition(
-                engine, training.pixels, rule, seed=config.seed
-            )
+    if quick and quick.has_composition:
+        composition, measured = learn_composition(
+            engine, training.pixels, rule, seed=config.seed
+        )
+        if composition is not None:
             detector.set_composition(composition)
             engine = detector_engine(detector)
-        else:  # a composition would hide the small defects that tiles find
-            measured = training_output(engine, training.pixels, rule)
     calibration = fit_calibration(
         engine,
         validation.pixels,
         false_alarm_budget=config.false_alarm_budget,
-        divides_by_level=run.step.divides_by_level,
+        divides_by_level=quick is not None and quick.divides_by_level,
         training=measured,
         names=validation.names,
         rule=rule,
@@ -250,19 +238,18 @@ class _Training:
         self.seconds = 0.0
         network = teacher.network.to(device).eval().requires_grad_(requires_grad=False)
         network.operations = FAST
-        has_tiles = training.size != WHOLE
-        self.material = material = Material(
+        self.material = Material(
             network,
             whole_views(training.pixels),
             pretraining_images,
             device,
-            training.pixels if has_tiles else None,
+            training.pixels if training.size != WHOLE else None,
         )
-        self.step: Step = (
-            QuickStep(material, recipe)
-            if isinstance(recipe, QuickRecipe)
-            else PaperStep(material, recipe)
-        )
+        self.step: Step
+        if isinstance(recipe, QuickRecipe):
+            self.step = QuickStep(self.material, recipe)
+        else:
+            self.step = PaperStep(self.material, recipe)
         torch.manual_seed(config.seed)
         student = PatchDescriptionNetwork(
             config.size, 2 * DESCRIPTOR_CHANNELS, operations=FAST
@@ -369,9 +356,9 @@ class _Training:
                 network: torch.nn.Module = getattr(self.detector, name)
                 require_like(states[name], network.state_dict())
                 network.load_state_dict(states[name])
-            progress = read_progress(content, self.recipe.steps)
+            n_steps = self.recipe.steps
+            self.n_steps_done, self.seconds = read_progress(content, n_steps)
             self._unreadable.update(read_indices(content, "unreadable"))
-        self.n_steps_done, self.seconds = progress
 
     def finished_detector(self) -> Detector:
         """Return the trained detector, in evaluation mode and without gradients."""
@@ -384,7 +371,7 @@ class _Training:
         return along_axes(detector, kinds, *n_channels)
 
     def environment(self) -> dict[str, Any]:
-        """Return the versions, device and time of the training."""
+        """Return versions, device and time of the training."""
         return {
             "efficientad": __version__,
             "torch": torch.__version__,

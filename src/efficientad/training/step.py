@@ -4,17 +4,15 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from efficientad.calibration.normal_images import Pixels
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.inputs import Images, normalize_images
+from efficientad.method.losses import Loss
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.natural_images.pictures import PretrainingImages
-
-Loss = Float[Tensor, ""]
 
 
 class Material(NamedTuple):
@@ -61,9 +59,6 @@ class Step(Protocol):
 
     statistics: ChannelStatistics
     """Mean and deviation of the teacher's channels on the training images."""
-
-    divides_by_level: bool
-    """Whether calibration divides each raw map by the image's own level."""
 
     def start(self, student: PatchDescriptionNetwork) -> None:
         """Prepare the randomly initialized student for its first step, in place."""

@@ -31,7 +31,6 @@ from torch.nn import functional
 
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.maps import fit_mean_and_deviation
 from efficientad.settings import Range
 from efficientad_lab.methods.method import (
     Draw,
@@ -46,6 +45,7 @@ from efficientad_lab.methods.method import (
 )
 from efficientad_lab.methods.stages import Grid, Stages
 from efficientad_lab.methods.unet import UNet
+from efficientad_lab.normalization import fit_mean_and_deviation
 
 N_BOTTLENECK: Final = 32
 N_GLOBAL: Final = 10

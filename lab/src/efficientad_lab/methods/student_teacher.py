@@ -25,7 +25,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from efficientad.method.maps import fit_mean_and_deviation
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.settings import Range
 from efficientad_lab.methods.method import (
@@ -42,6 +41,7 @@ from efficientad_lab.methods.method import (
 )
 from efficientad_lab.methods.natural import natural_pixels
 from efficientad_lab.methods.stages import Grid, Stages
+from efficientad_lab.normalization import fit_mean_and_deviation
 
 Field = Literal[17, 33, 65]
 PDN_FIELD: Final[Field] = 33

@@ -22,12 +22,7 @@ from efficientad.evaluation.evaluate import evaluate
 from efficientad.evaluation.results import Evaluation
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.maps import (
-    HIGH_QUANTILE,
-    LOW_QUANTILE,
-    fit_mean_and_deviation,
-    fit_quantiles,
-)
+from efficientad.method.maps import HIGH_QUANTILE, LOW_QUANTILE, fit_quantiles
 from efficientad.model_files.teachers import shipped_teacher_path
 from efficientad.storage import file_hash, require_writable
 from efficientad.training.config import Recipe, TrainConfig
@@ -35,6 +30,7 @@ from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import train
 from efficientad_lab.benchmark.memory import own_peak_mib
 from efficientad_lab.environment import environment
+from efficientad_lab.normalization import fit_mean_and_deviation
 from efficientad_lab.studies.cached_maps import CachingEngine
 from efficientad_lab.studies.evaluated_samples import (
     annotations_fingerprint,
