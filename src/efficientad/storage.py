@@ -58,8 +58,7 @@ def atomic_write(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, and move it to `path` at the end.
 
-    Args:
-        path: Folder that does not exist or is empty; it cannot be a mount point.
+    That cannot be a mount point.
 
     Raises:
         StorageError: If the folder cannot be written, or `path` is not empty.
@@ -76,10 +75,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder that is removed at the end.
-
-    Args:
-        parent: Folder that it is made in; made if needed.
+    """Yield a folder in another one, made if needed, that is removed at the end.
 
     Raises:
         OSError: If it cannot be made.
@@ -154,10 +150,6 @@ def file_hash(path: Path | str) -> str:
 
 def require_writable(path: Path, *, may_be_device: bool = False) -> None:
     """Raise if a result could not be written, before hours are spent on computing it.
-
-    Args:
-        path: File to write.
-        may_be_device: Whether a device or pipe is accepted, as for a report.
 
     Raises:
         StorageError: If its folder cannot take a file, or the path is a folder itself.

@@ -58,10 +58,7 @@ _PATH_REMEDIES: Final = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Arguments without the program's name. None: those of the process.
+    """Run the command line with the arguments given, or those of the process.
 
     Returns:
         The exit code: that of the verb, 2 for bad input or where standard output takes

@@ -53,10 +53,6 @@ def check_category(
 ) -> CategoryCheck:
     """Read all images and masks of a category, and return what is wrong.
 
-    Args:
-        folder: As for `open_category`, with or without test images.
-        more_findings: Further search in the normal images.
-
     Raises:
         DatasetError: If the folder is no category.
     """

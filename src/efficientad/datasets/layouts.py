@@ -95,20 +95,16 @@ def is_table(folder: Path) -> bool:
     return lists.is_list(folder) or visa.is_visa_category(folder)
 
 
-def find_category_folders(root: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
+def find_category_folders(root: Path) -> Iterator[Path]:
     """Yield the folders that are laid out as a category, in order; some may be broken.
 
     A folder that several links lead to is yielded once.
-
-    Args:
-        root: As for `find_categories`, but no list.
-        depth: Levels of folders that are searched below it.
 
     Raises:
         DatasetError: If there is no such folder, or VisA's table cannot be read.
     """
     _require_folder(root)
-    yield from _category_folders(root, depth, set())
+    yield from _category_folders(root, _MAX_DEPTH, set())
 
 
 def _category_folders(root: Path, depth: int, seen: set[Path]) -> Iterator[Path]:

@@ -41,14 +41,7 @@ class MaskCheck:
     def read(
         self, sample: Sample, height: int, width: int, *, image_is_turned: bool
     ) -> None:
-        """Read the masks of a defective image.
-
-        Args:
-            sample: Image.
-            height: Height of the upright image, pixels.
-            width: Width of the upright image, pixels.
-            image_is_turned: Whether its file has an EXIF orientation.
-        """
+        """Read the masks of a defective image, of this height and width if upright."""
         if sample.mask_path is None:
             self._without_mask.append(sample.path)
             return

@@ -42,10 +42,8 @@ _VISA: Final = (
 def published_collection(name: str, defect_types: AbstractSet[str]) -> Collection:
     """Return the collection of a category in MVTec AD's layout.
 
-    Args:
-        name: Name of the category. Any product may be called screw, so the defect types
-            must fit as well.
-        defect_types: Names of its defect types; `bad` alone in VisA after conversion.
+    Any product may be called screw, so the defect types must fit as well. VisA has
+    `bad` alone after conversion.
     """
     if name in _VISA.split() and defect_types <= {"bad"}:
         return "visa"

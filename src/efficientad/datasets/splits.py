@@ -18,13 +18,8 @@ def split_validation(
     """Hold out a share of the training images for the calibration.
 
     The choice follows from the seed and the number of images in sorted order. It does
-    not depend on the machine, the folder, or the order of the list.
-
-    Args:
-        items: Paths or numbers, at least two, in any order.
-        share: Share to hold out, in (0, 1). At least two of four or more images are
-            held out, since one alone would set the threshold.
-        seed: Another seed gives another split.
+    not depend on the machine, the folder, or the order of the list. At least two of
+    four or more images are held out, since one alone would set the threshold.
 
     Returns:
         Training items and validation items, both sorted, neither empty.
@@ -61,9 +56,7 @@ def require_disjoint(
 ) -> None:
     """Raise if held-out images were trained on: a detector is too good on those.
 
-    Args:
-        held_out: Hash of each image's pixels, by `image_hash`.
-        trained: Hashes of the training images.
+    Images have the hashes of their pixels, by `image_hash`.
 
     Raises:
         DatasetError: If the two have a picture in common.

@@ -61,14 +61,7 @@ def draw_part(
 def drawn(
     seed: int, size: int, with_fault: Fault | None = None
 ) -> tuple[RGBImage, Mask]:
-    """Return the picture of a part, and the mask of its fault.
-
-    Args:
-        seed: Not negative.
-        size: Width and height of the image, pixels, at least 64.
-        with_fault: Function of a normal part and random numbers that returns a faulty
-            one. None: the part stays normal.
-    """
+    """Return the picture of a part, and the mask of its fault, if it gets one."""
     streams = np.random.SeedSequence(seed).spawn(5)
     assembly, place, lamp, sensor, fault = map(np.random.default_rng, streams)
     x, y, turn = place.uniform(-1, 1, 3) * (_MAX_SHIFT, _MAX_SHIFT, _MAX_TURN)

@@ -74,11 +74,6 @@ def unfold(
     Mean and variance of some batches become the running statistics, and weight and
     bias of each normalization undo them. In evaluation mode the two networks are equal
     but for rounding; in training mode, nearly so on similar images.
-
-    Args:
-        network: Network of the size of `plain`; changed in place.
-        plain: Network without batch normalization.
-        batches: Images to measure statistics on.
     """
     for own, given in zip(network.convolutions, plain.convolutions, strict=True):
         own.load_state_dict(given.state_dict())

@@ -59,9 +59,7 @@ class FeatureCache:
     def build(self, batches_from: Callable[[int], Iterable[Tensor]]) -> None:
         """Append what is missing. Features that are damaged are computed again.
 
-        Args:
-            batches_from: Function that gives the features of all images from a number
-                on, (batch, rows, columns, channels).
+        The function gives the features of all images from a number on, in batches.
 
         Raises:
             ModelFileError: If the folder holds features of something else.

@@ -51,19 +51,12 @@ Make = Callable[..., Convolution]
 
 
 def networks_of(
-    arrays: Arrays,
-    size: ModelSize,
-    *,
-    bf16: bool = False,
-    is_packed: bool = True,
+    arrays: Arrays, size: ModelSize, *, bf16: bool = False, is_packed: bool = True
 ) -> "Small | Medium":
     """Return the networks of a detector.
 
-    Args:
-        arrays: Weights and statistics of a detector.
-        size: The paper's S or M.
-        bf16: Round the factors of 1 x 1 convolutions of the medium size to bf16.
-        is_packed: False: the weights stay as they are, to be written to a file.
+    Factors of 1 x 1 convolutions of the medium size are rounded if bf16 is asked for.
+    Weights that are not packed stay as they are, to be written to a file.
     """
     make = partial(_layer, is_packed=is_packed)
     taught = weights_of(arrays, "teacher.convolutions")
@@ -80,12 +73,7 @@ class _Pair:
 
     Layers that both networks have in common are computed once, and those after them
     by one convolution of their common input. Then each network has a half of the grid.
-
-    Args:
-        teacher: Its layers, of which the last one is left out.
-        student: Those of the student.
-        how: How each of the others is computed.
-        make: Function that makes a layer.
+    The last layer of each is left out; `how` is for the others.
     """
 
     def __init__(
@@ -296,8 +284,7 @@ class Reconstruction:
 def _cheapest_tile(size: int) -> int | None:
     """Return the tile with the fewest products for a decoder layer, if it takes one.
 
-    Args:
-        size: Width of the layer's input, one less than that of its output.
+    Its input has a width of `size`, one less than that of its output.
     """
     if size < MIN_WINOGRAD_SIZE:
         return None

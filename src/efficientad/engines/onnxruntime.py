@@ -114,11 +114,6 @@ def cuda_providers(
 ) -> list[Provider]:
     """Return what runs a file on a CUDA device, the first choice first.
 
-    Args:
-        path: The .onnx file.
-        precision: Precision of the file.
-        available: Names of the installed providers.
-
     Raises:
         ConfigError: If there is no provider for the device, or the file is in int8.
     """

@@ -141,10 +141,6 @@ def held_out_au_roc(defect_scores: NDArray[Any], held_out: Sequence[float]) -> f
 
     Good test images may come from another session than the training images. The
     held-out ones are what a line that was calibrated on them sees.
-
-    Args:
-        defect_scores: Scores of the defective test images, at least one.
-        held_out: Scores of the held-out normal images, at least one.
     """
     scores = np.concatenate([defect_scores, held_out])
     return au_roc(scores, np.arange(len(scores)) < len(defect_scores))
@@ -169,9 +165,7 @@ def image_metrics(scores: NDArray[Any], is_defect: NDArray[Any]) -> MetricValues
 def require_both_kinds(category: Category, *, otherwise: str) -> None:
     """Raise if the image metrics of a category would be undefined.
 
-    Args:
-        category: Category with its test images.
-        otherwise: Advice for the message where no images can be added.
+    `otherwise` is the advice for the message where no images can be added.
 
     Raises:
         UndefinedMetricError: If there are no normal or no defective test images.

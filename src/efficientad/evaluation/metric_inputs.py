@@ -18,10 +18,6 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 def as_booleans(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
     """Return an array of booleans, or of 0 and 1, as booleans.
 
-    Args:
-        array: Any shape.
-        name: Name of the array for the error message.
-
     Raises:
         DatasetError: If the array holds another value.
     """
@@ -39,10 +35,6 @@ def as_booleans(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
 
 def as_scores(array: NDArray[Any], name: str) -> Floats:
     """Return finite numbers as float32, or as float64 where float32 is too narrow.
-
-    Args:
-        array: Any shape.
-        name: Name of the array for the error message.
 
     Raises:
         DatasetError: If the array does not hold real numbers.

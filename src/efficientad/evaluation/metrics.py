@@ -70,18 +70,11 @@ def recall_at_fpr(
     """Return the largest share of defects found with few enough false alarms.
 
     Thresholds are scores that occur, and one above them all. Nothing is interpolated,
-    so a threshold with this recall exists.
-
-    Args:
-        scores: One for each image (or pixel), any shape, finite.
-        is_defect: Boolean, same shape.
-        fpr_limit: Largest share of normal images that may be reported, in (0, 1].
+    so a threshold with this recall exists. `fpr_limit` is the largest share of normal
+    images that may be reported. Other arguments and errors are those of `au_roc`.
 
     Raises:
-        ConfigError: If `fpr_limit` is outside its range.
-        DatasetError: If the two do not fit together.
-        UndefinedMetricError: If there is no defect, nothing normal, or a score is not
-            finite.
+        ConfigError: If `fpr_limit` is not in (0, 1].
     """
     if not 0 < fpr_limit <= 1:
         raise ConfigError(f"fpr_limit must be in (0, 1], got {fpr_limit}")

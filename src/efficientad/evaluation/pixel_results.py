@@ -62,10 +62,7 @@ class PixelResults(NamedTuple):
 
 
 class Annotations:
-    """Reads the annotations of a category's images.
-
-    Args:
-        category: The category; it decides between masks and channels.
+    """Reads the annotations of a category's images, masks or channels.
 
     Raises:
         DatasetError: If its `defects_config.json` cannot be used.
@@ -155,10 +152,6 @@ def measure_pixels(category: Category, map_of: MapOf) -> PixelResults:
 
     Images without an annotation are left out. The maps of annotated defects are asked
     for twice, those of normal images once.
-
-    Args:
-        category: The category with its test images.
-        map_of: Returns the anomaly map of a test image.
 
     Raises:
         DatasetError: If an annotation or `defects_config.json` cannot be used.

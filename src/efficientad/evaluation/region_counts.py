@@ -33,11 +33,7 @@ class RegionCounts(NamedTuple):
 def count_regions(
     predicted: Mapping[Sample, Prediction], annotations: Annotations
 ) -> RegionCounts:
-    """Return how many regions are found, missed and false.
-
-    Args:
-        predicted: Predictions of test images.
-        annotations: Reader of their annotations.
+    """Return how many regions of test images are found, missed and false.
 
     Raises:
         DatasetError: If an annotation cannot be used.

@@ -94,12 +94,7 @@ class RegionOverlap:
         self._n_images = 0
 
     def count(self, normal: Floats, n_images: int) -> None:
-        """Count the normal pixels of some images.
-
-        Args:
-            normal: Scores in ascending order.
-            n_images: Number of images they come from.
-        """
+        """Count normal pixels, of `n_images`, by their scores in ascending order."""
         self._n_images += n_images
         self._n_normal += normal.size
         for first in range(0, self._thresholds.size, _BATCH_THRESHOLDS):
@@ -113,9 +108,6 @@ class RegionOverlap:
     def au_roc(self, metric: str) -> float:
         """Return the area with all defect pixels as one region.
 
-        Args:
-            metric: Name for the error message.
-
         Raises:
             UndefinedMetricError: If there is no defect pixel or no normal one.
         """
@@ -127,9 +119,7 @@ class RegionOverlap:
     def area(self, metric: str, fpr_limit: float) -> float:
         """Return the area under the mean share found of each region.
 
-        Args:
-            metric: Name for the error message.
-            fpr_limit: Right end of the integral, in (0, 1]; the area is divided by it.
+        The limit, in (0, 1], is the right end of the integral, which is divided by it.
 
         Raises:
             UndefinedMetricError: If there is no region or no normal pixel.
@@ -151,12 +141,7 @@ class RegionOverlap:
 
 
 def count_normal(overlaps: Sequence[RegionOverlap], images: Iterable[Floats]) -> None:
-    """Count the normal pixels of each image in all overlaps.
-
-    Args:
-        overlaps: Each image is counted in every one of them.
-        images: The scores of the normal pixels of each image, one axis.
-    """
+    """Count the normal pixels of each image, (pixels,), in all overlaps."""
     for batch in _batches(images):
         normal = np.concatenate(batch)
         normal.sort()

@@ -54,8 +54,7 @@ def region_pixels(
     Args:
         scores: The anomaly map, (height, width).
         channels: Each (height, width), integers: 0, and inside a region its value.
-        areas: Saturation area of each value. None: a region is found with its last
-            pixel.
+        areas: Saturation area of each value. None: the whole region.
     """
     found = [scores[:0, 0]]
     sizes: list[int] = []

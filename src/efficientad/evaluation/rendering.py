@@ -11,11 +11,7 @@ if TYPE_CHECKING:
 
 @cache
 def environment() -> "Environment":
-    """Return the templates; they escape every value.
-
-    Raises:
-        MissingDependencyError: If jinja2 is not installed.
-    """
+    """Return the templates; they escape every value."""
     try:
         # Only reports need jinja2; a line-side computer evaluates without it.
         from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415

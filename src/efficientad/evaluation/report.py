@@ -79,10 +79,6 @@ class Report:
 def write_report(report: Report, path: Path) -> None:
     """Write a report as one HTML file, atomically.
 
-    Args:
-        report: The content.
-        path: The file; its folder is made if it does not exist.
-
     Raises:
         MissingDependencyError: If jinja2 is not installed.
         StorageError: If the file cannot be written; an earlier one stays.

@@ -104,11 +104,9 @@ class _Axis:
 
 
 def score_chart(scores: ScoresByType, threshold: float) -> Chart:
-    """Return the chart of image scores.
+    """Return the chart of image scores, finite and at least one in all.
 
-    Args:
-        scores: Finite, at least one in all; types without any are left out.
-        threshold: Scores above it are anomalous. Not drawn unless it is finite.
+    Types without any are left out. A threshold that is not finite is not drawn.
     """
     rows = {name: list(values) for name, values in scores.items() if values}
     everything = [score for values in rows.values() for score in values]

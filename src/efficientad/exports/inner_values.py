@@ -17,16 +17,9 @@ if TYPE_CHECKING:
 def inner_values(
     model: "onnx.ModelProto", names: Sequence[str], images: Sequence[RGBImage]
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield values of a graph for one image after the other, by name.
+    """Yield any values of a detector's graph for one image after the other, by name.
 
-    Args:
-        model: As `detector_graph` gives it, or made of that.
-        names: Names of any values of the graph.
-        images: RGB, uint8, (height, width, 3).
-
-    Yields:
-        Arrays without the axis of the batch; of a convolution (channels, rows,
-        columns).
+    They have no axis of the batch; of a convolution they are (channels, rows, columns).
     """
     import onnx  # noqa: PLC0415 - only an export needs it
     import onnxruntime  # noqa: PLC0415

@@ -52,9 +52,7 @@ def quantized(
 ) -> "onnx.ModelProto":
     """Return a detector's graph with its convolutions in 8 bits.
 
-    Args:
-        model: As `detector_graph` gives it.
-        images: Normal ones, at least one; ranges and noise are measured on them.
+    Ranges and noise are measured on the images, at least one normal one.
 
     Raises:
         ExportMismatchError: If the error of a map is above `LIMIT`.

@@ -48,12 +48,7 @@ def never_negative(model: "onnx.ModelProto") -> list[str]:
 
 
 def rounded_graph(model: "onnx.ModelProto", rounding: Rounding) -> "onnx.ModelProto":
-    """Return a graph whose convolutions read bytes where their input can be rounded.
-
-    Args:
-        model: As `detector_graph` gives it, perhaps equalized.
-        rounding: Measurements of that model.
-    """
+    """Return a graph whose convolutions read bytes where their input can be rounded."""
     writer = _Writer(model, rounding)
     # What stands between a ReLU and such a convolution handles bytes, too.
     read = {node.input[0] for node in model.graph.node if node.name in rounding.kernels}
@@ -76,10 +71,6 @@ def without(model: "onnx.ModelProto", noise: Mapping[str, float]) -> "onnx.Model
 
     A share of what there was stays: a raw map is positive, and one cell of it near zero
     would decide the level that the whole map is divided by.
-
-    Args:
-        model: Any graph.
-        noise: The numbers, by the names of the values.
     """
     graph = Nodes("noise_")
     for node in map(copy.deepcopy, model.graph.node):

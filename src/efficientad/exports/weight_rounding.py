@@ -45,15 +45,12 @@ class RoundedKernels(NamedTuple):
 def kernels_of_bytes(
     model: "onnx.ModelProto", largest: Mapping[str, float], images: Sequence[RGBImage]
 ) -> dict[str, RoundedKernels]:
-    """Round the weights of each convolution that reads bytes.
+    """Round the weights of each convolution that reads bytes, by name.
 
     Args:
         model: The graph.
         largest: Largest number of each value that is rounded to bytes.
         images: Normal ones; what lies under the kernels is measured on them.
-
-    Returns:
-        By the names of the convolutions.
     """
     from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 
@@ -152,12 +149,7 @@ class _Windows(NamedTuple):
     def some(
         self, values: NDArray[np.float32], rng: np.random.Generator
     ) -> NDArray[np.float32]:
-        """Draw some of what the kernels lie on, (patches, weights of an output).
-
-        Args:
-            values: Values of one image, (channels, height, width).
-            rng: Draws the places.
-        """
+        """Draw some of what the kernels lie on, (patches, weights of an output)."""
         edge = (self.padding, self.padding)
         padded = np.pad(values, ((0, 0), edge, edge))
         sides = (self.side, self.side)
@@ -194,10 +186,7 @@ class _Moments:
         """Return both, the covariance shrunk towards independence.
 
         Few patches say little about many values; these then hardly make up for each
-        other.
-
-        Args:
-            noise: Variance of each value by its rounding.
+        other. `noise` is the variance of each value by its rounding.
         """
         mean = self._sum.astype(np.float64) / self._n
         covariance = self._products.astype(np.float64)

@@ -54,11 +54,8 @@ def redness(pixels: NDArray[np.uint8]) -> float:
 def is_exchanged(value: float, normal: Sequence[float]) -> bool:
     """Return whether red and blue of an image look exchanged, as in BGR arrays.
 
-    It can be seen only where nearly all normal images are red, or nearly all blue.
-
-    Args:
-        value: Redness of the image.
-        normal: Redness of normal images.
+    It can be seen only where nearly all normal images are red, or nearly all blue. The
+    arguments are the redness of the image and of normal images.
     """
     if not normal:
         return False

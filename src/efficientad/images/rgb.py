@@ -95,11 +95,7 @@ _LABEL_MODES: Final = (DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}
 
 
 def read_image(path: str | Path, color: ColorOrder = "rgb") -> RGBImage:
-    """Return the image in a file of any supported format.
-
-    Args:
-        path: File of the image.
-        color: Order in which the file has red, green and blue.
+    """Return the image in a file of any supported format, with its order of colors.
 
     Raises:
         ImageError: If there is no such file, or it holds no image that can be used.
@@ -122,10 +118,6 @@ def read_mask(path: Path, background: tuple[int, int, int] = (0, 0, 0)) -> Mask:
     """Return which pixels of a file have another color than the background.
 
     Nothing is scaled: a label of 1 counts at any depth.
-
-    Args:
-        path: File of the mask.
-        background: Color of unmarked pixels, RGB.
 
     Raises:
         ImageError: If there is no such file, it holds no image that can be used, the

@@ -300,12 +300,9 @@ Step = Sequence[Call] | Resizing
 
 
 def run(step: Step, n_threads: int | None = None) -> None:
-    """Compute a step.
+    """Compute a step: layers of one kind that are independent, or a resizing.
 
-    Args:
-        step: Layers of one kind that do not depend on each other, or a resizing.
-        n_threads: Threads that blocks of all layers are spread over; the result does
-            not depend on it. None: `default_threads()`.
+    The result does not depend on the number of threads, by default `default_threads()`.
     """
     if isinstance(step, Resizing):
         resize(*step, n_threads)

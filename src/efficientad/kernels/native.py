@@ -68,12 +68,8 @@ def _compiler() -> str | None:
 def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
     """Return the library of `name`.cpp in this folder, built where it is not cached.
 
-    Args:
-        name: Source file without suffix.
-        headers: Generated headers, file name to text, found by `#include "name"`.
-
-    Returns:
-        None where it cannot be built; the reason is logged once.
+    It includes generated headers by their names. Where it cannot be built, the reason
+    is logged once.
     """
     try:
         return _opened(name, headers)

@@ -27,12 +27,7 @@ processor of its kind has, on Arm with NEON."""
 
 
 class Functions:
-    """The functions of a library for one instruction set, by name.
-
-    Args:
-        library: Opened library.
-        instruction_set: End of the functions' names.
-    """
+    """The functions of a library for one instruction set, by name without its end."""
 
     def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
         self._library, self.instruction_set = library, instruction_set

@@ -78,12 +78,8 @@ def read_calibration(
 ) -> Calibration:
     """Return the calibration of an entry, an unchecked JSON value.
 
-    `Calibration` and the scales check the types and ranges of their own fields.
-
-    Args:
-        entry: JSON value.
-        maps: Names of the maps that must have a scale. Default: a detector's.
-        terms: Names of the terms that the score may have. Default: a detector's.
+    `Calibration` and the scales check the types and ranges of their own fields. All of
+    these maps must have a scale, and the score may have these terms.
 
     Raises:
         KeyError, TypeError, ValueError: If the entry is incomplete or wrong.

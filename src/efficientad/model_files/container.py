@@ -71,11 +71,7 @@ def read(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays, which cannot be written to, and the description of a file.
 
-    Args:
-        path: The file.
-        kind: Kind that the file must have.
-        is_verified: Whether the caller compares a hash of the whole file, so that one
-            without a checksum need not be told.
+    A file without a checksum need not be told where the caller compares a hash of it.
 
     Raises:
         ModelFileError: If the file is missing, truncated, foreign, of another kind or

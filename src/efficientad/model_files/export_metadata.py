@@ -147,11 +147,7 @@ def read(path: Path) -> Metadata:
 def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None:
     """Write an exported file with other metadata; the graph stays to the byte.
 
-    Args:
-        path: A model of ONNX or OpenVINO.
-        metadata: New metadata.
-        output: File to write; for OpenVINO its `.bin` is copied as well. None: the
-            model itself.
+    The output is the file itself, or another; OpenVINO's `.bin` is then copied as well.
 
     Raises:
         ModelFileError: If the file is damaged or foreign.
