@@ -11,10 +11,7 @@
 | `checks`, `mask_checks`, `near_duplicates`, `findings` | faults of a data set |
 """
 
-from efficientad.datasets.annotations import (
-    read_annotation_channels,
-    read_defect_mask,
-)
+from efficientad.datasets.annotations import read_annotation_channels, read_defect_mask
 from efficientad.datasets.layouts import (
     MIN_NORMAL_IMAGES,
     find_categories,

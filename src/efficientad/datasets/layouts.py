@@ -14,11 +14,7 @@ from efficientad.datasets import folders, lists, visa
 from efficientad.datasets.folders import OnProblem, normal_folder
 from efficientad.datasets.samples import NORMAL, Category, Sample
 from efficientad.errors import DatasetError
-from efficientad.images.listing import (
-    describe_contents,
-    subfolders,
-    unused_files,
-)
+from efficientad.images.listing import describe_contents, subfolders, unused_files
 
 MIN_NORMAL_IMAGES: Final = 10
 """Fewest normal images for a training, those held out for the calibration included."""

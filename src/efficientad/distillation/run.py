@@ -43,13 +43,7 @@ _HELD_OUT_WINDOW_CELLS = 24
 _UNFOLDING_BATCHES = 8
 # Settings that may change between start and resume. So may the folder of the feature
 # cache, but not whether there is one: it changes the grayscale draws.
-_FREE_SETTINGS = (
-    "resume",
-    "device",
-    "checkpoint_every",
-    "feature_cache",
-    "start_from",
-)
+_FREE_SETTINGS = ("resume", "device", "checkpoint_every", "feature_cache", "start_from")
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,7 @@ from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.decision import Calibration
-from efficientad.method.maps import (
-    HIGH_TARGET,
-    combine_maps,
-    normalize_maps,
-)
+from efficientad.method.maps import HIGH_TARGET, combine_maps, normalize_maps
 from efficientad.method.placement import place_map
 from efficientad.model_files.export_metadata import ONNX_SUFFIX
 

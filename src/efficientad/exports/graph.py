@@ -33,18 +33,9 @@ from efficientad.engines.weights import (
     weights_of,
 )
 from efficientad.exports.graph_nodes import Nodes, placement, resized
-from efficientad.method.composition import (
-    COMPOSITION,
-    Composition,
-    cell_window,
-)
+from efficientad.method.composition import COMPOSITION, Composition, cell_window
 from efficientad.method.decision import TermScale
-from efficientad.method.maps import (
-    HIGH_TARGET,
-    LOW_TARGET,
-    SMALLEST_DISTANCE,
-    MapScale,
-)
+from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, SMALLEST_DISTANCE, MapScale
 from efficientad.method.placement import GRID_CELLS
 from efficientad.method.sizes import (
     AUTOENCODER,

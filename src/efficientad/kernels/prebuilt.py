@@ -13,9 +13,7 @@ PATH: Final = Path(__file__).with_name("libefficientad.so")
 """The library in an installed wheel."""
 
 _AVX2: Final = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
-_AVX512: Final = _AVX2 | {
-    *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
-}
+_AVX512: Final = _AVX2 | {*("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")}
 INSTRUCTION_SETS: Final = {
     "avx512bf16": _AVX512 | {"avx512_bf16"},
     "avx512": _AVX512,

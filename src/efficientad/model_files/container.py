@@ -49,11 +49,7 @@ def write(
         StorageError: If the file cannot be written, for example on a full disk.
     """
     require_no_device(path)
-    metadata = {
-        _FORMAT: kind,
-        _VERSION: str(version),
-        _CONTENT: to_json(content),
-    }
+    metadata = {_FORMAT: kind, _VERSION: str(version), _CONTENT: to_json(content)}
     plain = {k: np.asarray(v, order="C") for k, v in arrays.items()}
     metadata[_HASH] = _hash(metadata[_CONTENT], plain)
     with atomic_write(path) as partial:
