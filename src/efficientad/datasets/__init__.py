@@ -14,7 +14,6 @@
 from efficientad.datasets.annotations import read_annotation_channels, read_defect_mask
 from efficientad.datasets.layouts import (
     MIN_NORMAL_IMAGES,
-    find_categories,
     normal_image_paths,
     open_category,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "NORMAL",
     "Category",
     "Sample",
-    "find_categories",
     "normal_image_paths",
     "open_category",
     "read_annotation_channels",

@@ -62,30 +62,6 @@ def open_category(
     return category
 
 
-def find_categories(root: Path, *, needs_test: bool = True) -> list[Category]:
-    """Return all categories in a folder, at least one, in the order of their paths.
-
-    Args:
-        root: A category, a collection of them, or a folder of collections; or a CSV or
-            JSON list, which is one category.
-        needs_test: Whether categories without test images, which cannot be evaluated,
-            are left out.
-
-    Raises:
-        DatasetError: If there is none, or if one of them cannot be used.
-    """
-    paths = [root] if lists.is_list(root) else list(find_category_folders(root))
-    found = [open_category(path, needs_test=False) for path in paths]
-    usable = [category for category in found if category.test or not needs_test]
-    if usable:
-        return usable
-    wanted = "a category with test images" if found else "a category"
-    raise DatasetError(
-        f"{wanted} was needed in {root}, which holds {describe_contents(root)}; give a "
-        "folder laid out as MVTec AD, MVTec LOCO or VisA, or a CSV or JSON list"
-    )
-
-
 def is_table(folder: Path) -> bool:
     """Return whether a table names the images of a category, not its folders."""
     return lists.is_list(folder) or visa.is_visa_category(folder)
