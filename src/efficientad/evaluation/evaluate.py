@@ -37,11 +37,10 @@ from efficientad.evaluation.pixel_results import (
     Measured,
     MetricValues,
     PixelResults,
+    count_regions,
     measure_pixels,
 )
-from efficientad.evaluation.region_counts import count_regions
-from efficientad.evaluation.rendering import environment
-from efficientad.evaluation.report import Report, write_report
+from efficientad.evaluation.report import Report, environment, write_report
 from efficientad.evaluation.report_pictures import MAX_PICTURES, Picture, picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.shifts import SCORE, shifts

@@ -19,7 +19,7 @@ from efficientad.datasets import (
 )
 from efficientad.datasets.annotations import read_saturation_areas
 from efficientad.errors import DatasetError, UndefinedMetricError
-from efficientad.evaluation.metric_inputs import Floats, as_scores
+from efficientad.evaluation.metrics import Floats, as_scores
 from efficientad.evaluation.region_overlap import (
     DefectPixels,
     RegionOverlap,
@@ -31,6 +31,8 @@ from efficientad.evaluation.regions import (
     region_pixels,
 )
 from efficientad.images.rgb import Labels, Mask
+from efficientad.inspection.prediction import Prediction
+from efficientad.method.components import components
 
 MetricValues: TypeAlias = dict[str, float]
 MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]
@@ -59,6 +61,25 @@ class PixelResults(NamedTuple):
 
     overall: Measured
     by_defect_type: Mapping[str, Measured]
+
+
+class RegionCounts(NamedTuple):
+    """Counts of regions over the test images whose defects are annotated."""
+
+    n_found: int
+    """Annotated regions that share a pixel with a predicted one."""
+    n_missed: int
+    """Annotated regions that share none."""
+    n_false: int
+    """Predicted regions that share no pixel with an annotated one."""
+
+    def __str__(self) -> str:
+        """Return one sentence."""
+        n = self.n_found + self.n_missed
+        return (
+            f"{self.n_found} of {n} annotated regions found at the threshold, "
+            f"{self.n_false} false ones"
+        )
 
 
 class Annotations:
@@ -182,3 +203,38 @@ def measure_pixels(category: Category, map_of: MapOf) -> PixelResults:
         annotations.measured(overall),
         {kind: annotations.measured(overlap) for kind, overlap in by_type.items()},
     )
+
+
+def count_regions(
+    predicted: Mapping[Sample, Prediction], annotations: Annotations
+) -> RegionCounts:
+    """Return how many regions of test images are found, missed and false.
+
+    Raises:
+        DatasetError: If an annotation cannot be used.
+        ImageError: If it cannot be read.
+    """
+    counts = [
+        _region_counts(sample, prediction, annotations)
+        for sample, prediction in predicted.items()
+        if not sample.is_defect or sample.mask_path is not None
+    ]
+    return RegionCounts(*np.sum([(0, 0, 0), *counts], axis=0).tolist())
+
+
+def _region_counts(
+    sample: Sample, prediction: Prediction, annotations: Annotations
+) -> RegionCounts:
+    if not sample.is_defect:
+        return RegionCounts(0, 0, len(prediction.regions))
+    height, width = prediction.height, prediction.width
+    annotated = annotations.regions(sample, height, width)
+    mask = prediction.region_mask
+    n_found = sum(bool(mask[region].any()) for region in annotated)
+    found = components(mask)
+    labels = found.labels(height, width)
+    is_false = np.ones(len(found.areas()) + 1, np.bool_)
+    for region in annotated:
+        is_false[labels[region]] = False
+    is_false[-1] = False  # the pixels outside of all
+    return RegionCounts(n_found, len(annotated) - n_found, int(is_false.sum()))

@@ -19,16 +19,13 @@ pixels, then to count their normal pixels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import UndefinedMetricError
-from efficientad.evaluation.metric_inputs import Floats
-
-Counts: TypeAlias = NDArray[np.int64]
-Shares: TypeAlias = NDArray[np.float64]
+from efficientad.evaluation.metrics import Counts, Floats, Shares, step_area
 
 # Normal pixels that are sorted together: 64 MiB of float32.
 _BATCH_PIXELS = 2**24
@@ -49,21 +46,6 @@ class DefectPixels(NamedTuple):
     """Number of pixels in each region."""
     saturation_areas: Shares
     """Number of pixels that count as the complete region, at most its size."""
-
-
-def step_area(above: Counts, tied: Counts, limit: float) -> Shares:
-    """Return the mean height of steps from 0 to 1, from 0 up to a limit.
-
-    Args:
-        above: Number of normal scores above a defect's score: where its step begins.
-        tied: Number of normal scores equal to it: the width of the slope.
-        limit: Right end in the same unit, above 0.
-    """
-    right_of_begin = np.maximum(limit - above, 0)
-    on_slope = np.minimum(right_of_begin, tied)
-    missing = on_slope * (1 - on_slope / (2 * np.maximum(tied, 1)))
-    height: Shares = (right_of_begin - missing) / limit
-    return height
 
 
 class RegionOverlap:

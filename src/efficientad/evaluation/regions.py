@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from efficientad.datasets.annotations import SaturationArea
 from efficientad.errors import MissingDependencyError
-from efficientad.evaluation.metric_inputs import Floats
+from efficientad.evaluation.metrics import Floats
 from efficientad.evaluation.region_overlap import DefectPixels
 from efficientad.images.rgb import Labels, Mask
 

@@ -10,18 +10,22 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from efficientad.datasets import NORMAL
-from efficientad.evaluation.rendering import render
+from efficientad.errors import train_extra_is_missing
 from efficientad.evaluation.report_pictures import Picture, thumbnail
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
 from efficientad.images.heatmaps import overlay_layer
 from efficientad.storage import write_atomically
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _N_HIGHEST: Final = 6
 _REASONS: Final = {
@@ -74,6 +78,29 @@ class Report:
     """Settings and provenance of the model."""
     made_on: date | None = None
     """None: not shown, so that equal results give equal files."""
+
+
+@cache
+def environment() -> "Environment":
+    """Return the templates; they escape every value."""
+    try:
+        # Only reports need jinja2; a line-side computer evaluates without it.
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise train_extra_is_missing("a report", error) from error
+    return Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template filled with values."""
+    return environment().get_template(template).render(**values)
 
 
 def write_report(report: Report, path: Path) -> None:

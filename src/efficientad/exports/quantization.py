@@ -20,14 +20,17 @@ from efficientad.errors import ExportMismatchError
 from efficientad.exports.calibration_images import spread
 from efficientad.exports.equalization import equalized
 from efficientad.exports.graph import PIXELS
-from efficientad.exports.inner_values import inner_values
 from efficientad.exports.rounded_graph import (
     Rounding,
     never_negative,
     rounded_graph,
     without,
 )
-from efficientad.exports.weight_rounding import LEVELS, kernels_of_bytes
+from efficientad.exports.weight_rounding import (
+    LEVELS,
+    inner_values,
+    kernels_of_bytes,
+)
 from efficientad.images.rgb import RGBImage
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET
 

@@ -42,10 +42,10 @@ from efficientad.images.decoding import (
     has_16_bits,
     open_picture,
     opened_picture,
+    require_lossless,
     require_size,
     strips,
 )
-from efficientad.images.lossless import require_lossless
 from efficientad.method import sizes
 from efficientad.settings import checked
 
