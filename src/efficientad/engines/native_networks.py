@@ -59,13 +59,7 @@ def networks_of(
     Weights that are not packed stay as they are, to be written to a file.
     """
     make = partial(_layer, is_packed=is_packed)
-    taught = weights_of(arrays, "teacher.convolutions")
-    learned = weights_of(arrays, "student.convolutions")
-    taught[-1] = describing_layer(arrays)
-    autoencoder = Reconstruction(arrays, make)
-    if size == "small":
-        return Small(taught, learned, autoencoder, make)
-    return Medium(taught, learned, autoencoder, make, bf16=bf16)
+    return Small(arrays, make) if size == "small" else Medium(arrays, make, bf16=bf16)
 
 
 class _Networks:
@@ -78,14 +72,11 @@ class _Networks:
 
     _local: Convolution
 
-    def __init__(
-        self,
-        teacher: list[Weights],
-        student: list[Weights],
-        autoencoder: "Reconstruction",
-        how: list[dict[str, Any]],
-        make: Make,
-    ) -> None:
+    def __init__(self, arrays: Arrays, make: Make, how: list[dict[str, Any]]) -> None:
+        teacher, student = (
+            weights_of(arrays, f"{name}.convolutions")
+            for name in ("teacher", "student")
+        )
         shared = min(n_shared(teacher, student), len(how) - 1)
         first, second = ([on_pixels(n[0]), *n[1:-1]] for n in (teacher, student))
         self._layers: list[list[Convolution]] = []
@@ -96,9 +87,13 @@ class _Networks:
             if index <= shared:
                 weights = [one if index < shared else side_by_side(one, other)]
             self._layers.append([make(each, **options) for each in weights])
-        self._autoencoder = autoencoder
+        self._autoencoder = Reconstruction(arrays, make)
         self._n_teacher = len(teacher[-2][1])
         self._n_both = sum(layer.n_out for layer in self._layers[-1])
+        for_teacher, self._for_autoencoder = split_outputs(
+            student[-1], len(teacher[-1][0])
+        )
+        self._for_local = difference(describing_layer(arrays), for_teacher)
 
     def _size(self, image: Grid) -> tuple[int, int]:
         """Return the rows and columns of the hidden features of an image."""
@@ -136,29 +131,20 @@ class _Networks:
 class Small(_Networks):
     """The networks of EfficientAD-S."""
 
-    def __init__(
-        self,
-        teacher: list[Weights],
-        student: list[Weights],
-        autoencoder: "Reconstruction",
-        make: Make,
-    ) -> None:
+    def __init__(self, arrays: Arrays, make: Make) -> None:
         how = [
             _FIRST,
             {"finish": "pool", "tile": _POOLED_TILE},
             {"finish": "store", "tile": _SMALL_TILE},
         ]
-        super().__init__(teacher, student, autoencoder, how, make)
-        for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
-        describe = autoencoder.describe
+        super().__init__(arrays, make, how)
+        kernels, bias = self._autoencoder.describe
         # A 3 x 3 kernel is a 4 x 4 one with zeros; the grids have the border it needs.
-        describe = np.pad(describe[0], ((0, 0), (0, 0), (0, 1), (0, 1))), describe[1]
+        describe = np.pad(kernels, ((0, 0), (0, 0), (0, 1), (0, 1))), bias
+        for_global = difference(self._for_autoencoder, describe)
         self._local, self._global = (
-            make(w, "mean_square", tile=_LARGE_TILE)
-            for w in (
-                difference(teacher[-1], for_teacher),
-                difference(for_autoencoder, describe),
-            )
+            make(weights, "mean_square", tile=_LARGE_TILE)
+            for weights in (self._for_local, for_global)
         )
 
     def steps(
@@ -183,15 +169,7 @@ class Small(_Networks):
 class Medium(_Networks):
     """The networks of EfficientAD-M."""
 
-    def __init__(
-        self,
-        teacher: list[Weights],
-        student: list[Weights],
-        autoencoder: "Reconstruction",
-        make: Make,
-        *,
-        bf16: bool,
-    ) -> None:
+    def __init__(self, arrays: Arrays, make: Make, *, bf16: bool) -> None:
         how = [
             _FIRST,
             {"finish": "pool", "tile": _POOLED_TILE},
@@ -199,13 +177,13 @@ class Medium(_Networks):
             {"finish": "store", "tile": _SMALL_TILE},
             {"finish": "store", "tile": _LARGE_TILE},
         ]
-        super().__init__(teacher, student, autoencoder, how, make)
-        for_teacher, (weight, bias) = split_outputs(student[-1], len(teacher[-1][0]))
-        local = difference(teacher[-1], for_teacher)
-        self._local = make(local, "mean_square", bf16=bf16)
+        super().__init__(arrays, make, how)
+        self._local = make(self._for_local, "mean_square", bf16=bf16)
+        weight, bias = self._for_autoencoder
         self._global = make((-weight, -bias), "mean_square", bf16=bf16)
+        describe = self._autoencoder.describe
         self._describe = make(
-            autoencoder.describe, "store", tile=_SMALL_TILE, padding=1, relu=False
+            describe, "store", tile=_SMALL_TILE, padding=1, relu=False
         )
 
     def steps(
