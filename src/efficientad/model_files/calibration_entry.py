@@ -13,7 +13,7 @@ from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
 from efficientad.method.placement import CELL_STRIDE, MAX_SIDE
 from efficientad.method.rule import Rule
-from efficientad.model_files.provenance_entry import is_number
+from efficientad.settings import checked
 
 # Names of the scales in files that were written before the maps had names.
 _OLD_SCALES: Final = {"local": "local_quantiles", "global": "global_quantiles"}
@@ -100,16 +100,10 @@ def read_calibration(
         training_scores=tuple(entry.get("training_scores", ())),
         threshold_rule=entry.get("threshold_rule", "rank"),
         second_session={
-            kind: tuple(map(_number, scores))
+            kind: tuple(checked(kind, score, float) for score in scores)
             for kind, scores in dict(entry.get("second_session", {})).items()
         },
         rule=Rule(**entry.get("rule", {})),
         unsure_budget=entry.get("unsure_budget"),
         score_has_map=entry.get("score_has_map", True),
     )
-
-
-def _number(value: Any) -> float:
-    if not is_number(value):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)

@@ -13,7 +13,7 @@ from efficientad.errors import ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.model_files import container as tensor_file
-from efficientad.model_files.provenance_entry import read_provenance
+from efficientad.model_files.json_text import read_provenance
 from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.settings import checks_arguments
 from efficientad.storage import file_hash
