@@ -32,10 +32,8 @@ def equalized(
 ) -> tuple["onnx.ModelProto", dict[str, Channels]]:
     """Return the same function with scaled hidden channels, and the largest values.
 
-    Args:
-        model: Its convolutions have a kernel, and perhaps a bias, of their own.
-        largest: Largest value of each channel on normal images, (channels,), for each
-            value that is never negative.
+    Each value that is never negative has its largest on normal images, (channels,).
+    Convolutions have a kernel, and perhaps a bias, of their own.
     """
     from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 

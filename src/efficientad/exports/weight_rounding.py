@@ -71,10 +71,8 @@ def kernels_of_bytes(
 ) -> dict[str, RoundedKernels]:
     """Round the weights of each convolution that reads bytes, by name.
 
-    Args:
-        model: The graph.
-        largest: Largest number of each value that is rounded to bytes.
-        images: Normal ones; what lies under the kernels is measured on them.
+    `largest` has the largest number of each value that is rounded to bytes. What lies
+    under the kernels is measured on the images.
     """
     from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 
