@@ -14,9 +14,8 @@ from typing import Final
 
 from efficientad import __version__
 from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, serving, verbs
-from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import call_of
-from efficientad.cli.streams import lasting_streams
+from efficientad.cli.process import lasting_streams, logging_to_stderr
 from efficientad.errors import (
     TRAIN_EXTRA,
     ConfigError,
