@@ -88,12 +88,10 @@ def recall_at_fpr(
 
 
 def step_area(above: Counts, tied: Counts, limit: float) -> Shares:
-    """Return the mean height of steps from 0 to 1, from 0 up to a limit.
+    """Return the mean height of steps from 0 to 1, from 0 up to a limit above 0.
 
-    Args:
-        above: Number of normal scores above a defect's score: where its step begins.
-        tied: Number of normal scores equal to it: the width of the slope.
-        limit: Right end in the same unit, above 0.
+    A step begins behind the normal scores above a defect's score, and its slope is as
+    wide as the number of normal scores equal to it.
     """
     right_of_begin = np.maximum(limit - above, 0)
     on_slope = np.minimum(right_of_begin, tied)

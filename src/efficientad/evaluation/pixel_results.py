@@ -1,11 +1,19 @@
 """The pixel metrics of a category's test images, by the kind of its annotation.
 
-With masks (MVTec AD, VisA, own folders) that is AU-PRO; with annotation channels and
-saturation areas (MVTec LOCO) it is AU-sPRO, at the limits that its authors report.
+With masks (MVTec AD, VisA, own folders) that is AU-PRO; a region is a connected group
+of defect pixels. With annotation channels and saturation areas (MVTec LOCO) it is
+AU-sPRO, at the limits that its authors report; a region is what was annotated as one
+defect: it need not be connected, and may count as found before its last pixel is found.
+
+Sources: for AU-PRO, Bergmann et al., "The MVTec Anomaly Detection Dataset: A
+Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", IJCV 2021; for
+AU-sPRO, Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in
+Unsupervised Anomaly Detection and Localization", IJCV 2022; and the evaluation scripts
+published with both.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +25,17 @@ from efficientad.datasets import (
     read_annotation_channels,
     read_defect_mask,
 )
-from efficientad.datasets.annotations import read_saturation_areas
-from efficientad.errors import DatasetError, UndefinedMetricError
+from efficientad.datasets.annotations import SaturationArea, read_saturation_areas
+from efficientad.errors import (
+    DatasetError,
+    MissingDependencyError,
+    UndefinedMetricError,
+)
 from efficientad.evaluation.metrics import Floats, as_scores
 from efficientad.evaluation.region_overlap import (
     DefectPixels,
     RegionOverlap,
     count_normal,
-)
-from efficientad.evaluation.regions import (
-    channels_mask,
-    numbered_regions,
-    region_pixels,
 )
 from efficientad.images.rgb import Labels, Mask
 from efficientad.inspection.prediction import Prediction
@@ -47,6 +54,10 @@ _AU_SPRO_LIMITS: Final = {
     "au_spro_0.3": 0.3,
     "au_spro_1": 1.0,
 }
+
+
+# Pixels that touch at a corner are connected, as in MVTec's evaluation script.
+_NEIGHBORHOOD = np.ones((3, 3), bool)
 
 
 class Measured(NamedTuple):
@@ -238,3 +249,59 @@ def _region_counts(
         is_false[labels[region]] = False
     is_false[-1] = False  # the pixels outside of all
     return RegionCounts(n_found, len(annotated) - n_found, int(is_false.sum()))
+
+
+def numbered_regions(defect_mask: Mask) -> Labels:
+    """Return a mask whose values number its connected groups of pixels, from 1.
+
+    Raises:
+        MissingDependencyError: If SciPy is not installed.
+    """
+    try:
+        # Only regions need SciPy; a line-side computer can import this without it.
+        from scipy import ndimage  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "AU-PRO needs scipy, which is not installed; run: pip install scipy"
+        ) from error
+    labels: Labels = ndimage.label(defect_mask, _NEIGHBORHOOD)[0]
+    return labels
+
+
+def region_pixels(
+    scores: Floats,
+    channels: Sequence[NDArray[Any]],
+    areas: Mapping[int, SaturationArea] | None = None,
+) -> DefectPixels:
+    """Return the defect pixels of an anomaly map; a region is a value in a channel.
+
+    Channels have its shape, and are 0 outside of regions. Each value has a saturation
+    area; without areas, it is the whole region.
+    """
+    found = [scores[:0, 0]]
+    sizes: list[int] = []
+    enough: list[float] = []
+    for channel in channels:
+        inside = channel != 0
+        values, of_region = channel[inside], scores[inside]
+        found.append(of_region[np.lexsort((-of_region, values))])
+        of_channel, counts = np.unique(values, return_counts=True)
+        sizes += counts.tolist()
+        enough += [
+            n if areas is None else areas[value].of_defect(n)
+            for value, n in zip(of_channel.tolist(), counts.tolist(), strict=True)
+        ]
+    return DefectPixels(
+        scores[channels_mask(channels, scores)],
+        np.concatenate(found),
+        np.array(sizes, np.int64),
+        np.array(enough, np.float64),
+    )
+
+
+def channels_mask(channels: Iterable[NDArray[Any]], scores: Floats) -> Mask:
+    """Return the pixels that are annotated in any channel."""
+    mask: Mask = np.zeros(scores.shape, np.bool_)
+    for channel in channels:
+        mask |= channel != 0
+    return mask

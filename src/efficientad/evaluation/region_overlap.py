@@ -51,11 +51,8 @@ class DefectPixels(NamedTuple):
 class RegionOverlap:
     """Counts of normal pixels at the scores of defect pixels, and areas from them.
 
-    Memory grows with the number of defect pixels only.
-
-    Args:
-        images: The defect pixels of each image. The normal pixels of the same and of
-            other images are added by `count_normal`.
+    Memory grows with the number of defect pixels only. The normal pixels of the same
+    and of other images are added by `count_normal`.
     """
 
     def __init__(self, images: Iterable[DefectPixels]) -> None:
