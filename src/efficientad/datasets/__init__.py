@@ -2,7 +2,7 @@
 
 | module | content |
 |---|---|
-| `samples`, `published` | a sample, a category, and the collection it belongs to |
+| `samples` | a sample, a category, and the collection it belongs to |
 | `annotations` | masks, channels and saturation areas |
 | `folders`, `visa` | MVTec AD and plain folders; VisA |
 | `lists`, `manifests` | CSV and JSON; Amazon Lookout for Vision |

@@ -5,14 +5,14 @@ category.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from efficientad.datasets import folders, lists, visa
 from efficientad.datasets.folders import OnProblem, normal_folder
-from efficientad.datasets.samples import NORMAL, Category, Sample
+from efficientad.datasets.samples import NORMAL, Category
 from efficientad.errors import DatasetError
 from efficientad.images.listing import describe_contents, subfolders, unused_files
 
@@ -98,10 +98,8 @@ def normal_image_paths(
 ) -> tuple[list[Path], list[Path]]:
     """Return the normal images that a training may see.
 
-    Args:
-        folder: A category, a CSV or JSON list, or a folder of normal images, whose
-            subfolders are searched if it is named `good`.
-        min_images: Fewest training images that are accepted.
+    The folder is a category, a CSV or JSON list, or a folder of normal images, whose
+    subfolders are searched if it is named `good`.
 
     Returns:
         Training images, and the validation images of a category that has them.
@@ -128,11 +126,11 @@ def normal_image_paths(
             f"at least {min_images} normal images were needed, {folder} has "
             f"{len(category.train)} for the training; record more good parts"
         )
-    return _paths(category.train), _paths(category.validation)
-
-
-def _paths(samples: Sequence[Sample]) -> list[Path]:
-    return [sample.path for sample in samples]
+    train, validation = (
+        [sample.path for sample in samples]
+        for samples in (category.train, category.validation)
+    )
+    return train, validation
 
 
 def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:

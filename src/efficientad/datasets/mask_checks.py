@@ -12,8 +12,7 @@ from efficientad.datasets.annotations import (
 )
 from efficientad.datasets.findings import Finding
 from efficientad.datasets.folders import DEFECTS_CONFIG
-from efficientad.datasets.published import MVTEC_LOCO_DEFECTS
-from efficientad.datasets.samples import Category, Sample
+from efficientad.datasets.samples import MVTEC_LOCO_DEFECTS, Category, Sample
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images.decoding import is_turned, opened_picture
 from efficientad.images.listing import fault_of, join_names
@@ -108,12 +107,10 @@ class MaskCheck:
     ) -> Mask | Labels | None:
         """Return one mask as an evaluation reads it, None if it cannot be read."""
         has_values = self._category.defects_config is not None
-        mask: Mask | Labels
         try:
-            if has_values:
-                mask = read_labels(path)
-            else:
-                mask = read_mask(path, background=sample.background)
+            mask = (
+                read_labels(path) if has_values else read_mask(path, sample.background)
+            )
         except ImageError as error:
             self._note(error, path)
             return None

@@ -15,14 +15,12 @@ _Name = TypeVar("_Name", Path, str)
 def split_validation(
     items: Sequence[_Item], share: float, seed: int
 ) -> tuple[list[_Item], list[_Item]]:
-    """Hold out a share of the training images for the calibration.
+    """Return training items and, for the calibration, a share that is held out.
 
     The choice follows from the seed and the number of images in sorted order. It does
     not depend on the machine, the folder, or the order of the list. At least two of
-    four or more images are held out, since one alone would set the threshold.
-
-    Returns:
-        Training items and validation items, both sorted, neither empty.
+    four or more images are held out, since one alone would set the threshold. Both
+    lists are sorted, and neither is empty.
 
     Raises:
         ConfigError: If `share` is out of range.
