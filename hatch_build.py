@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,6 @@ def compile_layers(machine: str, folder: Path) -> Path:
     """Return a library of the layers for a machine, made in a folder."""
     sys.path.insert(0, str(PACKAGE.parent))
     from efficientad.kernels.cook_toom import matrices_header  # noqa: PLC0415
-    from efficientad.kernels.prebuilt import instruction_sets_header  # noqa: PLC0415
 
     (folder / "layers_matrices.h").write_text(matrices_header())
     sets = instruction_sets_header(COMPILED[machine])
@@ -84,3 +84,15 @@ def compile_layers(machine: str, folder: Path) -> Path:
     link = (*for_any, "-shared", "-s", name, *objects, "-o", library)
     subprocess.run(link, check=True)  # noqa: S603
     return library
+
+
+def instruction_sets_header(names: Container[str]) -> str:
+    """Return instruction sets and their flags as a macro of C++, the best set first."""
+    from efficientad.kernels.prebuilt import INSTRUCTION_SETS  # noqa: PLC0415
+
+    sets = [
+        f'X({name}, "{" ".join(sorted(flags))}")'
+        for name, flags in INSTRUCTION_SETS.items()
+        if name in names
+    ]
+    return f"#define INSTRUCTION_SETS(X) {' '.join(sets)}\n"

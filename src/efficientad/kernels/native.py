@@ -72,7 +72,7 @@ def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
     is logged once.
     """
     try:
-        return _opened(name, headers)
+        return ctypes.CDLL(str(_built(name, headers)))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         warn_once(str(detail).strip().splitlines()[0] if str(detail).strip() else "?")
@@ -85,10 +85,6 @@ def warn_once(
 ) -> None:
     """Log why something slower is used, once for each reason."""
     logger.warning("%s unavailable, using %s (%s)", what, instead, reason)
-
-
-def _opened(name: str, headers: Mapping[str, str]) -> ctypes.CDLL:
-    return ctypes.CDLL(str(_built(name, headers)))
 
 
 def _built(name: str, headers: Mapping[str, str]) -> Path:

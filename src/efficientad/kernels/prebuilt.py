@@ -5,7 +5,7 @@ has is used. `hatch_build.py` makes the library; a checkout has none.
 """
 
 import ctypes
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,16 +53,6 @@ def load() -> Functions | None:
     except OSError:
         processors = ""
     return Functions(ctypes.CDLL(str(PATH)), best_instruction_set(processors))
-
-
-def instruction_sets_header(names: Container[str]) -> str:
-    """Return instruction sets and their flags as a macro of C++, the best set first."""
-    sets = [
-        f'X({name}, "{" ".join(sorted(flags))}")'
-        for name, flags in INSTRUCTION_SETS.items()
-        if name in names
-    ]
-    return f"#define INSTRUCTION_SETS(X) {' '.join(sets)}\n"
 
 
 def best_instruction_set(processors: str) -> str:
