@@ -65,14 +65,8 @@ class ExplainedVariance:
 class Distillation:
     """The network being trained, with everything that resuming needs.
 
-    Attributes:
-        n_steps_done: Optimizer steps since the start.
-        losses: Losses of the steps since the last measurement.
-        log: All measurements.
-        measured: The last measurement, not rounded.
-        seconds: Time of all steps.
-        seconds_waited: Time that the steps waited for data.
-        preparation_seconds: Time before the steps.
+    Losses are those of the steps since the last measurement. The log has all
+    measurements; the last one is not rounded in `measured`.
     """
 
     def __init__(self, config: DistillConfig, data: DistillationData) -> None:

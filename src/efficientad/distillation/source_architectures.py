@@ -58,13 +58,10 @@ _N_FINE_STAGES: Final = 3
 
 
 class SourceNetwork(nn.Module):
-    """A frozen network with two outputs.
+    """A frozen network with two outputs, and its usual name.
 
-    Attributes:
-        architecture: Its usual name, for provenance.
-        stage_channels: Channels of the fine and of the coarse stage.
-        to_deep: Layers from the coarse stage to the first one of stride 32, if asked
-            for.
+    `to_deep` has the layers from the coarse stage to the first one of stride 32, if
+    asked for.
     """
 
     def __init__(

@@ -131,15 +131,11 @@ class SourceFeatures(nn.Module):
     of this is linear, and averaging and enlarging keep constants. So the order is free,
     and channels are reduced first, while the grids are small.
 
-    Args:
-        source_network: Network whose stages are used.
-        reduction: `mean`, the paper's: neighbouring channels are averaged, each stage
-            to 1024 and both together to `n_channels`. `random`: an orthogonal
-            projection. `pca`: the strongest principal components, scaled to variance
-            one, after `fit`; if there are fewer than `n_channels`, a random orthogonal
-            projection spreads them over all channels.
-        n_channels: Channels of the result.
-        seed: Seed of the random projection.
+    The reduction `mean` is the paper's: neighbouring channels are averaged, each stage
+    to 1024 and both together to `n_channels`. `random` is an orthogonal projection by
+    the seed. `pca` gives the strongest principal components, scaled to variance one,
+    after `fit`; if there are fewer than `n_channels`, a random orthogonal projection
+    spreads them over all channels.
     """
 
     matrix: Tensor | None

@@ -87,7 +87,6 @@ CHANGES: Final[dict[str, Change]] = {
 }
 """Functions of an image, a strength in [-1, 1] and random numbers, by their kinds."""
 
-
 MOVES: Final = frozenset({"shift", "rotation"})
 """Kinds that move the part."""
 

@@ -152,12 +152,8 @@ def decode_upright(
 ) -> NDArray[_Scalar]:
     """Decode a picture and turn it as its EXIF orientation says.
 
-    Args:
-        picture: Opened picture.
-        name: Name of the picture in messages.
-        convert: Function that converts a strip, some rows of the picture, to an array.
-        dtype: Type of the result.
-        channels: Axes of the result behind height and width.
+    `convert` makes an array of a strip, some rows of the picture. The result has
+    `channels` as axes behind height and width.
 
     Raises:
         ImageError: If the size, the number of frames or the mode of the picture cannot

@@ -44,7 +44,6 @@ _INFERNO: Final = (
 )
 _N_COLORS: Final = 256
 
-
 _PLACES: Final = np.linspace(0, _N_COLORS - 1, len(_INFERNO))
 _CHANNELS: Final = [
     np.interp(np.arange(_N_COLORS), _PLACES, c) for c in np.array(_INFERNO).T

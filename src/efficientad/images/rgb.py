@@ -26,7 +26,7 @@ import hashlib
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,15 +180,8 @@ def as_rgb(
     """
     color = checked("color", color, ColorOrder)
     layout = checked("layout", layout, Layout)
-    is_array = isinstance(image, np.ndarray)
-    if (
-        not is_array
-        and isinstance(image, Tensor)
-        and not isinstance(image, Image.Image)
-    ):
-        image, is_array = _values_of_tensor(image, name), True
-    if is_array:
-        return _rgb_from_array(cast("NDArray[Any]", image), name, color, layout)
+    if isinstance(image, Tensor) and not isinstance(image, Image.Image):
+        return _rgb_from_array(_values_of_tensor(image, name), name, color, layout)
     if (color, layout) != ("rgb", "hwc"):
         raise ImageError(
             f"color and layout describe an array or tensor, {name} is "
@@ -268,17 +261,13 @@ def _labels_of(strip: Strip, name: str) -> NDArray[Any]:
 def _values_of(strip: Strip) -> NDArray[Any]:
     """Return the values of a gray strip with more than 8 bits, else its colors."""
     if isinstance(strip, Image.Image) and strip.mode not in DEEP_GRAY_MODES:
-        return _colors_of(strip)
+        strip.info.pop("transparency", None)  # Pillow would warn that it is lost
+        strip = strip.convert("RGB")
     return np.asarray(strip)
 
 
-def _colors_of(strip: Image.Image) -> NDArray[np.uint8]:
-    strip.info.pop("transparency", None)  # Pillow would warn that it is lost
-    return np.asarray(strip.convert("RGB"))
-
-
 def _values_of_tensor(tensor: Any, name: str) -> NDArray[Any]:
-    """Return the values of a tensor on any device, with or without gradients."""
+    """Return the values of an array or tensor, on any device, with or without grads."""
     try:
         held = tensor.detach().cpu() if hasattr(tensor, "detach") else tensor
         return np.asarray(held)

@@ -96,14 +96,11 @@ class _File(NamedTuple):
 
 @final
 class ImageFiles:
-    """Numbered images of folders and tars.
-
-    Attributes:
-        unreadable: Numbers of the images that were found damaged so far.
-    """
+    """Numbered images of folders and tars."""
 
     def __init__(self, parts: Sequence[tuple[Path, Sequence[_File]]]) -> None:
         self.unreadable: set[int] = set()
+        """Numbers of the images that were found damaged so far."""
         self._parts = parts
         self._files = list(chain.from_iterable(files for _, files in parts))
         self._crops: dict[int, RGBImage] = {}
