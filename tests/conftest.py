@@ -59,11 +59,11 @@ def handled_interrupt():
 @pytest.fixture(autouse=True, scope="session")
 def short_second_session():
     """Three changes in place of fourteen, each of one image, for all calibrations."""
+    from efficientad.calibration import fit, second_session
     from efficientad.images.changes import SESSION
-    from efficientad.training import calibration, second_session
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (calibration, second_session):
+        for module in (fit, second_session):
             patch.setattr(module, "SESSION", SESSION[:3])
         patch.setattr(second_session, "_N_IMAGES", 1)
         yield
@@ -120,9 +120,9 @@ def make_detector():
 @pytest.fixture(scope="session")
 def joined():
     """Join networks and a calibration in a predictor."""
+    from efficientad.decisions.decision import Calibration
     from efficientad.inspection.opening import detector_engine
     from efficientad.inspection.predictor import Predictor
-    from efficientad.method.decision import Calibration
     from efficientad.method.maps import MapScale
     from efficientad.model_files.tensors import as_arrays
 
@@ -165,9 +165,9 @@ def predictor(make_detector, calibrated):
 @pytest.fixture(scope="session")
 def calibrated(photograph, joined):
     """Join an untrained detector with scales as a trained one's; PyTorch runs it."""
+    from efficientad.decisions.decision import Calibration
     from efficientad.engines.pytorch import PyTorchEngine
     from efficientad.images.rgb import INPUT_SIZE
-    from efficientad.method.decision import Calibration
     from efficientad.method.maps import MapScale, map_levels
 
     pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]

@@ -4,9 +4,9 @@ from typing import Literal
 
 import numpy as np
 
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
 from efficientad.method.maps import MapScale
 
 

@@ -30,6 +30,11 @@ from efficientad.errors import (
 )
 
 if TYPE_CHECKING:
+    from efficientad.calibration.calibrate import calibrate
+    from efficientad.calibration.rule_options import RuleOptions
+    from efficientad.calibration.threshold import threshold
+    from efficientad.decisions.decision import Calibration
+    from efficientad.decisions.rule import Region
     from efficientad.demo_parts.demo import demo
     from efficientad.distillation.config import DistillConfig
     from efficientad.distillation.distill import distill
@@ -43,14 +48,9 @@ if TYPE_CHECKING:
     from efficientad.inspection.opening import load, save
     from efficientad.inspection.prediction import Prediction, Predictions
     from efficientad.inspection.predictor import Predictor
-    from efficientad.inspection.rule_options import RuleOptions
     from efficientad.inspection.streams import predictions
-    from efficientad.inspection.threshold import threshold
-    from efficientad.method.decision import Calibration
     from efficientad.method.detector import Detector
-    from efficientad.method.rule import Region
     from efficientad.model_files.teachers import load_teacher
-    from efficientad.training.calibration import calibrate
     from efficientad.training.config import TrainConfig
     from efficientad.training.run import train
 
@@ -96,18 +96,18 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "Calibration": "method.decision",
+    "Calibration": "decisions.decision",
     "Detector": "method.detector",
     "DistillConfig": "distillation.config",
     "Evaluation": "evaluation.results",
     "Prediction": "inspection.prediction",
     "Predictions": "inspection.prediction",
     "Predictor": "inspection.predictor",
-    "Region": "method.rule",
-    "RuleOptions": "inspection.rule_options",
+    "Region": "decisions.rule",
+    "RuleOptions": "calibration.rule_options",
     "TrainConfig": "training.config",
     "as_rgb": "images.rgb",
-    "calibrate": "training.calibration",
+    "calibrate": "calibration.calibrate",
     "card": "inspection.card",
     "check": "evaluation.check",
     "demo": "demo_parts.demo",
@@ -119,7 +119,7 @@ _HOME_OF = {
     "predict": "inspection.files",
     "predictions": "inspection.streams",
     "save": "inspection.opening",
-    "threshold": "inspection.threshold",
+    "threshold": "calibration.threshold",
     "train": "training.run",
 }
 

@@ -16,11 +16,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.decisions.budget import DEFAULT_BUDGET
 from efficientad.engines.names import Device
 from efficientad.errors import MissingDependencyError
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.method.sizes import ModelSize
 from efficientad.training.config import Preset, TrainConfig
 

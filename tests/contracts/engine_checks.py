@@ -7,11 +7,11 @@ from typing import get_args
 
 import numpy as np
 
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
 from efficientad.method.maps import combine_maps, normalize_maps
 
 _ALIKE = 1e-5  # batches may be summed in another order

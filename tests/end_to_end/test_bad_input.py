@@ -19,9 +19,9 @@ from safetensors.numpy import save_file
 
 import efficientad
 from efficientad.cli.main import main
+from efficientad.decisions.decision import Calibration
 from efficientad.demo_parts import write_category
 from efficientad.images.listing import find_images
-from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.maps import MapScale
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 import efficientad
+from efficientad.calibration.normal_images import training_and_validation
 from efficientad.cli.main import main
 from efficientad.datasets import MIN_NORMAL_IMAGES
 from efficientad.demo_parts import write_category
 from efficientad.exports.calibration_images import calibration_images
-from efficientad.training.normal_images import training_and_validation
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.names import DetectorEngine
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
 from efficientad.inspection.opening import detector_engine
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.maps import (
     MapScale,

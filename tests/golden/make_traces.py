@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from efficientad.calibration.normal_images import training_and_validation
 from efficientad.engines.pytorch import choose_device
 from efficientad.exports.export import export
 from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
@@ -33,7 +34,6 @@ from efficientad.kernels import layers
 from efficientad.model_files.teachers import open_teacher
 from efficientad.natural_images.pictures import open_pretraining_images
 from efficientad.training.config import PAPER, Recipe, TrainConfig
-from efficientad.training.normal_images import training_and_validation
 from efficientad.training.quick import QUICK
 from efficientad.training.run import _Training
 

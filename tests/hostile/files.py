@@ -12,9 +12,9 @@ from PIL import Image
 from tests.dataset_files import smooth_picture, write_sound_category
 
 import efficientad
+from efficientad.decisions.decision import Calibration
 from efficientad.inspection.opening import detector_engine
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.maps import MapScale
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
+from efficientad.calibration.normal_images import training_and_validation
 from efficientad.model_files.teachers import open_teacher
-from efficientad.training.normal_images import training_and_validation
 from efficientad_lab.studies.config import StudyConfig
 
 CONFIG = StudyConfig(sizes=("small",), seeds=(0, 1), steps=4, preset="quick")

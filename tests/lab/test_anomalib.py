@@ -10,8 +10,8 @@ from tests.contracts.engine_checks import check_engine
 
 import efficientad
 from efficientad.cli import main as cli
+from efficientad.decisions.decision import Calibration
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
-from efficientad.method.decision import Calibration
 from efficientad.method.maps import MapScale
 from efficientad_lab.anomalib.engine import AnomalibEngine, open_with_weights
 from efficientad_lab.benchmark.candidates import Candidate, candidates

@@ -454,7 +454,7 @@ def test_the_main_job_knows_the_names_of_a_recipe(collection, capsys):
 
 
 def test_training_takes_an_opened_category(collection):
-    from efficientad.training.normal_images import training_and_validation
+    from efficientad.calibration.normal_images import training_and_validation
 
     split = partial(
         training_and_validation, validation=None, validation_share=0.1, seed=0

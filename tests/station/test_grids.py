@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from efficientad.images.pose import Pose
 from efficientad.inspection.prediction import Prediction
-from efficientad.method.pose import Pose
 from efficientad.station.prediction.grids import grids_of, packed, placed
 
 

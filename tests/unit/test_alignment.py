@@ -5,11 +5,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 import efficientad
+from efficientad.calibration.normal_images import alignment_of
+from efficientad.decisions.rule import Region
 from efficientad.errors import ConfigError, ImageError
-from efficientad.method.alignment import Alignment, fit_alignment, gray_of
-from efficientad.method.pose import Pose
-from efficientad.method.rule import Region
-from efficientad.training.normal_images import alignment_of
+from efficientad.images.alignment import Alignment, fit_alignment, gray_of
+from efficientad.images.pose import Pose
 
 HEIGHT, WIDTH = 300, 400
 
@@ -81,7 +81,7 @@ def test_a_region_gets_its_box_in_the_image():
     region = Region(190, 100, 20, 10, 200.0, 199.5, 104.5, 1.0, 0.5)
     pose = Pose(90.0, 0.0, 0.0)
 
-    found = pose.region_in_own_frame(region, 400, 400)
+    found = region.in_own_frame(pose, 400, 400)
 
     mask = np.zeros((400, 400), bool)
     mask[100:110, 190:210] = True

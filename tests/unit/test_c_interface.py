@@ -14,13 +14,13 @@ import pytest
 from tests import c_interface as c
 
 import efficientad
+from efficientad.decisions.decision import TermScale
+from efficientad.decisions.rule import Rule, encode_mask
 from efficientad.engines.native import NativeEngine
 from efficientad.errors import ConfigError, ModelFileError
+from efficientad.images.alignment import Alignment
 from efficientad.kernels import cook_toom, layers, native
-from efficientad.method.alignment import Alignment
 from efficientad.method.composition import COMPOSITION, Composition
-from efficientad.method.decision import TermScale
-from efficientad.method.rule import Rule, encode_mask
 
 pytestmark = pytest.mark.skipif(
     native._compiler() is None or not layers.is_available(),

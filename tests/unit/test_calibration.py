@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 
 import efficientad
+from efficientad.calibration import fit as fitting
+from efficientad.calibration import second_session
+from efficientad.calibration.fit import fit_calibration, outputs, scores
 from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.changes import CHANGES, SESSION
 from efficientad.images.rgb import INPUT_SIZE, image_hash
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.maps import fit_mean_and_deviation, fit_quantiles, map_levels
-from efficientad.training import calibration, second_session
-from efficientad.training.calibration import fit_calibration, outputs, scores
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ class Bright:
 @pytest.fixture
 def whole_session(monkeypatch):
     """All changes, each of eight images."""
-    for module in (calibration, second_session):
+    for module in (fitting, second_session):
         monkeypatch.setattr(module, "SESSION", SESSION)
     monkeypatch.setattr(second_session, "_N_IMAGES", 8)
 

@@ -6,8 +6,8 @@ from PIL import Image
 from tests.dataset_files import smooth_picture, write_sound_category
 
 from efficientad import DatasetError
+from efficientad.calibration.normal_images import training_and_validation
 from efficientad.datasets.checks import check_category
-from efficientad.training.normal_images import training_and_validation
 
 
 @pytest.fixture

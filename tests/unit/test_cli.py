@@ -151,6 +151,22 @@ def test_settings_stand_flat_among_the_options(capsys):
     assert "--config" not in out
 
 
+@pytest.mark.parametrize(
+    ("verb", "text"),
+    [
+        ("predict", "reads their names from standard input, one a line"),
+        ("train", "white where defects count, or polygons in JSON"),
+    ],
+)
+def test_help_breaks_lines_at_the_width_of_the_terminal_alone(
+    monkeypatch, capsys, verb, text
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert cli.main([verb, "--help"]) == 0
+
+    assert text in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_the_exit_code_is_the_verb_s(monkeypatch, code):
     monkeypatch.setitem(cli._VERBS, "doctor", lambda: code)

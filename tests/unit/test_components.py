@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from efficientad.method.components import components
+from efficientad.images.components import components
 
 masks = arrays(
     np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.booleans()

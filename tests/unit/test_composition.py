@@ -6,16 +6,16 @@ import torch
 from torch.nn import functional
 
 import efficientad
+from efficientad.calibration.composition import fit_composition
 from efficientad.cli.main import main
+from efficientad.decisions.decision import TermScale
 from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.method.composition import (
     CELLS,
     COMPOSITION,
     Composition,
     cells_of,
-    fit_composition,
 )
-from efficientad.method.decision import TermScale
 from efficientad.model_files.detector_file import (
     DetectorFile,
     read_detector,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from efficientad.decisions.decision import Calibration, TermScale
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.inspection.prediction import Prediction
-from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
 
 SCALE = MapScale(0.0, 1.0)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from efficientad.decisions.decision import Calibration, TermScale
 from efficientad.errors import ModelFileError
-from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.detector import Detector
 from efficientad.method.maps import MapScale
 from efficientad.model_files import container

@@ -26,18 +26,15 @@ TORCH_FREE = [
     "efficientad.evaluation.evaluate",
     "efficientad.evaluation.metrics",
     "efficientad.evaluation.report",
-    "efficientad.method.decision",
     "efficientad.method.placement",
     "efficientad.demo_parts",
     "efficientad.training.config",
     "efficientad.distillation.config",
     *(
         f"efficientad.{folder}.{path.stem}"
-        for folder in ("inspection", "exports", "shards")
+        for folder in ("calibration", "decisions", "inspection", "exports", "shards")
         for path in sorted((PACKAGE / folder).glob("[!_]*.py"))
     ),
-    "efficientad.training.calibration",
-    "efficientad.training.normal_images",
     "efficientad.progress",
     "efficientad.engines.engine",
     "efficientad.engines.graph_outputs",

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientad.errors import DatasetError, ImageError
-from efficientad.images.rgb import image_hash, resize_image
-from efficientad.training.normal_images import (
+from efficientad.calibration.normal_images import (
     read_normal_images,
     training_and_validation,
 )
+from efficientad.errors import DatasetError, ImageError
+from efficientad.images.rgb import image_hash, resize_image
 
 
 def test_files_and_arrays_are_read_and_resized(tmp_path, rng):

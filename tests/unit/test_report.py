@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from efficientad.decisions.rule import Rule
 from efficientad.errors import StorageError
 from efficientad.evaluation.report import Report, render, write_report
 from efficientad.evaluation.report_pictures import picture_of
@@ -22,7 +23,6 @@ from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
 from efficientad.images.heatmaps import MASK_COLOR, THRESHOLD_COLOR
 from efficientad.inspection.prediction import Prediction
-from efficientad.method.rule import Rule
 
 VOID = {"meta", "img", "input"}
 SCORES = st.floats(1e-3, 1e3)

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from efficientad.decisions.rule import ANYWHERE, Rule, encode_mask
 from efficientad.errors import ConfigError, ImageError
 from efficientad.inspection.prediction import Prediction
 from efficientad.method.placement import measured_map, place_map
-from efficientad.method.rule import ANYWHERE, Rule, encode_mask
 
 SIDE = 256
 

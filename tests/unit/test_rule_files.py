@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from efficientad.calibration.rule_files import rule_of
+from efficientad.calibration.rule_options import RuleOptions
 from efficientad.errors import ConfigError
-from efficientad.inspection.rule_files import rule_of
-from efficientad.inspection.rule_options import RuleOptions
 
 SIZES = [(200, 300)] * 3
 SQUARE = [[30, 20], [150, 20], [150, 100], [30, 100]]

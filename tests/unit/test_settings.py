@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from efficientad.decisions.decision import Calibration
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import ImageLike
-from efficientad.method.decision import Calibration
 from efficientad.method.maps import MapScale
 from efficientad.settings import (
     Budget,

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import efficientad
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.errors import ConfigError, ImageError
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.streams import predictions
-from efficientad.method.decision import Calibration
 from efficientad.method.maps import MapScale
 
 PATIENCE = 30  # seconds until a thread that waits for another one gives up

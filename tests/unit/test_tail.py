@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from efficientad.method.tail import tail_quantile
+from efficientad.decisions.tail import tail_quantile
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 import efficientad
+from efficientad.calibration import threshold as threshold_module
+from efficientad.calibration.known_defects import wilson_interval
+from efficientad.calibration.rule_options import RuleOptions
+from efficientad.calibration.threshold import threshold
 from efficientad.cli.main import main
 from efficientad.errors import ConfigError, DatasetError, ImageError, StorageError
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.images.rgb import image_hash, read_image
-from efficientad.inspection import threshold as threshold_module
-from efficientad.inspection.known_defects import wilson_interval
-from efficientad.inspection.rule_options import RuleOptions
-from efficientad.inspection.threshold import threshold
 from efficientad.model_files import export_metadata as metadata
 
 

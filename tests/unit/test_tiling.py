@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import efficientad
+from efficientad.decisions.rule import ANYWHERE, Rule, encode_mask
 from efficientad.engines.engine import EngineOutput, Precision, local_grids
 from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import ConfigError, ImageError
@@ -14,7 +15,6 @@ from efficientad.inspection.opening import detector_engine
 from efficientad.inspection.tiling import WHOLE, grid_shape, input_size_for, run
 from efficientad.method.maps import combine_maps
 from efficientad.method.placement import input_size, place_map, refine_grid
-from efficientad.method.rule import ANYWHERE, Rule, encode_mask
 
 
 class CountingEngine:
@@ -193,7 +193,7 @@ def test_training_needs_images_of_one_aspect(photograph):
 
 
 def test_too_many_large_images_get_one_sentence(monkeypatch, photograph):
-    from efficientad.training import normal_images
+    from efficientad.calibration import normal_images
 
     monkeypatch.setattr(normal_images, "_MEMORY_SHARE", 1e-6)
     config = efficientad.TrainConfig(preset="quick", steps=1, tile=256)

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from efficientad.calibration.composition import learn_composition
+from efficientad.calibration.fit import fit_calibration, joined, outputs, scores
+from efficientad.calibration.normal_images import Pixels, read_normal_images
 from efficientad.datasets import open_category
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.evaluation.evaluate import held_out_au_roc, image_metrics
 from efficientad.inspection.opening import detector_engine, load
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.composition import COMPOSITION
-from efficientad.method.decision import Calibration
 from efficientad.method.detector import Detector
 from efficientad.storage import file_hash
-from efficientad.training.calibration import fit_calibration, joined, outputs, scores
-from efficientad.training.composition import learn_composition
-from efficientad.training.normal_images import Pixels, read_normal_images
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import Run, write_run
 

@@ -13,12 +13,12 @@ import tifffile
 from PIL import Image
 from tests.dataset_files import LIST, write_list
 
+from efficientad.calibration.rule_files import rule_of
+from efficientad.calibration.rule_options import RuleOptions
 from efficientad.datasets.annotations import read_saturation_areas
 from efficientad.datasets.lists import list_category
 from efficientad.errors import EfficientADError
 from efficientad.images.rgb import read_image, read_labels, read_mask
-from efficientad.inspection.rule_files import rule_of
-from efficientad.inspection.rule_options import RuleOptions
 from efficientad.natural_images.pictures import open_images
 from efficientad.station.config import read_config
 from lab.experiments.fuzzing.mutations import Rng, changed, changed_value

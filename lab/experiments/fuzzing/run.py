@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from efficientad.cli.process import logging_to_stderr
 from efficientad.errors import EfficientADError
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run
@@ -69,16 +70,20 @@ def work(reader: Reader, first: int, seed: int, shared: mmap.mmap) -> None:
     os.dup2(log, 2)
     resource.setrlimit(resource.RLIMIT_DATA, (2 * _MOST_BYTES, resource.RLIM_INFINITY))
     end, number, n_read, n_refused = time.monotonic() + _TURN_SECONDS, first, 0, 0
-    while time.monotonic() < end:
-        shared[: _COUNTS.size] = _COUNTS.pack(number + 1, n_read, n_refused)
-        found = outcome(reader, number, seed)
-        n_read, n_refused = n_read + (found == "read"), n_refused + (found == "refused")
-        number += 1
-        if found not in {"read", "refused"}:
-            with _FINDINGS.open("a") as file:
-                file.write(f"{json.dumps([found, number - 1])}\n")
-            if found == _TOO_LARGE:  # the peak stays, so a new process goes on
-                break
+    with logging_to_stderr():  # as in every command
+        while time.monotonic() < end:
+            shared[: _COUNTS.size] = _COUNTS.pack(number + 1, n_read, n_refused)
+            found = outcome(reader, number, seed)
+            n_read, n_refused = (
+                n_read + (found == "read"),
+                n_refused + (found == "refused"),
+            )
+            number += 1
+            if found not in {"read", "refused"}:
+                with _FINDINGS.open("a") as file:
+                    file.write(f"{json.dumps([found, number - 1])}\n")
+                if found == _TOO_LARGE:  # the peak stays, so a new process goes on
+                    break
     shared[: _COUNTS.size] = _COUNTS.pack(number, n_read, n_refused)
 
 

@@ -20,13 +20,13 @@ from typing import Any, Final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from efficientad.calibration.normal_images import training_and_validation
 from efficientad.datasets import Category, open_category
 from efficientad.errors import ConfigError, EfficientADError
 from efficientad.evaluation.evaluate import evaluate, require_both_kinds
 from efficientad.images.rgb import INPUT_SIZE, read_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.storage import file_hash
-from efficientad.training.normal_images import training_and_validation
 from efficientad_lab.benchmark.clock import consecutive
 from efficientad_lab.benchmark.memory import own_peak_mib
 from efficientad_lab.environment import environment

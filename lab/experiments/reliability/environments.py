@@ -33,7 +33,7 @@ _TRAIN: Final = (
 )
 TRAINING: Final = (
     ("train", "parts/train/good", "--output", "part.ead", *_TRAIN),
-    ("calibrate", "part.ead", "parts/train/good", "--output", "part.ead"),
+    ("calibrate", "part.ead", "others/train/good", "--output", "part.ead"),
     ("evaluate", "part.ead", "parts", "--output", "report"),
     ("export", "part.ead", "--output", "part.onnx"),
     ("export", "part.ead", "--output", "part.xml"),
@@ -144,9 +144,15 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         made = folder / "made"
-        write_category(
-            made / "parts", n_train=10, n_test_good=2, n_per_defect=1, seed=0, size=64
-        )
+        for seed, kind in enumerate(("parts", "others")):
+            write_category(
+                made / kind,
+                n_train=10,
+                n_test_good=2,
+                n_per_defect=1,
+                seed=seed,
+                size=64,
+            )
         for command in TRAINING:
             if problem := done(command, made, Place()):
                 raise SystemExit(problem)

@@ -5,12 +5,14 @@ Wrong options become one sentence, as any other bad input does.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import partial, wraps
-from inspect import signature
+from inspect import cleandoc, signature, unwrap
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
+
+import docstring_parser
 
 from efficientad.errors import ConfigError
 
@@ -31,6 +33,10 @@ def call_of(
         ConfigError: If the verb does not take these options.
     """
     import tyro
+
+    # tyro keeps the line breaks of an argument's text, and breaks lines itself too.
+    function = unwrap(verb)
+    function.__doc__ = cleandoc(function.__doc__ or "").replace("\n" + 8 * " ", " ")
 
     @wraps(verb)
     def call(*arguments: Any, **named: Any) -> Callable[[], int]:
@@ -67,11 +73,15 @@ def _completed(options: Sequence[str]) -> Iterator[str]:
 
 
 def _registry() -> "ConstructorRegistry":
-    """Return rules by which an option that may be None is one that may be left out."""
+    """Return rules for options that may be None, several arguments, and settings."""
+    import tyro
     from tyro.constructors import (
         ConstructorRegistry,
         PrimitiveConstructorSpec,
         PrimitiveTypeInfo,
+        StructConstructorSpec,
+        StructFieldSpec,
+        StructTypeInfo,
     )
 
     registry = ConstructorRegistry()
@@ -94,7 +104,51 @@ def _registry() -> "ConstructorRegistry":
             ),
         )
 
+    @registry.primitive_rule
+    def several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type != tuple[str, ...]:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="SOURCE ...",
+            instance_from_str=tuple,
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=list,
+        )
+
+    @registry.struct_rule
+    def settings(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not is_dataclass(info.type):
+            return None
+        defaults = {
+            field.name: tyro.MISSING if field.default is MISSING else field.default
+            for field in fields(info.type)
+        }
+        if isinstance(info.default, info.type):
+            defaults = {name: getattr(info.default, name) for name in defaults}
+        return StructConstructorSpec(
+            info.type,
+            tuple(
+                StructFieldSpec(
+                    field.name,
+                    cast("type", field.type),
+                    defaults[field.name],
+                    partial(_text_of, info.type, field.name),
+                )
+                for field in fields(info.type)
+            ),
+        )
+
     return registry
+
+
+def _text_of(kind: type, name: str) -> str:
+    """Return what a class or a class above it says of a field, on one line."""
+    for each in kind.__mro__:
+        for found in docstring_parser.parse_from_object(each).params:
+            if found.arg_name == name:
+                return " ".join((found.description or "").split())
+    raise LookupError(f"{kind.__name__} does not describe {name}")
 
 
 def _on_error(refuse: "ParseErrorHook") -> AbstractContextManager[None]:

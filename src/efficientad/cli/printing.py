@@ -11,9 +11,9 @@ from efficientad.names import printable
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from efficientad.decisions.decision import Calibration
     from efficientad.evaluation.results import Evaluation
     from efficientad.inspection.files import PredictionSummary
-    from efficientad.method.decision import Calibration
     from efficientad.training.config import TrainConfig
 
 _N_NAMED: Final = 20

@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from efficientad.calibration.rule_options import ANYWHERE, RuleOptions
 from efficientad.cli import ANOMALOUS, OK, SOME_FAILED, UNSURE, printing
+from efficientad.decisions.budget import DEFAULT_BUDGET
 from efficientad.distillation.config import DistillConfig, recipe_of
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.executors.config import PartsConfig
-from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
-from efficientad.method.budget import DEFAULT_BUDGET
 from efficientad.training.config import TrainConfig
 
 
@@ -84,9 +84,9 @@ def calibrate(
             may reach.
         device: Device of the networks. auto: CUDA where there is one.
     """
+    from efficientad.calibration.calibrate import calibrate as calibrate_model
     from efficientad.inspection.opening import load, require_detector_name, save
     from efficientad.storage import require_writable
-    from efficientad.training.calibration import calibrate as calibrate_model
 
     require_detector_name(output)
     require_writable(output)
@@ -233,7 +233,7 @@ def check(
     from efficientad.evaluation.check import check as check_data
 
     if robustness:
-        from efficientad.inspection.threshold import threshold as read
+        from efficientad.calibration.threshold import threshold as read
 
         printing.print_lines(*printing.robustness_lines(data, read(data)))
         return OK
@@ -322,8 +322,8 @@ def threshold(
         force: Write a threshold, too, that flags most normal images, or that no image
             may reach.
     """
-    from efficientad.inspection.known_defects import expectations
-    from efficientad.inspection.threshold import threshold as read_or_change
+    from efficientad.calibration.known_defects import expectations
+    from efficientad.calibration.threshold import threshold as read_or_change
 
     given_rule = None if rule.is_plain else rule
     calibration = read_or_change(

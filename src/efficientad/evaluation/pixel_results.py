@@ -37,9 +37,9 @@ from efficientad.evaluation.region_overlap import (
     RegionOverlap,
     count_normal,
 )
+from efficientad.images.components import components
 from efficientad.images.rgb import Labels, Mask
 from efficientad.inspection.prediction import Prediction
-from efficientad.method.components import components
 
 MetricValues: TypeAlias = dict[str, float]
 MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]

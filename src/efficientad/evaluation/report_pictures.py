@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.datasets import NORMAL
+from efficientad.decisions.decision import Decision
 from efficientad.images.heatmaps import (
     MASK_COLOR,
     THRESHOLD_COLOR,
@@ -26,7 +27,6 @@ from efficientad.images.heatmaps import (
 from efficientad.images.rgb import Mask, RGBImage, resize_image
 from efficientad.inspection.panels import drawn_map, drawn_regions
 from efficientad.inspection.prediction import Prediction
-from efficientad.method.decision import Decision
 from efficientad.method.maps import on_finest_grid
 
 MAX_PICTURES: Final = 1000

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import (
     GRID_OUTPUTS,
@@ -27,7 +28,6 @@ from efficientad.exports.calibration_images import spread
 from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, as_rgb, resize_image
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
 from efficientad.method.maps import HIGH_TARGET, combine_maps, normalize_maps
 from efficientad.method.placement import place_map
 from efficientad.model_files.export_metadata import ONNX_SUFFIX

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from efficientad.datasets import open_category
+from efficientad.decisions.rule import ANYWHERE
 from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.openvino import require_bf16
@@ -37,7 +38,6 @@ from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
 from efficientad.inspection.opening import EXPORT_SUFFIXES, load
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import WHOLE
-from efficientad.method.rule import ANYWHERE
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (

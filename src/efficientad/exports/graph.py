@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from efficientad.decisions.decision import TermScale
 from efficientad.engines.graph_outputs import (
     COMPOSITION_OUTPUT,
     GRID_OUTPUTS,
@@ -34,7 +35,6 @@ from efficientad.engines.weights import (
 )
 from efficientad.exports.graph_nodes import Nodes, placement, resized
 from efficientad.method.composition import COMPOSITION, Composition, cell_window
-from efficientad.method.decision import TermScale
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, SMALLEST_DISTANCE, MapScale
 from efficientad.method.placement import GRID_CELLS
 from efficientad.method.sizes import (

@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.decisions.decision import Calibration
+from efficientad.decisions.rule import Rule
 from efficientad.engines.native import Plan
 from efficientad.engines.native_networks import networks_of
 from efficientad.engines.weights import Arrays, head_of, require_whole_panels
@@ -37,8 +39,6 @@ from efficientad.method.composition import (
     cell_window,
     composed_network,
 )
-from efficientad.method.decision import Calibration
-from efficientad.method.rule import Rule
 from efficientad.method.sizes import GRID_SIZE, ModelSize
 from efficientad.storage import write_atomically
 

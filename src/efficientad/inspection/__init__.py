@@ -1,1 +1,1 @@
-"""Prediction: opening model files, predicting images, changing decisions."""
+"""Prediction: opening model files, predicting images, showing results."""

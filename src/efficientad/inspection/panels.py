@@ -24,10 +24,10 @@ from efficientad.images.heatmaps import (
     panel,
     resize_mask,
 )
+from efficientad.images.pose import Pose
 from efficientad.images.rgb import Mask, RGBImage
 from efficientad.inspection.prediction import Grid, Prediction
 from efficientad.method.placement import border_fade, place_map
-from efficientad.method.pose import Pose
 
 _GRAY: Final = 100
 """Gray value that pixels outside of the region of interest are moved to."""

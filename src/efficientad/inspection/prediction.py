@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.decisions.decision import Decision
+from efficientad.decisions.rule import ANYWHERE, Region, Rule
 from efficientad.errors import MissingDependencyError
+from efficientad.images.pose import Pose
 from efficientad.images.rgb import ImageLike, Mask, RGBImage
-from efficientad.method.decision import Decision
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, combine_maps
 from efficientad.method.placement import place_map
-from efficientad.method.pose import Pose
-from efficientad.method.rule import ANYWHERE, Region, Rule
 from efficientad.settings import checked, explains_freezing
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Prediction:
         found = self.rule.regions(self.combined_grid, self.level, *size)
         if self.pose is None:
             return found
-        return tuple(self.pose.region_in_own_frame(each, *size) for each in found)
+        return tuple(region.in_own_frame(self.pose, *size) for region in found)
 
     @cached_property
     def region_mask(self) -> Mask:

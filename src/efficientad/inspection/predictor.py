@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.engines.weights import Arrays
 from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
+from efficientad.images.alignment import Alignment
 from efficientad.images.appearance import is_exchanged, redness
 from efficientad.images.listing import images_at
 from efficientad.images.rgb import (
@@ -29,8 +31,6 @@ from efficientad.images.rgb import (
 from efficientad.inspection.facts import training_of
 from efficientad.inspection.prediction import Prediction, Predictions
 from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect, run
-from efficientad.method.alignment import Alignment
-from efficientad.method.decision import Calibration
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
 from efficientad.settings import checks_arguments, explains_freezing

@@ -16,12 +16,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.decisions.rule import Rule, is_same_aspect
 from efficientad.engines.engine import Engine, EngineOutput, local_grids
 from efficientad.engines.names import TileChoice
 from efficientad.errors import ConfigError, ImageError
 from efficientad.images.rgb import INPUT_SIZE, Mask, resize_image
 from efficientad.method.placement import CELL_STRIDE, GRID_CELLS, MAX_SIDE
-from efficientad.method.rule import Rule, is_same_aspect
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -1,1 +1,1 @@
-"""The method itself, section 3 of the paper: networks, losses, maps, decision."""
+"""The method itself, section 3 of the paper: networks, losses, maps, detector."""

@@ -4,11 +4,7 @@ The student's descriptors are averaged within 4 x 4 cells, relative to their mea
 the image, and their Gaussian on normal images is fitted. The distance of Mahalanobis
 says how unusual it is that these features meet in these places, where no single patch
 need be strange. The paper has no such term. PUAD (arXiv 2402.15143) adds the distance
-of the mean over all positions; the cells, and the changes below, are this project's.
-
-Light, focus and position differ from session to session and are no defects. Images with
-such changes show in which directions they move the features, and these directions then
-count less. No torch here.
+of the mean over all positions; the cells are this project's. No torch here.
 """
 
 from collections.abc import Mapping
@@ -23,14 +19,6 @@ COMPOSITION: Final = "composition"
 """The image-level term by its name."""
 CELLS: Final = 4
 """Cells along a side of the image."""
-MAX_IMAGES: Final = 400
-"""Most normal images that a Gaussian is fitted to, and most changed ones."""
-
-_WEIGHT_OF_CHANGES: Final = 4.0
-_N_FOLDS: Final = 5
-_LEAST_SHRINKAGE: Final = 1e-3
-_LEAST_DEVIATION: Final = 1e-3
-"""Descriptors are normalized, so this is far below what any of them varies by."""
 
 _PREFIXES: Final[dict[Network, str]] = {
     "student": "student_composition",
@@ -38,8 +26,6 @@ _PREFIXES: Final[dict[Network, str]] = {
 }
 """Beginning of the names of the arrays, by the network whose descriptors they are."""
 _ARRAYS: Final = ("mean", "scale", "axes")
-
-Array = NDArray[np.float64]
 
 
 class Composition(NamedTuple):
@@ -136,7 +122,7 @@ def cells_of(features: NDArray[np.float32], network: Network) -> NDArray[np.floa
 
 def head_weights(
     kernels: NDArray[np.floating], std: NDArray[np.floating], network: Network
-) -> Array:
+) -> NDArray[np.float64]:
     """Return the matrix from the mean of hidden features to that of descriptors.
 
     Args:
@@ -146,78 +132,5 @@ def head_weights(
             student predict them normalized.
         network: The network whose descriptors they are.
     """
-    weights: Array = kernels[: len(std)].astype(np.float64).sum((2, 3))
+    weights: NDArray[np.float64] = kernels[: len(std)].astype(np.float64).sum((2, 3))
     return weights if network == "student" else weights / np.reshape(std, (-1, 1))
-
-
-def fit_composition(
-    cells: NDArray[np.float32],
-    changed: NDArray[np.float32],
-    origins: NDArray[np.intp],
-) -> tuple[Composition, NDArray[np.float32]]:
-    """Fit the Gaussian of normal images, and return their own cross-fitted distances.
-
-    Its covariance is shrunk (Ledoit and Wolf 2004), so there may be fewer images than
-    numbers, and all images may be equal.
-
-    Args:
-        cells: Cells of the normal images, (n_images, n), at least one image.
-        changed: Cells of some of them with changes that are no defects, (m, n).
-        origins: Index in `cells` of each changed image, (m,).
-
-    Returns:
-        The Gaussian, and the distance of each image from the Gaussian of four fifths of
-        the images without it, (n_images,); with fewer than ten images, those from all.
-    """
-    cells = cells.astype(np.float64)
-    mean = cells.mean(0)
-    scale = 1 / np.maximum(cells.std(0), _LEAST_DEVIATION)
-    normal = (cells - mean) * scale
-    changes = (changed - cells[origins]) * scale
-    axes, factor = _axes(normal, changes)
-    fitted = Composition(
-        mean.astype(np.float32),
-        (scale * factor).astype(np.float32),
-        axes.astype(np.float32),
-    )
-    if len(cells) < 2 * _N_FOLDS:
-        return fitted, fitted.distances(cells.astype(np.float32))
-    distances = np.empty(len(cells), np.float32)
-    fold = np.random.default_rng(0).permutation(len(cells)) % _N_FOLDS
-    for index in range(_N_FOLDS):
-        inside = fold != index
-        centre = normal[inside].mean(0)
-        axes, factor = _axes(normal[inside] - centre, changes[inside[origins]])
-        part = Composition(
-            centre.astype(np.float32),
-            np.full(len(mean), factor, np.float32),
-            axes.astype(np.float32),
-        )
-        distances[~inside] = part.distances(normal[~inside].astype(np.float32))
-    return fitted, distances
-
-
-def _axes(normal: Array, changes: Array) -> tuple[Array, float]:
-    """Return the axes of a Gaussian about zero, and the factor of all numbers.
-
-    The inverse of `variance * identity + B`, with eigenvectors and eigenvalues of B, is
-    the identity less a share of each eigenvector, over the variance.
-    """
-    n, length = normal.shape
-    gram = normal @ normal.T / n
-    mean_variance = np.trace(gram) / length
-    squares = np.square(gram).sum()
-    spread = np.square(np.square(normal).sum(1)).sum() / n - squares
-    distance = squares - length * mean_variance**2
-    share = min(1.0, max(0.0, spread / n / distance)) if distance > 0 else 1.0
-    share = max(share, _LEAST_SHRINKAGE)
-    rows = np.sqrt((1 - share) / n) * normal
-    if len(changes):
-        weight = np.sqrt(_WEIGHT_OF_CHANGES / len(changes))
-        rows = np.concatenate([rows, weight * changes])
-    values, vectors = np.linalg.eigh(rows @ rows.T)
-    kept = values > 1e-9 * max(float(values[-1]), 1e-300)
-    values, vectors = values[kept], vectors[:, kept]
-    variance = max(share * mean_variance, _LEAST_SHRINKAGE)
-    lengths = np.sqrt(values / (values + variance)) / np.sqrt(values)
-    return lengths[:, np.newaxis] * (vectors.T @ rows), float(1 / np.sqrt(variance))

@@ -22,11 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from efficientad.errors import ConfigError
-from efficientad.method.composition import (
-    Composition,
-    Network,
-    cell_window,
-)
+from efficientad.method.composition import Composition, Network, cell_window
 from efficientad.method.inputs import Images
 from efficientad.method.losses import mean_square_map
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork

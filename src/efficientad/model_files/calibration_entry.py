@@ -5,14 +5,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from typing import Any, Final
 
+from efficientad.decisions.decision import Calibration, TermScale
+from efficientad.decisions.rule import Rule
 from efficientad.errors import ConfigError
+from efficientad.images.alignment import Alignment
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.alignment import Alignment
 from efficientad.method.composition import COMPOSITION
-from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import MapScale
 from efficientad.method.placement import CELL_STRIDE, MAX_SIDE
-from efficientad.method.rule import Rule
 from efficientad.settings import checked
 
 # Names of the scales in files that were written before the maps had names.

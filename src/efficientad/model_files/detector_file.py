@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from efficientad.decisions.decision import Calibration
 from efficientad.errors import ConfigError, ModelFileError
+from efficientad.images.alignment import Alignment
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.alignment import Alignment
 from efficientad.method.composition import CELLS, Composition
-from efficientad.method.decision import Calibration
 from efficientad.method.sizes import (
     PATCH_DESCRIPTION_NETWORKS,
     Conv,

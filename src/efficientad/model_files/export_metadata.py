@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from efficientad import __version__
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.errors import ConfigError, ModelFileError
+from efficientad.images.alignment import Alignment
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.alignment import Alignment
-from efficientad.method.decision import Calibration
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.calibration_entry import (

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+from efficientad.decisions.rule import Region
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import (
     ConfigError,
@@ -31,7 +32,6 @@ from efficientad.images.rgb import RGBImage
 from efficientad.inspection.files import PredictionSummary
 from efficientad.inspection.opening import load, require_model_file
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.rule import Region
 from efficientad.names import as_text
 from efficientad.settings import checks_arguments
 from efficientad.shards.sources import (

@@ -1,1 +1,1 @@
-"""How a detector comes to be: distillation, training, calibration, the model file."""
+"""Training of a detector: steps, presets, checkpoints."""

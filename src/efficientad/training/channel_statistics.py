@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from efficientad.calibration.normal_images import Pixels
 from efficientad.method.detector import ChannelStatistics
 from efficientad.method.inputs import Images, normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.progress import with_progress
-from efficientad.training.normal_images import Pixels
 
 _BATCH_SIZE = 4
 

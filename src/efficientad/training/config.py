@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
+from efficientad.calibration.rule_options import ANYWHERE, RuleOptions
+from efficientad.decisions.budget import DEFAULT_BUDGET, require_order
 from efficientad.engines.names import AlignChoice, Device, TileChoice
-from efficientad.inspection.rule_options import ANYWHERE, RuleOptions
-from efficientad.method.budget import DEFAULT_BUDGET, require_order
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.settings import (
     BatchSize,

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from efficientad.calibration.normal_images import Pixels
 from efficientad.method.inputs import normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, GRID_SIZE
 from efficientad.training.channel_statistics import channel_statistics
-from efficientad.training.normal_images import Pixels
 
 MAX_CACHED: Final = 600
 """Images whose descriptors are cached: 2.4 MB each, 1.4 GB in all."""

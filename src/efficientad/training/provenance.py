@@ -5,17 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from efficientad.calibration.normal_images import NormalImages
+from efficientad.decisions.rule import Rule
+from efficientad.images.alignment import Alignment
 from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import Size, whole_views
-from efficientad.method.alignment import Alignment
-from efficientad.method.rule import Rule
 from efficientad.model_files.json_text import from_json, to_json
 from efficientad.model_files.teachers import Teacher
 from efficientad.natural_images.pictures import PretrainingImages
 from efficientad.training.config import Recipe, TrainConfig
-from efficientad.training.normal_images import NormalImages
 
 _BUDGETS = ("false_alarm_budget", "unsure_budget")
 _IMAGES = ("training_images", "validation_images")

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from efficientad.calibration.normal_images import Pixels
 from efficientad.images.changes import CHANGES, changed
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.inspection.tiling import grid_shape
@@ -32,7 +33,6 @@ from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
 from efficientad.training.config import Preset, Recipe
 from efficientad.training.descriptor_cache import DescriptorCache
-from efficientad.training.normal_images import Pixels
 from efficientad.training.paper_step import vary_color
 from efficientad.training.step import Losses, Material
 

@@ -19,6 +19,10 @@ import numpy as np
 import torch
 
 from efficientad import __version__
+from efficientad.calibration.composition import learn_composition, training_output
+from efficientad.calibration.fit import fit_calibration
+from efficientad.calibration.normal_images import NormalImages, training_and_validation
+from efficientad.calibration.rule_files import rule_of
 from efficientad.datasets import Category
 from efficientad.engines.pytorch import choose_device
 from efficientad.images.rgb import ImageLike
@@ -28,7 +32,6 @@ from efficientad.inspection.opening import (
     save,
 )
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.rule_files import rule_of
 from efficientad.inspection.tiling import WHOLE, input_size_for, whole_views
 from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
@@ -42,7 +45,6 @@ from efficientad.natural_images.pictures import (
 )
 from efficientad.settings import checks_arguments
 from efficientad.storage import require_writable
-from efficientad.training.calibration import fit_calibration
 from efficientad.training.checkpoint import (
     CheckpointFile,
     open_checkpoint,
@@ -53,10 +55,8 @@ from efficientad.training.checkpoint import (
     unfinished,
     whole_checkpoint,
 )
-from efficientad.training.composition import learn_composition, training_output
 from efficientad.training.config import PAPER, Preset, Recipe, TrainConfig
 from efficientad.training.loop import Interrupts, immediate_interrupts, take_steps
-from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.optimizers import learning_rate, make_optimizer, set_rate
 from efficientad.training.paper_step import PaperStep
 from efficientad.training.principal_axes import along_axes, images_for_axes

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from efficientad.calibration.normal_images import Pixels
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.inputs import Images, normalize_images
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.natural_images.pictures import PretrainingImages
-from efficientad.training.normal_images import Pixels
 
 Loss = Float[Tensor, ""]
 

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import efficientad
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.errors import MissingDependencyError, ModelFileError
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
 from efficientad_lab.benchmark.baseline import Baseline, BaselineEngine
 from efficientad_lab.benchmark.memory import peak_mib
 

@@ -2,10 +2,10 @@
 
 import torch
 
+from efficientad.decisions.decision import Calibration
 from efficientad.engines.names import DetectorEngine
 from efficientad.inspection.opening import detector_engine
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.decision import Calibration
 from efficientad.method.detector import ChannelStatistics, Detector
 from efficientad.method.maps import MapScale
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork

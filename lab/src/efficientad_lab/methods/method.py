@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from efficientad.calibration.fit import Fit
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.inputs import normalize_images
 from efficientad.method.maps import fit_quantiles
 from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE
 from efficientad.settings import Range, Seed, check_fields
-from efficientad.training.calibration import Fit
 from efficientad_lab.methods.stages import Stages
 
 NormalPixels = UInt8[Tensor, "batch 256 256 3"]

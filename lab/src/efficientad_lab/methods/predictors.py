@@ -15,12 +15,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.calibration.fit import outputs, scores
+from efficientad.calibration.normal_images import Pixels
+from efficientad.decisions.budget import DEFAULT_BUDGET
+from efficientad.decisions.decision import Calibration, TermScale
 from efficientad.distillation.weights_reader import Weights
 from efficientad.engines.engine import EngineOutput
 from efficientad.errors import ConfigError, DatasetError, ModelFileError
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.budget import DEFAULT_BUDGET
-from efficientad.method.decision import Calibration, TermScale
 from efficientad.method.maps import combine_maps, image_scores, normalize_maps
 from efficientad.model_files import container
 from efficientad.model_files.calibration_entry import (
@@ -29,8 +31,6 @@ from efficientad.model_files.calibration_entry import (
 )
 from efficientad.model_files.json_text import read_provenance
 from efficientad.model_files.tensors import as_arrays, as_tensors
-from efficientad.training.calibration import outputs, scores
-from efficientad.training.normal_images import Pixels
 from efficientad_lab.methods.fitting import load_fitted
 from efficientad_lab.methods.method import Method, MethodEngine
 from efficientad_lab.methods.stages import Stages

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from efficientad.calibration.fit import joined
 from efficientad.engines.engine import Engine, EngineOutput, Pixels, Precision
 from efficientad.images.rgb import image_hash
-from efficientad.training.calibration import joined
 
 
 class CachingEngine:

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from efficientad.calibration.fit import Fit, fit_calibration
+from efficientad.calibration.normal_images import NormalImages, training_and_validation
 from efficientad.cli.process import held_back_interrupt
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, StorageError
@@ -28,9 +30,7 @@ from efficientad.method.maps import (
 )
 from efficientad.model_files.teachers import shipped_teacher_path
 from efficientad.storage import file_hash, require_writable
-from efficientad.training.calibration import Fit, fit_calibration
 from efficientad.training.config import Recipe, TrainConfig
-from efficientad.training.normal_images import NormalImages, training_and_validation
 from efficientad.training.quick import QuickRecipe
 from efficientad.training.run import train
 from efficientad_lab.benchmark.memory import own_peak_mib

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
+from efficientad.images.pose import Pose
 from efficientad.inspection.prediction import Prediction
 from efficientad.method.placement import place_map
-from efficientad.method.pose import Pose
 
 _POSE: Final = "pose"
 

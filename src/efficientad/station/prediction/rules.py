@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from efficientad.decisions.decision import Calibration
+from efficientad.decisions.rule import MASK_SIDE, encode_mask
 from efficientad.images.rgb import Mask
-from efficientad.method.decision import Calibration
-from efficientad.method.rule import MASK_SIDE, encode_mask
 
 
 @dataclass(frozen=True, slots=True)

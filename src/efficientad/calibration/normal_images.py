@@ -20,6 +20,7 @@ from efficientad.datasets import (
 )
 from efficientad.engines.names import AlignChoice
 from efficientad.errors import ConfigError, DatasetError, ImageError
+from efficientad.images.alignment import Alignment, fit_alignment, gray_of, is_worth_it
 from efficientad.images.listing import join_names
 from efficientad.images.rgb import (
     ImageLike,
@@ -29,7 +30,6 @@ from efficientad.images.rgb import (
     resize_image,
 )
 from efficientad.inspection.tiling import WHOLE, Size, require_same_aspect
-from efficientad.method.alignment import Alignment, fit_alignment, gray_of, is_worth_it
 from efficientad.progress import Progress
 
 ChooseSize = Callable[[Size], Size]

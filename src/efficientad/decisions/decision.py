@@ -19,15 +19,11 @@ from typing import Annotated, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.decisions.budget import BUDGETS, DEFAULT_BUDGET, percent, require_order
+from efficientad.decisions.rule import ANYWHERE, Rule
+from efficientad.decisions.tail import tail_quantile
 from efficientad.errors import ConfigError, ModelFileError
-from efficientad.method.budget import BUDGETS, DEFAULT_BUDGET, percent, require_order
-from efficientad.method.maps import (
-    HIGH_TARGET,
-    MapScale,
-    combine_maps,
-)
-from efficientad.method.rule import ANYWHERE, Rule
-from efficientad.method.tail import tail_quantile
+from efficientad.method.maps import HIGH_TARGET, MapScale, combine_maps
 from efficientad.settings import Budget, Range, check_fields, explains_freezing
 
 ThresholdRule = Literal["rank", "estimate", "steady"]

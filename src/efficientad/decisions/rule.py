@@ -10,7 +10,7 @@ Areas are measured on the map as the networks see the image, where one pixel of 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Final
 
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.errors import ConfigError, ImageError
+from efficientad.images.components import components
 from efficientad.images.png_text import pixels_of_text, png_text
+from efficientad.images.pose import Pose
 from efficientad.images.rgb import Mask
-from efficientad.method.components import components
 from efficientad.method.maps import Grids, image_scores
 from efficientad.method.placement import (
     cells_of_pixels,
@@ -66,6 +67,32 @@ class Region:
     """Mean value of the combined map in the region."""
     area_mm2: float | None = None
     """Area in square millimetres, where the size of a pixel is known."""
+
+    def in_own_frame(self, pose: Pose, height: int, width: int) -> "Region":
+        """Return this region of an aligned image with its box in the image's frame."""
+        x, y = self.x, self.y
+        corners = [
+            pose.point_in_own_frame(right, bottom, height, width)
+            for right in (x, x + self.width)
+            for bottom in (y, y + self.height)
+        ]
+        columns, rows = zip(*corners, strict=True)
+        left, top = (max(0, math.floor(min(v))) for v in (columns, rows))
+        right, bottom = (
+            min(n, math.ceil(max(v))) for v, n in ((columns, width), (rows, height))
+        )
+        centroid_x, centroid_y = pose.point_in_own_frame(
+            self.centroid_x + 0.5, self.centroid_y + 0.5, height, width
+        )
+        return replace(
+            self,
+            x=min(left, width - 1),
+            y=min(top, height - 1),
+            width=max(1, right - left),
+            height=max(1, bottom - top),
+            centroid_x=centroid_x - 0.5,
+            centroid_y=centroid_y - 0.5,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.calibration.normal_images import Pixels
+from efficientad.images.alignment import Alignment
 from efficientad.images.changes import MOVES, SESSION, changed
-from efficientad.method.alignment import Alignment
-from efficientad.training.normal_images import Pixels
 
 _N_IMAGES: Final = 24
 """Images with each change, at most."""

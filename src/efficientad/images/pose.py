@@ -5,7 +5,7 @@ image. What a pose brings into the image from outside repeats its border.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientad.images.rgb import Mask, RGBImage
-from efficientad.method.rule import Region
 
 Affine = tuple[float, float, float, float, float, float]
 """Source of a target point (x, y): ax + by + c, dx + ey + f. A pixel's center is at a
@@ -69,31 +68,12 @@ class Pose:
         found: Mask = self.in_own_frame(mask.astype(np.float32)) > 1 / 2
         return found
 
-    def region_in_own_frame(self, region: Region, height: int, width: int) -> Region:
-        """Return a region of an aligned image with its box in the image's frame."""
-        to_own = self.affine(height, width)
-        x, y = region.x, region.y
-        corners = [
-            _moved(to_own, right, bottom)
-            for right in (x, x + region.width)
-            for bottom in (y, y + region.height)
-        ]
-        columns, rows = zip(*corners, strict=True)
-        left, top = (max(0, math.floor(min(v))) for v in (columns, rows))
-        right, bottom = (
-            min(n, math.ceil(max(v))) for v, n in ((columns, width), (rows, height))
-        )
-        middle = region.centroid_x + 0.5, region.centroid_y + 0.5
-        centroid_x, centroid_y = _moved(to_own, *middle)
-        return replace(
-            region,
-            x=min(left, width - 1),
-            y=min(top, height - 1),
-            width=max(1, right - left),
-            height=max(1, bottom - top),
-            centroid_x=centroid_x - 0.5,
-            centroid_y=centroid_y - 0.5,
-        )
+    def point_in_own_frame(
+        self, x: float, y: float, height: int, width: int
+    ) -> tuple[float, float]:
+        """Return where a point of the aligned image lies in the image."""
+        a, b, c, d, e, f = self.affine(height, width)
+        return a * x + b * y + c, d * x + e * y + f
 
     def affine(self, height: int, width: int) -> Affine:
         """Return where pixels of the aligned image lie in the image."""
@@ -110,11 +90,6 @@ class Pose:
             cos,
             sin * x + cos * y + middle_y,
         )
-
-
-def _moved(affine: Affine, x: float, y: float) -> tuple[float, float]:
-    a, b, c, d, e, f = affine
-    return a * x + b * y + c, d * x + e * y + f
 
 
 def _inverse(affine: Affine) -> Affine:

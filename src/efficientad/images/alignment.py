@@ -17,8 +17,8 @@ from PIL import Image, ImageFilter
 
 from efficientad.errors import ConfigError, ImageError
 from efficientad.images.png_text import pixels_of_text, png_text
+from efficientad.images.pose import Pose
 from efficientad.images.rgb import RGBImage, resize_image
-from efficientad.method.pose import Pose
 from efficientad.settings import Range, check_fields
 
 Gray = NDArray[np.float32]

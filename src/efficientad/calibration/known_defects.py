@@ -9,10 +9,10 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Final
 
+from efficientad.decisions.budget import BUDGETS
 from efficientad.errors import DatasetError
 from efficientad.images.listing import find_images
 from efficientad.inspection.opening import load
-from efficientad.method.budget import BUDGETS
 
 _Z: Final = 1.96  # of a normal distribution, for 95 %
 

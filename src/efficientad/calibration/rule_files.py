@@ -13,11 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from efficientad.calibration.rule_options import RuleOptions
+from efficientad.decisions.rule import (
+    MASK_SIDE,
+    WHITE,
+    Rule,
+    encode_mask,
+    is_same_aspect,
+)
 from efficientad.errors import ConfigError
+from efficientad.images.components import components
 from efficientad.images.rgb import Mask, read_image
-from efficientad.inspection.rule_options import RuleOptions
-from efficientad.method.components import components
-from efficientad.method.rule import MASK_SIDE, WHITE, Rule, encode_mask, is_same_aspect
 from efficientad.model_files.json_text import from_json
 
 Size = tuple[int, int]

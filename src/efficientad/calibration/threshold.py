@@ -8,7 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from efficientad.calibration.rule_files import rule_of
+from efficientad.calibration.rule_options import RuleOptions
 from efficientad.datasets import normal_image_paths, require_disjoint
+from efficientad.decisions.decision import Calibration
+from efficientad.decisions.rule import Rule
 from efficientad.errors import ConfigError
 from efficientad.images.rgb import as_rgb, image_hash
 from efficientad.inspection.opening import (
@@ -18,10 +22,6 @@ from efficientad.inspection.opening import (
     save,
 )
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.rule_files import rule_of
-from efficientad.inspection.rule_options import RuleOptions
-from efficientad.method.decision import Calibration
-from efficientad.method.rule import Rule
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import Metadata
 from efficientad.progress import tracked

@@ -1,0 +1,1 @@
+"""What decides, measured on normal images or set by hand. No torch here."""

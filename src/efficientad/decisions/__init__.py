@@ -1,0 +1,1 @@
+"""From maps to decisions: scores, regions, budgets and thresholds. No torch here."""
