@@ -85,7 +85,6 @@ class RegionCounts(NamedTuple):
     """Predicted regions that share no pixel with an annotated one."""
 
     def __str__(self) -> str:
-        """Return one sentence."""
         n = self.n_found + self.n_missed
         return (
             f"{self.n_found} of {n} annotated regions found at the threshold, "

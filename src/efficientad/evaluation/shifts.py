@@ -34,7 +34,6 @@ class Shift:
     """Probability of a difference at least as large between samples of one kind."""
 
     def __str__(self) -> str:
-        """Return the shift in words."""
         words = _WORDS[self.quantity][self.test > self.held_out]
         return (
             f"good test images are {words} than held-out normal images (median "
