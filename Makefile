@@ -19,7 +19,7 @@ demo: $(VENV)/train.stamp ## train, calibrate and evaluate on parts drawn by cod
 
 demo-station: $(VENV)/station.stamp ## an inspection station with a feed of such parts; Ctrl-C ends it
 	test -f demo/part.ead || "$(BIN)/efficientad" demo
-	"$(BIN)/python" -m efficientad.demo_parts.station demo
+	"$(BIN)/python" -m efficientad_lab.demo_station demo
 
 # One worker a core, each with one thread; a file's tests share its fixtures.
 PYTEST := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n auto --dist loadfile

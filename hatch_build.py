@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ FLAGS = ("-O3", "-std=c++17", "-fPIC")
 # For each instruction set the compiler and its option. GCC makes faster code for
 # AVX-512 than Clang, which `zig` brings as a cross compiler and as a linker for glibc.
 ZIG = (sys.executable, "-m", "ziglang", "c++")
-COMPILED = {
+COMPILED: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "plain": ("g++", "-march=x86-64"),
         "avx2": ("g++", "-march=x86-64-v3"),
@@ -61,7 +62,6 @@ def compile_layers(machine: str, folder: Path) -> Path:
     """Return a library of the layers for a machine, made in a folder."""
     sys.path.insert(0, str(PACKAGE.parent))
     from efficientad.kernels.cook_toom import matrices_header  # noqa: PLC0415
-    from efficientad.kernels.prebuilt import instruction_sets_header  # noqa: PLC0415
 
     (folder / "layers_matrices.h").write_text(matrices_header())
     sets = instruction_sets_header(COMPILED[machine])
@@ -81,6 +81,18 @@ def compile_layers(machine: str, folder: Path) -> Path:
         subprocess.run([*compiler, *FLAGS, *options], check=True)  # noqa: S603
     library = folder / "libefficientad.so"
     name = f"-Wl,-soname,{library.name}"
-    link = (*for_any, "-shared", "-s", name, *objects, "-o", library)
+    link: list[str | Path] = [*for_any, "-shared", "-s", name, *objects, "-o", library]
     subprocess.run(link, check=True)  # noqa: S603
     return library
+
+
+def instruction_sets_header(names: Container[str]) -> str:
+    """Return instruction sets and their flags as a macro of C++, the best set first."""
+    from efficientad.kernels.prebuilt import INSTRUCTION_SETS  # noqa: PLC0415
+
+    sets = [
+        f'X({name}, "{" ".join(sorted(flags))}")'
+        for name, flags in INSTRUCTION_SETS.items()
+        if name in names
+    ]
+    return f"#define INSTRUCTION_SETS(X) {' '.join(sets)}\n"

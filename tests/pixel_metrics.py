@@ -1,11 +1,11 @@
 """Pixel metrics of maps in memory, by the parts that an evaluation is made of."""
 
-from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
-from efficientad.evaluation.regions import (
+from efficientad.evaluation.pixel_results import (
     channels_mask,
     numbered_regions,
     region_pixels,
 )
+from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
 
 
 def pixel_au_roc(maps, masks):

@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from efficientad.engines.graph_outputs import GRID_OUTPUTS, INPUT, RAW_OUTPUTS
-from efficientad.exports.inner_values import inner_values
+from efficientad.exports.weight_rounding import inner_values
 
 
 def small_model(first, second) -> onnx.ModelProto:

@@ -4,6 +4,8 @@ A message names what was needed, what came and what to do, in lower case and wit
 full stop. The command line prints it as one line and exits with code 2.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 TRAIN_EXTRA: Final = frozenset({"jaxtyping", "jinja2", "scipy", "torch"})
@@ -56,6 +58,18 @@ class StorageError(EfficientADError, OSError):
 
 class MissingDependencyError(EfficientADError, ImportError):
     """A package is not installed; the message names the extra that installs it."""
+
+
+@contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Raise `MissingDependencyError` where the block misses a package of an extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{what} needs {error.name}, which is not installed; "
+            f"run: pip install 'efficientad[{extra}]'"
+        ) from error
 
 
 def train_extra_is_missing(

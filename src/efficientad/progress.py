@@ -22,13 +22,9 @@ class Progress:
     """Shows how far a run is, how fast it goes, and how long it still takes.
 
     On a terminal as a bar; in a log as lines, the first after a second and then more
-    and more rarely. A run without values that is over within a second logs nothing.
-
-    Args:
-        n_total: Count at the end.
-        unit: Noun in the singular for what is counted.
-        n_done: Count that an earlier run has reached.
-        task: Name of the run, where several follow each other.
+    and more rarely. A run without values that is over within a second logs nothing. The
+    unit is a noun in the singular. The task is named where several runs follow each
+    other.
     """
 
     def __init__(
@@ -84,11 +80,9 @@ class Progress:
 
 
 def tracked(items: Iterable[T], n: int, task: str) -> Iterator[T]:
-    """Yield items, usually images, and show how many of `n` are done."""
-    with closing(Progress(n, "image", task=task)) as progress:
-        for n_done, item in enumerate(items, 1):
-            yield item
-            progress.update(n_done)
+    """Yield images, or what stands for them, and show how many of `n` are done."""
+    for (item,) in with_progress(((item,) for item in items), n, task):
+        yield item
 
 
 def with_progress(batches: Iterable[S], n: int, task: str) -> Iterator[S]:
@@ -102,7 +96,6 @@ def with_progress(batches: Iterable[S], n: int, task: str) -> Iterator[S]:
 
 
 def _has_terminal() -> bool:
-    """Return whether the standard error stream is a terminal."""
     try:
         return sys.stderr.isatty()
     except (AttributeError, ValueError):  # a service has no such stream, or closed it

@@ -111,11 +111,7 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def explains_freezing(advice: str) -> Callable[[type[C]], type[C]]:
-    """Return a decorator of a frozen dataclass: setting a field names what to call.
-
-    Args:
-        advice: Sentence part for the message, such as "call with_threshold".
-    """
+    """Return a decorator of a frozen dataclass: setting a field names what to call."""
 
     def decorated(frozen: type[C]) -> type[C]:
         def refuse(_self: C, name: str, _value: object) -> None:
@@ -132,11 +128,8 @@ def explains_freezing(advice: str) -> Callable[[type[C]], type[C]]:
 def checked(name: str, value: object, kind: Any) -> Any:
     """Return a value as its annotation has it.
 
-    Args:
-        name: Name of the setting or argument, for the message.
-        value: Value that was given.
-        kind: Annotation. In lists, numbers and paths are checked one by one; images are
-            left to their reader, since they may be read when the list is asked for one.
+    In lists, numbers and paths are checked one by one; images are left to their reader,
+    since they may be read when the list is asked for one.
 
     Raises:
         ConfigError: If the value has another type, or is outside its range.

@@ -136,5 +136,4 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
 
 def _listed(images: ImagesLike) -> str | Path | list[ImageLike]:
-    """Return images as `train` and `predict_batch` take them."""
     return images if isinstance(images, (str, Path)) else list(images)

@@ -2,20 +2,32 @@
 
 A result is written beside its place, synchronized to the disk, then moved there.
 Processes that write the same file do not disturb each other: each has a temporary name
-of its own, and the last one to finish wins. The name says which process it is, so the
-next process that writes to the folder removes what killed ones left. No torch here.
+of its own, and the last one to finish wins.
+
+A temporary name begins with that of its process: its machine, its number and its time
+of start, since a number is used again. The next process that writes to the folder
+removes what killed ones left. No torch here.
 """
 
+import functools
 import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from efficientad.errors import StorageError
-from efficientad.leftovers import process_name, remove_leftovers
+
+_NAME: Final = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)\..+\.partial")
+_DAY: Final = 24 * 60 * 60.0
+# Field of a process's start in its `stat`, counted behind its name.
+_START: Final = 19
 
 
 @contextmanager
@@ -58,8 +70,7 @@ def atomic_write(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, and move it to `path` at the end.
 
-    Args:
-        path: Folder that does not exist or is empty; it cannot be a mount point.
+    That cannot be a mount point.
 
     Raises:
         StorageError: If the folder cannot be written, or `path` is not empty.
@@ -75,11 +86,37 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder that is removed at the end.
+def files_together(targets: Sequence[Path]) -> Iterator[Path]:
+    """Yield a folder to write files to, and move all of them into place, or none.
 
-    Args:
-        parent: Folder that it is made in; made if needed.
+    A model of OpenVINO is two files; one of them beside the other's predecessor would
+    be no model at all.
+
+    The block writes them under the same names. It raises its own errors: not all of
+    them are about writing. If all targets are links, the files behind them are
+    replaced.
+
+    Raises:
+        StorageError: If one cannot be moved; the previous files stay.
+    """
+    for target in targets:
+        require_no_device(target)
+    with storage_errors(*targets):
+        places = list(targets)
+        if all(target.is_symlink() for target in targets):
+            # One link alone would part the file behind it from the other.
+            places = [Path(os.path.realpath(target)) for target in targets]
+    with ExitStack() as stack:
+        with storage_errors(*targets):
+            folder = stack.enter_context(temporary_folder(places[-1].parent))
+        yield folder
+        with storage_errors(*targets):
+            _move_together([folder / target.name for target in targets], places)
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder in another one, made if needed, that is removed at the end.
 
     Raises:
         OSError: If it cannot be made.
@@ -106,6 +143,31 @@ def move(new: Path, place: Path) -> None:
     new.replace(place)
     with suppress(OSError):  # it is in place; some file systems cannot do this
         _synchronize(place.parent)
+
+
+def _move_together(written: Sequence[Path], places: Sequence[Path]) -> None:
+    *others, (new_last, last) = zip(written, places, strict=True)
+    with ExitStack() as undo:  # also after Ctrl-C
+        for new, place in others:
+            previous = new.with_name(f"{new.name}.previous")
+            undo.callback(_put_back, place, previous, new)
+            if place.is_file():
+                shutil.copymode(place, new)
+                place.replace(previous)
+            move(new, place)
+        try:
+            move(new_last, last)
+        finally:
+            if not new_last.exists():  # it was moved
+                undo.pop_all()
+
+
+def _put_back(place: Path, previous: Path, new: Path) -> None:
+    """Undo an exchange, however far it came."""
+    if os.path.lexists(previous):
+        previous.replace(place)
+    elif not new.exists():
+        place.unlink()
 
 
 def _synchronize(path: Path) -> None:
@@ -155,10 +217,6 @@ def file_hash(path: Path | str) -> str:
 def require_writable(path: Path, *, may_be_device: bool = False) -> None:
     """Raise if a result could not be written, before hours are spent on computing it.
 
-    Args:
-        path: File to write.
-        may_be_device: Whether a device or pipe is accepted, as for a report.
-
     Raises:
         StorageError: If its folder cannot take a file, or the path is a folder itself.
     """
@@ -197,3 +255,52 @@ def _is_device(path: Path) -> bool:
         return path.exists() and not (path.is_file() or path.is_dir())
     except OSError:  # no access to a folder above it: the write will say so
         return False
+
+
+def process_name() -> str:
+    """Return a short name of this process that no other one has, on any machine."""
+    return f"{_machine()}-{os.getpid()}-{_start_of('self') or 0}"
+
+
+@functools.cache
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder; a process does this once.
+
+    Of processes on other machines, or where the system does not show processes, what
+    nobody has changed for a day is removed.
+    """
+    with suppress(OSError):  # a folder that cannot be read: the write will say so
+        for entry in os.scandir(folder):
+            name = _NAME.fullmatch(entry.name)
+            if name is None or _is_alive(entry, *name.groups()):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                Path(entry).unlink(missing_ok=True)
+
+
+def _is_alive(entry: "os.DirEntry[str]", machine: str, number: str, start: str) -> bool:
+    """Return whether the process of a temporary file is at work, or may be."""
+    if machine == _machine() and _start_of("self") is not None:
+        return _start_of(number) == start
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime < _DAY
+
+
+@functools.cache
+def _machine() -> str:
+    """Return eight digits for a machine since its start, and a container on it."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:8]
+
+
+def _start_of(process: str) -> str | None:
+    """Return the time of a process's start; None if there is no such process."""
+    try:
+        told = Path(f"/proc/{process}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return told.rpartition(")")[2].split()[_START]

@@ -19,8 +19,8 @@ from efficientad.evaluation.metrics import (
     f1_max,
     recall_at_fpr,
 )
+from efficientad.evaluation.pixel_results import region_pixels
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
-from efficientad.evaluation.regions import region_pixels
 
 # Ties are what goes wrong, so most scores are drawn from a few; others are any float.
 FLOATS = {

@@ -13,8 +13,8 @@ from tests.station.test_kills import command_in
 
 import efficientad
 from efficientad.cli.main import main
-from efficientad.demo_parts.station import part_file
 from efficientad.station.config import read_config
+from efficientad_lab.demo_station import part_file
 from lab.experiments.station.harness import (
     INSPECTIONS,
     free_port,

@@ -20,7 +20,7 @@ from efficientad.model_files.detector_file import (
     read_detector,
     write_detector,
 )
-from efficientad.model_files.provenance_entry import read_provenance
+from efficientad.model_files.json_text import read_provenance
 from efficientad.model_files.tensors import as_arrays
 
 CALIBRATION = Calibration(

@@ -6,7 +6,7 @@ import pytest
 from tests.small_graphs import maps_of, pooled_and_joined_model, small_model
 
 from efficientad.exports.equalization import equalized
-from efficientad.exports.inner_values import inner_values
+from efficientad.exports.weight_rounding import inner_values
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from efficientad.errors import (
     StorageError,
     UndefinedMetricError,
 )
-from efficientad.evaluation import rendering
 from efficientad.evaluation.evaluate import evaluate, image_metrics
+from efficientad.evaluation.report import environment
 from efficientad.images.rgb import as_rgb, image_hash
 
 
@@ -102,7 +102,7 @@ def test_a_report_needs_jinja2_before_the_first_prediction(
     parts, tmp_path, monkeypatch
 ):
     predictor = brightness_predictor()
-    rendering.environment.cache_clear()
+    environment.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.setattr(BrightnessEngine, "run", lambda *_: pytest.fail("predicted"))
 

@@ -26,7 +26,6 @@ TORCH_FREE = [
     "efficientad.evaluation.evaluate",
     "efficientad.evaluation.metrics",
     "efficientad.evaluation.report",
-    "efficientad.evaluation.rendering",
     "efficientad.method.placement",
     "efficientad.demo_parts",
     "efficientad.training.config",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from efficientad import leftovers
+from efficientad import storage
 from efficientad.kernels import cook_toom, layers, native
 
 needs_compiler = pytest.mark.skipif(
@@ -454,7 +454,7 @@ def test_a_damaged_binary_is_built_anew(fresh, built, builds, damage, caplog):
 @needs_compiler
 @pytest.mark.usefixtures("builds")
 def test_what_a_killed_build_left_is_removed(fresh):
-    machine = leftovers.process_name().partition("-")[0]
+    machine = storage.process_name().partition("-")[0]
     left = fresh / "efficientad" / f".{machine}-1-0.build.partial"
     left.mkdir(parents=True)
     (left / "layers.so").touch()

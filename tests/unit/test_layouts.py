@@ -23,13 +23,13 @@ from tests.dataset_files import (
 from efficientad.datasets import (
     MIN_NORMAL_IMAGES,
     Sample,
-    find_categories,
     normal_image_paths,
     open_category,
     read_defect_mask,
 )
 from efficientad.errors import DatasetError
 from efficientad.images.rgb import read_image
+from efficientad_lab.studies.scenarios import find_categories
 
 
 @pytest.fixture

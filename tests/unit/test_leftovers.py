@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from efficientad import leftovers
-from efficientad.leftovers import process_name, remove_leftovers
-from efficientad.storage import temporary_folder, write_atomically
+from efficientad import storage
+from efficientad.storage import (
+    process_name,
+    remove_leftovers,
+    temporary_folder,
+    write_atomically,
+)
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="needs /proc"
@@ -87,7 +91,7 @@ def test_where_the_system_shows_no_processes_a_file_stays_for_a_day(
 ):
     dead = tmp_path / f".{process_name().split('-')[0]}-1-1.abc.partial"
     dead.touch()
-    monkeypatch.setattr(leftovers, "_start_of", lambda _: None)
+    monkeypatch.setattr(storage, "_start_of", lambda _: None)
 
     write_as_another_process(tmp_path / "b.csv")
     assert dead.exists()

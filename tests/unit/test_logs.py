@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from efficientad.cli import main as cli
-from efficientad.cli.logs import logging_to_stderr
+from efficientad.cli.process import logging_to_stderr
 from efficientad.errors import ImageError
 from efficientad.images.rgb import read_image
 

@@ -106,7 +106,7 @@ def test_layers_that_both_networks_have_are_computed_once(make_detector, size, n
     found = maps_of(engine, pixels)
 
     assert_same(found, maps_of(BaselineEngine(detector), pixels))
-    n_alone = sum(len(layers) == 1 for layers in engine._networks._pair._layers)
+    n_alone = sum(len(layers) == 1 for layers in engine._networks._layers)
     assert n_alone == min(n, 2) + 1
 
 

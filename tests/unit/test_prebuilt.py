@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hatch_build import instruction_sets_header
 
 from efficientad.kernels import cook_toom, layers, native, prebuilt
 
@@ -34,7 +35,7 @@ def test_the_best_instruction_set_of_all_processors_is_used(text, expected):
 
 
 def test_the_c_interface_chooses_among_the_sets_of_its_library():
-    found = prebuilt.instruction_sets_header({"plain", "avx2"})
+    found = instruction_sets_header({"plain", "avx2"})
 
     expected = f'X(avx2, "{AVX2}") X(plain, "")'
     assert found == f"#define INSTRUCTION_SETS(X) {expected}\n"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from efficientad import progress
-from efficientad.cli.logs import logging_to_stderr
+from efficientad.cli.process import logging_to_stderr
 from efficientad.progress import Progress, tracked
 
 

@@ -8,9 +8,8 @@ from tests.small_graphs import maps_of, pooled_and_joined_model, small_model
 
 from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.errors import ExportMismatchError
-from efficientad.exports.inner_values import inner_values
-from efficientad.exports.quantization import _noise, quantized
-from efficientad.exports.rounded_graph import never_negative
+from efficientad.exports.quantization import _noise, never_negative, quantized
+from efficientad.exports.weight_rounding import inner_values
 
 # Of the brightness, a tenth of a map's range or so.
 HARMLESS = small_model([[1, 0.3, 0], [0.2, 1, 0]], [[1e-4, 0.7e-4]])

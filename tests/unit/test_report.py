@@ -17,8 +17,7 @@ from PIL import Image
 
 from efficientad.decisions.rule import Rule
 from efficientad.errors import StorageError
-from efficientad.evaluation.rendering import render
-from efficientad.evaluation.report import Report, write_report
+from efficientad.evaluation.report import Report, render, write_report
 from efficientad.evaluation.report_pictures import picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart

@@ -9,11 +9,11 @@ import pytest
 
 from efficientad.errors import StorageError
 from efficientad.model_files import container as tensor_file
-from efficientad.model_files.files_together import files_together
 from efficientad.storage import (
     atomic_folder,
     atomic_write,
     file_hash,
+    files_together,
     require_writable,
     temporary_path,
     write_atomically,

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import efficientad
-from efficientad.cli.logs import logging_to_stderr
-from efficientad.cli.process import keep_freed_memory
+from efficientad.cli.process import keep_freed_memory, logging_to_stderr
 from efficientad.demo_parts import category
 from efficientad.engines.names import AlignChoice
 from efficientad_lab.environment import environment

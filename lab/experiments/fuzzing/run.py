@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from efficientad.cli.logs import logging_to_stderr
+from efficientad.cli.process import logging_to_stderr
 from efficientad.errors import EfficientADError
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import write_run

@@ -29,7 +29,7 @@ from efficientad.engines.graph_outputs import INPUT
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.exports.calibration_images import calibration_images
-from efficientad.exports.export import _metadata_of, _write
+from efficientad.exports.export import _write
 from efficientad.exports.graph import detector_graph
 from efficientad.exports.quantization import quantized
 from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
@@ -183,7 +183,13 @@ def exported(
         staged = path.with_name(f"staged{suffix}")
         MAKERS[name][1](model, images, staged)
         precision: Precision = "fp32" if name == "fp32" else "int8"
-        export_metadata.write(staged, _metadata_of(detector, precision))
+        described = export_metadata.Metadata(
+            size=size,
+            precision=precision,
+            calibration=calibration,
+            provenance=dict(detector.provenance),
+        )
+        export_metadata.write(staged, described)
         for file in export_metadata.files_of(staged):
             file.rename(path.with_suffix(file.suffix))
     return path

@@ -18,8 +18,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
-from efficientad.cli.logs import logging_to_stderr
-from efficientad.cli.process import keep_freed_memory
+from efficientad.cli.process import keep_freed_memory, logging_to_stderr
 from efficientad.datasets import open_category
 from efficientad.engines.pytorch import choose_device
 from efficientad.errors import ConfigError, EfficientADError

@@ -21,9 +21,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.evaluation.pixel_results import AU_PRO_FPR_LIMIT
+from efficientad.evaluation.pixel_results import (
+    AU_PRO_FPR_LIMIT,
+    numbered_regions,
+    region_pixels,
+)
 from efficientad.evaluation.region_overlap import RegionOverlap, count_normal
-from efficientad.evaluation.regions import numbered_regions, region_pixels
 from efficientad.method.placement import place_map
 from efficientad_lab.benchmark.memory import own_peak_mib
 from efficientad_lab.environment import environment

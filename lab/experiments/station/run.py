@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import efficientad
-from efficientad.demo_parts.station import part_file
+from efficientad_lab.demo_station import part_file
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import Run, write_run
 from lab.experiments.station.harness import (

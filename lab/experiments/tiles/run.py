@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import efficientad
-from efficientad.cli.logs import logging_to_stderr
-from efficientad.cli.process import keep_freed_memory
+from efficientad.cli.process import keep_freed_memory, logging_to_stderr
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad_lab.environment import environment
 from efficientad_lab.studies.records import file_name, write_run

@@ -14,9 +14,8 @@ from typing import Final
 
 from efficientad import __version__
 from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, serving, verbs
-from efficientad.cli.logs import logging_to_stderr
 from efficientad.cli.options import call_of
-from efficientad.cli.streams import lasting_streams
+from efficientad.cli.process import lasting_streams, logging_to_stderr
 from efficientad.errors import (
     TRAIN_EXTRA,
     ConfigError,
@@ -58,10 +57,7 @@ _PATH_REMEDIES: Final = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Arguments without the program's name. None: those of the process.
+    """Run the command line with the arguments given, or those of the process.
 
     Returns:
         The exit code: that of the verb, 2 for bad input or where standard output takes

@@ -188,7 +188,6 @@ def _sentence(event: "ParseErrorEvent", known: Sequence[str]) -> str:
 
 
 def _unrecognized(tokens: Sequence[str], known: Sequence[str]) -> str:
-    """Return a sentence with the tokens and the known options most like them."""
     names = [token.partition("=")[0] for token in tokens if token.startswith("-")]
     similar = [name for wrong in names for name in get_close_matches(wrong, known, n=1)]
     meant = f"; perhaps you meant {', '.join(similar)}" if similar else ""

@@ -27,12 +27,9 @@ def print_lines(*lines: str) -> None:
 def settings_lines(
     settings: "DataclassInstance", became: Mapping[str, Any]
 ) -> list[str]:
-    """Return a setting a line, with what those that were left out became.
+    """Return a setting a line, with what those that are None or `auto` became.
 
-    Args:
-        settings: Settings of a verb.
-        became: Values of settings that are None or `auto`. One that is missing here is
-            left out of the list.
+    One of them that did not become anything is left out.
     """
     known = {
         name: became.get(name) if value in (None, "auto") else value
@@ -91,9 +88,7 @@ def evaluation_lines(evaluation: "Evaluation") -> list[str]:
 def prediction_lines(summary: "PredictionSummary", see: str | None) -> list[str]:
     """Return the counts of a prediction and the names of anomalous images.
 
-    Args:
-        summary: The counts.
-        see: File or folder of the results. None: none were written.
+    `see` is the file or folder of the results, if they were written.
     """
     place = "" if see is None else f"; see {see}"
     unsure = f"{summary.n_unsure} unsure, " if summary.n_unsure else ""

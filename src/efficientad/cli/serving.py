@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientad.cli import OK
+from efficientad.errors import needs_extra
 from efficientad.names import printable
 
 
@@ -33,18 +34,11 @@ def serve(
         open: Let everybody who reaches the station do everything, without a token.
         new_token: Print a new token of this name, for the TOML file, and end.
     """
-    from efficientad.errors import MissingDependencyError
     from efficientad.inspection.opening import require_model_file
 
-    try:
+    with needs_extra("serve", "station"):
         from efficientad.station import serve as station
         from efficientad.station.config import read_config
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"serve needs {error.name}, which is not installed; run: pip install "
-            "'efficientad[station]'"
-        ) from error
-
     if new_token is not None:
         for line in station.token_lines(new_token):
             print(printable(line))

@@ -147,7 +147,7 @@ def predict(
             unsure and none is anomalous.
         config: Form of the results, and where they are computed.
     """
-    from efficientad.cli.streams import names_from_input, print_row
+    from efficientad.cli.process import names_from_input, print_row
     from efficientad.inspection.files import predict as predict_files
     from efficientad.inspection.opening import load
 
@@ -387,7 +387,7 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
 
 def doctor() -> int:
     """Show what this installation can use: versions, kernels, devices, teachers."""
-    from efficientad.cli.doctor import findings
+    from efficientad.cli.environment import findings
 
     for name, value in findings().items():
         printing.print_lines(f"{name:24} {value}")

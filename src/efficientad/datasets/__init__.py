@@ -2,7 +2,7 @@
 
 | module | content |
 |---|---|
-| `samples`, `published` | a sample, a category, and the collection it belongs to |
+| `samples` | a sample, a category, and the collection it belongs to |
 | `annotations` | masks, channels and saturation areas |
 | `folders`, `visa` | MVTec AD and plain folders; VisA |
 | `lists`, `manifests` | CSV and JSON; Amazon Lookout for Vision |
@@ -11,13 +11,9 @@
 | `checks`, `mask_checks`, `near_duplicates`, `findings` | faults of a data set |
 """
 
-from efficientad.datasets.annotations import (
-    read_annotation_channels,
-    read_defect_mask,
-)
+from efficientad.datasets.annotations import read_annotation_channels, read_defect_mask
 from efficientad.datasets.layouts import (
     MIN_NORMAL_IMAGES,
-    find_categories,
     normal_image_paths,
     open_category,
 )
@@ -29,7 +25,6 @@ __all__ = [
     "NORMAL",
     "Category",
     "Sample",
-    "find_categories",
     "normal_image_paths",
     "open_category",
     "read_annotation_channels",

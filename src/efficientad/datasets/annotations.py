@@ -82,12 +82,7 @@ def read_defect_mask(sample: Sample, height: int, width: int) -> Mask:
     """Return which pixels of an image are annotated as defective.
 
     Several masks of one image are joined. An empty mask is allowed: the image is
-    defective, and no pixel of it is marked.
-
-    Args:
-        sample: A normal image has no defective pixel.
-        height: Height of the image, pixels.
-        width: Width of the image, pixels.
+    defective, and no pixel of it is marked. A normal image has no defective pixel.
 
     Raises:
         DatasetError: If a defective image has no mask, or one of another size.
@@ -103,13 +98,7 @@ def read_defect_mask(sample: Sample, height: int, width: int) -> Mask:
 def read_annotation_channels(sample: Sample, height: int, width: int) -> list[Labels]:
     """Return the annotation channels of an image of MVTec LOCO, one for each file.
 
-    Args:
-        sample: A normal image has no channel.
-        height: Height of the image, pixels.
-        width: Width of the image, pixels.
-
-    Returns:
-        Integers of shape (height, width): 0, or inside a defect the value of its type.
+    They are 0, or inside a defect the value of its type. A normal image has none.
 
     Raises:
         DatasetError: If a defective image has no mask, or one of another size.

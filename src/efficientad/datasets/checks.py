@@ -5,7 +5,7 @@ Every image and mask is read once. Nothing is changed.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -52,10 +52,6 @@ def check_category(
     folder: Path, *, more_findings: MoreFindings | None = None
 ) -> CategoryCheck:
     """Read all images and masks of a category, and return what is wrong.
-
-    Args:
-        folder: As for `open_category`, with or without test images.
-        more_findings: Further search in the normal images.
 
     Raises:
         DatasetError: If the folder is no category.
@@ -163,7 +159,7 @@ def _differing(
             f"the {kind} of images differ: {n_usual} have {usual}, {len(others)} have "
             f"not: {named}"
         )
-        yield Finding(kind, "warning", message, _paths([p for p, _ in others]))
+        yield _warning(kind, message, [picture for picture, _ in others])
 
 
 def _dark(pictures: Sequence[_Picture]) -> Iterator[Finding]:
@@ -176,7 +172,7 @@ def _dark(pictures: Sequence[_Picture]) -> Iterator[Finding]:
             f"{_names(dark)}; the upper 8 are read, so these are almost black: let the "
             f"camera fill the upper bits, or train with --levels 0 {(1 << n_bits) - 1}"
         )
-        yield Finding("modes", "warning", message, _paths(dark))
+        yield _warning("modes", message, dark)
 
 
 def _exchanged(pictures: Sequence[_Picture]) -> Iterator[Finding]:
@@ -184,14 +180,12 @@ def _exchanged(pictures: Sequence[_Picture]) -> Iterator[Finding]:
     normal = [p.redness for p in pictures if p.split == "train"]
     found = [p for p in pictures if is_exchanged(p.redness, normal)]
     if found:
-        yield Finding(
-            "colors",
-            "warning",
+        message = (
             f"red and blue look exchanged in {len(found)} images against the training "
             f"images: {_names(found)}; OpenCV writes BGR arrays, so convert RGB ones "
-            "before they are written",
-            _paths(found),
+            "before they are written"
         )
+        yield _warning("colors", message, found)
 
 
 def _same(pictures: Sequence[_Picture]) -> Iterator[Finding]:
@@ -211,13 +205,10 @@ def _same(pictures: Sequence[_Picture]) -> Iterator[Finding]:
                 else "calibration needs images that were not trained on"
             )
             remedy = f"{reason}: remove them from one side"
+        message = f"{_names(duplicates)} are the same picture; {remedy}"
+        finding = _warning("same picture", message, duplicates)
         is_wrong = len(splits) > 1 or is_contradictory
-        yield Finding(
-            "same picture",
-            "error" if is_wrong else "warning",
-            f"{_names(duplicates)} are the same picture; {remedy}",
-            _paths(duplicates),
-        )
+        yield replace(finding, severity="error") if is_wrong else finding
 
 
 def _similar(pictures: Sequence[_Picture]) -> Iterator[Finding]:
@@ -229,12 +220,13 @@ def _similar(pictures: Sequence[_Picture]) -> Iterator[Finding]:
         if "test" in splits and len(splits) > 1:
             remedy = "training may see what is tested: " + remedy
         message = f"{_names(alike)} are nearly the same picture; {remedy}"
-        yield Finding("similar picture", "warning", message, _paths(alike))
+        yield _warning("similar picture", message, alike)
 
 
 def _names(pictures: Sequence[_Picture]) -> str:
     return join_names(picture.name for picture in pictures)
 
 
-def _paths(pictures: Sequence[_Picture]) -> tuple[Path, ...]:
-    return tuple(picture.sample.path for picture in pictures)
+def _warning(kind: Kind, message: str, pictures: Sequence[_Picture]) -> Finding:
+    paths = tuple(picture.sample.path for picture in pictures)
+    return Finding(kind, "warning", message, paths)

@@ -24,8 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from efficientad.datasets.published import published_collection
-from efficientad.datasets.samples import NORMAL, Category, Sample, is_normal_name
+from efficientad.datasets.samples import (
+    NORMAL,
+    Category,
+    Sample,
+    is_normal_name,
+    published_collection,
+)
 from efficientad.datasets.splits import split_validation
 from efficientad.errors import DatasetError
 from efficientad.images.listing import (

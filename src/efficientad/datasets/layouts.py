@@ -5,20 +5,16 @@ category.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from efficientad.datasets import folders, lists, visa
 from efficientad.datasets.folders import OnProblem, normal_folder
-from efficientad.datasets.samples import NORMAL, Category, Sample
+from efficientad.datasets.samples import NORMAL, Category
 from efficientad.errors import DatasetError
-from efficientad.images.listing import (
-    describe_contents,
-    subfolders,
-    unused_files,
-)
+from efficientad.images.listing import describe_contents, subfolders, unused_files
 
 MIN_NORMAL_IMAGES: Final = 10
 """Fewest normal images for a training, those held out for the calibration included."""
@@ -66,49 +62,21 @@ def open_category(
     return category
 
 
-def find_categories(root: Path, *, needs_test: bool = True) -> list[Category]:
-    """Return all categories in a folder, at least one, in the order of their paths.
-
-    Args:
-        root: A category, a collection of them, or a folder of collections; or a CSV or
-            JSON list, which is one category.
-        needs_test: Whether categories without test images, which cannot be evaluated,
-            are left out.
-
-    Raises:
-        DatasetError: If there is none, or if one of them cannot be used.
-    """
-    paths = [root] if lists.is_list(root) else list(find_category_folders(root))
-    found = [open_category(path, needs_test=False) for path in paths]
-    usable = [category for category in found if category.test or not needs_test]
-    if usable:
-        return usable
-    wanted = "a category with test images" if found else "a category"
-    raise DatasetError(
-        f"{wanted} was needed in {root}, which holds {describe_contents(root)}; give a "
-        "folder laid out as MVTec AD, MVTec LOCO or VisA, or a CSV or JSON list"
-    )
-
-
 def is_table(folder: Path) -> bool:
     """Return whether a table names the images of a category, not its folders."""
     return lists.is_list(folder) or visa.is_visa_category(folder)
 
 
-def find_category_folders(root: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
+def find_category_folders(root: Path) -> Iterator[Path]:
     """Yield the folders that are laid out as a category, in order; some may be broken.
 
     A folder that several links lead to is yielded once.
-
-    Args:
-        root: As for `find_categories`, but no list.
-        depth: Levels of folders that are searched below it.
 
     Raises:
         DatasetError: If there is no such folder, or VisA's table cannot be read.
     """
     _require_folder(root)
-    yield from _category_folders(root, depth, set())
+    yield from _category_folders(root, _MAX_DEPTH, set())
 
 
 def _category_folders(root: Path, depth: int, seen: set[Path]) -> Iterator[Path]:
@@ -130,10 +98,8 @@ def normal_image_paths(
 ) -> tuple[list[Path], list[Path]]:
     """Return the normal images that a training may see.
 
-    Args:
-        folder: A category, a CSV or JSON list, or a folder of normal images, whose
-            subfolders are searched if it is named `good`.
-        min_images: Fewest training images that are accepted.
+    The folder is a category, a CSV or JSON list, or a folder of normal images, whose
+    subfolders are searched if it is named `good`.
 
     Returns:
         Training images, and the validation images of a category that has them.
@@ -160,11 +126,11 @@ def normal_image_paths(
             f"at least {min_images} normal images were needed, {folder} has "
             f"{len(category.train)} for the training; record more good parts"
         )
-    return _paths(category.train), _paths(category.validation)
-
-
-def _paths(samples: Sequence[Sample]) -> list[Path]:
-    return [sample.path for sample in samples]
+    train, validation = (
+        [sample.path for sample in samples]
+        for samples in (category.train, category.validation)
+    )
+    return train, validation
 
 
 def _list(folder: Path, on_problem: OnProblem, *, needs_test: bool) -> Category:

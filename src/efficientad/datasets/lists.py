@@ -65,11 +65,8 @@ def splits_of(
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...], tuple[Sample, ...]]:
     """Return the samples for training, validation and test.
 
-    Args:
-        rows: Rows with `image`, `split`, `defect_type` and perhaps `mask`.
-        table: Path of the table, for messages.
-        folder: Folder that paths in the table are relative to.
-        on_problem: Function to call with each missing file and each wrong mask.
+    Paths in the table are relative to the folder. Missing files and wrong masks are
+    problems.
 
     Raises:
         DatasetError: If a row has an unknown split, puts a defect into the training or

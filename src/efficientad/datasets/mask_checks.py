@@ -12,8 +12,7 @@ from efficientad.datasets.annotations import (
 )
 from efficientad.datasets.findings import Finding
 from efficientad.datasets.folders import DEFECTS_CONFIG
-from efficientad.datasets.published import MVTEC_LOCO_DEFECTS
-from efficientad.datasets.samples import Category, Sample
+from efficientad.datasets.samples import MVTEC_LOCO_DEFECTS, Category, Sample
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images.decoding import is_turned, opened_picture
 from efficientad.images.listing import fault_of, join_names
@@ -41,14 +40,7 @@ class MaskCheck:
     def read(
         self, sample: Sample, height: int, width: int, *, image_is_turned: bool
     ) -> None:
-        """Read the masks of a defective image.
-
-        Args:
-            sample: Image.
-            height: Height of the upright image, pixels.
-            width: Width of the upright image, pixels.
-            image_is_turned: Whether its file has an EXIF orientation.
-        """
+        """Read the masks of a defective image, of this height and width if upright."""
         if sample.mask_path is None:
             self._without_mask.append(sample.path)
             return
@@ -115,12 +107,10 @@ class MaskCheck:
     ) -> Mask | Labels | None:
         """Return one mask as an evaluation reads it, None if it cannot be read."""
         has_values = self._category.defects_config is not None
-        mask: Mask | Labels
         try:
-            if has_values:
-                mask = read_labels(path)
-            else:
-                mask = read_mask(path, background=sample.background)
+            mask = (
+                read_labels(path) if has_values else read_mask(path, sample.background)
+            )
         except ImageError as error:
             self._note(error, path)
             return None

@@ -38,10 +38,6 @@ def similar_pairs(thumbnails: Sequence[Thumbnail]) -> Iterator[tuple[int, int]]:
     """Yield the pairs of nearly the same picture: two indices, the smaller one first.
 
     They come one by one, since a static camera gives millions.
-
-    Args:
-        thumbnails: Thumbnails of all different pictures of a category. More pictures
-            give a better mean.
     """
     if not thumbnails:
         return

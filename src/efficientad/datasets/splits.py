@@ -15,19 +15,12 @@ _Name = TypeVar("_Name", Path, str)
 def split_validation(
     items: Sequence[_Item], share: float, seed: int
 ) -> tuple[list[_Item], list[_Item]]:
-    """Hold out a share of the training images for the calibration.
+    """Return training items and, for the calibration, a share that is held out.
 
     The choice follows from the seed and the number of images in sorted order. It does
-    not depend on the machine, the folder, or the order of the list.
-
-    Args:
-        items: Paths or numbers, at least two, in any order.
-        share: Share to hold out, in (0, 1). At least two of four or more images are
-            held out, since one alone would set the threshold.
-        seed: Another seed gives another split.
-
-    Returns:
-        Training items and validation items, both sorted, neither empty.
+    not depend on the machine, the folder, or the order of the list. At least two of
+    four or more images are held out, since one alone would set the threshold. Both
+    lists are sorted, and neither is empty.
 
     Raises:
         ConfigError: If `share` is out of range.
@@ -61,9 +54,7 @@ def require_disjoint(
 ) -> None:
     """Raise if held-out images were trained on: a detector is too good on those.
 
-    Args:
-        held_out: Hash of each image's pixels, by `image_hash`.
-        trained: Hashes of the training images.
+    Images have the hashes of their pixels, by `image_hash`.
 
     Raises:
         DatasetError: If the two have a picture in common.

@@ -47,12 +47,7 @@ class Pose(NamedTuple):
 
 
 class Canvas:
-    """A surface to paint on, with coordinates relative to the part.
-
-    Args:
-        background: The surface before the first paint; it is copied.
-        pose: Position and turn of the part.
-    """
+    """A surface to paint on, with coordinates relative to the part, of this pose."""
 
     def __init__(self, background: Surface, pose: Pose) -> None:
         fields = background.height, background.color, background.gloss
@@ -66,11 +61,9 @@ class Canvas:
         self._u, self._v = turned_by(x, y, pose.turn)
 
     def near(self, at: Point, radius: float) -> tuple[Window, Field, Field]:
-        """Return a square that holds a circle on the part, and its coordinates.
+        """Return a square that holds a circle on the part, and coordinates around it.
 
-        Args:
-            at: Center of the circle, and origin of the coordinates.
-            radius: Radius of the circle. `SIDE` holds the whole surface.
+        A radius of `SIDE` holds the whole surface.
         """
         x = self._cos * at[0] - self._sin * at[1] + self._pose.x
         y = self._sin * at[0] + self._cos * at[1] + self._pose.y

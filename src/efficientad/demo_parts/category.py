@@ -46,12 +46,8 @@ def draw_part(
     """Return the picture of a part on a workbench, and the mask of its defect.
 
     Pictures of the same seed with and without a defect differ only by the defect and
-    its shadow: place, light, grain and noise are the same.
-
-    Args:
-        seed: Not negative.
-        defect_type: None for a normal part.
-        size: Width and height of the image, pixels, at least 64.
+    its shadow: place, light, grain and noise are the same. The size, width and height
+    in pixels, is at least 64.
     """
     if defect_type is None:
         return drawn(seed, size)
@@ -61,14 +57,7 @@ def draw_part(
 def drawn(
     seed: int, size: int, with_fault: Fault | None = None
 ) -> tuple[RGBImage, Mask]:
-    """Return the picture of a part, and the mask of its fault.
-
-    Args:
-        seed: Not negative.
-        size: Width and height of the image, pixels, at least 64.
-        with_fault: Function of a normal part and random numbers that returns a faulty
-            one. None: the part stays normal.
-    """
+    """Return the picture of a part, and the mask of its fault, if it gets one."""
     streams = np.random.SeedSequence(seed).spawn(5)
     assembly, place, lamp, sensor, fault = map(np.random.default_rng, streams)
     x, y, turn = place.uniform(-1, 1, 3) * (_MAX_SHIFT, _MAX_SHIFT, _MAX_TURN)
@@ -94,13 +83,8 @@ def write_category(
 ) -> None:
     """Write the images of a category, normal and defective, with exact masks.
 
-    Args:
-        folder: Does not exist yet, or is empty. It appears when all images are drawn.
-        n_train: Normal images in `train/good`.
-        n_test_good: Normal images in `test/good`.
-        n_per_defect: Images in `test/TYPE`, for each of the seven defect types.
-        seed: Not negative. The same seed gives the same files.
-        size: Width and height of the images, pixels, at least 64.
+    The folder appears when all images are drawn. `n_per_defect` of them are in each
+    `test/TYPE`. The same seed gives the same files.
 
     Raises:
         DatasetError: If the folder holds something.

@@ -23,13 +23,7 @@ _GAMMA: Final = 2.2
 def photograph(
     surface: Surface, lamp: np.random.Generator, sensor: np.random.Generator
 ) -> RGBImage:
-    """Return a picture of a surface.
-
-    Args:
-        surface: The surface under the lamp.
-        lamp: Random numbers for light and exposure, which vary over a shift.
-        sensor: Random numbers for the noise of the sensor.
-    """
+    """Return a picture of a surface; light, exposure and noise are random."""
     brightness, warmth = lamp.uniform(0.85, 1.2), lamp.uniform(-0.02, 0.03)
     # The lamp: its direction, from the right and turning down, and its elevation.
     direction = np.deg2rad(lamp.uniform(216, 234))

@@ -84,14 +84,7 @@ def brushed_grain(pose: Pose, size: int, rng: np.random.Generator) -> Field:
 
 
 def paint(part: Part, pose: Pose, size: int, grain: Field) -> Surface:
-    """Return the surface of a part on the bench.
-
-    Args:
-        part: The part.
-        pose: Position and turn of the part.
-        size: Width and height of the image, pixels.
-        grain: Grain of the plate, from `brushed_grain`.
-    """
+    """Return the surface of a part on the bench, `size` pixels wide and high."""
     canvas = Canvas(_bench(OVERSAMPLING * size), pose)
     _paint_plate(canvas, part, grain)
     if part.label is not None:

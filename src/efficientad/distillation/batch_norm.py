@@ -15,21 +15,15 @@ from torch.nn import functional
 
 from efficientad.method.inputs import Images
 from efficientad.method.networks import PLAIN, Operations, PatchDescriptionNetwork
-from efficientad.method.sizes import DESCRIPTOR_CHANNELS, Conv, ModelSize
+from efficientad.method.sizes import Conv, ModelSize
 from efficientad.training.channel_statistics import ChannelMoments
 
 
 class NormalizedNetwork(PatchDescriptionNetwork):
     """Normalizes the output of each hidden convolution over the batch."""
 
-    def __init__(
-        self,
-        size: ModelSize,
-        n_channels: int = DESCRIPTOR_CHANNELS,
-        *,
-        operations: Operations = PLAIN,
-    ) -> None:
-        super().__init__(size, n_channels, operations=operations)
+    def __init__(self, size: ModelSize, *, operations: Operations = PLAIN) -> None:
+        super().__init__(size, operations=operations)
         hidden = list(self.convolutions)[:-1]
         self.norms = nn.ModuleList(
             nn.BatchNorm2d(c.out_channels) for c in hidden if isinstance(c, nn.Conv2d)
@@ -74,11 +68,6 @@ def unfold(
     Mean and variance of some batches become the running statistics, and weight and
     bias of each normalization undo them. In evaluation mode the two networks are equal
     but for rounding; in training mode, nearly so on similar images.
-
-    Args:
-        network: Network of the size of `plain`; changed in place.
-        plain: Network without batch normalization.
-        batches: Images to measure statistics on.
     """
     for own, given in zip(network.convolutions, plain.convolutions, strict=True):
         own.load_state_dict(given.state_dict())

@@ -10,14 +10,7 @@ from typing import Annotated, Final, Literal
 from efficientad.engines.names import Device
 from efficientad.errors import ConfigError
 from efficientad.method.sizes import ModelSize
-from efficientad.settings import (
-    BatchSize,
-    Range,
-    Seed,
-    Share,
-    Steps,
-    check_fields,
-)
+from efficientad.settings import BatchSize, Range, Seed, Share, Steps, check_fields
 from efficientad.training.config import OptimizerName, RateSchedule
 
 DistillPreset = Literal["paper", "quick"]

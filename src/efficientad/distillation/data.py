@@ -164,13 +164,10 @@ class DistillationData:
     def prepare(
         self, rows: Sequence[int], rng: np.random.Generator, window_cells: int | None
     ) -> Prepared:
-        """Read and draw a batch; safe in threads.
+        """Read and draw a batch, all images held out or none; safe in threads.
 
-        Args:
-            rows: The images, all held out or none.
-            rng: Source of the windows and, without a feature cache, of the grayscale
-                draws.
-            window_cells: Descriptors along the side of a window. None: whole images.
+        Windows are drawn and, without a feature cache, which images are gray. Without
+        `window_cells`, the descriptors along the side of a window, images are whole.
         """
         whole = slice(None), slice(None)
         windows, cells = [whole] * len(rows), [whole] * len(rows)

@@ -153,7 +153,6 @@ def _take_steps(
     facts: dict[str, Any],
     interrupts: Interrupts,
 ) -> None:
-    """Take all remaining steps, with measurements, snapshots and checkpoints."""
     started = time.monotonic()
     run.data.get_ready()
     if run.n_steps_done == 0:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,13 @@ from torch import Tensor
 
 from efficientad.errors import ModelFileError, StorageError
 from efficientad.model_files.json_text import from_json
+from efficientad.settings import Range, checked
 from efficientad.storage import storage_errors, write_atomically
 
 _N_BYTES = np.dtype(np.float16).itemsize
 _NOTED_EVERY = 100
 _BLOCK_BYTES = 2**20
+_COUNT = Annotated[int, Range(0, 2**63)]
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +61,7 @@ class FeatureCache:
     def build(self, batches_from: Callable[[int], Iterable[Tensor]]) -> None:
         """Append what is missing. Features that are damaged are computed again.
 
-        Args:
-            batches_from: Function that gives the features of all images from a number
-                on, (batch, rows, columns, channels).
+        The function gives the features of all images from a number on, in batches.
 
         Raises:
             ModelFileError: If the folder holds features of something else.
@@ -111,7 +111,9 @@ class FeatureCache:
         if not self._index.exists():
             return 0, digest
         try:
-            fingerprint, n_done, recorded = _read_index(self._index)
+            found = from_json(self._index.read_bytes())
+            fingerprint = found["fingerprint"]
+            n_done = checked("n_done", found["n_done"], _COUNT)
         except (ValueError, KeyError) as error:
             raise ModelFileError(
                 f"{self._index} is not the index of a feature cache; delete the folder"
@@ -127,6 +129,7 @@ class FeatureCache:
                 while block := file.read(min(n_left, _BLOCK_BYTES)):
                     digest.update(block)
                     n_left -= len(block)
+        recorded = found.get("sha256")
         if recorded is None:
             logger.info("%s has no checksum: it is of an earlier version", self._index)
         if not n_left and recorded in {None, digest.hexdigest()}:
@@ -138,18 +141,3 @@ class FeatureCache:
         facts = {"fingerprint": self.fingerprint, "n_done": n_done}
         facts["sha256"] = digest.hexdigest()
         write_atomically(self._index, json.dumps(facts).encode())
-
-
-def _read_index(path: Path) -> tuple[Any, int, Any]:
-    """Return fingerprint, number of images on disk, at least 0, and their hash.
-
-    The first caches have no hash, which is None then.
-
-    Raises:
-        KeyError, ValueError: If the file is no index.
-    """
-    found = from_json(path.read_bytes())
-    n_done = found["n_done"]
-    if type(n_done) is not int or n_done < 0:
-        raise ValueError("n_done")
-    return found["fingerprint"], n_done, found.get("sha256")

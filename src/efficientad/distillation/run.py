@@ -43,13 +43,7 @@ _HELD_OUT_WINDOW_CELLS = 24
 _UNFOLDING_BATCHES = 8
 # Settings that may change between start and resume. So may the folder of the feature
 # cache, but not whether there is one: it changes the grayscale draws.
-_FREE_SETTINGS = (
-    "resume",
-    "device",
-    "checkpoint_every",
-    "feature_cache",
-    "start_from",
-)
+_FREE_SETTINGS = ("resume", "device", "checkpoint_every", "feature_cache", "start_from")
 
 
 @dataclass(frozen=True)
@@ -71,14 +65,8 @@ class ExplainedVariance:
 class Distillation:
     """The network being trained, with everything that resuming needs.
 
-    Attributes:
-        n_steps_done: Optimizer steps since the start.
-        losses: Losses of the steps since the last measurement.
-        log: All measurements.
-        measured: The last measurement, not rounded.
-        seconds: Time of all steps.
-        seconds_waited: Time that the steps waited for data.
-        preparation_seconds: Time before the steps.
+    Losses are those of the steps since the last measurement. The log has all
+    measurements; the last one is not rounded in `measured`.
     """
 
     def __init__(self, config: DistillConfig, data: DistillationData) -> None:

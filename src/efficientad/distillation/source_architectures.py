@@ -58,13 +58,10 @@ _N_FINE_STAGES: Final = 3
 
 
 class SourceNetwork(nn.Module):
-    """A frozen network with two outputs.
+    """A frozen network with two outputs, and its usual name.
 
-    Attributes:
-        architecture: Its usual name, for provenance.
-        stage_channels: Channels of the fine and of the coarse stage.
-        to_deep: Layers from the coarse stage to the first one of stride 32, if asked
-            for.
+    `to_deep` has the layers from the coarse stage to the first one of stride 32, if
+    asked for.
     """
 
     def __init__(
@@ -90,11 +87,7 @@ def resnet(
 ) -> SourceNetwork:
     """Build the ResNet, WideResNet or ResNeXt of weights with torchvision's names.
 
-    Args:
-        weights: From the stem to `layer3` at least; the rest is ignored.
-        stride_in_first_convolution: Whether a bottleneck strides in its first 1x1
-            convolution (the original networks) instead of its 3x3 (torchvision).
-        is_deep: Whether the stage of stride 32 is built too.
+    Arguments are those of `source_network`.
 
     Raises:
         ModelFileError: If they belong to none of the known networks.
@@ -147,10 +140,6 @@ def inverted_residual_network(
     weights: Weights, *, is_deep: bool = False
 ) -> SourceNetwork:
     """Build the MobileNetV2 (torchvision's names) or EfficientNet-Lite of some weights.
-
-    Args:
-        weights: From the stem to the last stage of stride 16, or 32, at least.
-        is_deep: Whether the first stage of stride 32 is built too.
 
     Raises:
         ModelFileError: If they belong to none of the known networks.

@@ -75,12 +75,6 @@ def open_source_network(
 ) -> SourceNetwork:
     """Open a source network on the CPU. Its weights tell the architecture.
 
-    Args:
-        name_or_file: Weights file, or a name such as `"efficientnet-lite2"`.
-        stride_in_first_convolution: Whether the bottlenecks of a ResNet stride in their
-            first convolution; the weights do not tell. None: as the file's metadata
-            say, otherwise as in torchvision.
-
     Raises:
         MissingDependencyError: If the named package is not installed.
         ModelFileError: If the file is missing, damaged, holds code, or holds another
@@ -101,8 +95,10 @@ def source_network(
     """Build the source network that some weights belong to, on the CPU.
 
     Args:
-        weights: Weights of a known network.
-        stride_in_first_convolution: As `open_source_network` takes it.
+        weights: From the stem to the last stage of stride 16, or 32, at least.
+        stride_in_first_convolution: Whether the bottlenecks of a ResNet stride in their
+            first 1x1 convolution (the original networks) instead of their 3x3. None: as
+            the file's metadata say, otherwise as in torchvision, in the 3x3.
         is_deep: Whether the first stage of stride 32 is built too.
 
     Raises:
@@ -135,15 +131,11 @@ class SourceFeatures(nn.Module):
     of this is linear, and averaging and enlarging keep constants. So the order is free,
     and channels are reduced first, while the grids are small.
 
-    Args:
-        source_network: Network whose stages are used.
-        reduction: `mean`, the paper's: neighbouring channels are averaged, each stage
-            to 1024 and both together to `n_channels`. `random`: an orthogonal
-            projection. `pca`: the strongest principal components, scaled to variance
-            one, after `fit`; if there are fewer than `n_channels`, a random orthogonal
-            projection spreads them over all channels.
-        n_channels: Channels of the result.
-        seed: Seed of the random projection.
+    The reduction `mean` is the paper's: neighbouring channels are averaged, each stage
+    to 1024 and both together to `n_channels`. `random` is an orthogonal projection by
+    the seed. `pca` gives the strongest principal components, scaled to variance one,
+    after `fit`; if there are fewer than `n_channels`, a random orthogonal projection
+    spreads them over all channels.
     """
 
     matrix: Tensor | None

@@ -33,14 +33,10 @@ _BORDER = 1  # the padding of the autoencoder's first convolution
 class NativeEngine:
     """Computes the raw maps of one detector by native layers.
 
-    The weights are transformed once: later changes of the detector have no effect.
-
-    Args:
-        arrays: Weights and statistics of a detector.
-        size: The paper's S or M.
-        bf16: Round the factors of 1 x 1 convolutions to bf16; needs
-            `kernels.layers.has_bf16()`. The small networks have no such convolutions.
-        n_threads: Threads of one run. None: all usable cores, or OMP_NUM_THREADS.
+    The weights are transformed once: later changes of the detector have no effect. In
+    bf16, which needs `kernels.layers.has_bf16()`, factors of 1 x 1 convolutions are
+    rounded; the small networks have none. A run has `n_threads` or, without them, as
+    many as usable cores, or OMP_NUM_THREADS.
 
     Raises:
         ConfigError: If the native layers cannot be built, or take other numbers of

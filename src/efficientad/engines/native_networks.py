@@ -51,50 +51,32 @@ Make = Callable[..., Convolution]
 
 
 def networks_of(
-    arrays: Arrays,
-    size: ModelSize,
-    *,
-    bf16: bool = False,
-    is_packed: bool = True,
+    arrays: Arrays, size: ModelSize, *, bf16: bool = False, is_packed: bool = True
 ) -> "Small | Medium":
     """Return the networks of a detector.
 
-    Args:
-        arrays: Weights and statistics of a detector.
-        size: The paper's S or M.
-        bf16: Round the factors of 1 x 1 convolutions of the medium size to bf16.
-        is_packed: False: the weights stay as they are, to be written to a file.
+    Factors of 1 x 1 convolutions of the medium size are rounded if bf16 is asked for.
+    Weights that are not packed stay as they are, to be written to a file.
     """
     make = partial(_layer, is_packed=is_packed)
-    taught = weights_of(arrays, "teacher.convolutions")
-    learned = weights_of(arrays, "student.convolutions")
-    taught[-1] = describing_layer(arrays)
-    autoencoder = Reconstruction(arrays, make)
-    if size == "small":
-        return Small(taught, learned, autoencoder, make)
-    return Medium(taught, learned, autoencoder, make, bf16=bf16)
+    return Small(arrays, make) if size == "small" else Medium(arrays, make, bf16=bf16)
 
 
-class _Pair:
-    """Teacher and student up to their hidden features, layer by layer.
+class _Networks:
+    """All networks of a detector as layers: teacher and student side by side.
 
     Layers that both networks have in common are computed once, and those after them
     by one convolution of their common input. Then each network has a half of the grid.
-
-    Args:
-        teacher: Its layers, of which the last one is left out.
-        student: Those of the student.
-        how: How each of the others is computed.
-        make: Function that makes a layer.
+    The last layer of each is left out; `how` is for the others.
     """
 
-    def __init__(
-        self,
-        teacher: list[Weights],
-        student: list[Weights],
-        how: list[dict[str, Any]],
-        make: Make,
-    ) -> None:
+    _local: Convolution
+
+    def __init__(self, arrays: Arrays, make: Make, how: list[dict[str, Any]]) -> None:
+        teacher, student = (
+            weights_of(arrays, f"{name}.convolutions")
+            for name in ("teacher", "student")
+        )
         shared = min(n_shared(teacher, student), len(how) - 1)
         first, second = ([on_pixels(n[0]), *n[1:-1]] for n in (teacher, student))
         self._layers: list[list[Convolution]] = []
@@ -105,16 +87,22 @@ class _Pair:
             if index <= shared:
                 weights = [one if index < shared else side_by_side(one, other)]
             self._layers.append([make(each, **options) for each in weights])
-        self.n_features = sum(layer.n_out for layer in self._layers[-1])
+        self._autoencoder = Reconstruction(arrays, make)
+        self._n_teacher = len(teacher[-2][1])
+        self._n_both = sum(layer.n_out for layer in self._layers[-1])
+        for_teacher, self._for_autoencoder = split_outputs(
+            student[-1], len(teacher[-1][0])
+        )
+        self._for_local = difference(describing_layer(arrays), for_teacher)
 
-    def size(self, image: Grid) -> tuple[int, int]:
+    def _size(self, image: Grid) -> tuple[int, int]:
         """Return the rows and columns of the hidden features of an image."""
         height, width = image.shape[1:3]
         for layer, *_ in self._layers:
             height, width = layer.output_size(height, width)
         return height, width
 
-    def steps(self, image: Grid, output: Grid) -> list[Step]:
+    def _hidden_steps(self, image: Grid, output: Grid) -> list[Step]:
         """Return the steps from the image to the hidden features of both networks."""
         steps: list[Step] = []
         grid = image
@@ -130,129 +118,93 @@ class _Pair:
             grid = after
         return steps
 
-
-class Small:
-    """Teacher and student of EfficientAD-S."""
-
-    def __init__(
-        self,
-        teacher: list[Weights],
-        student: list[Weights],
-        autoencoder: "Reconstruction",
-        make: Make,
-    ) -> None:
-        self._pair = _Pair(
-            teacher,
-            student,
-            [
-                _FIRST,
-                {"finish": "pool", "tile": _POOLED_TILE},
-                {"finish": "store", "tile": _SMALL_TILE},
-            ],
-            make,
-        )
-        for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
-        describe = autoencoder.describe
-        # A 3 x 3 kernel is a 4 x 4 one with zeros; the grids have the border it needs.
-        describe = np.pad(describe[0], ((0, 0), (0, 0), (0, 1), (0, 1))), describe[1]
-        self._differences = [
-            make(w, "mean_square", tile=_LARGE_TILE)
-            for w in (
-                difference(teacher[-1], for_teacher),
-                difference(for_autoencoder, describe),
-            )
-        ]
-        self._autoencoder = autoencoder
+    def _of_each(self, both: Grid) -> dict[Network, Grid]:
+        taught, learned = np.split(both, [self._n_teacher], 3)
+        return {"teacher": taught, "student": learned}
 
     def local_steps(self, image: Grid, output: Grid) -> list[Step]:
         """Return the steps from an image to its local map."""
-        size = self._pair.size(image)
-        both = _empty(len(image), *size, self._pair.n_features)
-        call = Call(self._differences[0], both, output)
-        return [*self._pair.steps(image, both), [call]]
+        both = _empty(len(image), *self._size(image), self._n_both)
+        return [*self._hidden_steps(image, both), [Call(self._local, both, output)]]
+
+
+class Small(_Networks):
+    """The networks of EfficientAD-S."""
+
+    def __init__(self, arrays: Arrays, make: Make) -> None:
+        how = [
+            _FIRST,
+            {"finish": "pool", "tile": _POOLED_TILE},
+            {"finish": "store", "tile": _SMALL_TILE},
+        ]
+        super().__init__(arrays, make, how)
+        kernels, bias = self._autoencoder.describe
+        # A 3 x 3 kernel is a 4 x 4 one with zeros; the grids have the border it needs.
+        describe = np.pad(kernels, ((0, 0), (0, 0), (0, 1), (0, 1))), bias
+        for_global = difference(self._for_autoencoder, describe)
+        self._local, self._global = (
+            make(weights, "mean_square", tile=_LARGE_TILE)
+            for weights in (self._for_local, for_global)
+        )
 
     def steps(
         self, bordered: Grid, image: Grid, maps: list[Grid]
     ) -> tuple[list[Step], dict[Network, Grid]]:
         """Return the steps, and the hidden features of each network."""
-        n_both = self._pair.n_features
-        n_joined = n_both + self._autoencoder.n_features
-        joined = np.zeros((len(image), *self._pair.size(image), n_joined), np.float32)
+        n_joined = self._n_both + self._autoencoder.n_features
+        joined = np.zeros((len(image), *self._size(image), n_joined), np.float32)
+        both, of_autoencoder = np.split(joined, [self._n_both], 3)
         inner = slice(1, 1 + GRID_SIZE)
-        features = joined[:, inner, inner, n_both:]
-        local, global_ = self._differences
         steps = [
-            *self._pair.steps(image, joined[..., :n_both]),
-            *self._autoencoder.steps(bordered, features),
+            *self._hidden_steps(image, both),
+            *self._autoencoder.steps(bordered, of_autoencoder[:, inner, inner]),
             [
-                Call(local, joined[..., :n_both], maps[0]),
-                Call(global_, joined[..., n_both // 2 :], maps[1]),
+                Call(self._local, both, maps[0]),
+                Call(self._global, joined[..., self._n_teacher :], maps[1]),
             ],
         ]
-        taught, learned = np.split(joined[..., :n_both], 2, 3)
-        return steps, {"teacher": taught, "student": learned}
+        return steps, self._of_each(both)
 
 
-class Medium:
-    """Teacher and student of EfficientAD-M."""
+class Medium(_Networks):
+    """The networks of EfficientAD-M."""
 
-    def __init__(
-        self,
-        teacher: list[Weights],
-        student: list[Weights],
-        autoencoder: "Reconstruction",
-        make: Make,
-        *,
-        bf16: bool,
-    ) -> None:
-        self._pair = _Pair(
-            teacher,
-            student,
-            [
-                _FIRST,
-                {"finish": "pool", "tile": _POOLED_TILE},
-                {"finish": "store", "bf16": bf16},  # the layer of 1 x 1
-                {"finish": "store", "tile": _SMALL_TILE},
-                {"finish": "store", "tile": _LARGE_TILE},
-            ],
-            make,
-        )
-        for_teacher, for_autoencoder = split_outputs(student[-1], len(teacher[-1][0]))
-        local = difference(teacher[-1], for_teacher)
-        self._local = make(local, "mean_square", bf16=bf16)
-        self._describe = make(
-            autoencoder.describe, "store", tile=_SMALL_TILE, padding=1, relu=False
-        )
-        weight, bias = for_autoencoder
+    def __init__(self, arrays: Arrays, make: Make, *, bf16: bool) -> None:
+        how = [
+            _FIRST,
+            {"finish": "pool", "tile": _POOLED_TILE},
+            {"finish": "store", "bf16": bf16},  # the layer of 1 x 1
+            {"finish": "store", "tile": _SMALL_TILE},
+            {"finish": "store", "tile": _LARGE_TILE},
+        ]
+        super().__init__(arrays, make, how)
+        self._local = make(self._for_local, "mean_square", bf16=bf16)
+        weight, bias = self._for_autoencoder
         self._global = make((-weight, -bias), "mean_square", bf16=bf16)
-        self._autoencoder = autoencoder
-        self._n_teacher = len(teacher[-2][1])
-
-    def local_steps(self, image: Grid, output: Grid) -> list[Step]:
-        """Return the steps from an image to its local map."""
-        size = self._pair.size(image)
-        both = _empty(len(image), *size, self._pair.n_features)
-        return [*self._pair.steps(image, both), [Call(self._local, both, output)]]
+        describe = self._autoencoder.describe
+        self._describe = make(
+            describe, "store", tile=_SMALL_TILE, padding=1, relu=False
+        )
 
     def steps(
         self, bordered: Grid, image: Grid, maps: list[Grid]
     ) -> tuple[list[Step], dict[Network, Grid]]:
         """Return the steps, and the hidden features of each network."""
         n = len(image)
-        both = _empty(n, *self._pair.size(image), self._pair.n_features)
+        both = _empty(n, *self._size(image), self._n_both)
         features = _empty(n, GRID_SIZE, GRID_SIZE, self._autoencoder.n_features)
         describe, described = _applied(self._describe, features)
+        of_each = self._of_each(both)
         steps = [
-            *self._pair.steps(image, both),
+            *self._hidden_steps(image, both),
             *self._autoencoder.steps(bordered, features),
             describe,
             [
                 Call(self._local, both, maps[0]),
-                Call(self._global, both[..., self._n_teacher :], maps[1], described),
+                Call(self._global, of_each["student"], maps[1], described),
             ],
         ]
-        taught, learned = np.split(both, [self._n_teacher], 3)
-        return steps, {"teacher": taught, "student": learned}
+        return steps, of_each
 
 
 class Reconstruction:
@@ -296,8 +248,7 @@ class Reconstruction:
 def _cheapest_tile(size: int) -> int | None:
     """Return the tile with the fewest products for a decoder layer, if it takes one.
 
-    Args:
-        size: Width of the layer's input, one less than that of its output.
+    Its input has a width of `size`, one less than that of its output.
     """
     if size < MIN_WINOGRAD_SIZE:
         return None

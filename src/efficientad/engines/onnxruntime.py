@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.graph_outputs import INPUT, RAW_OUTPUTS
-from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+from efficientad.errors import ConfigError, ModelFileError, needs_extra
 
 _CPU: Final = "CPUExecutionProvider"
 _CUDA: Final = "CUDAExecutionProvider"
@@ -25,13 +25,8 @@ Provider = tuple[str, dict[str, Any]]
 class OnnxRuntimeEngine:
     """Runs an exported .onnx file.
 
-    Args:
-        path: The .onnx file.
-        outputs: Names of the graph's outputs by the names of the maps.
-        values: Names of its image-level values.
-        precision: Precision of the file.
-        device: Device that runs the file.
-        n_threads: Threads of one run. None: as many as there are cores.
+    The names of its outputs are given by the names of the maps. A run has `n_threads`
+    or, without them, as many as there are cores.
 
     Raises:
         ConfigError: If this installation of ONNX Runtime cannot use the device, or the
@@ -52,16 +47,11 @@ class OnnxRuntimeEngine:
         device: Literal["cpu", "cuda"] = "cpu",
         n_threads: int | None = None,
     ) -> None:
-        try:
+        with needs_extra(str(path), "onnx"):
             import onnxruntime  # noqa: PLC0415 - only this engine needs it
             from onnxruntime.capi import (  # noqa: PLC0415 - likewise
                 onnxruntime_pybind11_state as states,
             )
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"{path} needs onnxruntime, which is not installed; "
-                "run: pip install 'efficientad[onnx]'"
-            ) from error
         self.precision, self.device = precision, device
         self._outputs, self._values = dict(outputs), tuple(values)
         providers: list[Provider] = [(_CPU, {})]
@@ -100,9 +90,8 @@ class OnnxRuntimeEngine:
     def run(self, pixels: Pixels) -> EngineOutput:
         """Compute the grids of images of one size, (batch, height, width, 3)."""
         wanted = [*self._outputs.values(), *self._values]
-        found = dict(
-            zip(wanted, self._session.run(wanted, {INPUT: pixels}), strict=True)
-        )
+        arrays = self._session.run(wanted, {INPUT: pixels})
+        found = dict(zip(wanted, arrays, strict=True))
         return EngineOutput(
             {name: found[output] for name, output in self._outputs.items()},
             {name: found[name] for name in self._values},
@@ -113,11 +102,6 @@ def cuda_providers(
     path: Path, precision: Precision, available: Collection[str]
 ) -> list[Provider]:
     """Return what runs a file on a CUDA device, the first choice first.
-
-    Args:
-        path: The .onnx file.
-        precision: Precision of the file.
-        available: Names of the installed providers.
 
     Raises:
         ConfigError: If there is no provider for the device, or the file is in int8.

@@ -9,20 +9,16 @@ import numpy as np
 
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.graph_outputs import INPUT, RAW_OUTPUTS
-from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+from efficientad.errors import ConfigError, ModelFileError, needs_extra
 
 
 class OpenVinoEngine:
     """Runs an exported .xml file with its .bin, or an .onnx file.
 
-    Args:
-        path: The .xml or .onnx file.
-        outputs: Names of the graph's outputs by the names of the maps.
-        values: Names of its image-level values.
-        precision: Precision of the file. With bf16 the processor computes in bfloat16,
-            else in float32 and, for an int8 graph, in 8 bits.
-        n_threads: Threads of all runs together. None: OpenVINO's own choice.
-        n_streams: Runs at the same time.
+    The names of its outputs are given by the names of the maps. With bf16 the processor
+    computes in bfloat16, else in float32 and, for an int8 graph, in 8 bits. Threads are
+    those of all runs together; None is OpenVINO's own choice. Streams are runs at the
+    same time.
 
     Raises:
         ModelFileError: If the engine cannot read the file.
@@ -43,13 +39,8 @@ class OpenVinoEngine:
         n_threads: int | None = None,
         n_streams: int = 1,
     ) -> None:
-        try:
+        with needs_extra(str(path), "openvino"):
             import openvino  # noqa: PLC0415 - only this engine needs it
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"{path} needs openvino, which is not installed; "
-                "run: pip install 'efficientad[openvino]'"
-            ) from error
         core = openvino.Core()
         # A mapped file that somebody copies another one over would end the process.
         core.set_property({"ENABLE_MMAP": False})

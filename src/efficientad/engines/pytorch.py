@@ -31,11 +31,7 @@ def choose_device(device: Device) -> torch.device:
 
 
 class PyTorchEngine:
-    """Runs a detector's networks as they are, on their device.
-
-    Args:
-        detector: Networks, put into evaluation mode.
-    """
+    """Runs a detector's networks in evaluation mode, on their device."""
 
     is_concurrent = False
     precision: Precision = "fp32"

@@ -25,7 +25,7 @@ def check(
 
     Args:
         data: Category, folder of normal images, CSV or JSON list, or folder of
-            categories in any layout that `find_categories` accepts.
+            categories in any layout that `open_category` accepts.
         model: Detector file; with it, normal images that are unlike all others are
             found, too.
         output: JSON file for all findings and all files. None: no file.

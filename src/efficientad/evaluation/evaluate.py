@@ -37,11 +37,10 @@ from efficientad.evaluation.pixel_results import (
     Measured,
     MetricValues,
     PixelResults,
+    count_regions,
     measure_pixels,
 )
-from efficientad.evaluation.region_counts import count_regions
-from efficientad.evaluation.rendering import environment
-from efficientad.evaluation.report import Report, write_report
+from efficientad.evaluation.report import Report, environment, write_report
 from efficientad.evaluation.report_pictures import MAX_PICTURES, Picture, picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.shifts import SCORE, shifts
@@ -54,16 +53,15 @@ from efficientad.images.rgb import (
 )
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
-from efficientad.model_files.files_together import files_together
 from efficientad.names import as_text
 from efficientad.progress import Progress, tracked
 from efficientad.settings import checks_arguments
-from efficientad.storage import require_writable, write_atomically
+from efficientad.storage import files_together, require_writable, write_atomically
 
 Predicted: TypeAlias = Mapping[Sample, Prediction]
 
 _RECALL_FPR: Final = 0.01  # the default false alarm budget of a calibration
-_SECONDS: Final = "training seconds"
+_FACTS: Final = ("method", "preset", "seed", "training_seconds", "efficientad", "torch")
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
 logger = logging.getLogger(__name__)
 
@@ -127,8 +125,8 @@ def evaluate(
         title = title or f"{category.name}: evaluation"
         report = _report(title, predictor, pictures, evaluation)
         if not is_dated:
-            facts = {k: v for k, v in report.facts.items() if k != _SECONDS}
-            report = replace(report, made_on=None, facts=facts)
+            report.facts.pop("training seconds", None)
+            report = replace(report, made_on=None)
         with files_together([output / _METRICS_FILE, output / _REPORT_FILE]) as folder:
             write_atomically(folder / _METRICS_FILE, text.encode())
             write_report(report, folder / _REPORT_FILE)
@@ -140,10 +138,6 @@ def held_out_au_roc(defect_scores: NDArray[Any], held_out: Sequence[float]) -> f
 
     Good test images may come from another session than the training images. The
     held-out ones are what a line that was calibrated on them sees.
-
-    Args:
-        defect_scores: Scores of the defective test images, at least one.
-        held_out: Scores of the held-out normal images, at least one.
     """
     scores = np.concatenate([defect_scores, held_out])
     return au_roc(scores, np.arange(len(scores)) < len(defect_scores))
@@ -168,9 +162,7 @@ def image_metrics(scores: NDArray[Any], is_defect: NDArray[Any]) -> MetricValues
 def require_both_kinds(category: Category, *, otherwise: str) -> None:
     """Raise if the image metrics of a category would be undefined.
 
-    Args:
-        category: Category with its test images.
-        otherwise: Advice for the message where no images can be added.
+    `otherwise` is the advice for the message where no images can be added.
 
     Raises:
         UndefinedMetricError: If there are no normal or no defective test images.
@@ -201,7 +193,16 @@ def _predict(
         predicted[sample] = predictor.predict(image)
         seconds += time.perf_counter() - start
         if is_shown:
-            pictures.append(_picture(category, sample, image, predicted[sample]))
+            is_annotated = sample.is_defect and sample.mask_path is not None
+            picture = picture_of(
+                category.name_of(sample.path),
+                sample.defect_type,
+                image,
+                predicted[sample],
+                read_defect_mask(sample, *image.shape[:2]) if is_annotated else None,
+                n_pictures=len(category.test),
+            )
+            pictures.append(picture)
         if not sample.is_defect:
             for name, value in appearance(
                 resize_image(image, INPUT_SIZE, INPUT_SIZE)
@@ -325,20 +326,6 @@ def _report(
     )
 
 
-def _picture(
-    category: Category, sample: Sample, image: RGBImage, prediction: Prediction
-) -> Picture:
-    is_annotated = sample.is_defect and sample.mask_path is not None
-    return picture_of(
-        category.name_of(sample.path),
-        sample.defect_type,
-        image,
-        prediction,
-        read_defect_mask(sample, *image.shape[:2]) if is_annotated else None,
-        n_pictures=len(category.test),
-    )
-
-
 def _made_with(predictor: Predictor) -> dict[str, str]:
     """Return the names of the images that made a model, by their hash."""
     provenance = predictor.provenance
@@ -355,17 +342,9 @@ def _made_with(predictor: Predictor) -> dict[str, str]:
 
 
 def _facts(predictor: Predictor) -> dict[str, str]:
-    """Return facts on the model for the report."""
     provenance = predictor.provenance
     facts: dict[str, str] = {"size": predictor.size} if predictor.size else {}
-    for name in (
-        "method",
-        "preset",
-        "seed",
-        "training_seconds",
-        "efficientad",
-        "torch",
-    ):
+    for name in _FACTS:
         if name in provenance:
             facts[name.replace("_", " ")] = str(provenance[name])
     recipe = provenance.get("recipe", {})

@@ -1,21 +1,25 @@
 """Exact metrics of image scores: how well they rank images. No torch.
 
 Every distinct score is a threshold. Equal scores enter together, and a curve is linear
-between two thresholds, so a tie counts half. Scores rise with abnormality. The pixel
-metrics are in `region_overlap`.
+between two thresholds, so a tie counts half. Scores rise with abnormality. Labels are
+boolean, or only 0 and 1: those of -1 and 1 could mean something else. The pixel metrics
+are in `region_overlap`.
 
 A metric without a defined value for the data raises `UndefinedMetricError` with the
 reason; it is never 0 or 1 instead.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import ConfigError, DatasetError, UndefinedMetricError
-from efficientad.evaluation.metric_inputs import Floats, as_booleans, as_scores
-from efficientad.evaluation.region_overlap import Counts, step_area
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+"""Finite scores, float32 or float64."""
+Counts: TypeAlias = NDArray[np.int64]
+Shares: TypeAlias = NDArray[np.float64]
 
 
 def au_roc(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
@@ -48,10 +52,10 @@ def average_precision(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
     This is the sum over thresholds of the gain in recall times the precision, without
     interpolation. Arguments and errors are those of `au_roc`.
     """
-    reported = _reported(scores, is_defect, "average precision")
-    precision = reported.n_defects / (reported.n_defects + reported.n_normal)
-    found = np.diff(reported.n_defects, prepend=0)
-    return float(np.sum(found * precision) / reported.n_defects[-1])
+    n_defects, n_normal = _reported(scores, is_defect, "average precision")
+    precision = n_defects / (n_defects + n_normal)
+    found = np.diff(n_defects, prepend=0)
+    return float(np.sum(found * precision) / n_defects[-1])
 
 
 def f1_max(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
@@ -59,9 +63,8 @@ def f1_max(scores: NDArray[Any], is_defect: NDArray[Any]) -> float:
 
     Arguments and errors are those of `au_roc`.
     """
-    reported = _reported(scores, is_defect, "F1-max")
-    n_reported = reported.n_defects + reported.n_normal
-    return float(np.max(2 * reported.n_defects / (n_reported + reported.n_defects[-1])))
+    n_defects, n_normal = _reported(scores, is_defect, "F1-max")
+    return float(np.max(2 * n_defects / (n_defects + n_normal + n_defects[-1])))
 
 
 def recall_at_fpr(
@@ -70,42 +73,82 @@ def recall_at_fpr(
     """Return the largest share of defects found with few enough false alarms.
 
     Thresholds are scores that occur, and one above them all. Nothing is interpolated,
-    so a threshold with this recall exists.
-
-    Args:
-        scores: One for each image (or pixel), any shape, finite.
-        is_defect: Boolean, same shape.
-        fpr_limit: Largest share of normal images that may be reported, in (0, 1].
+    so a threshold with this recall exists. `fpr_limit` is the largest share of normal
+    images that may be reported. Other arguments and errors are those of `au_roc`.
 
     Raises:
-        ConfigError: If `fpr_limit` is outside its range.
-        DatasetError: If the two do not fit together.
-        UndefinedMetricError: If there is no defect, nothing normal, or a score is not
-            finite.
+        ConfigError: If `fpr_limit` is not in (0, 1].
     """
     if not 0 < fpr_limit <= 1:
         raise ConfigError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
-    reported = _reported(scores, is_defect, "recall at a false positive rate")
-    is_allowed = reported.n_normal / reported.n_normal[-1] <= fpr_limit
-    return float(
-        np.max(reported.n_defects[is_allowed], initial=0) / reported.n_defects[-1]
-    )
+    metric = "recall at a false positive rate"
+    n_defects, n_normal = _reported(scores, is_defect, metric)
+    is_allowed = n_normal / n_normal[-1] <= fpr_limit
+    return float(np.max(n_defects[is_allowed], initial=0) / n_defects[-1])
 
 
-class _Reported(NamedTuple):
-    """Numbers of reported images at each threshold, from the highest score down."""
+def step_area(above: Counts, tied: Counts, limit: float) -> Shares:
+    """Return the mean height of steps from 0 to 1, from 0 up to a limit above 0.
 
-    n_defects: Counts
-    n_normal: Counts
+    A step begins behind the normal scores above a defect's score, and its slope is as
+    wide as the number of normal scores equal to it.
+    """
+    right_of_begin = np.maximum(limit - above, 0)
+    on_slope = np.minimum(right_of_begin, tied)
+    missing = on_slope * (1 - on_slope / (2 * np.maximum(tied, 1)))
+    height: Shares = (right_of_begin - missing) / limit
+    return height
 
 
-def _reported(scores: NDArray[Any], is_defect: NDArray[Any], metric: str) -> _Reported:
+def as_booleans(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    """Return an array of booleans, or of 0 and 1, as booleans.
+
+    Raises:
+        DatasetError: If the array holds another value.
+    """
+    array = np.asarray(array)
+    if array.dtype == bool:
+        return array
+    booleans = array.astype(bool)
+    if array.dtype.kind not in "uif" or not np.array_equal(array, booleans):
+        raise DatasetError(
+            f"{name} must be boolean, got {array.dtype} with other values than 0 and "
+            "1; compare first, for example mask > 0"
+        )
+    return booleans
+
+
+def as_scores(array: NDArray[Any], name: str) -> Floats:
+    """Return finite numbers as float32, or as float64 where float32 is too narrow.
+
+    Raises:
+        DatasetError: If the array does not hold real numbers.
+        UndefinedMetricError: If a number is infinite or NaN.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in "buif" or array.dtype.itemsize > np.float64().itemsize:
+        raise DatasetError(
+            f"{name} must be real numbers, at most float64, got {array.dtype}"
+        )
+    n_bad = array.size - np.count_nonzero(np.isfinite(array))
+    if n_bad:
+        raise UndefinedMetricError(
+            f"{name} must be finite, got {n_bad} infinite or undefined of "
+            f"{array.size}; a detector with such scores cannot be evaluated"
+        )
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
+
+
+def _reported(
+    scores: NDArray[Any], is_defect: NDArray[Any], metric: str
+) -> tuple[Counts, Counts]:
+    """Return the defects and normal images at each threshold, from the highest down."""
     scores, is_defect = _checked(scores, is_defect, metric)
     descending = np.argsort(scores)[::-1]
     scores = scores[descending]
     last_of_equals = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
     n_defects = np.cumsum(is_defect[descending], dtype=np.int64)[last_of_equals]
-    return _Reported(n_defects, last_of_equals + 1 - n_defects)
+    return n_defects, last_of_equals + 1 - n_defects
 
 
 def _checked(

@@ -1,11 +1,19 @@
 """The pixel metrics of a category's test images, by the kind of its annotation.
 
-With masks (MVTec AD, VisA, own folders) that is AU-PRO; with annotation channels and
-saturation areas (MVTec LOCO) it is AU-sPRO, at the limits that its authors report.
+With masks (MVTec AD, VisA, own folders) that is AU-PRO; a region is a connected group
+of defect pixels. With annotation channels and saturation areas (MVTec LOCO) it is
+AU-sPRO, at the limits that its authors report; a region is what was annotated as one
+defect: it need not be connected, and may count as found before its last pixel is found.
+
+Sources: for AU-PRO, Bergmann et al., "The MVTec Anomaly Detection Dataset: A
+Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", IJCV 2021; for
+AU-sPRO, Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in
+Unsupervised Anomaly Detection and Localization", IJCV 2022; and the evaluation scripts
+published with both.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +25,21 @@ from efficientad.datasets import (
     read_annotation_channels,
     read_defect_mask,
 )
-from efficientad.datasets.annotations import read_saturation_areas
-from efficientad.errors import DatasetError, UndefinedMetricError
-from efficientad.evaluation.metric_inputs import Floats, as_scores
+from efficientad.datasets.annotations import SaturationArea, read_saturation_areas
+from efficientad.errors import (
+    DatasetError,
+    MissingDependencyError,
+    UndefinedMetricError,
+)
+from efficientad.evaluation.metrics import Floats, as_scores
 from efficientad.evaluation.region_overlap import (
     DefectPixels,
     RegionOverlap,
     count_normal,
 )
-from efficientad.evaluation.regions import (
-    channels_mask,
-    numbered_regions,
-    region_pixels,
-)
+from efficientad.images.components import components
 from efficientad.images.rgb import Labels, Mask
+from efficientad.inspection.prediction import Prediction
 
 MetricValues: TypeAlias = dict[str, float]
 MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]
@@ -47,6 +56,10 @@ _AU_SPRO_LIMITS: Final = {
 }
 
 
+# Pixels that touch at a corner are connected, as in MVTec's evaluation script.
+_NEIGHBORHOOD = np.ones((3, 3), bool)
+
+
 class Measured(NamedTuple):
     """Metrics by name: the values, and the reason for each one without a value."""
 
@@ -61,11 +74,26 @@ class PixelResults(NamedTuple):
     by_defect_type: Mapping[str, Measured]
 
 
-class Annotations:
-    """Reads the annotations of a category's images.
+class RegionCounts(NamedTuple):
+    """Counts of regions over the test images whose defects are annotated."""
 
-    Args:
-        category: The category; it decides between masks and channels.
+    n_found: int
+    """Annotated regions that share a pixel with a predicted one."""
+    n_missed: int
+    """Annotated regions that share none."""
+    n_false: int
+    """Predicted regions that share no pixel with an annotated one."""
+
+    def __str__(self) -> str:
+        n = self.n_found + self.n_missed
+        return (
+            f"{self.n_found} of {n} annotated regions found at the threshold, "
+            f"{self.n_false} false ones"
+        )
+
+
+class Annotations:
+    """Reads the annotations of a category's images, masks or channels.
 
     Raises:
         DatasetError: If its `defects_config.json` cannot be used.
@@ -156,10 +184,6 @@ def measure_pixels(category: Category, map_of: MapOf) -> PixelResults:
     Images without an annotation are left out. The maps of annotated defects are asked
     for twice, those of normal images once.
 
-    Args:
-        category: The category with its test images.
-        map_of: Returns the anomaly map of a test image.
-
     Raises:
         DatasetError: If an annotation or `defects_config.json` cannot be used.
         ImageError: If an annotation cannot be read.
@@ -189,3 +213,94 @@ def measure_pixels(category: Category, map_of: MapOf) -> PixelResults:
         annotations.measured(overall),
         {kind: annotations.measured(overlap) for kind, overlap in by_type.items()},
     )
+
+
+def count_regions(
+    predicted: Mapping[Sample, Prediction], annotations: Annotations
+) -> RegionCounts:
+    """Return how many regions of test images are found, missed and false.
+
+    Raises:
+        DatasetError: If an annotation cannot be used.
+        ImageError: If it cannot be read.
+    """
+    counts = [
+        _region_counts(sample, prediction, annotations)
+        for sample, prediction in predicted.items()
+        if not sample.is_defect or sample.mask_path is not None
+    ]
+    return RegionCounts(*np.sum([(0, 0, 0), *counts], axis=0).tolist())
+
+
+def _region_counts(
+    sample: Sample, prediction: Prediction, annotations: Annotations
+) -> RegionCounts:
+    if not sample.is_defect:
+        return RegionCounts(0, 0, len(prediction.regions))
+    height, width = prediction.height, prediction.width
+    annotated = annotations.regions(sample, height, width)
+    mask = prediction.region_mask
+    n_found = sum(bool(mask[region].any()) for region in annotated)
+    found = components(mask)
+    labels = found.labels(height, width)
+    is_false = np.ones(len(found.areas()) + 1, np.bool_)
+    for region in annotated:
+        is_false[labels[region]] = False
+    is_false[-1] = False  # the pixels outside of all
+    return RegionCounts(n_found, len(annotated) - n_found, int(is_false.sum()))
+
+
+def numbered_regions(defect_mask: Mask) -> Labels:
+    """Return a mask whose values number its connected groups of pixels, from 1.
+
+    Raises:
+        MissingDependencyError: If SciPy is not installed.
+    """
+    try:
+        # Only regions need SciPy; a line-side computer can import this without it.
+        from scipy import ndimage  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "AU-PRO needs scipy, which is not installed; run: pip install scipy"
+        ) from error
+    labels: Labels = ndimage.label(defect_mask, _NEIGHBORHOOD)[0]
+    return labels
+
+
+def region_pixels(
+    scores: Floats,
+    channels: Sequence[NDArray[Any]],
+    areas: Mapping[int, SaturationArea] | None = None,
+) -> DefectPixels:
+    """Return the defect pixels of an anomaly map; a region is a value in a channel.
+
+    Channels have its shape, and are 0 outside of regions. Each value has a saturation
+    area; without areas, it is the whole region.
+    """
+    found = [scores[:0, 0]]
+    sizes: list[int] = []
+    enough: list[float] = []
+    for channel in channels:
+        inside = channel != 0
+        values, of_region = channel[inside], scores[inside]
+        found.append(of_region[np.lexsort((-of_region, values))])
+        of_channel, counts = np.unique(values, return_counts=True)
+        sizes += counts.tolist()
+        enough += [
+            n if areas is None else areas[value].of_defect(n)
+            for value, n in zip(of_channel.tolist(), counts.tolist(), strict=True)
+        ]
+    return DefectPixels(
+        scores[channels_mask(channels, scores)],
+        np.concatenate(found),
+        np.array(sizes, np.int64),
+        np.array(enough, np.float64),
+    )
+
+
+def channels_mask(channels: Iterable[NDArray[Any]], scores: Floats) -> Mask:
+    """Return the pixels that are annotated in any channel."""
+    mask: Mask = np.zeros(scores.shape, np.bool_)
+    for channel in channels:
+        mask |= channel != 0
+    return mask

@@ -19,16 +19,13 @@ pixels, then to count their normal pixels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientad.errors import UndefinedMetricError
-from efficientad.evaluation.metric_inputs import Floats
-
-Counts: TypeAlias = NDArray[np.int64]
-Shares: TypeAlias = NDArray[np.float64]
+from efficientad.evaluation.metrics import Counts, Floats, Shares, step_area
 
 # Normal pixels that are sorted together: 64 MiB of float32.
 _BATCH_PIXELS = 2**24
@@ -51,29 +48,11 @@ class DefectPixels(NamedTuple):
     """Number of pixels that count as the complete region, at most its size."""
 
 
-def step_area(above: Counts, tied: Counts, limit: float) -> Shares:
-    """Return the mean height of steps from 0 to 1, from 0 up to a limit.
-
-    Args:
-        above: Number of normal scores above a defect's score: where its step begins.
-        tied: Number of normal scores equal to it: the width of the slope.
-        limit: Right end in the same unit, above 0.
-    """
-    right_of_begin = np.maximum(limit - above, 0)
-    on_slope = np.minimum(right_of_begin, tied)
-    missing = on_slope * (1 - on_slope / (2 * np.maximum(tied, 1)))
-    height: Shares = (right_of_begin - missing) / limit
-    return height
-
-
 class RegionOverlap:
     """Counts of normal pixels at the scores of defect pixels, and areas from them.
 
-    Memory grows with the number of defect pixels only.
-
-    Args:
-        images: The defect pixels of each image. The normal pixels of the same and of
-            other images are added by `count_normal`.
+    Memory grows with the number of defect pixels only. The normal pixels of the same
+    and of other images are added by `count_normal`.
     """
 
     def __init__(self, images: Iterable[DefectPixels]) -> None:
@@ -94,12 +73,7 @@ class RegionOverlap:
         self._n_images = 0
 
     def count(self, normal: Floats, n_images: int) -> None:
-        """Count the normal pixels of some images.
-
-        Args:
-            normal: Scores in ascending order.
-            n_images: Number of images they come from.
-        """
+        """Count normal pixels, of `n_images`, by their scores in ascending order."""
         self._n_images += n_images
         self._n_normal += normal.size
         for first in range(0, self._thresholds.size, _BATCH_THRESHOLDS):
@@ -113,9 +87,6 @@ class RegionOverlap:
     def au_roc(self, metric: str) -> float:
         """Return the area with all defect pixels as one region.
 
-        Args:
-            metric: Name for the error message.
-
         Raises:
             UndefinedMetricError: If there is no defect pixel or no normal one.
         """
@@ -127,9 +98,7 @@ class RegionOverlap:
     def area(self, metric: str, fpr_limit: float) -> float:
         """Return the area under the mean share found of each region.
 
-        Args:
-            metric: Name for the error message.
-            fpr_limit: Right end of the integral, in (0, 1]; the area is divided by it.
+        The limit, in (0, 1], is the right end of the integral, which is divided by it.
 
         Raises:
             UndefinedMetricError: If there is no region or no normal pixel.
@@ -151,12 +120,7 @@ class RegionOverlap:
 
 
 def count_normal(overlaps: Sequence[RegionOverlap], images: Iterable[Floats]) -> None:
-    """Count the normal pixels of each image in all overlaps.
-
-    Args:
-        overlaps: Each image is counted in every one of them.
-        images: The scores of the normal pixels of each image, one axis.
-    """
+    """Count the normal pixels of each image, (pixels,), in all overlaps."""
     for batch in _batches(images):
         normal = np.concatenate(batch)
         normal.sort()

@@ -10,29 +10,24 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from efficientad.datasets import NORMAL
-from efficientad.evaluation.rendering import render
+from efficientad.errors import needs_extra
 from efficientad.evaluation.report_pictures import Picture, thumbnail
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
 from efficientad.images.heatmaps import overlay_layer
 from efficientad.storage import write_atomically
 
-_N_HIGHEST: Final = 6
-_REASONS: Final = {
-    "local": "A patch looks unlike those of normal images, such as a scratch, a stain "
-    "or a broken edge.",
-    "global": "The arrangement is unlike that of normal images, such as a part that is "
-    "missing, doubled or misplaced.",
-    "image": "No single place stands out, but the image as a whole is unlike the "
-    "normal ones, so there is no place to point at.",
-}
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
+_N_HIGHEST: Final = 6
 # In the order in which they are shown; others follow. A table breaks its lines where
 # these do, elsewhere that is a space.
 _METRIC_NAMES: Final = {
@@ -48,13 +43,6 @@ _METRIC_NAMES: Final = {
     "au_spro_0.3": "AU-sPRO,\nlimit 0.3",
     "au_spro_1": "AU-sPRO,\nlimit 1",
 }
-_HEADLINES: Final = (
-    "image_au_roc",
-    "image_au_roc_held_out",
-    "pixel_au_roc",
-    "au_pro",
-    "au_spro",
-)
 _ALL_DEFECTS: Final = "all defects"
 
 
@@ -70,18 +58,35 @@ class Report:
     """Whether defects count in a part of the image only."""
     calibration: str | None = None
     """Sentence about what the threshold guarantees, without a full stop."""
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
     """Settings and provenance of the model."""
     made_on: date | None = None
     """None: not shown, so that equal results give equal files."""
 
 
+@cache
+def environment() -> "Environment":
+    """Return the templates; they escape every value."""
+    # Only reports need jinja2; a line-side computer evaluates without it.
+    with needs_extra("a report", "train"):
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+    return Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template filled with values."""
+    return environment().get_template(template).render(**values)
+
+
 def write_report(report: Report, path: Path) -> None:
     """Write a report as one HTML file, atomically.
-
-    Args:
-        report: The content.
-        path: The file; its folder is made if it does not exist.
 
     Raises:
         MissingDependencyError: If jinja2 is not installed.
@@ -111,7 +116,6 @@ def _page(report: Report) -> str:
         made_on=report.made_on,
         metrics=evaluation.metrics,
         metric_names=_METRIC_NAMES,
-        headlines=[name for name in _HEADLINES if name in evaluation.metrics],
         columns=_columns([evaluation.metrics, *by_type.values()]),
         rows=[
             _row(_ALL_DEFECTS, defects, evaluation.metrics),
@@ -136,7 +140,6 @@ def _page(report: Report) -> str:
         highest_normal=highest_normal[:_N_HIGHEST],
         thumbnail=thumbnail,
         types=[name for name, each in scored.items() if each],
-        reasons_of_decisions=_REASONS,
         scale=f"data:image/png;base64,{colors}",
         facts=report.facts,
     )

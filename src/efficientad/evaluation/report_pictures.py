@@ -96,16 +96,9 @@ def picture_of(
     *,
     n_pictures: int = 1,
 ) -> Picture:
-    """Return a picture that takes its share of a page.
+    """Return a picture that takes its share of a page of `n_pictures`.
 
-    Args:
-        name: Path within the category.
-        defect_type: `good` where there is no defect.
-        image: The image at its own size.
-        prediction: Its prediction.
-        defect_mask: Annotated defect, shape of the image. None: normal, or not
-            annotated.
-        n_pictures: Pictures on the page.
+    The mask, of the shape of the image, is None if it is normal or not annotated.
     """
     low, high = color_scale(prediction.normal_range)
     finest = max(max(grid.shape) for grid in prediction.grids.values())

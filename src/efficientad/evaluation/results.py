@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from efficientad.datasets import NORMAL
-from efficientad.evaluation.pixel_results import MetricValues
-from efficientad.evaluation.region_counts import RegionCounts
+from efficientad.evaluation.pixel_results import MetricValues, RegionCounts
 from efficientad.evaluation.shifts import Shift
 
 

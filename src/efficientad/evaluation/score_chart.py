@@ -1,4 +1,4 @@
-"""Image scores as a chart: the lines, bars, dots and texts of an SVG.
+"""Image scores as a chart: places and numbers, which `score_chart.svg.j2` draws.
 
 Above is a histogram, normal images upwards and defects downwards. Below, on the same
 axis, is a dot for each image, in a row for each defect type. The threshold is a line
@@ -8,7 +8,7 @@ sides.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -19,22 +19,10 @@ from efficientad.datasets import NORMAL
 ScoresByType: TypeAlias = Mapping[str, Sequence[float]]
 """Image scores by defect type, with `good` for normal images."""
 
-Line: TypeAlias = tuple[str, float, float, float, float]
-"""CSS class, x1, y1, x2, y2."""
-Bar: TypeAlias = tuple[str, float, float, float, float, int]
-"""CSS class, x, y, width, height, number of images."""
-Dot: TypeAlias = tuple[str, float, float]
-"""CSS class, x, y."""
-Text: TypeAlias = tuple[str, float, float, str, str]
-"""CSS class, x, y, anchor, text."""
-
 _WIDTH: Final = 860
-_LEFT, _RIGHT, _TOP, _BOTTOM = 132, 20, 34, 46
-_HALF_HEIGHT: Final = 96
-_MIDDLE: Final = _TOP + _HALF_HEIGHT
-_ROW_HEIGHT: Final = 24
-_ROWS_TOP: Final = _TOP + 2 * _HALF_HEIGHT + 22
+_LEFT, _RIGHT = 132, 20
 _N_BARS: Final = 36
+_BAR_WIDTH: Final = (_WIDTH - _LEFT - _RIGHT) / _N_BARS
 _N_TICKS: Final = 8
 _MAX_NAME: Final = 17
 
@@ -44,52 +32,32 @@ _MIN_LOG_RATIO: Final = 15.0
 _MARGIN_SHARE: Final = 0.03
 
 
-@dataclass(eq=False, slots=True)
-class Chart:
-    """Everything to draw, from back to front; the page gives colors to the classes."""
-
-    height: float
-    low: float
-    """Lower end of the axis: a score, or its logarithm to base 10."""
-    high: float
-    is_log: bool
-    width: float = _WIDTH
-    left: float = _LEFT
-    right: float = _WIDTH - _RIGHT
-    lines: list[Line] = field(default_factory=list)
-    bars: list[Bar] = field(default_factory=list)
-    dots: list[Dot] = field(default_factory=list)
-    front_lines: list[Line] = field(default_factory=list)
-    texts: list[Text] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """From scores to places along the chart."""
-
     low: float
+    """Lower end: a score, or its logarithm to base 10."""
     high: float
     is_log: bool
 
     @classmethod
-    def around(cls, values: Sequence[float]) -> "_Axis":
-        lowest, highest = min(values), max(values)
+    def around(cls, scores: Sequence[float]) -> "_Axis":
+        lowest, highest = min(scores), max(scores)
         is_log = lowest > 0 and highest / lowest > _MIN_LOG_RATIO
         if is_log:
             lowest, highest = math.log10(lowest), math.log10(highest)
         margin = _MARGIN_SHARE * (highest - lowest) or 0.5
         return cls(lowest - margin, highest + margin, is_log)
 
-    def places(self, values: Sequence[float]) -> NDArray[np.float64]:
-        """Return the distance of each value from the left, pixels."""
-        scaled = np.asarray(values, np.float64)
+    def places(self, scores: Sequence[float]) -> NDArray[np.float64]:
+        """Return the distance of each score from the left, pixels."""
+        scaled = np.asarray(scores, np.float64)
         scaled = np.log10(scaled) if self.is_log else scaled
         share = (scaled - self.low) / (self.high - self.low)
         places: NDArray[np.float64] = _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
         return places
 
     def ticks(self) -> list[float]:
-        """Return round values, about ten at most."""
+        """Return round scores, about ten at most."""
         if not self.is_log:
             return _round_values(self.low, self.high, _N_TICKS)
         low, high = 10**self.low, 10**self.high
@@ -103,94 +71,80 @@ class _Axis:
         return next(fitting, inside[-1])
 
 
-def score_chart(scores: ScoresByType, threshold: float) -> Chart:
-    """Return the chart of image scores.
+@dataclass(frozen=True, eq=False, slots=True)
+class Chart:
+    """Places along the chart in pixels from the left, and numbers of images."""
 
-    Args:
-        scores: Finite, at least one in all; types without any are left out.
-        threshold: Scores above it are anomalous. Not drawn unless it is finite.
+    axis: _Axis
+    ticks: list[tuple[float, float]]
+    """Place and score."""
+    bars: list[tuple[str, float, int]]
+    """`normal` or `defect`, left edge, number of images."""
+    n_most: int
+    """Number of images of the highest bar, at least 1."""
+    count_tick: int
+    """A round number of images."""
+    rows: list[tuple[str, str, list[float]]]
+    """`normal` or `defect`, name, and the place of each image."""
+    threshold: tuple[float, float] | None
+    """Place and score."""
+    width: float = _WIDTH
+    left: float = _LEFT
+    right: float = _WIDTH - _RIGHT
+    bar_width: float = _BAR_WIDTH
+
+
+def score_chart(scores: ScoresByType, threshold: float) -> Chart:
+    """Return the chart of image scores, finite and at least one in all.
+
+    Types without any are left out. A threshold that is not finite is not drawn.
     """
-    rows = {name: list(values) for name, values in scores.items() if values}
-    everything = [score for values in rows.values() for score in values]
+    named = {name: list(values) for name, values in scores.items() if values}
+    everything = [score for values in named.values() for score in values]
     thresholds = [threshold] if math.isfinite(threshold) else []
     axis = _Axis.around([*everything, *thresholds])
-    bottom = _ROWS_TOP + _ROW_HEIGHT * len(rows)
-    chart = Chart(bottom + _BOTTOM, axis.low, axis.high, axis.is_log)
-    _add_axis(chart, axis, bottom)
-    places = axis.places(thresholds)
-    _add_histogram(chart, axis, rows, places[0] if thresholds else _LEFT)
-    _add_dots(chart, axis, rows)
-    for x in places:
-        anchor, shift = ("end", -6) if x > (_LEFT + _WIDTH) / 2 else ("start", 6)
-        chart.front_lines.append(("threshold", x, 8, x, bottom))
-        text = f"threshold {threshold:.4g}"
-        chart.texts.append(("threshold-label", x + shift, 19, anchor, text))
-    return chart
-
-
-def _add_axis(chart: Chart, axis: _Axis, y: float) -> None:
-    chart.lines.append(("axis", _LEFT, y, _WIDTH - _RIGHT, y))
-    ticks = axis.ticks()
-    for value, x in zip(ticks, axis.places(ticks), strict=True):
-        chart.lines += [("grid", x, _TOP, x, y), ("axis", x, y, x, y + 5)]
-        chart.texts.append(("tick", x, y + 19, "middle", f"{value:.6g}"))
-    name = "image score (logarithmic)" if axis.is_log else "image score"
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    chart.texts.append(("label", middle, y + 39, "middle", name))
-
-
-def _add_histogram(
-    chart: Chart, axis: _Axis, rows: ScoresByType, border: float
-) -> None:
-    """Add bars of one width, with a border between two of them at the given place."""
-    width = (_WIDTH - _LEFT - _RIGHT) / _N_BARS
-    first = _LEFT + (border - _LEFT) % width
-    edges = np.array([first + width * k for k in range(-1, _N_BARS + 2)])
-    normal = rows.get(NORMAL, [])
-    defects = [s for name, values in rows.items() if name != NORMAL for s in values]
-    counts = [_counts(axis.places(scores), edges) for scores in (normal, defects)]
-    n_most = max(1, *(int(count.max()) for count in counts))
-    unit = (_HALF_HEIGHT - 4) / n_most
-    top_tick = int(_round_values(0, n_most, 3)[-1])
-    for tick in sorted({-top_tick, 0, top_tick}):
-        y = _MIDDLE - tick * unit
-        chart.lines.append(("axis", _LEFT - 4, y, _LEFT, y))
-        chart.texts.append(("tick", _LEFT - 8, y + 4, "end", str(abs(tick))))
-    for name, count in zip(("normal", "defect"), counts, strict=True):
-        for left, n in zip(edges[:-1], count.tolist(), strict=True):
-            if n:
-                y = _MIDDLE - n * unit if name == "normal" else _MIDDLE
-                bar = (name, left + 0.75, y, width - 1.5, n * unit, n)
-                chart.bars.append(bar)
-    chart.front_lines.append(("axis", _LEFT, _MIDDLE, _WIDTH - _RIGHT, _MIDDLE))
-    chart.texts += [
-        ("tick", 0, 19, "start", "number of images"),
-        ("label", 0, _MIDDLE - _HALF_HEIGHT / 2, "start", "normal images"),
-        ("label", 0, _MIDDLE + _HALF_HEIGHT / 2 + 8, "start", "defects"),
+    border = axis.places(thresholds)[0] if thresholds else _LEFT
+    rows = [
+        (*_kind_and_name(name), axis.places(values).tolist())
+        for name, values in named.items()
     ]
+    bars = [
+        (kind, left, n)
+        for kind in ("normal", "defect")
+        for left, n in _bars([x for k, _, xs in rows if k == kind for x in xs], border)
+    ]
+    n_most = max(1, *(n for _, _, n in bars))
+    ticks = axis.ticks()
+    return Chart(
+        axis=axis,
+        ticks=list(zip(axis.places(ticks).tolist(), ticks, strict=True)),
+        bars=bars,
+        n_most=n_most,
+        count_tick=int(_round_values(0, n_most, 3)[-1]),
+        rows=rows,
+        threshold=(border, threshold) if thresholds else None,
+    )
 
 
-def _counts(
-    places: NDArray[np.float64], edges: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """Count the places above a bar's left edge and not above its right one.
+def _kind_and_name(defect_type: str) -> tuple[str, str]:
+    if defect_type == NORMAL:
+        return "normal", "normal"
+    is_long = len(defect_type) > _MAX_NAME
+    return "defect", f"{defect_type[: _MAX_NAME - 1]}…" if is_long else defect_type
 
-    A score that equals the threshold is not anomalous: it is counted left of it.
+
+def _bars(places: Sequence[float], border: float) -> list[tuple[float, int]]:
+    """Return left edge and count of each bar, the border being between two of them.
+
+    A bar counts the places above its left edge and not above its right one: a score
+    that equals the threshold is not anomalous.
     """
-    bars = np.searchsorted(edges, places - 1e-9, side="left") - 1
-    bars = np.clip(bars, 0, len(edges) - 2)
-    return np.bincount(bars, minlength=len(edges) - 1).astype(np.int64)
-
-
-def _add_dots(chart: Chart, axis: _Axis, rows: ScoresByType) -> None:
-    for k, (name, values) in enumerate(rows.items()):
-        y = _ROWS_TOP + (k + 0.5) * _ROW_HEIGHT
-        kind = "normal" if name == NORMAL else "defect"
-        shown = "normal" if name == NORMAL else name
-        if len(shown) > _MAX_NAME:
-            shown = shown[: _MAX_NAME - 1] + "…"
-        chart.texts.append(("row", 0, y + 4, "start", shown))
-        chart.dots += [(kind, x, y) for x in axis.places(values)]
+    first = _LEFT + (border - _LEFT) % _BAR_WIDTH
+    edges = np.array([first + _BAR_WIDTH * k for k in range(-1, _N_BARS + 2)])
+    bars = np.searchsorted(edges, np.array(places) - 1e-9, side="left") - 1
+    counts = np.bincount(np.clip(bars, 0, len(edges) - 2), minlength=len(edges) - 1)
+    pairs = zip(edges[:-1].tolist(), counts.tolist(), strict=True)
+    return [(left, n) for left, n in pairs if n]
 
 
 def _round_values(low: float, high: float, n_most: int) -> list[float]:

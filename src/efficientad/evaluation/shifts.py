@@ -34,7 +34,6 @@ class Shift:
     """Probability of a difference at least as large between samples of one kind."""
 
     def __str__(self) -> str:
-        """Return the shift in words."""
         words = _WORDS[self.quantity][self.test > self.held_out]
         return (
             f"good test images are {words} than held-out normal images (median "
@@ -48,12 +47,8 @@ def shifts(
 ) -> tuple[Shift, ...]:
     """Return the quantities that differ, by the test of Mann and Whitney.
 
-    The tests share a level of 1 % (Bonferroni).
-
-    Args:
-        test: Values of the good test images by quantity.
-        held_out: Values of the held-out normal images. Quantities that are missing
-            here, as in models of earlier versions, are left out.
+    The tests share a level of 1 % (Bonferroni). Quantities that held-out images lack,
+    as in models of earlier versions, are left out.
     """
     from scipy.stats import mannwhitneyu  # noqa: PLC0415 - slow to load
 

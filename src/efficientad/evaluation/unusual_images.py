@@ -42,12 +42,7 @@ _TO_STANDARD_DEVIATION: Final = 1.4826
 def leave_one_out_distances(
     detector: Detector, paths: Iterable[Path]
 ) -> NDArray[np.float64]:
-    """Return the distance of each image from all others, above 0.
-
-    Args:
-        detector: Its teacher describes the patches.
-        paths: Different normal images that can be read, at least `MIN_IMAGES`.
-    """
+    """Return the distance of each image, of at least `MIN_IMAGES`, from all others."""
     detector.teacher.operations = FAST
     patches = torch.stack([_patches(detector, path) for path in paths])
     return np.array([_distance(patches, index) for index in range(len(patches))])

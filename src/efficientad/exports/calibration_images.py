@@ -25,19 +25,10 @@ def calibration_images(
     n: int,
     levels: Levels | None = None,
 ) -> list[Path]:
-    """Return files of images spread evenly over a folder or a category.
+    """Return up to n images, spread evenly over a folder of them or a category.
 
-    Test images are never among them.
-
-    Args:
-        folder: Folder of normal images, or of a category. None: the images of the
-            detector's calibration or, without them, of its training.
-        provenance: Provenance of the detector.
-        n: Largest number of images.
-        levels: Values of the detector's 16-bit images that become 0 and 255.
-
-    Returns:
-        An empty list if `folder` is None and the detector's images are gone or changed.
+    Test images are never among them. Without a folder, they are those of the detector's
+    calibration or else of its training, and none if these are gone or changed.
 
     Raises:
         DatasetError: If the folder has no normal images, or only test images.

@@ -28,11 +28,7 @@ from efficientad.exports.calibration_images import spread
 from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, resize_image
 from efficientad.inspection.predictor import Predictor
-from efficientad.method.maps import (
-    HIGH_TARGET,
-    combine_maps,
-    normalize_maps,
-)
+from efficientad.method.maps import HIGH_TARGET, combine_maps, normalize_maps
 from efficientad.method.placement import place_map
 from efficientad.model_files.export_metadata import ONNX_SUFFIX
 
@@ -142,12 +138,9 @@ def whole_engine(
 def compared(
     predictor: Predictor, engine: GraphEngine, normal: Sequence[ImageLike]
 ) -> Differences:
-    """Return the largest differences of an export from PyTorch.
+    """Return the largest differences of an export from a detector run by PyTorch.
 
-    Args:
-        predictor: The detector, run by PyTorch.
-        engine: The export, by `whole_engine`.
-        normal: Normal images, perhaps none. Up to `N_COMPARED` are read, one by one.
+    Up to `N_COMPARED` of the normal images are read, one by one.
 
     Raises:
         ImageError: If an image cannot be read.
@@ -165,11 +158,7 @@ def require_outputs(engine: GraphEngine, calibration: Calibration) -> None:
     """Reject a graph whose score or maps do not follow from its raw grids and values.
 
     The graph runs as in other programs: on a batch of two images, which are not
-    256 x 256.
-
-    Args:
-        engine: The graph.
-        calibration: The part of the calibration that it knows.
+    256 x 256. The calibration is the part that it knows.
 
     Raises:
         ExportMismatchError: If the score or a map differs.
@@ -206,10 +195,6 @@ def relative_difference(
 
     Where that value is below 0.1, the high quantile of normal pixels, the difference is
     relative to 0.1.
-
-    Args:
-        expected: Normalized maps or scores.
-        found: Array of the same shape.
     """
     scale = max(float(np.abs(expected).max()), HIGH_TARGET)
     return float(np.abs(expected - found).max()) / scale
@@ -220,14 +205,9 @@ def losses_on(
 ) -> Losses:
     """Return the changes by an export on the test images of a category.
 
-    Args:
-        predictor: The detector.
-        exported: Its export.
-        category: Category folder with annotated test images.
-        max_loss: Largest loss of each metric, in points.
-
     Raises:
-        ExportMismatchError: If the export loses more of a metric.
+        ExportMismatchError: If the export loses more than `max_loss` points of a
+            metric.
     """
     from efficientad.evaluation.evaluate import evaluate  # noqa: PLC0415 - heavy
 

@@ -30,15 +30,10 @@ Channels = NDArray[np.float64]
 def equalized(
     model: "onnx.ModelProto", largest: Mapping[str, Channels]
 ) -> tuple["onnx.ModelProto", dict[str, Channels]]:
-    """Return the graph with scaled hidden channels; the next layers divide again.
+    """Return the same function with scaled hidden channels, and the largest values.
 
-    Args:
-        model: Its convolutions have a kernel, and perhaps a bias, of their own.
-        largest: Largest value of each channel on normal images, (channels,), for each
-            value that is never negative.
-
-    Returns:
-        The same function with other weights, and the largest values there.
+    Each value that is never negative has its largest on normal images, (channels,).
+    Convolutions have a kernel, and perhaps a bias, of their own.
     """
     from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 

@@ -19,7 +19,7 @@ from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.openvino import require_bf16
 from efficientad.engines.weights import Arrays
-from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.errors import ConfigError, needs_extra
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.comparison import (
     N_COMPARED,
@@ -46,9 +46,8 @@ from efficientad.model_files.export_metadata import (
     OPENVINO_SUFFIX,
     Metadata,
 )
-from efficientad.model_files.files_together import files_together
 from efficientad.settings import Range, checks_arguments
-from efficientad.storage import require_writable, storage_errors
+from efficientad.storage import files_together, require_writable, storage_errors
 
 if TYPE_CHECKING:
     import onnx
@@ -128,13 +127,22 @@ def export(
             )
         write_native(predictor, *_networks_of(predictor), target)
         return ExportReport(Differences(0.0, 0, None, 0), None)
-    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
+    # Those need torch, or are slow to load.
+    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415
+    from efficientad.evaluation.evaluate import require_both_kinds  # noqa: PLC0415
     from efficientad.method.detector import Detector  # noqa: PLC0415
 
     weights, size = _require_possible(predictor, target, precision)
-    if verify is not None:
-        _require_measurable(verify)
-    normal = _normal_images(predictor, images or verify, precision)
+    if verify is not None:  # before minutes are spent on the export
+        require_both_kinds(open_category(verify), otherwise="leave --verify out")
+    n = N_CALIBRATED if precision == "int8" else N_COMPARED
+    levels = predictor.preparation.levels
+    normal = calibration_images(images or verify, predictor.provenance, n, levels)
+    if precision == "int8" and not normal:
+        raise ConfigError(
+            "precision int8 needs normal images to measure the ranges of activations, "
+            "got none; give --images FOLDER, or --verify CATEGORY_FOLDER"
+        )
     require_writable(target)
     calibration = predictor.calibration
     model = detector_graph(weights, size, calibration.scales, calibration.terms)
@@ -158,12 +166,19 @@ def export(
         ),
         preparation=Preparation(levels=predictor.preparation.levels),
     )
+    described = Metadata(
+        size=size,
+        precision=precision,
+        calibration=calibration,
+        provenance=dict(predictor.provenance),
+        preparation=predictor.preparation,
+    )
     losses = None
     with files_together(metadata.files_of(target)) as folder:
         staged = folder / target.name
         with storage_errors(target):
             _write(model, staged)
-            metadata.write(staged, _metadata_of(predictor, precision))
+            metadata.write(staged, described)
         engine = whole_engine(staged, precision, calibration.terms)
         differences = compared(exact, engine, normal)
         require_outputs(engine, exact.calibration)
@@ -183,17 +198,12 @@ def _require_possible(
             f"{target.stem}{NATIVE_SUFFIX}"
         )
     networks = _networks_of(predictor)
-    try:
+    with needs_extra("an export", "export"):
         import onnx  # noqa: F401, PLC0415 - only an export needs it
         import onnxruntime  # noqa: F401, PLC0415
 
         if target.suffix == OPENVINO_SUFFIX:
             import openvino  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"an export needs {error.name}, which is not installed; "
-            "run: pip install 'efficientad[export]'"
-        ) from error
     if precision == "bf16":
         if target.suffix == ONNX_SUFFIX:
             raise ConfigError(
@@ -214,30 +224,6 @@ def _networks_of(predictor: Predictor) -> tuple[Arrays, ModelSize]:
     return predictor.weights, predictor.size
 
 
-def _require_measurable(verify: Path) -> None:
-    """Reject a category before minutes are spent on the export."""
-    from efficientad.evaluation.evaluate import (  # noqa: PLC0415 - heavy
-        require_both_kinds,
-    )
-
-    require_both_kinds(open_category(verify), otherwise="leave --verify out")
-
-
-def _normal_images(
-    predictor: Predictor, folder: Path | None, precision: Precision
-) -> list[Path]:
-    is_calibrated = precision == "int8"
-    n = N_CALIBRATED if is_calibrated else N_COMPARED
-    levels = predictor.preparation.levels
-    found = calibration_images(folder, predictor.provenance, n, levels)
-    if is_calibrated and not found:
-        raise ConfigError(
-            "precision int8 needs normal images to measure the ranges of activations, "
-            "got none; give --images FOLDER, or --verify CATEGORY_FOLDER"
-        )
-    return found
-
-
 def _write(model: "onnx.ModelProto", path: Path) -> None:
     import onnx  # noqa: PLC0415 - only an export needs it
 
@@ -254,14 +240,3 @@ def _write(model: "onnx.ModelProto", path: Path) -> None:
         openvino.save_model(converted, path, compress_to_fp16=False)
     except RuntimeError as error:  # its only reason is the disk
         raise OSError(str(error)) from error
-
-
-def _metadata_of(predictor: Predictor, precision: Precision) -> Metadata:
-    assert predictor.size is not None
-    return Metadata(
-        size=predictor.size,
-        precision=precision,
-        calibration=predictor.calibration,
-        provenance=dict(predictor.provenance),
-        preparation=predictor.preparation,
-    )

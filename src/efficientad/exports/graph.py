@@ -34,17 +34,8 @@ from efficientad.engines.weights import (
     weights_of,
 )
 from efficientad.exports.graph_nodes import Nodes, placement, resized
-from efficientad.method.composition import (
-    COMPOSITION,
-    Composition,
-    cell_window,
-)
-from efficientad.method.maps import (
-    HIGH_TARGET,
-    LOW_TARGET,
-    SMALLEST_DISTANCE,
-    MapScale,
-)
+from efficientad.method.composition import COMPOSITION, Composition, cell_window
+from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, SMALLEST_DISTANCE, MapScale
 from efficientad.method.placement import GRID_CELLS
 from efficientad.method.sizes import (
     AUTOENCODER,
@@ -78,14 +69,7 @@ def detector_graph(
     scales: Mapping[str, MapScale],
     terms: Mapping[str, TermScale],
 ) -> "onnx.ModelProto":
-    """Return the detector, from pixels to maps and score, as one ONNX model.
-
-    Args:
-        arrays: Weights and statistics of a detector.
-        size: The paper's S or M.
-        scales: Normalization of each map by its name.
-        terms: Scale of each image-level term that adds to the score, by name.
-    """
+    """Return the detector, from pixels to maps and score, as one ONNX model."""
     graph = Nodes()
     pixels = resized(graph, INPUT, name=PIXELS)
     features = _raw_maps(graph, arrays, size, pixels)
@@ -261,18 +245,7 @@ def _raw_maps(
 def _network(
     graph: Nodes, layers: Sequence[Layer], weights: Iterable[Weights], x: str, name: str
 ) -> str:
-    """Write the layers of a network.
-
-    Args:
-        graph: Graph that takes the nodes.
-        layers: Layers in their order.
-        weights: Weights of the convolutions among them, in their order.
-        x: Name of what the first layer reads.
-        name: Name of the network.
-
-    Returns:
-        The name of the last layer's result.
-    """
+    """Write layers, which read x, with the weights of the convolutions among them."""
     remaining = iter(weights)
     for index, layer in enumerate(layers):
         match layer:

@@ -34,9 +34,7 @@ MAX_SIDE = 40_000
 class Nodes:
     """Nodes and constants of a graph.
 
-    Args:
-        prefix: Prefix of all names. A branch and the graph around it must not share
-            names.
+    Names have a prefix: a branch and the graph around it must not share any.
     """
 
     def __init__(self, prefix: str = "") -> None:
@@ -83,16 +81,9 @@ class Nodes:
 
 
 def resized(graph: Nodes, images: str, *, name: str) -> str:
-    """Resize images to 256 x 256; images of that size are not computed on.
+    """Resize images, (batch, height, width, 3), uint8, unless they are 256 x 256.
 
-    Args:
-        graph: Graph that takes the nodes.
-        images: Name of the images, (batch, height, width, 3), uint8.
-        name: Name of the result.
-
-    Returns:
-        The name of the pixels, (batch, 3, 256, 256), whole numbers from 0 to 255,
-        float32.
+    The result is (batch, 3, 256, 256), whole numbers from 0 to 255, float32.
     """
     has_size = graph.op(
         "Equal",
@@ -138,11 +129,7 @@ def _resize(graph: Nodes, images: str) -> None:
 
 
 def placement(graph: Nodes, length: str) -> str:
-    """Write `placement_matrix` for a length known at run time.
-
-    Returns:
-        The name of the matrix, (length, 56), float32.
-    """
+    """Write `placement_matrix`, (length, 56), for a length known at run time."""
     pixels = graph.op("Range", graph.integer(0), length, graph.integer(1))
     # (pixel + 1/2) * 256 / length - 1/2, from the first centre, in cells: a fraction.
     doubled = graph.op("Add", graph.op("Add", pixels, pixels), graph.integer(1))
@@ -168,9 +155,7 @@ def placement(graph: Nodes, length: str) -> str:
 def _averaging(graph: Nodes, length: str) -> str:
     """Write the weights of the bilinear filter, which is wider where it shrinks.
 
-    Returns:
-        The name of the upper halves of the weights in fixed point above the lower
-        halves, (512, length), float32.
+    They are in fixed point, upper halves above lower ones, (512, length), float32.
     """
     ours = graph.integer(2 * np.arange(INPUT_SIZE)[:, None] + 1)
     theirs = graph.op("Range", graph.integer(0), length, graph.integer(1))

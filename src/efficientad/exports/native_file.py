@@ -74,12 +74,6 @@ def write_native(
 ) -> None:
     """Write a detector for the C interface to one file, atomically.
 
-    Args:
-        predictor: The detector.
-        weights: Its weights and statistics.
-        size: The paper's S or M.
-        path: File to write.
-
     Raises:
         ConfigError: If the predictor has tiles, alignment or levels, or the native
             layers do not work here or do not take its numbers of channels.

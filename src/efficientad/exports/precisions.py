@@ -22,10 +22,8 @@ def with_16_bit_weights(
 ) -> "onnx.ModelProto":
     """Return the graph with the kernels of all convolutions stored in 16 bits.
 
-    Args:
-        model: Graph of `detector_graph`.
-        has_bfloat16: Eight bits of precision and the range of single precision, in
-            place of eleven bits and a range to 65504.
+    bfloat16 has eight bits of precision and the range of single precision, in place of
+    eleven bits and a range to 65504.
     """
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
 
@@ -47,10 +45,6 @@ def rounded_kernels(kernels: Kernels, dtype: np.dtype[Any]) -> Kernels:
 
     From the largest weight to the smallest, which is rounded finest, each weight takes
     up the rounding errors of those before it.
-
-    Args:
-        kernels: Weights of a convolution.
-        dtype: Format that the weights are rounded to.
     """
     lines = kernels.reshape(*kernels.shape[:2], -1)
     order = np.argsort(-np.abs(lines), axis=2)

@@ -4,14 +4,15 @@ The weights of an output make up for each other's rounding on what lies under th
 on normal images, and the bias for what is left of the mean.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.engines.graph_outputs import INPUT
 from efficientad.exports.graph import CELL_DESCRIPTORS
-from efficientad.exports.inner_values import inner_values
 from efficientad.images.rgb import RGBImage
 
 if TYPE_CHECKING:
@@ -42,18 +43,36 @@ class RoundedKernels(NamedTuple):
     """To the bias, for what the rounding changes on the mean: (outputs,)."""
 
 
+def inner_values(
+    model: "onnx.ModelProto", names: Sequence[str], images: Sequence[RGBImage]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield any values of a detector's graph for one image after the other, by name.
+
+    They have no axis of the batch; of a convolution they are (channels, rows, columns).
+    """
+    import onnx  # noqa: PLC0415 - only an export needs it
+    import onnxruntime  # noqa: PLC0415
+
+    giving = copy.deepcopy(model)
+    del giving.graph.output[:]
+    giving.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        giving.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    for image in images:
+        values = session.run(list(names), {INPUT: image[np.newaxis]})
+        yield {name: value[0] for name, value in zip(names, values, strict=True)}
+
+
 def kernels_of_bytes(
     model: "onnx.ModelProto", largest: Mapping[str, float], images: Sequence[RGBImage]
 ) -> dict[str, RoundedKernels]:
-    """Round the weights of each convolution that reads bytes.
+    """Round the weights of each convolution that reads bytes, by name.
 
-    Args:
-        model: The graph.
-        largest: Largest number of each value that is rounded to bytes.
-        images: Normal ones; what lies under the kernels is measured on them.
-
-    Returns:
-        By the names of the convolutions.
+    `largest` has the largest number of each value that is rounded to bytes. What lies
+    under the kernels is measured on the images.
     """
     from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 
@@ -152,12 +171,7 @@ class _Windows(NamedTuple):
     def some(
         self, values: NDArray[np.float32], rng: np.random.Generator
     ) -> NDArray[np.float32]:
-        """Draw some of what the kernels lie on, (patches, weights of an output).
-
-        Args:
-            values: Values of one image, (channels, height, width).
-            rng: Draws the places.
-        """
+        """Draw some of what the kernels lie on, (patches, weights of an output)."""
         edge = (self.padding, self.padding)
         padded = np.pad(values, ((0, 0), edge, edge))
         sides = (self.side, self.side)
@@ -194,10 +208,7 @@ class _Moments:
         """Return both, the covariance shrunk towards independence.
 
         Few patches say little about many values; these then hardly make up for each
-        other.
-
-        Args:
-            noise: Variance of each value by its rounding.
+        other. `noise` is the variance of each value by its rounding.
         """
         mean = self._sum.astype(np.float64) / self._n
         covariance = self._products.astype(np.float64)

@@ -24,15 +24,11 @@ _NEARLY_ALL: Final = 0.9
 
 
 def appearance(pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """Return brightness, contrast and sharpness of an image.
+    """Return brightness, contrast, sharpness and redness, (height, width, 3), RGB.
 
-    Args:
-        pixels: RGB, (height, width, 3), at least 2 x 2.
-
-    Returns:
-        Mean gray value, its standard deviation, the mean step between neighboring
-        pixels as a share of that deviation, and the mean of red minus blue. The first
-        two are in [0, 255], the last in [-255, 255].
+    These are the mean gray value, its standard deviation, the mean step between
+    neighboring pixels as a share of that deviation, and the mean of red minus blue. The
+    first two are in [0, 255], the last in [-255, 255].
     """
     gray = pixels.mean(2, dtype=np.float32)
     steps = np.abs(np.diff(gray, axis=0)).mean(), np.abs(np.diff(gray, axis=1)).mean()
@@ -54,11 +50,8 @@ def redness(pixels: NDArray[np.uint8]) -> float:
 def is_exchanged(value: float, normal: Sequence[float]) -> bool:
     """Return whether red and blue of an image look exchanged, as in BGR arrays.
 
-    It can be seen only where nearly all normal images are red, or nearly all blue.
-
-    Args:
-        value: Redness of the image.
-        normal: Redness of normal images.
+    It can be seen only where nearly all normal images are red, or nearly all blue. The
+    arguments are the redness of the image and of normal images.
     """
     if not normal:
         return False

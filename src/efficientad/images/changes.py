@@ -87,7 +87,6 @@ CHANGES: Final[dict[str, Change]] = {
 }
 """Functions of an image, a strength in [-1, 1] and random numbers, by their kinds."""
 
-
 MOVES: Final = frozenset({"shift", "rotation"})
 """Kinds that move the part."""
 
@@ -100,12 +99,5 @@ SESSION: Final = tuple(
 
 
 def changed(pixels: RGBImage, kind: str, strength: float, seed: int) -> RGBImage:
-    """Return an image with one kind of change.
-
-    Args:
-        pixels: RGB, (height, width, 3).
-        kind: One of `CHANGES`.
-        strength: Strength in [-1, 1]; 0 changes nothing, or next to nothing.
-        seed: Seed of the random numbers.
-    """
+    """Return an image with one of `CHANGES`, of a strength in [-1, 1]."""
     return CHANGES[kind](pixels, strength, np.random.default_rng(seed))

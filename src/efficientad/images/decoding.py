@@ -57,6 +57,9 @@ _FORMATS: Final[tuple[tuple[bytes, Callable[..., "Picture"]], ...]] = (
     (rb"GIF8", GifImageFile),
 )
 
+_LOSSY_COMPRESSIONS: Final = frozenset({"jpeg", "tiff_jpeg", "webp"})
+"""Pillow's names of those that a TIFF may have."""
+
 _STRIP_PIXELS: Final = 1_000_000
 
 # For each EXIF orientation: whether the stored image is transposed, then the direction
@@ -149,12 +152,8 @@ def decode_upright(
 ) -> NDArray[_Scalar]:
     """Decode a picture and turn it as its EXIF orientation says.
 
-    Args:
-        picture: Opened picture.
-        name: Name of the picture in messages.
-        convert: Function that converts a strip, some rows of the picture, to an array.
-        dtype: Type of the result.
-        channels: Axes of the result behind height and width.
+    `convert` makes an array of a strip, some rows of the picture. The result has
+    `channels` as axes behind height and width.
 
     Raises:
         ImageError: If the size, the number of frames or the mode of the picture cannot
@@ -222,6 +221,29 @@ def require_size(height: int, width: int, name: str) -> None:
         )
 
 
+def require_lossless(picture: Picture, path: Path) -> None:
+    """Raise `ImageError` if an opened mask was stored with loss.
+
+    Nobody knows which values of a JPEG are noise. The content of the file decides,
+    never its name.
+    """
+    kind = ""
+    if isinstance(picture, JpegImageFile):
+        kind = "JPEG"
+    elif isinstance(picture, TiffImageFile):
+        is_lossy = picture.info.get("compression") in _LOSSY_COMPRESSIONS
+        kind = "TIFF" if is_lossy else ""
+    elif isinstance(picture, WebPImageFile):
+        with path.open("rb") as file:
+            kind = "WebP" if _is_lossy_webp(file) else ""
+    if kind:
+        raise ImageError(
+            f"a mask must be stored without loss, {path} is a lossy {kind} by its "
+            "content, whose values near edges are noise; export it again as PNG from "
+            "its source"
+        )
+
+
 @contextmanager
 def _errors_translated(name: str) -> Iterator[None]:
     try:
@@ -232,6 +254,17 @@ def _errors_translated(name: str) -> Iterator[None]:
             f"an image was needed, {name} cannot be decoded ({what}); if it is damaged "
             "or incomplete, copy or export it again"
         ) from error
+
+
+def _is_lossy_webp(file: BufferedReader | BytesIO) -> bool:
+    """Return whether one of the chunks of a WebP file holds lossy pixels."""
+    file.seek(12)
+    while len(header := file.read(8)) == 8:  # noqa: PLR2004 - name and length
+        if header[:4] == b"VP8 ":
+            return True
+        length = int.from_bytes(header[4:], "little")
+        file.seek(length + length % 2, 1)
+    return False
 
 
 def _require_one_frame(picture: Picture, name: str) -> None:

@@ -44,7 +44,6 @@ _INFERNO: Final = (
 )
 _N_COLORS: Final = 256
 
-
 _PLACES: Final = np.linspace(0, _N_COLORS - 1, len(_INFERNO))
 _CHANNELS: Final = [
     np.interp(np.arange(_N_COLORS), _PLACES, c) for c in np.array(_INFERNO).T
@@ -92,9 +91,6 @@ def color_scale(normal_range: tuple[float, float]) -> tuple[float, float]:
     The scale depends on the calibration alone, so that all pictures of a detector can
     be compared. Half of the median normal score, which few normal pixels reach, is
     black; the upper limit of normal scores is half way, orange-red.
-
-    Args:
-        normal_range: Median and upper limit, `Calibration.normal_range`.
     """
     median, limit = normal_range
     low = max(median, 0.0) / 2
@@ -102,22 +98,15 @@ def color_scale(normal_range: tuple[float, float]) -> tuple[float, float]:
 
 
 def heatmap(anomaly_map: AnomalyMap, *, low: float, high: float) -> RGBImage:
-    """Return a map as a picture of the same size, colored on a fixed scale.
+    """Return a finite map as a picture of the same size, colored on a fixed scale.
 
-    Args:
-        anomaly_map: (height, width), finite.
-        low: Lower end of the scale. Lower values are black, too.
-        high: Upper end of the scale. Higher values are light yellow, too.
+    Values below `low` are black, too, and those above `high` light yellow.
     """
     return _COLORS[_levels(anomaly_map, low, high)]
 
 
 def overlay(
-    image: RGBImage,
-    anomaly_map: AnomalyMap,
-    *,
-    low: float,
-    high: float,
+    image: RGBImage, anomaly_map: AnomalyMap, *, low: float, high: float
 ) -> RGBImage:
     """Return an image under its map in color, more opaque where more anomalous.
 
@@ -171,24 +160,17 @@ def outline_mask(mask: Mask) -> Mask:
     return line
 
 
-def draw_boxes(
-    image: RGBImage,
-    boxes: Sequence[tuple[int, int, int, int]],
-    color: Color = THRESHOLD_COLOR,
-) -> RGBImage:
+def draw_boxes(image: RGBImage, boxes: Sequence[tuple[int, int, int, int]]) -> RGBImage:
     """Return a copy of an image with a frame around each box.
 
-    Args:
-        image: The image.
-        boxes: Left, top, right and bottom of each in pixels; the last two lie behind.
-        color: Color of the frames.
+    Boxes are left, top, right and bottom in pixels; the last two lie behind.
     """
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     n = max(1, round(min(image.shape[:2]) * _LINE_SHARE))
     for left, top, right, bottom in boxes:
         corners = (left - n, top - n, right + n - 1, bottom + n - 1)
-        draw.rectangle(corners, outline=color, width=n)
+        draw.rectangle(corners, outline=THRESHOLD_COLOR, width=n)
     return np.array(picture)
 
 
@@ -209,11 +191,9 @@ def color_bar(height: int, *, low: float, high: float) -> RGBImage:
 
 
 def panel(tiles: Sequence[Tile], *, height: int = 256) -> RGBImage:
-    """Return pictures side by side under their captions.
+    """Return pictures side by side under their captions, cut where they are too long.
 
-    Args:
-        tiles: At least one. A caption that is too long is cut.
-        height: Height of every picture that is not very wide, pixels.
+    Pictures have the height in pixels, or less if they are very wide.
     """
     pictures = [fit_image(tile.image, height) for tile in tiles]
     widths = [max(picture.shape[1], _MIN_COLUMN) for picture in pictures]

@@ -52,13 +52,9 @@ _WILDCARDS: Final = frozenset("*?[")
 def find_images(
     folder: Path, *, recursive: bool = False, on_error: OnError | None = None
 ) -> list[Path]:
-    """Return the image files in a folder in sorted order.
+    """Return the image files in a folder, or also below it, in sorted order.
 
-    Args:
-        folder: Folder to search.
-        recursive: Search the folders below it as well.
-        on_error: Function to call with each folder that cannot be listed. None: the
-            error is raised.
+    `on_error` is called with each folder that cannot be listed, instead of an error.
 
     Raises:
         DatasetError: If there is no such folder, or one cannot be listed.
@@ -111,14 +107,8 @@ def unused_files(
 ) -> str:
     """Return how many files below a folder are not used, by kind, for a message.
 
-    Args:
-        folder: Folder to search.
-        used: Files that are used, by any path that leads to them.
-        apart: Folders that do not count.
-
-    Returns:
-        A sentence without a full stop; empty if all files are used but texts, such as a
-        readme.
+    It is empty if all files are used, by any path that leads to them, or texts, such as
+    a readme. Folders that are `apart` do not count.
     """
     paths = set(used)
     known = {_identity(path) for path in paths} - {None}
@@ -145,12 +135,8 @@ def walk(folder: Path, on_error: OnError | None = None) -> Iterator[Path]:
 
     Pipes, devices, broken links, hidden folders, and links to a folder that they lie in
     are yielded as well, not entered. Other links to folders are followed, after all
-    folders themselves, so that each folder is searched once.
-
-    Args:
-        folder: Folder to search.
-        on_error: Function to call with each folder that cannot be listed. None: the
-            error is raised.
+    folders themselves, so that each folder is searched once. `on_error` is called with
+    each folder that cannot be listed, instead of an error.
     """
     waiting, links, seen = deque([folder]), deque[Path](), set[tuple[int, int] | None]()
     while waiting or links:
@@ -175,11 +161,9 @@ def walk(folder: Path, on_error: OnError | None = None) -> Iterator[Path]:
 
 
 def fault_of(path: Path, *, is_file: bool = False) -> str:
-    """Return why a path cannot be used, for a message; empty if it can.
+    """Return why a file or folder cannot be used, for a message; empty if it can.
 
-    Args:
-        path: Path of a file or folder.
-        is_file: Whether a folder, pipe or device is refused as well.
+    If it must be a file, a folder, pipe or device is refused as well.
     """
     try:
         mode = path.stat().st_mode

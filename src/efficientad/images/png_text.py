@@ -16,14 +16,10 @@ def png_text(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
 
 
 def pixels_of_text(text: str, longest_side: int) -> NDArray[np.uint8]:
-    """Return the picture of a text, (height, width), gray.
-
-    Args:
-        text: PNG in base64, unchecked.
-        longest_side: Pixels that no side may exceed.
+    """Return the picture, (height, width), gray, of an unchecked text.
 
     Raises:
-        ValueError: If it is no such picture.
+        ValueError: If it is no PNG in base64, or a side has more pixels.
     """
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:

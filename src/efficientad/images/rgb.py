@@ -26,7 +26,7 @@ import hashlib
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +42,11 @@ from efficientad.images.decoding import (
     drops_bits,
     open_picture,
     opened_picture,
+    require_lossless,
     require_size,
     strips,
 )
 from efficientad.images.levels import Levels
-from efficientad.images.lossless import require_lossless
 from efficientad.method import sizes
 from efficientad.settings import checked
 
@@ -98,7 +98,7 @@ _LABEL_MODES: Final = (DEEP_GRAY_MODES - {"F"}) | {"1", "L", "P"}
 def read_image(
     path: str | Path, color: ColorOrder = "rgb", levels: Levels | None = None
 ) -> RGBImage:
-    """Return the image in a file of any supported format.
+    """Return the image in a file of any supported format, with its order of colors.
 
     Args:
         path: File of the image.
@@ -127,10 +127,6 @@ def read_mask(path: Path, background: tuple[int, int, int] = (0, 0, 0)) -> Mask:
     """Return which pixels of a file have another color than the background.
 
     Nothing is scaled: a label of 1 counts at any depth.
-
-    Args:
-        path: File of the mask.
-        background: Color of unmarked pixels, RGB.
 
     Raises:
         ImageError: If there is no such file, it holds no image that can be used, the
@@ -194,15 +190,9 @@ def as_rgb(
     """
     color = checked("color", color, ColorOrder)
     layout = checked("layout", layout, Layout)
-    is_array = isinstance(image, np.ndarray)
-    if (
-        not is_array
-        and isinstance(image, Tensor)
-        and not isinstance(image, Image.Image)
-    ):
-        image, is_array = _values_of_tensor(image, name), True
-    if is_array:
-        return _rgb_from_array(cast("NDArray[Any]", image), name, color, layout, levels)
+    if isinstance(image, Tensor) and not isinstance(image, Image.Image):
+        values = _values_of_tensor(image, name)
+        return _rgb_from_array(values, name, color, layout, levels)
     if (color, layout) != ("rgb", "hwc"):
         raise ImageError(
             f"color and layout describe an array or tensor, {name} is "
@@ -288,17 +278,13 @@ def _labels_of(strip: Strip, name: str) -> NDArray[Any]:
 def _values_of(strip: Strip) -> NDArray[Any]:
     """Return the values of a gray strip with more than 8 bits, else its colors."""
     if isinstance(strip, Image.Image) and strip.mode not in DEEP_GRAY_MODES:
-        return _colors_of(strip)
+        strip.info.pop("transparency", None)  # Pillow would warn that it is lost
+        strip = strip.convert("RGB")
     return np.asarray(strip)
 
 
-def _colors_of(strip: Image.Image) -> NDArray[np.uint8]:
-    strip.info.pop("transparency", None)  # Pillow would warn that it is lost
-    return np.asarray(strip.convert("RGB"))
-
-
 def _values_of_tensor(tensor: Any, name: str) -> NDArray[Any]:
-    """Return the values of a tensor on any device, with or without gradients."""
+    """Return the values of an array or tensor, on any device, with or without grads."""
     try:
         held = tensor.detach().cpu() if hasattr(tensor, "detach") else tensor
         return np.asarray(held)

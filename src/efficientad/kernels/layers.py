@@ -181,23 +181,15 @@ def convolution(  # noqa: PLR0913 - an argument for each property of a layer
     bf16: bool = False,
     is_packed: bool = True,
 ) -> Convolution:
-    """Return a layer with its weights transformed and packed.
+    """Return a layer with its weights, (out, in, kernel, kernel), packed.
 
-    Args:
-        weight: (out, in, kernel, kernel). Channels are filled up with zeros where the
-            form needs whole vectors of the processor.
-        bias: (out,).
-        stride: Pixels between outputs; 1 for Winograd's form.
-        padding: Zeros on each side.
-        relu: Whether ReLU follows.
-        finish: Last operation on the result.
-        tile: Outputs of a Winograd tile, as in `cook_toom.FORMS`, even if it pools.
-            None: patches and one product.
-        flat: Use Winograd's form along x only, as in `FLAT_FORMS`: for few input
-            channels, and any finish but the mean of squares.
-        bf16: Round factors to bf16, which takes half the time where `has_bf16()`; for
-            an even number of products a sum, without a tile.
-        is_packed: False: the weights stay as they are, to be written to a file.
+    Channels are filled up with zeros where the form needs whole vectors of the
+    processor. A tile is the outputs of Winograd's form, as in `cook_toom.FORMS`, even
+    if it pools, with a stride of 1; without a tile, there are patches and one product.
+    Winograd's flat form is along x only, as in `FLAT_FORMS`: for few input channels,
+    and any finish but the mean of squares. In bf16, which takes half the time where
+    `has_bf16()`, factors are rounded: for an even number of products a sum, without a
+    tile. Weights that are not packed stay as they are, to be written to a file.
     """
     n_out, n_in, kernel, _ = weight.shape
     assert not bf16 or (tile is None and kernel**2 * n_in % 2 == 0)
@@ -300,12 +292,9 @@ Step = Sequence[Call] | Resizing
 
 
 def run(step: Step, n_threads: int | None = None) -> None:
-    """Compute a step.
+    """Compute a step: layers of one kind that are independent, or a resizing.
 
-    Args:
-        step: Layers of one kind that do not depend on each other, or a resizing.
-        n_threads: Threads that blocks of all layers are spread over; the result does
-            not depend on it. None: `default_threads()`.
+    The result does not depend on the number of threads, by default `default_threads()`.
     """
     if isinstance(step, Resizing):
         resize(*step, n_threads)

@@ -68,15 +68,11 @@ def _compiler() -> str | None:
 def load(name: str, headers: Mapping[str, str]) -> ctypes.CDLL | None:
     """Return the library of `name`.cpp in this folder, built where it is not cached.
 
-    Args:
-        name: Source file without suffix.
-        headers: Generated headers, file name to text, found by `#include "name"`.
-
-    Returns:
-        None where it cannot be built; the reason is logged once.
+    It includes generated headers by their names. Where it cannot be built, the reason
+    is logged once.
     """
     try:
-        return _opened(name, headers)
+        return ctypes.CDLL(str(_built(name, headers)))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         warn_once(str(detail).strip().splitlines()[0] if str(detail).strip() else "?")
@@ -89,10 +85,6 @@ def warn_once(
 ) -> None:
     """Log why something slower is used, once for each reason."""
     logger.warning("%s unavailable, using %s (%s)", what, instead, reason)
-
-
-def _opened(name: str, headers: Mapping[str, str]) -> ctypes.CDLL:
-    return ctypes.CDLL(str(_built(name, headers)))
 
 
 def _built(name: str, headers: Mapping[str, str]) -> Path:

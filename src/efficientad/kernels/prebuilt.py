@@ -5,7 +5,7 @@ has is used. `hatch_build.py` makes the library; a checkout has none.
 """
 
 import ctypes
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +13,7 @@ PATH: Final = Path(__file__).with_name("libefficientad.so")
 """The library in an installed wheel."""
 
 _AVX2: Final = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
-_AVX512: Final = _AVX2 | {
-    *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
-}
+_AVX512: Final = _AVX2 | {*("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")}
 INSTRUCTION_SETS: Final = {
     "avx512bf16": _AVX512 | {"avx512_bf16"},
     "avx512": _AVX512,
@@ -27,12 +25,7 @@ processor of its kind has, on Arm with NEON."""
 
 
 class Functions:
-    """The functions of a library for one instruction set, by name.
-
-    Args:
-        library: Opened library.
-        instruction_set: End of the functions' names.
-    """
+    """The functions of a library for one instruction set, by name without its end."""
 
     def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
         self._library, self.instruction_set = library, instruction_set
@@ -60,16 +53,6 @@ def load() -> Functions | None:
     except OSError:
         processors = ""
     return Functions(ctypes.CDLL(str(PATH)), best_instruction_set(processors))
-
-
-def instruction_sets_header(names: Container[str]) -> str:
-    """Return instruction sets and their flags as a macro of C++, the best set first."""
-    sets = [
-        f'X({name}, "{" ".join(sorted(flags))}")'
-        for name, flags in INSTRUCTION_SETS.items()
-        if name in names
-    ]
-    return f"#define INSTRUCTION_SETS(X) {' '.join(sets)}\n"
 
 
 def best_instruction_set(processors: str) -> str:

@@ -232,18 +232,9 @@ def conv2d(
 ) -> Tensor:
     """Correlate as `torch.nn.functional.conv2d` does, faster if possible.
 
-    Args:
-        image: (n, in, height, width), any memory format.
-        weight: (out, in, R, R).
-        bias: (out,), or None.
-        stride: Pixels between outputs; Winograd's form has stride 1.
-        padding: Zeros on each side.
-        relu: Apply ReLU to the result, in the same pass.
-
-    Returns:
-        (n, out, height', width'), channels last where Winograd's form was used. It
-        differs from the direct form by less than 2e-4 of the output's standard
-        deviation, where gradients follow by less than 2e-3.
+    ReLU is applied in the same pass. The result is channels last where Winograd's form
+    was used. It differs from the direct form by less than 2e-4 of the output's standard
+    deviation, where gradients follow by less than 2e-3.
     """
     if stride == 1 and is_faster(image, weight, padding):
         result: Tensor = _WinogradConv2d.apply(image, weight, bias, padding, relu)  # type: ignore[no-untyped-call]
@@ -276,12 +267,7 @@ class _ReluPool(torch.autograd.Function):
 def relu_pool(image: Tensor, *, padding: int = 0) -> Tensor:
     """Apply ReLU, then average over 2 x 2, faster if possible; the same to the bit.
 
-    Args:
-        image: (n, channels, height, width), any memory format.
-        padding: Zeros on each side that are averaged, too: 0 or 1.
-
-    Returns:
-        (n, channels, (height + 2 padding) // 2, (width + 2 padding) // 2).
+    0 or 1 zeros on each side of (n, channels, height, width) are averaged, too.
     """
     is_native = (
         image.device.type == "cpu"

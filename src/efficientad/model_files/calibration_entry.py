@@ -14,7 +14,7 @@ from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.maps import MapScale
 from efficientad.method.placement import CELL_STRIDE, MAX_SIDE
-from efficientad.model_files.provenance_entry import is_number
+from efficientad.settings import checked
 
 # Names of the scales in files that were written before the maps had names.
 _OLD_SCALES: Final = {"local": "local_quantiles", "global": "global_quantiles"}
@@ -80,12 +80,8 @@ def read_calibration(
 ) -> Calibration:
     """Return the calibration of an entry, an unchecked JSON value.
 
-    `Calibration` and the scales check the types and ranges of their own fields.
-
-    Args:
-        entry: JSON value.
-        maps: Names of the maps that must have a scale. Default: a detector's.
-        terms: Names of the terms that the score may have. Default: a detector's.
+    `Calibration` and the scales check the types and ranges of their own fields. All of
+    these maps must have a scale, and the score may have these terms.
 
     Raises:
         KeyError, TypeError, ValueError: If the entry is incomplete or wrong.
@@ -106,16 +102,10 @@ def read_calibration(
         training_scores=tuple(entry.get("training_scores", ())),
         threshold_rule=entry.get("threshold_rule", "rank"),
         second_session={
-            kind: tuple(map(_number, scores))
+            kind: tuple(checked(kind, score, float) for score in scores)
             for kind, scores in dict(entry.get("second_session", {})).items()
         },
         rule=Rule(**entry.get("rule", {})),
         unsure_budget=entry.get("unsure_budget"),
         score_has_map=entry.get("score_has_map", True),
     )
-
-
-def _number(value: Any) -> float:
-    if not is_number(value):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)

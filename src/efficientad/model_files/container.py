@@ -49,11 +49,7 @@ def write(
         StorageError: If the file cannot be written, for example on a full disk.
     """
     require_no_device(path)
-    metadata = {
-        _FORMAT: kind,
-        _VERSION: str(version),
-        _CONTENT: to_json(content),
-    }
+    metadata = {_FORMAT: kind, _VERSION: str(version), _CONTENT: to_json(content)}
     plain = {k: np.asarray(v, order="C") for k, v in arrays.items()}
     metadata[_HASH] = _hash(metadata[_CONTENT], plain)
     with atomic_write(path) as partial:
@@ -71,11 +67,7 @@ def read(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays, which cannot be written to, and the description of a file.
 
-    Args:
-        path: The file.
-        kind: Kind that the file must have.
-        is_verified: Whether the caller compares a hash of the whole file, so that one
-            without a checksum need not be told.
+    A file without a checksum need not be told where the caller compares a hash of it.
 
     Raises:
         ModelFileError: If the file is missing, truncated, foreign, of another kind or

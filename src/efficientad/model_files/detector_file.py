@@ -31,7 +31,7 @@ from efficientad.model_files.calibration_entry import (
     read_preparation,
 )
 from efficientad.model_files.container import Arrays
-from efficientad.model_files.provenance_entry import read_provenance
+from efficientad.model_files.json_text import read_provenance
 
 
 class DetectorFile(NamedTuple):

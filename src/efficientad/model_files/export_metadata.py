@@ -34,11 +34,9 @@ from efficientad.model_files.calibration_entry import (
     read_calibration,
     read_preparation,
 )
-from efficientad.model_files.files_together import files_together
-from efficientad.model_files.json_text import from_json, to_json
-from efficientad.model_files.provenance_entry import read_provenance
+from efficientad.model_files.json_text import from_json, read_provenance, to_json
 from efficientad.names import as_text
-from efficientad.storage import storage_errors, write_atomically
+from efficientad.storage import files_together, storage_errors, write_atomically
 
 ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"
@@ -143,11 +141,7 @@ def read(path: Path) -> Metadata:
 def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None:
     """Write an exported file with other metadata; the graph stays to the byte.
 
-    Args:
-        path: A model of ONNX or OpenVINO.
-        metadata: New metadata.
-        output: File to write; for OpenVINO its `.bin` is copied as well. None: the
-            model itself.
+    The output is the file itself, or another; OpenVINO's `.bin` is then copied as well.
 
     Raises:
         ModelFileError: If the file is damaged or foreign.
@@ -292,7 +286,6 @@ def _varint(content: bytes | memoryview, position: int) -> tuple[int, int]:
 
 
 def _field(number: int, value: bytes) -> bytes:
-    """Return a field that holds bytes."""
     head, length = bytearray([number << 3 | _WITH_LENGTH]), len(value)
     while length > _SEVEN_BITS:
         head.append(length & _SEVEN_BITS | _MORE)

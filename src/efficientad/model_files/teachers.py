@@ -13,7 +13,7 @@ from efficientad.errors import ModelFileError
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.sizes import DESCRIPTOR_CHANNELS, ModelSize
 from efficientad.model_files import container as tensor_file
-from efficientad.model_files.provenance_entry import read_provenance
+from efficientad.model_files.json_text import read_provenance
 from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad.settings import checks_arguments
 from efficientad.storage import file_hash
@@ -47,11 +47,7 @@ def save_teacher(
 
 @checks_arguments
 def open_teacher(size: ModelSize, path: Path | str | None = None) -> Teacher:
-    """Open the shipped teacher of a size, or a teacher file of that size.
-
-    Args:
-        size: Size of the detector's networks.
-        path: Teacher file. None: the shipped one, checked by its hash.
+    """Open the shipped teacher of a size, checked by its hash, or a file of that size.
 
     Raises:
         ConfigError: If the size is unknown.
@@ -96,11 +92,7 @@ def load_teacher(
 
     It maps (batch, 3, height, width) ImageNet-normalized RGB images to
     (batch, 384, rows, columns) descriptors, one every 4 pixels, each of one 33 x 33
-    patch. Its parameters take no gradients.
-
-    Args:
-        size: `"small"` or `"medium"`.
-        path: Teacher file. None: the shipped one.
+    patch. Its parameters take no gradients. Without a path, it is the shipped one.
 
     Raises:
         ModelFileError: As `open_teacher`.

@@ -96,14 +96,11 @@ class _File(NamedTuple):
 
 @final
 class ImageFiles:
-    """Numbered images of folders and tars.
-
-    Attributes:
-        unreadable: Numbers of the images that were found damaged so far.
-    """
+    """Numbered images of folders and tars."""
 
     def __init__(self, parts: Sequence[tuple[Path, Sequence[_File]]]) -> None:
         self.unreadable: set[int] = set()
+        """Numbers of the images that were found damaged so far."""
         self._parts = parts
         self._files = list(chain.from_iterable(files for _, files in parts))
         self._crops: dict[int, RGBImage] = {}
@@ -124,12 +121,8 @@ class ImageFiles:
         """Read an image or, if it is damaged, the nearest undamaged one before it.
 
         The substitute follows from the files alone, so that a resumed run meets the
-        same images. Each damaged image is reported once. Safe in threads.
-
-        Args:
-            numbers: Images that may replace each other. Those behind the wanted one
-                are only taken if all before it are damaged.
-            position: Index in `numbers` of the wanted image.
+        same images. Each damaged image is reported once. Safe in threads. Numbers
+        behind the position are only taken if all before it are damaged.
 
         Raises:
             ImageError: If more than one in a hundred of all images is damaged, or one
@@ -205,11 +198,7 @@ def open_pretraining_images(path: Path | None) -> PretrainingImages:
 
 
 def open_images(path: Path | str | Sequence[Path | str]) -> ImageFiles:
-    """Open natural images.
-
-    Args:
-        path: A folder (read with all folders and tars below it), an uncompressed tar,
-            or a list of these.
+    """Open folders, read with all folders and tars below them, or uncompressed tars.
 
     Raises:
         DatasetError: If a path does not exist, holds no images, or is part of another.

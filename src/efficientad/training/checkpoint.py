@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 
 from efficientad.errors import ModelFileError
 from efficientad.model_files import container as tensor_file
-from efficientad.model_files.json_text import from_json, to_json
-from efficientad.model_files.provenance_entry import is_number
+from efficientad.model_files.json_text import from_json, is_number, to_json
 from efficientad.model_files.tensors import as_arrays, as_tensors
 
 

@@ -29,7 +29,7 @@ from efficientad.model_files.calibration_entry import (
     calibration_entry,
     read_calibration,
 )
-from efficientad.model_files.provenance_entry import read_provenance
+from efficientad.model_files.json_text import read_provenance
 from efficientad.model_files.tensors import as_arrays, as_tensors
 from efficientad_lab.methods.fitting import load_fitted
 from efficientad_lab.methods.method import Method, MethodEngine

@@ -7,7 +7,7 @@ size small, with a teacher distilled on ImageNet.
 
 from typing import Final, NamedTuple
 
-from efficientad.datasets.published import MVTEC_LOCO_DEFECTS
+from efficientad.datasets.samples import MVTEC_LOCO_DEFECTS
 from efficientad.method.sizes import ModelSize
 
 

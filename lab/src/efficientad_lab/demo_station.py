@@ -1,6 +1,6 @@
 """The demo of the station: parts drawn by code come along, some of them defective.
 
-python -m efficientad.demo_parts.station demo
+python -m efficientad_lab.demo_station demo
 """
 
 import argparse
