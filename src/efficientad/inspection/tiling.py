@@ -83,6 +83,7 @@ def input_size_for(size: Size, tile: TileChoice, scale: float | None) -> Size:
     Raises:
         ConfigError: If there is a scale without tiles, or the images are too long.
     """
+    # Deviation: the paper squeezes every image to a square.
     height, width = size
     shorter, longer = min(size), max(size)
     if tile == "auto":
