@@ -106,11 +106,7 @@ def test_a_killed_station_takes_its_inspector_along(station):
     (inspector,) = station.inspectors()
     station.kill()
 
-    end = 200
-    while Path(f"/proc/{inspector}").exists() and end:
-        end -= 1
-        signal.sigtimedwait([], 0.05)
-    assert end
+    wait_until(lambda: not Path(f"/proc/{inspector}").exists())
     station.start()
     station.wait_ready()
 
