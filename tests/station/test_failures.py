@@ -20,7 +20,7 @@ from tests.station_fakes import (
     station_of,
     wait_until,
 )
-from tests.station_models import ANOMALOUS, ENDLESS, NORMAL, SLOW, deadly_once
+from tests.station_models import ANOMALOUS, ENDLESS, NORMAL, SLOW, deadly_once, held
 
 from efficientad.errors import ModelFileError
 from efficientad.station.http import uploads
@@ -32,10 +32,22 @@ READY = "/health/ready"
 
 
 @pytest.fixture(scope="module")
-def station(tmp_path_factory):
+def impatient(tmp_path_factory):
     config = config_in(tmp_path_factory.mktemp("station"), prediction_seconds=1.0)
     with running(config) as client:
         yield client
+
+
+@pytest.fixture
+def station(impatient):
+    """A station that takes images: on a busy machine it has just replaced a process."""
+    wait_until(lambda: is_ready(impatient))
+    return impatient
+
+
+def inspector_of(client):
+    (active,) = station_of(client).lineup._active.values()
+    return active.inspector
 
 
 def test_a_locked_database_is_a_503_and_the_image_is_stored_once_it_is_free(station):
@@ -110,8 +122,7 @@ def test_a_disk_that_is_almost_full_takes_no_images(tmp_path):
 def test_a_prediction_that_hangs_is_undecided_and_the_next_one_is_predicted(station):
     with ThreadPoolExecutor(2) as pool:
         hanging = pool.submit(post, station, ENDLESS)
-        (active,) = station_of(station).lineup._active.values()
-        wait_until(lambda: active.inspector.n_waiting == 1)
+        wait_until(lambda: inspector_of(station).n_waiting == 1)
         after = pool.submit(post, station, ANOMALOUS)
 
     found = hanging.result().json()
@@ -185,6 +196,24 @@ def test_a_process_that_dies_at_the_start_is_started_again(tmp_path):
 
     assert answer.status_code == 201
     assert "inspector_died" in kinds
+
+
+def test_without_its_process_a_station_refuses_images_and_loses_none(tmp_path):
+    config = config_in(tmp_path)
+    with running(config, held) as client:
+        first = post(client, key="a")
+        inspector_of(client)._process.kill()
+        wait_until(lambda: not is_ready(client))
+        refused = [post(client, key=key) for key in ("a", "b")]
+        (config.data / "models" / "go").touch()
+        wait_until(lambda: is_ready(client))
+        again = [post(client, key=key) for key in ("a", "b")]
+
+        assert [each.status_code for each in refused] == [503, 503]
+        assert all("retry-after" in each.headers for each in refused)
+        assert [each.status_code for each in again] == [200, 201]
+        assert again[0].json() == first.json()
+        assert len(listed(client)) == 2
 
 
 def test_a_stopped_and_started_station_knows_what_it_had(tmp_path):

@@ -1,10 +1,15 @@
 """A station that is killed at its work: what was answered is there, exactly once."""
 
 import http.client
+import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,6 +65,54 @@ def test_what_was_answered_survives_kills_exactly_once(tmp_path, station, rng, n
     assert len(load.sent) >= n_kills
     assert faults(tmp_path / "data", load.sent) == []
     assert not list((tmp_path / "data" / "media" / "incoming").iterdir())
+
+
+@pytest.mark.slow
+def test_every_file_of_a_folder_is_inspected_once_though_the_station_is_killed(
+    tmp_path,
+):
+    line, port, n_files = tmp_path / "line", free_port(), 300
+    folder = f'[[folders]]\nname = "line"\npath = "{line}"\nstable_seconds = 0.2'
+    command = command_in(tmp_path, port, folder)
+    line.mkdir()
+    with station_process(command, port, tmp_path / "log") as station:
+        for number in range(n_files):
+            (line / f"{number}.png").write_bytes(numbered(number)[0])
+            if number % 100 == 99:
+                n_done = len(list(line.glob("done/*")))
+                wait_until(lambda: len(list(line.glob("done/*"))) > n_done, 600)  # noqa: B023
+                station.kill()
+                station.start()
+        wait_until(lambda: len(list(line.glob("done/*"))) == n_files, 600)
+        station.stop()
+
+    data = tmp_path / "data"
+    with closing(sqlite3.connect(data / "station.db")) as connection:
+        query = "SELECT part, decision FROM inspections"
+        rows = connection.execute(query).fetchall()
+    assert faults(data, []) == []
+    assert sorted(rows) == sorted((str(n), numbered(n)[1]) for n in range(n_files))
+
+
+@pytest.mark.slow
+def test_memory_and_the_log_of_the_database_stay_small(tmp_path, station):
+    def send(numbers):
+        with ThreadPoolExecutor(3) as pool:
+            parts = (numbered(number)[0] for number in numbers)
+            post = partial(request, station.port, "POST", INSPECTIONS)
+            assert {status for status, _ in pool.map(post, parts)} == {201}
+
+    def memory():
+        pids = [station.pid, *station.inspectors()]
+        texts = [Path(f"/proc/{pid}/statm").read_text() for pid in pids]
+        return sum(int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") for text in texts)
+
+    send(range(300))
+    before = memory()
+    send(range(300, 1300))
+
+    assert memory() - before < 5e6
+    assert (tmp_path / "data" / "station.db-wal").stat().st_size < 64e6
 
 
 def test_the_check_notices_what_is_lost(tmp_path, station):

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from tests.station.test_kills import command_in
 from tests.station_fakes import (
     config_in,
     image_of,
@@ -26,7 +27,7 @@ from tests.station_models import ANOMALOUS, NORMAL
 from efficientad.errors import ConfigError
 from efficientad.station.config import Folder, Mqtt, Webhook
 from efficientad.station.sinks.webhook import WebhookSink
-from lab.experiments.station.harness import free_port
+from lab.experiments.station.harness import free_port, station_process
 
 
 @pytest.fixture
@@ -277,6 +278,19 @@ def test_a_broker_gets_every_inspection_also_those_while_it_is_gone(tmp_path, br
         "efficientad/cell 1/state",
         "efficientad/cell 1/line/inspection",
     }
+
+
+def test_a_broker_tells_that_a_station_was_killed(tmp_path, broker):
+    got: list[tuple[str, bytes, bool]] = []
+    reader, port = subscribed(broker, got), free_port()
+    mqtt = f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}'
+    command = command_in(tmp_path, port, mqtt)
+    with station_process(command, port, tmp_path / "log") as station:
+        wait_until(lambda: states(got) == [("efficientad/station/state", b"online")])
+        station.kill()
+        wait_until(lambda: states(got)[-1] == ("efficientad/station/state", b"offline"))
+    reader.disconnect()
+    reader.loop_stop()
 
 
 def received(got):

@@ -110,7 +110,7 @@ def preview(_client: Viewer, station: TheStation, tried: TriedRule) -> Preview:
         model = registry.model_of(connection, tried.model)
         values = tried.model_dump(mode="json")
         values["regions"] = json.dumps(values["regions"])
-        rule = rules.Rule(id="", version=0, **values)
+        rule = rules.Rule(id="", **values)
         decide = decision_by(model["calibration"], rule)
         n = n_flagged = n_before = 0
         changed: dict[str, str] = {}

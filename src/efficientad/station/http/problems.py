@@ -88,7 +88,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let an application answer every error as a problem."""
+    """Make an application answer every error as a problem."""
 
     async def on_purpose(_request: Request, error: Exception) -> JSONResponse:
         return response_of(problem_of(error))

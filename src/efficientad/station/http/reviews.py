@@ -169,7 +169,7 @@ def put_golden(
 def delete_golden(
     client: Engineer, station: TheStation, number: InspectionNumber
 ) -> None:
-    """Take a part off the golden samples."""
+    """Remove a part from the golden samples."""
     station.writer.run(reviews.unset_golden, number, client)
 
 

@@ -42,13 +42,13 @@ _N_INCIDENTS: Final = 50
 
 @outside.get("/health/live")
 async def live() -> dict[str, bool]:
-    """Answer: the server runs."""
+    """Return that the server runs."""
     return {"live": True}
 
 
 @outside.get("/health/ready", responses={503: {"model": Health}})
 async def ready(station: TheStation, response: Response) -> Health:
-    """Answer whether images are taken; 503 if not, with the reason."""
+    """Return whether images are taken; 503 if not, with the reason."""
     problem = station.problem
     if problem is not None:
         response.status_code = 503
@@ -95,7 +95,7 @@ def system(_client: Viewer, station: TheStation) -> Any:
     responses=documented(409),
 )
 def pause(client: Operator, station: TheStation, name: Name) -> Any:
-    """Let a source rest."""
+    """Pause a source."""
     found = station.writer.run(registry.set_source_state, name, "paused", client)
     station.tell("source", {"name": name, "state": "paused"})
     return found
@@ -108,7 +108,7 @@ def pause(client: Operator, station: TheStation, name: Name) -> Any:
     responses=documented(409),
 )
 def resume(client: Operator, station: TheStation, name: Name) -> Any:
-    """Let a source go on."""
+    """Resume a source."""
     found = station.writer.run(registry.set_source_state, name, "running", client)
     station.tell("source", {"name": name, "state": "running"})
     return found

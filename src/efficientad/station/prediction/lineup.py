@@ -156,7 +156,7 @@ class Lineup:
     def activate(
         self, source: str, model: str, rule: str | None, by: Actor, reason: str | None
     ) -> Row:
-        """Let a model inspect the images of a source, once the golden samples agree.
+        """Activate a model for a source, once the golden samples agree.
 
         Args:
             source: Source, or `*` for all that have no model of their own.
@@ -203,7 +203,7 @@ class Lineup:
             self._close_unused(active.inspector)
 
     def _put(self, source: str, active: Active) -> None:
-        """Let an inspector take over a source; the one before finishes its work."""
+        """Hand a source over to an inspector; the one before finishes its work."""
         with self._swap:
             before = self._active.get(source)
             self._active = {**self._active, source: active}
@@ -236,7 +236,11 @@ class Lineup:
             "calibration": _plain(facts.calibration),
         }
         rule = first_rule(row["calibration"])
-        self._store.writer.run(registry.add_model, row, rule, by)
+        try:
+            self._store.writer.run(registry.add_model, row, rule, by)
+        except UnavailableError:
+            inspector.close()
+            raise
         return inspector
 
     def _active_of(self, model: str, rule: str | None) -> Active:

@@ -16,7 +16,7 @@ from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row, first, new_id, one, rows
 
 ALL_SOURCES: Final = "*"
-"""Name in activations for every source that has none of its own."""
+"""Every source that has no activation of its own."""
 
 _RULE: Final = ("version", "threshold", "budget", "min_area", "regions")
 
@@ -92,10 +92,10 @@ def rule_of(connection: Connection, model: str, number: str | None) -> Row:
     Raises:
         UnknownError: If the model has no such rule.
     """
-    query = _rules_of(model)
+    query, name = _rules_of(model), "rule"
     if number is not None:
-        query = query.where(t.rules.c.id == number)
-    return one(connection, query, f"rule {number or ''} of a model {model}")
+        query, name = query.where(t.rules.c.id == number), f"rule {number}"
+    return one(connection, query, f"{name} of a model {model}")
 
 
 def _rules_of(model: str) -> Select[Any]:

@@ -162,12 +162,12 @@ class Monitor:
         self._thread.join()
 
     def __call__(self, kind: str, content: Row) -> None:
-        """Take an event of the station, in any thread."""
+        """Handle an event of the station, in any thread."""
         if kind == "inspection":
             self._parts.put(content)
 
     def renew(self, source: str) -> None:
-        """Let a source begin a new epoch with its next part."""
+        """End the epoch of a source; its next part begins another one."""
         with self._lock:
             self._watched.pop(source, None)
 
