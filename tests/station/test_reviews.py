@@ -104,12 +104,15 @@ def test_other_reviews_are_refused(client, body):
     assert client.post(path, json=body).status_code == 422
 
 
-def test_reviews_of_nothing_are_refused(client):
+def test_changes_of_nothing_are_refused_and_not_recorded(client):
     golden = f"{API}/golden/{NOTHING['id']}"
+    n = get(client, "/audit/verify")["n"]
 
     assert review(client, NOTHING, "defect").status_code == 404
     assert client.put(golden, json={"verdict": "normal"}).status_code == 404
     assert client.delete(golden).status_code == 404
+    assert client.post(f"{API}/sources/unknown/pause").status_code == 404
+    assert get(client, "/audit/verify")["n"] == n
 
 
 def test_golden_samples_are_listed_and_taken_off(client):

@@ -114,7 +114,7 @@ def with_sinks(station: Station, ends: ExitStack) -> None:
         sinks.append(broker := MqttSink(config.mqtt, config.name))
         station.listeners.append(broker.note)
     for sink in sinks:
-        delivery = Delivery(sink, station.database, station.writer, station.log.warning)
+        delivery = Delivery(sink, station.store, station.log.warning)
         station.listeners.append(delivery.wake)
         ends.callback(delivery.close)
 

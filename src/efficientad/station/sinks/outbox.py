@@ -7,9 +7,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from efficientad.station.errors import UnavailableError
 from efficientad.station.storage import outbox
-from efficientad.station.storage.engine import Database
 from efficientad.station.storage.queries import Row
-from efficientad.station.storage.writer import Writer
+from efficientad.station.storage.store import Store
 
 _AT_ONCE: Final = 50
 _IDLE_SECONDS: Final = 1.0
@@ -41,16 +40,9 @@ class Sink(Protocol):
 class Delivery:
     """Delivers to one sink, in a thread of its own."""
 
-    def __init__(
-        self,
-        sink: Sink,
-        database: Database,
-        writer: Writer,
-        log: Callable[..., None],
-    ) -> None:
+    def __init__(self, sink: Sink, store: Store, log: Callable[..., None]) -> None:
         self._sink = sink
-        self._database = database
-        self._writer = writer
+        self._database, self._writer, _ = store
         self._log = log
         self._is_closing = threading.Event()
         self._has_news = threading.Event()
