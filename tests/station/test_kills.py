@@ -7,9 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,22 +94,17 @@ def test_every_file_of_a_folder_is_inspected_once_though_the_station_is_killed(
 
 @pytest.mark.slow
 def test_memory_and_the_log_of_the_database_stay_small(tmp_path, station):
-    def send(numbers):
-        with ThreadPoolExecutor(3) as pool:
-            parts = (numbered(number)[0] for number in numbers)
-            post = partial(request, station.port, "POST", INSPECTIONS)
-            assert {status for status, _ in pool.map(post, parts)} == {201}
+    def memory_after(n_images):
+        wait_until(lambda: len(load.sent) >= n_images, 600)
+        n_pages = Path(f"/proc/{station.pid}/statm").read_text().split()[1]
+        return int(n_pages) * os.sysconf("SC_PAGE_SIZE")
 
-    def memory():
-        pids = [station.pid, *station.inspectors()]
-        texts = [Path(f"/proc/{pid}/statm").read_text() for pid in pids]
-        return sum(int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") for text in texts)
+    load = Load(station.port, numbered, seconds_between=0.0)
+    with load.running(3):
+        before = memory_after(150)
+        after = memory_after(600)
 
-    send(range(300))
-    before = memory()
-    send(range(300, 1300))
-
-    assert memory() - before < 5e6
+    assert after - before < 5e6
     assert (tmp_path / "data" / "station.db-wal").stat().st_size < 64e6
 
 
