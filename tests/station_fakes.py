@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
-from tests.station_models import dangerous
+from tests.station_models import NORMAL, dangerous
 
 from efficientad.station.config import StationConfig
 from efficientad.station.http.app import create_app
 from efficientad.station.logs import configure_logs
 from efficientad.station.prediction.pipeline import Station
+
+INSPECTIONS = "/api/v1/inspections"
 
 configure_logs()  # by default, an error is drawn with all variables, for minutes
 
@@ -58,8 +60,46 @@ def wait_until(condition: Any, seconds: float = 120.0) -> None:
 def running(config: StationConfig, opener: Any = dangerous) -> Iterator[TestClient]:
     """Run a station, ready, behind a client."""
     with TestClient(create_app(config, opener)) as client:
-        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        wait_until(lambda: is_ready(client))
         yield client
+
+
+def post(
+    client: TestClient,
+    image: int | bytes = NORMAL,
+    key: str | None = None,
+    **query: Any,
+) -> Any:
+    """Return the answer to an image, which is given by its file or its brightness."""
+    content = image_of(image) if isinstance(image, int) else image
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return client.post(INSPECTIONS, content=content, headers=headers, params=query)
+
+
+def inspected(client: TestClient, image: int | bytes = NORMAL, **query: Any) -> Any:
+    """Return the inspection of an image, which is posted again while it is refused.
+
+    A station takes no image while it replaces the process that predicts.
+    """
+    while (answer := post(client, image, **query)).status_code == 503:
+        time.sleep(0.1)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def listed(client: TestClient, **query: Any) -> Any:
+    """Return the newest inspections."""
+    return client.get(INSPECTIONS, params={"limit": 200, **query}).json()["items"]
+
+
+def incidents(client: TestClient) -> Any:
+    """Return the newest incidents."""
+    return client.get("/api/v1/system").json()["incidents"]
+
+
+def is_ready(client: TestClient) -> bool:
+    """Return whether a station takes images."""
+    return client.get("/health/ready").status_code == 200
 
 
 def station_of(client: TestClient) -> Station:

@@ -41,6 +41,15 @@ def deadly_once(path: Path, config: Any) -> Predictor:
     return dangerous(path, config)
 
 
+def held(path: Path, config: Any) -> Predictor:
+    """Open the fake model; from the second time on, once a file `go` is beside it."""
+    mark = path.with_name("opened")
+    while mark.exists() and not path.with_name("go").exists():
+        time.sleep(0.05)
+    mark.touch()
+    return dangerous(path, config)
+
+
 def dangerous(_path: Path, _config: Any) -> Predictor:
     """Open the fake model; its threshold is 0.5, half of the brightest image."""
     predictor: Predictor = brightness_predictor()

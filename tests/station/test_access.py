@@ -2,7 +2,7 @@
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.station_fakes import config_in, image_of, running
+from tests.station_fakes import INSPECTIONS, config_in, image_of, running
 from tests.station_models import NORMAL, dangerous
 
 from efficientad.errors import ConfigError
@@ -17,7 +17,6 @@ from efficientad.station.config import (
 from efficientad.station.http.app import create_app
 from efficientad.station.http.security import new_token
 
-INSPECTIONS = "/api/v1/inspections"
 ROLES: tuple[Role, ...] = ("line", "viewer", "operator", "engineer")
 
 

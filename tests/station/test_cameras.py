@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.station_fakes import config_in, running, station_of, wait_until
+from tests.station_fakes import (
+    INSPECTIONS,
+    config_in,
+    incidents,
+    listed,
+    running,
+    station_of,
+    wait_until,
+)
 from tests.station_models import ANOMALOUS, NORMAL
 
 from efficientad.errors import ConfigError, ImageError
@@ -15,7 +23,6 @@ from efficientad.station.config import Camera, StationConfig, shown
 from efficientad.station.sources.ppm import read_frame
 
 av = pytest.importorskip("av")
-INSPECTIONS = "/api/v1/inspections"
 FOREVER = (
     "import sys, time\n"
     "while True:\n"
@@ -48,10 +55,6 @@ def camera_of(client):
     return app.state.cameras["line"]
 
 
-def listed(client, **query):
-    return client.get(INSPECTIONS, params={"limit": 200, **query}).json()["items"]
-
-
 def with_camera(folder, name="line", **settings):
     return config_in(folder, cameras=(Camera(name=name, **settings),))
 
@@ -72,7 +75,7 @@ def test_every_frame_of_a_video_is_inspected_once_also_after_a_new_start(tmp_pat
         assert camera._process.returncode == 0
     with running(config) as client:
         found = listed(client, source="line")[::-1]
-        incidents = client.get("/api/v1/system").json()["incidents"]
+        told = incidents(client)
         sent = client.get(f"{INSPECTIONS}/{found[3]['id']}/image").content
 
     assert [round(each["image_score"] * 255) for each in found] == levels
@@ -81,7 +84,7 @@ def test_every_frame_of_a_video_is_inspected_once_also_after_a_new_start(tmp_pat
         13,
         23,
     ]
-    assert incidents == []
+    assert told == []
     assert (np.asarray(Image.open(BytesIO(sent))) == ANOMALOUS).all()
 
 
@@ -125,9 +128,9 @@ def test_a_camera_that_hangs_is_opened_again(tmp_path):
     config = with_camera(tmp_path, **program(STUCK, stall_seconds=0.5))
     with running(config) as client:
         wait_until(lambda: len(listed(client)) >= 2)
-        incidents = client.get("/api/v1/system").json()["incidents"]
+        told = incidents(client)
 
-    assert "line: no frame came for 0.5 seconds" in {i["detail"] for i in incidents}
+    assert "line: no frame came for 0.5 seconds" in {i["detail"] for i in told}
 
 
 def test_a_frame_without_a_place_is_told_and_undecided(tmp_path):
@@ -136,22 +139,22 @@ def test_a_frame_without_a_place_is_told_and_undecided(tmp_path):
         wait_until(lambda: listed(client, decision="undecided"))
         lost = listed(client, decision="undecided")[0]
         client.post("/api/v1/sources/line/pause")
-        incidents = client.get("/api/v1/system").json()["incidents"]
+        told = incidents(client)
 
     assert (lost["source"], lost["media_state"]) == ("line", "removed")
     assert lost["error"] == "8 frames wait already"
-    assert any("a frame was lost" in each["detail"] for each in incidents)
+    assert any("a frame was lost" in each["detail"] for each in told)
 
 
 def test_a_program_that_fails_is_an_incident_with_its_last_words(tmp_path):
     text = "import sys; sys.exit('no such camera')"
     config = with_camera(tmp_path, **program(text))
     with running(config) as client:
-        wait_until(lambda: client.get("/api/v1/system").json()["incidents"])
-        incidents = client.get("/api/v1/system").json()["incidents"]
+        wait_until(lambda: incidents(client))
+        told = incidents(client)
         assert station_of(client).problem is None
 
-    assert incidents[0]["detail"] == "line: no such camera"
+    assert told[0]["detail"] == "line: no such camera"
 
 
 def test_frames_are_read_one_by_one():

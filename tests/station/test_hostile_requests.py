@@ -12,12 +12,19 @@ import tifffile
 from PIL import Image
 from tests.image_files import encoded
 from tests.station.test_kills import command_in
-from tests.station_fakes import config_in, image_of, running
+from tests.station_fakes import (
+    INSPECTIONS,
+    config_in,
+    image_of,
+    incidents,
+    post,
+    running,
+    station_of,
+)
 from tests.station_models import NORMAL
 
 from lab.experiments.station.harness import free_port, request, station_process
 
-INSPECTIONS = "/api/v1/inspections"
 PROBLEM = "application/problem+json"
 NUMBER = "01a229c9-2b0f-7505-a70e-51300368b131"
 GRAY = Image.new("L", (16, 16))
@@ -28,10 +35,9 @@ def station(tmp_path_factory):
     folder = tmp_path_factory.mktemp("station")
     with running(config_in(folder, max_upload_mb=1, max_megapixels=4)) as client:
         yield client
-        incidents = client.get("/api/v1/system").json()["incidents"]
-        assert incidents == []
-        answer = client.post(INSPECTIONS, content=image_of(NORMAL))
-        assert answer.json()["decision"] == "normal"
+        assert incidents(client) == []
+        assert station_of(client).admission.n_taken == 0
+        assert post(client).json()["decision"] == "normal"
 
 
 def png_of(width, height, data=b""):

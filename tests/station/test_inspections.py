@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -11,10 +10,19 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from tests.station_fakes import config_in, image_of, running, station_of, wait_until
+from tests.station_fakes import (
+    INSPECTIONS,
+    config_in,
+    image_of,
+    incidents,
+    inspected,
+    is_ready,
+    post,
+    running,
+    station_of,
+    wait_until,
+)
 from tests.station_models import ANOMALOUS, DEADLY, NORMAL
-
-INSPECTIONS = "/api/v1/inspections"
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +30,6 @@ def station(tmp_path_factory):
     config = config_in(tmp_path_factory.mktemp("station"), review_share=0.0)
     with running(config) as client:
         yield client
-
-
-def post(client, content, key=None, **query):
-    headers = {} if key is None else {"Idempotency-Key": key}
-    return client.post(INSPECTIONS, content=content, headers=headers, params=query)
 
 
 @pytest.mark.parametrize(
@@ -165,27 +168,17 @@ def test_inspections_are_listed_newest_first_in_pages(station):
     assert found.json()["items"] == []
 
 
-def post_until_taken(client, content):
-    """Return the answer to an image; one that is refused for now is posted again."""
-    while (answer := post(client, content)).status_code == 503:
-        time.sleep(0.1)
-    return answer
-
-
 def test_a_crash_leaves_the_image_undecided_and_others_are_predicted(station):
     levels = [NORMAL, NORMAL, DEADLY, NORMAL, ANOMALOUS, NORMAL]
     with ThreadPoolExecutor(6) as pool:
-        images = map(image_of, levels)
-        answers = list(pool.map(partial(post_until_taken, station), images))
-    decisions = [answer.json().get("decision") for answer in answers]
+        found = list(pool.map(partial(inspected, station), levels))
+    decisions = [each["decision"] for each in found]
 
-    assert decisions[2] == "undecided"
-    assert "twice" in answers[2].json()["error"]
-    assert decisions[2:3] + decisions[4:5] == ["undecided", "anomalous"]
-    assert all(each == "normal" for i, each in enumerate(decisions) if i not in {2, 4})
-    wait_until(lambda: station.get("/health/ready").status_code == 200)
-    kinds = {each["kind"] for each in station.get("/api/v1/system").json()["incidents"]}
-    assert "inspector_died" in kinds
+    expected = ["normal", "normal", "undecided", "normal", "anomalous", "normal"]
+    assert decisions == expected
+    assert "twice" in found[2]["error"]
+    wait_until(lambda: is_ready(station))
+    assert "inspector_died" in {each["kind"] for each in incidents(station)}
 
 
 def test_metrics_count_decisions(station):
@@ -202,8 +195,8 @@ def test_a_challenge_part_that_passes_is_an_incident(station):
     passed = post(station, image_of(NORMAL), expect="anomalous").json()["id"]
 
     def challenges():
-        incidents = station.get("/api/v1/system").json()["incidents"]
-        return [each for each in incidents if each["kind"] == "challenge_passed"]
+        found = incidents(station)
+        return [each for each in found if each["kind"] == "challenge_passed"]
 
     wait_until(challenges)
     assert [each["detail"] for each in challenges()] == [f"http: {passed}"]

@@ -1,10 +1,13 @@
 """A station that is killed at its work: what was answered is there, exactly once."""
 
 import http.client
+import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,49 @@ def test_what_was_answered_survives_kills_exactly_once(tmp_path, station, rng, n
     assert not list((tmp_path / "data" / "media" / "incoming").iterdir())
 
 
+@pytest.mark.slow
+def test_every_file_of_a_folder_is_inspected_once_though_the_station_is_killed(
+    tmp_path,
+):
+    line, port, n_files = tmp_path / "line", free_port(), 300
+    folder = f'[[folders]]\nname = "line"\npath = "{line}"\nstable_seconds = 0.2'
+    command = command_in(tmp_path, port, folder)
+    line.mkdir()
+    with station_process(command, port, tmp_path / "log") as station:
+        for number in range(n_files):
+            (line / f"{number}.png").write_bytes(numbered(number)[0])
+            if number % 100 == 99:
+                n_done = len(list(line.glob("done/*")))
+                wait_until(lambda: len(list(line.glob("done/*"))) > n_done, 600)  # noqa: B023
+                station.kill()
+                station.start()
+        wait_until(lambda: len(list(line.glob("done/*"))) == n_files, 600)
+        station.stop()
+
+    data = tmp_path / "data"
+    with closing(sqlite3.connect(data / "station.db")) as connection:
+        query = "SELECT part, decision FROM inspections"
+        rows = connection.execute(query).fetchall()
+    assert faults(data, []) == []
+    assert sorted(rows) == sorted((str(n), numbered(n)[1]) for n in range(n_files))
+
+
+@pytest.mark.slow
+def test_memory_and_the_log_of_the_database_stay_small(tmp_path, station):
+    def memory_after(n_images):
+        wait_until(lambda: len(load.sent) >= n_images, 600)
+        n_pages = Path(f"/proc/{station.pid}/statm").read_text().split()[1]
+        return int(n_pages) * os.sysconf("SC_PAGE_SIZE")
+
+    load = Load(station.port, numbered, seconds_between=0.0)
+    with load.running(3):
+        before = memory_after(150)
+        after = memory_after(600)
+
+    assert after - before < 5e6
+    assert (tmp_path / "data" / "station.db-wal").stat().st_size < 64e6
+
+
 def test_the_check_notices_what_is_lost(tmp_path, station):
     """Positive control: a lost file, a lost row and a wrong decision are found."""
     status, _ = request(
@@ -106,11 +152,7 @@ def test_a_killed_station_takes_its_inspector_along(station):
     (inspector,) = station.inspectors()
     station.kill()
 
-    end = 200
-    while Path(f"/proc/{inspector}").exists() and end:
-        end -= 1
-        signal.sigtimedwait([], 0.05)
-    assert end
+    wait_until(lambda: not Path(f"/proc/{inspector}").exists())
     station.start()
     station.wait_ready()
 

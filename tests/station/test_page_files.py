@@ -16,7 +16,7 @@ PAGE = module.PAGE
 VENDOR = PAGE / "vendor"
 MODULES = sorted((PAGE / "modules").glob("*.js"))
 MAX_BYTES = 150_000
-POLICY = dict(_HEADERS)[b"content-security-policy"].decode()
+POLICY = _HEADERS["Content-Security-Policy"]
 
 HANDLER = re.compile(r"<[^>]*\son[a-z]+\s*=", re.IGNORECASE)
 STYLE = re.compile(r"<style|\sstyle\s*=", re.IGNORECASE)

@@ -12,23 +12,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
-from tests.station_fakes import config_in, image_of, running, station_of, wait_until
+from tests.station.test_kills import command_in
+from tests.station_fakes import (
+    config_in,
+    image_of,
+    listed,
+    post,
+    running,
+    station_of,
+    wait_until,
+)
 from tests.station_models import ANOMALOUS, NORMAL
 
 from efficientad.errors import ConfigError
 from efficientad.station.config import Folder, Mqtt, Webhook
 from efficientad.station.sinks.webhook import WebhookSink
-from lab.experiments.station.harness import free_port
-
-INSPECTIONS = "/api/v1/inspections"
-
-
-def post(client, brightness=NORMAL, **query):
-    return client.post(INSPECTIONS, content=image_of(brightness), params=query).json()
-
-
-def listed(client, **query):
-    return client.get(INSPECTIONS, params={"limit": 200, **query}).json()["items"]
+from lab.experiments.station.harness import free_port, station_process
 
 
 @pytest.fixture
@@ -144,10 +143,10 @@ def receiver():
 def test_a_webhook_gets_every_inspection_also_after_trouble(tmp_path, receiver):
     hook = Webhook(name="mes", url=receiver.url, is_private=True)
     with running(config_in(tmp_path, webhooks=(hook,))) as client:
-        first = post(client, ANOMALOUS, part="P 1")
+        first = post(client, ANOMALOUS, part="P 1").json()
         wait_until(lambda: receiver.got)
         receiver.status = 503
-        numbers = [post(client)["id"] for _ in range(3)]
+        numbers = [post(client).json()["id"] for _ in range(3)]
         undelivered = client.get("/api/v1/system").json()["undelivered"]
         receiver.status = 204
         wait_until(lambda: len(receiver.got) >= 4)
@@ -163,7 +162,7 @@ def test_what_is_not_delivered_is_so_after_a_new_start(tmp_path, receiver):
     config = config_in(tmp_path, webhooks=(hook,))
     receiver.status = 500
     with running(config) as client:
-        number = post(client)["id"]
+        number = post(client).json()["id"]
     receiver.status = 204
     with running(config):
         wait_until(lambda: receiver.got)
@@ -178,7 +177,7 @@ def test_a_redirect_or_refusal_is_no_delivery_and_is_not_followed(
     receiver.status = status
     hook = Webhook(name="mes", url=receiver.url, is_private=True)
     with running(config_in(tmp_path, webhooks=(hook,))) as client:
-        post(client)
+        post(client).json()
         wait_until(lambda: failures(client))
         ((attempts, error),) = failures(client)
 
@@ -263,10 +262,10 @@ def test_a_broker_gets_every_inspection_also_those_while_it_is_gone(tmp_path, br
     reader = subscribed(broker, got)
     mqtt = Mqtt(host="127.0.0.1", port=broker.port)
     with running(config_in(tmp_path, mqtt=mqtt, name="cell 1")) as client:
-        numbers = [post(client, source="line")["id"] for _ in range(3)]
+        numbers = [post(client, source="line").json()["id"] for _ in range(3)]
         wait_until(lambda: set(numbers) <= received(got))
         broker.stop()
-        numbers += [post(client, source="line")["id"] for _ in range(5)]
+        numbers += [post(client, source="line").json()["id"] for _ in range(5)]
         broker.start()
         wait_until(lambda: set(numbers) <= received(got))
     wait_until(lambda: ("efficientad/cell 1/state", b"offline") in states(got))
@@ -279,6 +278,19 @@ def test_a_broker_gets_every_inspection_also_those_while_it_is_gone(tmp_path, br
         "efficientad/cell 1/state",
         "efficientad/cell 1/line/inspection",
     }
+
+
+def test_a_broker_tells_that_a_station_was_killed(tmp_path, broker):
+    got: list[tuple[str, bytes, bool]] = []
+    reader, port = subscribed(broker, got), free_port()
+    mqtt = f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}'
+    command = command_in(tmp_path, port, mqtt)
+    with station_process(command, port, tmp_path / "log") as station:
+        wait_until(lambda: states(got) == [("efficientad/station/state", b"online")])
+        station.kill()
+        wait_until(lambda: states(got)[-1] == ("efficientad/station/state", b"offline"))
+    reader.disconnect()
+    reader.loop_stop()
 
 
 def received(got):

@@ -12,28 +12,22 @@ from efficientad.station.reviewing.queue import (
 )
 from efficientad.station.storage.audit_chain import (
     START,
-    Action,
-    Entry,
+    Actor,
     Head,
     canonical_json,
     first_fault,
     next_entry,
 )
 
+ANN = Actor("Ann", "operator")
 AT = datetime(2026, 11, 29, 14, 7, 3, 5, tzinfo=UTC)
 
 
 def chain(n):
     entries, head = [], Head()
     for number in range(n):
-        action = Action(
-            actor="Ann",
-            role="operator",
-            action="review",
-            subject=str(number),
-            after={"verdict": "defect", "note": "ä", "score": 0.1 + number},
-        )
-        entries.append(next_entry(head, action, AT + timedelta(seconds=number)))
+        at, after = AT + timedelta(seconds=number), {"note": "ä", "score": 0.1 + number}
+        entries.append(next_entry(head, at, ANN, "review", str(number), after=after))
         head = Head(entries[-1].seq, entries[-1].hash)
     return entries, head
 
@@ -104,8 +98,8 @@ def test_a_changed_chain_is_noticed(change, fault):
 def test_a_chain_that_was_written_anew_is_noticed_by_a_kept_head():
     entries, head = chain(4)
     forged, _ = chain(3)
-    last = Action(actor="Eve", role="operator", action="review", subject="3")
-    forged.append(next_entry(Head(3, forged[-1].hash), last, AT))
+    eve, last = Actor("Eve", "operator"), Head(3, forged[-1].hash)
+    forged.append(next_entry(last, AT, eve, "review", "3"))
 
     assert first_fault(forged) is None
     assert "another one than was kept" in str(first_fault(forged, head))
@@ -120,8 +114,7 @@ def test_canonical_json_has_one_form():
 
 def test_times_of_entries_are_utc():
     local = AT.astimezone(timezone(timedelta(hours=9)))
-    action = Action(actor="Ann", role="operator", action="login", subject="")
+    entry = next_entry(Head(), AT, ANN, "login", "")
 
-    assert next_entry(Head(), action, local) == next_entry(Head(), action, AT)
-    assert next_entry(Head(), action, AT).at == "2026-11-29T14:07:03.000005+00:00"
-    assert isinstance(next_entry(Head(), action, AT), Entry)
+    assert next_entry(Head(), local, ANN, "login", "") == entry
+    assert entry.at == "2026-11-29T14:07:03.000005+00:00"

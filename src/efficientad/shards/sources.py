@@ -114,7 +114,6 @@ def find_shards(sources: Sequence[str], n_images: int) -> list[Shard]:
         DatasetError: If there is no image, or a source cannot be listed.
         MissingDependencyError: If what reads a URL is not installed.
     """
-    shards = []
     paths = dict.fromkeys(path for source in sources for path in _files_of(source))
     shards = [Shard((path,)) for path in paths if _is_tar(path)]
     images = (path for path in paths if not _is_tar(path))

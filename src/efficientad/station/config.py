@@ -200,6 +200,11 @@ class StationConfig(_Checked):
     mqtt: Mqtt | None = None
 
     @property
+    def max_pixels(self) -> int:
+        """Pixels that an image may have."""
+        return self.max_megapixels * 10**6
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this computer reaches the station."""
         return self.host in {"127.0.0.1", "::1", "localhost"}

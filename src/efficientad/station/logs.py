@@ -8,8 +8,6 @@ from typing import Any
 
 import structlog
 
-LOGGER = "efficientad.station"
-
 
 class _Stderr(TextIOBase):
     """Standard error as it is now; a log that cannot be written stops no inspection."""
@@ -24,21 +22,20 @@ class _Stderr(TextIOBase):
             sys.stderr.flush()
 
 
-def configure_logs(level: int = logging.INFO) -> None:
+def configure_logs() -> None:
     """Make the whole process log JSON lines; secrets are never passed to a log."""
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(_Stderr()),  # type: ignore[arg-type]
     )
 
 
 def logger() -> Any:
     """Return the logger of the station; its methods take an event and named values."""
-    return structlog.get_logger(LOGGER)
+    return structlog.get_logger()

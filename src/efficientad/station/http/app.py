@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from functools import partial
 
 from fastapi import APIRouter, FastAPI
 
@@ -18,15 +17,13 @@ from efficientad.station.http import (
     jobs,
     lookout,
     models,
-    previews,
     reviews,
     system,
 )
 from efficientad.station.http.events import Events
-from efficientad.station.http.page import add_page
-from efficientad.station.http.problems import add_handlers
+from efficientad.station.http.page import Page
+from efficientad.station.http.problems import add_handlers, documented
 from efficientad.station.http.security import Border
-from efficientad.station.http.uploads import Uploads
 from efficientad.station.prediction.lineup import OpenModel, open_model
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.sinks.mqtt import MqttSink
@@ -35,6 +32,7 @@ from efficientad.station.sinks.webhook import WebhookSink
 from efficientad.station.sources.camera import CameraSource
 from efficientad.station.sources.folder import FolderSource
 from efficientad.station.storage import registry
+from efficientad.station.storage.queries import Row
 from efficientad.station.watching.monitor import Monitor
 
 _MEGABYTE = 10**6
@@ -57,10 +55,8 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
             raise
         app.state.station = station
         app.state.events = Events(asyncio.get_running_loop())
-        app.state.uploads = Uploads(station)
         app.state.monitor = monitor = Monitor(
-            station.database,
-            station.writer,
+            station.store,
             station.tell,
             station.report,
             defect_share=config.defect_share,
@@ -70,7 +66,6 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
         ends = ExitStack()
         ends.callback(station.close)
         ends.callback(monitor.close)
-        ends.callback(app.state.uploads.close)
         with_sinks(station, ends)
         await asyncio.to_thread(station.start)
         monitor.start()
@@ -91,13 +86,13 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
     )
     add_handlers(app)
     app.add_middleware(Border, config=config)
-    api = APIRouter(prefix="/api/v1")
+    errors = documented(400, 401, 403, 404, 422, 429, 503)
+    api = APIRouter(prefix="/api/v1", responses=errors)
     for router in (
         inspections.router,
         models.router,
         system.router,
         events.router,
-        previews.router,
         reviews.router,
         jobs.router,
         drift.router,
@@ -107,7 +102,7 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
     app.include_router(api)
     app.include_router(lookout.router)
     app.include_router(system.outside)
-    add_page(app)
+    app.mount("/", Page(), name="page")  # behind all other paths
     return app
 
 
@@ -119,7 +114,7 @@ def with_sinks(station: Station, ends: ExitStack) -> None:
         sinks.append(broker := MqttSink(config.mqtt, config.name))
         station.listeners.append(broker.note)
     for sink in sinks:
-        delivery = Delivery(sink, station.database, station.writer, station.log.warning)
+        delivery = Delivery(sink, station.store, station.log.warning)
         station.listeners.append(delivery.wake)
         ends.callback(delivery.close)
 
@@ -127,14 +122,15 @@ def with_sinks(station: Station, ends: ExitStack) -> None:
 def with_sources(station: Station, ends: ExitStack) -> dict[str, CameraSource]:
     """Begin to read all sources of the settings, and return the cameras by name."""
     config = station.config
-    known: list[tuple[str, str, dict[str, str]]] = []
-    known += [(f.name, "folder", {"path": str(f.path)}) for f in config.folders]
-    known += [(c.name, "camera", {"mode": c.mode}) for c in config.cameras]
-    rows = [
-        {"name": name, "kind": kind, "settings": settings, "state": "running"}
-        for name, kind, settings in known
+    rows: list[Row] = [
+        {"name": each.name, "kind": "folder", "settings": {"path": str(each.path)}}
+        for each in config.folders
     ]
-    station.writer.run(partial(registry.set_sources, sources=rows))
+    rows += [
+        {"name": each.name, "kind": "camera", "settings": {"mode": each.mode}}
+        for each in config.cameras
+    ]
+    station.writer.run(registry.set_sources, rows)
     for folder in config.folders:
         ends.callback(FolderSource(folder, station).close)
     cameras = {each.name: CameraSource(each, station) for each in config.cameras}

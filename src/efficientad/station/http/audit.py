@@ -11,7 +11,6 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from efficientad.names import as_cell
-from efficientad.station.http.problems import documented
 from efficientad.station.http.schemas import Line
 from efficientad.station.http.security import Engineer, TheStation, Viewer
 from efficientad.station.prediction.pipeline import Station
@@ -23,26 +22,10 @@ _COLUMNS: Final = tuple(field.name for field in fields(Entry))
 _LAST: Final = 2**31 - 1
 
 
-class AuditEntry(BaseModel):
-    """Something that a person or the station did."""
-
-    seq: int
-    at: str
-    actor: str
-    role: str
-    action: str
-    subject: str
-    before: Any
-    after: Any
-    reason: str | None
-    previous: str
-    hash: str
-
-
 class AuditList(BaseModel):
     """Entries, newest first."""
 
-    items: list[AuditEntry]
+    items: list[Entry]
     next: int | None
     """Value of `before` for earlier ones."""
 
@@ -56,7 +39,7 @@ class Verification(BaseModel):
     fault: str | None
 
 
-@router.get("/audit", responses=documented())
+@router.get("/audit")
 def get_entries(
     _client: Viewer,
     station: TheStation,
@@ -65,16 +48,14 @@ def get_entries(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> AuditList:
     """List what was done, newest first."""
-    with station.database.connect() as connection:
-        found = audit.list_entries(
-            connection, limit=limit, before=before, actor=actor or None
-        )
-    items = [AuditEntry(**asdict(entry)) for entry in found]
+    items = station.database.read(
+        audit.list_entries, limit=limit, before=before, actor=actor or None
+    )
     is_more = len(items) == limit and items[-1].seq > 1
     return AuditList(items=items, next=items[-1].seq if is_more else None)
 
 
-@router.get("/audit/verify", responses=documented())
+@router.get("/audit/verify")
 def verify(_client: Viewer, station: TheStation) -> Verification:
     """Compute all hashes again."""
     with station.database.connect() as connection:
@@ -83,7 +64,7 @@ def verify(_client: Viewer, station: TheStation) -> Verification:
     return Verification(n=head.seq, hash=head.hash, fault=fault)
 
 
-@router.get("/audit.csv", responses=documented())
+@router.get("/audit.csv")
 def as_csv(_client: Engineer, station: TheStation) -> StreamingResponse:
     """Return the whole log as a table."""
     name = f'attachment; filename="audit-{station.config.name}.csv"'

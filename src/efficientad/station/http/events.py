@@ -7,7 +7,6 @@ from typing import Final
 from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from efficientad.station.http.problems import documented
 from efficientad.station.http.security import Viewer
 from efficientad.station.storage.queries import Row, as_json
 
@@ -62,7 +61,7 @@ class Events:
             queue.put_nowait(event)
 
 
-@router.get("/events", response_class=EventSourceResponse, responses=documented())
+@router.get("/events", response_class=EventSourceResponse)
 async def events(_client: Viewer, request: Request) -> AsyncIterator[ServerSentEvent]:
     """Stream inspections, incidents and activations as they are stored."""
     source: Events = request.app.state.events

@@ -3,23 +3,19 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from efficientad.errors import EfficientADError
+from efficientad.station.errors import UnavailableError
 from efficientad.station.http import pictures
-from efficientad.station.http.problems import (
-    ProblemError,
-    as_problem,
-    documented,
-    problem_of,
-)
+from efficientad.station.http.problems import as_problem, documented, problem_of
 from efficientad.station.http.schemas import (
     IMAGE_BODY,
     IMAGES_BODY,
@@ -32,12 +28,14 @@ from efficientad.station.http.schemas import (
     Line,
     Name,
     Number,
+    Time,
 )
-from efficientad.station.http.security import AnyClient, Client, TheStation, Viewer
-from efficientad.station.http.uploads import Uploads
+from efficientad.station.http.security import AnyClient, TheStation, Viewer
+from efficientad.station.http.uploads import receive
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer
 from efficientad.station.storage import queries, registry
+from efficientad.station.storage.audit_chain import Actor
 
 router = APIRouter(prefix="/inspections", tags=["inspections"])
 
@@ -63,7 +61,7 @@ async def post(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
     source: SourceName = "http",
     part: Annotated[Line | None, Query()] = None,
     expect: Annotated[Expected | None, Query()] = None,
-    captured_at: Annotated[datetime | None, Query()] = None,
+    captured_at: Annotated[Time | None, Query()] = None,
     color: Annotated[Literal["rgb", "bgr"], Query()] = "rgb",
     idempotency_key: Annotated[Key | None, Header()] = None,
 ) -> Any:
@@ -79,7 +77,7 @@ async def post(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
         key=idempotency_key,
         part=part,
         expected=expect,
-        captured_at=_with_zone(captured_at),
+        captured_at=captured_at,
         color=color,
     )
     if answer.is_replay:
@@ -102,26 +100,20 @@ async def inspected(
         chunks: Function that returns the image. None: it is the body.
         known: Fields of the arrival.
     """
-    uploads: Uploads = request.app.state.uploads
+    length = request.headers.get("content-length") if chunks is None else None
     try:
-        if chunks is None:
-            uploads.require_length(request.headers.get("content-length"))
-        arrival = await uploads.receive((chunks or request.stream)(), **known)
-    except ClientDisconnect as error:
+        body = (chunks or request.stream)()
+        arrival = await receive(station, body, length, **known)
+    except BaseException as error:
         station.leave()
-        raise ProblemError(400, "the client left before the image was there") from error
-    except BaseException:
-        station.leave()
+        if isinstance(error, ClientDisconnect):
+            raise HTTPException(400, "the client left before the end") from error
         raise
     future = asyncio.wrap_future(station.submit(arrival))
     return await asyncio.shield(future)  # stored also if the client has left
 
 
-@router.post(
-    "/batch",
-    responses=documented(413),
-    openapi_extra=IMAGES_BODY,
-)
+@router.post("/batch", responses=documented(413), openapi_extra=IMAGES_BODY)
 async def post_batch(
     request: Request,
     client: AnyClient,
@@ -130,11 +122,11 @@ async def post_batch(
 ) -> list[BatchResult]:
     """Inspect up to 16 images of a multipart form; each has a result or a problem."""
     if (problem := station.problem) is not None:
-        raise ProblemError(503, problem, {"Retry-After": "1"})
+        raise UnavailableError(problem)
     async with request.form(max_files=MAX_BATCH, max_fields=0) as form:
         files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
         if not files:
-            raise ProblemError(422, f"1 to {MAX_BATCH} images were needed, got none")
+            raise HTTPException(422, f"1 to {MAX_BATCH} images were needed, got none")
         results = (
             _batch_result(request, station, client, source, file) for file in files
         )
@@ -142,7 +134,7 @@ async def post_batch(
 
 
 async def _batch_result(
-    request: Request, station: Station, client: Client, source: str, file: UploadFile
+    request: Request, station: Station, client: Actor, source: str, file: UploadFile
 ) -> BatchResult:
     name = re.sub(r"[\x00-\x1f\x7f]", "", file.filename or "")[:200]
 
@@ -155,14 +147,14 @@ async def _batch_result(
         answer = await inspected(
             request, station, chunks, source=source, part=name or None
         )
-    except (EfficientADError, ProblemError) as error:
+    except (EfficientADError, HTTPException) as error:
         return BatchResult(name=name, problem=as_problem(problem_of(error)))
     found = Inspection.model_validate(answer.inspection)
     return BatchResult(name=name, inspection=found)
 
 
-@router.get("", response_model=InspectionList, responses=documented())
-async def get_all(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
+@router.get("", response_model=InspectionList)
+def get_all(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
     _client: Viewer,
     station: TheStation,
     source: Annotated[Name | None, Query()] = None,
@@ -170,31 +162,25 @@ async def get_all(  # noqa: PLR0913, PLR0917 - each is a parameter of the interf
     part: Annotated[Line | None, Query()] = None,
     model: Annotated[Line | None, Query()] = None,
     review_state: Annotated[Line | None, Query()] = None,
-    since: Annotated[datetime | None, Query()] = None,
-    until: Annotated[datetime | None, Query()] = None,
+    since: Annotated[Time | None, Query()] = None,
+    until: Annotated[Time | None, Query()] = None,
     before: Annotated[Number | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Any:
     """List inspections, newest first."""
-    names = {"source": source, "decision": decision, "part": part, "model": model}
-    names["review_state"] = review_state
-
-    def found() -> list[queries.Row]:
-        with station.database.connect() as connection:
-            return queries.list_inspections(
-                connection,
-                limit=limit,
-                before=before,
-                since=_with_zone(since),
-                until=_with_zone(until),
-                equal={k: v for k, v in names.items() if v is not None},
-            )
-
-    items = await run_in_threadpool(found)
+    equal = {"source": source, "decision": decision, "part": part, "model": model}
+    items = station.database.read(
+        queries.list_inspections,
+        limit=limit,
+        before=before,
+        since=since,
+        until=until,
+        equal={**equal, "review_state": review_state},
+    )
     return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
 
 
-@router.get("/{number}", response_model=Inspection, responses=documented())
+@router.get("/{number}", response_model=Inspection)
 def get(_client: Viewer, station: TheStation, number: InspectionNumber) -> Any:
     """Return one inspection."""
     return _row(station, number)
@@ -257,42 +243,24 @@ def map_(
 
 def _calibration(station: Station, row: queries.Row) -> dict[str, Any]:
     """Return what the model of an inspection said of its calibration."""
-    with station.database.connect() as connection:
-        model = registry.model_of(connection, row["model"])
-    assert model is not None
+    model = station.database.read(registry.model_of, row["model"])
     calibration: dict[str, Any] = model["calibration"]
     return calibration
 
 
 def _row(station: Station, number: str) -> queries.Row:
-    with station.database.connect() as connection:
-        row = queries.inspection_of(connection, number)
-    if row is None:
-        raise ProblemError(404, "there is no inspection of this number")
-    return row
+    return station.database.read(queries.inspection_of, number)
 
 
-def _path(station: Station, row: queries.Row) -> Any:
+def _path(station: Station, row: queries.Row) -> Path:
     path = station.media.path(row["media_path"] or "")
     if row["media_state"] != "stored" or not path.is_file():
-        raise ProblemError(410, "the image of this inspection has been removed")
+        raise HTTPException(410, "the image of this inspection has been removed")
     return path
 
 
 def _artifact(station: Station, number: str, name: str) -> bytes:
-    _row(station, number)
-    with station.database.connect() as connection:
-        found = queries.artifact_of(connection, number, name)
+    found = station.database.read(queries.artifact_of, number, name)
     if found is None:
-        raise ProblemError(410, f"this inspection has no {name}: it is undecided")
+        raise HTTPException(410, f"this inspection has no {name}: it is undecided")
     return found
-
-
-def _with_zone(time: datetime | None) -> datetime | None:
-    """Return a time in UTC."""
-    try:
-        if time is None or time.tzinfo is not None:
-            return time and time.astimezone(UTC)
-    except OverflowError:  # it is in no year of UTC
-        pass
-    raise ProblemError(422, "a time needs its zone, such as 2026-11-29T14:07:00Z")

@@ -1,8 +1,7 @@
 """Jobs that take a while: data sets of reviewed parts, and trials of models."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 from threading import Thread
 from typing import Annotated, Any, Final, Literal
 
@@ -10,21 +9,14 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
 from efficientad.errors import EfficientADError
-from efficientad.station.http.problems import ProblemError, documented
-from efficientad.station.http.reviews import action_of
-from efficientad.station.http.schemas import InspectionNumber, Number, Sha256, _Strict
-from efficientad.station.http.security import (
-    Client,
-    Engineer,
-    Operator,
-    TheStation,
-    Viewer,
-)
+from efficientad.station.http.schemas import InspectionNumber, Number, Sha256, Strict
+from efficientad.station.http.security import Engineer, Operator, TheStation, Viewer
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.trials import try_model
 from efficientad.station.reviewing.dataset import ReviewedPart, export_dataset
-from efficientad.station.storage import audit, jobs, registry, reviews
-from efficientad.station.storage.queries import Row
+from efficientad.station.storage import jobs, registry, reviews, tables
+from efficientad.station.storage.audit_chain import Actor
+from efficientad.station.storage.queries import Row, newest
 
 router = APIRouter()
 _FOLDER: Final = "exports"
@@ -62,7 +54,7 @@ class Job(BaseModel):
     result: Trial | None
 
 
-class NewTrial(_Strict):
+class NewTrial(Strict):
     """A trial on the last parts."""
 
     rule: Number | None = None
@@ -70,23 +62,13 @@ class NewTrial(_Strict):
     n: Annotated[int, Field(ge=1, le=1000)] = 200
 
 
-@router.get("/jobs/{number}", response_model=Job, responses=documented())
+@router.get("/jobs/{number}", response_model=Job)
 def get_job(_client: Viewer, station: TheStation, number: InspectionNumber) -> Any:
     """Return how far an export or a trial is."""
-    with station.database.connect() as connection:
-        job = jobs.job_of(connection, number)
-    if job is None:
-        raise ProblemError(404, "there is no job of this number")
-    return job
+    return station.database.read(jobs.job_of, number)
 
 
-@router.post(
-    "/exports",
-    status_code=202,
-    response_model=Job,
-    responses=documented(),
-    tags=["reviews"],
-)
+@router.post("/exports", status_code=202, response_model=Job, tags=["reviews"])
 def post_export(client: Operator, station: TheStation) -> Any:
     """Write all reviewed parts as a data set for `efficientad train`.
 
@@ -94,8 +76,7 @@ def post_export(client: Operator, station: TheStation) -> Any:
     """
 
     def work(job: Row) -> tuple[str, None]:
-        with station.database.connect() as connection:
-            found = reviews.verdicts(connection)
+        found = station.database.read(reviews.verdicts)
         folder = station.config.data / _FOLDER / job["id"]
         made = export_dataset((_reviewed_part(station, row) for row in found), folder)
         return (
@@ -106,23 +87,18 @@ def post_export(client: Operator, station: TheStation) -> Any:
     return _begin(station, client, "export", "", work)
 
 
-@router.get(
-    "/models/{sha256}/trials",
-    response_model=list[Job],
-    responses=documented(),
-    tags=["models"],
-)
+@router.get("/models/{sha256}/trials", response_model=list[Job], tags=["models"])
 def get_trials(_client: Viewer, station: TheStation, sha256: _ModelHash) -> Any:
     """List the trials of a model, newest first."""
-    with station.database.connect() as connection:
-        return jobs.list_jobs(connection, "trial", sha256, _N_LISTED)
+    return station.database.read(
+        newest, tables.jobs, _N_LISTED, kind="trial", subject=sha256
+    )
 
 
 @router.post(
     "/models/{sha256}/trials",
     status_code=202,
     response_model=Job,
-    responses=documented(),
     tags=["models"],
 )
 def post_trial(
@@ -130,8 +106,7 @@ def post_trial(
 ) -> Any:
     """Predict the last stored parts by a model, when the line has no image."""
     with station.database.connect() as connection:
-        if registry.model_of(connection, sha256) is None:
-            raise ProblemError(404, "there is no model of this hash")
+        registry.model_of(connection, sha256)
         parts = reviews.last_images(connection, new.n)
 
     def work(_job: Row) -> tuple[str, dict[str, Any]]:
@@ -146,18 +121,13 @@ def post_trial(
 
 def _begin(
     station: Station,
-    client: Client,
+    client: Actor,
     kind: str,
     subject: str,
     work: Callable[[Row], tuple[str, Any]],
 ) -> Row:
     """Begin a job in a thread of its own, and return it."""
-    add = partial(
-        jobs.add_job, kind=kind, subject=subject, by=client.name, at=datetime.now(UTC)
-    )
-    job = station.writer.run(
-        audit.recorded(add, lambda row: action_of(client, kind, subject or row["id"]))
-    )
+    job = station.writer.run(jobs.add_job, kind, subject, client)
 
     def run() -> None:
         try:
@@ -167,8 +137,7 @@ def _begin(
             station.report(f"{kind}_failed", detail)
         else:
             state = "done"
-        end = partial(jobs.end_job, state=state, detail=detail, result=result)
-        station.writer.submit(partial(end, number=job["id"]))
+        station.writer.submit(jobs.end_job, job["id"], state, detail, result)
 
     Thread(target=run, name=kind, daemon=True).start()
     return job

@@ -17,10 +17,11 @@ from fastapi.routing import APIRoute
 from PIL import Image
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from efficientad.errors import EfficientADError
 from efficientad.station.http.inspections import inspected
-from efficientad.station.http.problems import ProblemError, problem_of
+from efficientad.station.http.problems import problem_of
 from efficientad.station.http.schemas import IMAGE_BODY, Line, Name
 from efficientad.station.http.security import AnyClient, TheStation
 from efficientad.station.prediction.pipeline import Station
@@ -50,20 +51,16 @@ class _Route(APIRoute):
         async def answer(request: Request) -> Response:
             try:
                 return await handler(request)
-            except (EfficientADError, ProblemError, RequestValidationError) as error:
-                return _failure(error)
+            except (EfficientADError, HTTPException, RequestValidationError) as error:
+                return _failure(problem_of(error))
 
         return answer
 
 
-def _failure(error: Exception) -> JSONResponse:
-    if isinstance(error, RequestValidationError):
-        problem = ProblemError(422, "; ".join(each["msg"] for each in error.errors()))
-    else:
-        problem = problem_of(error)
-    status, code = _CODES.get(problem.status, _INVALID)
-    headers = {**problem.headers, "x-amzn-ErrorType": code}
-    return JSONResponse({"Message": problem.detail}, status, headers)
+def _failure(error: HTTPException) -> JSONResponse:
+    status, code = _CODES.get(error.status_code, _INVALID)
+    headers = {**(error.headers or {}), "x-amzn-ErrorType": code}
+    return JSONResponse({"Message": error.detail}, status, headers)
 
 
 class Failure(BaseModel):
@@ -116,10 +113,7 @@ class Detected(BaseModel):
 router = APIRouter(
     tags=["lookout"],
     route_class=_Route,
-    responses={
-        status: {"model": Failure}
-        for status in {status for status, _ in _CODES.values()} | {400}
-    },
+    responses={status: {"model": Failure} for status in (400, 403, 404, 429, 503)},
 )
 
 
@@ -150,29 +144,27 @@ def _result(station: Station, row: queries.Row) -> DetectAnomalyResult:
     with station.database.connect() as connection:
         grids = queries.artifact_of(connection, row["id"], "grids")
         model = registry.model_of(connection, row["model"])
-        rule = registry.rule_of(connection, row["rule"])
+        rule = registry.rule_of(connection, row["model"], row["rule"])
     assert grids is not None
-    assert model is not None
-    assert rule is not None
     mask = stored_prediction(row, grids, model["calibration"], rule).region_mask
     share = float(mask.mean())
-    found: list[tuple[Literal["background", "anomaly"], float, str]]
-    found = [("background", 1 - share, _BACKGROUND)]
+    found = [_anomaly("background", 1 - share, _BACKGROUND)]
     if share:
-        found.append(("anomaly", share, _ANOMALY))
+        found.append(_anomaly("anomaly", share, _ANOMALY))
     is_decided = row["decision"] != "undecided"
     return DetectAnomalyResult(
         IsAnomalous=row["decision"] != "normal",
         Confidence=_confidence(row) if is_decided else 0.0,
-        Anomalies=[
-            Anomaly(
-                Name=name,
-                PixelAnomaly=PixelAnomaly(TotalPercentageArea=area, Color=color),
-            )
-            for name, area, color in found
-        ],
+        Anomalies=found,
         AnomalyMask=base64.b64encode(_drawn(mask)).decode(),
     )
+
+
+def _anomaly(
+    name: Literal["background", "anomaly"], area: float, color: str
+) -> Anomaly:
+    pixels = PixelAnomaly(TotalPercentageArea=area, Color=color)
+    return Anomaly(Name=name, PixelAnomaly=pixels)
 
 
 def _confidence(row: queries.Row) -> float:

@@ -3,30 +3,21 @@
 from pathlib import Path
 from typing import Final
 
-from fastapi import FastAPI
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Scope
 
 PAGE: Final = Path(__file__).parents[1] / "page"
 
 
-class _Page(StaticFiles):
+class Page(StaticFiles):
     """Files that browsers ask for again, so that a new version is seen at once."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send a file."""
+    def __init__(self) -> None:
+        super().__init__(directory=PAGE, html=True)
 
-        async def unkept(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"cache-control", b"no-cache"),
-                ]
-            await send(message)
-
-        await super().__call__(scope, receive, unkept)
-
-
-def add_page(app: FastAPI) -> None:
-    """Let an application send the page at `/`, behind all other paths."""
-    app.mount("/", _Page(directory=PAGE, html=True), name="page")
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file."""
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response

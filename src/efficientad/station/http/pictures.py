@@ -13,7 +13,7 @@ from efficientad.images.heatmaps import color_scale, overlay_layer
 from efficientad.images.levels import Levels
 from efficientad.images.rgb import ColorOrder, read_image
 from efficientad.method.maps import combine_maps
-from efficientad.station.http.problems import ProblemError
+from efficientad.station.errors import UnknownError
 from efficientad.station.prediction.grids import grids_of, placed
 
 _PREVIEW_SIDE: Final = 1280
@@ -23,7 +23,9 @@ def preview(path: Path, color: ColorOrder, levels: Levels | None) -> bytes:
     """Return an image as a JPEG, upright, and of 1280 pixels a side at most."""
     picture = Image.fromarray(read_image(path, color, levels))
     picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), reducing_gap=2.0)
-    return _file(picture, "JPEG", quality=85)
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def heatmap(
@@ -59,13 +61,7 @@ def _grid(grids: bytes, name: str) -> NDArray[np.float32]:
     if name == "combined":
         return combine_maps(found)
     if name not in found:
-        raise ProblemError(
-            404, f"a map is one of combined, {', '.join(sorted(found))}, got {name}"
+        raise UnknownError(
+            f"a map is one of combined, {', '.join(sorted(found))}, got {name}"
         )
     return found[name]
-
-
-def _file(picture: Image.Image, file_format: str, **options: int) -> bytes:
-    file = BytesIO()
-    picture.save(file, file_format, **options)
-    return file.getvalue()

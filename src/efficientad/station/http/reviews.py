@@ -1,39 +1,30 @@
 """Reviews, the queue for them, and golden samples."""
 
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from efficientad.station.http.problems import ProblemError, documented
+from efficientad.station.http.problems import documented
 from efficientad.station.http.schemas import (
     Inspection,
     InspectionNumber,
     Line,
     Number,
+    Strict,
     Text,
-    _Strict,
 )
-from efficientad.station.http.security import (
-    Client,
-    Engineer,
-    Operator,
-    TheStation,
-    Viewer,
-)
-from efficientad.station.prediction.pipeline import Station
+from efficientad.station.http.security import Engineer, Operator, TheStation, Viewer
 from efficientad.station.reviewing.queue import Reason, missed_share, queue_reason
-from efficientad.station.storage import audit, reviews
-from efficientad.station.storage.audit_chain import Action
+from efficientad.station.storage import reviews
 from efficientad.station.storage.queries import Row
 
 router = APIRouter(tags=["reviews"])
 
 
-class NewReview(_Strict):
+class NewReview(Strict):
     """A decision of a person on a part."""
 
     verdict: Literal["normal", "defect", "unsure", "withdrawn"]
@@ -86,7 +77,7 @@ class ReviewQueue(BaseModel):
     missed: Missed
 
 
-class NewGolden(_Strict):
+class NewGolden(Strict):
     """A part with a known verdict."""
 
     verdict: Literal["normal", "defect"]
@@ -102,7 +93,7 @@ class Golden(BaseModel):
     note: str | None
 
 
-@router.get("/review-queue", responses=documented())
+@router.get("/review-queue")
 def get_queue(
     _client: Viewer,
     station: TheStation,
@@ -130,14 +121,14 @@ def get_queue(
         )
 
 
-@router.get("/inspections/{number}/reviews", responses=documented())
+@router.get("/inspections/{number}/reviews")
 def get_reviews(
     _client: Viewer, station: TheStation, number: InspectionNumber
 ) -> Reviews:
     """Return the reviews of an inspection, oldest first."""
     with station.database.connect() as connection:
         found = reviews.reviews_of(connection, number)
-        is_golden = reviews.golden_of(connection, number) is not None
+        is_golden = reviews.is_golden(connection, number)
     counts = reviews.last_verdict(found)
     return Reviews.model_validate(
         {"items": found, "counts": counts, "is_golden": is_golden}
@@ -145,90 +136,41 @@ def get_reviews(
 
 
 @router.post(
-    "/inspections/{number}/reviews", status_code=201, responses=documented(409)
+    "/inspections/{number}/reviews",
+    status_code=201,
+    response_model=Review,
+    responses=documented(409),
 )
 def post_review(
     client: Operator, station: TheStation, number: InspectionNumber, new: NewReview
-) -> Review:
+) -> Any:
     """Write a verdict; those before it stay."""
-    write = partial(
-        reviews.add_review,
-        number=number,
-        review=new.model_dump(),
-        by=client.name,
-        at=datetime.now(UTC),
-    )
-
-    def action(row: Row) -> Action:
-        after = audit.state(row, "verdict", "defect_type", "note")
-        return action_of(client, "review", number, after=after)
-
-    row = station.writer.run(audit.recorded(write, action))
+    row = station.writer.run(reviews.add_review, number, new.model_dump(), client)
     station.tell("review", row)
-    return Review.model_validate(row)
+    return row
 
 
-@router.get("/golden", responses=documented())
-def get_golden(_client: Viewer, station: TheStation) -> list[Golden]:
+@router.get("/golden", response_model=list[Golden])
+def get_golden(_client: Viewer, station: TheStation) -> Any:
     """List the golden samples."""
-    with station.database.connect() as connection:
-        found = reviews.list_golden(connection)
-    return [Golden.model_validate(row) for row in found]
+    return station.database.read(reviews.list_golden)
 
 
-@router.put("/golden/{number}", status_code=204, responses=documented())
+@router.put("/golden/{number}", status_code=204)
 def put_golden(
     client: Engineer, station: TheStation, number: InspectionNumber, new: NewGolden
 ) -> None:
     """Make a part a golden sample: every later model and rule must agree with it."""
-    _set_golden(station, client, number, new.model_dump() | {"active": True})
+    sample = new.model_dump() | {"active": True}
+    station.writer.run(reviews.set_golden, number, sample, client)
 
 
-@router.delete("/golden/{number}", status_code=204, responses=documented())
+@router.delete("/golden/{number}", status_code=204)
 def delete_golden(
     client: Engineer, station: TheStation, number: InspectionNumber
 ) -> None:
-    """Take a part off the golden samples."""
-    with station.database.connect() as connection:
-        sample = reviews.golden_of(connection, number)
-    if sample is None:
-        raise ProblemError(404, "there is no golden sample of this number")
-    gone = {"verdict": sample["verdict"], "note": sample["note"], "active": False}
-    _set_golden(station, client, number, gone)
-
-
-def _set_golden(station: Station, client: Client, number: str, values: Row) -> None:
-    sample = values | {"inspection": number, "by": client.name}
-    write = partial(reviews.set_golden, sample=sample)
-
-    def action(before: Row | None) -> Action:
-        names = ("verdict", "active", "note")
-        known = None if before is None else audit.state(before, *names)
-        after = audit.state(sample, *names)
-        return action_of(client, "golden sample", number, before=known, after=after)
-
-    station.writer.run(audit.recorded(write, action))
-
-
-def action_of(
-    client: Client,
-    action: str,
-    subject: str,
-    *,
-    before: Any = None,
-    after: Any = None,
-    reason: str | None = None,
-) -> Action:
-    """Return an action of a client for the audit log."""
-    return Action(
-        actor=client.name,
-        role=client.role,
-        action=action,
-        subject=subject,
-        before=before,
-        after=after,
-        reason=reason or "",
-    )
+    """Remove a part from the golden samples."""
+    station.writer.run(reviews.unset_golden, number, client)
 
 
 def _reason(row: Row, share: float) -> Reason:

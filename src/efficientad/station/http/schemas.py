@@ -1,10 +1,17 @@
 """Forms of requests and answers."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 from efficientad.station.http.problems import Problem
 
@@ -26,6 +33,17 @@ Number = Annotated[
 ]
 """UUIDv7."""
 InspectionNumber = Annotated[Number, Path(description="Number of an inspection.")]
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time is in no year of UTC") from error
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A time with its zone."""
 
 IMAGE_BODY: Final = {
     "requestBody": {
@@ -126,11 +144,13 @@ class Model(BaseModel):
     added_by: str
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A body without unknown fields."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class RegionOfInterest(_Strict):
+class RegionOfInterest(Strict):
     """A polygon in which defects count, or do not count."""
 
     name: Name
@@ -146,16 +166,21 @@ class RegionOfInterest(_Strict):
     """Corners, as shares of width and height."""
 
 
-class NewRule(_Strict):
-    """A rule that follows the newest one of a model."""
+class TriedRule(Strict):
+    """A rule that is not written yet."""
 
     model: Sha256
-    version: Annotated[int, Field(ge=2, le=2**31 - 1)]
-    """Version of the newest rule, plus one."""
     threshold: Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
     budget: Annotated[float, Field(ge=1e-6, le=0.5)]
     min_area: Annotated[int, Field(ge=0, le=10**9)] = 0
     regions: Annotated[list[RegionOfInterest], Field(max_length=100)] = []
+
+
+class NewRule(TriedRule):
+    """A rule that follows the newest one of a model."""
+
+    version: Annotated[int, Field(ge=2, le=2**31 - 1)]
+    """Version of the newest rule, plus one."""
     reason: Text | None = None
 
 
@@ -174,7 +199,7 @@ class Rule(BaseModel):
     reason: str | None
 
 
-class NewActivation(_Strict):
+class NewActivation(Strict):
     """A model that shall inspect the images of a source."""
 
     source: Name | Literal["*"] = "*"
@@ -221,14 +246,7 @@ class Health(BaseModel):
     problem: str | None
 
 
-class Session(BaseModel):
-    """Who is signed in."""
-
-    name: str
-    role: str
-
-
-class NewSession(_Strict):
+class NewSession(Strict):
     """A token that becomes a session of the page."""
 
     token: Annotated[str, StringConstraints(max_length=200)]

@@ -6,21 +6,22 @@ the Host header is always compared with a list, and the Origin of every change.
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from efficientad.station.config import Role, StationConfig
-from efficientad.station.http.problems import ProblemError, response_of
+from efficientad.station.http.problems import response_of
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.storage import registry
+from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row
 
 SESSION_COOKIE: Final = "station"
@@ -33,23 +34,13 @@ _POLICY: Final = (
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
     "trusted-types lit-html"
 )
-_HEADERS: Final = (
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """Whoever sends a request."""
-
-    name: str
-    role: Role
-    token: str | None = None
-    """Number of its token."""
+_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 def new_token() -> tuple[str, str]:
@@ -69,32 +60,32 @@ def station_of(request: Request) -> Station:
     return station
 
 
-async def client_of(request: Request) -> Client:
+async def client_of(request: Request) -> Actor:
     """Return who sends a request.
 
     Raises:
-        ProblemError: 401 if a token is missing or not valid.
+        HTTPException: 401 if a token is missing or not valid.
     """
     station = station_of(request)
     config = station.config
     if config.is_open or not config.has_identities:
-        return Client("anybody", "engineer")
+        return Actor("anybody", "engineer")
     if config.proxy is not None and is_from_proxy(request):
         name = request.headers.get(config.proxy.header, "")[:_LONGEST_NAME]
         if name:
-            return Client(name, config.proxy.role_of(name))
+            return Actor(name, config.proxy.role_of(name))
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":  # clients of AWS send it as a session's token
         token = request.headers.get("x-amz-security-token", "")
         token = token or request.cookies.get(SESSION_COOKIE, "")
-    row = await run_in_threadpool(_token_row, station, token_hash(token))
-    if not token or row is None:
-        raise ProblemError(
+    row = await run_in_threadpool(token_row, station, token)
+    if row is None:
+        raise HTTPException(
             401,
             "a valid token is needed; send it as Authorization: Bearer TOKEN",
             {"WWW-Authenticate": "Bearer"},
         )
-    return Client(row["name"], row["role"], row["id"])
+    return Actor(row["name"], row["role"])
 
 
 def is_from_proxy(request: Request) -> bool:
@@ -112,17 +103,19 @@ def is_secure(request: Request) -> bool:
     return "https" in {request.url.scheme, scheme if is_from_proxy(request) else ""}
 
 
-def _token_row(station: Station, digest: str) -> Row | None:
-    with station.database.connect() as connection:
-        return registry.token_of(connection, digest, datetime.now(UTC))
+def token_row(station: Station, token: str) -> Row | None:
+    """Return the row of a token, or of that of a session; None: it is not valid."""
+    if not token:
+        return None
+    return station.database.read(registry.token_of, token_hash(token))
 
 
-def require(role: Role) -> Callable[[Client], Client]:
+def require(role: Role) -> Callable[[Actor], Actor]:
     """Return the dependency for a path that needs at least a role."""
 
-    def allowed(client: Annotated[Client, Depends(client_of)]) -> Client:
+    def allowed(client: Annotated[Actor, Depends(client_of)]) -> Actor:
         if _RANK[client.role] < _RANK[role]:
-            raise ProblemError(
+            raise HTTPException(
                 403, f"the role {role} is needed, {client.name} has {client.role}"
             )
         return client
@@ -130,10 +123,10 @@ def require(role: Role) -> Callable[[Client], Client]:
     return allowed
 
 
-AnyClient = Annotated[Client, Depends(require("line"))]
-Viewer = Annotated[Client, Depends(require("viewer"))]
-Operator = Annotated[Client, Depends(require("operator"))]
-Engineer = Annotated[Client, Depends(require("engineer"))]
+AnyClient = Annotated[Actor, Depends(require("line"))]
+Viewer = Annotated[Actor, Depends(require("viewer"))]
+Operator = Annotated[Actor, Depends(require("operator"))]
+Engineer = Annotated[Actor, Depends(require("engineer"))]
 TheStation = Annotated[Station, Depends(station_of)]
 
 
@@ -150,32 +143,28 @@ class Border:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in scope["headers"]
-        }
+        headers = Headers(scope=scope)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
+                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         problem = self._problem(scope["method"], headers)
-        answer: Callable[[Scope, Receive, Send], Awaitable[None]]
         answer = self._app if problem is None else response_of(problem)
         await answer(scope, receive, with_headers)
 
-    def _problem(self, method: str, headers: dict[str, str]) -> ProblemError | None:
+    def _problem(self, method: str, headers: Headers) -> HTTPException | None:
         host = headers.get("host", "")
         if _name_of(host) not in self._hosts:
-            return ProblemError(
+            return HTTPException(
                 400, "this host is not one of the station's; add it to allowed_hosts"
             )
         origin = headers.get("origin")
         if method in _READING or origin is None:
             return None
         if urlsplit(origin).netloc.lower() != host.lower():
-            return ProblemError(403, "changes are taken from the station's own page")
+            return HTTPException(403, "changes are taken from the station's own page")
         return None
 
 

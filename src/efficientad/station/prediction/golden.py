@@ -1,43 +1,30 @@
 """Golden samples: parts that people have decided, inspected again before a change."""
 
-from datetime import UTC, datetime
-from functools import partial
-
 from efficientad.station.errors import ConflictError
 from efficientad.station.prediction.inspector import Found, Job, Outcome
 from efficientad.station.prediction.rules import Rule
 from efficientad.station.prediction.supervisor import Inspector
 from efficientad.station.storage import registry
-from efficientad.station.storage.engine import Database
-from efficientad.station.storage.media import MediaStore
 from efficientad.station.storage.queries import Row
-from efficientad.station.storage.writer import Writer
+from efficientad.station.storage.store import Store
 
 
 def replay(
-    inspector: Inspector,
-    rule: Rule,
-    *,
-    database: Database,
-    writer: Writer,
-    media: MediaStore,
-    max_pixels: int,
+    inspector: Inspector, rule: Rule, store: Store, max_pixels: int
 ) -> str | None:
     """Inspect the golden samples again, and return the number of the replay.
 
     Raises:
         ConflictError: If some have another decision than people gave them.
     """
-    with database.connect() as connection:
-        samples = registry.golden_samples(connection)
+    samples = store.database.read(registry.golden_samples)
     if not samples:
         return None
-    paths = [media.path(sample["media_path"]) for sample in samples]
-    jobs = [
-        Job(sample["inspection"], (path,), rule, max_pixels, sample["color"])
-        for sample, path in zip(samples, paths, strict=True)
-    ]
-    futures = [inspector.submit(job, "background") for job in jobs]
+    futures = []
+    for sample in samples:
+        paths = (store.media.path(sample["media_path"]),)
+        job = Job(sample["inspection"], paths, rule, max_pixels, sample["color"])
+        futures.append(inspector.submit(job, "background"))
     results = [
         _agreement(sample, future.result())
         for sample, future in zip(samples, futures, strict=True)
@@ -49,8 +36,7 @@ def replay(
             f"{len(results)} are not: {', '.join(others[:5])}; change the rule, or "
             "take them off the list"
         )
-    run: Row = {"model": rule.model, "rule": rule.id, "at": datetime.now(UTC)}
-    return writer.run(partial(registry.add_golden_run, run=run, results=results))
+    return store.writer.run(registry.add_golden_run, rule.model, rule.id, results)
 
 
 def _agreement(sample: Row, outcome: Outcome) -> Row:

@@ -39,11 +39,7 @@ _NICE: Final = 5
 _THUMBNAIL: Final = (192, 192)
 _MAX_REGIONS: Final = 100
 _APPEARANCE: Final = ("brightness", "contrast", "sharpness")
-_DECISION: Final = {
-    "normal": "normal",
-    "unsure": "undecided",
-    "anomalous": "anomalous",
-}
+_REGION: Final = ("x", "y", "width", "height", "area", "peak")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +100,6 @@ class Ready:
     calibration: Mapping[str, Any]
     """Fields of the calibration, `threshold` and `normal_range`."""
     provenance: Mapping[str, Any]
-    size: str | None
-    precision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +172,7 @@ def _ready(predictor: Predictor) -> Ready:
     provenance = dict(predictor.provenance)
     images = provenance.pop("training_images", {})
     provenance["n_training_images"] = len(images)
-    return Ready(plain, provenance, predictor.size, predictor.precision)
+    return Ready(plain, provenance)
 
 
 def _decoded(job: Job, levels: Levels | None) -> tuple[RGBImage, dict[str, Any]]:
@@ -226,19 +220,13 @@ def _found(prediction: Prediction, facts: dict[str, Any]) -> Found:
         points = sum(prediction.terms.values())
         score = float(prediction.combined_grid.max()) + points
     regions = tuple(
-        {
-            "x": region.x,
-            "y": region.y,
-            "width": region.width,
-            "height": region.height,
-            "area": round(region.area),
-            "peak": region.peak,
-        }
+        {name: getattr(region, name) for name in _REGION} | {"area": round(region.area)}
         for region in prediction.regions[:_MAX_REGIONS]
     )
+    # A person has to look at an unsure part: nobody may take it for normal.
+    is_unsure = prediction.decision == "unsure"
     return Found(
-        # A person has to look at an unsure part: nobody may take it for normal.
-        decision=_DECISION[prediction.decision],
+        decision="undecided" if is_unsure else prediction.decision,
         image_score=score,
         masked_score=prediction.image_score,
         p_value=prediction.p_value,

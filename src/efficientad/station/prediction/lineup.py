@@ -10,8 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,26 +19,20 @@ from efficientad.errors import EfficientADError
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
 from efficientad.station.config import StationConfig
-from efficientad.station.errors import UnavailableError, UnknownError
-from efficientad.station.prediction.changes import (
-    By,
-    write_activation,
-    write_model,
-    write_rule,
-)
+from efficientad.station.errors import UnavailableError
 from efficientad.station.prediction.golden import replay
 from efficientad.station.prediction.inspector import Job, Outcome, Ready
 from efficientad.station.prediction.rules import Rule, first_rule, rule_of
 from efficientad.station.prediction.supervisor import Inspector, Report
 from efficientad.station.storage import registry
-from efficientad.station.storage.engine import Database
-from efficientad.station.storage.media import MediaStore
+from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row
 from efficientad.station.storage.registry import ALL_SOURCES
-from efficientad.station.storage.writer import Writer
+from efficientad.station.storage.store import Store
 from efficientad.storage import atomic_write, file_hash
 
 _RETRY_SECONDS: Final = 2.0
+_ITSELF: Final = Actor("settings", "station")
 
 OpenModel = Callable[[Path, StationConfig], Predictor]
 """Opens a model file in the child process; it is pickled."""
@@ -66,21 +59,18 @@ class Lineup:
     def __init__(
         self,
         config: StationConfig,
-        database: Database,
-        writer: Writer,
-        media: MediaStore,
+        store: Store,
         report: Report,
         opener: OpenModel,
     ) -> None:
         self._config = config
-        self._database = database
-        self._writer = writer
-        self._media = media
+        self._store = store
         self._report = report
         self._opener = opener
         self._folder = config.data / "models"
         self._active: Mapping[str, Active] = {}
         self._opened: dict[str, Inspector] = {}
+        self._borrowed: list[Inspector] = []
         self._swap = threading.Lock()
         self._one_at_a_time = threading.Lock()
         self._failure: str | None = None
@@ -98,12 +88,6 @@ class Lineup:
     def rules(self) -> Mapping[str, Rule]:
         """The active rule of each source; `*` is that of all others."""
         return {source: each.rule for source, each in self._active.items()}
-
-    @property
-    def pids(self) -> list[int]:
-        """Numbers of the processes that predict."""
-        found = {each.inspector.pid for each in self._active.values()}
-        return [pid for pid in found if pid is not None]
 
     def service_seconds(self, source: str) -> float:
         """Return the time that one image of a source takes."""
@@ -144,23 +128,22 @@ class Lineup:
     def _start(self) -> None:
         path = self._config.model
         sha256 = file_hash(path)
-        with self._database.connect() as connection:
-            is_known = registry.model_of(connection, sha256) is not None
-            before = registry.active_ones(connection)
+        is_known = self._store.database.read(registry.is_known, sha256)
+        before = self._store.database.read(registry.active_ones)
         if not is_known:
-            self._opened = {sha256: self._added(path, path.name, By())}
+            self._opened = {sha256: self._added(path, path.name, _ITSELF)}
         for row in before:
             if is_known or row["source"] != ALL_SOURCES:
                 self._put(row["source"], self._active_of(row["model"], row["rule"]))
         if ALL_SOURCES not in self._active:
-            self.activate(ALL_SOURCES, sha256, None, By(reason="at start"))
+            self.activate(ALL_SOURCES, sha256, None, _ITSELF, "at start")
 
     def close(self) -> None:
         """End all inspectors."""
         for each in {a.inspector for a in self._active.values()}:
             each.close()
 
-    def add(self, path: Path, name: str, by: By) -> Row:
+    def add(self, path: Path, name: str, by: Actor) -> Row:
         """Copy a model file into the data folder after opening it, and return its row.
 
         Raises:
@@ -168,27 +151,19 @@ class Lineup:
             StorageError: If it cannot be copied.
         """
         self._added(path, name, by).close()
-        with self._database.connect() as connection:
-            row = registry.model_of(connection, file_hash(path))
-        assert row is not None
-        return row
+        return self._store.database.read(registry.model_of, file_hash(path))
 
-    def add_rule(self, model: str, values: Mapping[str, Any], by: By) -> Row:
-        """Write a rule of a model, and return it.
-
-        Raises:
-            ConflictError: If its version does not follow the newest one.
-        """
-        return write_rule(self._database, self._writer, model, values, by)
-
-    def activate(self, source: str, model: str, rule: str | None, by: By) -> Row:
-        """Let a model inspect the images of a source, once the golden samples agree.
+    def activate(
+        self, source: str, model: str, rule: str | None, by: Actor, reason: str | None
+    ) -> Row:
+        """Activate a model for a source, once the golden samples agree.
 
         Args:
             source: Source, or `*` for all that have no model of their own.
             model: SHA-256 of the model file.
             rule: Number of its rule. None: the newest one.
             by: Person or token that asks for it.
+            reason: Words of that person.
 
         Raises:
             UnknownError: If there is no such model or rule.
@@ -201,13 +176,10 @@ class Lineup:
                 row["golden_run"] = replay(
                     active.inspector,
                     active.rule,
-                    database=self._database,
-                    writer=self._writer,
-                    media=self._media,
-                    max_pixels=self._config.max_megapixels * 10**6,
+                    self._store,
+                    self._config.max_pixels,
                 )
-                before = self.rules.get(source)
-                row = write_activation(self._writer, row, before, by)
+                row = self._store.writer.run(registry.activate, row, by, reason)
             except EfficientADError:
                 self._close_unused(active.inspector)
                 raise
@@ -223,13 +195,15 @@ class Lineup:
         """
         with self._one_at_a_time:
             active = self._active_of(model, rule)
+            self._borrowed.append(active.inspector)
         try:
             yield active
         finally:
+            self._borrowed.remove(active.inspector)
             self._close_unused(active.inspector)
 
     def _put(self, source: str, active: Active) -> None:
-        """Let an inspector take over a source; the one before finishes its work."""
+        """Hand a source over to an inspector; the one before finishes its work."""
         with self._swap:
             before = self._active.get(source)
             self._active = {**self._active, source: active}
@@ -239,7 +213,7 @@ class Lineup:
     def _of(self, source: str) -> Active:
         return self._active.get(source) or self._active[ALL_SOURCES]
 
-    def _added(self, path: Path, name: str, by: By) -> Inspector:
+    def _added(self, path: Path, name: str, by: Actor) -> Inspector:
         """Copy and write a model file, and return its inspector, which is ready."""
         sha256, suffix = file_hash(path), path.suffix
         place = self._folder / f"{sha256}{suffix}"
@@ -250,7 +224,8 @@ class Lineup:
         try:
             inspector, facts = self._inspector(place)
         except EfficientADError:
-            place.unlink()
+            if not self._store.database.read(registry.is_known, sha256):
+                place.unlink()
             raise
         row: Row = {
             "sha256": sha256,
@@ -259,19 +234,19 @@ class Lineup:
             "bytes": path.stat().st_size,
             "provenance": _plain(facts.provenance),
             "calibration": _plain(facts.calibration),
-            "added_at": datetime.now(UTC),
         }
-        write_model(self._writer, row, by)
-        with self._database.connect() as connection:
-            is_known = registry.newest_rule(connection, sha256) is not None
-        if not is_known:
-            values, reason = first_rule(row["calibration"]), "of the model file"
-            self.add_rule(sha256, values, replace(by, reason=reason))
+        rule = first_rule(row["calibration"])
+        try:
+            self._store.writer.run(registry.add_model, row, rule, by)
+        except UnavailableError:
+            inspector.close()
+            raise
         return inspector
 
     def _active_of(self, model: str, rule: str | None) -> Active:
         """Return a model with a rule, opened if it is not yet."""
-        chosen = self._rule(model, rule)
+        row = self._store.database.read(registry.rule_of, model, rule)
+        chosen = rule_of(row)
         for each in self._active.values():
             if each.rule.model == model:
                 return Active(each.inspector, chosen)
@@ -281,16 +256,6 @@ class Lineup:
             (place,) = (path for path in places if path.suffix != ".bin")
             opened, _ = self._inspector(place)
         return Active(opened, chosen)
-
-    def _rule(self, model: str, rule: str | None) -> Rule:
-        with self._database.connect() as connection:
-            if rule is None:
-                row = registry.newest_rule(connection, model)
-            else:
-                row = registry.rule_of(connection, rule)
-        if row is None or row["model"] != model:
-            raise UnknownError(f"no rule {rule or ''} of a model {model}")
-        return rule_of(row)
 
     def _inspector(self, place: Path) -> tuple[Inspector, Ready]:
         """Return an inspector that is ready, and facts about its model."""
@@ -306,7 +271,8 @@ class Lineup:
             raise
 
     def _close_unused(self, inspector: Inspector) -> None:
-        if all(each.inspector is not inspector for each in self._active.values()):
+        used = [*self._borrowed, *(each.inspector for each in self._active.values())]
+        if inspector not in used:
             threading.Thread(target=inspector.close, name="closing").start()
 
 

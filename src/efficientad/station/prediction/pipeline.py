@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,12 +32,15 @@ from efficientad.station.storage.engine import open_database
 from efficientad.station.storage.housekeeping import keep_house
 from efficientad.station.storage.media import MediaStore
 from efficientad.station.storage.queries import Row
+from efficientad.station.storage.store import Store
 from efficientad.station.storage.writer import Writer
 
 Listener = Callable[[str, Row], None]
 """Gets the kind of an event and its content, in any thread; it must not wait."""
 
 _NO_OUTCOME: Final = 30.0
+_BUSY_SECONDS: Final = 0.02
+_DOWN_SECONDS: Final = 0.5
 
 
 class Station:
@@ -61,9 +63,8 @@ class Station:
             min_free_share=config.min_free_share,
         )
         self.writer = Writer(self.database.writing)
-        self.lineup = Lineup(
-            config, self.database, self.writer, self.media, self.report, opener
-        )
+        self.store = Store(self.database, self.writer, self.media)
+        self.lineup = Lineup(config, self.store, self.report, opener)
         self.admission = Admission(config.max_places, config.latency_budget)
         self.rate = Rate(config.requests_per_second)
         self.listeners: list[Listener] = []
@@ -71,26 +72,25 @@ class Station:
         self._running: dict[tuple[str, str], tuple[str, Future[Answer]]] = {}
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
+        told = (self.report, self.tell, self._is_closing)
+        house = (self.store, config.retention, *told)
         self._threads = [
-            threading.Thread(
-                target=self.lineup.start,
-                args=(self._is_closing,),
-                name="opening",
-                daemon=True,
-            ),
-            threading.Thread(target=self._keep_house, name="house", daemon=True),
+            threading.Thread(target=work, args=args, name=name, daemon=True)
+            for name, work, args in (
+                ("opening", self.lineup.start, (self._is_closing,)),
+                ("house", keep_house, house),
+            )
         ]
 
     def start(self) -> None:
         """Begin to open the model; `problem` is None as soon as images are taken."""
-        now = datetime.now(UTC)
         tokens = [
             {"name": token.name, "role": token.role, "hash": token.sha256}
             for token in self.config.tokens
         ]
         self.media.forget_incoming()
         self.media.check()
-        self.writer.run(partial(registry.set_tokens, tokens=tokens, now=now))
+        self.writer.run(registry.set_tokens, tokens)
         self.writer.run(jobs.end_interrupted)
         for thread in self._threads:
             thread.start()
@@ -136,6 +136,23 @@ class Station:
             raise
         self.metrics.queue.set(self.admission.n_taken)
 
+    def wait_for_place(self, source: str, is_closing: threading.Event) -> bool:
+        """Wait for a place for an image that the station fetches itself.
+
+        Returns:
+            Whether there is one before the source closes.
+        """
+        while not is_closing.is_set():
+            try:
+                self.enter(source)
+            except OverloadedError:
+                is_closing.wait(_BUSY_SECONDS)
+            except UnavailableError:
+                is_closing.wait(_DOWN_SECONDS)
+            else:
+                return True
+        return False
+
     def leave(self) -> None:
         """Release a place."""
         self.admission.release()
@@ -175,9 +192,7 @@ class Station:
         """Write an incident, and tell everybody who listens."""
         self.log.warning("incident", kind=kind, detail=detail)
         now = datetime.now(UTC)
-        incident = self.writer.submit(
-            partial(queries.add_incident, kind=kind, at=now, detail=detail)
-        )
+        incident = self.writer.submit(queries.add_incident, kind, now, detail)
 
         def tell(done: "Future[Row]") -> None:
             if done.exception() is None:
@@ -221,10 +236,9 @@ class Station:
         part = self.media.incoming(arrival.number)
         try:
             if arrival.key is not None:
-                with self.database.connect() as connection:
-                    known = queries.inspection_by_key(
-                        connection, arrival.source, arrival.key
-                    )
+                known = self.database.read(
+                    queries.inspection_by_key, arrival.source, arrival.key
+                )
                 if known is not None:
                     if known["sha256"] != arrival.sha256:
                         raise _key_reused(arrival)
@@ -239,7 +253,7 @@ class Station:
             arrival.number, arrival.first_bytes, arrival.received_at
         )
         paths = (part, self.media.path(place))
-        max_pixels = self.config.max_megapixels * 10**6
+        max_pixels = self.config.max_pixels
         future, rule = self.lineup.submit(
             arrival.source,
             lambda rule: Job(arrival.number, paths, rule, max_pixels, arrival.color),
@@ -267,18 +281,8 @@ class Station:
     ) -> Row:
         """Write an inspection, tell everybody, and return it as it is read."""
         stored = self.writer.run(
-            partial(
-                queries.insert_inspection,
-                inspection=row,
-                regions=regions,
-                artifacts=artifacts,
-                sinks=self.config.sinks,
-            )
+            queries.insert_inspection, row, regions, artifacts, self.config.sinks
         )
-        self._count(stored)
-        return stored
-
-    def _count(self, stored: Row) -> None:
         metrics = self.metrics
         metrics.inspections.labels(stored["source"], stored["decision"]).inc()
         metrics.last_stored.set(stored["received_at"].timestamp())
@@ -295,17 +299,7 @@ class Station:
         self.tell("inspection", stored)
         if stored["expected"] == "anomalous" and stored["decision"] != "anomalous":
             self.report("challenge_passed", f"{stored['source']}: {stored['id']}")
-
-    def _keep_house(self) -> None:
-        keep_house(
-            self.database,
-            self.writer,
-            self.media,
-            self.config.retention,
-            self.report,
-            self.tell,
-            self._is_closing,
-        )
+        return stored
 
 
 def _key_reused(arrival: Arrival) -> KeyReusedError:

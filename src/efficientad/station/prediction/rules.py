@@ -20,7 +20,6 @@ class Rule:
     id: str
     model: str
     """SHA-256 of the model file."""
-    version: int
     threshold: float
     budget: float
     """Share of normal images that may be flagged."""
@@ -33,7 +32,7 @@ class Rule:
 
 def rule_of(row: Mapping[str, Any]) -> Rule:
     """Return the rule of a row of the database."""
-    fields = ("id", "model", "version", "threshold", "budget", "min_area")
+    fields = ("id", "model", "threshold", "budget", "min_area")
     regions = json.dumps(row["regions"])
     return Rule(**{name: row[name] for name in fields}, regions=regions)
 

@@ -34,9 +34,11 @@ Report = Callable[[str, str], None]
 
 _IN_CHILD: Final = 2
 _START_SECONDS: Final = 300.0
+_CLOSE_SECONDS: Final = 10.0
 _PAUSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SERVICE_SHARE: Final = 0.1
 _FIRST_SERVICE_SECONDS: Final = 0.05
+_STOPPED: Final = "the station was stopped"
 
 
 @dataclass(eq=False)
@@ -95,11 +97,6 @@ class Inspector:
         with self._lock:
             return len(self._sent) + sum(map(len, self._lanes.values()))
 
-    @property
-    def pid(self) -> int | None:
-        """Number of the child process, if there is one."""
-        return self._process.pid if self._process else None
-
     def submit(self, job: Job, lane: Lane = "line") -> "Future[Outcome]":
         """Return the future outcome of a job.
 
@@ -109,13 +106,16 @@ class Inspector:
         """
         waiting = _Waiting(job)
         with self._lock:
-            self._lanes[lane].append(waiting)
-            self._send()
+            if self._is_closing.is_set():  # nobody would take it out of its lane
+                waiting.future.set_result(Undecided(_STOPPED))
+            else:
+                self._lanes[lane].append(waiting)
+                self._send()
         return waiting.future
 
-    def close(self, seconds: float = 10.0) -> None:
-        """Finish what waits, for some seconds at most, and end the child."""
-        end = time.monotonic() + seconds
+    def close(self) -> None:
+        """Finish what waits, for ten seconds at most, and end the child."""
+        end = time.monotonic() + _CLOSE_SECONDS
         while self.n_waiting and self._connection and time.monotonic() < end:
             time.sleep(0.02)
         self._is_closing.set()
@@ -155,9 +155,9 @@ class Inspector:
             for lane in self._lanes.values():
                 lane.clear()
         for waiting in left:
-            waiting.future.set_result(Undecided("the station was stopped"))
+            waiting.future.set_result(Undecided(_STOPPED))
         if not self._started.done():
-            self._started.set_exception(UnavailableError("the station was stopped"))
+            self._started.set_exception(UnavailableError(_STOPPED))
 
     def _live(self) -> bool:
         """Start a child, receive until it ends, and return whether it was ready."""

@@ -37,7 +37,7 @@ def try_model(
     """
     counts: Counter[str] = Counter()
     changed: dict[str, str] = {}
-    max_pixels = station.config.max_megapixels * 10**6
+    max_pixels = station.config.max_pixels
     with station.lineup.opened(model, rule) as active:
         for part in parts:
             while station.admission.n_taken:

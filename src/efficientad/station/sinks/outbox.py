@@ -3,14 +3,12 @@
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
 from efficientad.station.errors import UnavailableError
 from efficientad.station.storage import outbox
-from efficientad.station.storage.engine import Database
 from efficientad.station.storage.queries import Row
-from efficientad.station.storage.writer import Writer
+from efficientad.station.storage.store import Store
 
 _AT_ONCE: Final = 50
 _IDLE_SECONDS: Final = 1.0
@@ -42,16 +40,9 @@ class Sink(Protocol):
 class Delivery:
     """Delivers to one sink, in a thread of its own."""
 
-    def __init__(
-        self,
-        sink: Sink,
-        database: Database,
-        writer: Writer,
-        log: Callable[..., None],
-    ) -> None:
+    def __init__(self, sink: Sink, store: Store, log: Callable[..., None]) -> None:
         self._sink = sink
-        self._database = database
-        self._writer = writer
+        self._database, self._writer, _ = store
         self._log = log
         self._is_closing = threading.Event()
         self._has_news = threading.Event()
@@ -85,8 +76,7 @@ class Delivery:
     def _deliver_some(self) -> bool:
         """Deliver what is due, and return whether there may be more."""
         now = datetime.now(UTC)
-        with self._database.connect() as connection:
-            entries = outbox.due(connection, self._sink.name, now, _AT_ONCE)
+        entries = self._database.read(outbox.due, self._sink.name, now, _AT_ONCE)
         done: list[str] = []
         is_reached = True
         for entry in entries:
@@ -102,8 +92,7 @@ class Delivery:
                     break
         if done:
             self._n_failures = 0
-            now = datetime.now(UTC)
-            self._writer.run(partial(outbox.delivered, numbers=done, now=now))
+            self._writer.run(outbox.delivered, done)
         if not is_reached:
             self._n_failures += 1
             pause = min(_LONGEST_PAUSE, 2.0 ** min(self._n_failures, 10) / 4)
@@ -114,5 +103,4 @@ class Delivery:
         is_refused = isinstance(error, RefusedError)
         if entry["attempts"] == 0 or is_refused:
             self._log("not delivered", sink=self._sink.name, error=str(error))
-        note = partial(outbox.failed, entry=entry, now=datetime.now(UTC))
-        self._writer.run(partial(note, error=str(error), is_refused=is_refused))
+        self._writer.run(outbox.failed, entry, str(error), is_refused=is_refused)

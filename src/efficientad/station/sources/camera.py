@@ -26,7 +26,6 @@ from efficientad.station.config import Camera
 from efficientad.station.errors import ConflictError
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer, Arrival
-from efficientad.station.sources.places import wait_for_place
 from efficientad.station.sources.ppm import read_frame
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
@@ -109,9 +108,8 @@ class CameraSource:
     def _watch(self) -> None:
         """Look whether the source is paused, and whether frames come."""
         while not self._is_closing.wait(_LOOK_SECONDS):
-            with self._station.database.connect() as connection:
-                state = registry.source_state(connection, self._camera.name)
-            self._is_running = state == "running"
+            database, name = self._station.database, self._camera.name
+            self._is_running = database.read(registry.is_running, name)
             limit = self._camera.stall_seconds
             if limit and not self._has_frames:
                 limit = max(limit, _OPEN_SECONDS)
@@ -206,8 +204,7 @@ class CameraSource:
                     continue
             if not self._under_way.acquire(timeout=_LOOK_SECONDS):
                 continue
-            name, is_closing = self._camera.name, self._is_closing
-            if not wait_for_place(self._station, name, is_closing):
+            if not self._station.wait_for_place(self._camera.name, self._is_closing):
                 self._under_way.release()
                 return
             with self._change:

@@ -21,7 +21,6 @@ from efficientad.names import printable
 from efficientad.station.config import Folder
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer, Arrival
-from efficientad.station.sources.places import wait_for_place
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
 
@@ -64,9 +63,10 @@ class FolderSource:
         self._thread.join()
 
     def _watch(self) -> None:
+        station = self._station
         while not self._is_closing.wait(self._folder.seconds):
             try:
-                if self._is_running():
+                if station.database.read(registry.is_running, self._folder.name):
                     self._look()
                 self._problem = None
             except (OSError, EfficientADError) as error:
@@ -74,19 +74,14 @@ class FolderSource:
                     self._problem = str(error)
                     self._report(self._problem)
 
-    def _is_running(self) -> bool:
-        with self._station.database.connect() as connection:
-            return registry.source_state(connection, self._folder.name) == "running"
-
     def _look(self) -> None:
         """Inspect all files that have not changed for some time, oldest first."""
+        station, name = self._station, self._folder.name
         stable = self._stable()
         for start in range(0, len(stable), _AT_ONCE):
             begun: list[tuple[Path, _Version, Future[Answer]]] = []
             for path, version in stable[start : start + _AT_ONCE]:
-                if not wait_for_place(
-                    self._station, self._folder.name, self._is_closing
-                ):
+                if not station.wait_for_place(name, self._is_closing):
                     break
                 answer = self._begin(path, version)
                 if answer is not None:

@@ -1,13 +1,14 @@
 """Epochs of the drift watch, and the alarms that it raises."""
 
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from efficientad.station.errors import ConflictError, UnknownError
+from efficientad.station.errors import ConflictError
+from efficientad.station.storage import audit
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.queries import Row, first, new_id, rows
+from efficientad.station.storage.audit_chain import Actor
+from efficientad.station.storage.queries import Row, new_id, one, rows
 
 _ALL = "all"
 
@@ -19,17 +20,10 @@ def newest_epochs(connection: Connection) -> list[Row]:
     return list({(row["source"], row["model"]): row for row in found}.values())
 
 
-def begin_epoch(
-    connection: Connection, source: str, model: str, state: dict[str, Any]
-) -> int:
-    """Write that a new epoch begins, and return its number.
-
-    Args:
-        connection: Transaction of the writer.
-        source: Source.
-        model: SHA-256 of its model.
-        state: First part, its time, and the rule.
-    """
+def begin_epoch(connection: Connection, first: Row) -> None:
+    """Write that a new epoch of a source and model begins with a part."""
+    source, model = first["source"], first["model"]
+    state = {"first": first["id"], "rule": first["rule"]}
     table = t.drift_states.c
     is_it = (table.source == source, table.model == model)
     query = select(table.epoch).where(*is_it).order_by(table.epoch.desc())
@@ -37,7 +31,6 @@ def begin_epoch(
     epoch = 1 if last is None else int(last) + 1
     row = {"source": source, "model": model, "statistic": _ALL, "state": state}
     connection.execute(t.drift_states.insert().values(**row, epoch=epoch))
-    return epoch
 
 
 def parts_since(
@@ -55,24 +48,11 @@ def parts_since(
     return rows(connection, query)
 
 
-def time_of(connection: Connection, number: str) -> datetime | None:
-    """Return when a part was received."""
-    query = select(t.inspections.c.received_at).where(t.inspections.c.id == number)
-    found: datetime | None = connection.execute(query).scalar()
-    return found
-
-
 def raise_alarm(connection: Connection, alarm: dict[str, Any]) -> Row:
     """Write an alarm, and return it."""
     row = {"id": new_id(), "acknowledged_by": None, "note": None, **alarm}
     connection.execute(t.alarms.insert().values(**row))
     return row
-
-
-def list_alarms(connection: Connection, limit: int = 100) -> list[Row]:
-    """Return the newest alarms."""
-    query = select(t.alarms).order_by(t.alarms.c.id.desc())
-    return rows(connection, query.limit(limit))
 
 
 def open_alarms(connection: Connection, source: str) -> list[Row]:
@@ -82,7 +62,7 @@ def open_alarms(connection: Connection, source: str) -> list[Row]:
     return rows(connection, query)
 
 
-def acknowledge(connection: Connection, number: str, by: str, note: str) -> list[Row]:
+def acknowledge(connection: Connection, number: str, by: Actor, note: str) -> list[Row]:
     """Write that somebody has seen an alarm, and all others of its source.
 
     Returns:
@@ -93,15 +73,18 @@ def acknowledge(connection: Connection, number: str, by: str, note: str) -> list
         ConflictError: If it was acknowledged before.
     """
     table = t.alarms
-    alarm = first(connection, select(table).where(table.c.id == number))
-    if alarm is None:
-        raise UnknownError("there is no alarm of this number")
+    query = select(table).where(table.c.id == number)
+    alarm = one(connection, query, "alarm of this number")
     seen = open_alarms(connection, alarm["source"])
     numbers = [each["id"] for each in seen]
     if number not in numbers:
         raise ConflictError(
             f"an alarm is acknowledged once, {alarm['acknowledged_by']} has done so"
         )
-    query = table.update().where(table.c.id.in_(numbers))
-    connection.execute(query.values(acknowledged_by=by, note=note))
-    return [each | {"acknowledged_by": by, "note": note} for each in seen]
+    change = {"acknowledged_by": by.name, "note": note}
+    connection.execute(table.update().where(table.c.id.in_(numbers)).values(**change))
+    kinds = [each["kind"] for each in seen]
+    audit.append(
+        connection, by, "acknowledge", alarm["source"], after=kinds, reason=note
+    )
+    return [each | change for each in seen]

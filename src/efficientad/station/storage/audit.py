@@ -1,50 +1,36 @@
 """The audit log in the database. Entries are appended, and never change."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.audit_chain import Action, Entry, Head, next_entry
+from efficientad.station.storage.audit_chain import Actor, Entry, Head, next_entry
 from efficientad.station.storage.queries import Row, as_json, rows
 
-Result = TypeVar("Result")
 _FIELDS: Final = tuple(field.name for field in fields(Entry))
 _AT_ONCE: Final = 1000
 
 
-def append(connection: Connection, action: Action) -> Entry:
-    """Append an action to the chain.
+def append(
+    connection: Connection, by: Actor, action: str, subject: str, **states: Any
+) -> None:
+    """Append an action to the chain, in the transaction that does it.
 
     Args:
         connection: Transaction of the writer, the only one that appends.
-        action: Action, with states as JSON has them.
+        by: Whoever does it.
+        action: Name of the action.
+        subject: Number or name of what is changed.
+        states: `before`, `after` and `reason`, as for `next_entry`.
     """
-    entry = next_entry(head(connection), action, datetime.now(UTC))
+    now = datetime.now(UTC)
+    entry = next_entry(head(connection), now, by, action, subject, **states)
     row = asdict(entry) | {"at": datetime.fromisoformat(entry.at)}
     connection.execute(t.audit.insert().values(**row))
-    return entry
-
-
-def recorded(
-    work: Callable[[Connection], Result], action: Callable[[Result], Action]
-) -> Callable[[Connection], Result]:
-    """Return a job of the writer that also appends what it did, or does nothing.
-
-    Args:
-        work: Job of the writer.
-        action: Function that describes it by its result.
-    """
-
-    def both(connection: Connection) -> Result:
-        result = work(connection)
-        append(connection, action(result))
-        return result
-
-    return both
 
 
 def state(row: Row, *names: str) -> Any:

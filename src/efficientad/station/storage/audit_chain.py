@@ -16,24 +16,17 @@ START: Final = "0" * 64
 """Previous hash of the first entry."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """Something that a person or the station did."""
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A person, a token or the station itself."""
 
-    actor: str
+    name: str
     role: str
-    action: str
-    subject: str
-    before: Any = None
-    """JSON-like state before, None if there was none."""
-    after: Any = None
-    """JSON-like state after, None if there is none."""
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An action in the chain."""
+    """Something that a person or the station did."""
 
     seq: int
     """Number of the entry, from 1."""
@@ -44,7 +37,9 @@ class Entry:
     action: str
     subject: str
     before: Any
+    """JSON-like state before, None if there was none."""
     after: Any
+    """JSON-like state after, None if there is none."""
     reason: str
     previous: str
     """Hash of the entry before."""
@@ -76,18 +71,39 @@ def canonical_json(value: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def next_entry(head: Head, action: Action, at: datetime) -> Entry:
+def next_entry(
+    head: Head,
+    at: datetime,
+    by: Actor,
+    action: str,
+    subject: str,
+    *,
+    before: Any = None,
+    after: Any = None,
+    reason: str | None = None,
+) -> Entry:
     """Return the entry that follows on the last one.
 
     Args:
         head: The last entry.
-        action: Action to add.
         at: Time with a time zone.
+        by: Whoever does something.
+        action: Name of the action.
+        subject: Number or name of what is changed.
+        before: JSON-like state before. None: there was none.
+        after: JSON-like state after. None: there is none.
+        reason: Words of a person.
     """
     fields = {
         "seq": head.seq + 1,
         "at": at.astimezone(UTC).isoformat(timespec="microseconds"),
-        **asdict(action),
+        "actor": by.name,
+        "role": by.role,
+        "action": action,
+        "subject": subject,
+        "before": before,
+        "after": after,
+        "reason": reason or "",
         "previous": head.hash,
     }
     return Entry(**fields, hash=_hash(fields))

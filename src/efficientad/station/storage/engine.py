@@ -7,11 +7,10 @@ writes and checkpoints, since the reset of the WAL has a bug with several (SQLit
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
@@ -20,10 +19,13 @@ from sqlalchemy.pool import NullPool
 from efficientad.errors import StorageError
 from efficientad.station.storage.tables import METADATA
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 LOCK_SECONDS: Final = 0.8
 """Time that a commit waits for a database that another program has locked."""
 
-_VERSION: Final = 1
+VERSION: Final = 1
 """Version of the tables, which the database file keeps."""
 _N_READERS: Final = 4
 _NETWORK_SYSTEMS: Final = frozenset(
@@ -42,11 +44,19 @@ class Database:
     lock: int
     """Descriptor of the locked file; the end of the process opens the lock."""
 
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """Yield a connection for reading; keep it for a short time only."""
-        with self.reading.connect() as connection:
-            yield connection
+    def connect(self) -> Connection:
+        """Return a connection for reading; keep it for a short time only."""
+        return self.reading.connect()
+
+    def read(
+        self,
+        query: Callable[Concatenate[Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Return what a query finds, called with a connection and these arguments."""
+        with self.connect() as connection:
+            return query(connection, *args, **kwargs)
 
     def close(self) -> None:
         """Close all connections and unlock the folder."""
@@ -87,8 +97,7 @@ def open_database(folder: Path) -> Database:
 def _engines(path: Path) -> tuple[Engine, Engine]:
     url = f"sqlite:///{path}"
     options: dict[str, Any] = {"isolation_level": None, "timeout": LOCK_SECONDS}
-    threads = {"check_same_thread": False}
-    writing = create_engine(url, connect_args=options | threads, poolclass=NullPool)
+    writing = create_engine(url, connect_args=options, poolclass=NullPool)
     reading = create_engine(
         url, connect_args=options, pool_size=_N_READERS, max_overflow=60
     )
@@ -126,13 +135,13 @@ def _make_tables(connection: Connection, path: Path) -> None:
         StorageError: If another release has written the database.
     """
     version = connection.exec_driver_sql("PRAGMA user_version").scalar()
-    if version not in {0, _VERSION}:
+    if version not in {0, VERSION}:
         raise StorageError(
-            f"tables of version {_VERSION} were needed, {path} has version {version}; "
+            f"tables of version {VERSION} were needed, {path} has version {version}; "
             "use the release that wrote it, or give another data folder"
         )
     METADATA.create_all(connection)
-    connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
+    connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
 
 
 def _require_local(folder: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError
@@ -15,21 +14,17 @@ from sqlalchemy.exc import DBAPIError
 from efficientad.station.config import Retention
 from efficientad.station.errors import UnavailableError
 from efficientad.station.logs import logger
-from efficientad.station.storage import audit, queries, recovery, retention
+from efficientad.station.storage import audit, queries, retention
 from efficientad.station.storage.audit_chain import Head
-from efficientad.station.storage.engine import Database
-from efficientad.station.storage.media import MediaStore
 from efficientad.station.storage.queries import Row
-from efficientad.station.storage.writer import Writer
+from efficientad.station.storage.store import Store
 
 _CHECK_SECONDS: Final = 1.0
 _ROUND_SECONDS: Final = 60.0
 
 
 def keep_house(
-    database: Database,
-    writer: Writer,
-    media: MediaStore,
+    store: Store,
     rules: Retention,
     report: Callable[[str, str], None],
     tell: Callable[[str, Row], None],
@@ -43,30 +38,42 @@ def keep_house(
     next_round = 0.0
     told = Head()
     with suppress(UnavailableError):
-        _recover(database, writer, media, report)
+        _recover(store, report)
     while not is_closing.wait(_CHECK_SECONDS):
-        media.check()
-        with suppress(DBAPIError), database.connect() as connection:
-            last = audit.head(connection)
+        store.media.check()
+        with suppress(DBAPIError):
+            last = store.database.read(audit.head)
             if last != told:
                 told = last
                 logger().info("audit", seq=last.seq, hash=last.hash)
                 tell("audit", asdict(last))
-        if time.monotonic() >= next_round and writer.is_up:
+        if time.monotonic() >= next_round and store.writer.is_up:
             next_round = time.monotonic() + _ROUND_SECONDS
             with suppress(UnavailableError):
-                now = datetime.now(UTC)
-                retention.remove_old(database, writer, media, rules, now)
+                retention.remove_old(store, rules, datetime.now(UTC))
 
 
-def _recover(
-    database: Database,
-    writer: Writer,
-    media: MediaStore,
-    report: Callable[[str, str], None],
-) -> None:
-    missing = recovery.unanswered_and_missing(database, media, media.opened_at)
+def _recover(store: Store, report: Callable[[str, str], None]) -> None:
+    """Remove files without row, which were never answered, and report rows without.
+
+    A killed station leaves them. Files since the start of this one are left alone.
+    """
+    media, missing = store.media, list[str]()
+    for minute, paths in media.minutes():
+        begun = datetime.strptime(minute, "%Y-%m-%d/%H/%M").replace(tzinfo=UTC)
+        if begun > media.opened_at:
+            continue
+        there = {f"{minute}/{path.name}": path for path in paths}
+        known = store.database.read(queries.places_of_minute, minute)
+        missing += [
+            known[place]
+            for place in known.keys() - there.keys()
+            if not media.path(place).exists()  # it may have come since the listing
+        ]
+        for place in there.keys() - known.keys():
+            if there[place].stat().st_mtime < media.opened_at.timestamp():
+                there[place].unlink(missing_ok=True)
     if missing:
         named = json.dumps(missing[:20])
         report("images_missing", f"{len(missing)} images are missing: {named}")
-        writer.run(partial(queries.mark_removed, numbers=missing))
+        store.writer.run(queries.mark_removed, missing)

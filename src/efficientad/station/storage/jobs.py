@@ -1,34 +1,35 @@
 """Jobs that take a while: exports and trials."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
 
+from efficientad.station.storage import audit
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.queries import Row, first, new_id, rows
+from efficientad.station.storage.audit_chain import Actor
+from efficientad.station.storage.queries import Row, new_id, one
 
 
-def add_job(
-    connection: Connection, kind: str, subject: str, by: str, at: datetime
-) -> Row:
+def add_job(connection: Connection, kind: str, subject: str, by: Actor) -> Row:
     """Write that a job has begun, and return it."""
     row = {
         "id": new_id(),
         "kind": kind,
         "subject": subject,
-        "by": by,
-        "at": at,
+        "by": by.name,
+        "at": datetime.now(UTC),
         "state": "running",
         "detail": None,
         "result": None,
     }
     connection.execute(t.jobs.insert().values(**row))
+    audit.append(connection, by, kind, subject or str(row["id"]))
     return row
 
 
 def end_job(
-    connection: Connection, number: str, state: str, detail: str, result: Any = None
+    connection: Connection, number: str, state: str, detail: str, result: Any
 ) -> None:
     """Write how a job has ended: it is `done` or has `failed`."""
     query = t.jobs.update().where(t.jobs.c.id == number)
@@ -41,12 +42,11 @@ def end_interrupted(connection: Connection) -> None:
     connection.execute(query.values(state="failed", detail="the station was stopped"))
 
 
-def job_of(connection: Connection, number: str) -> Row | None:
-    """Return a job, if there is one of this number."""
-    return first(connection, select(t.jobs).where(t.jobs.c.id == number))
+def job_of(connection: Connection, number: str) -> Row:
+    """Return a job.
 
-
-def list_jobs(connection: Connection, kind: str, subject: str, limit: int) -> list[Row]:
-    """Return the newest jobs of a kind and subject."""
-    query = select(t.jobs).where(t.jobs.c.kind == kind, t.jobs.c.subject == subject)
-    return rows(connection, query.order_by(t.jobs.c.id.desc()).limit(limit))
+    Raises:
+        UnknownError: If there is none of this number.
+    """
+    query = select(t.jobs).where(t.jobs.c.id == number)
+    return one(connection, query, "job of this number")

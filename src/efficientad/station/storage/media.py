@@ -95,12 +95,10 @@ class MediaStore:
             else:
                 self.problem = None
 
-    def forget_incoming(self) -> int:
-        """Remove what a killed station had not answered; return how many files."""
-        parts = [path for path in self._incoming.iterdir() if path.is_file()]
-        for path in parts:
+    def forget_incoming(self) -> None:
+        """Remove what a killed station had not answered."""
+        for path in self._incoming.iterdir():
             path.unlink()
-        return len(parts)
 
     def minutes(self) -> Iterator[tuple[str, list[Path]]]:
         """Yield the images of each minute, with the minute's place."""

@@ -1,6 +1,6 @@
 """The outbox: what sinks still have to be told, written with the inspection."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, and_, func, select
@@ -21,15 +21,13 @@ def due(connection: Connection, sink: str, now: datetime, limit: int) -> list[Ro
     return rows(connection, query)
 
 
-def delivered(connection: Connection, numbers: list[str], now: datetime) -> None:
+def delivered(connection: Connection, numbers: list[str]) -> None:
     """Write that entries have been delivered."""
     query = outbox.update().where(_table.id.in_(numbers))
-    connection.execute(query.values(delivered_at=now, error=None))
+    connection.execute(query.values(delivered_at=datetime.now(UTC), error=None))
 
 
-def failed(
-    connection: Connection, entry: Row, now: datetime, error: str, *, is_refused: bool
-) -> None:
+def failed(connection: Connection, entry: Row, error: str, *, is_refused: bool) -> None:
     """Write that an entry has not been delivered.
 
     A refused one is tried again after growing pauses, and others pass it; otherwise
@@ -39,7 +37,7 @@ def failed(
     values: dict[str, Any] = {"attempts": attempts, "error": error[:2000]}
     if is_refused:
         pause = min(_LONGEST_PAUSE, 2.0 ** min(attempts, 10) / 2)
-        values["next_at"] = now + timedelta(seconds=pause)
+        values["next_at"] = datetime.now(UTC) + timedelta(seconds=pause)
     connection.execute(outbox.update().where(_table.id == entry["id"]).values(**values))
 
 

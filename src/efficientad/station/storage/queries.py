@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, select
-from uuid_utils import uuid7
+from sqlalchemy import Connection, Select, Table, and_, func, select
+from uuid_utils import UUID, uuid7
 
+from efficientad.station.errors import UnknownError
 from efficientad.station.storage import tables as t
 
 Row = dict[str, Any]
@@ -19,6 +20,11 @@ def new_id() -> str:
     return str(uuid7())
 
 
+def time_of(number: str) -> datetime:
+    """Return when a number was made."""
+    return datetime.fromtimestamp(UUID(number).timestamp / 1000, UTC)
+
+
 def rows(connection: Connection, query: Select[Any]) -> list[Row]:
     """Return all rows of a query."""
     return [dict(row) for row in connection.execute(query).mappings()]
@@ -28,6 +34,39 @@ def first(connection: Connection, query: Select[Any]) -> Row | None:
     """Return the first row of a query, if there is one."""
     row = connection.execute(query.limit(1)).mappings().first()
     return None if row is None else dict(row)
+
+
+def one(connection: Connection, query: Select[Any], name: str) -> Row:
+    """Return the first row of a query.
+
+    Raises:
+        UnknownError: If there is none; the message has the name of what is missing.
+    """
+    found = first(connection, query)
+    if found is None:
+        raise UnknownError(f"there is no {name}")
+    return found
+
+
+def newest(
+    connection: Connection, table: Table, limit: int | None, /, **equal: str | None
+) -> list[Row]:
+    """Return the newest rows of a table.
+
+    Args:
+        connection: Reading connection.
+        table: Table with numbers as `new_id` returns them.
+        limit: Number of rows, at most. None: all.
+        equal: Columns and the values that they must have. None: any.
+    """
+    query = select(table).order_by(table.c.id.desc()).limit(limit)
+    return rows(connection, _where(query, table, equal))
+
+
+def _where(
+    query: Select[Any], table: Table, equal: Mapping[str, str | None]
+) -> Select[Any]:
+    return query.where(*(table.c[k] == v for k, v in equal.items() if v is not None))
 
 
 def insert_inspection(
@@ -55,7 +94,6 @@ def insert_inspection(
         )
     connection.execute(t.artifacts.insert().values(inspection=number, **artifacts))
     found = inspection_of(connection, number)
-    assert found is not None
     if sinks:
         payload = {k: v for k, v in as_json(found).items() if k != "media_path"}
         at = inspection["received_at"]
@@ -81,7 +119,8 @@ def _text(value: Any) -> str:
     return value.isoformat().replace("+00:00", "Z")
 
 
-def _inspections() -> Select[Any]:
+def inspections() -> Select[Any]:
+    """Return the query of all inspections, with the thresholds of their rules."""
     rule = t.inspections.c.rule == t.rules.c.id
     return select(t.inspections, t.rules.c.threshold).join(t.rules, rule)
 
@@ -95,17 +134,22 @@ def _with_regions(connection: Connection, found: list[Row]) -> list[Row]:
     return [{**row, "regions": by_number[row["id"]]} for row in found]
 
 
-def inspection_of(connection: Connection, number: str) -> Row | None:
-    """Return an inspection with its regions and threshold, if there is one."""
-    found = rows(connection, _inspections().where(t.inspections.c.id == number))
-    return next(iter(_with_regions(connection, found)), None)
+def inspection_of(connection: Connection, number: str) -> Row:
+    """Return an inspection with its regions and threshold.
+
+    Raises:
+        UnknownError: If there is none of this number.
+    """
+    query = inspections().where(t.inspections.c.id == number)
+    found = one(connection, query, "inspection of this number")
+    return _with_regions(connection, [found])[0]
 
 
 def inspection_by_key(connection: Connection, source: str, key: str) -> Row | None:
     """Return the inspection that a source has sent under a key, if there is one."""
     table = t.inspections.c
     is_it = and_(table.source == source, table.source_key == key)
-    found = rows(connection, _inspections().where(is_it))
+    found = rows(connection, inspections().where(is_it))
     return next(iter(_with_regions(connection, found)), None)
 
 
@@ -116,7 +160,7 @@ def list_inspections(
     before: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
-    equal: Mapping[str, str] | None = None,
+    equal: Mapping[str, str | None],
 ) -> list[Row]:
     """Return inspections, newest first.
 
@@ -126,12 +170,11 @@ def list_inspections(
         before: Number of an inspection; only older ones are listed.
         since: Time from which they were received.
         until: Time before which they were received.
-        equal: Columns and the values that they must have.
+        equal: Columns and the values that they must have. None: any.
     """
     table = t.inspections.c
-    query = _inspections().order_by(table.id.desc()).limit(limit)
-    for name, value in (equal or {}).items():
-        query = query.where(table[name] == value)
+    query = inspections().order_by(table.id.desc()).limit(limit)
+    query = _where(query, t.inspections, equal)
     if before is not None:
         query = query.where(table.id < before)
     if since is not None:
@@ -142,9 +185,13 @@ def list_inspections(
 
 
 def artifact_of(connection: Connection, number: str, name: str) -> bytes | None:
-    """Return the grids or the thumbnail of an inspection, if it has them."""
+    """Return the grids or the thumbnail of an inspection, if it has them.
+
+    Raises:
+        UnknownError: If there is no inspection of this number.
+    """
     query = select(t.artifacts.c[name]).where(t.artifacts.c.inspection == number)
-    found: bytes | None = connection.execute(query).scalar()
+    found: bytes | None = one(connection, query, "inspection of this number")[name]
     return found
 
 
@@ -197,12 +244,6 @@ def add_incident(connection: Connection, kind: str, at: datetime, detail: str) -
     row = {"id": new_id(), "at": at, "kind": kind, "count": 1, "detail": detail}
     connection.execute(table.insert().values(**row))
     return row
-
-
-def list_incidents(connection: Connection, limit: int) -> list[Row]:
-    """Return the newest incidents."""
-    query = select(t.incidents).order_by(t.incidents.c.id.desc()).limit(limit)
-    return rows(connection, query)
 
 
 def places_of_minute(connection: Connection, minute: str) -> dict[str, str]:

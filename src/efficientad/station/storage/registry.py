@@ -1,28 +1,52 @@
-"""Models, rules, activations, tokens and sessions."""
+"""Models, rules, activations, tokens and sessions.
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+Each change by somebody is written with its entry in the audit log.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, Select, and_, or_, select
 
+from efficientad.station.errors import ConflictError, UnknownError
+from efficientad.station.storage import audit
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.queries import Row, first, new_id, rows
+from efficientad.station.storage.audit_chain import Actor
+from efficientad.station.storage.queries import Row, first, new_id, one, rows
 
 ALL_SOURCES: Final = "*"
-"""Name in activations for every source that has none of its own."""
+"""Every source that has no activation of its own."""
+
+_RULE: Final = ("version", "threshold", "budget", "min_area", "regions")
 
 
-def add_model(connection: Connection, model: Mapping[str, Any]) -> None:
-    """Write a model, unless it is known."""
-    query = select(t.models.c.sha256).where(t.models.c.sha256 == model["sha256"])
-    if first(connection, query) is None:
-        connection.execute(t.models.insert().values(**model))
+def add_model(connection: Connection, model: Row, rule: Row, by: Actor) -> None:
+    """Write a model and its first rule, unless they are known."""
+    sha256 = model["sha256"]
+    if is_known(connection, sha256):
+        return
+    row = {**model, "added_at": datetime.now(UTC), "added_by": by.name}
+    connection.execute(t.models.insert().values(**row))
+    after = audit.state(model, "name", "bytes")
+    audit.append(connection, by, "add model", sha256, after=after)
+    add_rule(connection, sha256, rule, by, "of the model file")
 
 
-def model_of(connection: Connection, sha256: str) -> Row | None:
-    """Return a model, if it is known."""
-    return first(connection, select(t.models).where(t.models.c.sha256 == sha256))
+def is_known(connection: Connection, sha256: str) -> bool:
+    """Return whether there is a model of a hash."""
+    query = select(t.models.c.sha256).where(t.models.c.sha256 == sha256)
+    return first(connection, query) is not None
+
+
+def model_of(connection: Connection, sha256: str) -> Row:
+    """Return a model.
+
+    Raises:
+        UnknownError: If there is none of this hash.
+    """
+    query = select(t.models).where(t.models.c.sha256 == sha256)
+    return one(connection, query, "model of this hash")
 
 
 def list_models(connection: Connection) -> list[Row]:
@@ -30,34 +54,53 @@ def list_models(connection: Connection) -> list[Row]:
     return rows(connection, select(t.models).order_by(t.models.c.added_at.desc()))
 
 
-def add_rule(connection: Connection, rule: Mapping[str, Any]) -> Row:
-    """Write a rule, and return it with its number.
+def add_rule(
+    connection: Connection, model: str, rule: Row, by: Actor, reason: str | None
+) -> Row:
+    """Write a rule of a model, and return it with its number.
 
     Raises:
-        IntegrityError: If the model has a rule of this version already.
+        ConflictError: If its version does not follow the newest one.
+        UnknownError: If there is no model of this hash.
     """
-    row = {"id": new_id(), **rule}
+    model_of(connection, model)
+    newest = first(connection, _rules_of(model))
+    version = 0 if newest is None else newest["version"]
+    if rule["version"] <= version:
+        raise ConflictError(
+            f"a new rule follows the newest one, version {version}, got version "
+            f"{rule['version']}; read the rules again"
+        )
+    row: Row = {"id": new_id(), **rule, "model": model, "by": by.name}
+    row |= {"reason": reason, "at": datetime.now(UTC)}
     connection.execute(t.rules.insert().values(**row))
+    before, after = newest and audit.state(newest, *_RULE), audit.state(row, *_RULE)
+    audit.append(
+        connection, by, "add rule", row["id"], before=before, after=after, reason=reason
+    )
     return row
 
 
-def newest_rule(connection: Connection, model: str) -> Row | None:
-    """Return the rule of a model with the highest version."""
+def rule_of(connection: Connection, model: str, number: str | None) -> Row:
+    """Return a rule of a model.
+
+    Args:
+        connection: Connection.
+        model: SHA-256 of the model file.
+        number: Number of the rule. None: the newest one.
+
+    Raises:
+        UnknownError: If the model has no such rule.
+    """
+    query, name = _rules_of(model), "rule"
+    if number is not None:
+        query, name = query.where(t.rules.c.id == number), f"rule {number}"
+    return one(connection, query, f"{name} of a model {model}")
+
+
+def _rules_of(model: str) -> Select[Any]:
     query = select(t.rules).where(t.rules.c.model == model)
-    return first(connection, query.order_by(t.rules.c.version.desc()))
-
-
-def rule_of(connection: Connection, number: str) -> Row | None:
-    """Return a rule, if there is one of this number."""
-    return first(connection, select(t.rules).where(t.rules.c.id == number))
-
-
-def list_rules(connection: Connection, model: str | None) -> list[Row]:
-    """Return the rules of a model, or all, newest first."""
-    query = select(t.rules).order_by(t.rules.c.id.desc())
-    return rows(
-        connection, query if model is None else query.where(t.rules.c.model == model)
-    )
+    return query.order_by(t.rules.c.version.desc())
 
 
 def active_ones(connection: Connection) -> list[Row]:
@@ -66,19 +109,22 @@ def active_ones(connection: Connection) -> list[Row]:
     return rows(connection, query.order_by(t.activations.c.source))
 
 
-def list_activations(connection: Connection, limit: int) -> list[Row]:
-    """Return the newest activations."""
-    query = select(t.activations).order_by(t.activations.c.id.desc()).limit(limit)
-    return rows(connection, query)
-
-
-def activate(connection: Connection, activation: Mapping[str, Any]) -> Row:
+def activate(
+    connection: Connection, activation: Row, by: Actor, reason: str | None
+) -> Row:
     """Write an activation in place of the source's active one, and return it."""
-    table = t.activations
-    is_before = and_(table.c.source == activation["source"], table.c.active)
-    connection.execute(table.update().where(is_before).values(active=False))
-    row = {"id": new_id(), "active": True, **activation}
+    table, source = t.activations, activation["source"]
+    is_active = and_(table.c.source == source, table.c.active)
+    before = first(connection, select(table).where(is_active))
+    connection.execute(table.update().where(is_active).values(active=False))
+    row: Row = {"id": new_id(), "active": True, **activation, "by": by.name}
+    row |= {"reason": reason, "at": datetime.now(UTC)}
     connection.execute(table.insert().values(**row))
+    earlier = before and audit.state(before, "model", "rule")
+    after = audit.state(row, "model", "rule")
+    audit.append(
+        connection, by, "activate", source, before=earlier, after=after, reason=reason
+    )
     return row
 
 
@@ -94,41 +140,48 @@ def golden_samples(connection: Connection) -> list[Row]:
 
 
 def add_golden_run(
-    connection: Connection, run: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+    connection: Connection, model: str, rule: str, results: Sequence[Row]
 ) -> str:
     """Write a replay of the golden samples, and return its number."""
     number = new_id()
-    connection.execute(t.golden_runs.insert().values(id=number, **run))
-    if results:
-        entries = [{"run": number, **each} for each in results]
-        connection.execute(t.golden_results.insert(), entries)
+    run = {"id": number, "model": model, "rule": rule, "at": datetime.now(UTC)}
+    connection.execute(t.golden_runs.insert().values(**run))
+    entries = [{"run": number, **each} for each in results]
+    connection.execute(t.golden_results.insert(), entries)
     return number
 
 
-def set_sources(connection: Connection, sources: Sequence[Mapping[str, Any]]) -> None:
+def set_sources(connection: Connection, sources: Sequence[Row]) -> None:
     """Write the sources of the settings; one that was paused stays so."""
     known = {row["name"]: row for row in rows(connection, select(t.sources))}
     for source in sources:
         name = source["name"]
         if name in known:
             query = t.sources.update().where(t.sources.c.name == name)
-            values = {k: v for k, v in source.items() if k != "state"}
-            connection.execute(query.values(**values))
+            connection.execute(query.values(**source))
         else:
-            connection.execute(t.sources.insert().values(**source))
+            connection.execute(t.sources.insert().values(**source, state="running"))
 
 
-def set_source_state(connection: Connection, name: str, state: str) -> bool:
-    """Write whether a source runs, and return whether there is one of this name."""
+def set_source_state(
+    connection: Connection, name: str, state: str, by: Actor
+) -> list[Row]:
+    """Write whether a source is running or paused, and return all sources.
+
+    Raises:
+        UnknownError: If there is none of this name.
+    """
     query = t.sources.update().where(t.sources.c.name == name).values(state=state)
-    return connection.execute(query).rowcount > 0
+    if not connection.execute(query).rowcount:
+        raise UnknownError("there is no source of this name")
+    audit.append(connection, by, state, name, after=state)
+    return list_sources(connection)
 
 
-def source_state(connection: Connection, name: str) -> str | None:
-    """Return the state of a source: `running` or `paused`."""
+def is_running(connection: Connection, name: str) -> bool:
+    """Return whether a source is running, not paused."""
     query = select(t.sources.c.state).where(t.sources.c.name == name)
-    found: str | None = connection.execute(query).scalar()
-    return found
+    return connection.execute(query).scalar() == "running"
 
 
 def list_sources(connection: Connection) -> list[Row]:
@@ -136,14 +189,13 @@ def list_sources(connection: Connection) -> list[Row]:
     return rows(connection, select(t.sources).order_by(t.sources.c.name))
 
 
-def set_tokens(
-    connection: Connection, tokens: Sequence[Mapping[str, Any]], now: datetime
-) -> None:
+def set_tokens(connection: Connection, tokens: Sequence[Row]) -> None:
     """Write the tokens of the settings; all others are revoked."""
     table = t.tokens
     hashes = [token["hash"] for token in tokens]
     gone = and_(table.c.hash.not_in(hashes), table.c.revoked_at.is_(None))
-    connection.execute(table.update().where(gone).values(revoked_at=now))
+    revoked = table.update().where(gone).values(revoked_at=datetime.now(UTC))
+    connection.execute(revoked)
     known = set(connection.execute(select(table.c.hash)).scalars())
     for token in tokens:
         if token["hash"] in known:
@@ -153,18 +205,16 @@ def set_tokens(
             connection.execute(table.insert().values(id=new_id(), **token))
 
 
-def token_of(connection: Connection, digest: str, now: datetime) -> Row | None:
+def token_of(connection: Connection, digest: str) -> Row | None:
     """Return the valid token of a hash, or of a session's hash."""
     table = t.tokens
-    is_valid = and_(
-        table.c.revoked_at.is_(None),
-        or_(table.c.expires_at.is_(None), table.c.expires_at > now),
-    )
+    is_valid = table.c.revoked_at.is_(None)
     found = first(connection, select(table).where(table.c.hash == digest, is_valid))
     if found is not None:
         return found
     session = t.sessions
     query = select(table).join(session, session.c.token == table.c.id)
+    now = datetime.now(UTC)
     is_session = and_(session.c.hash == digest, session.c.expires_at > now)
     return first(connection, query.where(is_session, is_valid))
 
@@ -177,8 +227,8 @@ def add_session(
     connection.execute(t.sessions.insert().values(**values))
 
 
-def remove_session(connection: Connection, digest: str, now: datetime) -> None:
+def remove_session(connection: Connection, digest: str) -> None:
     """Remove a session, and those that have expired."""
     table = t.sessions
-    is_over = or_(table.c.hash == digest, table.c.expires_at < now)
+    is_over = or_(table.c.hash == digest, table.c.expires_at < datetime.now(UTC))
     connection.execute(table.delete().where(is_over))

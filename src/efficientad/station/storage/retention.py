@@ -1,80 +1,54 @@
 """Removal of old images and rows. Queued, reviewed and golden ones stay, always."""
 
 from datetime import datetime, timedelta
-from functools import partial
+from itertools import accumulate
 from typing import Final
 
 from efficientad.station.config import Retention
 from efficientad.station.storage import outbox, queries
-from efficientad.station.storage.engine import Database
-from efficientad.station.storage.media import MediaStore
-from efficientad.station.storage.writer import Writer
+from efficientad.station.storage.store import Store
 
 _AT_ONCE: Final = 200
 _GIGABYTE: Final = 1e9
 _OUTBOX_DAYS: Final = 7
 
 
-def remove_old(
-    database: Database,
-    writer: Writer,
-    media: MediaStore,
-    retention: Retention,
-    now: datetime,
-) -> int:
-    """Remove what retention names, and return the number of images."""
-    n_images = 0
+def remove_old(store: Store, retention: Retention, now: datetime) -> None:
+    """Remove what retention names."""
     for is_normal, days, gigabytes in (
         (True, retention.normal_days, retention.normal_gb),
         (False, retention.anomalous_days, retention.anomalous_gb),
     ):
-        old = now - timedelta(days=days)
-        n_images += _remove(database, writer, media, is_normal, old, None)
-        with database.connect() as connection:
-            stored = queries.stored_bytes(connection, is_normal=is_normal)
-        if (excess := stored - gigabytes * _GIGABYTE) > 0:
-            n_images += _remove(database, writer, media, is_normal, None, excess)
-    old = now - timedelta(days=retention.row_days)
-    while writer.run(lambda c: queries.remove_rows(c, old, _AT_ONCE)) == _AT_ONCE:
+        _remove(store, now - timedelta(days=days), is_normal=is_normal)
+        stored = store.database.read(queries.stored_bytes, is_normal=is_normal)
+        excess = stored - gigabytes * _GIGABYTE
+        _remove(store, None, is_normal=is_normal, n_bytes=excess)
+    run, old = store.writer.run, now - timedelta(days=retention.row_days)
+    while run(queries.remove_rows, old, _AT_ONCE) == _AT_ONCE:
         pass
-    writer.run(partial(outbox.forget, before=now - timedelta(days=_OUTBOX_DAYS)))
-    return n_images
+    run(outbox.forget, now - timedelta(days=_OUTBOX_DAYS))
 
 
 def _remove(
-    database: Database,
-    writer: Writer,
-    media: MediaStore,
-    is_normal: bool,  # noqa: FBT001
+    store: Store,
     before: datetime | None,
-    n_bytes: float | None,
-) -> int:
-    """Remove images before a time, or the oldest ones up to a number of bytes.
+    *,
+    is_normal: bool,
+    n_bytes: float = float("inf"),
+) -> None:
+    """Remove images before a time, oldest first, until so many bytes are free.
 
     The row says so first: a row without file would be an incident.
     """
-    n_images = 0
-    while n_bytes is None or n_bytes > 0:
-        with database.connect() as connection:
-            found = queries.removable(
-                connection, is_normal=is_normal, before=before, limit=_AT_ONCE
-            )
-        if n_bytes is not None:
-            found = found[: _needed([row["media_bytes"] for row in found], n_bytes)]
-            n_bytes -= sum(row["media_bytes"] for row in found)
+    while n_bytes > 0:
+        found = store.database.read(
+            queries.removable, is_normal=is_normal, before=before, limit=_AT_ONCE
+        )
+        freed = accumulate((row["media_bytes"] for row in found), initial=0)
+        found = [row for row, n in zip(found, freed, strict=False) if n < n_bytes]
         if not found:
             break
-        writer.run(partial(queries.mark_removed, numbers=[row["id"] for row in found]))
+        store.writer.run(queries.mark_removed, [row["id"] for row in found])
         for row in found:
-            media.remove(row["media_path"])
-        n_images += len(found)
-    return n_images
-
-
-def _needed(sizes: list[int], n_bytes: float) -> int:
-    """Return how many files, from the first, have at least so many bytes."""
-    for number, size in enumerate(sizes, 1):
-        n_bytes -= size
-        if n_bytes <= 0:
-            return number
-    return len(sizes)
+            store.media.remove(row["media_path"])
+            n_bytes -= row["media_bytes"]

@@ -1,19 +1,23 @@
 """Reviews of inspections, the queue for them, and golden samples."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 
-from efficientad.station.errors import ConflictError, UnknownError
+from efficientad.station.errors import ConflictError
+from efficientad.station.storage import audit
 from efficientad.station.storage import tables as t
+from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import (
     Row,
     first,
     inspection_of,
+    inspections,
     list_inspections,
     new_id,
+    one,
     rows,
 )
 
@@ -38,9 +42,7 @@ def last_verdict(reviews: Sequence[Row]) -> Row | None:
     return left[-1] if left else None
 
 
-def add_review(
-    connection: Connection, number: str, review: Row, by: str, at: datetime
-) -> Row:
+def add_review(connection: Connection, number: str, review: Row, by: Actor) -> Row:
     """Write a review, and return it with the state of its inspection.
 
     Args:
@@ -48,24 +50,24 @@ def add_review(
         number: Number of the inspection.
         review: Verdict, defect type and note. `withdrawn` takes back the last verdict.
         by: Person who decided.
-        at: Time.
 
     Raises:
         UnknownError: If there is no such inspection.
         ConflictError: If there is no verdict to take back.
     """
-    if inspection_of(connection, number) is None:
-        raise UnknownError("there is no inspection of this number")
+    inspection_of(connection, number)
     is_back = review["verdict"] == WITHDRAWN
     if is_back and last_verdict(reviews_of(connection, number)) is None:
         raise ConflictError("a verdict was needed to take back, there is none")
-    row = {"id": new_id(), "inspection": number, **review, "by": by, "at": at}
+    row: Row = {"id": new_id(), "inspection": number, **review}
+    row |= {"by": by.name, "at": datetime.now(UTC)}
     connection.execute(t.reviews.insert().values(**row))
     counts = last_verdict(reviews_of(connection, number))
     state = QUEUED if counts is None else REVIEWED
     table = t.inspections
     query = table.update().where(table.c.id == number)
     connection.execute(query.values(review_state=state))
+    audit.append(connection, by, "review", number, after=audit.state(row, *review))
     return row | {"review_state": state}
 
 
@@ -108,33 +110,16 @@ def verdicts(connection: Connection, decision: str | None = None) -> list[Row]:
         connection: Reading connection.
         decision: Decision of the station. None: any.
     """
-    i, r = t.inspections.c, t.reviews
-    columns = (i.id, i.source, i.decision, i.media_path, i.color, i.masked_score)
-    query = (
-        select(
-            *columns,
-            i.image_score,
-            t.rules.c.threshold,
-            *(c.label(f"r_{c.name}") for c in r.c),
-        )
-        .join(r, r.c.inspection == i.id)
-        .join(t.rules, t.rules.c.id == i.rule)
-        .where(i.review_state == REVIEWED)
-        .order_by(i.id, r.c.id)
-    )
+    query = inspections().where(t.inspections.c.review_state == REVIEWED)
     if decision is not None:
-        query = query.where(i.decision == decision)
+        query = query.where(t.inspections.c.decision == decision)
     by_number: dict[str, list[Row]] = {}
-    for row in rows(connection, query):
-        by_number.setdefault(row["id"], []).append(row)
-    found = []
-    for each in by_number.values():
-        reviews = [{k[2:]: v for k, v in row.items() if k[:2] == "r_"} for row in each]
-        counts = last_verdict(reviews)
-        assert counts is not None
-        plain = {k: v for k, v in each[0].items() if k[:2] != "r_"}
-        found.append(plain | {"review": counts})
-    return found
+    for review in rows(connection, select(t.reviews).order_by(t.reviews.c.id)):
+        by_number.setdefault(review["inspection"], []).append(review)
+    return [
+        row | {"review": last_verdict(by_number[row["id"]])}
+        for row in rows(connection, query.order_by(t.inspections.c.id))
+    ]
 
 
 def last_images(connection: Connection, limit: int) -> list[Row]:
@@ -146,31 +131,52 @@ def last_images(connection: Connection, limit: int) -> list[Row]:
     return [row | {"verdict": known.get(row["id"])} for row in rows(connection, query)]
 
 
-def golden_of(connection: Connection, number: str) -> Row | None:
-    """Return an active golden sample, if the inspection is one."""
-    query = select(t.golden).where(t.golden.c.inspection == number, t.golden.c.active)
-    return first(connection, query)
+def is_golden(connection: Connection, number: str) -> bool:
+    """Return whether a part is a golden sample."""
+    query = _golden().where(t.golden.c.inspection == number)
+    return first(connection, query) is not None
 
 
 def list_golden(connection: Connection) -> list[Row]:
     """Return the active golden samples."""
-    query = select(t.golden).where(t.golden.c.active)
-    return rows(connection, query.order_by(t.golden.c.inspection))
+    return rows(connection, _golden().order_by(t.golden.c.inspection))
 
 
-def set_golden(connection: Connection, sample: dict[str, Any]) -> Row | None:
-    """Write a golden sample, or that it is none any more; return it as it was.
+def _golden() -> Select[Any]:
+    return select(t.golden).where(t.golden.c.active)
+
+
+def set_golden(connection: Connection, number: str, sample: Row, by: Actor) -> None:
+    """Write that a part is a golden sample, or that it is none any more.
+
+    Args:
+        connection: Transaction of the writer.
+        number: Number of the inspection.
+        sample: Verdict, note, and whether it is active.
+        by: Person who decided.
 
     Raises:
         UnknownError: If there is no such inspection.
     """
-    number = sample["inspection"]
-    if inspection_of(connection, number) is None:
-        raise UnknownError("there is no inspection of this number")
-    before = first(connection, select(t.golden).where(t.golden.c.inspection == number))
+    inspection_of(connection, number)
+    is_it = t.golden.c.inspection == number
+    before = first(connection, select(t.golden).where(is_it))
+    row = {"inspection": number, **sample, "by": by.name}
     if before is None:
-        connection.execute(t.golden.insert().values(**sample))
+        connection.execute(t.golden.insert().values(**row))
     else:
-        query = t.golden.update().where(t.golden.c.inspection == number)
-        connection.execute(query.values(**sample))
-    return before
+        connection.execute(t.golden.update().where(is_it).values(**row))
+    known = before and audit.state(before, *sample)
+    audit.append(connection, by, "golden sample", number, before=known, after=sample)
+
+
+def unset_golden(connection: Connection, number: str, by: Actor) -> None:
+    """Write that a part is no golden sample any more.
+
+    Raises:
+        UnknownError: If it is none.
+    """
+    query = _golden().where(t.golden.c.inspection == number)
+    sample = one(connection, query, "golden sample of this number")
+    gone = {"verdict": sample["verdict"], "note": sample["note"], "active": False}
+    set_golden(connection, number, gone, by)

@@ -1,6 +1,6 @@
 """The tables of a station, as the design names them. Times are UTC."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -8,6 +8,8 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    DateTime,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -16,12 +18,11 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    TypeDecorator,
     UniqueConstraint,
     event,
     text,
 )
-
-from efficientad.station.storage.times import UTCDateTime
 
 METADATA = MetaData(
     naming_convention={
@@ -31,6 +32,26 @@ METADATA = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A time with its zone: SQLite keeps none."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Return the time in UTC; one without a zone is refused."""
+        del dialect
+        if value is None:
+            return None
+        assert value.tzinfo is not None
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """Return the time with its zone."""
+        del dialect
+        return None if value is None else value.replace(tzinfo=UTC)
 
 
 def _id(name: str = "id") -> Column[str]:
@@ -299,7 +320,6 @@ tokens = Table(
     Column("name", String(200), nullable=False),
     Column("role", String(20), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
-    _time("expires_at"),
     _time("revoked_at"),
 )
 
@@ -309,12 +329,4 @@ sessions = Table(
     Column("hash", String(64), primary_key=True),
     Column("token", String(36), ForeignKey("tokens.id"), nullable=False),
     _time("expires_at", nullable=False),
-)
-
-leases = Table(
-    "leases",
-    METADATA,
-    Column("name", String(100), primary_key=True),
-    Column("holder", String(200), nullable=False),
-    _time("until", nullable=False),
 )

@@ -8,17 +8,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Any, Concatenate, Final
 
-from sqlalchemy import Connection, Engine, delete
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from efficientad.station.errors import UnavailableError
-from efficientad.station.storage.tables import leases
+from efficientad.station.storage.engine import VERSION, Arguments, Result
 
-Result = TypeVar("Result")
 _Job = tuple[Callable[[Connection], Any], "Future[Any]"]
 _PROBE_SECONDS: Final = 1.0
 _MAX_JOBS: Final = 256
@@ -33,26 +31,36 @@ class Writer:
         self._connection: Connection | None = None
         self.is_up = True
         """Whether the last commit succeeded."""
-        self.last_commit: datetime | None = None
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Connection], Result]) -> "Future[Result]":
-        """Return the future result of a job; it is done when the job is on the disk.
+    def submit(
+        self,
+        work: Callable[Concatenate[Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> "Future[Result]":
+        """Return the future result of a job, called with these arguments.
 
-        Its exception is `UnavailableError` if the database cannot be written.
+        It is done when the job is on the disk. Its exception is `UnavailableError` if
+        the database cannot be written.
         """
         future: Future[Result] = Future()
-        self._jobs.put((work, future))
+        self._jobs.put((lambda c: work(c, *args, **kwargs), future))
         return future
 
-    def run(self, work: Callable[[Connection], Result]) -> Result:
+    def run(
+        self,
+        work: Callable[Concatenate[Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
         """Return the result of a job when it is on the disk.
 
         Raises:
             UnavailableError: If the database cannot be written.
         """
-        return self.submit(work).result()
+        return self.submit(work, *args, **kwargs).result()
 
     def close(self) -> None:
         """Write what waits and end the thread."""
@@ -89,11 +97,7 @@ class Writer:
         outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
         with connection.begin():
             if not self.is_up:  # a full disk lets a transaction begin
-                connection.execute(delete(leases).where(leases.c.name == "probe"))
-                now = datetime.now(UTC)
-                connection.execute(
-                    leases.insert().values(name="probe", holder="writer", until=now)
-                )
+                connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
             for work, future in jobs:
                 try:
                     with connection.begin_nested():
@@ -103,7 +107,7 @@ class Writer:
                     if isinstance(error, DBAPIError) and not is_ours:
                         raise
                     outcomes.append((future, None, error))
-        self.is_up, self.last_commit = True, datetime.now(UTC)
+        self.is_up = True
         for future, result, failure in outcomes:
             if failure is None:
                 future.set_result(result)

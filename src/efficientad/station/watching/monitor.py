@@ -10,16 +10,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Final
 
 from efficientad.station.errors import UnavailableError
 from efficientad.station.storage import alarms, registry
-from efficientad.station.storage.engine import Database
-from efficientad.station.storage.queries import Row
-from efficientad.station.storage.writer import Writer
+from efficientad.station.storage.queries import Row, time_of
+from efficientad.station.storage.store import Store
 from efficientad.station.watching.statistics import (
     APPEARANCE,
     EPOCH,
@@ -35,6 +34,35 @@ Report = Callable[[str, str], None]
 _N_IDENTICAL: Final = 3
 _N_HISTORY: Final = 400
 _DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """Evidence that a statistic has changed."""
+
+    statistic: str
+    value: float
+    """Shiryaev-Roberts statistic; without drift its mean is the number of parts."""
+    level: float
+    """Value at which an alarm is raised."""
+    n_parts: int
+    since: datetime | None
+    """Likeliest time of the change, if there was one."""
+    history: list[tuple[float, float]]
+    """Time in seconds, and the logarithm of the value to the base 10."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """The watch of one source."""
+
+    source: str
+    model: str
+    rule: str
+    since: datetime
+    n_parts: int
+    days_per_false_alarm: float | None
+    statistics: list[Statistic]
 
 
 class Watched:
@@ -98,8 +126,7 @@ class Monitor:
     """Watches all sources.
 
     Args:
-        database: Database of the station.
-        writer: Its writer.
+        store: Database of the station.
         tell: Function called with each alarm.
         report: Function called with each incident.
         defect_share: Expected share of defective parts, in [0, 0.4].
@@ -108,15 +135,14 @@ class Monitor:
 
     def __init__(
         self,
-        database: Database,
-        writer: Writer,
+        store: Store,
         tell: Tell,
         report: Report,
         *,
         defect_share: float,
         silent_seconds: float | None,
     ) -> None:
-        self._database, self._writer = database, writer
+        self._database, self._writer, _ = store
         self._tell, self._report = tell, report
         self._defect_share = defect_share
         self._silent_seconds = silent_seconds
@@ -136,20 +162,19 @@ class Monitor:
         self._thread.join()
 
     def __call__(self, kind: str, content: Row) -> None:
-        """Take an event of the station, in any thread."""
+        """Handle an event of the station, in any thread."""
         if kind == "inspection":
             self._parts.put(content)
 
     def renew(self, source: str) -> None:
-        """Let a source begin a new epoch with its next part."""
+        """End the epoch of a source; its next part begins another one."""
         with self._lock:
             self._watched.pop(source, None)
 
-    def states(self) -> list[Row]:
+    def states(self) -> list[SourceState]:
         """Return the state of all sources."""
         with self._lock:
-            watched = dict(sorted(self._watched.items()))
-            return [self._state(source, each) for source, each in watched.items()]
+            return [_state(each) for _, each in sorted(self._watched.items())]
 
     def _run(self) -> None:
         self._restore()
@@ -210,15 +235,7 @@ class Monitor:
 
     def _begin(self, row: Row) -> Watched:
         watched = Watched(self._drift(row), row)
-        state = {"first": row["id"], "rule": row["rule"]}
-        self._writer.run(
-            partial(
-                alarms.begin_epoch,
-                source=row["source"],
-                model=row["model"],
-                state=state,
-            )
-        )
+        self._writer.run(alarms.begin_epoch, row)
         with self._lock:
             self._watched[row["source"]] = watched
         return watched
@@ -226,9 +243,7 @@ class Monitor:
     def _drift(self, row: Row) -> SourceDrift:
         with self._database.connect() as connection:
             model = registry.model_of(connection, row["model"])
-            rule = registry.rule_of(connection, row["rule"])
-        assert model is not None
-        assert rule is not None
+            rule = registry.rule_of(connection, row["model"], row["rule"])
         return SourceDrift(
             model["calibration"]["normal_scores"],
             rule["threshold"],
@@ -236,51 +251,53 @@ class Monitor:
         )
 
     def _raise(self, source: str, reading: Reading) -> None:
-        since = reading.evidence.since
-        alarm: dict[str, Any] = {
+        alarm = {
             "kind": reading.statistic,
             "source": source,
-            "since": None if since is None else self._time_of(since),
+            "since": _time(reading),
             "raised_at": datetime.now(UTC),
             "value": reading.evidence.value,
         }
-        self._tell("alarm", self._writer.run(partial(alarms.raise_alarm, alarm=alarm)))
-
-    def _time_of(self, number: str) -> datetime | None:
-        with self._database.connect() as connection:
-            return alarms.time_of(connection, number)
+        self._tell("alarm", self._writer.run(alarms.raise_alarm, alarm))
 
     def _look_for_silence(self) -> None:
         if self._silent_seconds is None:
             return
         latest = time.monotonic() - self._silent_seconds
-        for source, watched in self._watched.items():
-            if watched.seen_at < latest and source not in self._silent:
-                self._silent.add(source)
-                self._report("silent_source", f"no part comes from {source}")
+        with self._lock:  # an acknowledgement ends an epoch in another thread
+            silent = {s for s, each in self._watched.items() if each.seen_at < latest}
+        for source in silent - self._silent:
+            self._silent.add(source)
+            self._report("silent_source", f"no part comes from {source}")
 
-    def _state(self, source: str, watched: Watched) -> Row:
-        rate = watched.parts_per_day
-        statistics = [
-            {
-                "statistic": reading.statistic,
-                "value": reading.evidence.value,
-                "level": reading.level,
-                "n_parts": reading.evidence.n_parts,
-                "since": reading.evidence.since,
-                "history": [(at, values[index]) for at, values in watched.history],
-            }
-            for index, reading in enumerate(watched.drift.readings())
-        ]
-        return {
-            "source": source,
-            "model": watched.first["model"],
-            "rule": watched.first["rule"],
-            "since": watched.first["received_at"],
-            "n_parts": watched.drift.n_parts,
-            "days_per_false_alarm": rate and PARTS_PER_FALSE_ALARM / rate,
-            "statistics": statistics,
-        }
+
+def _state(watched: Watched) -> SourceState:
+    first, rate = watched.first, watched.parts_per_day
+    statistics = [
+        Statistic(
+            statistic=reading.statistic,
+            value=reading.evidence.value,
+            level=reading.level,
+            n_parts=reading.evidence.n_parts,
+            since=_time(reading),
+            history=[(at, values[index]) for at, values in watched.history],
+        )
+        for index, reading in enumerate(watched.drift.readings())
+    ]
+    return SourceState(
+        source=first["source"],
+        model=first["model"],
+        rule=first["rule"],
+        since=first["received_at"],
+        n_parts=watched.drift.n_parts,
+        days_per_false_alarm=rate and PARTS_PER_FALSE_ALARM / rate,
+        statistics=statistics,
+    )
+
+
+def _time(reading: Reading) -> datetime | None:
+    since = reading.evidence.since
+    return None if since is None else time_of(since)
 
 
 def _has_score(row: Row) -> bool:
