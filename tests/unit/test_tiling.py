@@ -15,6 +15,7 @@ from efficientad.inspection.opening import detector_engine
 from efficientad.inspection.tiling import WHOLE, grid_shape, input_size_for, run
 from efficientad.method.maps import combine_maps
 from efficientad.method.placement import input_size, place_map, refine_grid
+from efficientad.training.run import images_for_training
 
 
 class CountingEngine:
@@ -200,13 +201,15 @@ def test_training_needs_images_of_one_aspect(photograph):
 
 def test_narrow_images_are_tiled_unasked_unless_others_are_among_them(photograph):
     narrow = [photograph(60, 150 + seed, seed) for seed in range(10)]
-    config = efficientad.TrainConfig(preset="quick", steps=1)
-    paper = efficientad.TrainConfig(preset="paper", steps=1, batch_size=1)
+    config = efficientad.TrainConfig()
 
-    assert efficientad.train(narrow, config).preparation.size == (256, 640)
-    mixed = [*narrow, photograph(60, 60)]
-    assert efficientad.train(mixed, config).preparation.size == (256, 256)
-    assert efficientad.train(narrow, paper).preparation.size == (256, 256)
+    def size_of(images, *, unasked):
+        training, _ = images_for_training(images, config, unasked=unasked)
+        return training.size
+
+    assert size_of(narrow, unasked=True) == (256, 640)
+    assert size_of([*narrow, photograph(60, 60)], unasked=True) == WHOLE
+    assert size_of(narrow, unasked=False) == WHOLE
 
 
 def test_too_many_large_images_get_one_sentence(monkeypatch, photograph):

@@ -136,7 +136,9 @@ def train(
     teacher = open_teacher(config.size, config.teacher)
     recipe = recipe or recipe_of(config, device)
     quick = recipe if isinstance(recipe, QuickRecipe) else None
-    training, validation = _normal_images(images, config, unasked=quick is not None)
+    training, validation = images_for_training(
+        images, config, unasked=quick is not None
+    )
     rule = rule_of(config.rule, [*training.sizes, *validation.sizes])
     pretraining_images = (
         open_pretraining_images(config.pretraining_images)
@@ -190,13 +192,19 @@ def train(
     return predictor
 
 
-def _normal_images(
+def images_for_training(
     images: Path | str | Category | Sequence[ImageLike],
     config: TrainConfig,
     *,
     unasked: bool,
 ) -> tuple[NormalImages, NormalImages]:
-    """Read the images, if `unasked` in tiles or aligned where they need it."""
+    """Return the training images and the held-out ones.
+
+    Args:
+        images: As for `train`.
+        config: Settings of the training.
+        unasked: Whether they may be in tiles or aligned where no setting says so.
+    """
     otherwise: Literal["never"] | None = None if unasked else "never"
     tile = config.tile or otherwise
     read = partial(
