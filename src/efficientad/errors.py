@@ -24,10 +24,6 @@ class ImageError(EfficientADError, ValueError):
     """An image cannot be read, or not be used."""
 
 
-class AspectError(ImageError):
-    """An image has another aspect than tiles were made for."""
-
-
 class DatasetError(EfficientADError, ValueError):
     """A folder or list of images does not fit the job."""
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from efficientad.decisions.rule import Rule, is_same_aspect
 from efficientad.engines.engine import Engine, EngineOutput, local_grids
 from efficientad.engines.names import TileChoice
-from efficientad.errors import AspectError, ConfigError
+from efficientad.errors import ConfigError, ImageError
 from efficientad.images.rgb import INPUT_SIZE, Mask, resize_image
 from efficientad.method.placement import CELL_STRIDE, GRID_CELLS, MAX_SIDE
 
@@ -41,6 +41,10 @@ _LARGE: Final = 512
 _BATCH: Final = 4
 
 logger = logging.getLogger(__name__)
+
+
+class AspectError(ImageError):
+    """An image has another aspect than tiles were made for."""
 
 
 def run(engine: Engine, images: Images, rule: Rule) -> EngineOutput:

@@ -25,11 +25,15 @@ from efficientad.calibration.normal_images import NormalImages, training_and_val
 from efficientad.calibration.rule_files import rule_of
 from efficientad.datasets import Category
 from efficientad.engines.pytorch import choose_device
-from efficientad.errors import AspectError
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.opening import detector_engine, require_detector_name, save
 from efficientad.inspection.predictor import Predictor
-from efficientad.inspection.tiling import WHOLE, input_size_for, whole_views
+from efficientad.inspection.tiling import (
+    WHOLE,
+    AspectError,
+    input_size_for,
+    whole_views,
+)
 from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
