@@ -7,6 +7,7 @@ hold code at all.
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,18 @@ from torch import Tensor
 from efficientad.errors import ModelFileError
 
 WEIGHTS_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
+# `torch.load` raises these on damaged files, besides `UnpicklingError`.
+_DAMAGE: Final = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    OSError,
+)
 
 
 @final
@@ -95,7 +108,7 @@ def _read_pickle(path: Path) -> object:
             f"{path} holds Python code or objects ({code.group(1)}) besides weights and"
             " was not run; save only the network's state_dict, best as safetensors"
         ) from error
-    except Exception as error:  # almost any kind on damaged files
+    except _DAMAGE as error:
         first_line = str(error).partition("\n")[0] or type(error).__name__
         raise ModelFileError(
             f"{path} cannot be read as weights ({first_line}); get it again"
