@@ -603,7 +603,7 @@ def test_a_folder_for_the_file_to_write(normal_images, tmp_path, capsys):
 
 @pytest.fixture
 def fill_disk(monkeypatch):
-    """Let tensors no longer be written to some files, as safetensors says it."""
+    """Fill the disk for some files, with the error that safetensors raises."""
 
     def fill_disk_for(name):
         def write(tensors, path, metadata):

@@ -36,13 +36,13 @@ def predicted(
 
 
 def streams_to(path: str, *numbers: int) -> None:
-    """Let standard streams lead to a file."""
+    """Redirect standard streams to a file."""
     for number in numbers:
         os.dup2(os.open(path, os.O_RDWR), number)
 
 
 def closed_pipe(number: int) -> None:
-    """Let a standard stream lead to a pipe that nobody reads."""
+    """Redirect a standard stream to a pipe that nobody reads."""
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(writer, number)

@@ -15,7 +15,7 @@ SUFFIXES = {".py", ".md", ".cpp", ".h", ".c", ".html", ".css", ".toml", ".txt", 
 
 ARGUMENT = re.compile(r" {4}\*{0,2}(?P<name>\w+)(?: \(.*?\))?: (?P<text>.*)")
 INVERTED = re.compile(r"(Of|What|Where|Likewise)\b")
-TELLING = re.compile(r"(Give|Tell|Say)s?\b")
+TELLING = re.compile(r"(Give|Tell|Say|Let)s?\b")
 DIALECT = re.compile(
     r"judg|contender|surroundings|(?<![a-z])(twins?|sooner)(?![a-z])", re.IGNORECASE
 )
@@ -112,6 +112,7 @@ def test_words_are_those_of_the_field():
         ("Give the map.", 1),
         ("Tells the threshold.", 1),
         ("Say it.", 1),
+        ("Let it be.", 1),
         ("What a file holds.", 1),
         ("Sayings of the wise.", 0),
     ],

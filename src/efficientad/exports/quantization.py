@@ -199,7 +199,7 @@ class _Writer:
     def round_convolution(
         self, node: "onnx.NodeProto", kernels: RoundedKernels
     ) -> None:
-        """Let a convolution read rounded values, weights and, so, a rounded bias."""
+        """Round the values, weights and bias that a convolution reads."""
         from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
 
         scale_of_value = np.float32(byte_step(self._largest[node.input[0]]))

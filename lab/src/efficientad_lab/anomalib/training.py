@@ -102,7 +102,7 @@ def resnet18_weights() -> dict[str, Tensor]:
 
 
 def take_backbones_from_files(resnet50: str) -> None:
-    """Let timm take weights from files: ResNet-18, and ResNet-50 for all others."""
+    """Make timm read weights from files: ResNet-18, and ResNet-50 for all others."""
 
     def create_model(name: str, *, pretrained: bool = False, **options: Any) -> Any:
         options.pop("pretrained_cfg", None)
