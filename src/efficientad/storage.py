@@ -139,10 +139,10 @@ def move(new: Path, place: Path) -> None:
     if place.is_file():
         shutil.copymode(place, new)
     for path in (new, *new.rglob("*")):
-        _synchronize(path)
+        synchronize(path)
     new.replace(place)
     with suppress(OSError):  # it is in place; some file systems cannot do this
-        _synchronize(place.parent)
+        synchronize(place.parent)
 
 
 def _move_together(written: Sequence[Path], places: Sequence[Path]) -> None:
@@ -170,7 +170,8 @@ def _put_back(place: Path, previous: Path, new: Path) -> None:
         place.unlink()
 
 
-def _synchronize(path: Path) -> None:
+def synchronize(path: Path) -> None:
+    """Write what the system still holds of a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -89,7 +89,7 @@ def test_a_full_database_is_a_503_until_there_is_room(station):
 
 
 @pytest.mark.parametrize(
-    "place", [(media, "_synchronize"), (uploads, "run_in_threadpool")]
+    "place", [(media, "synchronize"), (uploads, "run_in_threadpool")]
 )
 def test_a_full_disk_is_a_503_until_a_probe_file_is_kept(station, monkeypatch, place):
     def full(*_args):
@@ -97,7 +97,7 @@ def test_a_full_disk_is_a_503_until_a_probe_file_is_kept(station, monkeypatch, p
 
     n_before = len(listed(station))
     with monkeypatch.context() as patch:
-        patch.setattr(media, "_synchronize", full)
+        patch.setattr(media, "synchronize", full)
         patch.setattr(*place, full)
         answer = post(station)
         others = [post(station) for _ in range(3)]

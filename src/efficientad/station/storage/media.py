@@ -1,6 +1,5 @@
 """Files of inspected images, on the disk before anybody is told of them."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from efficientad.station.errors import UnavailableError
+from efficientad.storage import synchronize
 
 SUFFIX_OF: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\x89PNG", ".png"),
@@ -59,13 +59,13 @@ class MediaStore:
         """
         path = self.folder / place
         try:
-            _synchronize(part)
+            synchronize(part)
             new_folders = [p for p in path.parents if not p.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
             part.rename(path)
-            _synchronize(path.parent)
+            synchronize(path.parent)
             for folder in new_folders:
-                _synchronize(folder.parent)
+                synchronize(folder.parent)
         except OSError as error:
             raise self.failed(error) from error
 
@@ -88,7 +88,7 @@ class MediaStore:
             probe = self._incoming / "probe"
             try:
                 probe.write_bytes(bytes(65536))
-                _synchronize(probe)
+                synchronize(probe)
                 probe.unlink()
             except OSError as error:
                 self.failed(error)
@@ -105,11 +105,3 @@ class MediaStore:
         for folder in sorted(self.folder.glob("????-??-??/??/??")):
             place = folder.relative_to(self.folder).as_posix()
             yield place, [path for path in folder.iterdir() if path.is_file()]
-
-
-def _synchronize(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
