@@ -35,7 +35,7 @@ from efficientad.method.maps import (
 from efficientad.method.networks import Autoencoder, PatchDescriptionNetwork
 from efficientad.method.placement import place_map
 from efficientad.model_files.tensors import as_arrays
-from efficientad_lab.benchmark.baseline import baseline, raw_maps
+from efficientad_lab.benchmark.baseline import baseline, outputs
 
 FOLDER = Path(__file__).resolve().parent / "deployment"
 STEP = 8
@@ -109,7 +109,7 @@ def expected(predictor: Predictor, path: Path) -> dict[str, Any]:
     image = read_image(path)
     resized = resize_image(image, INPUT_SIZE, INPUT_SIZE)
     networks = baseline(predictor.detector).moved(torch.device("cpu"), torch.float64)
-    maps = raw_maps(networks, torch.from_numpy(resized[np.newaxis]))
+    maps, _ = outputs(networks, torch.from_numpy(resized[np.newaxis]))
     raw = {name: grids.float().numpy() for name, grids in maps.items()}
     combined = combine_maps(normalize_maps(raw, predictor.calibration.scales))
     score = float(image_scores(combined)[0])

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from tests.contracts.engine_checks import check_engine
 
 import efficientad
 from efficientad.cli import main as cli
-from efficientad.decisions.decision import Calibration
+from efficientad.decisions.decision import Calibration, TermScale
 from efficientad.errors import ConfigError, MissingDependencyError, ModelFileError
+from efficientad.method.composition import Composition
 from efficientad.method.maps import MapScale
 from efficientad_lab.anomalib.engine import AnomalibEngine, open_with_weights
 from efficientad_lab.benchmark.candidates import Candidate, candidates
@@ -67,6 +69,26 @@ def test_its_maps_are_those_of_the_detector(make_predictor, rng):
 
     assert engine.versions["anomalib"] == "0.1"
     assert_same_as_predictor(engine, predictor, rng)
+
+
+@pytest.mark.usefixtures("fake_anomalib")
+def test_it_scores_by_the_maps_of_a_detector_with_a_composition(
+    make_detector, joined, tmp_path, rng
+):
+    detector = make_detector()
+    blank = np.zeros((3, 16 * len(detector.teacher_mean)), np.float32)
+    detector.set_composition(Composition(blank[0], blank[1], blank[2:]))
+    predictor = joined(detector)
+    terms = {"composition": TermScale(20.0, 0.01)}
+    calibration = replace(predictor.calibration, terms=terms)
+    efficientad.save(replace(predictor, calibration=calibration), tmp_path / "a.ead")
+    image = rng.integers(0, 256, (90, 70, 3), np.uint8)
+
+    found = Candidate("a", tmp_path / "a.ead", anomalib=PYTHON).open().predict(image)
+
+    assert not found.terms
+    expected = predictor.predict(image).image_score
+    assert found.image_score == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.usefixtures("fake_anomalib")

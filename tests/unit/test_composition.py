@@ -22,6 +22,7 @@ from efficientad.model_files.detector_file import (
     write_detector,
 )
 from efficientad.model_files.tensors import as_arrays
+from efficientad_lab.benchmark.candidates import Candidate
 
 N = 40
 
@@ -170,6 +171,20 @@ def test_every_file_form_adds_the_same_points(with_composition, tmp_path, name):
         expected.terms[COMPOSITION], rel=1e-2
     )
     assert found.image_score == pytest.approx(expected.image_score, rel=1e-2)
+
+
+def test_so_do_the_plain_networks(with_composition, tmp_path):
+    path = tmp_path / "part.ead"
+    efficientad.save(with_composition, path)
+    image = np.random.default_rng(3).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+
+    found = Candidate("baseline", path, "cpu", plain="fp32").open().predict(image)
+
+    expected = with_composition.predict(image)
+    assert found.terms[COMPOSITION] == pytest.approx(
+        expected.terms[COMPOSITION], rel=1e-3
+    )
+    assert found.image_score == pytest.approx(expected.image_score, rel=1e-3)
 
 
 def test_false_alarms_after_changes_are_shown(with_composition, tmp_path, capsys):

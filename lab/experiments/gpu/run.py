@@ -29,7 +29,7 @@ from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
 from efficientad.method.sizes import ModelSize
-from efficientad_lab.benchmark.baseline import Baseline, baseline, raw_maps
+from efficientad_lab.benchmark.baseline import Baseline, baseline, outputs
 from efficientad_lab.benchmark.clock import consecutive
 from efficientad_lab.benchmark.random_detector import random_detector
 from efficientad_lab.benchmark.reference_step import reference_loss, reference_step
@@ -113,7 +113,7 @@ def check_maps(
     rng = np.random.default_rng(2)
     pixels = rng.integers(0, 256, (2, *_SHAPE), np.uint8)
     plain = baseline(random_detector(size)).moved(torch.device("cpu"), reference)
-    wanted = raw_maps(plain, torch.from_numpy(pixels))
+    wanted, _ = outputs(plain, torch.from_numpy(pixels))
     found = PyTorchEngine(random_detector(size).to(device)).run(pixels).grids
     grids = (torch.from_numpy(found[name]) for name in wanted)
     return {"maps": difference(grids, wanted.values())}

@@ -169,7 +169,27 @@ class Detector(nn.Module):
         hidden = self.teacher.hidden(images), self.student.hidden(images)
         differences = self._differences(images, *hidden)
         maps = dict(zip(MAP_NAMES, map(mean_square_map, differences), strict=True))
-        return maps, self._cells(*hidden)
+        return maps, self.cells(*hidden)
+
+    def cells(self, taught: Tensor, learned: Tensor) -> Values:
+        """Return the mean descriptors of all cells, relative to those of the image.
+
+        They are means of the hidden features of teacher and student, (n, channels,
+        height, width).
+        """
+        of_teacher = self._composed_from == "teacher"
+        hidden = taught if of_teacher else learned
+        window = cell_window(hidden.shape[2], self._composed_from)
+        pooled = functional.avg_pool2d(hidden, *window)
+        relative = (pooled - pooled.mean((2, 3), keepdim=True)).flatten(2)
+        network = self.teacher if of_teacher else self.student
+        weight = network.convolutions[-1].weight
+        assert isinstance(weight, Tensor)
+        head = weight[: len(self.teacher_std)].sum((2, 3))
+        if of_teacher:
+            head = head / self.teacher_std.view(-1, 1)
+        cells: Tensor = relative.transpose(1, 2) @ head.T
+        return cells.flatten(1)
 
     def _normalized(self, descriptors: Descriptors) -> Descriptors:
         shape = (1, -1, 1, 1)
@@ -185,19 +205,3 @@ class Detector(nn.Module):
         for_both = self.student.head(learned)
         for_teacher, for_autoencoder = torch.split(for_both, n_channels, dim=1)
         return Differences(teacher - for_teacher, autoencoder - for_autoencoder)
-
-    def _cells(self, taught: Tensor, learned: Tensor) -> Values:
-        """Return the mean descriptors of all cells, relative to those of the image."""
-        of_teacher = self._composed_from == "teacher"
-        hidden = taught if of_teacher else learned
-        window = cell_window(hidden.shape[2], self._composed_from)
-        pooled = functional.avg_pool2d(hidden, *window)
-        relative = (pooled - pooled.mean((2, 3), keepdim=True)).flatten(2)
-        network = self.teacher if of_teacher else self.student
-        weight = network.convolutions[-1].weight
-        assert isinstance(weight, Tensor)
-        head = weight[: len(self.teacher_std)].sum((2, 3))
-        if of_teacher:
-            head = head / self.teacher_std.view(-1, 1)
-        cells: Tensor = relative.transpose(1, 2) @ head.T
-        return cells.flatten(1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from efficientad.engines.engine import EngineOutput, Precision
+from efficientad.method.composition import image_values
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import Pixels, normalize_images
 from efficientad.method.networks import (
@@ -86,18 +87,24 @@ def baseline(detector: Detector) -> Baseline:
 
 
 @torch.no_grad()
-def raw_maps(networks: Baseline, pixels: Pixels) -> dict[str, Tensor]:
-    """Return local and global map of RGB pixels, (n, 256, 256, 3)."""
+def outputs(
+    networks: Baseline, pixels: Pixels
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+    """Return the raw maps of RGB pixels, (n, 256, 256, 3), and hidden features.
+
+    The features are those that teacher and student compute descriptors of.
+    """
     device, dtype = networks.mean.device, networks.mean.dtype
     images = normalize_images(pixels.to(device)).to(dtype)
-    teacher = networks.teacher(images)
+    hidden = networks.teacher[:-1](images), networks.student[:-1](images)
+    teacher = networks.teacher[-1](hidden[0])
     shape = (1, -1, 1, 1)
     teacher = (teacher - networks.mean.view(shape)) / networks.std.view(shape)
-    student = networks.student(images)
+    student = networks.student[-1](hidden[1])
     described = networks.autoencoder(images)
     local_map = (teacher - student[:, :DESCRIPTOR_CHANNELS]).square().mean(1)
     global_map = (described - student[:, DESCRIPTOR_CHANNELS:]).square().mean(1)
-    return {"local": local_map, "global": global_map}
+    return {"local": local_map, "global": global_map}, hidden
 
 
 class BaselineEngine:
@@ -118,12 +125,17 @@ class BaselineEngine:
             "cuda" if detector.device.type == "cuda" else "cpu"
         )
         self.networks = baseline(detector).moved(detector.device, _TYPES[precision])
+        self._detector = detector
 
     @torch.inference_mode()
     def run(self, pixels: NDArray[np.uint8]) -> EngineOutput:
-        """Compute the raw maps of a batch, (n, 256, 256, 3)."""
-        maps = raw_maps(self.networks, torch.from_numpy(pixels))
-        return EngineOutput({k: m.float().cpu().numpy() for k, m in maps.items()})
+        """Compute the raw maps and values of a batch, (n, 256, 256, 3)."""
+        maps, hidden = outputs(self.networks, torch.from_numpy(pixels))
+        cells = self._detector.cells(*(features.float() for features in hidden))
+        return EngineOutput(
+            {name: raw.float().cpu().numpy() for name, raw in maps.items()},
+            image_values(cells.cpu().numpy(), self._detector.composition),
+        )
 
 
 def _scale(n_own: int) -> float:

@@ -68,8 +68,12 @@ class Candidate:
             )
 
             engine = open_with_weights(predictor, self.anomalib, n_streams=n_streams)
-            provenance = {**predictor.provenance, ANOMALIB: engine.versions}
-            return replace(predictor, engine=engine, provenance=provenance)
+            return replace(
+                predictor,
+                engine=engine,
+                calibration=replace(predictor.calibration, terms={}),  # maps alone
+                provenance={**predictor.provenance, ANOMALIB: engine.versions},
+            )
         if self.plain is not None:
             from efficientad_lab.benchmark.baseline import (  # noqa: PLC0415
                 BaselineEngine,
