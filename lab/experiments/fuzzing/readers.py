@@ -162,13 +162,17 @@ def json_of(value: Any) -> Make:
 
 
 def _read_pixels(path: Path) -> None:
+    refusals = []
     for read, dtype in ((read_image, "u1"), (read_mask, "?"), (read_labels, "i4")):
         try:
             pixels = read(path)
-        except EfficientADError:
+        except EfficientADError as error:
+            refusals.append(error)
             continue
         assert pixels.dtype == np.dtype(dtype), pixels.dtype
         assert pixels.ndim == (3 if read is read_image else 2), pixels.shape
+    if len(refusals) == 3:  # noqa: PLR2004 - none reads it
+        raise refusals[0]
 
 
 def _list(path: Path) -> None:
