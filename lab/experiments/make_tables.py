@@ -99,6 +99,8 @@ COLUMNS = (
     Column("AU-ROC, held-out normal, %", _metric("image_au_roc_held_out", 100), 1),
     Column("defects found, %", _share("n_defects_found", "n_defect"), 1),
     Column("false alarms, %", _share("n_normal_flagged", "n_normal"), 1),
+    Column("defects found, mean of products, %", _metric("share_found", 100), 1),
+    Column("false alarms there, %", _metric("share_of_false_alarms", 100), 1),
     Column("second session, %", _metric("session_alarms", 100), 1),
     Column("image AP, %", _metric("image_average_precision", 100), 1),
     Column("pixel AU-ROC, %", _metric("pixel_au_roc", 100), 1),

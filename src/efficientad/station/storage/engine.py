@@ -22,7 +22,7 @@ from efficientad.station.storage.tables import METADATA
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-LOCK_SECONDS: Final = 0.8
+LOCK_SECONDS: Final = 0.5
 """Time that a commit waits for a database that another program has locked."""
 
 VERSION: Final = 1
