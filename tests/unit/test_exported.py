@@ -397,7 +397,7 @@ def test_an_export_predicts_without_torch(exports, exported, engine):
     assert float(finished.stdout) == pytest.approx(expected.image_score)
 
 
-VERB_WITHOUT_TORCH = """
+VERB_WITHOUT = """
 import sys
 from importlib.machinery import PathFinder
 from efficientad.cli.main import main
@@ -405,11 +405,23 @@ from efficientad.cli.main import main
 search = PathFinder.find_spec
 
 def find_spec(name, *place):
-    return None if name in {"torch", "jaxtyping"} else search(name, *place)
+    return None if name in sys.argv[1].split() else search(name, *place)
 
 PathFinder.find_spec = find_spec
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(sys.argv[2:]))
 """
+
+
+def run_verb_without(packages, *arguments):
+    finished = subprocess.run(
+        [sys.executable, "-c", VERB_WITHOUT, packages, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": SOURCES},
+    )
+    assert "Traceback" not in finished.stderr
+    return finished
 
 
 @pytest.mark.slow
@@ -433,17 +445,21 @@ def test_verbs_of_a_line_side_computer_need_no_torch(exports, tmp_path, verb, wo
         "doctor": [],
     }
 
-    finished = subprocess.run(
-        [sys.executable, "-c", VERB_WITHOUT_TORCH, verb, *arguments[verb]],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": SOURCES},
-    )
+    finished = run_verb_without("torch jaxtyping", verb, *arguments[verb])
 
-    assert "Traceback" not in finished.stderr
     assert words in finished.stdout
     assert finished.returncode == (verb == "check"), finished.stderr
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "calibrate"])
+def test_a_package_is_missed_before_any_image_is_read(exports, tmp_path, verb):
+    model = exports["onnxruntime"]
+    arguments = verb, model, tmp_path / "nowhere", "--output", tmp_path / "found"
+
+    finished = run_verb_without("scipy", *arguments)
+
+    assert finished.returncode == 2
+    assert f"{verb} needs scipy, which is not installed" in finished.stderr
 
 
 def test_a_name_that_no_engine_can_open_is_one_sentence(exports, tmp_path):

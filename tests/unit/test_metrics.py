@@ -1,7 +1,5 @@
 """Known values, and what is refused and why."""
 
-import sys
-
 import numpy as np
 import pytest
 from tests.pixel_metrics import au_pro, au_spro, pixel_au_roc
@@ -10,7 +8,6 @@ from efficientad.datasets.annotations import SaturationArea
 from efficientad.errors import (
     ConfigError,
     DatasetError,
-    MissingDependencyError,
     UndefinedMetricError,
 )
 from efficientad.evaluation.metrics import (
@@ -266,9 +263,3 @@ class TestRefusals:
     def test_no_image_at_all_is_undefined(self):
         with pytest.raises(UndefinedMetricError, match="got none in 0 images"):
             au_pro([], [])
-
-    def test_regions_need_scipy_and_the_message_says_how_to_get_it(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "scipy", None)
-
-        with pytest.raises(MissingDependencyError, match="pip install scipy"):
-            au_pro(MAPS, MASKS)

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from efficientad.datasets import (
     NORMAL,
@@ -26,11 +27,7 @@ from efficientad.datasets import (
     read_defect_mask,
 )
 from efficientad.datasets.annotations import SaturationArea, read_saturation_areas
-from efficientad.errors import (
-    DatasetError,
-    MissingDependencyError,
-    UndefinedMetricError,
-)
+from efficientad.errors import DatasetError, UndefinedMetricError
 from efficientad.evaluation.metrics import Floats, as_scores
 from efficientad.evaluation.region_overlap import (
     DefectPixels,
@@ -251,18 +248,7 @@ def _region_counts(
 
 
 def numbered_regions(defect_mask: Mask) -> Labels:
-    """Return a mask whose values number its connected groups of pixels, from 1.
-
-    Raises:
-        MissingDependencyError: If SciPy is not installed.
-    """
-    try:
-        # Only regions need SciPy; a line-side computer can import this without it.
-        from scipy import ndimage  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "AU-PRO needs scipy, which is not installed; run: pip install scipy"
-        ) from error
+    """Return a mask whose values number its connected groups of pixels, from 1."""
     labels: Labels = ndimage.label(defect_mask, _NEIGHBORHOOD)[0]
     return labels
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 
 from efficientad.images.appearance import QUANTITIES
 
@@ -50,8 +51,6 @@ def shifts(
     The tests share a level of 1 % (Bonferroni). Quantities that held-out images lack,
     as in models of earlier versions, are left out.
     """
-    from scipy.stats import mannwhitneyu  # noqa: PLC0415 - slow to load
-
     shared = [name for name in test if held_out.get(name)]
     found = []
     for name in shared:
