@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, func, select
+from sqlalchemy.dialects.sqlite import insert
 
 from efficientad.station.errors import ConflictError
 from efficientad.station.storage import audit
@@ -159,13 +160,10 @@ def set_golden(connection: Connection, number: str, sample: Row, by: Actor) -> N
         UnknownError: If there is no such inspection.
     """
     inspection_of(connection, number)
-    is_it = t.golden.c.inspection == number
-    before = first(connection, select(t.golden).where(is_it))
-    row = {"inspection": number, **sample, "by": by.name}
-    if before is None:
-        connection.execute(t.golden.insert().values(**row))
-    else:
-        connection.execute(t.golden.update().where(is_it).values(**row))
+    before = first(connection, select(t.golden).where(t.golden.c.inspection == number))
+    row = {**sample, "by": by.name}
+    query = insert(t.golden).values(inspection=number, **row)
+    connection.execute(query.on_conflict_do_update(["inspection"], set_=row))
     known = before and audit.state(before, *sample)
     audit.append(connection, by, "golden sample", number, before=known, after=sample)
 
