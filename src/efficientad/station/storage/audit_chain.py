@@ -36,11 +36,13 @@ class Entry:
     role: str
     action: str
     subject: str
+    """Number or name of what is changed."""
     before: Any
     """JSON-like state before, None if there was none."""
     after: Any
     """JSON-like state after, None if there is none."""
     reason: str
+    """Words of a person."""
     previous: str
     """Hash of the entry before."""
     hash: str
@@ -82,18 +84,7 @@ def next_entry(
     after: Any = None,
     reason: str | None = None,
 ) -> Entry:
-    """Return the entry that follows on the last one.
-
-    Args:
-        head: The last entry.
-        at: Time with a time zone.
-        by: Whoever does something.
-        action: Name of the action.
-        subject: Number or name of what is changed.
-        before: JSON-like state before. None: there was none.
-        after: JSON-like state after. None: there is none.
-        reason: Words of a person.
-    """
+    """Return the entry that follows on the last one; `at` has a time zone."""
     fields = {
         "seq": head.seq + 1,
         "at": at.astimezone(UTC).isoformat(timespec="microseconds"),
