@@ -245,12 +245,9 @@ class StationConfig(_Checked):
 def read_config(
     path: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
 ) -> StationConfig:
-    """Return the settings of a station.
+    """Return the settings of a station from its file, the environment and flags.
 
-    Args:
-        path: TOML file. None: no file.
-        environment: Variables of the process, such as EFFICIENTAD_STATION_PORT.
-        flags: Settings that go before the others.
+    Variables are such as EFFICIENTAD_STATION_PORT. Later ones go before earlier ones.
 
     Raises:
         ConfigError: If a setting is unknown, missing, or of another type or range.

@@ -39,12 +39,7 @@ _MEGABYTE = 10**6
 
 
 def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI:
-    """Return the application of a station; the station lives as long as it runs.
-
-    Args:
-        config: Settings of the station.
-        opener: Function that opens a model file in the process that predicts.
-    """
+    """Return the application of a station; the station lives as long as it runs."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -27,11 +27,8 @@ async def receive(
 ) -> Arrival:
     """Return an image that has been written completely.
 
-    Args:
-        station: Station.
-        chunks: Body of a request.
-        length: Bytes that the request says to have.
-        known: Source of the image, and other fields of the arrival.
+    `length` is the number of bytes that the request says to have, and `known` are
+    fields of the arrival, such as the source.
 
     Raises:
         HTTPException: 408 if it takes too long, 413 if it is too large, 415 if its

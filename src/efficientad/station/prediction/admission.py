@@ -18,10 +18,7 @@ class Admission:
         """Images under way."""
 
     def take(self, service_seconds: float) -> None:
-        """Take a place.
-
-        Args:
-            service_seconds: Time that one image takes.
+        """Take a place, where one image takes some seconds.
 
         Raises:
             OverloadedError: If all are taken.

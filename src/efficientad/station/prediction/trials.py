@@ -21,15 +21,10 @@ _EXPECTED: Final = {"normal": "normal", "defect": "anomalous"}
 def try_model(
     station: Station, model: str, rule: str | None, parts: Sequence[Row]
 ) -> dict[str, Any]:
-    """Return what a model decides on stored parts, beside what was decided.
+    """Return what a model, by its hash, decides on stored parts, and what was decided.
 
-    Each image waits until the line has none.
-
-    Args:
-        station: Station; nothing in it changes.
-        model: SHA-256 of the model file.
-        rule: Number of its rule. None: the newest one.
-        parts: Inspections with the `verdict` of a person, or None.
+    Each image waits until the line has none. Without the number of a rule, it is the
+    newest one. Parts have the `verdict` of a person, or None.
 
     Raises:
         UnavailableError: If the station is stopping.

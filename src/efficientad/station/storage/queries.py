@@ -51,13 +51,9 @@ def one(connection: Connection, query: Select[Any], name: str) -> Row:
 def newest(
     connection: Connection, table: Table, limit: int | None, /, **equal: str | None
 ) -> list[Row]:
-    """Return the newest rows of a table.
+    """Return the newest rows of a table, whose numbers are those of `new_id`.
 
-    Args:
-        connection: Reading connection.
-        table: Table with numbers as `new_id` returns them.
-        limit: Number of rows, at most. None: all.
-        equal: Columns and the values that they must have. None: any.
+    Columns must equal the values given, unless these are None.
     """
     query = select(table).order_by(table.c.id.desc()).limit(limit)
     return rows(connection, _where(query, table, equal))
@@ -78,12 +74,7 @@ def insert_inspection(
 ) -> Row:
     """Write an inspection with all that belongs to it, and return it as it is read.
 
-    Args:
-        connection: Transaction of the writer.
-        inspection: Columns of the inspection.
-        regions: Columns of its regions, largest first.
-        artifacts: Its grids and thumbnail.
-        sinks: Names of the sinks that are told of it.
+    Its regions are numbered in their order, and the sinks of these names are told.
     """
     number = inspection["id"]
     connection.execute(t.inspections.insert().values(**inspection))
@@ -164,13 +155,8 @@ def list_inspections(
 ) -> list[Row]:
     """Return inspections, newest first.
 
-    Args:
-        connection: Reading connection.
-        limit: Number of inspections, at most.
-        before: Number of an inspection; only older ones are listed.
-        since: Time from which they were received.
-        until: Time before which they were received.
-        equal: Columns and the values that they must have. None: any.
+    They are older than the number `before`, were received from `since` on and before
+    `until`, and equal the values of columns given, unless these are None.
     """
     table = t.inspections.c
     query = inspections().order_by(table.id.desc()).limit(limit)

@@ -83,12 +83,7 @@ def add_rule(
 
 
 def rule_of(connection: Connection, model: str, number: str | None) -> Row:
-    """Return a rule of a model.
-
-    Args:
-        connection: Connection.
-        model: SHA-256 of the model file.
-        number: Number of the rule. None: the newest one.
+    """Return a rule of a model by its number; without, the newest one.
 
     Raises:
         UnknownError: If the model has no such rule.

@@ -29,11 +29,7 @@ _AT_ONCE: Final = 200
 
 
 def last_verdict(reviews: Sequence[Row]) -> Row | None:
-    """Return the review that counts: the last one that is not withdrawn.
-
-    Args:
-        reviews: Reviews of an inspection, oldest first.
-    """
+    """Return the review that counts, of some in order: the last not withdrawn one."""
     left: list[Row] = []
     for review in reviews:
         if review["verdict"] != WITHDRAWN:
@@ -46,11 +42,7 @@ def last_verdict(reviews: Sequence[Row]) -> Row | None:
 def add_review(connection: Connection, number: str, review: Row, by: Actor) -> Row:
     """Write a review, and return it with the state of its inspection.
 
-    Args:
-        connection: Transaction of the writer.
-        number: Number of the inspection.
-        review: Verdict, defect type and note. `withdrawn` takes back the last verdict.
-        by: Person who decided.
+    It has verdict, defect type and note. `withdrawn` takes back the last verdict.
 
     Raises:
         UnknownError: If there is no such inspection.
@@ -105,11 +97,9 @@ def defect_types(connection: Connection, limit: int = 30) -> list[str]:
 
 
 def verdicts(connection: Connection, decision: str | None = None) -> list[Row]:
-    """Return reviewed inspections with the verdicts that count, oldest first.
+    """Return reviewed inspections, of a decision or all, with the verdicts that count.
 
-    Args:
-        connection: Reading connection.
-        decision: Decision of the station. None: any.
+    The oldest is the first one.
     """
     query = inspections().where(t.inspections.c.review_state == REVIEWED)
     if decision is not None:
@@ -150,11 +140,7 @@ def _golden() -> Select[Any]:
 def set_golden(connection: Connection, number: str, sample: Row, by: Actor) -> None:
     """Write that a part is a golden sample, or that it is none any more.
 
-    Args:
-        connection: Transaction of the writer.
-        number: Number of the inspection.
-        sample: Verdict, note, and whether it is active.
-        by: Person who decided.
+    The sample has verdict, note, and whether it is active.
 
     Raises:
         UnknownError: If there is no such inspection.

@@ -62,12 +62,9 @@ class RankDrift:
     _weights: list[float] = field(default_factory=lambda: [1 / 3] * 3)
 
     def add(self, value: float, part: str, chance: float) -> None:
-        """Compare the number of a part with all earlier ones, then keep it.
+        """Compare the finite number of a part with all earlier ones, then keep it.
 
-        Args:
-            value: A finite number.
-            part: Identifier of the part.
-            chance: Number in [0, 1) that parts equal ranks, uniform over parts.
+        The chance, in [0, 1) and uniform over parts, parts equal ranks.
         """
         self.evidence.add(self._won(self._p_value(value, chance)), part)
 

@@ -66,12 +66,7 @@ class SourceState:
 
 
 class Watched:
-    """A source in its epoch.
-
-    Args:
-        drift: Test of its parts.
-        first: First part of the epoch.
-    """
+    """A source in its epoch."""
 
     def __init__(self, drift: SourceDrift, first: Row) -> None:
         self.drift = drift
@@ -123,15 +118,7 @@ class Watched:
 
 
 class Monitor:
-    """Watches all sources.
-
-    Args:
-        store: Database of the station.
-        tell: Function called with each alarm.
-        report: Function called with each incident.
-        defect_share: Expected share of defective parts, in [0, 0.4].
-        silent_seconds: Time without parts that is an incident. None: it is none.
-    """
+    """Watches all sources; shares and seconds are those of `StationConfig`."""
 
     def __init__(
         self,
