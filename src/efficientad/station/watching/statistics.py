@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from efficientad.station.chance import chance
-from efficientad.station.watching.drift import (
-    Evidence,
-    RateDrift,
-    rank_drift,
-)
+from efficientad.station.watching.drift import Evidence, RankDrift, RateDrift
 
 PARTS_PER_FALSE_ALARM: Final = 1_000_000
 """A: mean number of parts between false alarms, at least."""
@@ -75,8 +71,8 @@ class SourceDrift:
         self.threshold = threshold
         self.level = len(STATISTICS) * parts_per_false_alarm
         self.n_parts = 0
-        self.score = rank_drift(s for s in normal_scores if s < threshold)
-        self._appearance = {name: rank_drift() for name in APPEARANCE}
+        self.score = RankDrift(sorted(s for s in normal_scores if s < threshold))
+        self._appearance = {name: RankDrift([]) for name in APPEARANCE}
         self._rate = RateDrift(expected_rate)
 
     def add(self, part: Part) -> None:
