@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from efficientad.station.errors import ConflictError
 from efficientad.station.storage import audit
@@ -25,10 +25,9 @@ def begin_epoch(connection: Connection, first: Row) -> None:
     source, model = first["source"], first["model"]
     state = {"first": first["id"], "rule": first["rule"]}
     table = t.drift_states.c
-    is_it = (table.source == source, table.model == model)
-    query = select(table.epoch).where(*is_it).order_by(table.epoch.desc())
-    last = connection.execute(query.limit(1)).scalar()
-    epoch = 1 if last is None else int(last) + 1
+    query = select(func.max(table.epoch))
+    query = query.where(table.source == source, table.model == model)
+    epoch = (connection.execute(query).scalar() or 0) + 1
     row = {"source": source, "model": model, "statistic": _ALL, "state": state}
     connection.execute(t.drift_states.insert().values(**row, epoch=epoch))
 

@@ -146,16 +146,13 @@ def _make_tables(connection: Connection, path: Path) -> None:
 
 def _require_local(folder: Path) -> None:
     """Raise `StorageError` for a network file system: locks and fsync fail there."""
-    place, kind = folder.resolve(), ""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
         return
-    longest = -1
-    for fields in (line.split() for line in mounts):
-        point = Path(fields[1].replace("\\040", " "))
-        if place.is_relative_to(point) and len(point.parts) > longest:
-            longest, kind = len(point.parts), fields[2]
+    kinds = {Path(m[1].replace("\\040", " ")): m[2] for m in map(str.split, mounts)}
+    place = folder.resolve()
+    kind = next((kinds[p] for p in (place, *place.parents) if p in kinds), "")
     if kind in _NETWORK_SYSTEMS:
         raise StorageError(
             f"a data folder must be on a local disk, {folder} is on {kind}; give "
