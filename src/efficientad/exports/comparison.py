@@ -17,6 +17,7 @@ from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import (
     GRID_OUTPUTS,
     MAP_OUTPUTS,
+    MAX_SIDE,
     RAW_OUTPUTS,
     SCORE_OUTPUT,
     WHOLE,
@@ -25,7 +26,6 @@ from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.errors import ExportMismatchError
 from efficientad.exports.calibration_images import spread
-from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, resize_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.maps import HIGH_TARGET, combine_maps, normalize_maps

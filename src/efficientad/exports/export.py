@@ -1,7 +1,7 @@
 """An export: one graph from pixels to maps and score, refused if it differs.
 
 The graph takes RGB images, uint8, (batch, height, width, 3), of up to
-`graph_nodes.MAX_SIDE` pixels a side. It resizes them as Pillow does, and computes input
+`MAX_SIDE` pixels a side. It resizes them as Pillow does, and computes input
 normalization, networks, map normalization and placement. Threshold and scores of normal
 images are metadata of the file. The same operators are written for ONNX Runtime
 (`.onnx`) or for OpenVINO (`.xml` with `.bin`).
@@ -30,10 +30,7 @@ from efficientad.exports.comparison import (
     require_outputs,
     whole_engine,
 )
-from efficientad.exports.graph import detector_graph
 from efficientad.exports.native_file import write_native
-from efficientad.exports.precisions import with_16_bit_weights
-from efficientad.exports.quantization import quantized
 from efficientad.images.preparation import Preparation
 from efficientad.images.rgb import INPUT_SIZE, resize_image
 from efficientad.inspection.opening import EXPORT_SUFFIXES, load
@@ -133,6 +130,10 @@ def export(
     from efficientad.method.detector import Detector  # noqa: PLC0415
 
     weights, size = _require_possible(predictor, target, precision)
+    from efficientad.exports.graph import detector_graph  # noqa: PLC0415 - needs onnx
+    from efficientad.exports.precisions import with_16_bit_weights  # noqa: PLC0415
+    from efficientad.exports.quantization import quantized  # noqa: PLC0415
+
     if verify is not None:  # before minutes are spent on the export
         require_both_kinds(open_category(verify), otherwise="leave --verify out")
     n = N_CALIBRATED if precision == "int8" else N_COMPARED

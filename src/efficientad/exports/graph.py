@@ -8,9 +8,10 @@ hidden features of both.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from onnx import ModelProto, TensorProto, helper
 
 from efficientad.decisions.decision import TermScale
 from efficientad.engines.graph_outputs import (
@@ -51,9 +52,6 @@ from efficientad.method.sizes import (
     unpadded,
 )
 
-if TYPE_CHECKING:
-    import onnx
-
 OPSET = 18
 IR_VERSION = 10
 PIXELS = "pixels"
@@ -68,7 +66,7 @@ def detector_graph(
     size: ModelSize,
     scales: Mapping[str, MapScale],
     terms: Mapping[str, TermScale],
-) -> "onnx.ModelProto":
+) -> ModelProto:
     """Return the detector, from pixels to maps and score, as one ONNX model."""
     graph = Nodes()
     pixels = resized(graph, INPUT, name=PIXELS)
@@ -148,9 +146,7 @@ def _composition(graph: Nodes, arrays: Arrays, features: Mapping[str, str]) -> s
     return graph.op("Sqrt", squares, name=COMPOSITION_OUTPUT)
 
 
-def _model(graph: Nodes, terms: Mapping[str, TermScale]) -> "onnx.ModelProto":
-    from onnx import TensorProto, helper  # noqa: PLC0415
-
+def _model(graph: Nodes, terms: Mapping[str, TermScale]) -> ModelProto:
     def value(name: str, shape: Sequence[str | int], kind: int = 1) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
 
