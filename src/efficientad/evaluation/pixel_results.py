@@ -96,7 +96,8 @@ class Annotations:
     """Reads the annotations of a category's images, masks or channels.
 
     Raises:
-        DatasetError: If its `defects_config.json` cannot be used.
+        DatasetError: If its `defects_config.json`, or an annotation, cannot be used.
+        ImageError: If an annotation cannot be read.
     """
 
     def __init__(self, category: Category) -> None:
@@ -104,12 +105,7 @@ class Annotations:
         self._areas = None if config is None else read_saturation_areas(config)
 
     def regions(self, sample: Sample, height: int, width: int) -> list[Mask]:
-        """Return the annotated regions of a defective image, each (height, width).
-
-        Raises:
-            DatasetError: If the annotation cannot be used.
-            ImageError: If it cannot be read.
-        """
+        """Return the annotated regions of a defective image, each (height, width)."""
         return [
             channel == value
             for channel in self._channels(sample, height, width)
@@ -119,12 +115,7 @@ class Annotations:
     def defect_pixels(
         self, sample: Sample, anomaly_map: NDArray[np.float32]
     ) -> DefectPixels:
-        """Return the regions of a defective image with their scores.
-
-        Raises:
-            DatasetError: If the annotation cannot be used.
-            ImageError: If it cannot be read.
-        """
+        """Return the regions of a defective image with their scores."""
         scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
         channels, areas = self._channels(sample, *anomaly_map.shape), self._areas
         if areas is not None:
