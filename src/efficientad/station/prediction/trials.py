@@ -1,7 +1,6 @@
 """Trials: stored images, predicted again by a model that does not count yet."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -30,7 +29,7 @@ def try_model(
         UnavailableError: If the station is stopping.
         UnknownError: If there is no such model or rule.
     """
-    counts: Counter[str] = Counter()
+    counts = dict.fromkeys(_COUNTS, 0)
     changed: dict[str, str] = {}
     max_pixels = station.config.max_pixels
     with station.lineup.opened(model, rule) as active:
@@ -52,8 +51,4 @@ def try_model(
                 counts["n_reviewed"] += 1
                 counts["n_agreeing"] += decision == wanted
                 counts["n_agreeing_before"] += part["decision"] == wanted
-        return {
-            **{name: counts[name] for name in _COUNTS},
-            "rule": active.rule.id,
-            "changed": changed,
-        }
+        return {**counts, "rule": active.rule.id, "changed": changed}
