@@ -220,7 +220,6 @@ def test_a_place_that_cannot_be_written_is_found_out_first(predictor, tmp_path):
 @pytest.fixture
 def evaluations(monkeypatch):
     """An evaluation whose exports are a given number of points worse."""
-    from efficientad.evaluation import evaluate as evaluation
 
     class Faked:
         def __init__(self, loss, pixel_metrics):
@@ -237,7 +236,7 @@ def evaluations(monkeypatch):
             is_export = predictor.detector is None
             return Faked(points if is_export else 0.0, pixel_metrics)
 
-        monkeypatch.setattr(evaluation, "evaluate", evaluate)
+        monkeypatch.setattr(comparison, "evaluate", evaluate)
         # The comparison with PyTorch has tests of its own.
         monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
 

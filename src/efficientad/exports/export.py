@@ -11,7 +11,7 @@ For the C interface of the native layers the file is no graph (`native_file`).
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 from efficientad.datasets import open_category
 from efficientad.decisions.rule import ANYWHERE
@@ -20,6 +20,7 @@ from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.openvino import require_bf16
 from efficientad.engines.weights import Arrays
 from efficientad.errors import ConfigError, needs_extra
+from efficientad.evaluation.evaluate import require_both_kinds
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.comparison import (
     N_COMPARED,
@@ -45,9 +46,6 @@ from efficientad.model_files.export_metadata import (
 )
 from efficientad.settings import Range, checks_arguments
 from efficientad.storage import files_together, require_writable, storage_errors
-
-if TYPE_CHECKING:
-    import onnx
 
 DEFAULT_MAX_LOSS: Final = 0.2
 """Points of image AU-ROC, and of AU-PRO or AU-sPRO."""
@@ -124,13 +122,11 @@ def export(
             )
         write_native(predictor, *_networks_of(predictor), target)
         return ExportReport(Differences(0.0, 0, None, 0), None)
-    # Those need torch, or are slow to load.
-    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415
-    from efficientad.evaluation.evaluate import require_both_kinds  # noqa: PLC0415
+    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
     from efficientad.method.detector import Detector  # noqa: PLC0415
 
     weights, size = _require_possible(predictor, target, precision)
-    from efficientad.exports.graph import detector_graph  # noqa: PLC0415 - needs onnx
+    from efficientad.exports.graph import detector_graph, write  # noqa: PLC0415 - onnx
     from efficientad.exports.precisions import with_16_bit_weights  # noqa: PLC0415
     from efficientad.exports.quantization import quantized  # noqa: PLC0415
 
@@ -178,7 +174,7 @@ def export(
     with files_together(metadata.files_of(target)) as folder:
         staged = folder / target.name
         with storage_errors(target):
-            _write(model, staged)
+            write(model, staged)
             metadata.write(staged, described)
         engine = whole_engine(staged, precision, calibration.terms)
         differences = compared(exact, engine, normal)
@@ -223,21 +219,3 @@ def _networks_of(predictor: Predictor) -> tuple[Arrays, ModelSize]:
             "give the .ead file it was made of"
         )
     return predictor.weights, predictor.size
-
-
-def _write(model: "onnx.ModelProto", path: Path) -> None:
-    import onnx  # noqa: PLC0415 - only an export needs it
-
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-    if path.suffix == ONNX_SUFFIX:
-        path.write_bytes(content)
-        return
-    import openvino  # noqa: PLC0415
-
-    converted = openvino.Core().read_model(content)
-    converted.set_rt_info("", metadata.KEY)  # a place for the metadata
-    try:
-        openvino.save_model(converted, path, compress_to_fp16=False)
-    except RuntimeError as error:  # its only reason is the disk
-        raise OSError(str(error)) from error

@@ -8,10 +8,11 @@ hidden features of both.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, checker, helper
 
 from efficientad.decisions.decision import TermScale
 from efficientad.engines.graph_outputs import (
@@ -51,6 +52,7 @@ from efficientad.method.sizes import (
     autoencoder_shapes,
     unpadded,
 )
+from efficientad.model_files.export_metadata import KEY, ONNX_SUFFIX
 
 OPSET = 18
 IR_VERSION = 10
@@ -89,6 +91,27 @@ def detector_graph(
     for grid, name in zip((combined, *grids), MAP_OUTPUTS, strict=True):
         graph.op("MatMul", graph.op("MatMul", rows, grid), columns, name=name)
     return _model(graph, terms)
+
+
+def write(model: ModelProto, path: Path) -> None:
+    """Write a graph to a file, whose ending says for which engine.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    checker.check_model(model, full_check=True)
+    content = model.SerializeToString()
+    if path.suffix == ONNX_SUFFIX:
+        path.write_bytes(content)
+        return
+    import openvino  # noqa: PLC0415 - not for ONNX
+
+    converted = openvino.Core().read_model(content)
+    converted.set_rt_info("", KEY)  # a place for the metadata
+    try:
+        openvino.save_model(converted, path, compress_to_fp16=False)
+    except RuntimeError as error:  # its only reason is the disk
+        raise OSError(str(error)) from error
 
 
 def _score(
