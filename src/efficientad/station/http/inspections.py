@@ -74,7 +74,7 @@ async def post(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
         request,
         station,
         source=source,
-        key=idempotency_key,
+        source_key=idempotency_key,
         part=part,
         expected=expect,
         captured_at=captured_at,

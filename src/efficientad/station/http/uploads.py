@@ -53,9 +53,9 @@ async def receive(
             raise station.media.failed(error) from error
         raise
     return Arrival(
-        number=number,
+        id=number,
         sha256=digest,
-        n_bytes=n_bytes,
+        media_bytes=n_bytes,
         first_bytes=first_bytes,
         received_at=received_at,
         **known,

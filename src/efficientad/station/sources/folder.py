@@ -132,14 +132,14 @@ class FolderSource:
         name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
         return self._station.submit(
             Arrival(
-                number=number,
+                id=number,
                 source=self._folder.name,
                 sha256=digest,
-                n_bytes=version.size,
+                media_bytes=version.size,
                 first_bytes=first_bytes,
                 received_at=received_at,
                 captured_at=datetime.fromtimestamp(version.mtime_ns / 1e9, UTC),
-                key=f"{version.mtime_ns}-{version.size}-{name}",
+                source_key=f"{version.mtime_ns}-{version.size}-{name}",
                 part=printable(path.stem)[:_LONGEST_PART],
             )
         )
