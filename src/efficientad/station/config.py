@@ -205,11 +205,6 @@ class StationConfig(_Checked):
         return self.max_megapixels * 10**6
 
     @property
-    def is_loopback(self) -> bool:
-        """Whether only this computer reaches the station."""
-        return self.host in {"127.0.0.1", "::1", "localhost"}
-
-    @property
     def has_identities(self) -> bool:
         """Whether the station knows who sends a request."""
         return bool(self.tokens) or self.proxy is not None
@@ -223,7 +218,8 @@ class StationConfig(_Checked):
     def __post_init__(self) -> None:
         """Reject settings of another type or range, and those that exclude others."""
         super().__post_init__()
-        if not (self.is_loopback or self.has_identities or self.is_open):
+        is_loopback = self.host in {"127.0.0.1", "::1", "localhost"}
+        if not (is_loopback or self.has_identities or self.is_open):
             raise ConfigError(
                 f"a station that others reach at {self.host} needs tokens, got none; "
                 "make one with --new-token, or allow everybody everything with --open"
@@ -307,7 +303,8 @@ def _made(kind: Any, table: Any, place: str) -> Any:
         )
     values = {}
     for name, value in table.items():
-        inner = next((k for k in (*get_args(hints[name]), hints[name]) if _is(k)), None)
+        kinds = (*get_args(hints[name]), hints[name])
+        inner = next(filter(is_dataclass, kinds), None)
         if inner is None:
             values[name] = checked(name, value, hints[name])
         elif isinstance(value, list):
@@ -318,7 +315,3 @@ def _made(kind: Any, table: Any, place: str) -> Any:
     if missing := sorted(set(required) - set(values)):
         raise ConfigError(f"{place} must have {', '.join(missing)}, got none")
     return kind(**values)
-
-
-def _is(kind: Any) -> bool:
-    return isinstance(kind, type) and is_dataclass(kind)

@@ -52,11 +52,7 @@ class Inspector:
     """Predicts with one model in a child process."""
 
     def __init__(
-        self,
-        open_predictor: OpenPredictor,
-        *,
-        seconds: float,
-        report: Report = lambda _kind, _detail: None,
+        self, open_predictor: OpenPredictor, *, seconds: float, report: Report
     ) -> None:
         self._open = open_predictor
         self._seconds = seconds

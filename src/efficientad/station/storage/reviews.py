@@ -26,6 +26,7 @@ QUEUED: Final = "queued"
 REVIEWED: Final = "reviewed"
 WITHDRAWN: Final = "withdrawn"
 _AT_ONCE: Final = 200
+_N_TYPES: Final = 30
 
 
 def last_verdict(reviews: Sequence[Row]) -> Row | None:
@@ -88,11 +89,11 @@ def queued(connection: Connection, before: str | None = None) -> Iterator[Row]:
         before = found[-1]["id"]
 
 
-def defect_types(connection: Connection, limit: int = 30) -> list[str]:
-    """Return the defect types of reviews, the most frequent first."""
+def defect_types(connection: Connection) -> list[str]:
+    """Return the thirty most frequent defect types of reviews, in this order."""
     kind = t.reviews.c.defect_type
     query = select(kind).where(kind.is_not(None)).group_by(kind)
-    found = connection.execute(query.order_by(func.count().desc()).limit(limit))
+    found = connection.execute(query.order_by(func.count().desc()).limit(_N_TYPES))
     return list(found.scalars())
 
 

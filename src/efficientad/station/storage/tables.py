@@ -54,17 +54,17 @@ class UTCDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
-def _id(name: str = "id") -> Column[str]:
-    return Column(name, String(36), primary_key=True)
+def _id() -> Column[str]:
+    return Column("id", String(36), primary_key=True)
 
 
 def _time(name: str, *, nullable: bool = True) -> Column[datetime]:
     return Column(name, UTCDateTime, nullable=nullable)
 
 
-def _inspection(name: str = "inspection", **options: Any) -> Column[str]:
+def _inspection(**options: Any) -> Column[str]:
     key = ForeignKey("inspections.id", ondelete="CASCADE")
-    return Column(name, String(36), key, **options)
+    return Column("inspection", String(36), key, **options)
 
 
 models = Table(

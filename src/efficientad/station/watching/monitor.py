@@ -91,7 +91,7 @@ class Watched:
         self.drift.add(Part(row["id"], row["image_score"], is_anomalous, **appearance))
         readings = self.drift.readings()
         if self.drift.n_parts % self._every == 0:
-            values = tuple(_logarithm(reading) for reading in readings)
+            values = tuple(math.log10(max(r.evidence.value, 1.0)) for r in readings)
             self.history.append((row["received_at"].timestamp(), values))
             if len(self.history) > _N_HISTORY:
                 self.history = self.history[1::2]
@@ -289,7 +289,3 @@ def _time(reading: Reading) -> datetime | None:
 
 def _has_score(row: Row) -> bool:
     return row["image_score"] is not None and row["brightness"] is not None
-
-
-def _logarithm(reading: Reading) -> float:
-    return math.log10(max(reading.evidence.value, 1.0))
