@@ -35,15 +35,15 @@ def begin_epoch(connection: Connection, first: Row) -> None:
 def parts_since(
     connection: Connection, source: str, rule: str, number: str, limit: int
 ) -> list[Row]:
-    """Return what the watch compares of the parts from one on, in their order."""
+    """Return what the watch compares of the parts from one on, in their order.
+
+    Parts without a score are left out.
+    """
     i = t.inspections.c
     columns = (i.id, i.received_at, i.image_score, i.decision, i.sha256, i.source)
-    query = (
-        select(*columns, i.model, i.rule, i.brightness, i.contrast, i.sharpness)
-        .where(i.source == source, i.rule == rule, i.id >= number)
-        .order_by(i.id)
-        .limit(limit)
-    )
+    query = select(*columns, i.model, i.rule, i.brightness, i.contrast, i.sharpness)
+    query = query.where(i.source == source, i.rule == rule, i.id >= number)
+    query = query.where(i.image_score.is_not(None)).order_by(i.id).limit(limit)
     return rows(connection, query)
 
 

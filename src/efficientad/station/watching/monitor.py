@@ -185,19 +185,18 @@ class Monitor:
                 parts = alarms.parts_since(
                     connection, source, state["rule"], state["first"], EPOCH
                 )
-                scored = [row for row in parts if _has_score(row)]
-                if not scored:
+                if not parts:
                     continue
-                watched = Watched(self._drift(scored[0]), scored[0])
-                for row in scored:
+                watched = Watched(self._drift(parts[0]), parts[0])
+                for row in parts:
                     watched.add(row)
-                watched.restored = scored[-1]["id"]
+                watched.restored = parts[-1]["id"]
                 # An acknowledged alarm has ended the epoch.
                 if not watched.raised or alarms.open_alarms(connection, source):
                     self._watched[source] = watched
 
     def _see(self, row: Row) -> None:
-        if not _has_score(row):
+        if row["image_score"] is None:
             return
         source = row["source"]
         self._silent.discard(source)
@@ -285,7 +284,3 @@ def _state(watched: Watched) -> SourceState:
 def _time(reading: Reading) -> datetime | None:
     since = reading.evidence.since
     return None if since is None else time_of(since)
-
-
-def _has_score(row: Row) -> bool:
-    return row["image_score"] is not None and row["brightness"] is not None
