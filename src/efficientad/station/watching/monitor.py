@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from efficientad.station.config import StationConfig
 from efficientad.station.errors import UnavailableError
 from efficientad.station.storage import alarms, registry
 from efficientad.station.storage.queries import Row, time_of
@@ -118,21 +119,13 @@ class Watched:
 
 
 class Monitor:
-    """Watches all sources; shares and seconds are those of `StationConfig`."""
+    """Watches all sources."""
 
     def __init__(
-        self,
-        store: Store,
-        tell: Tell,
-        report: Report,
-        *,
-        defect_share: float,
-        silent_seconds: float | None,
+        self, store: Store, config: StationConfig, tell: Tell, report: Report
     ) -> None:
         self._database, self._writer, _ = store
-        self._tell, self._report = tell, report
-        self._defect_share = defect_share
-        self._silent_seconds = silent_seconds
+        self._config, self._tell, self._report = config, tell, report
         self._watched: dict[str, Watched] = {}
         self._silent: set[str] = set()
         self._lock = threading.Lock()
@@ -233,7 +226,7 @@ class Monitor:
         return SourceDrift(
             model["calibration"]["normal_scores"],
             rule["threshold"],
-            rule["budget"] + self._defect_share,
+            rule["budget"] + self._config.defect_share,
         )
 
     def _raise(self, source: str, reading: Reading) -> None:
@@ -247,9 +240,9 @@ class Monitor:
         self._tell("alarm", self._writer.run(alarms.raise_alarm, alarm))
 
     def _look_for_silence(self) -> None:
-        if self._silent_seconds is None:
+        if self._config.silent_seconds is None:
             return
-        latest = time.monotonic() - self._silent_seconds
+        latest = time.monotonic() - self._config.silent_seconds
         with self._lock:  # an acknowledgement ends an epoch in another thread
             silent = {s for s, each in self._watched.items() if each.seen_at < latest}
         for source in silent - self._silent:
