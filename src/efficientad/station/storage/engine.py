@@ -19,8 +19,10 @@ from sqlalchemy.pool import NullPool
 from efficientad.errors import StorageError
 from efficientad.station.storage.tables import METADATA
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+P = ParamSpec("P")
+R = TypeVar("R")
+Work = Callable[Concatenate[Connection, P], R]
+"""A function of a connection and other arguments."""
 
 LOCK_SECONDS: Final = 0.8
 """Time that a commit waits for a database that another program has locked."""
@@ -48,12 +50,7 @@ class Database:
         """Return a connection for reading; keep it for a short time only."""
         return self.reading.connect()
 
-    def read(
-        self,
-        query: Callable[Concatenate[Connection, Arguments], Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Result:
+    def read(self, query: Work[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what a query finds, called with a connection and these arguments."""
         with self.connect() as connection:
             return query(connection, *args, **kwargs)
