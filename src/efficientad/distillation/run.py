@@ -112,15 +112,11 @@ class Distillation:
             for name, value in asdict(self.config).items()
             if name not in _FREE_SETTINGS and value is not None
         }
-        return (
-            settings
-            | asdict(self.recipe)
-            | {
-                "source": Path(self.config.source).name,
-                "has_feature_cache": self.config.feature_cache is not None,
-                "start_from": self.start and self.start.file_hash,
-            }
-        )
+        settings |= asdict(self.recipe)
+        settings["source"] = Path(self.config.source).name
+        settings["has_feature_cache"] = self.config.feature_cache is not None
+        settings["start_from"] = self.start and self.start.file_hash
+        return settings
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
