@@ -31,7 +31,7 @@ from efficientad.errors import (
     MissingDependencyError,
     UndefinedMetricError,
 )
-from efficientad.evaluation.metrics import Floats, as_scores
+from efficientad.evaluation.metrics import Floats
 from efficientad.evaluation.region_overlap import (
     DefectPixels,
     RegionOverlap,
@@ -43,7 +43,7 @@ from efficientad.inspection.prediction import Prediction
 
 MetricValues: TypeAlias = dict[str, float]
 MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]
-"""Returns the anomaly map of a test image at the image's size, (height, width)."""
+"""Returns the anomaly map of a test image at its own size, (height, width), finite."""
 
 AU_PRO_FPR_LIMIT: Final = 0.3  # Bergmann et al. 2021, and what EfficientAD reports
 
@@ -116,17 +116,15 @@ class Annotations:
         self, sample: Sample, anomaly_map: NDArray[np.float32]
     ) -> DefectPixels:
         """Return the regions of a defective image with their scores."""
-        scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
         channels, areas = self._channels(sample, *anomaly_map.shape), self._areas
         if areas is not None:
             _require_known_values(sample, channels, areas)
-        return region_pixels(scores, channels, areas)
+        return region_pixels(anomaly_map, channels, areas)
 
     def normal_scores(self, sample: Sample, anomaly_map: NDArray[np.float32]) -> Floats:
         """Return the scores of the pixels of an image that are not annotated."""
-        scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
         channels = self._channels(sample, *anomaly_map.shape)
-        return scores[~channels_mask(channels, scores)]
+        return anomaly_map[~channels_mask(channels, anomaly_map)]
 
     def _channels(self, sample: Sample, height: int, width: int) -> list[Labels]:
         """Return the annotation channels; a mask is one that numbers its regions."""
@@ -178,7 +176,6 @@ def measure_pixels(category: Category, map_of: MapOf) -> PixelResults:
     Raises:
         DatasetError: If an annotation or `defects_config.json` cannot be used.
         ImageError: If an annotation cannot be read.
-        UndefinedMetricError: If a map is not finite.
     """
     annotations = Annotations(category)
     samples: dict[str, list[Sample]] = {NORMAL: []}
