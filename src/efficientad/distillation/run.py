@@ -142,11 +142,7 @@ class Distillation:
         save_checkpoint(path, states, self.optimizer, content)
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ModelFileError: If it is unusable, or of other settings, source or images.
-        """
+        """Go on from a checkpoint of this run, or raise `ModelFileError`."""
         states, content = open_checkpoint(path, self._identity, self.optimizer)
         # The number of steps in a limited time is not known.
         n_steps = self.recipe.steps if self.config.minutes is None else sys.maxsize

@@ -94,11 +94,7 @@ def detector_graph(
 
 
 def write(model: ModelProto, path: Path) -> None:
-    """Write a graph to a file, whose ending says for which engine.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write a graph for the engine of a file's ending, or raise `OSError`."""
     checker.check_model(model, full_check=True)
     content = model.SerializeToString()
     if path.suffix == ONNX_SUFFIX:

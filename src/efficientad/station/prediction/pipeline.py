@@ -47,11 +47,7 @@ class Station:
     """Everything between the doors of a station and its disk."""
 
     def __init__(self, config: StationConfig, opener: OpenModel = open_model) -> None:
-        """Open the data folder; the model is opened meanwhile.
-
-        Raises:
-            StorageError: If the data folder cannot be used.
-        """
+        """Open the data folder, or raise `StorageError`; the model follows."""
         self.config = config
         self.started_at = datetime.now(UTC)
         self.metrics = Metrics()

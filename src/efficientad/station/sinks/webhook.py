@@ -25,11 +25,7 @@ class WebhookSink:
     """A receiver of inspections by HTTP."""
 
     def __init__(self, hook: Webhook) -> None:
-        """Check the address.
-
-        Raises:
-            ConfigError: If it is no address of HTTP.
-        """
+        """Check the address, or raise `ConfigError` if it is none of HTTP."""
         parts = urlsplit(hook.url)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ConfigError(

@@ -126,11 +126,7 @@ def _prepare(engine: Engine, begin: str, *pragmas: str) -> None:
 
 
 def _make_tables(connection: Connection, path: Path) -> None:
-    """Create the tables in a new database.
-
-    Raises:
-        StorageError: If another release has written the database.
-    """
+    """Create the tables, or raise `StorageError` for those of another release."""
     version = connection.exec_driver_sql("PRAGMA user_version").scalar()
     if version not in {0, VERSION}:
         raise StorageError(

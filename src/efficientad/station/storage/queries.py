@@ -37,11 +37,7 @@ def first(connection: Connection, query: Select[Any]) -> Row | None:
 
 
 def one(connection: Connection, query: Select[Any], name: str) -> Row:
-    """Return the first row of a query.
-
-    Raises:
-        UnknownError: If there is none; the message has the name of what is missing.
-    """
+    """Return the first row of a query, or raise `UnknownError` with its name."""
     found = first(connection, query)
     if found is None:
         raise UnknownError(f"there is no {name}")
@@ -126,11 +122,7 @@ def _with_regions(connection: Connection, found: list[Row]) -> list[Row]:
 
 
 def inspection_of(connection: Connection, number: str) -> Row:
-    """Return an inspection with its regions and threshold.
-
-    Raises:
-        UnknownError: If there is none of this number.
-    """
+    """Return an inspection with regions and threshold, or raise `UnknownError`."""
     query = inspections().where(t.inspections.c.id == number)
     found = one(connection, query, "inspection of this number")
     return _with_regions(connection, [found])[0]

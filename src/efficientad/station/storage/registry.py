@@ -41,11 +41,7 @@ def is_known(connection: Connection, sha256: str) -> bool:
 
 
 def model_of(connection: Connection, sha256: str) -> Row:
-    """Return a model.
-
-    Raises:
-        UnknownError: If there is none of this hash.
-    """
+    """Return a model by its hash, or raise `UnknownError`."""
     query = select(t.models).where(t.models.c.sha256 == sha256)
     return one(connection, query, "model of this hash")
 
@@ -83,11 +79,7 @@ def add_rule(
 
 
 def rule_of(connection: Connection, model: str, number: str | None) -> Row:
-    """Return a rule of a model by its number; without, the newest one.
-
-    Raises:
-        UnknownError: If the model has no such rule.
-    """
+    """Return a rule of a model by number, or the newest, or raise `UnknownError`."""
     query, name = _rules_of(model), "rule"
     if number is not None:
         query, name = query.where(t.rules.c.id == number), f"rule {number}"

@@ -156,11 +156,7 @@ def set_golden(connection: Connection, number: str, sample: Row, by: Actor) -> N
 
 
 def unset_golden(connection: Connection, number: str, by: Actor) -> None:
-    """Write that a part is no golden sample any more.
-
-    Raises:
-        UnknownError: If it is none.
-    """
+    """Write that a golden sample is none now, or raise `UnknownError`."""
     query = _golden().where(t.golden.c.inspection == number)
     sample = one(connection, query, "golden sample of this number")
     gone = {"verdict": sample["verdict"], "note": sample["note"], "active": False}

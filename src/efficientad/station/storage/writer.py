@@ -47,11 +47,7 @@ class Writer:
         return future
 
     def run(self, work: Work[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return the result of a job when it is on the disk.
-
-        Raises:
-            UnavailableError: If the database cannot be written.
-        """
+        """Return the result of a job on the disk, or raise `UnavailableError`."""
         return self.submit(work, *args, **kwargs).result()
 
     def close(self) -> None:
