@@ -133,11 +133,7 @@ class Station:
         self.metrics.queue.set(self.admission.n_taken)
 
     def wait_for_place(self, source: str, is_closing: threading.Event) -> bool:
-        """Wait for a place for an image that the station fetches itself.
-
-        Returns:
-            Whether there is one before the source closes.
-        """
+        """Wait for a place, and return whether one comes before the source closes."""
         while not is_closing.is_set():
             try:
                 self.enter(source)

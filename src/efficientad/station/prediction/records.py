@@ -15,10 +15,7 @@ from efficientad.station.storage.reviews import QUEUED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """An image that has come completely, in the folder of incoming ones.
-
-    But for its first bytes, it has columns of its inspection.
-    """
+    """An image that has come, by columns of its inspection, and its first bytes."""
 
     id: str
     source: str

@@ -35,10 +35,7 @@ def begin_epoch(connection: Connection, first: Row) -> None:
 def parts_since(
     connection: Connection, source: str, rule: str, number: str, limit: int
 ) -> list[Row]:
-    """Return what the watch compares of the parts from one on, in their order.
-
-    Parts without a score are left out.
-    """
+    """Return what the watch compares of the scored parts from one on, in order."""
     i = t.inspections.c
     columns = (i.id, i.received_at, i.image_score, i.decision, i.sha256, i.source)
     query = select(*columns, i.model, i.rule, i.brightness, i.contrast, i.sharpness)
@@ -62,10 +59,7 @@ def open_alarms(connection: Connection, source: str) -> list[Row]:
 
 
 def acknowledge(connection: Connection, number: str, by: Actor, note: str) -> list[Row]:
-    """Write that somebody has seen an alarm, and all others of its source.
-
-    Returns:
-        These alarms.
+    """Write that somebody has seen an alarm and all others of its source; return them.
 
     Raises:
         UnknownError: If there is no such alarm.

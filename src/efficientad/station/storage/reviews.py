@@ -98,10 +98,7 @@ def defect_types(connection: Connection) -> list[str]:
 
 
 def verdicts(connection: Connection, decision: str | None = None) -> list[Row]:
-    """Return reviewed inspections, of a decision or all, with the verdicts that count.
-
-    The oldest is the first one.
-    """
+    """Return reviewed inspections with the verdicts that count, oldest first."""
     query = inspections().where(t.inspections.c.review_state == REVIEWED)
     if decision is not None:
         query = query.where(t.inspections.c.decision == decision)

@@ -82,10 +82,7 @@ class Watched:
         self._hashes: deque[str] = deque(maxlen=_N_IDENTICAL)
 
     def add(self, row: Row) -> tuple[Reading, ...]:
-        """Add a part that has a score, and return the statistics that are alarms now.
-
-        Each is returned once.
-        """
+        """Add a part that has a score, and return the statistics that became alarms."""
         self.last, self.seen_at = row, time.monotonic()
         appearance = {name: row[name] for name in APPEARANCE}
         is_anomalous = row["decision"] == "anomalous"

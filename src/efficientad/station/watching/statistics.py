@@ -53,12 +53,8 @@ class Reading:
 class SourceDrift:
     """Drift watch of one source with one model and rule.
 
-    Args:
-        normal_scores: Scores of the calibration's normal images.
-        threshold: Threshold of the score. Scores are compared where they are below it,
-            so that a real defect is no drift.
-        expected_rate: Expected share of flagged parts, in (0, 0.45].
-        parts_per_false_alarm: A.
+    Scores are compared where they are below the threshold, so that a real defect is no
+    drift. The expected rate is the share of flagged parts, in (0, 0.45].
     """
 
     def __init__(
