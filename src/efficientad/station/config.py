@@ -54,7 +54,6 @@ class Proxy(_Checked):
     engineers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject settings of another type or range."""
         super().__post_init__()
         try:
             self.networks  # noqa: B018 - it is computed once
@@ -111,7 +110,6 @@ class Camera(_Checked):
     its first one. None: it is not opened again."""
 
     def __post_init__(self) -> None:
-        """Reject settings of another type or range, and two ways to frames or none."""
         super().__post_init__()
         if bool(self.address) == bool(self.command):
             raise ConfigError(
@@ -216,7 +214,6 @@ class StationConfig(_Checked):
         return (*(hook.name for hook in self.webhooks), *broker)
 
     def __post_init__(self) -> None:
-        """Reject settings of another type or range, and those that exclude others."""
         super().__post_init__()
         is_loopback = self.host in {"127.0.0.1", "::1", "localhost"}
         if not (is_loopback or self.has_identities or self.is_open):
