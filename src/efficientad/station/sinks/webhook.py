@@ -40,12 +40,7 @@ class WebhookSink:
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def deliver(self, payload: dict[str, Any]) -> None:
-        """Send an inspection; its number makes a repetition known.
-
-        Raises:
-            OSError: If the receiver cannot be reached, or is in trouble.
-            RefusedError: If it answers with a refusal or a redirect.
-        """
+        """Send an inspection, known again by its number; a redirect is a refusal."""
         connection = HTTPConnection(self._host, self._port, timeout=_TIMEOUT)
         connection.sock = self._connected()
         headers = {
