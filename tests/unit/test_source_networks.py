@@ -19,7 +19,6 @@ from efficientad.distillation.source_architectures import SourceNetwork, resnet
 from efficientad.distillation.source_networks import (
     PACKAGED_NETWORKS,
     SourceFeatures,
-    _random_matrix,
     find_source_network,
     open_source_network,
 )
@@ -602,10 +601,19 @@ def test_features_have_the_descriptors_width_and_stride_8(resnet18_file):
 
 
 @pytest.mark.parametrize("n_channels", [7, 16, 40])
-def test_a_random_matrix_is_an_orthogonal_projection_by_seed(n_channels):
-    matrix, again, other = (_random_matrix(16, n_channels, s) for s in (5, 5, 6))
+def test_random_reduction_is_an_orthogonal_projection_by_seed(n_channels):
+    network, images = FakeNetwork(), random_images()
+    features = SourceFeatures(network, "random", n_channels, seed=5)
+    matrix = matrix_of(features)
     gram = matrix @ matrix.T if n_channels <= 16 else matrix.T @ matrix
     torch.testing.assert_close(gram, torch.eye(min(n_channels, 16)), atol=1e-5, rtol=0)
+    joined = torch.cat(prepared_stages(network, images), dim=1)
+    expected = torch.einsum("oc, bchw -> bohw", matrix, joined)
+    torch.testing.assert_close(features(images), expected, rtol=1e-4, atol=1e-4)
+    again, other = (
+        matrix_of(SourceFeatures(network, "random", n_channels, seed=seed))
+        for seed in (5, 6)
+    )
     assert torch.equal(matrix, again)
     assert not torch.equal(matrix, other)
 

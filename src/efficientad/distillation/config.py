@@ -14,7 +14,7 @@ from efficientad.settings import BatchSize, Range, Seed, Share, Steps, check_fie
 from efficientad.training.config import OptimizerName, RateSchedule
 
 DistillPreset = Literal["paper", "quick"]
-Reduction = Literal["mean", "pca"]
+Reduction = Literal["mean", "random", "pca"]
 
 # Multiples of the coarse stage's stride on twice the size, and more.
 ImageSize = Annotated[int, Range(64, 2048, 16)]
@@ -60,7 +60,7 @@ class DistillConfig:
 
     reduction: Reduction = "mean"
     """How source features become 384 channels: the paper's mean over neighbouring
-    channels, or whitened principal components."""
+    channels, a random orthogonal projection, or whitened principal components."""
 
     n_images: Count | None = None
     """Images to use, at least 1, drawn by the seed. None: all."""

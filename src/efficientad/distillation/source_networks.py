@@ -110,9 +110,10 @@ class SourceFeatures(nn.Module):
     and channels are reduced first, while the grids are small.
 
     The reduction `mean` is the paper's: neighbouring channels are averaged, each stage
-    to 1024 and both together to `n_channels`. `pca` gives the strongest principal
-    components, scaled to variance one, after `fit`; if there are fewer than
-    `n_channels`, a random orthogonal projection by the seed spreads them over all.
+    to 1024 and both together to `n_channels`. `random` is an orthogonal projection by
+    the seed. `pca` gives the strongest principal components, scaled to variance one,
+    after `fit`; if there are fewer than `n_channels`, a random orthogonal projection
+    spreads them over all channels.
     """
 
     matrix: Tensor | None
@@ -129,10 +130,13 @@ class SourceFeatures(nn.Module):
         super().__init__()
         self.source_network = source_network
         self.n_channels, self.seed = n_channels, seed
-        matrix = offset = None
+        channels = source_network.stage_channels
+        matrix = None
         if reduction == "mean":
-            matrix = _mean_matrix(source_network.stage_channels, n_channels)
-            offset = torch.zeros(n_channels)
+            matrix = _mean_matrix(channels, n_channels)
+        elif reduction == "random":
+            matrix = _random_matrix(sum(channels), n_channels, seed)
+        offset = None if matrix is None else torch.zeros(n_channels)
         self.register_buffer("matrix", matrix)
         self.register_buffer("offset", offset)
 
