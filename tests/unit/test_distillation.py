@@ -791,9 +791,11 @@ def test_cached_features_of_another_precision_are_refused(images, short, tmp_pat
     settings = replace(short, steps=1, feature_cache=tmp_path / "features")
     distillation.distill(images, settings, output=tmp_path / "a.safetensors")
 
-    other = replace(settings, mixed_precision=True)
-    with pytest.raises(ModelFileError, match="holds features of another source"):
-        distillation.distill(images, other, output=tmp_path / "b.safetensors")
+    for changed in ({"mixed_precision": True}, {"stride_in_first_convolution": True}):
+        with pytest.raises(ModelFileError, match="holds features of another source"):
+            distillation.distill(
+                images, replace(settings, **changed), output=tmp_path / "b.safetensors"
+            )
 
 
 def test_an_optimizer_is_restored_in_the_layout_of_its_parameters(tmp_path):

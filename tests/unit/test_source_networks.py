@@ -288,7 +288,9 @@ def test_resnet_stages_equal_their_definition(name, kind, n_blocks, width):
     weights = resnet_weights(kind, n_blocks, width)
     images = random_images()
     expected = resnet_stages(weights, images, n_blocks, 1 if kind == "basic" else 2)
-    network = resnet(Weights(Path("file.pth"), weights, {}))
+    network = resnet(
+        Weights(Path("file.pth"), weights, {}), stride_in_first_convolution=False
+    )
     stages = network.stages(images)
     torch.testing.assert_close(stages, expected, rtol=1e-3, atol=1e-3)
     assert network.architecture == name
@@ -308,12 +310,14 @@ def test_resnet_stages_equal_their_definition(name, kind, n_blocks, width):
 )
 def test_the_other_resnets_are_known_by_their_weights(name, kind, n_blocks, width):
     weights = resnet_weights(kind, n_blocks, width, EqualWeights)
-    network = resnet(Weights(Path("file.pth"), weights, {}))
+    network = resnet(
+        Weights(Path("file.pth"), weights, {}), stride_in_first_convolution=False
+    )
     assert network.architecture == name
 
 
 @torch.no_grad()
-def test_metadata_decide_where_a_bottleneck_strides(tmp_path):
+def test_metadata_or_option_decide_where_a_bottleneck_strides(tmp_path):
     weights = resnet_weights("bottleneck", (3, 4, 6))
     plain, described = tmp_path / "plain.safetensors", tmp_path / "v1.safetensors"
     save_file(dict(weights), plain)
@@ -323,7 +327,9 @@ def test_metadata_decide_where_a_bottleneck_strides(tmp_path):
     early, late = (resnet_stages(weights, images, (3, 4, 6), at) for at in (1, 2))
     for network, expected in [
         (open_source_network(described), early),
+        (open_source_network(described, stride_in_first_convolution=False), late),
         (open_source_network(plain), late),
+        (open_source_network(plain, stride_in_first_convolution=True), early),
     ]:
         torch.testing.assert_close(
             network.stages(images), expected, rtol=1e-3, atol=1e-3

@@ -58,6 +58,11 @@ class DistillConfig:
     optimizer: OptimizerName | None = None
     """`adam` as in the paper, `adamw`, or `muon`."""
 
+    stride_in_first_convolution: bool | None = None
+    """Whether the bottlenecks of a ResNet stride in their first 1x1 convolution, as in
+    Caffe's and Keras' weights, or in the 3x3, as in torchvision's. None: as the file's
+    metadata say, otherwise as in torchvision's."""
+
     reduction: Reduction = "mean"
     """How source features become 384 channels: the paper's mean over neighbouring
     channels, a random orthogonal projection, or whitened principal components."""

@@ -114,7 +114,10 @@ class DistillationData:
         self.grid_size = config.image_size // PATCH_STRIDE
         self.n_inner_cells = (config.image_size - PATCH_SIZE) // PATCH_STRIDE + 1
         self.source_hash = file_hash(find_source_network(config.source))
-        network = open_source_network(config.source).eval()
+        network = open_source_network(
+            config.source,
+            stride_in_first_convolution=config.stride_in_first_convolution,
+        ).eval()
         self.features = SourceFeatures(network, config.reduction, seed=config.seed)
         self.features.to(device)
         if device.type == "cuda":
@@ -310,6 +313,8 @@ class DistillationData:
             parts.append(f"{c.image_size}")
         if c.mixed_precision:
             parts.append("bfloat16")
+        if c.stride_in_first_convolution is not None:
+            parts.append(f"stride in first: {c.stride_in_first_convolution}")
         return " ".join(parts)
 
     def _measure_channels(self) -> None:

@@ -42,7 +42,6 @@ _RESNETS: Final[dict[tuple[int, tuple[int, ...], int], str]] = {
 }
 _GROUPS: Final = {"resnext101_32x8d": 32}
 _RESNET_STEM: Final = (64, 3, 7, 7)  # a stem of 3x3 would stride otherwise
-_STRIDES_FIRST: Final = "stride in the first 1x1 convolution"
 _RESNET_LAYERS: Final = ("layer1.", "layer2.", "layer3.")
 _RESNET_TENSOR: Final = re.compile(r"\d+\.((conv|bn)[1-3]|downsample\.[01])\.\w+")
 
@@ -83,11 +82,12 @@ class SourceNetwork(nn.Module):
         return fine, self.to_coarse(fine)
 
 
-def resnet(weights: Weights, *, is_deep: bool = False) -> SourceNetwork:
+def resnet(
+    weights: Weights, *, stride_in_first_convolution: bool, is_deep: bool = False
+) -> SourceNetwork:
     """Build the ResNet, WideResNet or ResNeXt of weights with torchvision's names.
 
-    Bottlenecks stride in their 3x3 convolution, as torchvision's do, or in the first
-    1x1, as Caffe's and Keras' do, where the metadata of the file say so.
+    Arguments are those of `source_network`.
 
     Raises:
         ModelFileError: If they belong to none of the known networks.
@@ -113,8 +113,7 @@ def resnet(weights: Weights, *, is_deep: bool = False) -> SourceNetwork:
         )
     weights.tensor("conv1.weight", _RESNET_STEM)
     builder = _Builder(weights)
-    strides_first = any(_STRIDES_FIRST in text for text in weights.metadata.values())
-    stride_at = int(is_bottleneck and not strides_first)
+    stride_at = int(is_bottleneck and not stride_in_first_convolution)
     stem = builder.convolution(("conv1", "bn1"), stride=2)
     layers: list[tuple[nn.Module, int]] = []
     plan = [*zip(_RESNET_LAYERS, n_blocks, strict=True)]

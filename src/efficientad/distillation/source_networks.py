@@ -70,7 +70,9 @@ def find_source_network(name_or_file: str | Path) -> Path:
     return path
 
 
-def open_source_network(name_or_file: str | Path) -> SourceNetwork:
+def open_source_network(
+    name_or_file: str | Path, *, stride_in_first_convolution: bool | None = None
+) -> SourceNetwork:
     """Open a source network on the CPU. Its weights tell the architecture.
 
     Raises:
@@ -78,20 +80,40 @@ def open_source_network(name_or_file: str | Path) -> SourceNetwork:
         ModelFileError: If the file is missing, damaged, holds code, or holds another
             architecture.
     """
-    return source_network(read_weights(find_source_network(name_or_file)))
+    weights = read_weights(find_source_network(name_or_file))
+    return source_network(
+        weights, stride_in_first_convolution=stride_in_first_convolution
+    )
 
 
-def source_network(weights: Weights, *, is_deep: bool = False) -> SourceNetwork:
+def source_network(
+    weights: Weights,
+    *,
+    stride_in_first_convolution: bool | None = None,
+    is_deep: bool = False,
+) -> SourceNetwork:
     """Build the source network that some weights belong to, on the CPU.
 
-    They reach from the stem to the last stage of stride 16 at least. A deep one has the
-    first stage of stride 32, too.
+    Args:
+        weights: From the stem to the last stage of stride 16, or 32, at least.
+        stride_in_first_convolution: Whether the bottlenecks of a ResNet stride in their
+            first 1x1 convolution (the original networks) instead of their 3x3. None: as
+            the file's metadata say, otherwise as in torchvision, in the 3x3.
+        is_deep: Whether the first stage of stride 32 is built too.
 
     Raises:
         ModelFileError: If they belong to another architecture.
     """
     if "layer1.0.conv1.weight" in weights:
-        return resnet(weights, is_deep=is_deep)
+        if stride_in_first_convolution is None:
+            phrase = "stride in the first 1x1 convolution"
+            texts = weights.metadata.values()
+            stride_in_first_convolution = any(phrase in text for text in texts)
+        return resnet(
+            weights,
+            stride_in_first_convolution=stride_in_first_convolution,
+            is_deep=is_deep,
+        )
     if "_conv_stem.weight" in weights or "features.1.conv.0.0.weight" in weights:
         return inverted_residual_network(weights, is_deep=is_deep)
     raise ModelFileError(
