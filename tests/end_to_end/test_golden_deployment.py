@@ -20,10 +20,10 @@ from PIL import Image
 from tests.c_interface import SOURCES, build_library
 
 import efficientad
+from efficientad.engines.graph_outputs import MAX_SIDE
 from efficientad.engines.names import EngineName
 from efficientad.engines.native import NativeEngine
 from efficientad.engines.pytorch import PyTorchEngine
-from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.decoding import MAX_PIXELS, MIN_SIDE
 from efficientad.images.heatmaps import heatmap
 from efficientad.images.rgb import read_image

@@ -9,7 +9,6 @@ from efficientad.errors import ConfigError
 from efficientad.station.config import (
     Proxy,
     Role,
-    StationConfig,
     Token,
     read_config,
     shown,
@@ -275,7 +274,3 @@ def test_settings_out_of_form_are_refused_in_words(tmp_path, text, words):
 
     with pytest.raises(ConfigError, match=words):
         read_config(path, {}, {})
-
-
-def test_settings_are_frozen(tmp_path):
-    assert StationConfig(model=tmp_path).is_loopback

@@ -11,13 +11,13 @@ from efficientad.demo_parts import DEFECT_TYPES, draw_part, write_category
 from efficientad.demo_parts import category as category_module
 from efficientad.demo_parts.canvas import SIDE, Canvas, Pose, box, disc, hexagon
 from efficientad.demo_parts.parts import (
+    DEFECTS,
     LABEL_PLACE,
     OPEN_HOLES,
     SCREW_PLACES,
     WASHER_PLACE,
     is_bare,
     normal_part,
-    with_defect,
 )
 from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
 from efficientad.errors import DatasetError, StorageError
@@ -45,7 +45,7 @@ def many_parts(defect_type, n_parts=40):
     for seed in range(n_parts):
         rng = np.random.default_rng(seed)
         part = normal_part(rng)
-        yield part, with_defect(part, defect_type, rng)
+        yield part, DEFECTS[defect_type](part, rng)
 
 
 # Pictures

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import efficientad
-from efficientad.engines.graph_outputs import GRID_OUTPUTS, INPUT, RAW_OUTPUTS
+from efficientad.engines.graph_outputs import GRID_OUTPUTS, INPUT, MAX_SIDE, RAW_OUTPUTS
 from efficientad.engines.openvino import require_bf16
 from efficientad.errors import (
     ConfigError,
@@ -29,7 +29,7 @@ from efficientad.exports import export as export_module
 from efficientad.exports import graph as graph_module
 from efficientad.exports.calibration_images import calibration_images, spread
 from efficientad.exports.graph import detector_graph
-from efficientad.exports.graph_nodes import MAX_SIDE, placement
+from efficientad.exports.graph_nodes import placement
 from efficientad.exports.precisions import (
     rounded_kernels,
     with_16_bit_weights,
@@ -67,7 +67,7 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
         return model
 
-    monkeypatch.setattr(export_module, "detector_graph", wrong)
+    monkeypatch.setattr(graph_module, "detector_graph", wrong)
     target = tmp_path / f"part{suffix}"
     target.write_bytes(b"an earlier export")
 
@@ -220,7 +220,6 @@ def test_a_place_that_cannot_be_written_is_found_out_first(predictor, tmp_path):
 @pytest.fixture
 def evaluations(monkeypatch):
     """An evaluation whose exports are a given number of points worse."""
-    from efficientad.evaluation import evaluate as evaluation
 
     class Faked:
         def __init__(self, loss, pixel_metrics):
@@ -237,7 +236,7 @@ def evaluations(monkeypatch):
             is_export = predictor.detector is None
             return Faked(points if is_export else 0.0, pixel_metrics)
 
-        monkeypatch.setattr(evaluation, "evaluate", evaluate)
+        monkeypatch.setattr(comparison, "evaluate", evaluate)
         # The comparison with PyTorch has tests of its own.
         monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
 
@@ -258,7 +257,7 @@ def category(tmp_path, photograph):
 
 @pytest.fixture
 def nothing_is_made(monkeypatch):
-    monkeypatch.setattr(export_module, "detector_graph", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr(graph_module, "detector_graph", lambda *_: pytest.fail("made"))
 
 
 @pytest.mark.usefixtures("nothing_is_made")
@@ -409,7 +408,7 @@ def test_grids_that_are_not_those_of_the_raw_grids_are_refused(
         model.graph.node.append(squares)
         return model
 
-    monkeypatch.setattr(export_module, "detector_graph", wrong)
+    monkeypatch.setattr(graph_module, "detector_graph", wrong)
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
 
     with pytest.raises(ExportMismatchError, match="local_grid must follow from its"):
@@ -521,7 +520,7 @@ def test_8_bits_are_measured_on_the_images_of_the_detector(
         measured.extend(images)
         return model
 
-    monkeypatch.setattr(export_module, "quantized", quantized)
+    monkeypatch.setattr("efficientad.exports.quantization.quantized", quantized)
     monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     efficientad.export(remembering, tmp_path / "a.onnx", precision="int8")
 

@@ -18,7 +18,7 @@ import efficientad_lab
 from efficientad.cli.main import main
 from efficientad.demo_parts import write_category
 from efficientad.engines.engine import EngineOutput, Precision
-from efficientad.engines.graph_outputs import INPUT, MAP_OUTPUTS, SCORE_OUTPUT
+from efficientad.engines.graph_outputs import INPUT, MAP_OUTPUTS, MAX_SIDE, SCORE_OUTPUT
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.errors import (
@@ -26,7 +26,6 @@ from efficientad.errors import (
     MissingDependencyError,
     ModelFileError,
 )
-from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, resize_image
 from efficientad.inspection import opening
 from efficientad.model_files import export_metadata as metadata

@@ -1,5 +1,3 @@
-import json
-import logging
 import os
 from dataclasses import replace
 
@@ -64,18 +62,6 @@ def test_damaged_features_are_computed_again(cache, place, caplog):
     assert built(cache) == 0
     assert f"{path} is damaged, so it is computed again" in caplog.messages
     assert built(cache) == 4
-
-
-def test_features_of_the_first_version_have_no_checksum(cache, caplog):
-    index = cache.folder / "features.json"
-    facts = json.loads(index.read_text())
-    del facts["sha256"]
-    index.write_text(json.dumps(facts))
-
-    with caplog.at_level(logging.INFO):
-        assert built(cache) == 4
-    assert f"{index} has no checksum: it is of an earlier version" in caplog.messages
-    assert "sha256" in json.loads(index.read_text())
 
 
 def test_space_that_is_not_filled_does_not_pass_for_features(cache):

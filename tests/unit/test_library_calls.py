@@ -131,7 +131,7 @@ REFUSED = {
     "ead.demo(output=None)": "output must be a path, got None",
     "ead.distill('a', None, output='b')": "config must be a DistillConfig, got None",
     "ead.distill(3, WITHOUT, output='b')": "images must be a path or a list, got 3",
-    "ead.distill('a', WITHOUT, output='b', provenance={'at': Path()})": "JSON has",
+    "ead.distill('a', WITHOUT, output='b', provenance={'at': {1}})": "must be JSON",
 }
 """What is wrong in the sentence, by the call."""
 

@@ -13,9 +13,8 @@ from tests.pixel_metrics import au_pro, au_spro
 from efficientad.datasets import open_category
 from efficientad.datasets.annotations import SaturationArea
 from efficientad.engines.engine import EngineOutput
-from efficientad.errors import DatasetError, UndefinedMetricError
+from efficientad.errors import DatasetError
 from efficientad.evaluation.evaluate import evaluate
-from efficientad.evaluation.pixel_results import measure_pixels
 from efficientad.images.rgb import image_hash, read_image
 
 SIDE = 32
@@ -218,14 +217,3 @@ def test_a_metric_without_a_value_is_missing_with_its_reason(category, tmp_path)
     assert set(by_type["logical_anomalies"]) == names
     assert by_type["logical_anomalies"]["au_spro"].startswith(reason)
     assert (tmp_path / "out" / "report.html").read_text().count(reason) == 1
-
-
-def test_a_map_that_is_not_finite_is_named(category):
-    def map_of(sample):
-        value = np.nan if sample.is_defect else 0
-        return np.full((SIDE, SIDE), value, np.float32)
-
-    with pytest.raises(
-        UndefinedMetricError, match=r"anomaly map of .*000\.png must be finite"
-    ):
-        measure_pixels(open_category(category), map_of)

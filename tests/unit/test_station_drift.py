@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from efficientad.station.chance import chance
-from efficientad.station.watching.drift import (
-    Evidence,
-    RankDrift,
-    RateDrift,
-    rank_drift,
-)
+from efficientad.station.watching.drift import Evidence, RankDrift, RateDrift
 from efficientad.station.watching.statistics import (
     N_LEARNED,
     STATISTICS,
@@ -55,7 +50,7 @@ def test_a_shift_is_found_in_time(shift, n_parts):
 
 
 def test_p_values_count_greater_and_equal_numbers():
-    drift = rank_drift([1.0, 2.0, 2.0, 3.0])
+    drift = RankDrift([1.0, 2.0, 2.0, 3.0])
 
     assert drift._p_value(2.0, 0.5) == (1 + 0.5 * 3) / 5
     assert drift.seen == [1.0, 2.0, 2.0, 2.0, 3.0]
@@ -114,7 +109,7 @@ def test_evidence_stays_finite():
 
 def test_the_part_since_when_is_near_the_shift():
     rng = np.random.default_rng(1)
-    drift = rank_drift(rng.normal(size=100).tolist())
+    drift = RankDrift(sorted(rng.normal(size=100).tolist()))
     for number, value in enumerate(rng.normal(size=700)):
         drift.add(value + (number >= 600), str(number), float(rng.random()))
 

@@ -72,9 +72,9 @@ def test_a_whole_chain_has_no_fault():
     entries, head = chain(5)
 
     assert entries[0].previous == START
-    assert first_fault(entries) is None
+    assert first_fault(entries, Head()) is None
     assert first_fault(entries, head) is None
-    assert first_fault([]) is None
+    assert first_fault([], Head()) is None
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_chain_that_was_written_anew_is_noticed_by_a_kept_head():
     eve, last = Actor("Eve", "operator"), Head(3, forged[-1].hash)
     forged.append(next_entry(last, AT, eve, "review", "3"))
 
-    assert first_fault(forged) is None
+    assert first_fault(forged, Head()) is None
     assert "another one than was kept" in str(first_fault(forged, head))
     assert first_fault(entries, head) is None
 

@@ -29,8 +29,7 @@ from efficientad.engines.graph_outputs import INPUT
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.evaluation.evaluate import evaluate
 from efficientad.exports.calibration_images import calibration_images
-from efficientad.exports.export import _write
-from efficientad.exports.graph import detector_graph
+from efficientad.exports.graph import detector_graph, write
 from efficientad.exports.quantization import quantized
 from efficientad.images.rgb import INPUT_SIZE, as_rgb, resize_image
 from efficientad.inspection.opening import load
@@ -52,7 +51,7 @@ Maker = Callable[[onnx.ModelProto, Images, Path], None]
 
 def of_this_package(model: onnx.ModelProto, images: Images, path: Path) -> None:
     """Equalization, GPTQ, bias correction, noise taken off."""
-    _write(quantized(model, images), path)
+    write(quantized(model, images), path)
 
 
 class _Reader(ort.CalibrationDataReader):  # type: ignore[misc]
@@ -103,7 +102,7 @@ def by_onnx_runtime(
             # Else all activations of all images are held in memory at once.
             extra_options={"CalibStridedMinMax": 2},
         )
-        _write(_with_float_outputs(onnx.load(path)), path)
+        write(_with_float_outputs(onnx.load(path)), path)
 
     return make
 
@@ -150,7 +149,7 @@ def by_nncf(*in_float: str) -> Maker:
 
 FIRST = ("teacher_0", "student_0", "autoencoder_encoder_0")
 MAKERS: Mapping[str, tuple[str, Maker]] = {
-    "fp32": (".onnx", lambda model, _, path: _write(model, path)),
+    "fp32": (".onnx", lambda model, _, path: write(model, path)),
     "ours": (".onnx", of_this_package),
     "ORT": (".onnx", by_onnx_runtime()),
     "ORT, first float": (".onnx", by_onnx_runtime(*FIRST)),

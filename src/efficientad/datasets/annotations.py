@@ -37,7 +37,6 @@ class SaturationArea:
     """Whether `size` is a share of the defect's area."""
 
     def __post_init__(self) -> None:
-        """Reject sizes outside their documented range."""
         if self.is_relative and not 0 < self.size <= 1:
             raise ConfigError(
                 f"a relative saturation area must be in (0, 1], got {self.size}"

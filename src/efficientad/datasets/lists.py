@@ -46,11 +46,7 @@ def is_list(path: Path) -> bool:
 
 
 def list_category(path: Path, on_problem: OnProblem) -> Category:
-    """Return the category of a CSV or JSON list, or of a manifest.
-
-    Raises:
-        DatasetError: If the file is no such list.
-    """
+    """Return the category of a list or a manifest, or raise `DatasetError`."""
     suffix = path.suffix.lower()
     if suffix in manifests.SUFFIXES:
         rows = manifests.manifest_rows(path)

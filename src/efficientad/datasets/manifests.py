@@ -16,7 +16,6 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,10 +41,9 @@ def manifest_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
             (f"line {n} of {_TEST}", row | {"split": "test"}) for n, row in _rows(test)
         ]
         return rows
-    number = count(1)
-    for _, row in rows:
-        if row["split"] == "train" and next(number) % _TEST_EVERY == 0:
-            row["split"] = "test"
+    normal = [row for _, row in rows if row["split"] == "train"]
+    for row in normal[_TEST_EVERY - 1 :: _TEST_EVERY]:
+        row["split"] = "test"
     return rows
 
 

@@ -44,11 +44,7 @@ def visa_folders(root: Path) -> list[Path]:
 
 
 def visa_category(folder: Path, on_problem: OnProblem) -> Category:
-    """Return one object of VisA.
-
-    Raises:
-        DatasetError: If there is no table, or it does not name the object.
-    """
+    """Return one object of VisA, or raise `DatasetError` if no table names it."""
     root, name = folder.resolve().parent, folder.resolve().name
     if not is_visa(root):
         raise DatasetError(

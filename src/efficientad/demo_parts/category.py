@@ -9,9 +9,8 @@ Every image has a seed of its own, made from the category's seed, its folder and
 number: more images leave the others unchanged.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +19,16 @@ from PIL import Image
 from efficientad.demo_parts.canvas import Pose
 from efficientad.demo_parts.parts import (
     DEFECT_TYPES,
+    DEFECTS,
     DefectType,
-    Part,
+    Fault,
     normal_part,
-    with_defect,
 )
 from efficientad.demo_parts.photograph import photograph
 from efficientad.demo_parts.surfaces import brushed_grain, difference, paint
 from efficientad.errors import DatasetError
 from efficientad.images.rgb import Mask, RGBImage
 from efficientad.storage import atomic_folder
-
-Fault: TypeAlias = Callable[[Part, np.random.Generator], Part]
 
 # The lowest: noise hardly compresses, and trying takes as long as drawing.
 _COMPRESS_LEVEL: Final = 1
@@ -49,9 +46,7 @@ def draw_part(
     its shadow: place, light, grain and noise are the same. The size, width and height
     in pixels, is at least 64.
     """
-    if defect_type is None:
-        return drawn(seed, size)
-    return drawn(seed, size, lambda part, rng: with_defect(part, defect_type, rng))
+    return drawn(seed, size, None if defect_type is None else DEFECTS[defect_type])
 
 
 def drawn(

@@ -104,6 +104,9 @@ class Part:
     chip: Blob | None = None
 
 
+Fault: TypeAlias = Callable[[Part, np.random.Generator], Part]
+
+
 def normal_part(rng: np.random.Generator) -> Part:
     """Return a part without a defect; no two are quite alike."""
     kinds: tuple[ScrewKind, ...] = ("zinc", "zinc", "black", "black")
@@ -136,11 +139,6 @@ def is_bare(at: Point, margin: float) -> bool:
             for (x, y), (a, b) in boxes
         )
     )
-
-
-def with_defect(part: Part, defect_type: DefectType, rng: np.random.Generator) -> Part:
-    """Return a normal part with one defect of random place, size and strength."""
-    return _DEFECTS[defect_type](part, rng)
 
 
 def curve_points(curve: Curve, n_points: int) -> list[Point]:
@@ -224,13 +222,16 @@ def _mixed_up(part: Part, rng: np.random.Generator) -> Part:
     return replace(part, screws=tuple(screws))
 
 
-_DEFECTS: Final[dict[DefectType, Callable[[Part, np.random.Generator], Part]]] = dict(
-    zip(
-        DEFECT_TYPES,
-        (_scratched, _stained, _dented, _chipped, _incomplete, _overfull, _mixed_up),
-        strict=True,
-    )
-)
+DEFECTS: Final[dict[DefectType, Fault]] = {
+    "scratch": _scratched,
+    "stain": _stained,
+    "dent": _dented,
+    "chip": _chipped,
+    "missing": _incomplete,
+    "surplus": _overfull,
+    "swapped": _mixed_up,
+}
+"""Functions that return a normal part with a defect of random place and strength."""
 
 
 def _blob(

@@ -103,7 +103,6 @@ class DistillConfig:
     """Go on from the checkpoint beside the output file, if there is one."""
 
     def __post_init__(self) -> None:
-        """Reject settings of another type or range, and some that exclude others."""
         check_fields(self)
         if self.minutes is not None and (self.steps is not None or self.snapshots):
             raise ConfigError(

@@ -129,10 +129,7 @@ class FeatureCache:
                 while block := file.read(min(n_left, _BLOCK_BYTES)):
                     digest.update(block)
                     n_left -= len(block)
-        recorded = found.get("sha256")
-        if recorded is None:
-            logger.info("%s has no checksum: it is of an earlier version", self._index)
-        if not n_left and recorded in {None, digest.hexdigest()}:
+        if not n_left and found.get("sha256") == digest.hexdigest():
             return n_done, digest
         logger.warning("%s is damaged, so it is computed again", self._file)
         return 0, hashlib.sha256()

@@ -112,15 +112,11 @@ class Distillation:
             for name, value in asdict(self.config).items()
             if name not in _FREE_SETTINGS and value is not None
         }
-        return (
-            settings
-            | asdict(self.recipe)
-            | {
-                "source": Path(self.config.source).name,
-                "has_feature_cache": self.config.feature_cache is not None,
-                "start_from": self.start and self.start.file_hash,
-            }
-        )
+        settings |= asdict(self.recipe)
+        settings["source"] = Path(self.config.source).name
+        settings["has_feature_cache"] = self.config.feature_cache is not None
+        settings["start_from"] = self.start and self.start.file_hash
+        return settings
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -146,11 +142,7 @@ class Distillation:
         save_checkpoint(path, states, self.optimizer, content)
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ModelFileError: If it is unusable, or of other settings, source or images.
-        """
+        """Go on from a checkpoint of this run, or raise `ModelFileError`."""
         states, content = open_checkpoint(path, self._identity, self.optimizer)
         # The number of steps in a limited time is not known.
         n_steps = self.recipe.steps if self.config.minutes is None else sys.maxsize

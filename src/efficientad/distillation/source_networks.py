@@ -175,11 +175,7 @@ class SourceFeatures(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Images]) -> None:
-        """Fit the principal components to the features of some images.
-
-        Raises:
-            DatasetError: If the images give too few feature vectors.
-        """
+        """Fit the principal components, or raise `DatasetError` for too few images."""
         n_joined = sum(self.source_network.stage_channels)
         n_components = min(self.n_channels, n_joined)
         vectors = (self._sampled_vectors(images) for images in batches)

@@ -47,11 +47,7 @@ class Weights:
         return name in self.tensors
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Return one tensor as float32.
-
-        Raises:
-            ModelFileError: If it is missing, of another shape, or not finite.
-        """
+        """Return a finite tensor of a shape as float32, or raise `ModelFileError`."""
         if name not in self.tensors:
             raise ModelFileError(
                 f"{self.path} lacks the tensor {name}; give a file with all weights up"

@@ -11,6 +11,8 @@ from typing import Final
 from efficientad.errors import ModelFileError
 
 INPUT: Final = "images"
+MAX_SIDE: Final = 40_000
+"""Largest height or width of an image, in pixels, that the graph resizes."""
 SCORE_OUTPUT: Final = "image_score"
 RAW_OUTPUTS: Final[Mapping[str, str]] = {
     "local": "local_raw_grid",

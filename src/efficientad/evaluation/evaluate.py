@@ -352,8 +352,7 @@ def _facts(predictor: Predictor) -> dict[str, str]:
         # Earlier files count images as steps.
         batch_size = recipe["batch_size"] if "p_hard" in recipe else 1
         facts["images trained on"] = str(recipe["steps"] * batch_size)
-    if "training_images" in provenance:
-        facts["training images"] = str(len(provenance["training_images"]))
+    facts["training images"] = str(len(provenance["training_images"]))
     if "teacher" in provenance:
         facts["teacher, sha256"] = str(provenance["teacher"].get("hash"))
     return facts

@@ -101,11 +101,7 @@ def step_area(above: Counts, tied: Counts, limit: float) -> Shares:
 
 
 def as_booleans(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
-    """Return an array of booleans, or of 0 and 1, as booleans.
-
-    Raises:
-        DatasetError: If the array holds another value.
-    """
+    """Return booleans, or 0 and 1, as booleans; raise `DatasetError` for others."""
     array = np.asarray(array)
     if array.dtype == bool:
         return array

@@ -28,7 +28,7 @@ from efficientad.datasets import (
 )
 from efficientad.datasets.annotations import SaturationArea, read_saturation_areas
 from efficientad.errors import DatasetError, UndefinedMetricError
-from efficientad.evaluation.metrics import Floats, as_scores
+from efficientad.evaluation.metrics import Floats
 from efficientad.evaluation.region_overlap import (
     DefectPixels,
     RegionOverlap,
@@ -40,7 +40,7 @@ from efficientad.inspection.prediction import Prediction
 
 MetricValues: TypeAlias = dict[str, float]
 MapOf: TypeAlias = Callable[[Sample], NDArray[np.float32]]
-"""Returns the anomaly map of a test image at the image's size, (height, width)."""
+"""Returns the anomaly map of a test image at its own size, (height, width), finite."""
 
 AU_PRO_FPR_LIMIT: Final = 0.3  # Bergmann et al. 2021, and what EfficientAD reports
 
@@ -93,7 +93,8 @@ class Annotations:
     """Reads the annotations of a category's images, masks or channels.
 
     Raises:
-        DatasetError: If its `defects_config.json` cannot be used.
+        DatasetError: If its `defects_config.json`, or an annotation, cannot be used.
+        ImageError: If an annotation cannot be read.
     """
 
     def __init__(self, category: Category) -> None:
@@ -101,12 +102,7 @@ class Annotations:
         self._areas = None if config is None else read_saturation_areas(config)
 
     def regions(self, sample: Sample, height: int, width: int) -> list[Mask]:
-        """Return the annotated regions of a defective image, each (height, width).
-
-        Raises:
-            DatasetError: If the annotation cannot be used.
-            ImageError: If it cannot be read.
-        """
+        """Return the annotated regions of a defective image, each (height, width)."""
         return [
             channel == value
             for channel in self._channels(sample, height, width)
@@ -116,23 +112,16 @@ class Annotations:
     def defect_pixels(
         self, sample: Sample, anomaly_map: NDArray[np.float32]
     ) -> DefectPixels:
-        """Return the regions of a defective image with their scores.
-
-        Raises:
-            DatasetError: If the annotation cannot be used.
-            ImageError: If it cannot be read.
-        """
-        scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
+        """Return the regions of a defective image with their scores."""
         channels, areas = self._channels(sample, *anomaly_map.shape), self._areas
         if areas is not None:
             _require_known_values(sample, channels, areas)
-        return region_pixels(scores, channels, areas)
+        return region_pixels(anomaly_map, channels, areas)
 
     def normal_scores(self, sample: Sample, anomaly_map: NDArray[np.float32]) -> Floats:
         """Return the scores of the pixels of an image that are not annotated."""
-        scores = as_scores(anomaly_map, f"the anomaly map of {sample.path}")
         channels = self._channels(sample, *anomaly_map.shape)
-        return scores[~channels_mask(channels, scores)]
+        return anomaly_map[~channels_mask(channels, anomaly_map)]
 
     def _channels(self, sample: Sample, height: int, width: int) -> list[Labels]:
         """Return the annotation channels; a mask is one that numbers its regions."""
@@ -184,7 +173,6 @@ def measure_pixels(category: Category, map_of: MapOf) -> PixelResults:
     Raises:
         DatasetError: If an annotation or `defects_config.json` cannot be used.
         ImageError: If an annotation cannot be read.
-        UndefinedMetricError: If a map is not finite.
     """
     annotations = Annotations(category)
     samples: dict[str, list[Sample]] = {NORMAL: []}

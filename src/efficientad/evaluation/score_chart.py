@@ -86,7 +86,7 @@ class Chart:
     """A round number of images."""
     rows: list[tuple[str, str, list[float]]]
     """`normal` or `defect`, name, and the place of each image."""
-    threshold: tuple[float, float] | None
+    threshold: tuple[float, float]
     """Place and score."""
     width: float = _WIDTH
     left: float = _LEFT
@@ -95,15 +95,14 @@ class Chart:
 
 
 def score_chart(scores: ScoresByType, threshold: float) -> Chart:
-    """Return the chart of image scores, finite and at least one in all.
+    """Return the chart of image scores, at least one in all.
 
-    Types without any are left out. A threshold that is not finite is not drawn.
+    Scores and threshold are finite. Types without any score are left out.
     """
     named = {name: list(values) for name, values in scores.items() if values}
     everything = [score for values in named.values() for score in values]
-    thresholds = [threshold] if math.isfinite(threshold) else []
-    axis = _Axis.around([*everything, *thresholds])
-    border = axis.places(thresholds)[0] if thresholds else _LEFT
+    axis = _Axis.around([*everything, threshold])
+    border = axis.places([threshold])[0]
     rows = [
         (*_kind_and_name(name), axis.places(values).tolist())
         for name, values in named.items()
@@ -122,7 +121,7 @@ def score_chart(scores: ScoresByType, threshold: float) -> Chart:
         n_most=n_most,
         count_tick=int(_round_values(0, n_most, 3)[-1]),
         rows=rows,
-        threshold=(border, threshold) if thresholds else None,
+        threshold=(border, threshold),
     )
 
 

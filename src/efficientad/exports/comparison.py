@@ -17,6 +17,7 @@ from efficientad.engines.engine import Precision
 from efficientad.engines.graph_outputs import (
     GRID_OUTPUTS,
     MAP_OUTPUTS,
+    MAX_SIDE,
     RAW_OUTPUTS,
     SCORE_OUTPUT,
     WHOLE,
@@ -24,8 +25,8 @@ from efficientad.engines.graph_outputs import (
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.errors import ExportMismatchError
+from efficientad.evaluation.evaluate import evaluate
 from efficientad.exports.calibration_images import spread
-from efficientad.exports.graph_nodes import MAX_SIDE
 from efficientad.images.rgb import INPUT_SIZE, ImageLike, RGBImage, resize_image
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.maps import HIGH_TARGET, combine_maps, normalize_maps
@@ -209,8 +210,6 @@ def losses_on(
         ExportMismatchError: If the export loses more than `max_loss` points of a
             metric.
     """
-    from efficientad.evaluation.evaluate import evaluate  # noqa: PLC0415 - heavy
-
     evaluations = evaluate(predictor, category), evaluate(exported, category)
     before, after = (found.metrics for found in evaluations)
     names = ["image_au_roc", *(name for name in PIXEL_METRICS if name in before)]

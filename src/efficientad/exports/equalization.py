@@ -8,13 +8,10 @@ stays (Nagel et al., arXiv 1906.04721).
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import onnx
+from onnx import ModelProto, NodeProto, numpy_helper
 
 KEEPS_FACTORS = {"AveragePool", "Concat", "Resize"}
 """Operators whose result has the factors of what they read."""
@@ -28,15 +25,13 @@ Channels = NDArray[np.float64]
 
 
 def equalized(
-    model: "onnx.ModelProto", largest: Mapping[str, Channels]
-) -> tuple["onnx.ModelProto", dict[str, Channels]]:
+    model: ModelProto, largest: Mapping[str, Channels]
+) -> tuple[ModelProto, dict[str, Channels]]:
     """Return the same function with scaled hidden channels, and the largest values.
 
     Each value that is never negative has its largest on normal images, (channels,).
     Convolutions have a kernel, and perhaps a bias, of their own.
     """
-    from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
-
     factors = _factors(model, largest)
     constants = {
         tensor.name: numpy_helper.to_array(tensor).astype(np.float64)
@@ -67,11 +62,9 @@ def equalized(
     return found, {name: each * factors.get(name, 1) for name, each in largest.items()}
 
 
-def _factors(
-    model: "onnx.ModelProto", largest: Mapping[str, Channels]
-) -> dict[str, Channels]:
+def _factors(model: ModelProto, largest: Mapping[str, Channels]) -> dict[str, Channels]:
     """Return the factors of each value that has them, (channels,)."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
@@ -95,7 +88,7 @@ def _factors(
 
 
 def _together(
-    readers: Mapping[str, Sequence["onnx.NodeProto"]],
+    readers: Mapping[str, Sequence[NodeProto]],
     largest: Mapping[str, Channels],
     name: str,
 ) -> list[str]:

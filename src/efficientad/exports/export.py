@@ -1,7 +1,7 @@
 """An export: one graph from pixels to maps and score, refused if it differs.
 
 The graph takes RGB images, uint8, (batch, height, width, 3), of up to
-`graph_nodes.MAX_SIDE` pixels a side. It resizes them as Pillow does, and computes input
+`MAX_SIDE` pixels a side. It resizes them as Pillow does, and computes input
 normalization, networks, map normalization and placement. Threshold and scores of normal
 images are metadata of the file. The same operators are written for ONNX Runtime
 (`.onnx`) or for OpenVINO (`.xml` with `.bin`).
@@ -11,7 +11,7 @@ For the C interface of the native layers the file is no graph (`native_file`).
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 from efficientad.datasets import open_category
 from efficientad.decisions.rule import ANYWHERE
@@ -20,6 +20,7 @@ from efficientad.engines.graph_outputs import require_utf8
 from efficientad.engines.openvino import require_bf16
 from efficientad.engines.weights import Arrays
 from efficientad.errors import ConfigError, needs_extra
+from efficientad.evaluation.evaluate import require_both_kinds
 from efficientad.exports.calibration_images import calibration_images
 from efficientad.exports.comparison import (
     N_COMPARED,
@@ -30,10 +31,7 @@ from efficientad.exports.comparison import (
     require_outputs,
     whole_engine,
 )
-from efficientad.exports.graph import detector_graph
 from efficientad.exports.native_file import write_native
-from efficientad.exports.precisions import with_16_bit_weights
-from efficientad.exports.quantization import quantized
 from efficientad.images.preparation import Preparation
 from efficientad.images.rgb import INPUT_SIZE, resize_image
 from efficientad.inspection.opening import EXPORT_SUFFIXES, load
@@ -48,9 +46,6 @@ from efficientad.model_files.export_metadata import (
 )
 from efficientad.settings import Range, checks_arguments
 from efficientad.storage import files_together, require_writable, storage_errors
-
-if TYPE_CHECKING:
-    import onnx
 
 DEFAULT_MAX_LOSS: Final = 0.2
 """Points of image AU-ROC, and of AU-PRO or AU-sPRO."""
@@ -127,12 +122,14 @@ def export(
             )
         write_native(predictor, *_networks_of(predictor), target)
         return ExportReport(Differences(0.0, 0, None, 0), None)
-    # Those need torch, or are slow to load.
-    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415
-    from efficientad.evaluation.evaluate import require_both_kinds  # noqa: PLC0415
+    from efficientad.engines.pytorch import PyTorchEngine  # noqa: PLC0415 - needs torch
     from efficientad.method.detector import Detector  # noqa: PLC0415
 
     weights, size = _require_possible(predictor, target, precision)
+    from efficientad.exports.graph import detector_graph, write  # noqa: PLC0415 - onnx
+    from efficientad.exports.precisions import with_16_bit_weights  # noqa: PLC0415
+    from efficientad.exports.quantization import quantized  # noqa: PLC0415
+
     if verify is not None:  # before minutes are spent on the export
         require_both_kinds(open_category(verify), otherwise="leave --verify out")
     n = N_CALIBRATED if precision == "int8" else N_COMPARED
@@ -177,7 +174,7 @@ def export(
     with files_together(metadata.files_of(target)) as folder:
         staged = folder / target.name
         with storage_errors(target):
-            _write(model, staged)
+            write(model, staged)
             metadata.write(staged, described)
         engine = whole_engine(staged, precision, calibration.terms)
         differences = compared(exact, engine, normal)
@@ -222,21 +219,3 @@ def _networks_of(predictor: Predictor) -> tuple[Arrays, ModelSize]:
             "give the .ead file it was made of"
         )
     return predictor.weights, predictor.size
-
-
-def _write(model: "onnx.ModelProto", path: Path) -> None:
-    import onnx  # noqa: PLC0415 - only an export needs it
-
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-    if path.suffix == ONNX_SUFFIX:
-        path.write_bytes(content)
-        return
-    import openvino  # noqa: PLC0415
-
-    converted = openvino.Core().read_model(content)
-    converted.set_rt_info("", metadata.KEY)  # a place for the metadata
-    try:
-        openvino.save_model(converted, path, compress_to_fp16=False)
-    except RuntimeError as error:  # its only reason is the disk
-        raise OSError(str(error)) from error

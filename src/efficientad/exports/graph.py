@@ -8,9 +8,11 @@ hidden features of both.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from onnx import ModelProto, TensorProto, checker, helper
 
 from efficientad.decisions.decision import TermScale
 from efficientad.engines.graph_outputs import (
@@ -50,9 +52,7 @@ from efficientad.method.sizes import (
     autoencoder_shapes,
     unpadded,
 )
-
-if TYPE_CHECKING:
-    import onnx
+from efficientad.model_files.export_metadata import KEY, ONNX_SUFFIX
 
 OPSET = 18
 IR_VERSION = 10
@@ -68,7 +68,7 @@ def detector_graph(
     size: ModelSize,
     scales: Mapping[str, MapScale],
     terms: Mapping[str, TermScale],
-) -> "onnx.ModelProto":
+) -> ModelProto:
     """Return the detector, from pixels to maps and score, as one ONNX model."""
     graph = Nodes()
     pixels = resized(graph, INPUT, name=PIXELS)
@@ -91,6 +91,23 @@ def detector_graph(
     for grid, name in zip((combined, *grids), MAP_OUTPUTS, strict=True):
         graph.op("MatMul", graph.op("MatMul", rows, grid), columns, name=name)
     return _model(graph, terms)
+
+
+def write(model: ModelProto, path: Path) -> None:
+    """Write a graph for the engine of a file's ending, or raise `OSError`."""
+    checker.check_model(model, full_check=True)
+    content = model.SerializeToString()
+    if path.suffix == ONNX_SUFFIX:
+        path.write_bytes(content)
+        return
+    import openvino  # noqa: PLC0415 - not for ONNX
+
+    converted = openvino.Core().read_model(content)
+    converted.set_rt_info("", KEY)  # a place for the metadata
+    try:
+        openvino.save_model(converted, path, compress_to_fp16=False)
+    except RuntimeError as error:  # its only reason is the disk
+        raise OSError(str(error)) from error
 
 
 def _score(
@@ -148,9 +165,7 @@ def _composition(graph: Nodes, arrays: Arrays, features: Mapping[str, str]) -> s
     return graph.op("Sqrt", squares, name=COMPOSITION_OUTPUT)
 
 
-def _model(graph: Nodes, terms: Mapping[str, TermScale]) -> "onnx.ModelProto":
-    from onnx import TensorProto, helper  # noqa: PLC0415
-
+def _model(graph: Nodes, terms: Mapping[str, TermScale]) -> ModelProto:
     def value(name: str, shape: Sequence[str | int], kind: int = 1) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
 

@@ -9,26 +9,23 @@ million come out one level off.
 """
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from onnx import ModelProto, helper, numpy_helper
 
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE, GRID_CELLS
-
-if TYPE_CHECKING:
-    import onnx
 
 # Element types as the format numbers them.
 FLOAT, INT64, BOOL = 1, 7, 9
 # Pillow's weights are multiples of one over 2^22. Each is split into two halves of 11
 # bits, whose products with pixels are exact in single precision. The four digits below
-# are divided out one by one, so that no numerator exceeds the 31 bits of some engines.
+# are divided out one by one, so that no numerator exceeds the 31 bits of some engines
+# up to `MAX_SIDE` pixels a side.
 _HALF = 2**11
 _DIGITS = (2**6, 2**5, 2**6, 2**5)
-MAX_SIDE = 40_000
-"""Largest height or width of an image, in pixels, for which the numerators fit."""
 
 
 class Nodes:
@@ -44,8 +41,6 @@ class Nodes:
 
     def op(self, kind: str, *inputs: str, name: str | None = None, **how: Any) -> str:
         """Add an operator and return the name of its result."""
-        from onnx import helper  # noqa: PLC0415 - only an export needs it
-
         result = name or f"{self._prefix}{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(
             helper.make_node(kind, list(inputs), [result], name=result, **how)
@@ -64,11 +59,9 @@ class Nodes:
 
     def initializers(self) -> list[Any]:
         """Return the constants as tensors of the format."""
-        from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
-
         return [numpy_helper.from_array(v, name) for name, v in self.constants.items()]
 
-    def in_place_of(self, model: "onnx.ModelProto") -> "onnx.ModelProto":
+    def in_place_of(self, model: ModelProto) -> ModelProto:
         """Return a model with these nodes only, and with the constants they read."""
         found = copy.deepcopy(model)
         del found.graph.node[:], found.graph.initializer[:]
@@ -106,8 +99,6 @@ def resized(graph: Nodes, images: str, *, name: str) -> str:
 
 def _branch(graph: Nodes) -> Any:
     """Return the nodes as a branch of an `If`; the last node is its result."""
-    from onnx import helper  # noqa: PLC0415 - only an export needs it
-
     last = graph.nodes[-1].output[0]
     shape: list[str | int] = ["batch", 3, INPUT_SIZE, INPUT_SIZE]
     result = helper.make_tensor_value_info(last, FLOAT, shape)

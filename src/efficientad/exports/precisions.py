@@ -3,30 +3,24 @@
 Engines convert them to single precision once, when they load the file.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from efficientad.exports.graph_nodes import Nodes
-
-if TYPE_CHECKING:
-    import onnx
 
 Kernels = NDArray[np.float32]
 """(outputs, inputs, rows, columns)."""
 
 
-def with_16_bit_weights(
-    model: "onnx.ModelProto", *, has_bfloat16: bool
-) -> "onnx.ModelProto":
+def with_16_bit_weights(model: ModelProto, *, has_bfloat16: bool) -> ModelProto:
     """Return the graph with the kernels of all convolutions stored in 16 bits.
 
     bfloat16 has eight bits of precision and the range of single precision, in place of
     eleven bits and a range to 65504.
     """
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
-
     kind = TensorProto.BFLOAT16 if has_bfloat16 else TensorProto.FLOAT16
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     kernels = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}

@@ -14,10 +14,11 @@ normal images and taken off again where that brings a map closer.
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.errors import ExportMismatchError
@@ -35,9 +36,6 @@ from efficientad.exports.weight_rounding import (
 from efficientad.images.rgb import RGBImage
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET
 
-if TYPE_CHECKING:
-    import onnx
-
 _RAW, _NORMALIZED = tuple(RAW_OUTPUTS.values()), tuple(GRID_OUTPUTS.values())
 
 LIMIT: Final = 0.1
@@ -54,9 +52,7 @@ Grids = NDArray[np.float32]
 """Both maps of each image, (images, 2, 56, 56)."""
 
 
-def quantized(
-    model: "onnx.ModelProto", images: Sequence[RGBImage]
-) -> "onnx.ModelProto":
+def quantized(model: ModelProto, images: Sequence[RGBImage]) -> ModelProto:
     """Return a detector's graph with its convolutions in 8 bits.
 
     Ranges and noise are measured on the images, at least one normal one.
@@ -86,8 +82,8 @@ def quantized(
 
 
 def _measured(
-    model: "onnx.ModelProto", images: Sequence[RGBImage]
-) -> tuple["onnx.ModelProto", dict[str, float]]:
+    model: ModelProto, images: Sequence[RGBImage]
+) -> tuple[ModelProto, dict[str, float]]:
     """Equalize a graph, and return the largest number of each value for bytes."""
     names = never_negative(model)
     channels = {name: np.zeros(1) for name in names}
@@ -105,7 +101,7 @@ def _measured(
     return model, largest
 
 
-def _maps(model: "onnx.ModelProto", images: Sequence[RGBImage]) -> tuple[Grids, Grids]:
+def _maps(model: ModelProto, images: Sequence[RGBImage]) -> tuple[Grids, Grids]:
     """Return raw and normalized maps of a graph."""
     values = list(inner_values(model, (*_RAW, *_NORMALIZED), images))
     raw, normalized = (
@@ -122,7 +118,7 @@ def _noise(exact: Grids, found: Grids) -> dict[str, float]:
     return dict(zip(_RAW, np.nanmedian(raised, (0, 2, 3)).tolist(), strict=True))
 
 
-def never_negative(model: "onnx.ModelProto") -> list[str]:
+def never_negative(model: ModelProto) -> list[str]:
     """List the values that unsigned bytes can hold: pixels, and what ReLUs give."""
     found = {PIXELS}
     for node in model.graph.node:
@@ -134,10 +130,10 @@ def never_negative(model: "onnx.ModelProto") -> list[str]:
 
 
 def rounded_graph(
-    model: "onnx.ModelProto",
+    model: ModelProto,
     largest: Mapping[str, float],
     kernels: Mapping[str, RoundedKernels],
-) -> "onnx.ModelProto":
+) -> ModelProto:
     """Return a graph whose convolutions read bytes where their input can be rounded.
 
     Values for unsigned bytes have a largest number; those that are joined share it.
@@ -160,7 +156,7 @@ def rounded_graph(
     return writer.graph.in_place_of(model)
 
 
-def without(model: "onnx.ModelProto", noise: Mapping[str, float]) -> "onnx.ModelProto":
+def without(model: ModelProto, noise: Mapping[str, float]) -> ModelProto:
     """Subtract a number from each of some values, which may be outputs of the graph.
 
     A share of what there was stays: a raw map is positive, and one cell of it near zero
@@ -181,7 +177,7 @@ def without(model: "onnx.ModelProto", noise: Mapping[str, float]) -> "onnx.Model
 class _Writer:
     """Collects the operators of a graph whose convolutions are rounded."""
 
-    def __init__(self, model: "onnx.ModelProto", largest: Mapping[str, float]) -> None:
+    def __init__(self, model: ModelProto, largest: Mapping[str, float]) -> None:
         self.graph = Nodes("rounded_")
         self._largest = largest
         self._exact = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -196,12 +192,8 @@ class _Writer:
             self._done[name] = self.graph.op("DequantizeLinear", stored, scale, zero)
         return self._done[name]
 
-    def round_convolution(
-        self, node: "onnx.NodeProto", kernels: RoundedKernels
-    ) -> None:
+    def round_convolution(self, node: NodeProto, kernels: RoundedKernels) -> None:
         """Round the values, weights and bias that a convolution reads."""
-        from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
-
         scale_of_value = np.float32(byte_step(self._largest[node.input[0]]))
         node.input[0] = self.value(node.input[0])
         multiples, scales, added = kernels

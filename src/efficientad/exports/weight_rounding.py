@@ -6,17 +6,16 @@ on normal images, and the bias for what is left of the mean.
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
 
 from efficientad.engines.graph_outputs import INPUT
 from efficientad.exports.graph import CELL_DESCRIPTORS
 from efficientad.images.rgb import RGBImage
-
-if TYPE_CHECKING:
-    import onnx
 
 LEVELS: Final = 2**8 - 1
 """Levels of a value that a convolution reads, above zero."""
@@ -44,18 +43,15 @@ class RoundedKernels(NamedTuple):
 
 
 def inner_values(
-    model: "onnx.ModelProto", names: Sequence[str], images: Sequence[RGBImage]
+    model: ModelProto, names: Sequence[str], images: Sequence[RGBImage]
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield any values of a detector's graph for one image after the other, by name.
 
     They have no axis of the batch; of a convolution they are (channels, rows, columns).
     """
-    import onnx  # noqa: PLC0415 - only an export needs it
-    import onnxruntime  # noqa: PLC0415
-
     giving = copy.deepcopy(model)
     del giving.graph.output[:]
-    giving.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    giving.graph.output.extend(ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -67,15 +63,13 @@ def inner_values(
 
 
 def kernels_of_bytes(
-    model: "onnx.ModelProto", largest: Mapping[str, float], images: Sequence[RGBImage]
+    model: ModelProto, largest: Mapping[str, float], images: Sequence[RGBImage]
 ) -> dict[str, RoundedKernels]:
     """Round the weights of each convolution that reads bytes, by name.
 
     `largest` has the largest number of each value that is rounded to bytes. What lies
     under the kernels is measured on the images.
     """
-    from onnx import numpy_helper  # noqa: PLC0415 - only an export needs it
-
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     weights = {
         node.name: numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
@@ -161,7 +155,7 @@ class _Windows(NamedTuple):
     padding: int
 
     @classmethod
-    def of(cls, node: "onnx.NodeProto", weights: NDArray[np.float64]) -> "_Windows":
+    def of(cls, node: NodeProto, weights: NDArray[np.float64]) -> "_Windows":
         """Read them off a convolution of square kernels."""
         told = {attribute.name: attribute.ints for attribute in node.attribute}
         (stride,) = set(told.get("strides", [1]))

@@ -6,7 +6,7 @@ image. They fade where they are only extended, towards the border.
 
 import math
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -25,8 +25,10 @@ from efficientad.images.heatmaps import (
 )
 from efficientad.images.pose import Pose
 from efficientad.images.rgb import Mask, RGBImage
-from efficientad.inspection.prediction import Grid, Prediction
 from efficientad.method.placement import border_fade, place_map
+
+if TYPE_CHECKING:
+    from efficientad.inspection.prediction import Grid, Prediction
 
 _GRAY: Final = 100
 """Gray value that pixels outside of the region of interest are moved to."""
@@ -34,7 +36,7 @@ _HEIGHT: Final = 256
 """Height of each picture of a panel that is not very wide, pixels."""
 
 
-def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
+def prediction_panel(image: RGBImage, prediction: "Prediction") -> RGBImage:
     """Return one picture of a predicted image, its maps and their color scale."""
     small = fit_image(image, _HEIGHT)
     verdict: str = prediction.decision
@@ -52,7 +54,7 @@ def prediction_panel(image: RGBImage, prediction: Prediction) -> RGBImage:
     return panel(tiles, height=_HEIGHT)
 
 
-def prediction_tiles(image: RGBImage, prediction: Prediction) -> list[Tile]:
+def prediction_tiles(image: RGBImage, prediction: "Prediction") -> list[Tile]:
     """Return each named map and the combined map, drawn at the size of an image."""
     height, width = image.shape[:2]
     low, high = color_scale(prediction.normal_range)
@@ -63,7 +65,7 @@ def prediction_tiles(image: RGBImage, prediction: Prediction) -> list[Tile]:
     return [*tiles, Tile("combined map", prediction_overlay(image, prediction))]
 
 
-def prediction_overlay(image: RGBImage, prediction: Prediction) -> RGBImage:
+def prediction_overlay(image: RGBImage, prediction: "Prediction") -> RGBImage:
     """Return an image, at any size, under its combined map with outlined regions."""
     height, width = image.shape[:2]
     low, high = color_scale(prediction.normal_range)
@@ -72,7 +74,7 @@ def prediction_overlay(image: RGBImage, prediction: Prediction) -> RGBImage:
     return outline(covered, drawn_regions(prediction, height, width), THRESHOLD_COLOR)
 
 
-def drawn_regions(prediction: Prediction, height: int, width: int) -> Mask:
+def drawn_regions(prediction: "Prediction", height: int, width: int) -> Mask:
     """Return the pixels of the defect regions as `drawn_map` shows them."""
     drawn = drawn_map(prediction.combined_grid, height, width, prediction.pose)
     regions = replace(prediction, height=height, width=width).region_mask
@@ -81,7 +83,7 @@ def drawn_regions(prediction: Prediction, height: int, width: int) -> Mask:
 
 
 def drawn_map(
-    grid: Grid, height: int, width: int, pose: Pose | None = None
+    grid: "Grid", height: int, width: int, pose: Pose | None = None
 ) -> AnomalyMap:
     """Return the map of a grid as it is drawn at any size, in the image's own frame.
 
@@ -93,7 +95,7 @@ def drawn_map(
     return faded if pose is None else pose.in_own_frame(faded)
 
 
-def with_boxes(image: RGBImage, prediction: Prediction) -> RGBImage:
+def with_boxes(image: RGBImage, prediction: "Prediction") -> RGBImage:
     """Return an image at any size with a box around each region above the threshold."""
     down = image.shape[0] / prediction.height
     across = image.shape[1] / prediction.width
@@ -109,7 +111,7 @@ def with_boxes(image: RGBImage, prediction: Prediction) -> RGBImage:
     return draw_boxes(image, boxes)
 
 
-def _with_region_of_interest(image: RGBImage, prediction: Prediction) -> RGBImage:
+def _with_region_of_interest(image: RGBImage, prediction: "Prediction") -> RGBImage:
     """Return an image at any size whose pixels outside of the region are grayed."""
     if not prediction.rule.region_of_interest:
         return image

@@ -22,6 +22,7 @@ from efficientad.errors import MissingDependencyError
 from efficientad.images.levels import Levels
 from efficientad.images.pose import Pose
 from efficientad.images.rgb import ImageLike, Mask, RGBImage
+from efficientad.inspection import showing
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, combine_maps
 from efficientad.method.placement import place_map
 from efficientad.settings import checked, explains_freezing
@@ -185,8 +186,6 @@ class Prediction:
             ImageError: If the image was predicted from pixels and is not given, its
                 file cannot be read, or it has another size.
         """
-        from efficientad.inspection import showing  # noqa: PLC0415 - it draws this class
-
         return showing.overlay_of(self, image)
 
     def save(self, path: Path | str, image: ImageLike | None = None) -> None:
@@ -201,8 +200,6 @@ class Prediction:
             ImageError: As for `overlay`.
             StorageError: If the file cannot be written.
         """
-        from efficientad.inspection import showing  # noqa: PLC0415 - it draws this class
-
         showing.save(self, checked("path", path, Path), image)
 
     def show(
@@ -218,8 +215,6 @@ class Prediction:
             ImageError: As for `overlay`.
             MissingDependencyError: If matplotlib is not installed.
         """
-        from efficientad.inspection import showing  # noqa: PLC0415 - it draws this class
-
         showing.show(self, image, axes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -251,8 +246,6 @@ class Prediction:
         return f"<Prediction {self}, {self.width} x {self.height} pixels>"
 
     def _repr_png_(self) -> bytes:
-        from efficientad.inspection import showing  # noqa: PLC0415 - it draws this class
-
         return showing.png_of(self)
 
     def _repr_html_(self) -> str:

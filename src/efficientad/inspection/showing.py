@@ -16,11 +16,12 @@ from efficientad.inspection.panels import (
     prediction_panel,
     with_boxes,
 )
-from efficientad.inspection.prediction import Prediction
 from efficientad.storage import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from efficientad.inspection.prediction import Prediction
 
 _SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _GRAY: Final = 128
@@ -28,7 +29,7 @@ _SIDE: Final = 256
 """Longer side of what stands for an image that is gone, pixels."""
 
 
-def overlay_of(prediction: Prediction, image: ImageLike | None) -> RGBImage:
+def overlay_of(prediction: "Prediction", image: ImageLike | None) -> RGBImage:
     """Return the image of a prediction under its map, with a line of text.
 
     Raises:
@@ -57,7 +58,7 @@ def overlay_of(prediction: Prediction, image: ImageLike | None) -> RGBImage:
     return write_caption(drawn, text)
 
 
-def save(prediction: Prediction, path: Path, image: ImageLike | None) -> None:
+def save(prediction: "Prediction", path: Path, image: ImageLike | None) -> None:
     """Write the overlay of a prediction to an image file."""
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
@@ -70,7 +71,9 @@ def save(prediction: Prediction, path: Path, image: ImageLike | None) -> None:
         picture.save(file, Image.registered_extensions()[suffix])
 
 
-def show(prediction: Prediction, image: ImageLike | None, axes: "Axes | None") -> None:
+def show(
+    prediction: "Prediction", image: ImageLike | None, axes: "Axes | None"
+) -> None:
     """Draw the overlay of a prediction by matplotlib."""
     try:
         from matplotlib import pyplot as plt  # noqa: PLC0415 - not a dependency
@@ -88,7 +91,7 @@ def show(prediction: Prediction, image: ImageLike | None, axes: "Axes | None") -
         plt.show()
 
 
-def png_of(prediction: Prediction) -> bytes:
+def png_of(prediction: "Prediction") -> bytes:
     """Return a small picture of a prediction as PNG, with its maps side by side.
 
     The maps lie on gray where the image is not at hand any more.

@@ -54,7 +54,6 @@ class Proxy(_Checked):
     engineers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject settings of another type or range."""
         super().__post_init__()
         try:
             self.networks  # noqa: B018 - it is computed once
@@ -111,7 +110,6 @@ class Camera(_Checked):
     its first one. None: it is not opened again."""
 
     def __post_init__(self) -> None:
-        """Reject settings of another type or range, and two ways to frames or none."""
         super().__post_init__()
         if bool(self.address) == bool(self.command):
             raise ConfigError(
@@ -205,11 +203,6 @@ class StationConfig(_Checked):
         return self.max_megapixels * 10**6
 
     @property
-    def is_loopback(self) -> bool:
-        """Whether only this computer reaches the station."""
-        return self.host in {"127.0.0.1", "::1", "localhost"}
-
-    @property
     def has_identities(self) -> bool:
         """Whether the station knows who sends a request."""
         return bool(self.tokens) or self.proxy is not None
@@ -221,9 +214,9 @@ class StationConfig(_Checked):
         return (*(hook.name for hook in self.webhooks), *broker)
 
     def __post_init__(self) -> None:
-        """Reject settings of another type or range, and those that exclude others."""
         super().__post_init__()
-        if not (self.is_loopback or self.has_identities or self.is_open):
+        is_loopback = self.host in {"127.0.0.1", "::1", "localhost"}
+        if not (is_loopback or self.has_identities or self.is_open):
             raise ConfigError(
                 f"a station that others reach at {self.host} needs tokens, got none; "
                 "make one with --new-token, or allow everybody everything with --open"
@@ -245,12 +238,9 @@ class StationConfig(_Checked):
 def read_config(
     path: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
 ) -> StationConfig:
-    """Return the settings of a station.
+    """Return the settings of a station from its file, the environment and flags.
 
-    Args:
-        path: TOML file. None: no file.
-        environment: Variables of the process, such as EFFICIENTAD_STATION_PORT.
-        flags: Settings that go before the others.
+    Variables are such as EFFICIENTAD_STATION_PORT. Later ones go before earlier ones.
 
     Raises:
         ConfigError: If a setting is unknown, missing, or of another type or range.
@@ -310,7 +300,8 @@ def _made(kind: Any, table: Any, place: str) -> Any:
         )
     values = {}
     for name, value in table.items():
-        inner = next((k for k in (*get_args(hints[name]), hints[name]) if _is(k)), None)
+        kinds = (*get_args(hints[name]), hints[name])
+        inner = next(filter(is_dataclass, kinds), None)
         if inner is None:
             values[name] = checked(name, value, hints[name])
         elif isinstance(value, list):
@@ -321,7 +312,3 @@ def _made(kind: Any, table: Any, place: str) -> Any:
     if missing := sorted(set(required) - set(values)):
         raise ConfigError(f"{place} must have {', '.join(missing)}, got none")
     return kind(**values)
-
-
-def _is(kind: Any) -> bool:
-    return isinstance(kind, type) and is_dataclass(kind)

@@ -6,6 +6,9 @@ from efficientad.errors import ConfigError, EfficientADError
 class UnavailableError(EfficientADError, RuntimeError):
     """The station cannot inspect now: it starts, stops, or has lost something."""
 
+    retry_after = 1
+    """Seconds after which to come again."""
+
 
 class OverloadedError(EfficientADError, RuntimeError):
     """All places are taken, or a client sends more than its rate."""

@@ -86,10 +86,6 @@ def token_lines(name: str) -> list[str]:
 def serve(config: StationConfig, opener: OpenModel = open_model) -> None:
     """Run a station until it is told to stop (SIGTERM or Ctrl-C).
 
-    Args:
-        config: Settings of the station.
-        opener: Function that opens a model file in the process that predicts.
-
     Raises:
         ConfigError: If the port cannot be used.
         StorageError: If the data folder cannot be used.

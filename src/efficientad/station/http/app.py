@@ -39,12 +39,7 @@ _MEGABYTE = 10**6
 
 
 def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI:
-    """Return the application of a station; the station lives as long as it runs.
-
-    Args:
-        config: Settings of the station.
-        opener: Function that opens a model file in the process that predicts.
-    """
+    """Return the application of a station; the station lives as long as it runs."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,13 +50,8 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
             raise
         app.state.station = station
         app.state.events = Events(asyncio.get_running_loop())
-        app.state.monitor = monitor = Monitor(
-            station.store,
-            station.tell,
-            station.report,
-            defect_share=config.defect_share,
-            silent_seconds=config.silent_seconds,
-        )
+        monitor = Monitor(station.store, config, station.tell, station.report)
+        app.state.monitor = monitor
         station.listeners += [app.state.events, monitor]
         ends = ExitStack()
         ends.callback(station.close)

@@ -18,7 +18,6 @@ from efficientad.station.storage import audit
 from efficientad.station.storage.audit_chain import Entry, canonical_json, first_fault
 
 router = APIRouter(tags=["audit"])
-_COLUMNS: Final = tuple(field.name for field in fields(Entry))
 _LAST: Final = 2**31 - 1
 
 
@@ -75,7 +74,7 @@ def as_csv(_client: Engineer, station: TheStation) -> StreamingResponse:
 def _lines(station: Station) -> Iterator[str]:
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(_COLUMNS)
+    writer.writerow(field.name for field in fields(Entry))
     with station.database.connect() as connection:
         for entry in audit.entries(connection):
             writer.writerow([_cell(value) for value in asdict(entry).values()])

@@ -74,7 +74,7 @@ async def post(  # noqa: PLR0913, PLR0917 - each is a parameter of the interface
         request,
         station,
         source=source,
-        key=idempotency_key,
+        source_key=idempotency_key,
         part=part,
         expected=expect,
         captured_at=captured_at,
@@ -94,11 +94,7 @@ async def inspected(
 ) -> Answer:
     """Return the answer to an image that has a place, which is released.
 
-    Args:
-        request: Request that the image came with.
-        station: Station.
-        chunks: Function that returns the image. None: it is the body.
-        known: Fields of the arrival.
+    Without `chunks`, the image is the body. `known` are fields of the arrival.
     """
     length = request.headers.get("content-length") if chunks is None else None
     try:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from PIL import Image
+from PIL import Image, ImageColor
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -175,9 +175,7 @@ def _confidence(row: queries.Row) -> float:
 
 
 def _drawn(mask: Any) -> bytes:
-    colors = np.array(
-        [list(bytes.fromhex(color[1:])) for color in (_BACKGROUND, _ANOMALY)], np.uint8
-    )
+    colors = np.array([*map(ImageColor.getrgb, (_BACKGROUND, _ANOMALY))], np.uint8)
     file = BytesIO()
     Image.fromarray(colors[mask.astype(np.intp)]).save(file, "PNG")
     return file.getvalue()

@@ -1,6 +1,5 @@
 """Models, rules and activations."""
 
-import json
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -21,7 +20,7 @@ from efficientad.station.http.schemas import (
     TriedRule,
 )
 from efficientad.station.http.security import Engineer, TheStation, Viewer
-from efficientad.station.prediction import rules
+from efficientad.station.prediction.rules import rule_of
 from efficientad.station.prediction.stored import decision_by, is_exact
 from efficientad.station.storage import queries, registry, tables
 from efficientad.station.storage.queries import new_id, newest
@@ -108,9 +107,7 @@ def preview(_client: Viewer, station: TheStation, tried: TriedRule) -> Preview:
     """Decide the last 1000 parts of a model by a rule, and store nothing."""
     with station.database.connect() as connection:
         model = registry.model_of(connection, tried.model)
-        values = tried.model_dump(mode="json")
-        values["regions"] = json.dumps(values["regions"])
-        rule = rules.Rule(id="", **values)
+        rule = rule_of({"id": "", **tried.model_dump(mode="json")})
         decide = decision_by(model["calibration"], rule)
         n = n_flagged = n_before = 0
         changed: dict[str, str] = {}

@@ -33,13 +33,8 @@ def heatmap(
 ) -> bytes:
     """Return a map of an inspection in colors, as a PNG of the preview's size.
 
-    It is transparent where the map is low, and lies over the preview.
-
-    Args:
-        grids: Grids of the inspection, as safetensors.
-        name: `combined`, or the name of a grid.
-        row: The inspection.
-        normal_range: Median and limit of normal scores, which colors depend on.
+    It is transparent where the map is low, and lies over the preview. Its name is
+    `combined`, or that of a grid. Colors depend on median and limit of normal scores.
     """
     scale = min(1.0, _PREVIEW_SIDE / max(row["height"], row["width"]))
     height, width = (max(1, round(scale * row[n])) for n in ("height", "width"))

@@ -20,7 +20,6 @@ from efficientad.station.errors import (
 from efficientad.station.logs import logger
 
 MEDIA_TYPE: Final = "application/problem+json"
-_UNAVAILABLE_SECONDS: Final = 1
 _STATUS_OF: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ImageError, 422),
     (ModelFileError, 422),
@@ -54,10 +53,8 @@ def problem_of(error: Exception) -> HTTPException:
         return HTTPException(422, "; ".join(reasons))
     status = next(status for kind, status in _STATUS_OF if isinstance(error, kind))
     headers = {}
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | UnavailableError):
         headers["Retry-After"] = str(error.retry_after)
-    elif isinstance(error, UnavailableError):
-        headers["Retry-After"] = str(_UNAVAILABLE_SECONDS)
     return HTTPException(status, str(error), headers)
 
 

@@ -35,6 +35,9 @@ Number = Annotated[
 InspectionNumber = Annotated[Number, Path(description="Number of an inspection.")]
 
 
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
 def _in_utc(time: datetime) -> datetime:
     try:
         return time.astimezone(UTC)
@@ -45,25 +48,17 @@ def _in_utc(time: datetime) -> datetime:
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A time with its zone."""
 
-IMAGE_BODY: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
-IMAGES_BODY: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "additionalProperties": {"type": "string", "format": "binary"},
-                }
-            }
-        },
-    }
-}
+
+def _body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    content = {media_type: {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_FILE: Final = {"type": "string", "format": "binary"}
+IMAGE_BODY: Final = _body("image/*", _FILE)
+IMAGES_BODY: Final = _body(
+    "multipart/form-data", {"type": "object", "additionalProperties": _FILE}
+)
 
 
 class Region(BaseModel):
@@ -155,14 +150,7 @@ class RegionOfInterest(Strict):
 
     name: Name
     kind: Literal["interest", "ignore"]
-    points: Annotated[
-        list[
-            tuple[
-                Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]
-            ]
-        ],
-        Field(min_length=3, max_length=200),
-    ]
+    points: Annotated[list[tuple[_Share, _Share]], Field(min_length=3, max_length=200)]
     """Corners, as shares of width and height."""
 
 

@@ -27,11 +27,8 @@ async def receive(
 ) -> Arrival:
     """Return an image that has been written completely.
 
-    Args:
-        station: Station.
-        chunks: Body of a request.
-        length: Bytes that the request says to have.
-        known: Source of the image, and other fields of the arrival.
+    `length` is the number of bytes that the request says to have, and `known` are
+    fields of the arrival, such as the source.
 
     Raises:
         HTTPException: 408 if it takes too long, 413 if it is too large, 415 if its
@@ -56,9 +53,9 @@ async def receive(
             raise station.media.failed(error) from error
         raise
     return Arrival(
-        number=number,
+        id=number,
         sha256=digest,
-        n_bytes=n_bytes,
+        media_bytes=n_bytes,
         first_bytes=first_bytes,
         received_at=received_at,
         **known,

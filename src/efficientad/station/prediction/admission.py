@@ -18,14 +18,7 @@ class Admission:
         """Images under way."""
 
     def take(self, service_seconds: float) -> None:
-        """Take a place.
-
-        Args:
-            service_seconds: Time that one image takes.
-
-        Raises:
-            OverloadedError: If all are taken.
-        """
+        """Take a place, if one image takes some seconds, or raise `OverloadedError`."""
         n_places = max(1, min(self._max_places, int(self._budget / service_seconds)))
         with self._lock:
             if self.n_taken >= n_places:
@@ -50,11 +43,7 @@ class Rate:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, client: str) -> None:
-        """Count a request.
-
-        Raises:
-            OverloadedError: If the client sends more than its rate.
-        """
+        """Count a request, or raise `OverloadedError` for a client over its rate."""
         now, size = time.monotonic(), max(1.0, self._per_second)
         with self._lock:
             level, since = self._buckets.get(client, (size, now))

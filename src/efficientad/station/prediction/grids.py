@@ -40,14 +40,7 @@ def pose_of(content: bytes) -> Pose | None:
 def placed(
     content: bytes, grid: NDArray[np.float32], height: int, width: int
 ) -> NDArray[np.float32]:
-    """Return a grid as a map in the frame of the image, (height, width).
-
-    Args:
-        content: Grids and pose, by `packed`.
-        grid: One of its grids, or a combination of them.
-        height: Height of the map in pixels.
-        width: Width of the map in pixels.
-    """
+    """Return a grid of `packed` ones as a map in the image's frame, (height, width)."""
     values = place_map(grid, height, width)
     pose = pose_of(content)
     return values if pose is None else pose.in_own_frame(values)

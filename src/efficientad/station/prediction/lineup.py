@@ -96,12 +96,7 @@ class Lineup:
     def submit(
         self, source: str, job: Callable[[Rule], Job]
     ) -> tuple["Future[Outcome]", Rule]:
-        """Return the future outcome of an image, and the rule that it is inspected by.
-
-        Args:
-            source: Source of the image.
-            job: Function that makes the job of a rule.
-        """
+        """Return the future outcome of a source's image, and the rule of its job."""
         with self._swap:  # the inspector does not stop between choice and call
             active = self._of(source)
             return active.inspector.submit(job(active.rule)), active.rule
@@ -156,14 +151,10 @@ class Lineup:
     def activate(
         self, source: str, model: str, rule: str | None, by: Actor, reason: str | None
     ) -> Row:
-        """Activate a model for a source, once the golden samples agree.
+        """Activate a model, by its hash, for a source, once the golden samples agree.
 
-        Args:
-            source: Source, or `*` for all that have no model of their own.
-            model: SHA-256 of the model file.
-            rule: Number of its rule. None: the newest one.
-            by: Person or token that asks for it.
-            reason: Words of that person.
+        The source `*` is all that have no model of their own. Without the number of a
+        rule, it is the newest one.
 
         Raises:
             UnknownError: If there is no such model or rule.

@@ -47,11 +47,7 @@ class Station:
     """Everything between the doors of a station and its disk."""
 
     def __init__(self, config: StationConfig, opener: OpenModel = open_model) -> None:
-        """Open the data folder; the model is opened meanwhile.
-
-        Raises:
-            StorageError: If the data folder cannot be used.
-        """
+        """Open the data folder, or raise `StorageError`; the model follows."""
         self.config = config
         self.started_at = datetime.now(UTC)
         self.metrics = Metrics()
@@ -137,11 +133,7 @@ class Station:
         self.metrics.queue.set(self.admission.n_taken)
 
     def wait_for_place(self, source: str, is_closing: threading.Event) -> bool:
-        """Wait for a place for an image that the station fetches itself.
-
-        Returns:
-            Whether there is one before the source closes.
-        """
+        """Wait for a place, and return whether one comes before the source closes."""
         while not is_closing.is_set():
             try:
                 self.enter(source)
@@ -164,7 +156,8 @@ class Station:
         Its exception is `ImageError` for an unusable image, `KeyReusedError` if the key
         was used for another one, and `UnavailableError` if it could not be stored.
         """
-        name = None if arrival.key is None else (arrival.source, arrival.key)
+        key = arrival.source_key
+        name = None if key is None else (arrival.source, key)
         with self._lock:
             if name in self._running:
                 sha256, running = self._running[name]
@@ -209,7 +202,7 @@ class Station:
         self, arrival: Arrival, sha256: str, running: "Future[Answer]"
     ) -> "Future[Answer]":
         """Return the answer of the same image, which is being inspected."""
-        self.media.incoming(arrival.number).unlink(missing_ok=True)
+        self.media.incoming(arrival.id).unlink(missing_ok=True)
         self.leave()
         joined: Future[Answer] = Future()
         if sha256 != arrival.sha256:
@@ -233,11 +226,11 @@ class Station:
         self.leave()
 
     def _inspect(self, arrival: Arrival) -> Answer:
-        part = self.media.incoming(arrival.number)
+        part = self.media.incoming(arrival.id)
         try:
-            if arrival.key is not None:
+            if arrival.source_key is not None:
                 known = self.database.read(
-                    queries.inspection_by_key, arrival.source, arrival.key
+                    queries.inspection_by_key, arrival.source, arrival.source_key
                 )
                 if known is not None:
                     if known["sha256"] != arrival.sha256:
@@ -249,14 +242,12 @@ class Station:
 
     def _stored(self, arrival: Arrival, part: Path) -> Row:
         start = time.perf_counter()
-        place = self.media.place(
-            arrival.number, arrival.first_bytes, arrival.received_at
-        )
+        place = self.media.place(arrival.id, arrival.first_bytes, arrival.received_at)
         paths = (part, self.media.path(place))
         max_pixels = self.config.max_pixels
         future, rule = self.lineup.submit(
             arrival.source,
-            lambda rule: Job(arrival.number, paths, rule, max_pixels, arrival.color),
+            lambda rule: Job(arrival.id, paths, rule, max_pixels, arrival.color),
         )
         self.media.keep(part, place)
         store_ms = 1000 * (time.perf_counter() - start)
@@ -304,6 +295,6 @@ class Station:
 
 def _key_reused(arrival: Arrival) -> KeyReusedError:
     return KeyReusedError(
-        f"a key names one image of a source, {arrival.key} was used for another one; "
-        "give each image its own key"
+        f"a key names one image of a source, {arrival.source_key} was used for another "
+        "one; give each image its own key"
     )

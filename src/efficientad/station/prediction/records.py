@@ -15,15 +15,15 @@ from efficientad.station.storage.reviews import QUEUED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """An image that has come completely, in the folder of incoming ones."""
+    """An image that has come, by columns of its inspection, and its first bytes."""
 
-    number: str
+    id: str
     source: str
     sha256: str
-    n_bytes: int
+    media_bytes: int
     first_bytes: bytes
     received_at: datetime
-    key: str | None = None
+    source_key: str | None = None
     """Name that the source gave to this image; the same one gives the same answer."""
     captured_at: datetime | None = None
     part: str | None = None
@@ -45,22 +45,13 @@ def record_of(
     arrival: Arrival, outcome: Found | Undecided, rule: Rule, config: StationConfig
 ) -> tuple[Row, tuple[Row, ...], dict[str, Any]]:
     """Return the columns of an inspection, of its regions, and its artifacts."""
-    row: Row = {
-        "id": arrival.number,
-        "source": arrival.source,
-        "source_key": arrival.key,
-        "received_at": arrival.received_at,
-        "captured_at": arrival.captured_at,
-        "part": arrival.part,
-        "sha256": arrival.sha256,
-        "color": arrival.color,
+    row: Row = asdict(arrival) | {
         "model": rule.model,
         "rule": rule.id,
-        "expected": arrival.expected,
         "media_state": "stored",
-        "media_bytes": arrival.n_bytes,
         "replica": config.name,
     }
+    del row["first_bytes"]
     artifacts: dict[str, Any] = {}
     regions: tuple[Row, ...] = ()
     if isinstance(outcome, Found):

@@ -15,13 +15,9 @@ from efficientad.station.storage.queries import Row
 def stored_prediction(
     inspection: Row, grids: bytes, calibration: Any, rule: Row
 ) -> Prediction:
-    """Return the prediction of an inspection.
+    """Return the prediction of an inspection that has a score.
 
-    Args:
-        inspection: Row of the inspection, which has a score.
-        grids: Its grids.
-        calibration: Calibration of its model, as the station stores it.
-        rule: Row of its rule.
+    The calibration is that of its model, as the station stores it.
     """
     size = inspection["height"], inspection["width"]
     chosen = with_rule(read_calibration(calibration), rule_of(rule), *size)
@@ -43,10 +39,6 @@ def decision_by(calibration: Any, rule: Rule) -> Callable[[Row, bytes], str]:
 
     It takes an inspection and its grids. Its result is exact, unless the model divides
     maps by their levels and the regions differ: levels are those of the earlier rule.
-
-    Args:
-        calibration: Calibration of the model, as the station stores it.
-        rule: Rule to try.
     """
     known = read_calibration(calibration)
 

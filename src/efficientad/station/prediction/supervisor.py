@@ -52,11 +52,7 @@ class Inspector:
     """Predicts with one model in a child process."""
 
     def __init__(
-        self,
-        open_predictor: OpenPredictor,
-        *,
-        seconds: float,
-        report: Report = lambda _kind, _detail: None,
+        self, open_predictor: OpenPredictor, *, seconds: float, report: Report
     ) -> None:
         self._open = open_predictor
         self._seconds = seconds
@@ -98,12 +94,7 @@ class Inspector:
             return len(self._sent) + sum(map(len, self._lanes.values()))
 
     def submit(self, job: Job, lane: Lane = "line") -> "Future[Outcome]":
-        """Return the future outcome of a job.
-
-        Args:
-            job: Image to inspect.
-            lane: `background` waits until the line has nothing.
-        """
+        """Return the future outcome of a job; `background` waits for the line's."""
         waiting = _Waiting(job)
         with self._lock:
             if self._is_closing.is_set():  # nobody would take it out of its lane

@@ -1,7 +1,6 @@
 """Trials: stored images, predicted again by a model that does not count yet."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,21 +20,16 @@ _EXPECTED: Final = {"normal": "normal", "defect": "anomalous"}
 def try_model(
     station: Station, model: str, rule: str | None, parts: Sequence[Row]
 ) -> dict[str, Any]:
-    """Return what a model decides on stored parts, beside what was decided.
+    """Return what a model, by its hash, decides on stored parts, and what was decided.
 
-    Each image waits until the line has none.
-
-    Args:
-        station: Station; nothing in it changes.
-        model: SHA-256 of the model file.
-        rule: Number of its rule. None: the newest one.
-        parts: Inspections with the `verdict` of a person, or None.
+    Each image waits until the line has none. Without the number of a rule, it is the
+    newest one. Parts have the `verdict` of a person, or None.
 
     Raises:
         UnavailableError: If the station is stopping.
         UnknownError: If there is no such model or rule.
     """
-    counts: Counter[str] = Counter()
+    counts = dict.fromkeys(_COUNTS, 0)
     changed: dict[str, str] = {}
     max_pixels = station.config.max_pixels
     with station.lineup.opened(model, rule) as active:
@@ -57,8 +51,4 @@ def try_model(
                 counts["n_reviewed"] += 1
                 counts["n_agreeing"] += decision == wanted
                 counts["n_agreeing_before"] += part["decision"] == wanted
-        return {
-            **{name: counts[name] for name in _COUNTS},
-            "rule": active.rule.id,
-            "changed": changed,
-        }
+        return {**counts, "rule": active.rule.id, "changed": changed}

@@ -64,11 +64,7 @@ class Export:
 
 
 def export_dataset(parts: Iterable[ReviewedPart], folder: Path) -> Export:
-    """Write reviewed parts as a data set.
-
-    Args:
-        parts: Parts, each once.
-        folder: Folder that does not exist yet, or is empty.
+    """Write reviewed parts, each once, as a data set to a new or empty folder.
 
     Raises:
         DatasetError: If no part can be exported.

@@ -14,6 +14,7 @@ Reason = Literal["anomalous", "undecided", "close", "random", "again"]
 
 RANDOM_SHARE: Final = 0.005
 CLOSE: Final = 0.1
+_CONFIDENCE: Final = 0.95
 
 
 def queue_reason(
@@ -25,13 +26,8 @@ def queue_reason(
 ) -> Reason | None:
     """Return the reason why a part is to be reviewed, None if it is not.
 
-    Args:
-        part: Identifier of the part.
-        decision: Decision of the station.
-        score: Score that was compared with the threshold; None where there is none.
-        threshold: A normal part is close if its score is at most 10 % of the threshold
-            below it.
-        random_share: Share of other normal parts, in [0, 1].
+    A normal part is close if its score is at most 10 % of the threshold below it. A
+    random share of the others, in [0, 1], is reviewed.
     """
     if decision != "normal":
         return decision
@@ -42,20 +38,16 @@ def queue_reason(
     return "random" if chance(part, "review") < random_share else None
 
 
-def missed_share(n_reviewed: int, n_defects: int, confidence: float = 0.95) -> float:
+def missed_share(n_reviewed: int, n_defects: int) -> float:
     """Return an upper bound for the share of defects among parts called normal.
 
-    The exact bound of Clopper and Pearson.
-
-    Args:
-        n_reviewed: Random normal parts with a verdict, at least 0.
-        n_defects: Defective ones among them.
-        confidence: Probability that the bound holds, in (0, 1).
+    It is that of Clopper and Pearson, from random normal parts with a verdict and the
+    defective ones among them.
     """
     low, high = n_defects / max(n_reviewed, 1), 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        if _at_most(n_defects, n_reviewed, middle) > 1 - confidence:
+        if _at_most(n_defects, n_reviewed, middle) > 1 - _CONFIDENCE:
             low = middle
         else:
             high = middle

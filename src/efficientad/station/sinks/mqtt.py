@@ -37,11 +37,7 @@ class MqttSink:
         client.loop_start()
 
     def deliver(self, payload: dict[str, Any]) -> None:
-        """Publish an inspection, and wait until the broker has it.
-
-        Raises:
-            OSError: If the broker does not confirm it.
-        """
+        """Publish an inspection, or raise `OSError` if it is not confirmed."""
         if not self._client.is_connected():
             raise OSError("the broker is not connected")
         topic = f"{self._topic}/{payload['source']}/inspection"

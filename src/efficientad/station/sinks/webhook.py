@@ -25,11 +25,7 @@ class WebhookSink:
     """A receiver of inspections by HTTP."""
 
     def __init__(self, hook: Webhook) -> None:
-        """Check the address.
-
-        Raises:
-            ConfigError: If it is no address of HTTP.
-        """
+        """Check the address, or raise `ConfigError` if it is none of HTTP."""
         parts = urlsplit(hook.url)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ConfigError(
@@ -44,12 +40,7 @@ class WebhookSink:
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def deliver(self, payload: dict[str, Any]) -> None:
-        """Send an inspection; its number makes a repetition known.
-
-        Raises:
-            OSError: If the receiver cannot be reached, or is in trouble.
-            RefusedError: If it answers with a refusal or a redirect.
-        """
+        """Send an inspection, known again by its number; a redirect is a refusal."""
         connection = HTTPConnection(self._host, self._port, timeout=_TIMEOUT)
         connection.sock = self._connected()
         headers = {

@@ -227,14 +227,14 @@ class CameraSource:
 
     def _arrival(self, frame: _Frame, content: bytes) -> Arrival:
         return Arrival(
-            number=frame.number,
+            id=frame.number,
             source=self._camera.name,
             sha256=hashlib.sha256(content).hexdigest(),
-            n_bytes=len(content),
+            media_bytes=len(content),
             first_bytes=content[:N_FIRST_BYTES],
             received_at=frame.at,
             captured_at=frame.at,
-            key=frame.key,
+            source_key=frame.key,
         )
 
     def _end(self, answer: "Future[Answer]") -> None:

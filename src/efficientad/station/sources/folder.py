@@ -23,10 +23,10 @@ from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer, Arrival
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
+from efficientad.storage import file_hash
 
 _AT_ONCE: Final = 4
 _GIVE_UP_SECONDS: Final = 30.0
-_CHUNK: Final = 2**20
 _LONGEST_PART: Final = 200
 
 
@@ -132,14 +132,14 @@ class FolderSource:
         name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
         return self._station.submit(
             Arrival(
-                number=number,
+                id=number,
                 source=self._folder.name,
                 sha256=digest,
-                n_bytes=version.size,
+                media_bytes=version.size,
                 first_bytes=first_bytes,
                 received_at=received_at,
                 captured_at=datetime.fromtimestamp(version.mtime_ns / 1e9, UTC),
-                key=f"{version.mtime_ns}-{version.size}-{name}",
+                source_key=f"{version.mtime_ns}-{version.size}-{name}",
                 part=printable(path.stem)[:_LONGEST_PART],
             )
         )
@@ -180,16 +180,13 @@ def _copied(path: Path, part: Path, version: _Version) -> tuple[bytes, str]:
     Raises:
         ImageError: If it is no image, or is being written.
     """
-    digest = hashlib.sha256()
     with path.open("rb") as source, part.open("wb") as copy:
         first_bytes = source.read(N_FIRST_BYTES)
         if not begins_as_image(first_bytes):
             raise ImageError("no image by its first bytes")
         source.seek(0)
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            copy.write(chunk)
+        shutil.copyfileobj(source, copy)
         status = os.fstat(source.fileno())
     if _Version(status.st_size, status.st_mtime_ns) != version:
         raise ImageError("it changes")
-    return first_bytes, digest.hexdigest()
+    return first_bytes, file_hash(part)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from efficientad.station.errors import ConflictError
 from efficientad.station.storage import audit
@@ -25,10 +25,9 @@ def begin_epoch(connection: Connection, first: Row) -> None:
     source, model = first["source"], first["model"]
     state = {"first": first["id"], "rule": first["rule"]}
     table = t.drift_states.c
-    is_it = (table.source == source, table.model == model)
-    query = select(table.epoch).where(*is_it).order_by(table.epoch.desc())
-    last = connection.execute(query.limit(1)).scalar()
-    epoch = 1 if last is None else int(last) + 1
+    query = select(func.max(table.epoch))
+    query = query.where(table.source == source, table.model == model)
+    epoch = (connection.execute(query).scalar() or 0) + 1
     row = {"source": source, "model": model, "statistic": _ALL, "state": state}
     connection.execute(t.drift_states.insert().values(**row, epoch=epoch))
 
@@ -36,15 +35,12 @@ def begin_epoch(connection: Connection, first: Row) -> None:
 def parts_since(
     connection: Connection, source: str, rule: str, number: str, limit: int
 ) -> list[Row]:
-    """Return what the watch compares of the parts from one on, in their order."""
+    """Return what the watch compares of the scored parts from one on, in order."""
     i = t.inspections.c
     columns = (i.id, i.received_at, i.image_score, i.decision, i.sha256, i.source)
-    query = (
-        select(*columns, i.model, i.rule, i.brightness, i.contrast, i.sharpness)
-        .where(i.source == source, i.rule == rule, i.id >= number)
-        .order_by(i.id)
-        .limit(limit)
-    )
+    query = select(*columns, i.model, i.rule, i.brightness, i.contrast, i.sharpness)
+    query = query.where(i.source == source, i.rule == rule, i.id >= number)
+    query = query.where(i.image_score.is_not(None)).order_by(i.id).limit(limit)
     return rows(connection, query)
 
 
@@ -63,10 +59,7 @@ def open_alarms(connection: Connection, source: str) -> list[Row]:
 
 
 def acknowledge(connection: Connection, number: str, by: Actor, note: str) -> list[Row]:
-    """Write that somebody has seen an alarm, and all others of its source.
-
-    Returns:
-        These alarms.
+    """Write that somebody has seen an alarm and all others of its source; return them.
 
     Raises:
         UnknownError: If there is no such alarm.

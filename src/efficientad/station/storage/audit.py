@@ -1,7 +1,7 @@
 """The audit log in the database. Entries are appended, and never change."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,7 +11,6 @@ from efficientad.station.storage import tables as t
 from efficientad.station.storage.audit_chain import Actor, Entry, Head, next_entry
 from efficientad.station.storage.queries import Row, as_json, rows
 
-_FIELDS: Final = tuple(field.name for field in fields(Entry))
 _AT_ONCE: Final = 1000
 
 
@@ -20,12 +19,8 @@ def append(
 ) -> None:
     """Append an action to the chain, in the transaction that does it.
 
-    Args:
-        connection: Transaction of the writer, the only one that appends.
-        by: Whoever does it.
-        action: Name of the action.
-        subject: Number or name of what is changed.
-        states: `before`, `after` and `reason`, as for `next_entry`.
+    The writer is the only one that appends. `states` are `before`, `after` and
+    `reason` of the entry.
     """
     now = datetime.now(UTC)
     entry = next_entry(head(connection), now, by, action, subject, **states)
@@ -61,14 +56,7 @@ def entries(connection: Connection) -> Iterator[Entry]:
 def list_entries(
     connection: Connection, *, limit: int, before: int | None, actor: str | None
 ) -> list[Entry]:
-    """Return entries, newest first.
-
-    Args:
-        connection: Reading connection.
-        limit: Number of entries, at most.
-        before: Number of an entry; only earlier ones are listed.
-        actor: Person or token. None: all.
-    """
+    """Return entries before a number and of an actor, if given, newest first."""
     query = select(t.audit).order_by(t.audit.c.seq.desc()).limit(limit)
     if before is not None:
         query = query.where(t.audit.c.seq < before)
@@ -79,4 +67,4 @@ def list_entries(
 
 def _entry(row: Row) -> Entry:
     at = row["at"].astimezone(UTC).isoformat(timespec="microseconds")
-    return Entry(**{name: row[name] for name in _FIELDS} | {"at": at})
+    return Entry(**row | {"at": at})

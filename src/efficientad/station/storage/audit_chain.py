@@ -36,11 +36,13 @@ class Entry:
     role: str
     action: str
     subject: str
+    """Number or name of what is changed."""
     before: Any
     """JSON-like state before, None if there was none."""
     after: Any
     """JSON-like state after, None if there is none."""
     reason: str
+    """Words of a person."""
     previous: str
     """Hash of the entry before."""
     hash: str
@@ -82,18 +84,7 @@ def next_entry(
     after: Any = None,
     reason: str | None = None,
 ) -> Entry:
-    """Return the entry that follows on the last one.
-
-    Args:
-        head: The last entry.
-        at: Time with a time zone.
-        by: Whoever does something.
-        action: Name of the action.
-        subject: Number or name of what is changed.
-        before: JSON-like state before. None: there was none.
-        after: JSON-like state after. None: there is none.
-        reason: Words of a person.
-    """
+    """Return the entry that follows on the last one; `at` has a time zone."""
     fields = {
         "seq": head.seq + 1,
         "at": at.astimezone(UTC).isoformat(timespec="microseconds"),
@@ -109,15 +100,12 @@ def next_entry(
     return Entry(**fields, hash=_hash(fields))
 
 
-def first_fault(entries: Iterable[Entry], head: Head | None = None) -> str | None:
+def first_fault(entries: Iterable[Entry], head: Head) -> str | None:
     """Return what is wrong with a chain at the first wrong place, None if nothing.
 
-    Args:
-        entries: All entries, in order.
-        head: Last entry as it was kept elsewhere; it must be among them.
+    All entries come in order, and the last one that was kept elsewhere is among them.
     """
     last = Head()
-    kept = None if head is None or head.seq == 0 else head
     for entry in entries:
         fields = asdict(entry)
         fields.pop("hash")
@@ -128,10 +116,10 @@ def first_fault(entries: Iterable[Entry], head: Head | None = None) -> str | Non
         if entry.hash != _hash(fields):
             return f"entry {entry.seq} was changed"
         last = Head(entry.seq, entry.hash)
-        if kept is not None and kept.seq == last.seq and kept.hash != last.hash:
+        if head.seq == last.seq and head.hash != last.hash:
             return f"entry {entry.seq} is another one than was kept elsewhere"
-    if kept is not None and kept.seq > last.seq:
-        return f"the entries {last.seq + 1} to {kept.seq} are missing at the end"
+    if head.seq > last.seq:
+        return f"the entries {last.seq + 1} to {head.seq} are missing at the end"
     return None
 
 

@@ -19,8 +19,10 @@ from sqlalchemy.pool import NullPool
 from efficientad.errors import StorageError
 from efficientad.station.storage.tables import METADATA
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+P = ParamSpec("P")
+R = TypeVar("R")
+Work = Callable[Concatenate[Connection, P], R]
+"""A function of a connection and other arguments."""
 
 LOCK_SECONDS: Final = 0.5
 """Time that a commit waits for a database that another program has locked."""
@@ -48,12 +50,7 @@ class Database:
         """Return a connection for reading; keep it for a short time only."""
         return self.reading.connect()
 
-    def read(
-        self,
-        query: Callable[Concatenate[Connection, Arguments], Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Result:
+    def read(self, query: Work[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what a query finds, called with a connection and these arguments."""
         with self.connect() as connection:
             return query(connection, *args, **kwargs)
@@ -129,11 +126,7 @@ def _prepare(engine: Engine, begin: str, *pragmas: str) -> None:
 
 
 def _make_tables(connection: Connection, path: Path) -> None:
-    """Create the tables in a new database.
-
-    Raises:
-        StorageError: If another release has written the database.
-    """
+    """Create the tables, or raise `StorageError` for those of another release."""
     version = connection.exec_driver_sql("PRAGMA user_version").scalar()
     if version not in {0, VERSION}:
         raise StorageError(
@@ -146,16 +139,13 @@ def _make_tables(connection: Connection, path: Path) -> None:
 
 def _require_local(folder: Path) -> None:
     """Raise `StorageError` for a network file system: locks and fsync fail there."""
-    place, kind = folder.resolve(), ""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
         return
-    longest = -1
-    for fields in (line.split() for line in mounts):
-        point = Path(fields[1].replace("\\040", " "))
-        if place.is_relative_to(point) and len(point.parts) > longest:
-            longest, kind = len(point.parts), fields[2]
+    kinds = {Path(m[1].replace("\\040", " ")): m[2] for m in map(str.split, mounts)}
+    place = folder.resolve()
+    kind = next((kinds[p] for p in (place, *place.parents) if p in kinds), "")
     if kind in _NETWORK_SYSTEMS:
         raise StorageError(
             f"a data folder must be on a local disk, {folder} is on {kind}; give "

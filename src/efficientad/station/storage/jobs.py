@@ -43,10 +43,6 @@ def end_interrupted(connection: Connection) -> None:
 
 
 def job_of(connection: Connection, number: str) -> Row:
-    """Return a job.
-
-    Raises:
-        UnknownError: If there is none of this number.
-    """
+    """Return a job by its number, or raise `UnknownError`."""
     query = select(t.jobs).where(t.jobs.c.id == number)
     return one(connection, query, "job of this number")

@@ -37,11 +37,7 @@ def first(connection: Connection, query: Select[Any]) -> Row | None:
 
 
 def one(connection: Connection, query: Select[Any], name: str) -> Row:
-    """Return the first row of a query.
-
-    Raises:
-        UnknownError: If there is none; the message has the name of what is missing.
-    """
+    """Return the first row of a query, or raise `UnknownError` with its name."""
     found = first(connection, query)
     if found is None:
         raise UnknownError(f"there is no {name}")
@@ -51,13 +47,9 @@ def one(connection: Connection, query: Select[Any], name: str) -> Row:
 def newest(
     connection: Connection, table: Table, limit: int | None, /, **equal: str | None
 ) -> list[Row]:
-    """Return the newest rows of a table.
+    """Return the newest rows of a table, whose numbers are those of `new_id`.
 
-    Args:
-        connection: Reading connection.
-        table: Table with numbers as `new_id` returns them.
-        limit: Number of rows, at most. None: all.
-        equal: Columns and the values that they must have. None: any.
+    Columns must equal the values given, unless these are None.
     """
     query = select(table).order_by(table.c.id.desc()).limit(limit)
     return rows(connection, _where(query, table, equal))
@@ -78,12 +70,7 @@ def insert_inspection(
 ) -> Row:
     """Write an inspection with all that belongs to it, and return it as it is read.
 
-    Args:
-        connection: Transaction of the writer.
-        inspection: Columns of the inspection.
-        regions: Columns of its regions, largest first.
-        artifacts: Its grids and thumbnail.
-        sinks: Names of the sinks that are told of it.
+    Its regions are numbered in their order, and the sinks of these names are told.
     """
     number = inspection["id"]
     connection.execute(t.inspections.insert().values(**inspection))
@@ -135,11 +122,7 @@ def _with_regions(connection: Connection, found: list[Row]) -> list[Row]:
 
 
 def inspection_of(connection: Connection, number: str) -> Row:
-    """Return an inspection with its regions and threshold.
-
-    Raises:
-        UnknownError: If there is none of this number.
-    """
+    """Return an inspection with regions and threshold, or raise `UnknownError`."""
     query = inspections().where(t.inspections.c.id == number)
     found = one(connection, query, "inspection of this number")
     return _with_regions(connection, [found])[0]
@@ -164,13 +147,8 @@ def list_inspections(
 ) -> list[Row]:
     """Return inspections, newest first.
 
-    Args:
-        connection: Reading connection.
-        limit: Number of inspections, at most.
-        before: Number of an inspection; only older ones are listed.
-        since: Time from which they were received.
-        until: Time before which they were received.
-        equal: Columns and the values that they must have. None: any.
+    They are older than the number `before`, were received from `since` on and before
+    `until`, and equal the values of columns given, unless these are None.
     """
     table = t.inspections.c
     query = inspections().order_by(table.id.desc()).limit(limit)
@@ -258,10 +236,7 @@ def places_of_minute(connection: Connection, minute: str) -> dict[str, str]:
 def removable(
     connection: Connection, *, is_normal: bool, before: datetime | None, limit: int
 ) -> list[Row]:
-    """Return stored images that retention may remove, oldest first.
-
-    Queued, reviewed and golden ones are never among them.
-    """
+    """Return stored images that retention may remove, oldest first."""
     table = t.inspections.c
     golden = select(t.golden.c.inspection)
     same = table.decision == "normal" if is_normal else table.decision != "normal"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, and_, or_, select
+from sqlalchemy.dialects.sqlite import insert
 
 from efficientad.station.errors import ConflictError, UnknownError
 from efficientad.station.storage import audit
@@ -40,11 +41,7 @@ def is_known(connection: Connection, sha256: str) -> bool:
 
 
 def model_of(connection: Connection, sha256: str) -> Row:
-    """Return a model.
-
-    Raises:
-        UnknownError: If there is none of this hash.
-    """
+    """Return a model by its hash, or raise `UnknownError`."""
     query = select(t.models).where(t.models.c.sha256 == sha256)
     return one(connection, query, "model of this hash")
 
@@ -82,16 +79,7 @@ def add_rule(
 
 
 def rule_of(connection: Connection, model: str, number: str | None) -> Row:
-    """Return a rule of a model.
-
-    Args:
-        connection: Connection.
-        model: SHA-256 of the model file.
-        number: Number of the rule. None: the newest one.
-
-    Raises:
-        UnknownError: If the model has no such rule.
-    """
+    """Return a rule of a model by number, or the newest, or raise `UnknownError`."""
     query, name = _rules_of(model), "rule"
     if number is not None:
         query, name = query.where(t.rules.c.id == number), f"rule {number}"
@@ -153,14 +141,9 @@ def add_golden_run(
 
 def set_sources(connection: Connection, sources: Sequence[Row]) -> None:
     """Write the sources of the settings; one that was paused stays so."""
-    known = {row["name"]: row for row in rows(connection, select(t.sources))}
     for source in sources:
-        name = source["name"]
-        if name in known:
-            query = t.sources.update().where(t.sources.c.name == name)
-            connection.execute(query.values(**source))
-        else:
-            connection.execute(t.sources.insert().values(**source, state="running"))
+        query = insert(t.sources).values(**source, state="running")
+        connection.execute(query.on_conflict_do_update(["name"], set_=source))
 
 
 def set_source_state(
@@ -196,13 +179,10 @@ def set_tokens(connection: Connection, tokens: Sequence[Row]) -> None:
     gone = and_(table.c.hash.not_in(hashes), table.c.revoked_at.is_(None))
     revoked = table.update().where(gone).values(revoked_at=datetime.now(UTC))
     connection.execute(revoked)
-    known = set(connection.execute(select(table.c.hash)).scalars())
     for token in tokens:
-        if token["hash"] in known:
-            query = table.update().where(table.c.hash == token["hash"])
-            connection.execute(query.values(**token, revoked_at=None))
-        else:
-            connection.execute(table.insert().values(id=new_id(), **token))
+        valid = {**token, "revoked_at": None}
+        query = insert(table).values(id=new_id(), **token)
+        connection.execute(query.on_conflict_do_update(["hash"], set_=valid))
 
 
 def token_of(connection: Connection, digest: str) -> Row | None:

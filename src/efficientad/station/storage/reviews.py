@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, func, select
+from sqlalchemy.dialects.sqlite import insert
 
 from efficientad.station.errors import ConflictError
 from efficientad.station.storage import audit
@@ -25,14 +26,11 @@ QUEUED: Final = "queued"
 REVIEWED: Final = "reviewed"
 WITHDRAWN: Final = "withdrawn"
 _AT_ONCE: Final = 200
+_N_TYPES: Final = 30
 
 
 def last_verdict(reviews: Sequence[Row]) -> Row | None:
-    """Return the review that counts: the last one that is not withdrawn.
-
-    Args:
-        reviews: Reviews of an inspection, oldest first.
-    """
+    """Return the review that counts, of some in order: the last not withdrawn one."""
     left: list[Row] = []
     for review in reviews:
         if review["verdict"] != WITHDRAWN:
@@ -45,11 +43,7 @@ def last_verdict(reviews: Sequence[Row]) -> Row | None:
 def add_review(connection: Connection, number: str, review: Row, by: Actor) -> Row:
     """Write a review, and return it with the state of its inspection.
 
-    Args:
-        connection: Transaction of the writer.
-        number: Number of the inspection.
-        review: Verdict, defect type and note. `withdrawn` takes back the last verdict.
-        by: Person who decided.
+    It has verdict, defect type and note. `withdrawn` takes back the last verdict.
 
     Raises:
         UnknownError: If there is no such inspection.
@@ -95,21 +89,16 @@ def queued(connection: Connection, before: str | None = None) -> Iterator[Row]:
         before = found[-1]["id"]
 
 
-def defect_types(connection: Connection, limit: int = 30) -> list[str]:
-    """Return the defect types of reviews, the most frequent first."""
+def defect_types(connection: Connection) -> list[str]:
+    """Return the thirty most frequent defect types of reviews, in this order."""
     kind = t.reviews.c.defect_type
     query = select(kind).where(kind.is_not(None)).group_by(kind)
-    found = connection.execute(query.order_by(func.count().desc()).limit(limit))
+    found = connection.execute(query.order_by(func.count().desc()).limit(_N_TYPES))
     return list(found.scalars())
 
 
 def verdicts(connection: Connection, decision: str | None = None) -> list[Row]:
-    """Return reviewed inspections with the verdicts that count, oldest first.
-
-    Args:
-        connection: Reading connection.
-        decision: Decision of the station. None: any.
-    """
+    """Return reviewed inspections with the verdicts that count, oldest first."""
     query = inspections().where(t.inspections.c.review_state == REVIEWED)
     if decision is not None:
         query = query.where(t.inspections.c.decision == decision)
@@ -149,33 +138,22 @@ def _golden() -> Select[Any]:
 def set_golden(connection: Connection, number: str, sample: Row, by: Actor) -> None:
     """Write that a part is a golden sample, or that it is none any more.
 
-    Args:
-        connection: Transaction of the writer.
-        number: Number of the inspection.
-        sample: Verdict, note, and whether it is active.
-        by: Person who decided.
+    The sample has verdict, note, and whether it is active.
 
     Raises:
         UnknownError: If there is no such inspection.
     """
     inspection_of(connection, number)
-    is_it = t.golden.c.inspection == number
-    before = first(connection, select(t.golden).where(is_it))
-    row = {"inspection": number, **sample, "by": by.name}
-    if before is None:
-        connection.execute(t.golden.insert().values(**row))
-    else:
-        connection.execute(t.golden.update().where(is_it).values(**row))
+    before = first(connection, select(t.golden).where(t.golden.c.inspection == number))
+    row = {**sample, "by": by.name}
+    query = insert(t.golden).values(inspection=number, **row)
+    connection.execute(query.on_conflict_do_update(["inspection"], set_=row))
     known = before and audit.state(before, *sample)
     audit.append(connection, by, "golden sample", number, before=known, after=sample)
 
 
 def unset_golden(connection: Connection, number: str, by: Actor) -> None:
-    """Write that a part is no golden sample any more.
-
-    Raises:
-        UnknownError: If it is none.
-    """
+    """Write that a golden sample is none now, or raise `UnknownError`."""
     query = _golden().where(t.golden.c.inspection == number)
     sample = one(connection, query, "golden sample of this number")
     gone = {"verdict": sample["verdict"], "note": sample["note"], "active": False}

@@ -54,17 +54,17 @@ class UTCDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
-def _id(name: str = "id") -> Column[str]:
-    return Column(name, String(36), primary_key=True)
+def _id() -> Column[str]:
+    return Column("id", String(36), primary_key=True)
 
 
 def _time(name: str, *, nullable: bool = True) -> Column[datetime]:
     return Column(name, UTCDateTime, nullable=nullable)
 
 
-def _inspection(name: str = "inspection", **options: Any) -> Column[str]:
+def _inspection(**options: Any) -> Column[str]:
     key = ForeignKey("inspections.id", ondelete="CASCADE")
-    return Column(name, String(36), key, **options)
+    return Column("inspection", String(36), key, **options)
 
 
 models = Table(
@@ -139,20 +139,12 @@ inspections = Table(
     Column("color", String(3), nullable=False),
     Column("model", String(64), ForeignKey("models.sha256"), nullable=False),
     Column("rule", String(36), ForeignKey("rules.id"), nullable=False),
-    Column("image_score", Float),
-    Column("masked_score", Float),
-    Column("p_value", Float),
+    *(Column(name, Float) for name in ("image_score", "masked_score", "p_value")),
     Column("decision", String(10), nullable=False, index=True),
     Column("expected", String(10)),
-    Column("height", Integer),
-    Column("width", Integer),
-    Column("brightness", Float),
-    Column("contrast", Float),
-    Column("sharpness", Float),
-    Column("wait_ms", Float),
-    Column("decode_ms", Float),
-    Column("predict_ms", Float),
-    Column("store_ms", Float),
+    *(Column(name, Integer) for name in ("height", "width")),
+    *(Column(name, Float) for name in ("brightness", "contrast", "sharpness")),
+    *(Column(f"{stage}_ms", Float) for stage in ("wait", "decode", "predict", "store")),
     Column("media_state", String(10), nullable=False),
     Column("media_path", String(200)),
     Column("media_bytes", Integer, nullable=False),

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Concatenate, Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from efficientad.station.errors import UnavailableError
-from efficientad.station.storage.engine import VERSION, Arguments, Result
+from efficientad.station.storage.engine import VERSION, P, R, Work
 
 _Job = tuple[Callable[[Connection], Any], "Future[Any]"]
 _PROBE_SECONDS: Final = 1.0
@@ -35,31 +35,19 @@ class Writer:
         self._thread.start()
 
     def submit(
-        self,
-        work: Callable[Concatenate[Connection, Arguments], Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> "Future[Result]":
+        self, work: Work[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> "Future[R]":
         """Return the future result of a job, called with these arguments.
 
         It is done when the job is on the disk. Its exception is `UnavailableError` if
         the database cannot be written.
         """
-        future: Future[Result] = Future()
+        future: Future[R] = Future()
         self._jobs.put((lambda c: work(c, *args, **kwargs), future))
         return future
 
-    def run(
-        self,
-        work: Callable[Concatenate[Connection, Arguments], Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Result:
-        """Return the result of a job when it is on the disk.
-
-        Raises:
-            UnavailableError: If the database cannot be written.
-        """
+    def run(self, work: Work[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the result of a job on the disk, or raise `UnavailableError`."""
         return self.submit(work, *args, **kwargs).result()
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ probability of at most T / L. No torch here.
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -62,12 +61,9 @@ class RankDrift:
     _weights: list[float] = field(default_factory=lambda: [1 / 3] * 3)
 
     def add(self, value: float, part: str, chance: float) -> None:
-        """Compare the number of a part with all earlier ones, then keep it.
+        """Compare the finite number of a part with all earlier ones, then keep it.
 
-        Args:
-            value: A finite number.
-            part: Identifier of the part.
-            chance: Number in [0, 1) that parts equal ranks, uniform over parts.
+        The chance, in [0, 1) and uniform over parts, parts equal ranks.
         """
         self.evidence.add(self._won(self._p_value(value, chance)), part)
 
@@ -104,8 +100,3 @@ class RateDrift:
         """Add the factor 1 + λ(x / q - 1) with λ = q / (1 - q)."""
         q = min(self.expected, _LARGEST_RATE)
         self.evidence.add(2.0 if is_flagged else (1 - 2 * q) / (1 - q), part)
-
-
-def rank_drift(reference: Iterable[float] = ()) -> RankDrift:
-    """Return a test that has seen some numbers, such as those of a calibration."""
-    return RankDrift(sorted(reference))

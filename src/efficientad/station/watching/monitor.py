@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from efficientad.station.config import StationConfig
 from efficientad.station.errors import UnavailableError
 from efficientad.station.storage import alarms, registry
 from efficientad.station.storage.queries import Row, time_of
@@ -66,12 +67,7 @@ class SourceState:
 
 
 class Watched:
-    """A source in its epoch.
-
-    Args:
-        drift: Test of its parts.
-        first: First part of the epoch.
-    """
+    """A source in its epoch."""
 
     def __init__(self, drift: SourceDrift, first: Row) -> None:
         self.drift = drift
@@ -86,17 +82,14 @@ class Watched:
         self._hashes: deque[str] = deque(maxlen=_N_IDENTICAL)
 
     def add(self, row: Row) -> tuple[Reading, ...]:
-        """Add a part that has a score, and return the statistics that are alarms now.
-
-        Each is returned once.
-        """
+        """Add a part that has a score, and return the statistics that became alarms."""
         self.last, self.seen_at = row, time.monotonic()
         appearance = {name: row[name] for name in APPEARANCE}
         is_anomalous = row["decision"] == "anomalous"
         self.drift.add(Part(row["id"], row["image_score"], is_anomalous, **appearance))
         readings = self.drift.readings()
         if self.drift.n_parts % self._every == 0:
-            values = tuple(_logarithm(reading) for reading in readings)
+            values = tuple(math.log10(max(r.evidence.value, 1.0)) for r in readings)
             self.history.append((row["received_at"].timestamp(), values))
             if len(self.history) > _N_HISTORY:
                 self.history = self.history[1::2]
@@ -123,29 +116,13 @@ class Watched:
 
 
 class Monitor:
-    """Watches all sources.
-
-    Args:
-        store: Database of the station.
-        tell: Function called with each alarm.
-        report: Function called with each incident.
-        defect_share: Expected share of defective parts, in [0, 0.4].
-        silent_seconds: Time without parts that is an incident. None: it is none.
-    """
+    """Watches all sources."""
 
     def __init__(
-        self,
-        store: Store,
-        tell: Tell,
-        report: Report,
-        *,
-        defect_share: float,
-        silent_seconds: float | None,
+        self, store: Store, config: StationConfig, tell: Tell, report: Report
     ) -> None:
         self._database, self._writer, _ = store
-        self._tell, self._report = tell, report
-        self._defect_share = defect_share
-        self._silent_seconds = silent_seconds
+        self._config, self._tell, self._report = config, tell, report
         self._watched: dict[str, Watched] = {}
         self._silent: set[str] = set()
         self._lock = threading.Lock()
@@ -198,19 +175,18 @@ class Monitor:
                 parts = alarms.parts_since(
                     connection, source, state["rule"], state["first"], EPOCH
                 )
-                scored = [row for row in parts if _has_score(row)]
-                if not scored:
+                if not parts:
                     continue
-                watched = Watched(self._drift(scored[0]), scored[0])
-                for row in scored:
+                watched = Watched(self._drift(parts[0]), parts[0])
+                for row in parts:
                     watched.add(row)
-                watched.restored = scored[-1]["id"]
+                watched.restored = parts[-1]["id"]
                 # An acknowledged alarm has ended the epoch.
                 if not watched.raised or alarms.open_alarms(connection, source):
                     self._watched[source] = watched
 
     def _see(self, row: Row) -> None:
-        if not _has_score(row):
+        if row["image_score"] is None:
             return
         source = row["source"]
         self._silent.discard(source)
@@ -247,7 +223,7 @@ class Monitor:
         return SourceDrift(
             model["calibration"]["normal_scores"],
             rule["threshold"],
-            rule["budget"] + self._defect_share,
+            rule["budget"] + self._config.defect_share,
         )
 
     def _raise(self, source: str, reading: Reading) -> None:
@@ -261,9 +237,9 @@ class Monitor:
         self._tell("alarm", self._writer.run(alarms.raise_alarm, alarm))
 
     def _look_for_silence(self) -> None:
-        if self._silent_seconds is None:
+        if self._config.silent_seconds is None:
             return
-        latest = time.monotonic() - self._silent_seconds
+        latest = time.monotonic() - self._config.silent_seconds
         with self._lock:  # an acknowledgement ends an epoch in another thread
             silent = {s for s, each in self._watched.items() if each.seen_at < latest}
         for source in silent - self._silent:
@@ -298,11 +274,3 @@ def _state(watched: Watched) -> SourceState:
 def _time(reading: Reading) -> datetime | None:
     since = reading.evidence.since
     return None if since is None else time_of(since)
-
-
-def _has_score(row: Row) -> bool:
-    return row["image_score"] is not None and row["brightness"] is not None
-
-
-def _logarithm(reading: Reading) -> float:
-    return math.log10(max(reading.evidence.value, 1.0))

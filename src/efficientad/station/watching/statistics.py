@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from efficientad.station.chance import chance
-from efficientad.station.watching.drift import (
-    Evidence,
-    RateDrift,
-    rank_drift,
-)
+from efficientad.station.watching.drift import Evidence, RankDrift, RateDrift
 
 PARTS_PER_FALSE_ALARM: Final = 1_000_000
 """A: mean number of parts between false alarms, at least."""
@@ -57,12 +53,8 @@ class Reading:
 class SourceDrift:
     """Drift watch of one source with one model and rule.
 
-    Args:
-        normal_scores: Scores of the calibration's normal images.
-        threshold: Threshold of the score. Scores are compared where they are below it,
-            so that a real defect is no drift.
-        expected_rate: Expected share of flagged parts, in (0, 0.45].
-        parts_per_false_alarm: A.
+    Scores are compared where they are below the threshold, so that a real defect is no
+    drift. The expected rate is the share of flagged parts, in (0, 0.45].
     """
 
     def __init__(
@@ -75,8 +67,8 @@ class SourceDrift:
         self.threshold = threshold
         self.level = len(STATISTICS) * parts_per_false_alarm
         self.n_parts = 0
-        self.score = rank_drift(s for s in normal_scores if s < threshold)
-        self._appearance = {name: rank_drift() for name in APPEARANCE}
+        self.score = RankDrift(sorted(s for s in normal_scores if s < threshold))
+        self._appearance = {name: RankDrift([]) for name in APPEARANCE}
         self._rate = RateDrift(expected_rate)
 
     def add(self, part: Part) -> None:
