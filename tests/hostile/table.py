@@ -11,6 +11,7 @@ from tests.hostile import (
     model_files,
     names,
     options,
+    settings,
     trees,
 )
 from tests.hostile.case import AREAS, Case
@@ -24,6 +25,7 @@ CASES: tuple[Case, ...] = (
     *lists.CASES,
     *trees.CASES,
     *options.CASES,
+    *settings.CASES,
     *environment.CASES,
     *full_disks.CASES,
     *library.CASES,

@@ -736,7 +736,7 @@ def test_facts_that_no_file_holds_are_refused_before_the_steps(
     steps = []
     monkeypatch.setattr(distillation, "_take_steps", lambda *_: steps.append(1))
 
-    with pytest.raises(ConfigError, match="provenance must be values that JSON has"):
+    with pytest.raises(ConfigError, match="must be JSON: text, finite numbers"):
         distillation.distill(
             *(images, short), output=tmp_path / "t", provenance={"who": {"me"}}
         )

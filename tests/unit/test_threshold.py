@@ -270,6 +270,7 @@ def test_a_least_area_lowers_the_scores(model, normal):
     pairs = zip(after.normal_scores, before.normal_scores, strict=True)
     assert all(one < other for one, other in pairs)
     assert efficientad.load(model).calibration.rule.min_area == 300 / (60 * 90)
+    assert threshold(model, images=folder, rule=RuleOptions(min_area=0)).rule.is_plain
 
 
 def test_an_unsure_band_lies_below_the_threshold(model, photograph):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from efficientad.errors import ConfigError
 from efficientad.names import printable
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _N_NAMED: Final = 20
 
 
-def print_lines(*lines: str) -> None:
+def print_lines(*lines: str, file: TextIO | None = None) -> None:
     """Print lines, each on one line whatever names stand in it."""
-    print("\n".join(map(printable, lines)), flush=True)
+    print("\n".join(map(printable, lines)), file=file, flush=True)
 
 
 def settings_lines(

@@ -76,7 +76,7 @@ def distill(
         StorageError: If a result cannot be written.
     """
     output = Path(output)
-    _require_json(provenance)
+    facts = from_json(to_json(provenance or {}))
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     snapshots = _snapshots(config, output)
     device = choose_device(config.device)
@@ -84,7 +84,6 @@ def distill(
     if config.start_from is not None:
         _require_other_file(output, "first teacher", config.start_from)
     require_writable(output)
-    facts = from_json(to_json(provenance or {}))
     has_checkpoint = checkpoint.exists()
     if config.resume and not has_checkpoint:
         logger.info("no checkpoint at %s: this begins anew", checkpoint)
@@ -102,16 +101,6 @@ def distill(
         save_teacher(run.teacher(), run.provenance() | facts, output)
     assert run.measured is not None
     return run.measured
-
-
-def _require_json(provenance: dict[str, Any] | None) -> None:
-    try:
-        json.dumps(provenance, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"provenance must be values that JSON has, got others ({error}); convert "
-            "them"
-        ) from error
 
 
 def _snapshots(config: DistillConfig, output: Path) -> dict[int, Path]:

@@ -5,9 +5,7 @@ used is refused before it is decoded. A decoded one is converted in strips, so t
 there is no second copy of a large image. `images.tiff` opens TIFF files.
 """
 
-import errno
 import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
@@ -26,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from efficientad.errors import ImageError
 from efficientad.images.tiff import TiffSamples, is_read_exactly, open_tiff
+from efficientad.storage import open_regular
 
 MIN_SIDE: Final = 8
 """Smallest height and width of an image, pixels."""
@@ -95,7 +94,7 @@ def opened_picture(path: Path) -> Iterator[Picture]:
             holds no image.
     """
     try:
-        file = _opened_file(path)
+        file = open_regular(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         problem = f"cannot be opened ({getattr(error, 'strerror', error)})"
         advice = "check the path and the permissions"
@@ -129,13 +128,6 @@ def open_picture(file: BufferedReader | BytesIO, name: str) -> Picture:
         f"an image was needed, {name} is no PNG, JPEG, BMP, TIFF, WebP or GIF by its "
         "content; export it as PNG"
     )
-
-
-def _opened_file(path: Path) -> BufferedReader:
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for
-        raise OSError(errno.EINVAL, "a pipe or device")
-    return path.open("rb")
 
 
 def begins_as_image(first_bytes: bytes) -> bool:

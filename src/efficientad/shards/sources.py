@@ -17,9 +17,16 @@ from typing import Any, Final
 
 from efficientad.errors import DatasetError, ImageError, MissingDependencyError
 from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
-from efficientad.images.listing import IMAGE_SUFFIXES, fault_of, find_images, walk
+from efficientad.images.listing import (
+    IMAGE_SUFFIXES,
+    fault_of,
+    find_images,
+    unused_files,
+    walk,
+)
 from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import RGBImage
+from efficientad.storage import open_regular
 
 _TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 _LIST_SUFFIX: Final = ".txt"
@@ -127,6 +134,19 @@ def find_shards(sources: Sequence[str], n_images: int) -> list[Shard]:
     return shards
 
 
+def unused_of(
+    sources: Sequence[str], shards: Sequence[Shard], *, apart: Sequence[Path]
+) -> tuple[str, ...]:
+    """Return a sentence on each local folder that holds more than these shards.
+
+    Folders that are `apart` do not count.
+    """
+    used = [Path(p) for shard in shards for p in shard.paths if not is_url(p)]
+    folders = [Path(s) for s in sources if not is_url(s) and Path(s).is_dir()]
+    found = (unused_files(folder, used, apart=apart) for folder in folders)
+    return tuple(filter(None, found))
+
+
 def is_url(path: str) -> bool:
     """Return whether a path is a URL."""
     return "://" in path
@@ -177,7 +197,15 @@ def _files_of(source: str) -> Iterable[str]:
         return [*sorted(tars), *map(str, find_images(path, recursive=True))]
     if path.suffix.lower() != _LIST_SUFFIX:
         return [source]
-    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    try:
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise DatasetError(
+            f"a list of images was needed, {path} cannot be read ({error.strerror}); "
+            "check it"
+        ) from error
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
     return [line if is_url(line) else str(path.parent / line) for line in lines if line]
 
 
@@ -221,6 +249,7 @@ def _image_in(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None
         return None
     file = archive.extractfile(member)
     assert file is not None
-    content = file.read()
+    first_bytes = file.read(N_FIRST_BYTES)
     has_suffix = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
-    return content if has_suffix or begins_as_image(content[:N_FIRST_BYTES]) else None
+    is_image = has_suffix or begins_as_image(first_bytes)
+    return first_bytes + file.read() if is_image else None

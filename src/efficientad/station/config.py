@@ -12,12 +12,15 @@ from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import ConfigError, StorageError
 from efficientad.settings import Parallel, Range, check_fields, checked
+from efficientad.settings import shown as shown_value
+from efficientad.storage import open_regular
 
 Role = Literal["line", "viewer", "operator", "engineer"]
 """Rights of a client; each but `line` has those of the ones before it."""
 
 ENVIRONMENT_PREFIX: Final = "EFFICIENTAD_STATION_"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SECRET: Final = {"password", "sha256"}
 _Positive = Annotated[float, Range(1e-3, 1e9)]
 _Days = Annotated[float, Range(0.01, 36_500)]
@@ -38,6 +41,15 @@ class Token(_Checked):
     role: Role
     sha256: str
     """SHA-256 of the token, as `efficientad serve --new-token` prints it."""
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type, and a hash that no token has."""
+        super().__post_init__()
+        if not _SHA256.fullmatch(self.sha256):
+            raise ConfigError(
+                f"the token {self.name} needs its SHA-256, 64 hexadecimal digits in "
+                "lower case, got another text; make one with --new-token"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +271,8 @@ def read_config(
     table: dict[str, Any] = {}
     if path is not None:
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            with open_regular(path) as file:
+                table = tomllib.load(file)
         except OSError as error:
             raise StorageError(
                 f"cannot read {path} ({error.strerror}); check the path"
@@ -302,7 +315,7 @@ def _value(text: str) -> Any:
 def _made(kind: Any, table: Any, place: str) -> Any:
     """Return a dataclass made of a table; inner tables become inner dataclasses."""
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{place} must be a table, got {table!r}")
+        raise ConfigError(f"{place} must be a table, got {shown_value(table)}")
     hints = get_type_hints(kind, include_extras=True)
     if unknown := sorted(set(table) - set(hints)):
         raise ConfigError(

@@ -30,8 +30,12 @@ class WebhookSink:
         Raises:
             ConfigError: If it is no address of HTTP.
         """
-        parts = urlsplit(hook.url)
-        if parts.scheme not in _PORTS or not parts.hostname:
+        try:
+            parts = urlsplit(hook.url)
+            host, port = parts.hostname, parts.port
+        except ValueError:  # such as a port that is no number
+            host = None
+        if not host or parts.scheme not in _PORTS:
             raise ConfigError(
                 f"a webhook needs an address such as https://mes.example/parts, got "
                 f"{hook.url}"
@@ -39,8 +43,8 @@ class WebhookSink:
         self.name = hook.name
         self._is_private = hook.is_private
         self._is_tls = parts.scheme == "https"
-        self._host = parts.hostname
-        self._port = parts.port or _PORTS[parts.scheme]
+        self._host = host
+        self._port = port or _PORTS[parts.scheme]
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def deliver(self, payload: dict[str, Any]) -> None:
