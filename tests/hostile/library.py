@@ -37,6 +37,7 @@ NO_PATHS: dict[str, Any] = {
     "a class": Path,
     "a null character": "a\0b",
     "a missing file": "gone/x.ead",
+    "a long name": "x" * 300,
 }
 NO_IMAGES: dict[str, Any] = {
     "None": None,

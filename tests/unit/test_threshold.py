@@ -312,11 +312,13 @@ def test_a_rule_without_images_gets_one_sentence(model):
 def test_known_defects_show_what_each_budget_finds(model, normal, capsys):
     folder, _ = normal
     before = model.read_bytes()
+    (folder / "film.avi").touch()
 
     assert main(["threshold", str(model), "--defects", str(folder)]) == 0
 
     printed = capsys.readouterr().out
     assert "of 4 (" in printed
+    assert ".avi files (1)" in printed
     assert "95 % confidence intervals" in printed
     assert model.read_bytes() == before
 

@@ -39,7 +39,7 @@ def reproduce(
     from efficientad_lab.studies.reproduce import EXPERIMENT
     from efficientad_lab.studies.reproduce import reproduce as reproduce_scenarios
 
-    print_lines(*settings_lines(config, {}), file=sys.stderr)
+    print_lines(*settings_lines(config, {}), on_stderr=True)
     failures = reproduce_scenarios(
         roots, output, config, on_done=_print_end, executor=workers.make()
     )
@@ -71,7 +71,7 @@ def ablate(
     from efficientad_lab.studies.ablation import EXPERIMENT
     from efficientad_lab.studies.ablation import ablate as ablate_scenarios
 
-    print_lines(*settings_lines(config, {}), file=sys.stderr)
+    print_lines(*settings_lines(config, {}), on_stderr=True)
     failures = ablate_scenarios(
         roots,
         output,
@@ -99,7 +99,7 @@ def figures(results: Path, /, *, config: FigureConfig) -> int:
     for path in drawn:
         print_lines(f"wrote {path}")
     for reason in missing:
-        print_lines(f"efficientad: {reason}", file=sys.stderr)
+        print_lines(f"efficientad: {reason}", on_stderr=True)
     return SOME_FAILED if missing else OK
 
 
@@ -110,7 +110,7 @@ def _print_end(job: "Job", error: Exception | None) -> None:
         print_lines(f"{name}: recorded")
     else:
         reason = f"{type(error).__name__}: {error}"
-        print_lines(f"efficientad: {name} failed: {reason}", file=sys.stderr)
+        print_lines(f"efficientad: {name} failed: {reason}", on_stderr=True)
 
 
 def _code_of(failures: Sequence[Exception]) -> int:

@@ -154,11 +154,12 @@ def decode_upright(
     require_size(picture.height, picture.width, name)
     _require_one_frame(picture, name)
     _require_usable_form(picture, name)
-    with _errors_translated(name):
-        decoded = _decoded(picture)
     is_transposed, down, right = _ORIENTATIONS[_orientation(picture)]
     shape = (picture.height, picture.width)
-    upright = np.empty((*(shape[::-1] if is_transposed else shape), *channels), dtype)
+    size = shape[::-1] if is_transposed else shape
+    with _errors_translated(name):
+        decoded = _decoded(picture)
+        upright = np.empty((*size, *channels), dtype)
     stored = upright.swapaxes(0, 1) if is_transposed else upright
     stored = stored[::down, ::right]
     for rows in strips(*shape):
@@ -240,6 +241,11 @@ def require_lossless(picture: Picture, path: Path) -> None:
 def _errors_translated(name: str) -> Iterator[None]:
     try:
         yield
+    except MemoryError as error:
+        raise ImageError(
+            f"an image must fit into memory, {name} does not; reduce it, or cut it "
+            "into tiles"
+        ) from error
     except Exception as error:  # Pillow raises almost any kind on damaged files
         what = str(error) or type(error).__name__
         raise ImageError(

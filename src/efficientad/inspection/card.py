@@ -1,5 +1,6 @@
 """The model card of a model file: data, settings, decision, metrics and limits."""
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -60,8 +61,8 @@ def card(model: Path | str, *, metrics: Path | str | None = None) -> str:
         "Metrics": _metrics(None if metrics is None else Path(metrics)),
         "Limits": [f"- {limit}" for limit in _LIMITS],
     }
-    lines = [f"# Model card: {printable(product_of(provenance) or path.stem)}"]
-    lines += ["", f"An anomaly detector, {printable(training_of(provenance))}."]
+    lines = [f"# Model card: {_escaped(product_of(provenance) or path.stem)}"]
+    lines += ["", f"An anomaly detector, {_escaped(training_of(provenance))}."]
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]
     return "\n".join(lines) + "\n"
@@ -76,7 +77,12 @@ def _table(facts: Mapping[str, Any]) -> list[str]:
 
 def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return printable(text).replace("|", "\\|")
+    return _escaped(text).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """Return a text that Markdown takes for text, on one line."""
+    return html.escape(printable(text), quote=False)
 
 
 def _data(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,4 +137,4 @@ def _metrics(path: Path | None) -> list[str]:
             f"a card needs the metrics.json of an evaluation, {path} cannot be used "
             f"({error}); run efficientad evaluate"
         ) from error
-    return [printable(found), "", *_table({k: f"{v:.4f}" for k, v in numbers.items()})]
+    return [_escaped(found), "", *_table({k: f"{v:.4f}" for k, v in numbers.items()})]

@@ -209,7 +209,18 @@ def _lists(output: Path) -> Iterator[OnRow]:
             json_file.write(json_line(row) + "\n")
 
         yield add
-        csv_file.flush()  # so that a full disk leaves neither with its name
+        for file in (csv_file, json_file):  # a full disk leaves neither with its name
+            _synchronize(file)
+
+
+def _synchronize(file: TextIO) -> None:
+    """Write a list to its disk; a device or pipe has none."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 @contextmanager

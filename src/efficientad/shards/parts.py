@@ -137,10 +137,10 @@ def predict_parts(
     model, config = Path(model), config or PartsConfig()
     require_model_file(model)
     model_hash = file_hash(model)
-    if not is_url(output):
-        require_writable(Path(output) / "part.parquet")
     salt = json.dumps([model_hash, engine, has_maps])
     shards = find_shards(sources, config.part_size)
+    if not is_url(output):
+        require_writable(Path(output) / "part.parquet")
     tasks = [
         PartTask(
             shard=shard,

@@ -5,6 +5,7 @@ file, or a number of image files that follow each other. URLs are read by fsspec
 """
 
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,11 @@ from efficientad.storage import open_regular
 _TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 _LIST_SUFFIX: Final = ".txt"
 _TAR_BLOCK: Final = 512
+_ERRORS_OF_FSSPEC: Final = (
+    *(OSError, ValueError, TypeError, AttributeError, NotImplementedError),
+    *(tarfile.TarError, zipfile.BadZipFile),
+)
+"""Errors of fsspec's file systems for an address that is wrong, or does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +100,15 @@ def image_of(
     if content is None and not is_url(path):
         return preparation.read(path)
     if content is None:
+        files, name = file_system(path)
         try:
-            with opened(path) as file:
+            with files.open(name, "rb") as file:
                 content = file.read()
         except FileNotFoundError as error:
             raise ImageError(
                 f"an image was needed, {path} does not exist; check the path"
             ) from error
-        except OSError as error:
+        except _ERRORS_OF_FSSPEC as error:
             raise DatasetError(
                 f"an image was needed, {path} cannot be read ({error}); check the "
                 "connection and the permissions, and give the same command again"
@@ -179,7 +186,7 @@ def file_system(path: str) -> tuple[Any, str]:
             f"{path} needs a package that is not installed ({error}); "
             "run: pip install 'efficientad[ray]', and what it names"
         ) from error
-    except ValueError as error:
+    except _ERRORS_OF_FSSPEC as error:
         raise DatasetError(
             f"needed a path or a URL that fsspec reads, got {path} ({error}); check it"
         ) from error
@@ -213,7 +220,7 @@ def _files_of_url(source: str) -> list[str]:
     files, place = file_system(source)
     try:
         found = [place] if files.isfile(place) else files.find(place)
-    except OSError as error:
+    except _ERRORS_OF_FSSPEC as error:
         raise DatasetError(
             f"images were needed at {source}, which cannot be listed ({error}); check "
             "the address and the permissions"
