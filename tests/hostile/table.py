@@ -2,18 +2,14 @@
 
 from tests.hostile import (
     checkpoints,
-    environment,
     exports,
-    full_disks,
     images,
-    library,
     lists,
     model_files,
     names,
-    options,
-    settings,
     trees,
 )
+from tests.hostile.calls import environment, full_disks, library, options, settings
 from tests.hostile.case import AREAS, Case
 
 CASES: tuple[Case, ...] = (

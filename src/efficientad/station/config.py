@@ -8,6 +8,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import ConfigError, StorageError
@@ -141,6 +142,21 @@ class Webhook(_Checked):
     is_private: bool = False
     """Whether the address may be in a private network, or on this computer."""
 
+    def __post_init__(self) -> None:
+        """Reject settings of another type, and what is no address of HTTP."""
+        super().__post_init__()
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in {"http", "https"} and bool(parts.hostname)
+            is_address &= parts.port != 0
+        except ValueError:  # such as a port that is no number
+            is_address = False
+        if not is_address:
+            raise ConfigError(
+                "a webhook needs an address such as https://mes.example/parts, got "
+                f"{self.url}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mqtt(_Checked):
@@ -152,6 +168,12 @@ class Mqtt(_Checked):
     username: str | None = None
     password: str | None = None
     has_tls: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type or range, and a host without a name."""
+        super().__post_init__()
+        if not self.host:
+            raise ConfigError("a broker needs a host, got none; give name or address")
 
 
 @dataclass(frozen=True, kw_only=True)

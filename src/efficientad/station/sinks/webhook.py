@@ -12,7 +12,6 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from efficientad.errors import ConfigError
 from efficientad.station.config import Webhook
 from efficientad.station.sinks.outbox import RefusedError
 
@@ -25,26 +24,12 @@ class WebhookSink:
     """A receiver of inspections by HTTP."""
 
     def __init__(self, hook: Webhook) -> None:
-        """Check the address.
-
-        Raises:
-            ConfigError: If it is no address of HTTP.
-        """
-        try:
-            parts = urlsplit(hook.url)
-            host, port = parts.hostname, parts.port
-        except ValueError:  # such as a port that is no number
-            host = None
-        if not host or parts.scheme not in _PORTS:
-            raise ConfigError(
-                f"a webhook needs an address such as https://mes.example/parts, got "
-                f"{hook.url}"
-            )
+        parts = urlsplit(hook.url)
         self.name = hook.name
         self._is_private = hook.is_private
         self._is_tls = parts.scheme == "https"
-        self._host = host
-        self._port = port or _PORTS[parts.scheme]
+        self._host = parts.hostname or ""
+        self._port = parts.port or _PORTS[parts.scheme]
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def deliver(self, payload: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ TEXTS: Final[dict[str, tuple[str | bytes, str]]] = {
         '[[webhooks]]\nname="a"\nurl="mailto:a@b.c"',
         "a webhook needs an address",
     ),
+    "a broker without a host": ('[mqtt]\nhost=""', "a broker needs a host"),
     "a camera without an address": ('[[cameras]]\nname="a"', "an address or a command"),
     "a source of an escape sequence": (
         '[[folders]]\nname="a\\u001b[2J"\npath="in"',
