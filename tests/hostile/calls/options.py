@@ -123,7 +123,7 @@ def value_cases() -> Iterator[Case]:
         yield option(f"train --local-channels={value}", *called)
     for low, high in LEVELS:
         called = call_of("train", "--levels", low, high)
-        yield option(f"train --levels {low[:9]} {high[:9]}", *called)
+        yield option(f"train --levels {low} {high[:9]}, {len(high)}", *called)
 
 
 CASES = tuple(cases())
