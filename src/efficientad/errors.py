@@ -4,12 +4,18 @@ A message names what was needed, what came and what to do, in lower case and wit
 full stop. The command line prints it as one line and exits with code 2.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 TRAIN_EXTRA: Final = frozenset({"jaxtyping", "jinja2", "scipy", "torch"})
 """Top-level modules that the extra `train` installs."""
+
+_PATH_REMEDIES: Final = {
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.ELOOP: "remove the link, or use another path",
+}
 
 
 class EfficientADError(Exception):
@@ -50,6 +56,19 @@ class ResultError(EfficientADError, ValueError):
 
 class StorageError(EfficientADError, OSError):
     """A file cannot be written or read, for example on a full disk."""
+
+
+def path_error(error: OSError) -> StorageError | None:
+    """Return the error for a path that cannot be used; None for another cause."""
+    if error.filename is None:
+        return None
+    reason = f"{error.filename} ({error.strerror})"
+    if isinstance(error, PermissionError):
+        return StorageError(f"cannot enter or read {reason}; check its permissions")
+    if error.errno in _PATH_REMEDIES:
+        remedy = _PATH_REMEDIES[error.errno]
+        return StorageError(f"cannot use {reason}; {remedy}")
+    return None
 
 
 class MissingDependencyError(EfficientADError, ImportError):

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from efficientad.names import printable
+
 S = TypeVar("S", bound=Sized)
 T = TypeVar("T")
 
@@ -39,7 +41,11 @@ class Progress:
         self._is_silent = True
         self._bar = (
             tqdm(
-                desc=task, total=n_total, initial=n_done, unit=unit, dynamic_ncols=True
+                desc=task and printable(task),
+                total=n_total,
+                initial=n_done,
+                unit=unit,
+                dynamic_ncols=True,
             )
             if _has_terminal()
             else None

@@ -29,7 +29,7 @@ from typing import (
     get_type_hints,
 )
 
-from efficientad.errors import ConfigError
+from efficientad.errors import ConfigError, path_error
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -96,7 +96,11 @@ def check_fields(settings: "DataclassInstance") -> None:
 
 
 def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function with its arguments checked: it then raises `ConfigError`."""
+    """Return the function with its arguments checked: it then raises `ConfigError`.
+
+    For a path that is too long, or that the user may not enter, it raises
+    `StorageError`.
+    """
     parameters = signature(function)
 
     @wraps(function)
@@ -105,7 +109,13 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
         hints = _hints(function)
         for name, value in given.arguments.items():
             given.arguments[name] = checked(name, value, hints.get(name, Any))
-        return function(*given.args, **given.kwargs)
+        try:
+            return function(*given.args, **given.kwargs)
+        except OSError as error:
+            found = path_error(error)
+            if found is None:
+                raise
+            raise found from error
 
     return call
 
@@ -167,7 +177,7 @@ def _converted(name: str, value: Any, kind: Any) -> Any:  # noqa: PLR0911
         found = (_converted(name, value, each) for each in _members(kind))
         return next((each for each in found if each is not _REFUSED), _REFUSED)
     if origin is Literal:
-        is_plain = isinstance(value, (str, int))  # of an array, each would be compared
+        is_plain = isinstance(value, (str, Integral))  # an array compares each value
         return next((c for c in inner if is_plain and c == value), _REFUSED)
     if origin in {Sequence, tuple, Iterable}:
         return _converted_list(name, value, origin, inner[0])

@@ -9,16 +9,19 @@ of start, since a number is used again. The next process that writes to the fold
 removes what killed ones left. No torch here.
 """
 
+import errno
 import functools
 import hashlib
 import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -70,7 +73,7 @@ def atomic_write(path: Path, *, keeps_partial: bool = False) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, and move it to `path` at the end.
 
-    That cannot be a mount point.
+    That cannot be a mount point. An empty folder there hands on its permissions.
 
     Raises:
         StorageError: If the folder cannot be written, or `path` is not empty.
@@ -81,6 +84,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         if path.is_dir():
+            shutil.copymode(path, folder)
             path.rmdir()
         move(folder, path)
 
@@ -200,6 +204,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read bytes; a pipe or device would be waited for.
+
+    Raises:
+        OSError: If it cannot be opened, or is no regular file.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe or device")
+    return path.open("rb")
+
+
 def file_hash(path: Path | str) -> str:
     """Return the SHA-256 of a file's bytes, 64 hexadecimal digits.
 
@@ -207,7 +223,7 @@ def file_hash(path: Path | str) -> str:
         StorageError: If the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StorageError(

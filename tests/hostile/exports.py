@@ -35,6 +35,12 @@ def removed(file: str, target: Path) -> None:
     target.unlink()
 
 
+def replaced_by(_file: str, target: Path, kind: str) -> None:
+    """Put something special in the place of a file."""
+    target.unlink()
+    special_file(kind, target)
+
+
 def replaced(_file: str, target: Path, text: str) -> None:
     """Replace a file of an export by a text."""
     write(target, text)
@@ -87,6 +93,9 @@ def cases() -> Iterator[Case]:
                 yield opened(f"a zeroed sector of {file} at {share}", model, prepare)
             prepare = partial(damage, removed)
             yield opened(f"without {file}", model, prepare)
+            for kind in SPECIAL if file != model else ():
+                prepare = partial(damage, replaced_by, kind)
+                yield opened(f"{kind} for {file}", model, prepare)
     for name, text in (("an outer entity", ENTITY), ("a billion laughs", LAUGHS)):
         prepare = partial(other_part, "part.xml", replaced, text)
         yield opened(name, "part.xml", prepare)

@@ -315,6 +315,15 @@ def read_cases() -> Iterator[Case]:
             prepare=partial(write_picture, content),
             call=lambda: read_image(IN / "picture"),
         )
+    volume = np.zeros((3, 24, 20), np.uint8)
+    content = partial(tiff, volume, photometric="minisblack", volumetric=True)
+    yield Case(
+        area="images",
+        name="TIFF of a volume",
+        prepare=partial(write_picture, content),
+        call=lambda: read_image(IN / "picture"),
+        words="3 layers of a volume",
+    )
     yield Case(
         area="images",
         name="8 x 24 million in 46 kB",

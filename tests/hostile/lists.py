@@ -121,6 +121,14 @@ def table_cases() -> Iterator[Case]:
         (*region, "--output", "out/new.ead"),
         ("card", "part.ead", "--metrics", str(path)),
     ):
+        for kind in SPECIAL:
+            yield Case(
+                area="lists",
+                name=f"{command[0]}: {kind}",
+                prepare=partial(special_file, kind, path),
+                command=command,
+                words=str(path),
+            )
         for name, text in TABLES.items():
             yield Case(
                 area="lists",

@@ -1,5 +1,6 @@
 """Hostile model files: damage is noticed, and nothing in a file runs."""
 
+import base64
 import json
 import math
 import shutil
@@ -20,6 +21,7 @@ from tests.hostile.case import (
     special_file,
     write,
 )
+from tests.hostile.images import black
 
 from efficientad.model_files import container
 
@@ -31,6 +33,7 @@ VERBS = {
     "calibrate": ("calibrate", str(MODEL), "normal", "--output", "out/new.ead"),
     "evaluate": ("evaluate", str(MODEL), "parts", "--output", "out"),
     "check": ("check", "parts", "--model", str(MODEL)),
+    "card": ("card", str(MODEL)),
 }
 PLACES = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95, 0.999)
 
@@ -125,6 +128,8 @@ TENSORS = (
     *("teacher_mean", "teacher_std", "teacher.convolutions.0.weight"),
     *("student.convolutions.3.bias", "autoencoder.describe.weight"),
 )
+LARGE_PICTURE = base64.b64encode(black(20_000, 20_000)).decode()
+"""A PNG of a few kilobytes that would be 400 megapixels."""
 CONTENT = {
     ("size",): ("large", None, 3, ["small"]),
     ("calibration",): (None, [], "text", {}),
@@ -135,6 +140,26 @@ CONTENT = {
     ("calibration", "given_threshold"): ("0.1", [1], True),
     ("calibration", "threshold_rule"): ("best", None, 1),
     ("provenance",): (None, 3, "text", [1]),
+    ("provenance", "recipe"): (None, 3, [1], {"steps": 10**9 + 0.5}),
+    ("provenance", "training_images"): ([], {"a": 1}, "text"),
+    ("calibration", "unsure_budget"): (0.0001, "1", 0.9, True),
+    ("calibration", "second_session"): ({"a": []}, {"a": [None]}, 3, [1]),
+    ("calibration", "terms"): (
+        {"composition": {"center": 0, "slope": 1}},
+        [1],
+        {"x": {}},
+    ),
+    ("calibration", "score_has_map"): ("x", 3, False),
+    ("calibration", "rule"): (
+        *(None, [1], {"min_area": 2}, {"min_area": "1"}, {"image_mm2": -1}, {"x": 1}),
+        *({"region_of_interest": text} for text in ("x", LARGE_PICTURE, 3)),
+    ),
+    ("levels",): ([0], [9, 9], ["0", "9"], 3, [0, 70_000], [0.0, 9], [True, 9]),
+    ("tiled_input_size",): ([256], [100, 100], "ab", [256, 10**6], [256.0, 256], 3),
+    ("alignment",): (
+        *(None, {}, "x", {"reference": "x", "least_agreement": 0.5}),
+        {"reference": LARGE_PICTURE, "least_agreement": 0.5},
+    ),
 }
 TEXTS = {
     "nested lists": "[" * 1000 + "]" * 1000,
@@ -189,7 +214,7 @@ def edited_cases() -> Iterator[Case]:
             yield refused(f"{name} is {what}", prepare, "does not hold")
     for place, values in CONTENT.items():
         for entry in values:
-            name = f"{'.'.join(place)} is {json.dumps(entry)}"
+            name = f"{'.'.join(place)} is {json.dumps(entry)[:60]}"
             yield refused(name, partial(edited, set_in(place, entry)), "bad entry")
     for name, text in TEXTS.items():
         yield refused(f"described by {name}", partial(raw, text), "in/part.ead")
@@ -199,6 +224,16 @@ def edited_cases() -> Iterator[Case]:
     for version in ("0", "3", "", "new"):
         prepare = partial(raw, "{}", version=version)
         yield refused(f"version {version!r}", prepare, "has file format")
+
+
+def for_its_owner_alone() -> None:
+    """Put the model to the output, readable by its owner alone."""
+    write(OUT / "part.ead", Path("part.ead").read_bytes()).chmod(0o600)
+
+
+def require_for_its_owner_alone() -> None:
+    """Assert that it still is."""
+    assert (OUT / "part.ead").stat().st_mode & 0o777 == 0o600
 
 
 def threshold_cases() -> Iterator[Case]:
@@ -225,10 +260,11 @@ def threshold_cases() -> Iterator[Case]:
     yield Case(
         area="model_files",
         name="threshold: permissions stay",
-        prepare=lambda: write(OUT / "part.ead", Path("part.ead").read_bytes()),
+        prepare=for_its_owner_alone,
         command=("threshold", "out/part.ead", "--at", "0.2"),
         codes=(OK,),
         makes=("part.ead",),
+        check=require_for_its_owner_alone,
     )
 
 

@@ -2,17 +2,14 @@
 
 from tests.hostile import (
     checkpoints,
-    environment,
     exports,
-    full_disks,
     images,
-    library,
     lists,
     model_files,
     names,
-    options,
     trees,
 )
+from tests.hostile.calls import environment, full_disks, library, options, settings
 from tests.hostile.case import AREAS, Case
 
 CASES: tuple[Case, ...] = (
@@ -24,6 +21,7 @@ CASES: tuple[Case, ...] = (
     *lists.CASES,
     *trees.CASES,
     *options.CASES,
+    *settings.CASES,
     *environment.CASES,
     *full_disks.CASES,
     *library.CASES,

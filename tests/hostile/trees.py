@@ -23,6 +23,8 @@ from tests.hostile.case import (
 )
 from tests.hostile.files import TRAIN
 
+from efficientad.shards.parts import predict_parts
+
 Change = Callable[[], Any]
 
 
@@ -132,6 +134,26 @@ def many_links() -> None:
         (IN / f"{number}.png").symlink_to(f"{number - 1}.png")
 
 
+def unused_by_parquet() -> None:
+    """Put a film beside an image and a folder of texts."""
+    shutil.copy("good.png", IN)
+    write(IN / "film.avi", b"RIFF")
+    write(IN / "notes/a.txt", "no")
+
+
+def check_unused() -> None:
+    """Assert that the summary names the film."""
+    os.lseek(1, 0, os.SEEK_SET)
+    assert b"not used of in: .avi files (1), texts (1)" in os.read(1, 2**20)
+
+
+def damaged_part() -> None:
+    """Write the part that the command would write, and cut it."""
+    predict_parts("part.ead", ("good.png",), "out/parts")
+    (part,) = (OUT / "parts").iterdir()
+    part.write_bytes(part.read_bytes()[:-9])
+
+
 PREDICTED: dict[str, tuple[Change, int]] = {
     "folders linked to themselves": (linked_to_itself, OK),
     "800 nested folders": (partial(deep, 800), OK),
@@ -211,6 +233,39 @@ def cases() -> Iterator[Case]:
             command=("evaluate", "part.ead", "parts", "--output", "out"),
             words=name,
         )
+    for name in LISTS:
+        yield Case(
+            area="trees",
+            name=f"predict: a folder in place of {name}",
+            prepare=partial((OUT / name / "x").mkdir, parents=True),
+            command=("predict", "part.ead", "normal", "--output", "out"),
+            words=f"{name} is a folder",
+        )
+    parquet = ("--output", "out/parts", "--format", "parquet")
+    yield Case(
+        area="trees",
+        name="predict: what Parquet does not use",
+        prepare=unused_by_parquet,
+        command=(*PREDICT[:3], *parquet),
+        codes=(OK,),
+        makes=("parts",),
+        check=check_unused,
+    )
+    for kind in ("pipe", "device", "broken link"):
+        yield Case(
+            area="trees",
+            name=f"predict: a {kind} for a list of Parquet",
+            prepare=partial(special_file, kind, IN / "list.txt"),
+            command=("predict", "part.ead", "in/list.txt", *parquet),
+            words="list.txt",
+        )
+    yield Case(
+        area="trees",
+        name="predict: a damaged part of Parquet",
+        prepare=damaged_part,
+        command=("predict", "part.ead", "good.png", *parquet),
+        words="a whole part was needed",
+    )
     yield Case(
         area="trees",
         name="calibrate: other files than images",

@@ -1,5 +1,6 @@
 """Images from a folder, and inspections told to others, each at least once."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from tests.station.test_kills import command_in
 from tests.station_fakes import (
     config_in,
     image_of,
+    incidents,
     listed,
     post,
     running,
@@ -27,6 +29,7 @@ from tests.station_models import ANOMALOUS, NORMAL
 from efficientad.errors import ConfigError
 from efficientad.station.config import Folder, Mqtt, Webhook
 from efficientad.station.sinks.webhook import WebhookSink
+from efficientad.station.sources import folder as folder_source
 from lab.experiments.station.harness import free_port, station_process
 
 
@@ -80,6 +83,27 @@ def test_a_file_that_is_no_image_is_left_until_it_is_one(watched):
 
     assert len(listed(client)) == 1
     assert (folder / "list.csv").exists()
+
+
+def test_a_file_that_cannot_be_read_now_stays_and_the_others_are_inspected(
+    watched, monkeypatch
+):
+    client, folder = watched
+    read, n_failures = folder_source._copied, iter(range(3))
+
+    def copied(path, *others):
+        if path.name == "shy.png" and next(n_failures, None) is not None:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read(path, *others)
+
+    monkeypatch.setattr(folder_source, "_copied", copied)
+    (folder / "shy.png").write_bytes(image_of(NORMAL))
+    (folder / "part.png").write_bytes(image_of(NORMAL, seed=1))
+    wait_until((folder / "done" / "part.png").exists)
+    wait_until((folder / "done" / "shy.png").exists)
+
+    (found,) = (i for i in incidents(client) if i["kind"] == "folder")
+    assert "Input/output error" in found["detail"]
 
 
 def test_a_file_that_was_stored_before_a_kill_is_not_inspected_again(watched):
@@ -200,7 +224,13 @@ def test_a_webhook_into_a_private_network_must_be_allowed(url):
         WebhookSink(Webhook(name="mes", url=url)).deliver({"id": "1"})
 
 
-@pytest.mark.parametrize("url", ["ftp://example.com/", "file:///etc/passwd", "mes"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://example.com/", "file:///etc/passwd", "mes"),
+        *("http://[::1/a", "http://mes:99999/", "http://mes:a/"),
+    ],
+)
 def test_a_webhook_needs_an_address_of_http(url):
     with pytest.raises(ConfigError, match="needs an address"):
         WebhookSink(Webhook(name="mes", url=url))

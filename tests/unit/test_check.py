@@ -1,6 +1,7 @@
 """The verb `check`: one check for each category, printed and written."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from tests.dataset_files import smooth_picture, write_sound_category
 
 from efficientad import DatasetError, check, save
 from efficientad.cli import main as cli
+from efficientad.errors import ModelFileError
+from efficientad.evaluation import unusual_images
+from efficientad.images.preparation import Preparation
 
 
 @pytest.fixture
@@ -74,6 +78,29 @@ def test_a_normal_image_unlike_all_others_is_suspicious(
     assert suspicious.severity == "warning"
     assert "unlike all others: train/good/5.png" in suspicious.message
     assert suspicious.paths == (category / "train" / "good" / "5.png",)
+
+
+def test_a_model_reads_images_of_a_check_with_its_levels(
+    category, make_detector, joined, tmp_path, monkeypatch
+):
+    model, read = tmp_path / "part.ead", []
+    predictor = replace(joined(make_detector()), preparation=Preparation(levels=(0, 9)))
+    save(predictor, model)
+
+    def distances(_detector, images):
+        read.extend(images)
+        return np.zeros(len(read))
+
+    monkeypatch.setattr(unusual_images, "leave_one_out_distances", distances)
+    dark = np.full((96, 96), 9, np.uint16)
+    Image.fromarray(dark).save(category / "train" / "good" / "0.png")
+    check(category, model=model)
+
+    assert read[0].min() == 255
+    export = tmp_path / "part.onnx"
+    export.touch()
+    with pytest.raises(ModelFileError, match=r"part\.onnx is an export already"):
+        check(category, model=export)
 
 
 def test_all_findings_and_files_are_written(category, tmp_path):

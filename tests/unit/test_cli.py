@@ -283,3 +283,15 @@ def test_help_is_no_failure_and_what_a_verb_exits_with_stays(monkeypatch, capsys
     assert "usage: efficientad doctor" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="3"):
         cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("verb", ["train", "distill"])
+def test_a_name_among_the_settings_cannot_move_the_cursor(verb, tmp_path, capsys):
+    option = "--validation" if verb == "train" else "--source"
+
+    code = cli.main(
+        [verb, str(tmp_path / "a"), "--output", "b", option, "x\x1b[2Jy\nz"]
+    )
+
+    assert code == 2
+    assert "x\\x1b[2Jy\\nz" in capsys.readouterr().err

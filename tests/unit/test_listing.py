@@ -11,6 +11,7 @@ from efficientad.errors import DatasetError
 from efficientad.images.listing import (
     describe_contents,
     find_images,
+    images_at,
     join_names,
     subfolders,
     unused_files,
@@ -145,3 +146,11 @@ def test_describe_contents_names_formats_that_are_not_read(tmp_path):
 def test_join_names_names_five_and_counts_the_others():
     assert join_names("abcde") == "a, b, c, d, e"
     assert join_names(iter("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+def test_what_a_folder_of_images_holds_beside_them_is_a_warning(tmp_path, caplog):
+    for name in ("a.png", "film.avi"):
+        (tmp_path / name).touch()
+
+    assert images_at(tmp_path) == [tmp_path / "a.png"]
+    assert ".avi files (1); 1 in all" in caplog.text

@@ -1,5 +1,7 @@
 """CSV and JSON lists of images."""
 
+import json
+
 import pytest
 from PIL import Image
 from tests.dataset_files import HEIGHT, LIST, WIDTH, draw, write_list
@@ -165,3 +167,17 @@ def test_a_list_in_another_encoding_is_refused(tmp_path):
 
     with pytest.raises(DatasetError, match="save it again as CSV in UTF-8"):
         open_category(path)
+
+
+def test_another_column_means_nothing(tmp_path):
+    path = write_list(tmp_path / "parts.csv")
+    path.write_text(
+        "image,split,defect_type,mask,background\n"
+        "shots/014.png,test,scratch,masks/014.png,white\n"
+    )
+    other = path.with_suffix(".json")
+    other.write_text(json.dumps([{**LIST[-1], "background": [255, 255, 255]}]))
+
+    for table in (path, other):
+        (sample,) = open_category(table).test
+        assert read_defect_mask(sample, HEIGHT, WIDTH).sum() == 2 * WIDTH

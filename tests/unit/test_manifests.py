@@ -112,3 +112,13 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path, content):
 
     with pytest.raises(DatasetError, match="manifest"):
         open_category(path, needs_test=False)
+
+
+def test_a_separator_of_unicode_in_a_name_ends_no_line(tmp_path):
+    found = entry(tmp_path, 1) | {"source-ref": "a\u2028b\x85.png"}
+    path = tmp_path / "parts.jsonl"
+    path.write_text(json.dumps(found, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    draw(tmp_path / "a\u2028b\x85.png", 1)
+
+    (sample,) = open_category(path, needs_test=False).train
+    assert sample.path.is_file()

@@ -219,6 +219,18 @@ def test_an_image_that_is_gone_is_no_damaged_one(tmp_path):
     assert not images.unreadable
 
 
+def test_a_broken_link_is_left_out_and_named(tmp_path, caplog):
+    folder = write_folder(tmp_path / "images", {"a.png": 1, "b.png": 2})
+    (folder / "c.png").symlink_to("gone.png")
+    (folder / "film.avi").touch()
+
+    images = open_images(folder)
+
+    assert len(images) == 2
+    assert len(images.fingerprint()) == 64
+    assert "images (1), .avi files (1); 2 in all" in caplog.text
+
+
 def test_only_visible_files_that_end_so_are_tars(tmp_path):
     write_folder(tmp_path / "folder.tar", {"0.png": 0})
     for name in (".hidden/1.tar", "more/2.TAR"):

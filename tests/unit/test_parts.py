@@ -211,6 +211,12 @@ def test_a_file_named_twice_is_in_one_shard(images, shards):
         ("nosuch://place", DatasetError, "a path or a URL that fsspec reads"),
         ("s3://bucket/place", MissingDependencyError, "pip install"),
         ("memory://empty", DatasetError, "found none in memory://empty"),
+        ("zip://gone.zip", DatasetError, "a path or a URL that fsspec reads"),
+        ("zip://a.png::gone.zip", DatasetError, "a path or a URL that fsspec reads"),
+        (f"zip://a.png::{__file__}", DatasetError, "File is not a zip file"),
+        ("dir://gone", DatasetError, "a path or a URL that fsspec reads"),
+        ("reference://gone", DatasetError, "missing 1 required"),
+        ("data://gone", DatasetError, "which cannot be listed"),
     ],
 )
 def test_a_source_without_images_is_one_sentence(source, error, words):

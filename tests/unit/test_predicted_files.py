@@ -15,6 +15,7 @@ from tests.fake_engines import brightness_predictor
 
 from efficientad.errors import DatasetError, StorageError
 from efficientad.inspection.files import predict
+from efficientad.storage import temporary_path
 
 
 def rows_of(output):
@@ -99,6 +100,28 @@ def test_a_full_disk_ends_the_run(images, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left on device"):
         run([images], tmp_path / "out", has_maps=True)
     assert not (tmp_path / "out" / "predictions.csv").exists()
+
+
+def test_a_list_that_the_disk_refuses_at_the_end_leaves_neither(
+    images, tmp_path, monkeypatch
+):
+    synchronize, output = os.fsync, tmp_path / "out"
+    table = temporary_path(output / "predictions.csv").name
+
+    def refuse(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == table:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synchronize(descriptor)
+
+    draw(images / "a.png")
+    monkeypatch.setattr(os, "fsync", refuse)
+
+    with pytest.raises(StorageError, match="No space left on device"):
+        run([images], output, has_heatmaps=False)
+    assert {path.name for path in output.iterdir()} == {
+        "predictions.csv.partial",
+        "predictions.jsonl.partial",
+    }
 
 
 def test_a_folder_too_deep_for_a_path_has_a_row(images, tmp_path):

@@ -117,6 +117,15 @@ def test_a_terminal_shows_a_bar_from_where_an_earlier_run_ended(monkeypatch):
     assert "a note\n" in terminal.getvalue()
 
 
+def test_a_task_cannot_move_the_cursor(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+
+    Progress(2, "image", task="a\x1b[2Jb").close()
+
+    assert "a\\x1b[2Jb:" in terminal.getvalue()
+
+
 def test_items_that_take_long_are_counted(clock, caplog):
     taken = []
     for item in tracked("abcd", 4, "predicting"):

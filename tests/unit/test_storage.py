@@ -14,6 +14,7 @@ from efficientad.storage import (
     atomic_write,
     file_hash,
     files_together,
+    open_regular,
     require_writable,
     temporary_path,
     write_atomically,
@@ -325,3 +326,22 @@ def test_file_hash_is_the_sha256_of_the_bytes(tmp_path):
 def test_file_hash_of_a_missing_file_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="gone"):
         file_hash(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("read", [file_hash, open_regular])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(OSError, match="a pipe or device"):
+        read(tmp_path / "pipe")
+
+
+def test_a_folder_that_is_replaced_keeps_its_permissions(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir(mode=0o700)
+
+    with atomic_folder(folder) as made:
+        (made / "a").touch()
+
+    assert (folder / "a").is_file()
+    assert folder.stat().st_mode & 0o777 == 0o700

@@ -270,6 +270,7 @@ def test_a_least_area_lowers_the_scores(model, normal):
     pairs = zip(after.normal_scores, before.normal_scores, strict=True)
     assert all(one < other for one, other in pairs)
     assert efficientad.load(model).calibration.rule.min_area == 300 / (60 * 90)
+    assert threshold(model, images=folder, rule=RuleOptions(min_area=0)).rule.is_plain
 
 
 def test_an_unsure_band_lies_below_the_threshold(model, photograph):
@@ -311,11 +312,13 @@ def test_a_rule_without_images_gets_one_sentence(model):
 def test_known_defects_show_what_each_budget_finds(model, normal, capsys):
     folder, _ = normal
     before = model.read_bytes()
+    (folder / "film.avi").touch()
 
     assert main(["threshold", str(model), "--defects", str(folder)]) == 0
 
     printed = capsys.readouterr().out
     assert "of 4 (" in printed
+    assert ".avi files (1)" in printed
     assert "95 % confidence intervals" in printed
     assert model.read_bytes() == before
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED
-from efficientad.cli.printing import settings_lines
+from efficientad.cli.printing import print_lines, settings_lines
 from efficientad.errors import EfficientADError
 from efficientad.executors.config import ExecutorConfig
 from efficientad_lab.benchmark.config import BenchmarkConfig
@@ -39,11 +39,11 @@ def reproduce(
     from efficientad_lab.studies.reproduce import EXPERIMENT
     from efficientad_lab.studies.reproduce import reproduce as reproduce_scenarios
 
-    print(*settings_lines(config, {}), sep="\n", file=sys.stderr)
+    print_lines(*settings_lines(config, {}), on_stderr=True)
     failures = reproduce_scenarios(
         roots, output, config, on_done=_print_end, executor=workers.make()
     )
-    print(f"see {output / EXPERIMENT}.html")
+    print_lines(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)
 
 
@@ -71,7 +71,7 @@ def ablate(
     from efficientad_lab.studies.ablation import EXPERIMENT
     from efficientad_lab.studies.ablation import ablate as ablate_scenarios
 
-    print(*settings_lines(config, {}), sep="\n", file=sys.stderr)
+    print_lines(*settings_lines(config, {}), on_stderr=True)
     failures = ablate_scenarios(
         roots,
         output,
@@ -80,7 +80,7 @@ def ablate(
         on_done=_print_end,
         executor=workers.make(),
     )
-    print(f"see {output / EXPERIMENT}.html")
+    print_lines(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)
 
 
@@ -97,9 +97,9 @@ def figures(results: Path, /, *, config: FigureConfig) -> int:
 
     drawn, missing = draw_figures(results, config)
     for path in drawn:
-        print(f"wrote {path}")
+        print_lines(f"wrote {path}")
     for reason in missing:
-        print(f"efficientad: {reason}", file=sys.stderr)
+        print_lines(f"efficientad: {reason}", on_stderr=True)
     return SOME_FAILED if missing else OK
 
 
@@ -107,10 +107,10 @@ def _print_end(job: "Job", error: Exception | None) -> None:
     """Print the end of a job."""
     name = f"{job.category.name}, {job.variant}, seed {job.config.seed}"
     if error is None:
-        print(f"{name}: recorded", flush=True)
+        print_lines(f"{name}: recorded")
     else:
         reason = f"{type(error).__name__}: {error}"
-        print(f"efficientad: {name} failed: {reason}", file=sys.stderr, flush=True)
+        print_lines(f"efficientad: {name} failed: {reason}", on_stderr=True)
 
 
 def _code_of(failures: Sequence[Exception]) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 
 from efficientad.decisions.budget import BUDGETS
 from efficientad.errors import DatasetError
-from efficientad.images.listing import find_images
+from efficientad.images.listing import find_images, unused_files
 from efficientad.inspection.opening import load
 
 _Z: Final = 1.96  # of a normal distribution, for 95 %
@@ -49,7 +49,8 @@ def expectations(model: Path, defects: Path) -> list[str]:
             f"the smallest budget that finds all of these defects is {best:.1%}; "
             f"to take it: --false-alarm-budget {best}"
         )
-    return lines
+    unused = unused_files(defects, paths)
+    return [*lines, unused] if unused else lines
 
 
 def _of(n_found: int, n: int) -> str:

@@ -27,6 +27,7 @@ from efficientad.images.components import components
 from efficientad.images.rgb import Mask, read_image
 from efficientad.inspection.tiling import Size
 from efficientad.model_files.json_text import from_json
+from efficientad.storage import open_regular
 
 _LEAST_POINTS: Final = 3
 _MOST_POINTS: Final = 2000
@@ -53,7 +54,7 @@ def rule_of(options: RuleOptions, sizes: Sequence[Size]) -> Rule:
     share, image_mm2 = 0.0, None
     if options.min_area or options.pixel_size:
         height, width = _only_size(sizes, "an area")
-        area = options.min_area
+        area = options.min_area or 0.0
         if options.pixel_size:
             image_mm2 = height * width * options.pixel_size**2
             area /= options.pixel_size**2
@@ -111,7 +112,8 @@ def _mask(path: Path, sizes: Sequence[Size]) -> Mask:
 def _polygons(path: Path, sizes: Sequence[Size]) -> list[NDArray[np.float64]]:
     """Return the corners of each polygon in shares of the image's sides, (n, 2)."""
     try:
-        content = from_json(path.read_bytes())
+        with open_regular(path) as file:
+            content = from_json(file.read())
         unit, given = content["unit"], content["polygons"]
         polygons = [np.array(corners, np.float64) for corners in given]
     except OSError as error:

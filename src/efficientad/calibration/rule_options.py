@@ -22,9 +22,9 @@ class RuleOptions:
     ignore: Path | None = None
     """Parts of the image where no defect counts, in the same forms."""
 
-    min_area: Annotated[float, Range(0, 1e12)] = 0.0
+    min_area: Annotated[float, Range(0, 1e12)] | None = None
     """Least area of a defect in pixels of the images, or in square millimetres where
-    `pixel_size` is given."""
+    `pixel_size` is given. None: any area."""
 
     pixel_size: Annotated[float, Range(1e-6, 1e6)] | None = None
     """Side of an image's pixel in millimetres. None: unknown."""

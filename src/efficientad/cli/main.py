@@ -4,7 +4,6 @@ The lab adds its verbs by entry points. Errors raised on purpose become one line
 stderr and exit code 2; other errors keep their traceback.
 """
 
-import errno
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -21,6 +20,7 @@ from efficientad.errors import (
     ConfigError,
     EfficientADError,
     MissingDependencyError,
+    path_error,
     train_extra_is_missing,
 )
 from efficientad.names import printable
@@ -49,10 +49,6 @@ _TRAINING_VERBS: Final = {"train", "demo", "distill", "reproduce", "ablate"}
 _REMEDIES: Final = {
     **dict.fromkeys(("train", "distill"), "; --resume continues"),
     **dict.fromkeys(("demo", "reproduce", "ablate"), "; the same command continues"),
-}
-_PATH_REMEDIES: Final = {
-    errno.ENAMETOOLONG: "use a shorter path",
-    errno.ELOOP: "remove the link, or use another path",
 }
 
 
@@ -140,15 +136,9 @@ def _sentence_of(error: Exception, verb: str) -> str | None:
     """Return the sentence for bad input, or None for an error of another kind."""
     if isinstance(error, EfficientADError):
         return str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        if isinstance(error, PermissionError):
-            return (
-                f"cannot enter or read {error.filename} ({error.strerror}); check its "
-                "permissions"
-            )
-        if error.errno in _PATH_REMEDIES:
-            remedy = _PATH_REMEDIES[error.errno]
-            return f"cannot use {error.filename} ({error.strerror}); {remedy}"
+    if isinstance(error, OSError):
+        found = path_error(error)
+        return None if found is None else str(found)
     if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_EXTRA:
         return str(train_extra_is_missing(verb, error))
     return None

@@ -35,7 +35,7 @@ def predict_parts(
     return replace(
         summary,
         n_failed=summary.n_failed + len(failures),
-        unused=(missing,) if failures else (),
+        unused=(*summary.unused, missing) if failures else summary.unused,
     )
 
 

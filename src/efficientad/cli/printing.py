@@ -1,5 +1,6 @@
 """Lines that the verbs print: results first, details behind them."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 _N_NAMED: Final = 20
 
 
-def print_lines(*lines: str) -> None:
+def print_lines(*lines: str, on_stderr: bool = False) -> None:
     """Print lines, each on one line whatever names stand in it."""
-    print("\n".join(map(printable, lines)), flush=True)
+    stream = sys.stderr if on_stderr else sys.stdout
+    print("\n".join(map(printable, lines)), file=stream, flush=True)
 
 
 def settings_lines(

@@ -48,7 +48,7 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
     from efficientad.cli.process import held_back_interrupt
     from efficientad.training import run
 
-    print(*printing.training_lines(config), sep="\n", file=sys.stderr)
+    printing.print_lines(*printing.training_lines(config), on_stderr=True)
     predictor = run.train(images, config, output=output, interrupts=held_back_interrupt)
     printing.print_lines(
         f"wrote {output}", *printing.decision_lines(predictor.calibration)
@@ -372,7 +372,7 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
     from efficientad.engines.pytorch import choose_device
 
     became = asdict(recipe_of(config)) | {"device": choose_device(config.device)}
-    print(*printing.settings_lines(config, became), sep="\n", file=sys.stderr)
+    printing.print_lines(*printing.settings_lines(config, became), on_stderr=True)
     explained = distill_teacher(
         images,
         config,

@@ -162,7 +162,9 @@ def _filled(rows: Rows, path: Path, columns: tuple[str, ...]) -> Rows:
                 f"a mask must be a path as text, {path} has {reprlib.repr(mask)} in "
                 f"{place}; put several masks of one image into one folder"
             )
-    return rows
+    # Another column, such as one of notes, means nothing here.
+    known = (*columns, "mask")
+    return [(place, {name: row.get(name) for name in known}) for place, row in rows]
 
 
 def _sample(

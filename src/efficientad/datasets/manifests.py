@@ -49,7 +49,7 @@ def manifest_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"a manifest in UTF-8 was needed, {path} cannot be read ({error}); copy it "

@@ -103,7 +103,7 @@ class Rule:
     min_area: Annotated[float, Range(0, 1)] = 0.0
     """Least area of a defect, as a share of the image's area."""
 
-    image_mm2: Annotated[float, Range(1e-9, 1e12)] | None = None
+    image_mm2: Annotated[float, Range(1e-12, 1e21)] | None = None
     """Area that an image shows, in square millimetres. None: unknown."""
 
     def __post_init__(self) -> None:

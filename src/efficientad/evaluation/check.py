@@ -11,6 +11,7 @@ from efficientad.datasets.layouts import find_category_folders
 from efficientad.datasets.lists import is_list
 from efficientad.errors import DatasetError
 from efficientad.images.listing import join_names
+from efficientad.inspection.opening import require_detector_file
 from efficientad.names import as_text
 from efficientad.progress import tracked
 from efficientad.settings import checks_arguments
@@ -61,6 +62,7 @@ def check(
 
 def _unusual_by(model: Path) -> MoreFindings:
     """Return a search for normal images that are unlike all others."""
+    require_detector_file(model)
     # Only this part needs torch.
     from efficientad.evaluation import unusual_images  # noqa: PLC0415
     from efficientad.method.detector import Detector  # noqa: PLC0415
@@ -73,9 +75,8 @@ def _unusual_by(model: Path) -> MoreFindings:
         if len(samples) < unusual_images.MIN_IMAGES:
             return
         paths = [sample.path for sample in samples]
-        distances = unusual_images.leave_one_out_distances(
-            detector, tracked(paths, len(paths), "comparing")
-        )
+        images = map(file.preparation.read, tracked(paths, len(paths), "comparing"))
+        distances = unusual_images.leave_one_out_distances(detector, images)
         flagged = unusual_images.is_unusual(distances).nonzero()[0]
         order = sorted(flagged.tolist(), key=lambda i: -distances[i])
         if order:

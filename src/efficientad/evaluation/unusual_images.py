@@ -11,7 +11,6 @@ The student is not used, so it does not matter which images the detector was tra
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.images.rgb import INPUT_SIZE, read_image, resize_image
+from efficientad.images.rgb import INPUT_SIZE, RGBImage, resize_image
 from efficientad.kernels.winograd import FAST
 from efficientad.method.detector import Detector
 from efficientad.method.inputs import normalize_images
@@ -40,11 +39,11 @@ _TO_STANDARD_DEVIATION: Final = 1.4826
 
 
 def leave_one_out_distances(
-    detector: Detector, paths: Iterable[Path]
+    detector: Detector, images: Iterable[RGBImage]
 ) -> NDArray[np.float64]:
     """Return the distance of each image, of at least `MIN_IMAGES`, from all others."""
     detector.teacher.operations = FAST
-    patches = torch.stack([_patches(detector, path) for path in paths])
+    patches = torch.stack([_patches(detector, image) for image in images])
     return np.array([_distance(patches, index) for index in range(len(patches))])
 
 
@@ -58,10 +57,10 @@ def is_unusual(distances: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 @torch.inference_mode()
-def _patches(detector: Detector, path: Path) -> Float[Tensor, "patches 384"]:
-    image = resize_image(read_image(path), INPUT_SIZE, INPUT_SIZE)
+def _patches(detector: Detector, image: RGBImage) -> Float[Tensor, "patches 384"]:
+    small = resize_image(image, INPUT_SIZE, INPUT_SIZE)
     device = next(detector.teacher.parameters()).device
-    pixels = torch.from_numpy(image)[None].to(device)
+    pixels = torch.from_numpy(small)[None].to(device)
     descriptors = detector.teacher(normalize_images(pixels))
     pooled = functional.avg_pool2d(descriptors, _DESCRIPTORS_IN_PATCH)
     return pooled[0].flatten(1).T.contiguous()

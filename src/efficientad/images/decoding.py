@@ -5,9 +5,7 @@ used is refused before it is decoded. A decoded one is converted in strips, so t
 there is no second copy of a large image. `images.tiff` opens TIFF files.
 """
 
-import errno
 import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
@@ -26,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from efficientad.errors import ImageError
 from efficientad.images.tiff import TiffSamples, is_read_exactly, open_tiff
+from efficientad.storage import open_regular
 
 MIN_SIDE: Final = 8
 """Smallest height and width of an image, pixels."""
@@ -95,7 +94,7 @@ def opened_picture(path: Path) -> Iterator[Picture]:
             holds no image.
     """
     try:
-        file = _opened_file(path)
+        file = open_regular(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         problem = f"cannot be opened ({getattr(error, 'strerror', error)})"
         advice = "check the path and the permissions"
@@ -131,13 +130,6 @@ def open_picture(file: BufferedReader | BytesIO, name: str) -> Picture:
     )
 
 
-def _opened_file(path: Path) -> BufferedReader:
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for
-        raise OSError(errno.EINVAL, "a pipe or device")
-    return path.open("rb")
-
-
 def begins_as_image(first_bytes: bytes) -> bool:
     """Return whether a file is of a readable format by its first `N_FIRST_BYTES`."""
     return any(re.match(pattern, first_bytes, re.DOTALL) for pattern, _ in _FORMATS)
@@ -162,11 +154,12 @@ def decode_upright(
     require_size(picture.height, picture.width, name)
     _require_one_frame(picture, name)
     _require_usable_form(picture, name)
-    with _errors_translated(name):
-        decoded = _decoded(picture)
     is_transposed, down, right = _ORIENTATIONS[_orientation(picture)]
     shape = (picture.height, picture.width)
-    upright = np.empty((*(shape[::-1] if is_transposed else shape), *channels), dtype)
+    size = shape[::-1] if is_transposed else shape
+    with _errors_translated(name):
+        decoded = _decoded(picture)
+        upright = np.empty((*size, *channels), dtype)
     stored = upright.swapaxes(0, 1) if is_transposed else upright
     stored = stored[::down, ::right]
     for rows in strips(*shape):
@@ -248,6 +241,11 @@ def require_lossless(picture: Picture, path: Path) -> None:
 def _errors_translated(name: str) -> Iterator[None]:
     try:
         yield
+    except MemoryError as error:
+        raise ImageError(
+            f"an image must fit into memory, {name} does not; reduce it, or cut it "
+            "into tiles"
+        ) from error
     except Exception as error:  # Pillow raises almost any kind on damaged files
         what = str(error) or type(error).__name__
         raise ImageError(

@@ -1,13 +1,15 @@
 """Levels of 16-bit images. No image library here, so that options are read fast."""
 
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from efficientad.errors import ConfigError
-
-Levels: TypeAlias = tuple[int, int]
-"""Values of 16-bit images that become 0 and 255: (0, 4095) for a camera of 12 bits."""
+from efficientad.settings import Range
 
 _HIGHEST: Final = (1 << 16) - 1
+_Level: TypeAlias = Annotated[int, Range(0, _HIGHEST)]
+
+Levels: TypeAlias = tuple[_Level, _Level]
+"""Values of 16-bit images that become 0 and 255: (0, 4095) for a camera of 12 bits."""
 
 
 def require_levels(levels: Levels | None) -> None:

@@ -5,6 +5,7 @@ Hidden files and folders, whose names begin with a dot, are left out, and so is 
 operating systems leave in folders. Linked folders are searched once.
 """
 
+import logging
 import os
 import re
 import stat
@@ -48,6 +49,8 @@ _RUBBISH: Final = frozenset(
 _N_NAMES_SHOWN: Final = 5
 _WILDCARDS: Final = frozenset("*?[")
 
+logger = logging.getLogger(__name__)
+
 
 def find_images(
     folder: Path, *, recursive: bool = False, on_error: OnError | None = None
@@ -78,6 +81,8 @@ def expanded(path: Path) -> list[Path]:
 def images_at(path: Path) -> list[Path]:
     """Return the images of a folder at any depth, of a pattern, or the one at a path.
 
+    A warning names what else lies in a folder.
+
     Raises:
         DatasetError: If there is none in a folder, or one cannot be listed.
     """
@@ -89,6 +94,9 @@ def images_at(path: Path) -> list[Path]:
     ]
     if not found:
         raise DatasetError(f"images were needed in {path}, there are none; check it")
+    for folder in filter(Path.is_dir, paths):
+        if unused := unused_files(folder, found):
+            logger.warning(unused)
     return found
 
 

@@ -25,6 +25,6 @@ def pixels_of_text(text: str, longest_side: int) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
             if picture.format == "PNG" and max(picture.size) <= longest_side:
                 return np.array(picture.convert("L"))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
     raise ValueError("another format or size")

@@ -13,6 +13,7 @@ from efficientad.images.rgb import (
     RGBImage,
     as_rgb,
 )
+from efficientad.settings import check_fields
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Preparation:
     """Values of 16-bit images that become 0 and 255. None: 0 and 65535."""
 
     def __post_init__(self) -> None:
-        """Reject levels that are no range of 16-bit values."""
+        """Reject settings of another type, and levels that are no range."""
+        check_fields(self)
         require_levels(self.levels)
 
     def read(

@@ -46,7 +46,7 @@ from efficientad.images.decoding import (
     require_size,
     strips,
 )
-from efficientad.images.levels import Levels
+from efficientad.images.levels import Levels, require_levels
 from efficientad.method import sizes
 from efficientad.settings import checked
 
@@ -184,12 +184,14 @@ def as_rgb(
         levels: Values of a 16-bit image that become 0 and 255. None: 0 and 65535.
 
     Raises:
-        ConfigError: If color or layout is another one.
+        ConfigError: If color or layout is another one, or levels are no range.
         ImageError: If it is none of these, smaller or larger than an image may be, or
             levels are given and it is a file with 16 bits in color.
     """
     color = checked("color", color, ColorOrder)
     layout = checked("layout", layout, Layout)
+    levels = checked("levels", levels, Levels | None)
+    require_levels(levels)
     if isinstance(image, Tensor) and not isinstance(image, Image.Image):
         values = _values_of_tensor(image, name)
         return _rgb_from_array(values, name, color, layout, levels)

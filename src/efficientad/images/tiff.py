@@ -23,6 +23,8 @@ _ASSOCIATED_ALPHA: Final = 1
 _SEPARATE_PLANES: Final = 2
 _MAX_EXTRA_SAMPLES: Final = 1
 _MAX_BYTE: Final = 255
+_IMAGE_DEPTH: Final = 32_997
+"""Field of the number of layers of a volume."""
 _JPEG: Final = {"jpeg", "tiff_jpeg"}
 
 
@@ -91,6 +93,8 @@ class TiffSamples:
             words.append(_word(page.sampleformat))
         if page.planarconfig == _SEPARATE_PLANES:
             words.append("separate planes")
+        if page.imagedepth > 1:
+            words.append(f"{page.imagedepth} layers of a volume")
         return ", ".join(words)
 
     def _is_usable(self) -> bool:
@@ -137,6 +141,7 @@ def is_read_exactly(picture: TiffImageFile) -> bool:
     extra = tags.get(338, ())
     is_usual = (
         not others
+        and tags.get(_IMAGE_DEPTH, 1) == 1
         and len(extra) <= _MAX_EXTRA_SAMPLES
         and _ASSOCIATED_ALPHA not in extra
         and (is_compressed or is_chunky)

@@ -1,5 +1,6 @@
 """The model card of a model file: data, settings, decision, metrics and limits."""
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,8 +12,9 @@ from efficientad.inspection.opening import EXPORT_SUFFIXES, require_model_file
 from efficientad.model_files import export_metadata
 from efficientad.model_files.detector_file import read_detector
 from efficientad.model_files.json_text import from_json
+from efficientad.names import printable
 from efficientad.settings import checks_arguments
-from efficientad.storage import file_hash
+from efficientad.storage import file_hash, open_regular
 
 _LIMITS: Final = (
     "The networks see 256 x 256 pixels; a defect of a few of them may be lost.",
@@ -59,8 +61,8 @@ def card(model: Path | str, *, metrics: Path | str | None = None) -> str:
         "Metrics": _metrics(None if metrics is None else Path(metrics)),
         "Limits": [f"- {limit}" for limit in _LIMITS],
     }
-    lines = [f"# Model card: {product_of(provenance) or path.stem}"]
-    lines += ["", f"An anomaly detector, {training_of(provenance)}."]
+    lines = [f"# Model card: {_escaped(product_of(provenance) or path.stem)}"]
+    lines += ["", f"An anomaly detector, {_escaped(training_of(provenance))}."]
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]
     return "\n".join(lines) + "\n"
@@ -75,7 +77,12 @@ def _table(facts: Mapping[str, Any]) -> list[str]:
 
 def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return _escaped(text).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """Return a text that Markdown takes for text, on one line."""
+    return html.escape(printable(text), quote=False)
 
 
 def _data(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +124,8 @@ def _metrics(path: Path | None) -> list[str]:
     if path is None:
         return ["Not measured. `efficientad evaluate` writes the metrics.json for it."]
     try:
-        content = from_json(path.read_bytes())
+        with open_regular(path) as file:
+            content = from_json(file.read())
         numbers = {k: v for k, v in content.items() if isinstance(v, float)}
         found = (
             f"Found {content['n_defects_found']} of {content['n_defect']} defects, "
@@ -129,4 +137,4 @@ def _metrics(path: Path | None) -> list[str]:
             f"a card needs the metrics.json of an evaluation, {path} cannot be used "
             f"({error}); run efficientad evaluate"
         ) from error
-    return [found, "", *_table({k: f"{v:.4f}" for k, v in numbers.items()})]
+    return [_escaped(found), "", *_table({k: f"{v:.4f}" for k, v in numbers.items()})]

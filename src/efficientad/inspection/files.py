@@ -36,10 +36,11 @@ from efficientad.inspection.streams import require_streams
 from efficientad.names import as_cell, as_text
 from efficientad.progress import tracked
 from efficientad.settings import Parallel, checks_arguments
-from efficientad.storage import atomic_write
+from efficientad.storage import atomic_write, require_writable
 from efficientad.threads import in_order
 
 _HEATMAPS, _MAPS = "heatmaps", "maps"
+_CSV, _JSON = "predictions.csv", "predictions.jsonl"
 NUMBERS: Final = (
     *("image_score", "p_value", "threshold", "is_anomalous", "decision"),
     *("flagged_for", "regions"),
@@ -191,9 +192,11 @@ def json_line(row: dict[str, Any]) -> str:
 @contextmanager
 def _lists(output: Path) -> Iterator[OnRow]:
     """Yield a function that adds a row to both lists."""
+    for name in (_CSV, _JSON):
+        require_writable(output / name, may_be_device=True)
     with (
-        _list_file(output / "predictions.csv") as csv_file,
-        _list_file(output / "predictions.jsonl") as json_file,
+        _list_file(output / _CSV) as csv_file,
+        _list_file(output / _JSON) as json_file,
     ):
         writer = csv.DictWriter(csv_file, _FIELDS)
         writer.writeheader()
@@ -206,7 +209,18 @@ def _lists(output: Path) -> Iterator[OnRow]:
             json_file.write(json_line(row) + "\n")
 
         yield add
-        csv_file.flush()  # so that a full disk leaves neither with its name
+        for file in (csv_file, json_file):  # a full disk leaves neither with its name
+            _synchronize(file)
+
+
+def _synchronize(file: TextIO) -> None:
+    """Write a list to its disk; a device or pipe has none."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 @contextmanager

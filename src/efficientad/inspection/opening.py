@@ -200,8 +200,8 @@ def require_detector_file(path: Path) -> None:
     require_model_file(path)
     if path.suffix in EXPORT_SUFFIXES:
         raise ModelFileError(
-            f"an export is made of a {DETECTOR_SUFFIX} file, {path} is an export "
-            f"already; give the {DETECTOR_SUFFIX} file it was made of"
+            f"a {DETECTOR_SUFFIX} file was needed, {path} is an export already; give "
+            f"the {DETECTOR_SUFFIX} file it was made of"
         )
 
 

@@ -36,7 +36,12 @@ from efficientad.model_files.calibration_entry import (
 )
 from efficientad.model_files.json_text import from_json, read_provenance, to_json
 from efficientad.names import as_text
-from efficientad.storage import files_together, storage_errors, write_atomically
+from efficientad.storage import (
+    files_together,
+    open_regular,
+    storage_errors,
+    write_atomically,
+)
 
 ONNX_SUFFIX: Final = ".onnx"
 OPENVINO_SUFFIX: Final = ".xml"
@@ -189,7 +194,8 @@ def _weights_of(path: Path) -> Path:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         remedy = "check path and permissions"
         if path.suffix == ".bin":

@@ -20,7 +20,12 @@ import numpy as np
 from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError
-from efficientad.images.listing import IMAGE_SUFFIXES, find_images, walk
+from efficientad.images.listing import (
+    IMAGE_SUFFIXES,
+    find_images,
+    unused_files,
+    walk,
+)
 from efficientad.images.rgb import (
     INPUT_SIZE,
     RGBImage,
@@ -233,6 +238,7 @@ def _open_parts(path: Path) -> list[tuple[Path, Sequence[_File]]]:
     files = [
         _File(image, image.relative_to(path).as_posix(), image.stat().st_size)
         for image in find_images(path, recursive=True)
+        if image.is_file()  # no broken link
     ]
     tars = sorted(
         file
@@ -244,6 +250,8 @@ def _open_parts(path: Path) -> list[tuple[Path, Sequence[_File]]]:
             f"a folder of images was needed, {path} holds no images and no tars; give"
             " one with natural photographs"
         )
+    if unused := unused_files(path, [*(file.path for file in files), *tars]):
+        logger.warning(unused)
     own = [(path, files)] if files else []
     return [*own, *((tar, _members(tar)) for tar in tars)]
 

@@ -9,6 +9,7 @@ what is missing, and two workers that do the same part write the same file.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
@@ -25,6 +26,7 @@ from efficientad.errors import (
     ImageError,
     MissingDependencyError,
     ModelFileError,
+    ResultError,
     StorageError,
 )
 from efficientad.executors.config import PartsConfig
@@ -41,6 +43,7 @@ from efficientad.shards.sources import (
     find_shards,
     image_of,
     is_url,
+    unused_of,
 )
 from efficientad.storage import atomic_write, file_hash, require_writable
 from efficientad.threads import in_order
@@ -118,7 +121,8 @@ def predict_parts(
         on_part: Called with the number of parts that have ended, and that of all.
 
     Returns:
-        Counts of all parts that are there, and the errors of shards that cannot be
+        Counts of all parts that are there, with what the folders hold beside images,
+        and the errors of shards that cannot be
         read. The next call tries these again.
 
     Raises:
@@ -126,16 +130,17 @@ def predict_parts(
         DatasetError: If there is no image, or a source cannot be listed.
         MissingDependencyError: If PyArrow, Ray or what reads a URL is not installed.
         ModelFileError: If the model cannot be used.
+        ResultError: If a part that is there is damaged.
         StorageError: If a part cannot be written.
     """
     _arrow()
     model, config = Path(model), config or PartsConfig()
     require_model_file(model)
     model_hash = file_hash(model)
-    if not is_url(output):
-        require_writable(Path(output) / "part.parquet")
     salt = json.dumps([model_hash, engine, has_maps])
     shards = find_shards(sources, config.part_size)
+    if not is_url(output):
+        require_writable(Path(output) / "part.parquet")
     tasks = [
         PartTask(
             shard=shard,
@@ -159,7 +164,8 @@ def predict_parts(
             failures.append(error)
             logger.warning(error)
         on_part(n, len(tasks))
-    return _summary(output), failures
+    unused = unused_of(sources, shards, apart=() if is_url(output) else (Path(output),))
+    return _summary(output, unused), failures
 
 
 @lru_cache(maxsize=1)
@@ -272,16 +278,27 @@ def _require_own(done: set[str], tasks: Sequence[PartTask], output: str) -> None
         )
 
 
-def _summary(output: str) -> PredictionSummary:
+def _summary(output: str, unused: tuple[str, ...]) -> PredictionSummary:
     from pyarrow import compute, dataset  # noqa: PLC0415
 
     files, place = file_system(output)
     names = [f"{place}/{name}" for name in sorted(_parts_in(output))]
     parts = dataset.dataset(names, _schema(), format="parquet", filesystem=files)
-    n_failed = parts.count_rows(filter=compute.field("error").is_valid())
+    columns, n = ["error", "is_anomalous", "decision"], Counter[str]()
+    for part in parts.get_fragments():
+        try:
+            rows = part.to_table(parts.schema, columns)
+        except (ValueError, OSError) as error:  # PyArrow's own errors are such
+            raise ResultError(
+                f"a whole part was needed, {part.path} cannot be read ({error}); "
+                "remove it, and give the same command again"
+            ) from error
+        n["failed"] += len(rows) - rows["error"].null_count
+        n["images"] += rows["error"].null_count
+        n["anomalous"] += compute.sum(rows["is_anomalous"]).as_py() or 0
+        n["unsure"] += (
+            compute.sum(compute.equal(rows["decision"], "unsure")).as_py() or 0
+        )
     return PredictionSummary(
-        n_images=parts.count_rows() - n_failed,
-        n_anomalous=parts.count_rows(filter=compute.field("is_anomalous")),
-        n_unsure=parts.count_rows(filter=compute.field("decision") == "unsure"),
-        n_failed=n_failed,
+        n["images"], n["anomalous"], n["unsure"], n["failed"], unused
     )

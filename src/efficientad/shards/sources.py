@@ -5,6 +5,7 @@ file, or a number of image files that follow each other. URLs are read by fsspec
 """
 
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,25 @@ from typing import Any, Final
 
 from efficientad.errors import DatasetError, ImageError, MissingDependencyError
 from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
-from efficientad.images.listing import IMAGE_SUFFIXES, fault_of, find_images, walk
+from efficientad.images.listing import (
+    IMAGE_SUFFIXES,
+    fault_of,
+    find_images,
+    unused_files,
+    walk,
+)
 from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import RGBImage
+from efficientad.storage import open_regular
 
 _TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 _LIST_SUFFIX: Final = ".txt"
 _TAR_BLOCK: Final = 512
+_ERRORS_OF_FSSPEC: Final = (
+    *(OSError, ValueError, TypeError, AttributeError, NotImplementedError),
+    *(tarfile.TarError, zipfile.BadZipFile),
+)
+"""Errors of fsspec's file systems for an address that is wrong, or does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +100,15 @@ def image_of(
     if content is None and not is_url(path):
         return preparation.read(path)
     if content is None:
+        files, name = file_system(path)
         try:
-            with opened(path) as file:
+            with files.open(name, "rb") as file:
                 content = file.read()
         except FileNotFoundError as error:
             raise ImageError(
                 f"an image was needed, {path} does not exist; check the path"
             ) from error
-        except OSError as error:
+        except _ERRORS_OF_FSSPEC as error:
             raise DatasetError(
                 f"an image was needed, {path} cannot be read ({error}); check the "
                 "connection and the permissions, and give the same command again"
@@ -125,6 +139,19 @@ def find_shards(sources: Sequence[str], n_images: int) -> list[Shard]:
             "check the path"
         )
     return shards
+
+
+def unused_of(
+    sources: Sequence[str], shards: Sequence[Shard], *, apart: Sequence[Path]
+) -> tuple[str, ...]:
+    """Return a sentence on each local folder that holds more than these shards.
+
+    Folders that are `apart` do not count.
+    """
+    used = [Path(p) for shard in shards for p in shard.paths if not is_url(p)]
+    folders = [Path(s) for s in sources if not is_url(s) and Path(s).is_dir()]
+    found = (unused_files(folder, used, apart=apart) for folder in folders)
+    return tuple(filter(None, found))
 
 
 def is_url(path: str) -> bool:
@@ -159,7 +186,7 @@ def file_system(path: str) -> tuple[Any, str]:
             f"{path} needs a package that is not installed ({error}); "
             "run: pip install 'efficientad[ray]', and what it names"
         ) from error
-    except ValueError as error:
+    except _ERRORS_OF_FSSPEC as error:
         raise DatasetError(
             f"needed a path or a URL that fsspec reads, got {path} ({error}); check it"
         ) from error
@@ -177,7 +204,15 @@ def _files_of(source: str) -> Iterable[str]:
         return [*sorted(tars), *map(str, find_images(path, recursive=True))]
     if path.suffix.lower() != _LIST_SUFFIX:
         return [source]
-    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    try:
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise DatasetError(
+            f"a list of images was needed, {path} cannot be read ({error.strerror}); "
+            "check it"
+        ) from error
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
     return [line if is_url(line) else str(path.parent / line) for line in lines if line]
 
 
@@ -185,7 +220,7 @@ def _files_of_url(source: str) -> list[str]:
     files, place = file_system(source)
     try:
         found = [place] if files.isfile(place) else files.find(place)
-    except OSError as error:
+    except _ERRORS_OF_FSSPEC as error:
         raise DatasetError(
             f"images were needed at {source}, which cannot be listed ({error}); check "
             "the address and the permissions"
@@ -221,6 +256,7 @@ def _image_in(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None
         return None
     file = archive.extractfile(member)
     assert file is not None
-    content = file.read()
+    first_bytes = file.read(N_FIRST_BYTES)
     has_suffix = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
-    return content if has_suffix or begins_as_image(content[:N_FIRST_BYTES]) else None
+    is_image = has_suffix or begins_as_image(first_bytes)
+    return first_bytes + file.read() if is_image else None

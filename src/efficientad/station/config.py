@@ -8,16 +8,20 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 from efficientad.engines.names import Device, EngineChoice
 from efficientad.errors import ConfigError, StorageError
 from efficientad.settings import Parallel, Range, check_fields, checked
+from efficientad.settings import shown as shown_value
+from efficientad.storage import open_regular
 
 Role = Literal["line", "viewer", "operator", "engineer"]
 """Rights of a client; each but `line` has those of the ones before it."""
 
 ENVIRONMENT_PREFIX: Final = "EFFICIENTAD_STATION_"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SECRET: Final = {"password", "sha256"}
 _Positive = Annotated[float, Range(1e-3, 1e9)]
 _Days = Annotated[float, Range(0.01, 36_500)]
@@ -38,6 +42,15 @@ class Token(_Checked):
     role: Role
     sha256: str
     """SHA-256 of the token, as `efficientad serve --new-token` prints it."""
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type, and a hash that no token has."""
+        super().__post_init__()
+        if not _SHA256.fullmatch(self.sha256):
+            raise ConfigError(
+                f"the token {self.name} needs its SHA-256, 64 hexadecimal digits in "
+                "lower case, got another text; make one with --new-token"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +140,21 @@ class Webhook(_Checked):
     is_private: bool = False
     """Whether the address may be in a private network, or on this computer."""
 
+    def __post_init__(self) -> None:
+        """Reject settings of another type, and what is no address of HTTP."""
+        super().__post_init__()
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in {"http", "https"} and bool(parts.hostname)
+            is_address &= parts.port != 0
+        except ValueError:  # such as a port that is no number
+            is_address = False
+        if not is_address:
+            raise ConfigError(
+                "a webhook needs an address such as https://mes.example/parts, got "
+                f"{self.url}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mqtt(_Checked):
@@ -138,6 +166,12 @@ class Mqtt(_Checked):
     username: str | None = None
     password: str | None = None
     has_tls: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject settings of another type or range, and a host without a name."""
+        super().__post_init__()
+        if not self.host:
+            raise ConfigError("a broker needs a host, got none; give name or address")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +283,8 @@ def read_config(
     table: dict[str, Any] = {}
     if path is not None:
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            with open_regular(path) as file:
+                table = tomllib.load(file)
         except OSError as error:
             raise StorageError(
                 f"cannot read {path} ({error.strerror}); check the path"
@@ -292,7 +327,7 @@ def _value(text: str) -> Any:
 def _made(kind: Any, table: Any, place: str) -> Any:
     """Return a dataclass made of a table; inner tables become inner dataclasses."""
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{place} must be a table, got {table!r}")
+        raise ConfigError(f"{place} must be a table, got {shown_value(table)}")
     hints = get_type_hints(kind, include_extras=True)
     if unknown := sorted(set(table) - set(hints)):
         raise ConfigError(

@@ -12,7 +12,6 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from efficientad.errors import ConfigError
 from efficientad.station.config import Webhook
 from efficientad.station.sinks.outbox import RefusedError
 
@@ -25,17 +24,11 @@ class WebhookSink:
     """A receiver of inspections by HTTP."""
 
     def __init__(self, hook: Webhook) -> None:
-        """Check the address, or raise `ConfigError` if it is none of HTTP."""
         parts = urlsplit(hook.url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ConfigError(
-                f"a webhook needs an address such as https://mes.example/parts, got "
-                f"{hook.url}"
-            )
         self.name = hook.name
         self._is_private = hook.is_private
         self._is_tls = parts.scheme == "https"
-        self._host = parts.hostname
+        self._host = parts.hostname or ""
         self._port = parts.port or _PORTS[parts.scheme]
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 

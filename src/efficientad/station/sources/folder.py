@@ -75,21 +75,32 @@ class FolderSource:
                     self._report(self._problem)
 
     def _look(self) -> None:
-        """Inspect all files that have not changed for some time, oldest first."""
+        """Inspect all files that have not changed for some time, oldest first.
+
+        Raises:
+            OSError: If one cannot be read now. It stays, and the others are inspected.
+        """
         station, name = self._station, self._folder.name
         stable = self._stable()
+        problem: OSError | None = None
         for start in range(0, len(stable), _AT_ONCE):
             begun: list[tuple[Path, _Version, Future[Answer]]] = []
             for path, version in stable[start : start + _AT_ONCE]:
                 if not station.wait_for_place(name, self._is_closing):
                     break
-                answer = self._begin(path, version)
+                try:
+                    answer = self._begin(path, version)
+                except OSError as error:  # of a share or disk, not of the image
+                    problem = error
+                    continue
                 if answer is not None:
                     begun.append((path, version, answer))
             for path, version, answer in begun:
                 self._finish(path, version, answer)
             if self._is_closing.is_set():
                 return
+        if problem is not None:
+            raise problem
 
     def _stable(self) -> list[tuple[Path, _Version]]:
         now, stable = time.monotonic(), []
@@ -124,9 +135,11 @@ class FolderSource:
         part = self._station.media.incoming(number)
         try:
             first_bytes, digest = _copied(path, part, version)
-        except (OSError, ImageError):
+        except (OSError, ImageError) as error:
             part.unlink(missing_ok=True)
             self._station.leave()
+            if isinstance(error, OSError):
+                raise
             self._refuse(path)
             return None
         name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]

@@ -1,6 +1,7 @@
 """Hostile options: refused before anything is read."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from tests.hostile.case import Case
 
@@ -14,8 +15,10 @@ POSITIONAL = {
     "check": ("parts",),
     "export": ("part.ead",),
     "threshold": ("part.ead",),
+    "card": ("part.ead",),
     "distill": ("normal",),
     "demo": (),
+    "serve": ("part.ead",),
     "doctor": (),
 }
 OUTPUT = {"train": "out/a.ead", "calibrate": "out/a.ead", "predict": "out"}
@@ -24,19 +27,24 @@ OUTPUT |= {"demo": "out/demo"}
 NUMBER_OPTIONS = {
     "train": (
         *("steps", "batch-size", "validation-share", "false-alarm-budget"),
-        *("unsure-budget", "scale", "pixel-size"),
+        *("unsure-budget", "scale", "pixel-size", "min-area"),
     ),
-    "calibrate": ("false-alarm-budget", "unsure-budget", "pixel-size"),
-    "threshold": ("false-alarm-budget", "unsure-budget", "at", "pixel-size"),
+    "calibrate": ("false-alarm-budget", "unsure-budget", "pixel-size", "min-area"),
+    "threshold": (
+        *("false-alarm-budget", "unsure-budget", "at", "pixel-size", "min-area"),
+    ),
     "predict": ("streams", "n-workers", "part-size", "cpus", "gpus"),
     "distill": ("minutes", "steps", "n-held-out", "image-size", "learning-rate"),
     "demo": ("steps",),
+    "serve": ("port",),
 }
 SOUND = {
     ("calibrate", "unsure-budget", "0"),
     ("threshold", "unsure-budget", "0"),
     ("predict", "gpus", "0"),
     ("predict", "gpus", "1e-320"),
+    ("serve", "port", "0"),
+    *product(("train", "calibrate"), ("min-area",), ("0", "1e-320")),
 }
 NUMBER_VALUES = tuple(
     (verb, name, value)
@@ -45,9 +53,15 @@ NUMBER_VALUES = tuple(
     for value in NUMBERS
     if (verb, name, value) not in SOUND
 )
+LEVELS = (
+    *(("-1", "9"), ("9", "9"), ("9", "8"), ("0", "65536"), ("0.5", "9"), ("a", "9")),
+    *(("nan", "9"), ("0", "9" * 400), ("0", "9" * 5000), ("0", "")),
+)
 WORD_OPTIONS = {
-    "train": ("size", "preset", "device", "local-channels", "seed"),
-    "predict": ("device", "engine"),
+    "train": (
+        *("size", "preset", "device", "local-channels", "seed", "tile", "align"),
+    ),
+    "predict": ("device", "engine", "executor", "format"),
     "evaluate": ("device", "engine"),
     "export": ("format", "precision"),
 }
@@ -107,6 +121,9 @@ def value_cases() -> Iterator[Case]:
     for value in ("31", "33", "416", "-32"):
         called = call_of("train", f"--local-channels={value}")
         yield option(f"train --local-channels={value}", *called)
+    for low, high in LEVELS:
+        called = call_of("train", "--levels", low, high)
+        yield option(f"train --levels {low} {high[:9]}, {len(high)}", *called)
 
 
 CASES = tuple(cases())

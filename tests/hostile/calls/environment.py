@@ -6,9 +6,21 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from tests.hostile.case import IN, LISTS, OK, OUT, PREDICT, REFUSED, Case, write
+from tests.hostile.case import (
+    IN,
+    LISTS,
+    OK,
+    OUT,
+    PREDICT,
+    REFUSED,
+    SOME_FAILED,
+    Case,
+    write,
+)
+from tests.hostile.images import black
 
 
 def predicted(
@@ -74,6 +86,20 @@ def small_files() -> None:
     limit(resource.RLIMIT_FSIZE, 500)
 
 
+def little_memory() -> None:
+    """Limit the memory, so that one of two pictures does not fit."""
+    write(IN / "big.png", black(14_000, 14_000))
+    n_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit(resource.RLIMIT_AS, n_pages * resource.getpagesize() + 700 * 2**20)
+
+
+def check_large() -> None:
+    """Assert that one row has the reason, and the other a score."""
+    text = (OUT / LISTS[0]).read_text()
+    assert "in/big.png does not; reduce it" in text
+    assert len([line for line in text.splitlines() if ",normal," in line]) == 1, text
+
+
 VARIABLES: dict[str, dict[str, str | None]] = {
     "no HOME": {"HOME": None, "XDG_CACHE_HOME": None},
     "an empty HOME": {"HOME": "", "XDG_CACHE_HOME": None},
@@ -123,6 +149,7 @@ def cases() -> Iterator[Case]:
     yield predicted("an umask of 0777", partial(os.umask, 0o777))
     few = partial(limit, resource.RLIMIT_NOFILE, 24)
     yield predicted("24 open files", few)
+    yield predicted("little memory", little_memory, (SOME_FAILED,), check=check_large)
     yield predicted("files of 500 bytes", small_files, (REFUSED,), leaves=PARTIAL)
     for name, output in OUTPUTS.items():
         yield predicted(
