@@ -75,7 +75,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
         Args:
             X: Normal images, at least 10 different ones, a tenth of which is held out
-                for the threshold.
+                for the threshold. Arrays are RGB.
             y: Ignored.
 
         Raises:

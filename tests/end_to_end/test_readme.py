@@ -1,33 +1,55 @@
-"""The examples of README and tutorial, each run in its order, as a reader would.
+"""The examples of README and documentation, each page from its start to its end.
 
-Three things are smaller than there: every `--steps` and `steps=` becomes two, `make`
-shows what it would do, and the demo, run for real, draws fewer parts.
+Some things are smaller than there: a training takes two steps, a benchmark one turn,
+`make` shows what it would do, and the demo, run for real, draws fewer parts. A block
+that cannot run here has a comment above it: `<!-- not run: REASON -->`.
 """
 
+import inspect
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 import efficientad
+from efficientad.cli.main import main
+from efficientad.demo_parts import demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
 TUTORIAL = REPOSITORY / "docs" / "tutorial" / "own_images.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+FROM_NOTHING = (README, TUTORIAL)
 N_STEPS = 2
 
-MAIN = """
+
+def smaller(given: list[str]) -> list[str]:
+    if given[0] in {"demo", "train"} and "--steps" not in given:
+        return [*given, "--steps", "2"]
+    if given[0] == "benchmark":
+        return [*given, "--repeats", "1", "--streams", "1", "--batch-size", "1"]
+    return given
+
+
+MAIN = f"""
+import sys
 from efficientad.cli.main import main
 from efficientad.demo_parts import demo
 
+{inspect.getsource(smaller)}
 demo._N_TRAIN, demo._N_TEST_GOOD, demo._N_PER_DEFECT = 12, 2, 1
-raise SystemExit(main())
+raise SystemExit(main(smaller(sys.argv[1:])))
 """
 PRELUDE = f"""
 set -euo pipefail
@@ -36,7 +58,7 @@ efficientad() {{
 }}
 make() {{
     command make --dry-run --directory {shlex.quote(str(REPOSITORY))} "$@"
-    if [ "$1" = demo ]; then efficientad demo --steps {N_STEPS}; fi
+    if [ "$1" = demo ]; then efficientad demo; fi
 }}
 """
 
@@ -45,19 +67,28 @@ class Block(NamedTuple):
     language: str
     line: int
     text: str
+    is_run: bool = True
 
 
 def blocks_of(document: str) -> list[Block]:
+    pattern = r"^(<!-- not run: [^\n]+ -->\n\n)?```(\w*)\n(.*?)^```$"
     return [
-        Block(found[1], document.count("\n", 0, found.start()) + 1, found[2])
-        for found in re.finditer(
-            r"^```(\w*)\n(.*?)^```$", document, re.DOTALL | re.MULTILINE
+        Block(
+            found[2],
+            document.count("\n", 0, found.start(2)) + 1,
+            found[3],
+            is_run=found[2] in {"bash", "python"} and not found[1],
         )
+        for found in re.finditer(pattern, document, re.DOTALL | re.MULTILINE)
     ]
 
 
+def runs_something(page: Path) -> bool:
+    return any(block.is_run for block in blocks_of(page.read_text(encoding="utf-8")))
+
+
 def with_few_steps(text: str) -> str:
-    return re.sub(r"(--steps |\bsteps=)\d+", rf"\g<1>{N_STEPS}", text)
+    return re.sub(r"(--steps |\b(?:steps|repeats)=)\d+", rf"\g<1>{N_STEPS}", text)
 
 
 def run_bash(block: Block) -> None:
@@ -80,16 +111,66 @@ def run_python(block: Block, names: dict[str, object]) -> None:
     exec(compile(source, README, "exec"), names)  # noqa: S102
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("document", [README, TUTORIAL], ids=lambda path: path.stem)
-def test_examples_run(tmp_path, monkeypatch, document):
-    monkeypatch.chdir(tmp_path)
+def run_here(block: Block) -> None:
+    """Run a block in this process, which has imported PyTorch already."""
+    lines = with_few_steps(block.text).splitlines()
+    if not all(re.fullmatch("efficientad [^|&;>]+", line) for line in lines):
+        run_bash(block)
+        return
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        assert main(smaller(words[1:])) == 0, line
+
+
+def run_page(page: Path, shell: Callable[[Block], None]) -> None:
     names: dict[str, object] = {}
-    for block in blocks_of(document.read_text(encoding="utf-8")):
-        if block.language == "bash":
-            run_bash(block)
-        elif block.language == "python":
+    for block in blocks_of(page.read_text(encoding="utf-8")):
+        if block.is_run and block.language == "bash":
+            shell(block)
+        elif block.is_run:
             run_python(block, names)
+
+
+class Camera:
+    """Two black frames, as OpenCV reads them."""
+
+    def __init__(self, _: int) -> None:
+        self.frames = [np.zeros((256, 256, 3), np.uint8)] * 2
+
+    def read(self):
+        return (True, self.frames.pop()) if self.frames else (False, None)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """What pages begin with: the demo's parts, a detector, and a list of the parts."""
+    folder = tmp_path_factory.mktemp("parts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, n in (("_N_TRAIN", 12), ("_N_TEST_GOOD", 2), ("_N_PER_DEFECT", 1)):
+            patch.setattr(demo, name, n)
+        run_here(Block("bash", 0, "efficientad demo"))
+    shutil.copy(folder / "demo" / "part.ead", folder)
+    project = shutil.copytree(folder / "demo" / "parts", folder / "project")
+    entries = [
+        {
+            "source-ref": f"s3://bucket/{path.relative_to(project).as_posix()}",
+            "anomaly-label": int(path.parent.name != "good"),
+            "anomaly-label-metadata": {"type": "groundtruth/image-classification"},
+        }
+        for kind in ("train", "test")
+        for path in sorted((project / kind).rglob("*.png"))
+    ]
+    lines = "\n".join(map(json.dumps, entries))
+    (project / "train.manifest").write_text(lines, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", FROM_NOTHING, ids=lambda page: page.stem)
+def test_the_first_examples_run_from_nothing(tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    run_page(page, run_bash)
 
     for written in (
         "demo/report.html",
@@ -102,11 +183,31 @@ def test_examples_run(tmp_path, monkeypatch, document):
         assert (tmp_path / written).stat().st_size > 0, written
 
 
-def test_every_block_says_what_it_is():
-    """A block in a language this test does not know would go unnoticed."""
-    languages = {block.language for block in blocks_of(README.read_text("utf-8"))}
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page not in FROM_NOTHING and runs_something(page)],
+    ids=lambda page: page.stem,
+)
+def test_the_examples_run(tmp_path, monkeypatch, parts, page):
+    monkeypatch.chdir(shutil.copytree(parts, tmp_path / "copy"))
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Camera))
 
-    assert languages == {"bash", "python"}
+    run_page(page, run_here)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_runs_or_says_why_not(page):
+    """A block in a language this test does not know would go unnoticed."""
+    text = page.read_text(encoding="utf-8")
+    command = r"(?:efficientad|pip|python|make|curl|import|from) "
+
+    assert 2 * len(blocks_of(text)) == len(re.findall("^```", text, re.MULTILINE))
+    for block in blocks_of(text):
+        assert block.language in {"bash", "python", "c", "text"}, block.line
+        if block.language == "text":
+            assert not re.search(f"^{command}", block.text, re.MULTILINE), block.line
+    assert not re.search(f"^ {{4}}{command}", text, re.MULTILINE)
 
 
 def test_every_training_in_the_readme_says_how_long():
@@ -129,16 +230,31 @@ def test_a_failing_example_fails_the_test(tmp_path, monkeypatch):
         run_python(Block("python", 3, "import efficientad; efficientad.teach\n"), {})
 
 
-def test_every_file_the_documents_link_to_is_there():
+def anchors_of(document: Path) -> set[str]:
+    text = re.sub(
+        r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+
+
+def test_every_place_the_documents_link_to_is_there():
     # The site's build checks the overview, which leads to pages that it makes.
-    documents = {*REPOSITORY.glob("*.md"), *REPOSITORY.glob("*/*.md")}
+    folders = ("docs", "examples", "lab", "teachers")
+    documents = {*REPOSITORY.glob("*.md")}
+    documents.update(p for f in folders for p in (REPOSITORY / f).rglob("*.md"))
     documents -= {REPOSITORY / "docs" / "index.md"}
-    missing = [
-        f"{document.name}: {target}"
-        for document in documents
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8"))
-        if not (document.parent / target).exists()
-    ]
+    missing = []
+    for document in documents:
+        links = re.findall(
+            r"\]\(([^)#:]*)(?:#([^):]*))?\)", document.read_text("utf-8")
+        )
+        for target, anchor in links:
+            place = document.parent / target if target else document
+            if not place.exists() or (anchor and anchor not in anchors_of(place)):
+                missing.append(f"{document.name}: {target}#{anchor}")
 
     assert not missing
 

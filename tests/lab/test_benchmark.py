@@ -321,6 +321,7 @@ def test_speeds_are_ratios_to_the_first(measured):
         is_on_gpu=False,
         n_images_of_streams=6,
         results=results,
+        is_complete=True,
         limits={"fp32": limit},
         cost=cost,
         environment={"machine": "a machine"},
@@ -364,15 +365,17 @@ def interrupt(*_):
 
 
 @pytest.mark.usefixtures("fakes")
-def test_what_is_measured_before_ctrl_c_is_kept(monkeypatch):
-    monkeypatch.setattr(benchmark_module._Measurement, "_streams", interrupt)
+@pytest.mark.parametrize("stage", ["_batches", "_streams", "_memory"])
+def test_what_is_measured_before_ctrl_c_is_kept(monkeypatch, stage):
+    monkeypatch.setattr(benchmark_module._Measurement, stage, interrupt)
 
     report = benchmark(Path("part.ead"), (), TINY)
 
     assert not report.is_complete
     one, _ = json.loads(json.dumps(report.as_json()))["engines"]
     assert one["latency_ms"]["n"] == 1
-    assert one["images_per_second_of_streams"] is None
+    assert (one["images_per_second_of_batch"] is None) == (stage == "_batches")
+    assert (one["images_per_second_of_streams"] is None) == (stage != "_memory")
     assert report.table().splitlines()[1].startswith("one")
 
 

@@ -1,5 +1,6 @@
 """The verbs of the lab, which `efficientad.cli` finds by their entry points."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,9 +143,8 @@ def benchmark(
 
     if output is not None:
         require_writable(output, may_be_device=True)
-    report = measure(
-        model, exports, config, on_stage=lambda stage: print(stage, file=sys.stderr)
-    )
+    on_stage = logging.getLogger("efficientad").info  # above a progress bar
+    report = measure(model, exports, config, on_stage=on_stage)
     if output is not None:
         report.write(output)
     print(report.text())

@@ -11,7 +11,7 @@ process of its own. Pixels are noise: their contents do not change the time.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from efficientad.errors import ConfigError, ModelFileError
 from efficientad.exports.comparison import relative_difference
 from efficientad.images.rgb import INPUT_SIZE, RGBImage
 from efficientad.inspection.predictor import Predictor
+from efficientad.progress import Progress
 from efficientad_lab.benchmark import hardware
 from efficientad_lab.benchmark.candidates import ANOMALIB, Candidate, candidates
 from efficientad_lab.benchmark.clock import Timing, consecutive, in_streams, interleaved
@@ -74,6 +75,7 @@ def benchmark(
     """
     config = config or BenchmarkConfig()
     model = Path(model)
+    due = time.monotonic() + _SECONDS_TO_A_RESULT
     with TemporaryDirectory() as folder:
         on_stage("opening the models")
         found = candidates(model, [*map(Path, exports)], config, Path(folder))
@@ -83,7 +85,7 @@ def benchmark(
                 "a benchmark compares files of different names, got "
                 f"{', '.join(names)}; give each one once, or rename one"
             )
-        return _Measurement(model, found, config, on_stage).report()
+        return _Measurement(model, found, config, on_stage, due).report()
 
 
 class _Measurement:
@@ -95,9 +97,10 @@ class _Measurement:
         found: Sequence[Candidate],
         config: BenchmarkConfig,
         on_stage: Callable[[str], None],
+        due: float,
     ) -> None:
         self.model, self.found, self.config = model, found, config
-        self.on_stage = on_stage
+        self.on_stage, self.due = on_stage, due
         self.is_interrupted = False
         self.opened = {candidate.name: candidate.open() for candidate in found}
         self.device = _only_device(self.opened)
@@ -115,14 +118,20 @@ class _Measurement:
         latencies, limits = self._latencies()
         speeds = {name: latencies[name] for name in self.opened}
         self.on_stage(speed_sentence(self.model.name, speeds))
+        self.due = math.inf
         batches: Mapping[str, Timing] = {}
         streams: Mapping[str, Timing] = {}
         memory: dict[str, dict[str, float] | None] = {}
-        if not self.is_interrupted:
-            with suppress(KeyboardInterrupt):  # the rest of the report stays
-                batches, streams = self._batches(), self._streams()
-                for candidate in self.found:
+        try:
+            if not self.is_interrupted:
+                batches = self._batches()
+            if not self.is_interrupted:
+                streams = self._streams()
+            for candidate in self.found:
+                if not self.is_interrupted:
                     memory[candidate.name] = self._memory(candidate)
+        except KeyboardInterrupt:  # the rest of the report stays
+            self.is_interrupted = True
         anomalib = self.opened.get(ANOMALIB)
         size = next(iter(self.opened.values())).size
         assert size is not None
@@ -149,6 +158,7 @@ class _Measurement:
                 )
                 for name, predictor in self.opened.items()
             ),
+            is_complete=not self.is_interrupted,
             limits=limits,
             cost=network_cost(size),
             environment=before,
@@ -170,43 +180,43 @@ class _Measurement:
         products = hardware.matrix_products(self.device)
         multiply: Work = {product.name: product.run for product in products}
         if self.device == "cpu":
-            timings = self._interleaved({**work, **multiply})
+            timings = self._timed({**work, **multiply}, self.repeats, "latency")
         else:
             wait = hardware.wait_for(self.device)
-            timings = self._timed(work, self.repeats) | {
+            timings = self._timed(work, self.repeats, "latency") | {
                 name: consecutive(run, _GPU_PRODUCTS, n_warm_up=1, wait=wait)
                 for name, run in multiply.items()
             }
         return timings, hardware.peaks(products, timings)
 
-    def _interleaved(self, work: Work) -> dict[str, Timing]:
+    def _in_turns(self, work: Work, repeats: int, task: str) -> dict[str, Timing]:
         """Return the timings; on Ctrl-C those so far, if there are any.
 
-        After a minute a sentence says what is known so far.
+        When a result is due, a sentence says what is known so far.
         """
         so_far: dict[str, Timing] = {}
-        started = time.monotonic()
+        with closing(Progress(repeats, "turn", task=task)) as progress:
 
-        def note(found: dict[str, Timing]) -> None:
-            nonlocal started
-            so_far.update(found)
-            if time.monotonic() - started > _SECONDS_TO_A_RESULT:
-                started = math.inf
-                own = {name: found[name] for name in self.opened}
-                self.on_stage(f"so far: {speed_sentence(self.model.name, own)}")
+            def note(found: dict[str, Timing]) -> None:
+                so_far.update(found)
+                progress.update(len(next(iter(found.values())).milliseconds))
+                if time.monotonic() > self.due:
+                    self.due = math.inf
+                    own = {name: found[name] for name in self.opened}
+                    self.on_stage(f"so far: {speed_sentence(self.model.name, own)}")
 
-        try:
-            return interleaved(work, self.repeats, on_turn=note)
-        except KeyboardInterrupt:
-            if not so_far:
-                raise
-            self.is_interrupted = True
-            return so_far
+            try:
+                return interleaved(work, repeats, on_turn=note)
+            except KeyboardInterrupt:
+                if not so_far:
+                    raise
+                self.is_interrupted = True
+                return so_far
 
     def _batches(self) -> dict[str, Timing]:
         self.on_stage(f"throughput: {self.config.batch_size} images a call")
         work = self._work(self.opened, self.images)
-        return self._timed(work, self._fewer_repeats())
+        return self._timed(work, self._fewer_repeats(), "batches")
 
     def _streams(self) -> dict[str, Timing]:
         self.on_stage(f"throughput: {self.n_streams} streams")
@@ -216,7 +226,7 @@ class _Measurement:
             for name, predict in self._work(ready, self.images[:1]).items()
         }
         with hardware.shared_threads(self.n_streams):
-            return self._timed(work, self._fewer_repeats())
+            return self._timed(work, self._fewer_repeats(), "streams")
 
     def _ready(self, candidate: Candidate) -> Predictor:
         """Return the predictor as `predict --streams` would open it."""
@@ -241,9 +251,9 @@ class _Measurement:
             for name, predictor in predictors.items()
         }
 
-    def _timed(self, work: Work, repeats: int) -> dict[str, Timing]:
+    def _timed(self, work: Work, repeats: int, task: str) -> dict[str, Timing]:
         if self.device == "cpu":
-            return interleaved(work, repeats)
+            return self._in_turns(work, repeats, task)
         return {k: consecutive(f, repeats, n_warm_up=repeats) for k, f in work.items()}
 
     def _fewer_repeats(self) -> int:

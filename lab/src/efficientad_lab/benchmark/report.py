@@ -64,16 +64,13 @@ class BenchmarkReport:
     n_images_of_streams: int
     """Images of all streams together in each turn."""
     results: tuple[EngineReport, ...]
+    is_complete: bool
+    """Whether no measurement was left out or shortened by a Ctrl-C."""
     limits: Mapping[Precision, Peak]
     """Fastest matrix product of the machine in each precision."""
     cost: NetworkCost
     environment: Mapping[str, Any]
     """Machine, load, versions and commit."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether no measurement was left out after a Ctrl-C."""
-        return all(result.streams is not None for result in self.results)
 
     def as_json(self) -> dict[str, Any]:
         """Return all measurements; times in milliseconds."""
