@@ -118,7 +118,7 @@ def blurred(_train: Looks, other: Looks) -> Array:
 def top_mean(_train: Looks, other: Looks) -> Array:
     """Return the mean of the highest 0.5 % of each map."""
     ordered = np.sort(other.maps.reshape(len(other.maps), -1))
-    return ordered[:, -ordered.shape[1] // 200 :].mean(1)
+    return np.asarray(ordered[:, -ordered.shape[1] // 200 :].mean(1))
 
 
 def by_place(train: Looks, other: Looks, trimmed: float = 0.0) -> Array:
@@ -185,7 +185,7 @@ def words(train: Looks, other: Looks) -> Array:
         np.bincount(vq(image.astype(np.float32), book)[0], minlength=_N_WORDS)
         for image in other.samples
     ]
-    return np.sqrt(np.array(counts) / other.samples.shape[1])
+    return np.asarray(np.sqrt(np.array(counts) / other.samples.shape[1]))
 
 
 def projections(train: Looks, other: Looks) -> Array:
@@ -196,7 +196,7 @@ def projections(train: Looks, other: Looks) -> Array:
     edges = np.quantile(own, np.arange(1, _N_BINS) / _N_BINS, axis=0)
     values = other.samples.astype(np.float32) @ directions
     shares = (values[:, :, np.newaxis] < edges).mean(1)
-    return shares.reshape(len(shares), -1)
+    return np.asarray(shares.reshape(len(shares), -1))
 
 
 Vectors = Callable[[Looks, Looks], Array]

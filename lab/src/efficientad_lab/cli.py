@@ -1,7 +1,6 @@
 """The verbs of the lab, which `efficientad.cli` finds by their entry points."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
