@@ -74,7 +74,7 @@ JOBS: Final = {
     "predict": Job(("predict", "part.ead", "parts/test", "--output", "out", "--maps")),
     "evaluate": Job(("evaluate", "part.ead", "parts", "--output", "out")),
     "calibrate": Job(
-        ("calibrate", "out/part.ead", "parts/train/good", "--output", "out/part.ead"),
+        ("calibrate", "out/part.ead", "others/train/good", "--output", "out/part.ead"),
         {"part.ead": "part.ead"},
     ),
     "distill": Job(
@@ -228,9 +228,15 @@ def main() -> None:
     results = RESULTS.resolve()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        write_category(
-            Path("parts"), n_train=10, n_test_good=2, n_per_defect=1, seed=0, size=64
-        )
+        for seed, name in enumerate(("parts", "others")):
+            write_category(
+                Path(name),
+                n_train=10,
+                n_test_good=2,
+                n_per_defect=1,
+                seed=seed,
+                size=64,
+            )
         finished((*JOBS["train"].command[:3], "part.ead", *_TRAIN))
         save_file(_random_resnet18(), "source.safetensors")
         for name, n_kills in shares.items():
