@@ -410,11 +410,11 @@ def test_a_failed_save_leaves_the_old_file(trained, tmp_path, monkeypatch):
     target = tmp_path / "part.ead"
     target.write_text("the old one")
 
-    def full_disk(_tensors, path, _metadata):
+    def full_disk(path, _content):
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tensor_file, "save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(StorageError, match="No space left"):
         efficientad.save(predictor, target)
     assert target.read_text() == "the old one"

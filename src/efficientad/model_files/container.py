@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from efficientad.errors import ModelFileError
 from efficientad.model_files.json_text import from_json, to_json
@@ -53,13 +53,8 @@ def write(
     plain = {k: np.asarray(v, order="C") for k, v in arrays.items()}
     metadata[_HASH] = _hash(metadata[_CONTENT], plain)
     with atomic_write(path) as partial:
-        partial.touch()
-        usual_mode = partial.stat().st_mode
-        try:
-            save_file(plain, partial, metadata)
-        except SafetensorError as error:  # its only reason is the disk
-            raise OSError(str(error)) from error
-        partial.chmod(usual_mode)  # safetensors' files are for their owner alone
+        # safetensors' own file has a name that nobody removes after a kill.
+        partial.write_bytes(save(plain, metadata))
 
 
 def read(
