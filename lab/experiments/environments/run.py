@@ -1,7 +1,7 @@
 """A day's commands in other environments: users, paths, networks, versions.
 
-    python lab/experiments/reliability/environments.py
-    python lab/experiments/reliability/environments.py --python "oldest=old/bin/python"
+    python lab/experiments/environments/run.py
+    python lab/experiments/environments/run.py --python "oldest=old/bin/python"
 
 `--python` names an interpreter that has other versions of the dependencies, or is
 another version of Python. It needs no PyTorch: there the commands only predict, with a
