@@ -154,11 +154,13 @@ def decode_upright(
     require_size(picture.height, picture.width, name)
     _require_one_frame(picture, name)
     _require_usable_form(picture, name)
+    with _errors_translated(name):
+        decoded = _decoded(picture)
+    # Only now: Pillow turns a TIFF upright while it decodes.
     is_transposed, down, right = _ORIENTATIONS[_orientation(picture)]
     shape = (picture.height, picture.width)
     size = shape[::-1] if is_transposed else shape
     with _errors_translated(name):
-        decoded = _decoded(picture)
         upright = np.empty((*size, *channels), dtype)
     stored = upright.swapaxes(0, 1) if is_transposed else upright
     stored = stored[::down, ::right]
