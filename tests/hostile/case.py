@@ -6,8 +6,9 @@ earlier. Then the command line or a function of the library runs.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,3 +101,43 @@ def special_file(kind: str, path: Path | str) -> None:
         place.symlink_to(_LINKS[kind] or place.name)
     else:
         place.write_bytes(_CONTENTS[kind])
+
+
+def special_cases(
+    area: str,
+    command: tuple[str, ...],
+    path: Path,
+    words: str,
+    *,
+    label: str,
+    without: Collection[str] = (),
+) -> Iterator[Case]:
+    """Yield a case for each of `SPECIAL` at a path that a command reads."""
+    for kind in SPECIAL:
+        if kind not in without:
+            yield Case(
+                area=area,
+                name=f"{label}: {kind}",
+                prepare=partial(special_file, kind, path),
+                command=command,
+                words=words,
+            )
+
+
+def written_cases(
+    area: str,
+    command: tuple[str, ...],
+    path: Path,
+    texts: Mapping[str, tuple[str | bytes, str]],
+    *,
+    label: str,
+) -> Iterator[Case]:
+    """Yield a case for each text at a path that a command reads, and its words."""
+    for name, (text, words) in texts.items():
+        yield Case(
+            area=area,
+            name=f"{label}: {name}",
+            prepare=partial(write, path, text),
+            command=command,
+            words=words,
+        )

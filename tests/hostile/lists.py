@@ -6,7 +6,15 @@ from functools import partial
 from typing import Any
 
 from tests.dataset_files import LIST, write_list
-from tests.hostile.case import IN, OK, SOME_FAILED, SPECIAL, Case, special_file, write
+from tests.hostile.case import (
+    IN,
+    OK,
+    SOME_FAILED,
+    Case,
+    special_cases,
+    write,
+    written_cases,
+)
 
 HEAD = "image,split,defect_type,mask\n"
 CSV_TEXTS: dict[str, str | bytes] = {
@@ -121,22 +129,10 @@ def table_cases() -> Iterator[Case]:
         (*region, "--output", "out/new.ead"),
         ("card", "part.ead", "--metrics", str(path)),
     ):
-        for kind in SPECIAL:
-            yield Case(
-                area="lists",
-                name=f"{command[0]}: {kind}",
-                prepare=partial(special_file, kind, path),
-                command=command,
-                words=str(path),
-            )
-        for name, text in TABLES.items():
-            yield Case(
-                area="lists",
-                name=f"{command[0]}: {name}",
-                prepare=partial(write, path, text),
-                command=command,
-                words=str(path),
-            )
+        verb = command[0]
+        yield from special_cases("lists", command, path, str(path), label=verb)
+        texts = {name: (text, str(path)) for name, text in TABLES.items()}
+        yield from written_cases("lists", command, path, texts, label=verb)
 
 
 def cases() -> Iterator[Case]:
@@ -148,15 +144,14 @@ def cases() -> Iterator[Case]:
     for name, text in JSON_TEXTS.items():
         yield checked(name, "list.json", text, is_list=False)
     for file in ("list.csv", "list.json"):
-        for kind in SPECIAL:
-            if kind not in {"empty file", "text"}:
-                yield Case(
-                    area="lists",
-                    name=f"{file}: {kind}",
-                    prepare=partial(special_file, kind, IN / file),
-                    command=("check", f"in/{file}"),
-                    words=file,
-                )
+        yield from special_cases(
+            "lists",
+            ("check", f"in/{file}"),
+            IN / file,
+            file,
+            label=file,
+            without={"empty file", "text"},
+        )
     for value in ("gone.png", "/dev/zero", "list.csv", "../list.csv"):
         yield Case(
             area="lists",

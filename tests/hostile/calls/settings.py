@@ -1,10 +1,9 @@
 """Hostile settings of a station: refused in one sentence before it is started."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Final
 
-from tests.hostile.case import IN, SPECIAL, Case, special_file, write
+from tests.hostile.case import IN, Case, special_cases, written_cases
 
 PATH: Final = IN / "station.toml"
 COMMAND: Final = ("serve", "part.ead", "--data", "out/station", "--config", str(PATH))
@@ -60,23 +59,15 @@ TEXTS: Final[dict[str, tuple[str | bytes, str]]] = {
 
 def cases() -> Iterator[Case]:
     """Yield all cases of settings."""
-    for name, (text, words) in TEXTS.items():
-        yield Case(
-            area="options",
-            name=f"serve: {name}",
-            prepare=partial(write, PATH, text),
-            command=COMMAND,
-            words=words,
-        )
-    for kind in SPECIAL:
-        if kind != "empty file":  # all settings may be left out
-            yield Case(
-                area="options",
-                name=f"serve: {kind}",
-                prepare=partial(special_file, kind, PATH),
-                command=COMMAND,
-                words=str(PATH),
-            )
+    yield from written_cases("options", COMMAND, PATH, TEXTS, label="serve")
+    yield from special_cases(
+        "options",
+        COMMAND,
+        PATH,
+        str(PATH),
+        label="serve",
+        without={"empty file"},  # all settings may be left out
+    )
 
 
 CASES = tuple(cases())
