@@ -122,8 +122,7 @@ def predict_parts(
 
     Returns:
         Counts of all parts that are there, with what the folders hold beside images,
-        and the errors of shards that cannot be
-        read. The next call tries these again.
+        and the errors of shards that cannot be read. The next call tries these again.
 
     Raises:
         ConfigError: If the output has other parts, or the executor cannot be used.

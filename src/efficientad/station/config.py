@@ -274,7 +274,8 @@ def read_config(
 ) -> StationConfig:
     """Return the settings of a station from its file, the environment and flags.
 
-    Variables are such as EFFICIENTAD_STATION_PORT. Later ones go before earlier ones.
+    Flags go before variables, such as EFFICIENTAD_STATION_PORT, and these before the
+    file.
 
     Raises:
         ConfigError: If a setting is unknown, missing, or of another type or range.

@@ -18,7 +18,7 @@ class Admission:
         """Images under way."""
 
     def take(self, service_seconds: float) -> None:
-        """Take a place, if one image takes some seconds, or raise `OverloadedError`."""
+        """Count an image that takes some seconds, or raise `OverloadedError`."""
         n_places = max(1, min(self._max_places, int(self._budget / service_seconds)))
         with self._lock:
             if self.n_taken >= n_places:

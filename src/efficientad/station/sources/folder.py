@@ -23,10 +23,10 @@ from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer, Arrival
 from efficientad.station.storage import registry
 from efficientad.station.storage.queries import new_id
-from efficientad.storage import file_hash
 
 _AT_ONCE: Final = 4
 _GIVE_UP_SECONDS: Final = 30.0
+_CHUNK: Final = 2**20
 _LONGEST_PART: Final = 200
 
 
@@ -193,13 +193,16 @@ def _copied(path: Path, part: Path, version: _Version) -> tuple[bytes, str]:
     Raises:
         ImageError: If it is no image, or is being written.
     """
+    digest = hashlib.sha256()
     with path.open("rb") as source, part.open("wb") as copy:
         first_bytes = source.read(N_FIRST_BYTES)
         if not begins_as_image(first_bytes):
             raise ImageError("no image by its first bytes")
         source.seek(0)
-        shutil.copyfileobj(source, copy)
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            copy.write(chunk)
         status = os.fstat(source.fileno())
     if _Version(status.st_size, status.st_mtime_ns) != version:
         raise ImageError("it changes")
-    return first_bytes, file_hash(part)
+    return first_bytes, digest.hexdigest()

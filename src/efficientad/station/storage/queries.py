@@ -236,7 +236,10 @@ def places_of_minute(connection: Connection, minute: str) -> dict[str, str]:
 def removable(
     connection: Connection, *, is_normal: bool, before: datetime | None, limit: int
 ) -> list[Row]:
-    """Return stored images that retention may remove, oldest first."""
+    """Return stored images that retention may remove, oldest first.
+
+    Queued, reviewed and golden ones are never among them.
+    """
     table = t.inspections.c
     golden = select(t.golden.c.inspection)
     same = table.decision == "normal" if is_normal else table.decision != "normal"
