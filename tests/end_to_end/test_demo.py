@@ -21,12 +21,13 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name in ("one", "other"):
         demo.demo(tmp_path / name, steps=4)
 
-    for name in ("metrics.json", "report.html"):
+    for name in ("metrics.json", "report.html", "region/report.html"):
         one = (tmp_path / "one" / name).read_bytes()
         assert one == (tmp_path / "other" / name).read_bytes()
         assert not re.search(rb"\b20\d\d-\d\d-\d\d\b", one), "a date differs tomorrow"
-    # As the loop left it: the report. It says what it is of.
-    assert b"<title>Demo on parts drawn by code</title>" in one
+    # As the loop left it: the report of the region. It says what it is of.
+    assert b"<title>Demo on parts drawn by code: defects of 20 pixels" in one
+    assert b"gray the region of interest" in one
 
 
 @pytest.mark.slow

@@ -32,7 +32,10 @@ def demo(
 
     evaluation = run_demo(output, steps=steps, seed=seed)
     printing.print_lines(
-        *printing.evaluation_lines(evaluation), f"open {output / 'report.html'}"
+        *printing.evaluation_lines(evaluation),
+        f"open {output / 'report.html'}",
+        f"{output / 'region' / 'report.html'} shows a region of interest and a least "
+        "area of defects; missing and swapped parts show in whole images",
     )
     return OK
 
