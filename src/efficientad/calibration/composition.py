@@ -20,7 +20,11 @@ from efficientad.inspection.tiling import WHOLE
 from efficientad.method.composition import COMPOSITION, Composition
 
 _MAX_IMAGES: Final = 400
-"""Most normal images that a Gaussian is fitted to, and most changed ones."""
+"""Most normal images that a Gaussian is fitted to."""
+_LEAST_CHANGED: Final = 200
+"""Fewer normal images than this are changed several times each, about up to it."""
+_MAX_CHANGES: Final = 4
+"""Changes of one image, at most."""
 _WEIGHT_OF_CHANGES: Final = 4.0
 _N_FOLDS: Final = 5
 _LEAST_SHRINKAGE: Final = 1e-3
@@ -53,14 +57,15 @@ def learn_composition(
         return None, output
     rng = np.random.default_rng((seed, len(pixels)))
     kinds = list(CHANGES)
+    n_changes = min(max(1, _LEAST_CHANGED // len(pixels)), _MAX_CHANGES)
+    origins = np.tile(np.arange(len(pixels)), n_changes)
     variants = np.stack(
         [
             changed(image, kinds[rng.integers(len(kinds))], rng.uniform(-1, 1), index)
-            for index, image in enumerate(pixels)
+            for index, image in enumerate(pixels[origins])
         ]
     )
     cells = outputs(engine, variants, task="changed images").values["cells"]
-    origins = np.arange(len(pixels))
     composition, distances = fit_composition(output.values["cells"], cells, origins)
     values = {COMPOSITION: distances[:, np.newaxis]}
     return composition, EngineOutput(output.grids, values)
@@ -78,7 +83,7 @@ def fit_composition(
 
     Args:
         cells: Cells of the normal images, (n_images, n), at least one image.
-        changed: Cells of some of them with changes that are no defects, (m, n).
+        changed: Cells of them after changes that are no defects, (m, n).
         origins: Index in `cells` of each changed image, (m,).
 
     Returns:
