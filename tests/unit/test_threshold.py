@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import efficientad
+from efficientad.calibration import second_session
 from efficientad.calibration import threshold as threshold_module
 from efficientad.calibration.known_defects import wilson_interval
 from efficientad.calibration.rule_options import RuleOptions
@@ -327,3 +328,28 @@ def test_intervals_are_wilsons():
     # Newcombe 1998, table I: 81 of 263 and 0 of 20.
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+def test_a_second_session_of_the_other_images_holds_the_threshold(
+    model, photograph, tmp_path
+):
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    for seed in range(3):
+        Image.fromarray(photograph(50 + seed, 50)).save(folder / f"{seed}.png")
+    steady = replace(
+        threshold(model),
+        false_alarm_budget=0.05,
+        threshold_rule="steady",
+        second_session={"blur": (9.0,)},
+    )
+    if model.suffix == ".ead":
+        efficientad.save(replace(efficientad.load(model), calibration=steady), model)
+    else:
+        metadata.write(model, replace(metadata.read(model), calibration=steady))
+
+    changed = threshold(model, images=folder)
+
+    assert set(changed.second_session) == {kind for kind, _ in second_session.SESSION}
+    highest = max(max(scores) for scores in changed.second_session.values())
+    assert changed.normal_scores[-1] < highest <= changed.threshold < 9

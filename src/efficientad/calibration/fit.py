@@ -110,15 +110,59 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
     own = scores(found, held_out)
     for name, score in zip(names, own.tolist(), strict=False):
         _warn_if_odd(found, name, score)
-    # An image that is flagged as it is says nothing about a change.
-    counts = (own <= found.threshold)[changed.origins]
-    by_case = scores(found, session).reshape(counts.shape)
+    by_kind = _session_scores(found, own, changed, session)
+    return replace(found, second_session=by_kind, threshold_rule="steady")
+
+
+def with_normal_scores(
+    calibration: Calibration,
+    engine: Engine,
+    pixels: Pixels,
+    alignment: Alignment | None = None,
+) -> Calibration:
+    """Return a calibration with the scores of other normal images; its scales stay.
+
+    Their scores after changes replace those of a second session, if it has any.
+    Arguments are those of `fit_calibration`.
+    """
+    n = len(pixels)
+    # One by one, as `predict` does: the last bits depend on the batch.
+    images = with_progress((pixels[i : i + 1] for i in range(n)), n, "scoring")
+    rule = calibration.rule
+    own = np.concatenate([scores(calibration, run(engine, i, rule)) for i in images])
+    found = replace(
+        calibration,
+        normal_scores=tuple(sorted(own.tolist())),
+        training_scores=(),
+        second_session={},
+    )
+    if not calibration.second_session:
+        return found
+    changed = SecondSession(pixels, alignment)
+    session = outputs(engine, changed, rule, "second session")
+    derived = replace(found, given_threshold=None)
+    by_kind = _session_scores(derived, own, changed, session)
+    return replace(found, second_session=by_kind)
+
+
+def _session_scores(
+    calibration: Calibration,
+    own: NDArray[np.float32],
+    changed: SecondSession,
+    session: EngineOutput,
+) -> dict[str, tuple[float, ...]]:
+    """Return the scores of changed images by the kind of change.
+
+    An image that is flagged as it is says nothing about a change.
+    """
+    counts = (own <= calibration.threshold)[changed.origins]
+    by_case = scores(calibration, session).reshape(counts.shape)
     by_kind = {}
     for kind in dict.fromkeys(changed.kinds.tolist()):
         those = changed.kinds == kind
         of_kind, counted = by_case[those], by_case[those][counts[those]]
         by_kind[kind] = tuple((counted if counted.size else of_kind.ravel()).tolist())
-    return replace(found, second_session=by_kind, threshold_rule="steady")
+    return by_kind
 
 
 # Deviation: the paper's score is the maximum of the combined map alone.

@@ -6,14 +6,15 @@ graph stays to the byte and no PyTorch is needed.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+from efficientad.calibration.fit import with_normal_scores
+from efficientad.calibration.normal_images import read_normal_images, without_duplicates
 from efficientad.calibration.rule_files import rule_of
 from efficientad.calibration.rule_options import RuleOptions
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.decisions.decision import Calibration
 from efficientad.errors import ConfigError
-from efficientad.images.rgb import image_hash
 from efficientad.inspection.opening import (
     EXPORT_SUFFIXES,
     load,
@@ -23,7 +24,6 @@ from efficientad.inspection.opening import (
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import Metadata
-from efficientad.progress import tracked
 from efficientad.settings import Budget, Range, checks_arguments
 from efficientad.storage import require_writable
 
@@ -124,23 +124,16 @@ def _recalibrated(
 ) -> tuple[Calibration, dict[str, str]]:
     """Return a calibration with the scores of other images, and the images' hashes."""
     paths, _ = normal_image_paths(images, min_images=1)
-    hashes, sizes = {}, []
-    for path in paths:
-        image = predictor.preparation.read(path)
-        hashes[str(path.absolute())] = image_hash(image)
-        sizes.append((image.shape[0], image.shape[1]))
-    require_disjoint(hashes, predictor.provenance.get("training_images", {}))
-    changes: dict[str, Any] = {}
+    read = predictor.preparation
+    normal = without_duplicates(read_normal_images(paths, read))
+    trained_on = predictor.provenance.get("training_images", {})
+    require_disjoint(normal.hash_of_name, trained_on)
     if rule is not None:
-        changes["rule"] = rule_of(rule, sizes)
+        calibration = replace(calibration, rule=rule_of(rule, normal.sizes))
         # The terms are those of the whole image, so that a region of interest has none.
-        if changes["rule"].region_of_interest:
-            changes["terms"] = {}
-        changed = replace(predictor.calibration, **changes)
-        predictor = replace(predictor, calibration=changed)
-    # A copy of an image says nothing more about what is normal.
-    path_of = {digest: path for path, digest in hashes.items()}
-    different = tracked(path_of.values(), len(path_of), "scoring")
-    scores = sorted(predictor.predict(path).image_score for path in different)
-    changes |= {"training_scores": (), "second_session": {}}
-    return replace(calibration, normal_scores=tuple(scores), **changes), hashes
+        if calibration.rule.region_of_interest:
+            calibration = replace(calibration, terms={})
+    # The engine of an export of format 2 scales its grids itself.
+    scaled = replace(calibration, scales=predictor.calibration.scales)
+    found = with_normal_scores(scaled, predictor.engine, normal.pixels, read.alignment)
+    return replace(found, scales=calibration.scales), normal.hash_of_name

@@ -44,7 +44,8 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
     """Train and calibrate a detector on normal images.
 
     Args:
-        images: Folder of normal images, or a category folder in MVTec AD's layout.
+        images: Folder of normal images, a category folder, or a list of images as CSV,
+            JSON lines or manifest.
         output: Detector file to write, for example part.ead.
         config: Settings of the training.
     """
@@ -81,7 +82,8 @@ def calibrate(
         false_alarm_budget: Share of normal images that may be flagged, at most 0.5.
         unsure_budget: Share of normal images that may be flagged or unsure. None: none
             is unsure.
-        rule: Region of interest and least area of a defect. Default: as before.
+        rule: Region of interest and least area of a defect. Default: as before; a
+            white picture is the whole image.
         threshold: Decision threshold set by hand. None: from the images.
         force: Write a threshold, too, that flags most normal images, or that no image
             may reach.
@@ -194,7 +196,8 @@ def evaluate(
 
     Args:
         model: Detector file or exported file.
-        category: Category folder in MVTec AD's layout, with test and ground_truth.
+        category: Category folder with labelled test images, as in MVTec AD, or a list
+            of images as CSV, JSON lines or manifest.
         output: Folder for the results.
         device: Device of the networks. auto: CUDA where there is one.
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch

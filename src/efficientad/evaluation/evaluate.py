@@ -60,7 +60,7 @@ from efficientad.storage import files_together, require_writable, write_atomical
 
 Predicted: TypeAlias = Mapping[Sample, Prediction]
 
-_RECALL_FPR: Final = 0.01  # the default false alarm budget of a calibration
+_RECALL_FPR: Final = 0.01
 _FACTS: Final = ("method", "preset", "seed", "training_seconds", "efficientad", "torch")
 _METRICS_FILE, _REPORT_FILE = "metrics.json", "report.html"
 logger = logging.getLogger(__name__)

@@ -41,8 +41,7 @@ class Prediction:
     """Prediction for one image. Scores and maps rise with abnormality."""
 
     image_score: float
-    """Maximum of the combined map, as `rule` has it, and the points of all terms: about
-    0 to 0.1 on normal images."""
+    """Maximum of the combined map, as `rule` has it, and the points of all terms."""
 
     p_value: float
     """Share of held-out normal images scoring as high, in (0, 1]."""
