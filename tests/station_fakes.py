@@ -1,7 +1,7 @@
 """A station for tests: a fake predictor in a real process, and images."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,8 @@ from efficientad.station.logs import configure_logs
 from efficientad.station.prediction.pipeline import Station
 
 INSPECTIONS = "/api/v1/inspections"
+DATABASES: list[Callable[[Path], str]] = []
+"""The last one returns the database of a station in a folder; SQLite without one."""
 
 configure_logs()  # by default, an error is drawn with all variables, for minutes
 
@@ -45,6 +47,8 @@ def config_in(folder: Path, **settings: Any) -> StationConfig:
         "min_free_share": 0.0,
         "allowed_hosts": ("testserver",),
     }
+    if DATABASES:
+        small["database"] = DATABASES[-1](folder)
     return StationConfig(model=model, data=folder / "data", **(small | settings))
 
 

@@ -24,6 +24,8 @@ from tests.station_fakes import (
 )
 from tests.station_models import ANOMALOUS, DEADLY, NORMAL
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory):
@@ -77,7 +79,7 @@ def test_an_image_with_blue_first_is_inspected_and_shown_in_its_colors(station):
 
 def test_the_file_is_in_its_minute_and_nothing_is_left_incoming(station):
     found = post(station, image_of(NORMAL, seed=1)).json()
-    media = station_of(station).media.folder
+    media = station_of(station).config.data / "media"
     (path,) = media.glob(f"*/*/*/{found['id']}.png")
     minute = path.relative_to(media).parent.as_posix()
 

@@ -79,7 +79,9 @@ def test_the_search_finds_torch_where_it_is_pulled_in(extra):
     assert "torch" in pulled_in(extra)
 
 
-@pytest.mark.parametrize("extra", ["onnx", "openvino", "export", "ray", "station"])
+@pytest.mark.parametrize(
+    "extra", ["onnx", "openvino", "export", "ray", "station", "postgres"]
+)
 def test_what_is_pulled_in_is_pinned(extra):
     pinned = {plain(line.partition("==")[0]) for line in PINNED.splitlines()}
 

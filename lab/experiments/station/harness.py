@@ -247,12 +247,20 @@ def cpu_seconds(pid: int) -> float:
 
 def faults(data: Path, sent: Sequence[Sent]) -> list[str]:
     """List what is wrong with a data folder after all answers have come."""
-    found = []
     connection = sqlite3.connect(data / "station.db")
     connection.row_factory = sqlite3.Row
     rows = [dict(row) for row in connection.execute("SELECT * FROM inspections")]
     check = connection.execute("PRAGMA integrity_check").fetchone()[0]
     connection.close()
+    found = faults_of(rows, data / "media", sent)
+    return found if check == "ok" else [*found, f"database: {check}"]
+
+
+def faults_of(
+    rows: Sequence[dict[str, Any]], media: Path, sent: Sequence[Sent]
+) -> list[str]:
+    """List what is wrong with inspections and their images, for any database."""
+    found = []
     by_key = Counter(row["source_key"] for row in rows)
     by_id = {row["id"]: row for row in rows}
     for each in sent:
@@ -260,7 +268,7 @@ def faults(data: Path, sent: Sequence[Sent]) -> list[str]:
         if by_key[each.key] != 1 or row is None or row["source_key"] != each.key:
             found.append(f"{each.key}: {by_key[each.key]} rows")
             continue
-        path = data / "media" / row["media_path"]
+        path = media / row["media_path"]
         content = path.read_bytes() if path.is_file() else b""
         digests = {each.sha256, row["sha256"], hashlib.sha256(content).hexdigest()}
         if len(digests) > 1:
@@ -269,9 +277,7 @@ def faults(data: Path, sent: Sequence[Sent]) -> list[str]:
         if len(decisions) > 1 or not decisions <= {each.expected, "undecided"}:
             found.append(f"{each.key}: {decisions}, expected {each.expected}")
     places = {row["media_path"] for row in rows}
-    files = {path.relative_to(data / "media") for path in data.glob("media/*/*/*/*")}
+    files = {path.relative_to(media) for path in media.glob("*/*/*/*")}
     found += [f"{path}: no row" for path in files if path.as_posix() not in places]
     found += [f"{key}: {n} rows" for key, n in by_key.items() if key and n > 1]
-    if check != "ok":
-        found.append(f"database: {check}")
     return found

@@ -193,6 +193,14 @@ class StationConfig(_Checked):
     """Model file: .ead, .onnx or .xml."""
     data: Path = Path("station")
     """Folder of database, images and models, on a local disk."""
+    database: str | None = None
+    """Address such as postgresql+psycopg://USER:PASSWORD@HOST/NAME. None: SQLite in the
+    data folder."""
+    media: str | None = None
+    """Bucket such as s3://NAME/PREFIX for images. None: the data folder."""
+    replica: str | None = None
+    """Name of this process among those that share a database. None: that of the
+    station."""
     name: str = "station"
     """Text that stands for the station in topics and payloads."""
     host: str = "127.0.0.1"
@@ -237,6 +245,11 @@ class StationConfig(_Checked):
         return self.max_megapixels * 10**6
 
     @property
+    def replica_name(self) -> str:
+        """Name of this process, which each of its inspections keeps."""
+        return self.replica or self.name
+
+    @property
     def has_identities(self) -> bool:
         """Whether the station knows who sends a request."""
         return bool(self.tokens) or self.proxy is not None
@@ -257,11 +270,11 @@ class StationConfig(_Checked):
             )
         sources: tuple[Folder | Camera, ...] = (*self.folders, *self.cameras)
         names = [*self.sinks, *(source.name for source in sources)]
-        for name in (self.name, *names):
+        for name in (self.name, self.replica_name, *names):
             if not _NAME.fullmatch(name):
                 raise ConfigError(
-                    f"names of station, sources and sinks are of letters, digits, "
-                    f"space, dot, dash and underscore, got {name!r}"
+                    f"names of station, replica, sources and sinks are of letters, "
+                    f"digits, space, dot, dash and underscore, got {name!r}"
                 )
         if len(set(names)) < len(names):
             raise ConfigError(
@@ -313,7 +326,8 @@ def _shown(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_shown(name, inner) for inner in value]
     if isinstance(value, str):
-        return re.sub(r"//[^/@]*@", "//…@", value)
+        value = re.sub(r"//.*@", "//…@", value)
+        return re.sub(r"(?i)((?:password|secret|token)=)[^&]*", r"\1…", value)
     return str(value) if isinstance(value, Path) else value
 
 

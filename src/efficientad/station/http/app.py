@@ -101,7 +101,7 @@ def with_sinks(station: Station, ends: ExitStack) -> None:
     config = station.config
     sinks: list[Sink] = [WebhookSink(hook) for hook in config.webhooks]
     if config.mqtt is not None:
-        sinks.append(broker := MqttSink(config.mqtt, config.name))
+        sinks.append(broker := MqttSink(config.mqtt, config.name, station.replica))
         station.listeners.append(broker.note)
     for sink in sinks:
         delivery = Delivery(sink, station.store, station.log.warning)

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -187,8 +189,11 @@ def image(
     _client: Viewer, station: TheStation, number: InspectionNumber
 ) -> FileResponse:
     """Return the image as it came."""
-    path = _path(station, _row(station, number))
-    return FileResponse(path, filename=path.name, headers=_FOREVER)
+    row, file = _row(station, number), ExitStack()
+    path = file.enter_context(_image_file(station, row))
+    name = f"{number}{path.suffix}"
+    end = BackgroundTask(file.close)
+    return FileResponse(path, filename=name, headers=_FOREVER, background=end)
 
 
 @router.get("/{number}/preview", responses=documented(410))
@@ -196,7 +201,8 @@ def preview(_client: Viewer, station: TheStation, number: InspectionNumber) -> R
     """Return the image as a JPEG of 1280 pixels at most."""
     row = _row(station, number)
     levels = _calibration(station, row).get("levels")
-    content = pictures.preview(_path(station, row), row["color"], levels)
+    with _image_file(station, row) as path:
+        content = pictures.preview(path, row["color"], levels)
     return Response(content, 200, _FOREVER, "image/jpeg")
 
 
@@ -248,11 +254,12 @@ def _row(station: Station, number: str) -> queries.Row:
     return station.database.read(queries.inspection_of, number)
 
 
-def _path(station: Station, row: queries.Row) -> Path:
-    path = station.media.path(row["media_path"] or "")
-    if row["media_state"] != "stored" or not path.is_file():
-        raise HTTPException(410, "the image of this inspection has been removed")
-    return path
+@contextmanager
+def _image_file(station: Station, row: queries.Row) -> Iterator[Path]:
+    with station.media.file(row["media_path"] or "removed") as path:
+        if not path.is_file():
+            raise HTTPException(410, "the image of this inspection has been removed")
+        yield path
 
 
 def _artifact(station: Station, number: str, name: str) -> bytes:

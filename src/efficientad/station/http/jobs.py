@@ -1,6 +1,6 @@
 """Jobs that take a while: data sets of reviewed parts, and trials of models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from threading import Thread
 from typing import Annotated, Any, Final, Literal
@@ -78,7 +78,7 @@ def post_export(client: Operator, station: TheStation) -> Any:
     def work(job: Row) -> tuple[str, None]:
         found = station.database.read(reviews.verdicts)
         folder = station.config.data / _FOLDER / job["id"]
-        made = export_dataset((_reviewed_part(station, row) for row in found), folder)
+        made = export_dataset(_reviewed_parts(station, found), folder)
         return (
             f"{made.n_train} normal parts for the training, {made.n_test_good} for the "
             f"test, {made.n_defects} defective ones, in {folder}"
@@ -127,7 +127,7 @@ def _begin(
     work: Callable[[Row], tuple[str, Any]],
 ) -> Row:
     """Begin a job in a thread of its own, and return it."""
-    job = station.writer.run(jobs.add_job, kind, subject, client)
+    job = station.writer.run(jobs.add_job, kind, subject, client, station.replica)
 
     def run() -> None:
         try:
@@ -143,16 +143,19 @@ def _begin(
     return job
 
 
-def _reviewed_part(station: Station, row: Row) -> ReviewedPart:
-    review = row["review"]
-    return ReviewedPart(
-        id=row["id"],
-        path=station.media.path(row["media_path"] or "removed"),
-        color=row["color"],
-        verdict=review["verdict"],
-        defect_type=review["defect_type"],
-        note=review["note"],
-        by=review["by"],
-        at=review["at"].isoformat(),
-        source=row["source"],
-    )
+def _reviewed_parts(station: Station, found: list[Row]) -> Iterator[ReviewedPart]:
+    """Yield reviewed parts; the image of each is there until the next one."""
+    for row in found:
+        review = row["review"]
+        with station.media.file(row["media_path"] or "removed") as path:
+            yield ReviewedPart(
+                id=row["id"],
+                path=path,
+                color=row["color"],
+                verdict=review["verdict"],
+                defect_type=review["defect_type"],
+                note=review["note"],
+                by=review["by"],
+                at=review["at"].isoformat(),
+                source=row["source"],
+            )

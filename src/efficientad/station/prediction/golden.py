@@ -1,5 +1,7 @@
 """Golden samples: parts that people have decided, inspected again before a change."""
 
+from contextlib import ExitStack
+
 from efficientad.station.errors import ConflictError
 from efficientad.station.prediction.inspector import Found, Job, Outcome
 from efficientad.station.prediction.rules import Rule
@@ -21,14 +23,15 @@ def replay(
     if not samples:
         return None
     futures = []
-    for sample in samples:
-        paths = (store.media.path(sample["media_path"]),)
-        job = Job(sample["inspection"], paths, rule, max_pixels, sample["color"])
-        futures.append(inspector.submit(job, "background"))
-    results = [
-        _agreement(sample, future.result())
-        for sample, future in zip(samples, futures, strict=True)
-    ]
+    with ExitStack() as files:
+        for sample in samples:
+            paths = (files.enter_context(store.media.file(sample["media_path"])),)
+            job = Job(sample["inspection"], paths, rule, max_pixels, sample["color"])
+            futures.append(inspector.submit(job, "background"))
+        results = [
+            _agreement(sample, future.result())
+            for sample, future in zip(samples, futures, strict=True)
+        ]
     others = [each["inspection"] for each in results if not each["agrees"]]
     if others:
         raise ConflictError(

@@ -32,6 +32,7 @@ from efficientad.station.storage.store import Store
 from efficientad.storage import atomic_write, file_hash
 
 _RETRY_SECONDS: Final = 2.0
+_FOLLOW_SECONDS: Final = 2.0
 _ITSELF: Final = Actor("settings", "station")
 
 OpenModel = Callable[[Path, StationConfig], Predictor]
@@ -118,7 +119,23 @@ class Lineup:
                 self._report("model_failed", str(error))
                 return
             else:
-                return
+                break
+        while self._store.media.is_shared and not is_closing.wait(_FOLLOW_SECONDS):
+            self._follow()
+
+    def _follow(self) -> None:
+        """Take over what another replica has activated."""
+        try:
+            with self._one_at_a_time:
+                for row in self._store.database.read(registry.active_ones):
+                    active = self._active.get(row["source"])
+                    if active is None or active.rule.id != row["rule"]:
+                        new = self._active_of(row["model"], row["rule"])
+                        self._put(row["source"], new)
+        except UnavailableError:
+            return
+        except EfficientADError as error:
+            self._report("model_failed", str(error))
 
     def _start(self) -> None:
         path = self._config.model
@@ -212,6 +229,7 @@ class Lineup:
             if file == path or (suffix == ".xml" and file.is_file()):
                 with atomic_write(place.with_suffix(file.suffix)) as copy:
                     shutil.copyfile(file, copy)
+                self._store.media.share(place.with_suffix(file.suffix))
         try:
             inspector, facts = self._inspector(place)
         except EfficientADError:
@@ -243,8 +261,10 @@ class Lineup:
                 return Active(each.inspector, chosen)
         opened = self._opened.pop(model, None)
         if opened is None:
-            places = self._folder.glob(f"{model}.*")
-            (place,) = (path for path in places if path.suffix != ".bin")
+            known = self._store.database.read(registry.model_of, model)
+            place = self._folder / f"{model}{known['suffix']}"
+            for path in (place, place.with_suffix(".bin")):
+                self._store.media.obtain(path)
             opened, _ = self._inspector(place)
         return Active(opened, chosen)
 

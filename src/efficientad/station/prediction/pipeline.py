@@ -28,12 +28,9 @@ from efficientad.station.prediction.inspector import (
 from efficientad.station.prediction.lineup import Lineup, OpenModel, open_model
 from efficientad.station.prediction.records import Answer, Arrival, record_of
 from efficientad.station.storage import jobs, queries, registry
-from efficientad.station.storage.engine import open_database
 from efficientad.station.storage.housekeeping import keep_house
-from efficientad.station.storage.media import MediaStore
 from efficientad.station.storage.queries import Row
-from efficientad.station.storage.store import Store
-from efficientad.station.storage.writer import Writer
+from efficientad.station.storage.store import open_store
 
 Listener = Callable[[str, Row], None]
 """Gets the kind of an event and its content, in any thread; it must not wait."""
@@ -52,14 +49,8 @@ class Station:
         self.started_at = datetime.now(UTC)
         self.metrics = Metrics()
         self.log = logger().bind(station=config.name)
-        self.database = open_database(config.data)
-        self.media = MediaStore(
-            config.data / "media",
-            min_free_mb=config.min_free_mb,
-            min_free_share=config.min_free_share,
-        )
-        self.writer = Writer(self.database.writing)
-        self.store = Store(self.database, self.writer, self.media)
+        self.store = open_store(config)
+        self.database, self.writer, self.media, self.replica = self.store
         self.lineup = Lineup(config, self.store, self.report, opener)
         self.admission = Admission(config.max_places, config.latency_budget)
         self.rate = Rate(config.requests_per_second)
@@ -68,13 +59,12 @@ class Station:
         self._running: dict[tuple[str, str], tuple[str, Future[Answer]]] = {}
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
-        told = (self.report, self.tell, self._is_closing)
-        house = (self.store, config.retention, *told)
+        house = (self.store, config.retention, self.report, self.tell)
         self._threads = [
             threading.Thread(target=work, args=args, name=name, daemon=True)
             for name, work, args in (
                 ("opening", self.lineup.start, (self._is_closing,)),
-                ("house", keep_house, house),
+                ("house", keep_house, (*house, self._is_closing)),
             )
         ]
 
@@ -98,8 +88,7 @@ class Station:
         for thread in self._threads:
             thread.join()
         self.lineup.close()
-        self.writer.close()
-        self.database.close()
+        self.store.close()
 
     @property
     def is_closing(self) -> bool:
@@ -233,17 +222,15 @@ class Station:
                     queries.inspection_by_key, arrival.source, arrival.source_key
                 )
                 if known is not None:
-                    if known["sha256"] != arrival.sha256:
-                        raise _key_reused(arrival)
-                    return Answer(known, is_replay=True)
-            return Answer(self._stored(arrival, part))
+                    return _replayed(arrival, known)
+            return self._stored(arrival, part)
         finally:
             part.unlink(missing_ok=True)
 
-    def _stored(self, arrival: Arrival, part: Path) -> Row:
+    def _stored(self, arrival: Arrival, part: Path) -> Answer:
         start = time.perf_counter()
         place = self.media.place(arrival.id, arrival.first_bytes, arrival.received_at)
-        paths = (part, self.media.path(place))
+        paths = self.media.paths(part, place)
         max_pixels = self.config.max_pixels
         future, rule = self.lineup.submit(
             arrival.source,
@@ -265,15 +252,21 @@ class Station:
         if isinstance(outcome, Found):
             used_ms = outcome.decode_ms + outcome.predict_ms
             row["wait_ms"] = max(0.0, total_ms - used_ms)
-        return self._write(row, regions, artifacts)
+        stored = self._write(row, regions, artifacts)
+        if stored["id"] == arrival.id:
+            return Answer(stored)
+        self.media.remove(place)
+        return _replayed(arrival, stored)
 
     def _write(
         self, row: Row, regions: tuple[Row, ...], artifacts: dict[str, bytes]
     ) -> Row:
-        """Write an inspection, tell everybody, and return it as it is read."""
+        """Write an inspection, tell everybody, and return it, or that of its key."""
         stored = self.writer.run(
             queries.insert_inspection, row, regions, artifacts, self.config.sinks
         )
+        if stored["id"] != row["id"]:
+            return stored
         metrics = self.metrics
         metrics.inspections.labels(stored["source"], stored["decision"]).inc()
         metrics.last_stored.set(stored["received_at"].timestamp())
@@ -291,6 +284,12 @@ class Station:
         if stored["expected"] == "anomalous" and stored["decision"] != "anomalous":
             self.report("challenge_passed", f"{stored['source']}: {stored['id']}")
         return stored
+
+
+def _replayed(arrival: Arrival, known: Row) -> Answer:
+    if known["sha256"] != arrival.sha256:
+        raise _key_reused(arrival)
+    return Answer(known, is_replay=True)
 
 
 def _key_reused(arrival: Arrival) -> KeyReusedError:

@@ -49,7 +49,7 @@ def record_of(
         "model": rule.model,
         "rule": rule.id,
         "media_state": "stored",
-        "replica": config.name,
+        "replica": config.replica_name,
     }
     del row["first_bytes"]
     artifacts: dict[str, Any] = {}

@@ -38,9 +38,9 @@ def try_model(
                 time.sleep(_PAUSE)
             if station.is_closing:
                 raise UnavailableError("the station is stopping")
-            paths = (station.media.path(part["media_path"]),)
-            job = Job(part["id"], paths, active.rule, max_pixels, part["color"])
-            outcome = active.inspector.submit(job, "background").result()
+            with station.media.file(part["media_path"]) as path:
+                job = Job(part["id"], (path,), active.rule, max_pixels, part["color"])
+                outcome = active.inspector.submit(job, "background").result()
             decision = outcome.decision if isinstance(outcome, Found) else "undecided"
             counts["n"] += 1
             counts["n_flagged"] += decision == "anomalous"

@@ -1,7 +1,7 @@
 """Inspections to a broker: QoS 1, delivered when the broker has confirmed it.
 
 efficientad/STATION/SOURCE/inspection    each inspection as JSON
-efficientad/STATION/state                online or offline, retained; last will
+efficientad/REPLICA/state                online or offline, retained; last will
 efficientad/STATION/audit                number and hash of the last entry, retained
 """
 
@@ -20,17 +20,18 @@ _KEEP_ALIVE: Final = 20
 class MqttSink:
     """A receiver of inspections by MQTT."""
 
-    def __init__(self, settings: Mqtt, station: str) -> None:
+    def __init__(self, settings: Mqtt, station: str, replica: str) -> None:
         self.name = settings.name
         self._topic = f"efficientad/{station}"
+        self._state = f"efficientad/{replica}/state"
         self._client = client = Client(
-            CallbackAPIVersion.VERSION2, f"efficientad-{station}"
+            CallbackAPIVersion.VERSION2, f"efficientad-{replica}"
         )
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.password)
         if settings.has_tls:
             client.tls_set()
-        client.will_set(f"{self._topic}/state", "offline", qos=1, retain=True)
+        client.will_set(self._state, "offline", qos=1, retain=True)
         client.reconnect_delay_set(1, 30)
         client.on_connect = self._connected
         client.connect_async(settings.host, settings.port, _KEEP_ALIVE)
@@ -52,12 +53,12 @@ class MqttSink:
     def close(self) -> None:
         """Publish that the station is offline, and disconnect."""
         if self._client.is_connected():
-            self._client.publish(f"{self._topic}/state", "offline", 1, retain=True)
+            self._client.publish(self._state, "offline", 1, retain=True)
         self._client.disconnect()
         self._client.loop_stop()
 
     def _connected(self, client: Client, *_: Any) -> None:
-        client.publish(f"{self._topic}/state", "online", 1, retain=True)
+        client.publish(self._state, "online", 1, retain=True)
 
 
 def _confirmed(sent: MQTTMessageInfo) -> None:

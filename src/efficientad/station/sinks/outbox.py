@@ -42,7 +42,8 @@ class Delivery:
 
     def __init__(self, sink: Sink, store: Store, log: Callable[..., None]) -> None:
         self._sink = sink
-        self._database, self._writer, _ = store
+        self._store, self._writer = store, store.writer
+        self._lease = f"sink {sink.name}"
         self._log = log
         self._is_closing = threading.Event()
         self._has_news = threading.Event()
@@ -74,13 +75,18 @@ class Delivery:
                 self._is_closing.wait(_IDLE_SECONDS)
 
     def _deliver_some(self) -> bool:
-        """Deliver what is due, and return whether there may be more."""
+        """Deliver what is due, and return whether there may be more.
+
+        One replica does so at a time: two would deliver out of order.
+        """
+        if not self._store.holds(self._lease):
+            return False
         now = datetime.now(UTC)
-        entries = self._database.read(outbox.due, self._sink.name, now, _AT_ONCE)
+        entries = self._store.database.read(outbox.due, self._sink.name, now, _AT_ONCE)
         done: list[str] = []
         is_reached = True
         for entry in entries:
-            if self._is_closing.is_set():
+            if self._is_closing.is_set() or not self._store.holds(self._lease):
                 break
             try:
                 self._sink.deliver(entry["payload"])

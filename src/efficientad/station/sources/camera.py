@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,7 +24,7 @@ from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.decoding import N_FIRST_BYTES
 from efficientad.images.rgb import RGBImage
 from efficientad.station.config import Camera
-from efficientad.station.errors import ConflictError
+from efficientad.station.errors import ConflictError, UnavailableError
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer, Arrival
 from efficientad.station.sources.ppm import read_frame
@@ -109,7 +110,8 @@ class CameraSource:
         """Look whether the source is paused, and whether frames come."""
         while not self._is_closing.wait(_LOOK_SECONDS):
             database, name = self._station.database, self._camera.name
-            self._is_running = database.read(registry.is_running, name)
+            with suppress(UnavailableError):  # the database is away; it stays as it is
+                self._is_running = database.read(registry.is_running, name)
             limit = self._camera.stall_seconds
             if limit and not self._has_frames:
                 limit = max(limit, _OPEN_SECONDS)

@@ -13,17 +13,18 @@ from efficientad.station.storage.queries import Row, new_id, one, rows
 _ALL = "all"
 
 
-def newest_epochs(connection: Connection) -> list[Row]:
-    """Return the newest epoch of each source and model."""
+def newest_epochs(connection: Connection, replica: str) -> list[Row]:
+    """Return the newest epoch of each source and model of a replica."""
     query = select(t.drift_states).where(t.drift_states.c.statistic == _ALL)
     found = rows(connection, query.order_by(t.drift_states.c.epoch))
-    return list({(row["source"], row["model"]): row for row in found}.values())
+    own = (row for row in found if row["state"].get("replica", replica) == replica)
+    return list({(row["source"], row["model"]): row for row in own}.values())
 
 
 def begin_epoch(connection: Connection, first: Row) -> None:
     """Write that a new epoch of a source and model begins with a part."""
     source, model = first["source"], first["model"]
-    state = {"first": first["id"], "rule": first["rule"]}
+    state = {name: first[name] for name in ("rule", "replica")} | {"first": first["id"]}
     table = t.drift_states.c
     query = select(func.max(table.epoch))
     query = query.where(table.source == source, table.model == model)
@@ -33,13 +34,14 @@ def begin_epoch(connection: Connection, first: Row) -> None:
 
 
 def parts_since(
-    connection: Connection, source: str, rule: str, number: str, limit: int
+    connection: Connection, epoch: Row, replica: str, limit: int
 ) -> list[Row]:
-    """Return what the watch compares of the scored parts from one on, in order."""
-    i = t.inspections.c
+    """Return what the watch compares of an epoch's scored parts, in order."""
+    i, state = t.inspections.c, epoch["state"]
     columns = (i.id, i.received_at, i.image_score, i.decision, i.sha256, i.source)
     query = select(*columns, i.model, i.rule, i.brightness, i.contrast, i.sharpness)
-    query = query.where(i.source == source, i.rule == rule, i.id >= number)
+    query = query.where(i.source == epoch["source"], i.rule == state["rule"])
+    query = query.where(i.replica == replica, i.id >= state["first"])
     query = query.where(i.image_score.is_not(None)).order_by(i.id).limit(limit)
     return rows(connection, query)
 

@@ -1,22 +1,18 @@
-"""The database of a station: SQLite in its data folder, one process at a time.
-
-WAL with synchronous=FULL: a commit is on the disk when it returns. One connection
-writes and checkpoints, since the reset of the WAL has a bug with several (SQLite before
-3.51); readers only read.
-"""
+"""The database of a station: SQLite in its data folder, or PostgreSQL at an address."""
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Engine, create_engine, event, exc
 
-from efficientad.errors import StorageError
+from efficientad.errors import StorageError, needs_extra
+from efficientad.station.errors import UnavailableError
+from efficientad.station.storage.dialects import Access, Dialect, sqlite
 from efficientad.station.storage.tables import METADATA
 
 P = ParamSpec("P")
@@ -24,12 +20,8 @@ R = TypeVar("R")
 Work = Callable[Concatenate[Connection, P], R]
 """A function of a connection and other arguments."""
 
-LOCK_SECONDS: Final = 0.5
-"""Time that a commit waits for a database that another program has locked."""
-
 VERSION: Final = 1
-"""Version of the tables, which the database file keeps."""
-_N_READERS: Final = 4
+"""Version of the tables, which the database keeps."""
 _NETWORK_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "fuse.sshfs", "afs"}
 )
@@ -37,18 +29,31 @@ _NETWORK_SYSTEMS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Database:
-    """The two ways to the database, and the lock on its folder."""
+    """The two ways to the database, and the lock on the data folder."""
 
     writing: Engine
-    """For the writer alone; every transaction takes the lock of the database."""
+    """For the writer alone; every transaction takes the database's lock for writing."""
     reading: Engine
     """For everything else; it refuses to write."""
+    probe: str
+    """A statement that writes, and changes nothing."""
     lock: int
     """Descriptor of the locked file; the end of the process opens the lock."""
 
-    def connect(self) -> Connection:
-        """Return a connection for reading; keep it for a short time only."""
-        return self.reading.connect()
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Yield a connection for reading; keep it for a short time only.
+
+        Raises:
+            UnavailableError: If the database is away.
+        """
+        try:
+            with self.reading.connect() as connection:
+                yield connection
+        except (exc.InterfaceError, exc.OperationalError, exc.TimeoutError) as error:
+            raise UnavailableError(
+                f"the database cannot be read ({first_line(error)})"
+            ) from error
 
     def read(self, query: Work[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what a query finds, called with a connection and these arguments."""
@@ -62,10 +67,11 @@ class Database:
         os.close(self.lock)
 
 
-def open_database(folder: Path) -> Database:
-    """Open the database in a data folder, made if needed.
+def open_database(folder: Path, dialect: Dialect | None = None) -> Database:
+    """Open the database of a data folder, made if needed; its own one is SQLite.
 
     Raises:
+        MissingDependencyError: If its driver is not installed.
         StorageError: If another station uses the folder, it is in a network, or the
             database cannot be opened.
     """
@@ -80,10 +86,10 @@ def open_database(folder: Path) -> Database:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _require_local(folder)
-        return Database(*_engines(folder / "station.db"), lock)
-    except OSError as error:
+        return _opened(dialect or sqlite(folder / "station.db"), lock)
+    except (OSError, ImportError) as error:
         os.close(lock)
-        if isinstance(error, StorageError):
+        if isinstance(error, StorageError | ImportError):
             raise
         raise StorageError(
             f"a data folder serves one station at a time, {folder} is in use; stop the "
@@ -91,50 +97,58 @@ def open_database(folder: Path) -> Database:
         ) from error
 
 
-def _engines(path: Path) -> tuple[Engine, Engine]:
-    url = f"sqlite:///{path}"
-    options: dict[str, Any] = {"isolation_level": None, "timeout": LOCK_SECONDS}
-    writing = create_engine(url, connect_args=options, poolclass=NullPool)
-    reading = create_engine(
-        url, connect_args=options, pool_size=_N_READERS, max_overflow=60
-    )
-    _prepare(writing, "BEGIN IMMEDIATE", "journal_mode=WAL", "synchronous=FULL")
-    _prepare(reading, "BEGIN", "query_only=ON", "wal_autocheckpoint=0")
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a database says; savepoints fail after it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]
+
+
+def _opened(dialect: Dialect, lock: int) -> Database:
+    with needs_extra("a PostgreSQL database", "postgres"):
+        writing, reading = map(
+            _engine, (dialect,) * 2, (dialect.writing, dialect.reading)
+        )
     try:
         with writing.begin() as connection:
-            _make_tables(connection, path)
-    except DBAPIError as error:
+            _make_tables(connection, dialect)
+    except exc.DBAPIError as error:
         raise StorageError(
-            f"the database {path} cannot be opened ({error.orig}); restore it from a "
-            "copy, or give another data folder"
+            f"the database {dialect.shown} cannot be opened ({first_line(error)}); "
+            f"{dialect.remedy}"
         ) from error
-    return writing, reading
+    return Database(writing, reading, dialect.set_version.format(VERSION), lock)
 
 
-def _prepare(engine: Engine, begin: str, *pragmas: str) -> None:
-    """Set pragmas on every connection; SQLite's driver would begin too late."""
+def _engine(dialect: Dialect, access: Access) -> Engine:
+    engine = create_engine(dialect.url, **access.options)
 
     def connected(connection: Any, _record: Any) -> None:
-        for pragma in (*pragmas, "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        for statement in access.connected:
+            connection.execute(statement)
+        connection.commit()
 
     def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        for statement in access.begin:
+            connection.exec_driver_sql(statement)
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)
+    return engine
 
 
-def _make_tables(connection: Connection, path: Path) -> None:
+def _make_tables(connection: Connection, dialect: Dialect) -> None:
     """Create the tables, or raise `StorageError` for those of another release."""
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+    version = int(connection.exec_driver_sql(dialect.version).scalar() or 0)
     if version not in {0, VERSION}:
         raise StorageError(
-            f"tables of version {VERSION} were needed, {path} has version {version}; "
-            "use the release that wrote it, or give another data folder"
+            f"tables of version {VERSION} were needed, {dialect.shown} has version "
+            f"{version}; use the release that wrote it, or give another data folder"
         )
     METADATA.create_all(connection)
-    connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+    for statement in () if version else dialect.protect_audit:
+        connection.exec_driver_sql(statement)
+    connection.exec_driver_sql(dialect.set_version.format(VERSION))
 
 
 def _require_local(folder: Path) -> None:

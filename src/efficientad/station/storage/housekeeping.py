@@ -9,12 +9,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError
-
 from efficientad.station.config import Retention
 from efficientad.station.errors import UnavailableError
 from efficientad.station.logs import logger
-from efficientad.station.storage import audit, queries, retention
+from efficientad.station.storage import audit, jobs, leases, queries, retention
 from efficientad.station.storage.audit_chain import Head
 from efficientad.station.storage.queries import Row
 from efficientad.station.storage.store import Store
@@ -35,21 +33,27 @@ def keep_house(
     The end of the audit log is told whenever it has moved: a chain alone does not show
     that its end was cut off.
     """
-    next_round = 0.0
+    next_round = next_renewal = 0.0
     told = Head()
-    with suppress(UnavailableError):
+    with suppress(UnavailableError, OSError):
         _recover(store, report)
     while not is_closing.wait(_CHECK_SECONDS):
         store.media.check()
-        with suppress(DBAPIError):
+        with suppress(UnavailableError):
             last = store.database.read(audit.head)
             if last != told:
                 told = last
                 logger().info("audit", seq=last.seq, hash=last.hash)
                 tell("audit", asdict(last))
-        if time.monotonic() >= next_round and store.writer.is_up:
-            next_round = time.monotonic() + _ROUND_SECONDS
-            with suppress(UnavailableError):
+        if not store.writer.is_up:
+            continue
+        with suppress(UnavailableError, OSError):
+            if time.monotonic() >= next_renewal:
+                next_renewal = time.monotonic() + leases.RENEWAL_SECONDS
+                store.writer.run(leases.renew, store.replica)
+            if time.monotonic() >= next_round and store.holds("retention"):
+                next_round = time.monotonic() + _ROUND_SECONDS
+                store.writer.run(jobs.end_interrupted)
                 retention.remove_old(store, rules, datetime.now(UTC))
 
 
@@ -59,20 +63,16 @@ def _recover(store: Store, report: Callable[[str, str], None]) -> None:
     A killed station leaves them. Files since the start of this one are left alone.
     """
     media, missing = store.media, list[str]()
-    for minute, paths in media.minutes():
-        begun = datetime.strptime(minute, "%Y-%m-%d/%H/%M").replace(tzinfo=UTC)
-        if begun > media.opened_at:
-            continue
-        there = {f"{minute}/{path.name}": path for path in paths}
+    for minute, places in media.earlier_minutes():
         known = store.database.read(queries.places_of_minute, minute)
         missing += [
             known[place]
-            for place in known.keys() - there.keys()
-            if not media.path(place).exists()  # it may have come since the listing
+            for place in known.keys() - set(places)
+            if media.is_lost(place)  # it may have come since the listing
         ]
-        for place in there.keys() - known.keys():
-            if there[place].stat().st_mtime < media.opened_at.timestamp():
-                there[place].unlink(missing_ok=True)
+        for place in set(places) - known.keys():
+            if media.is_left_over(place):
+                media.remove(place)
     if missing:
         named = json.dumps(missing[:20])
         report("images_missing", f"{len(missing)} images are missing: {named}")

@@ -44,6 +44,14 @@ def one(connection: Connection, query: Select[Any], name: str) -> Row:
     return found
 
 
+def put(connection: Connection, table: Table, key: Row, values: Row, new: Row) -> None:
+    """Write values into the row of a key; one that is made gets the new ones, too."""
+    is_it = and_(*(table.c[name] == value for name, value in key.items()))
+    changed = connection.execute(table.update().where(is_it).values(**values))
+    if not changed.rowcount:
+        connection.execute(table.insert().values(values | key | new))
+
+
 def newest(
     connection: Connection, table: Table, limit: int | None, /, **equal: str | None
 ) -> list[Row]:
@@ -70,8 +78,15 @@ def insert_inspection(
 ) -> Row:
     """Write an inspection with all that belongs to it, and return it as it is read.
 
-    Its regions are numbered in their order, and the sinks of these names are told.
+    Its regions are numbered in their order, and the sinks of these names are told. If
+    another replica has stored an inspection under this key meanwhile, that one is
+    returned, and nothing is written.
     """
+    source, key = inspection["source"], inspection.get("source_key")
+    if key is not None:
+        known = inspection_by_key(connection, source, key)
+        if known is not None:
+            return known
     number = inspection["id"]
     connection.execute(t.inspections.insert().values(**inspection))
     if regions:

@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, and_, or_, select
-from sqlalchemy.dialects.sqlite import insert
 
 from efficientad.station.errors import ConflictError, UnknownError
 from efficientad.station.storage import audit
 from efficientad.station.storage import tables as t
 from efficientad.station.storage.audit_chain import Actor
-from efficientad.station.storage.queries import Row, first, new_id, one, rows
+from efficientad.station.storage.queries import Row, first, new_id, one, put, rows
 
 ALL_SOURCES: Final = "*"
 """Every source that has no activation of its own."""
@@ -142,8 +141,8 @@ def add_golden_run(
 def set_sources(connection: Connection, sources: Sequence[Row]) -> None:
     """Write the sources of the settings; one that was paused stays so."""
     for source in sources:
-        query = insert(t.sources).values(**source, state="running")
-        connection.execute(query.on_conflict_do_update(["name"], set_=source))
+        key = {"name": source["name"]}
+        put(connection, t.sources, key, source, {"state": "running"})
 
 
 def set_source_state(
@@ -180,9 +179,8 @@ def set_tokens(connection: Connection, tokens: Sequence[Row]) -> None:
     revoked = table.update().where(gone).values(revoked_at=datetime.now(UTC))
     connection.execute(revoked)
     for token in tokens:
-        valid = {**token, "revoked_at": None}
-        query = insert(table).values(id=new_id(), **token)
-        connection.execute(query.on_conflict_do_update(["hash"], set_=valid))
+        key = {"hash": token["hash"]}
+        put(connection, table, key, {**token, "revoked_at": None}, {"id": new_id()})
 
 
 def token_of(connection: Connection, digest: str) -> Row | None:

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from efficientad.station.errors import ConflictError
 from efficientad.station.storage import audit
@@ -19,6 +18,7 @@ from efficientad.station.storage.queries import (
     list_inspections,
     new_id,
     one,
+    put,
     rows,
 )
 
@@ -146,8 +146,7 @@ def set_golden(connection: Connection, number: str, sample: Row, by: Actor) -> N
     inspection_of(connection, number)
     before = first(connection, select(t.golden).where(t.golden.c.inspection == number))
     row = {**sample, "by": by.name}
-    query = insert(t.golden).values(inspection=number, **row)
-    connection.execute(query.on_conflict_do_update(["inspection"], set_=row))
+    put(connection, t.golden, {"inspection": number}, row, {})
     known = before and audit.state(before, *sample)
     audit.append(connection, by, "golden sample", number, before=known, after=sample)
 

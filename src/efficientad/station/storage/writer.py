@@ -11,11 +11,11 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from efficientad.station.errors import UnavailableError
-from efficientad.station.storage.engine import VERSION, P, R, Work
+from efficientad.station.storage.engine import Database, P, R, Work, first_line
 
 _Job = tuple[Callable[[Connection], Any], "Future[Any]"]
 _PROBE_SECONDS: Final = 1.0
@@ -25,8 +25,9 @@ _MAX_JOBS: Final = 256
 class Writer:
     """Runs jobs in transactions, in the order in which they come."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._engine = database.writing
+        self._probe = database.probe
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._connection: Connection | None = None
         self.is_up = True
@@ -85,13 +86,13 @@ class Writer:
         outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
         with connection.begin():
             if not self.is_up:  # a full disk lets a transaction begin
-                connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+                connection.exec_driver_sql(self._probe)
             for work, future in jobs:
                 try:
                     with connection.begin_nested():
                         outcomes.append((future, work(connection), None))
                 except Exception as error:  # raised again where it is awaited
-                    is_ours = isinstance(error, IntegrityError)
+                    is_ours = isinstance(error, DataError | IntegrityError)
                     if isinstance(error, DBAPIError) and not is_ours:
                         raise
                     outcomes.append((future, None, error))
@@ -106,9 +107,7 @@ class Writer:
         """Forget the connection: after a failed fsync its pages cannot be trusted."""
         self.is_up = False
         self._disconnect()
-        reason: BaseException = error
-        while reason.__context__ is not None:  # on a full disk, savepoints fail as well
-            reason = reason.__context__
+        reason = first_line(error)
         for _, future in jobs:
             future.set_exception(
                 UnavailableError(f"the database cannot be written ({reason})")

@@ -121,7 +121,7 @@ class Monitor:
     def __init__(
         self, store: Store, config: StationConfig, tell: Tell, report: Report
     ) -> None:
-        self._database, self._writer, _ = store
+        self._database, self._writer, _, self._replica = store
         self._config, self._tell, self._report = config, tell, report
         self._watched: dict[str, Watched] = {}
         self._silent: set[str] = set()
@@ -170,11 +170,9 @@ class Monitor:
 
     def _restore(self) -> None:
         with self._database.connect() as connection:
-            for epoch in alarms.newest_epochs(connection):
-                source, state = epoch["source"], epoch["state"]
-                parts = alarms.parts_since(
-                    connection, source, state["rule"], state["first"], EPOCH
-                )
+            for epoch in alarms.newest_epochs(connection, self._replica):
+                source = epoch["source"]
+                parts = alarms.parts_since(connection, epoch, self._replica, EPOCH)
                 if not parts:
                     continue
                 watched = Watched(self._drift(parts[0]), parts[0])
@@ -197,6 +195,7 @@ class Monitor:
             watched is None
             or watched.first["rule"] != row["rule"]
             or watched.drift.n_parts >= EPOCH
+            or self._is_acknowledged(watched)
         ):
             watched = self._begin(row)
         with self._lock:
@@ -208,6 +207,12 @@ class Monitor:
                 "identical_images",
                 f"{source} sends the same image again and again, to the bit",
             )
+
+    def _is_acknowledged(self, watched: Watched) -> bool:
+        """Return whether somebody has acknowledged its alarms, at any replica."""
+        if not watched.raised:
+            return False
+        return not self._database.read(alarms.open_alarms, watched.first["source"])
 
     def _begin(self, row: Row) -> Watched:
         watched = Watched(self._drift(row), row)
