@@ -1,9 +1,8 @@
-"""PostgreSQL for tests: a private server in a temporary folder, on the loopback."""
+"""PostgreSQL and S3 for tests: private servers on the loopback."""
 
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from lab.experiments.station.harness import free_port
 
+BUCKET = "s3://station/line 1"
 _USER = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
 
 
@@ -42,12 +42,6 @@ class Server:
     def stop(self) -> None:
         """Stop it at once, as a crash would; connections are lost."""
         self._control("stop", "-m", "immediate", "-t", "120")
-
-    def freeze(self, number: int = signal.SIGSTOP) -> None:
-        """Stop the process that accepts connections; SIGCONT continues it."""
-        os.kill(
-            int((self._folder / "data/postmaster.pid").read_text().split()[0]), number
-        )
 
     def address(self, name: str) -> str:
         """Return the address of a database, which is made if there is none."""
@@ -91,3 +85,33 @@ def postgresql() -> Iterator[Server]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def bucket_of_moto() -> Iterator[Any]:
+    """Yield the files of a bucket, or skip the test where moto or s3fs is missing.
+
+    The environment has its address and keys meanwhile.
+    """
+    pytest.importorskip("s3fs", reason="needs s3fs, of the extra s3")
+    server = pytest.importorskip("moto.server", reason="needs moto's server")
+    from s3fs import S3FileSystem
+
+    moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        files = S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+        files.mkdir("station")
+        yield files
+    moto.stop()
+
+
+def keys_in(bucket: Any, replica: str) -> set[str]:
+    """Return the names of a replica's images."""
+    places = bucket.find(f"{BUCKET}/{replica}")
+    return {place.rpartition("/")[2] for place in places}

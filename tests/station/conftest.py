@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from tests.station_databases import postgresql
+from tests.station_databases import bucket_of_moto, postgresql
 from tests.station_fakes import DATABASES
 
 
@@ -18,7 +18,7 @@ def postgresql_server():
 def each_database(request):
     """Give stations an SQLite file, then a database of PostgreSQL for each folder."""
     if request.param == "sqlite":
-        yield
+        yield request.param
         return
     server = request.getfixturevalue("postgresql_server")
 
@@ -26,5 +26,12 @@ def each_database(request):
         return server.address(hashlib.sha256(bytes(folder)).hexdigest()[:20])
 
     DATABASES.append(address)
-    yield
+    yield request.param
     DATABASES.pop()
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket of moto, where it is installed, and what the environment says of it."""
+    with bucket_of_moto() as files:
+        yield files

@@ -39,7 +39,8 @@ def named(path, config):
 
 
 @pytest.fixture
-def station(tmp_path):
+def station(tmp_path, each_database):
+    del each_database  # `config_in` knows it
     with running(config_in(tmp_path), named) as client:
         yield client
 
@@ -275,8 +276,8 @@ def test_a_rule_says_where_and_from_which_area_a_defect_counts(
 
 
 @pytest.fixture(scope="module")
-def placed(tmp_path_factory):
-    with running(config_in(tmp_path_factory.mktemp("placed")), by_place) as client:
+def placed(tmp_path_factory, each_database):
+    with running(config_in(tmp_path_factory.mktemp(each_database)), by_place) as client:
         yield client
 
 

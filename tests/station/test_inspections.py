@@ -24,12 +24,10 @@ from tests.station_fakes import (
 )
 from tests.station_models import ANOMALOUS, DEADLY, NORMAL
 
-pytestmark = pytest.mark.usefixtures("each_database")
-
 
 @pytest.fixture(scope="module")
-def station(tmp_path_factory):
-    config = config_in(tmp_path_factory.mktemp("station"), review_share=0.0)
+def station(tmp_path_factory, each_database):
+    config = config_in(tmp_path_factory.mktemp(each_database), review_share=0.0)
     with running(config) as client:
         yield client
 

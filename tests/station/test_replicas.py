@@ -1,12 +1,16 @@
 """Several stations on one PostgreSQL and one bucket: nothing is lost, nothing twice."""
 
+import os
+import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack
 from itertools import cycle
 
 import pytest
 from tests.station.test_kills import command_in, numbered
+from tests.station_databases import BUCKET, keys_in
 from tests.station_fakes import (
     INSPECTIONS,
     config_in,
@@ -22,12 +26,10 @@ from tests.station_fakes import (
 )
 from tests.station_models import ANOMALOUS, NORMAL
 
-from efficientad.errors import ConfigError, MissingDependencyError, StorageError
-from efficientad.station.config import Retention, shown
+from efficientad.errors import StorageError
 from efficientad.station.sinks.outbox import Delivery
-from efficientad.station.storage import audit, jobs, leases, queries, retention, tables
+from efficientad.station.storage import audit, jobs, leases, queries, tables
 from efficientad.station.storage.audit_chain import Actor, first_fault
-from efficientad.station.storage.dialects import postgresql
 from efficientad.station.storage.store import open_store
 from lab.experiments.station.harness import (
     Load,
@@ -38,112 +40,11 @@ from lab.experiments.station.harness import (
 )
 
 ME = Actor("me", "engineer")
-BUCKET = "s3://station/line 1"
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """A bucket of moto, where it is installed, and what the environment says of it."""
-    pytest.importorskip("s3fs", reason="needs s3fs, of the extra s3")
-    server = pytest.importorskip("moto.server", reason="needs moto's server")
-    from s3fs import S3FileSystem
-
-    moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        files = S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
-        files.mkdir("station")
-        yield files
-    moto.stop()
 
 
 @pytest.fixture
 def database(postgresql_server, tmp_path):
     return postgresql_server.address(f"db{abs(hash(tmp_path))}")
-
-
-def keys_in(bucket, replica):
-    return {key.rpartition("/")[2] for key in bucket.find(f"station/line 1/{replica}")}
-
-
-def test_images_in_a_bucket_are_read_back_and_removed(tmp_path, bucket):
-    config = config_in(tmp_path, media=BUCKET, name="read")
-    content = image_of(ANOMALOUS, seed=1)
-    with running(config) as client:
-        row, old = (post(client, each).json() for each in (content, content))
-        place = f"{INSPECTIONS}/{row['id']}"
-        image = client.get(f"{place}/image")
-        preview = client.get(f"{place}/preview")
-        refused = post(client, b"\x89PNG\r\n\x1a\n is no image")
-        assert keys_in(bucket, "read") == {f"{each['id']}.png" for each in (row, old)}
-        store = station_of(client).store
-        client.put(f"/api/v1/golden/{row['id']}", json={"verdict": "defect"})
-        model = client.get("/api/v1/models").json()[0]["sha256"]
-        replayed = client.post("/api/v1/activations", json={"model": model})
-        free = tables.inspections.update().values(review_state=None)
-        store.writer.run(lambda connection: connection.execute(free).rowcount)
-        later = datetime.now(UTC) + timedelta(days=400)
-        retention.remove_old(store, Retention(), later)
-        gone = client.get(f"{INSPECTIONS}/{old['id']}/image")
-
-    assert image.content == content
-    assert (preview.status_code, gone.status_code) == (200, 410)
-    assert refused.status_code == 422
-    assert replayed.json()["golden_run"] is not None
-    assert keys_in(bucket, "read") == {f"{row['id']}.png"}
-    assert not list((config.data / "media" / "incoming").iterdir())
-
-
-def test_a_station_removes_its_own_left_overs_from_a_bucket_and_no_others(
-    tmp_path, bucket
-):
-    config = config_in(tmp_path, media=BUCKET, name="mine")
-    with running(config) as client:
-        kept = post(client).json()["id"]
-    minute = "2026-11-29/07/30"
-    number = queries.new_id()
-    for replica in ("mine", "other"):
-        bucket.pipe(f"station/line 1/{replica}/{minute}/{number}.png", b"x")
-    with running(config):
-        wait_until(lambda: keys_in(bucket, "mine") == {f"{kept}.png"})
-
-    assert keys_in(bucket, "other") == {f"{number}.png"}
-
-
-@pytest.mark.usefixtures("bucket")
-def test_a_bucket_that_is_away_is_a_503_until_it_is_back(tmp_path):
-    with running(config_in(tmp_path, media=BUCKET, name="away")) as client:
-        files = station_of(client).media._files
-        root = files._root
-        files._root = "nowhere/at all"
-        answer = post(client, key="a")
-        at_once = post(client, key="a")
-        files._root = root
-        wait_until(lambda: is_ready(client))
-        again = post(client, key="a")
-        n_rows = len(listed(client))
-
-    assert (answer.status_code, at_once.status_code) == (503, 503)
-    assert "images cannot be stored" in answer.json()["detail"]
-    assert (again.status_code, n_rows) == (201, 1)
-
-
-@pytest.mark.usefixtures("bucket")
-@pytest.mark.parametrize("media", ["/srv/media", "s3://", "gs://bucket"])
-def test_media_that_are_no_bucket_are_refused(tmp_path, media):
-    with pytest.raises(ConfigError, match="media needs a bucket such as s3://"):
-        open_store(config_in(tmp_path, media=media))
-
-
-@pytest.mark.usefixtures("bucket")
-def test_a_bucket_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(StorageError, match="cannot be written"):
-        open_store(config_in(tmp_path, media="s3://nowhere/x"))
 
 
 class Recorder:
@@ -328,57 +229,6 @@ def test_without_its_database_a_station_answers_503_and_loses_nothing(
         assert client.get("/api/v1/audit/verify").json()["fault"] is None
 
 
-def test_a_database_that_is_away_at_the_start_is_one_sentence(tmp_path):
-    pytest.importorskip("psycopg", reason="needs psycopg, of the extra postgres")
-    address = f"postgresql+psycopg://eve:secret@127.0.0.1:{free_port()}/x"
-    with pytest.raises(StorageError, match="cannot be opened") as caught:
-        open_store(config_in(tmp_path, database=address))
-
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("address", ["mysql://u:secret@h/x", "no address", "a://b:c/d"])
-def test_an_address_of_something_else_is_refused_and_not_shown(address):
-    with pytest.raises(ConfigError, match="database needs an address") as caught:
-        postgresql(address, "one", has_peers=False)
-
-    assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "package", "extra"),
-    [
-        ({"database": "postgresql://h/x"}, "psycopg", "postgres"),
-        ({"media": BUCKET}, "s3fs", "s3"),
-    ],
-)
-def test_a_missing_extra_is_named(tmp_path, monkeypatch, settings, package, extra):
-    import sys
-
-    monkeypatch.setitem(sys.modules, package, None)
-    name = "efficientad.station.storage.object_media"
-    monkeypatch.delitem(sys.modules, name, raising=False)
-
-    with pytest.raises(MissingDependencyError, match=rf"efficientad\[{extra}\]"):
-        open_store(config_in(tmp_path, **settings))
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "postgresql+psycopg://eve:secret@host/x",
-        "postgresql+psycopg://eve:secret/@secret@host/x",
-        "postgresql+psycopg://host/x?user=eve&password=secret&sslmode=require",
-    ],
-)
-def test_the_password_of_a_database_is_not_shown(tmp_path, address):
-    found = shown(config_in(tmp_path, database=address))
-
-    assert "secret" not in str(found)
-    assert "host/x" in found["database"]
-
-
 @pytest.mark.parametrize("n_kills", [5, pytest.param(40, marks=pytest.mark.slow)])
 def test_what_was_answered_survives_kills_exactly_once(tmp_path, database, n_kills):
     port, pauses = free_port(), cycle((0.0, 0.3, 0.1))
@@ -394,3 +244,74 @@ def test_what_was_answered_survives_kills_exactly_once(tmp_path, database, n_kil
     store.close()
     assert len(load.sent) >= n_kills
     assert faults_of(rows, tmp_path / "data" / "media", load.sent) == []
+
+
+@pytest.fixture
+def nginx(tmp_path):
+    """Two free ports, and that of nginx before them."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("needs nginx")
+    ports = [free_port() for _ in range(3)]
+    servers = " ".join(f"server 127.0.0.1:{port};" for port in ports[1:])
+    paths = "".join(
+        f"{kind}_temp_path {tmp_path}; "
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"""daemon off; user root; pid {tmp_path}/pid; error_log {tmp_path}/nginx.log;
+        events {{}}
+        http {{
+            access_log off; client_max_body_size 32m; {paths}
+            upstream station {{ {servers} }}
+            server {{
+                listen 127.0.0.1:{ports[0]};
+                location / {{
+                    proxy_pass http://station;
+                    proxy_set_header Host localhost;
+                    proxy_next_upstream error timeout http_503 non_idempotent;
+                }}
+            }}
+        }}"""
+    )
+    command = [program, "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "log")]
+    with subprocess.Popen(command) as process:
+        yield ports
+        process.terminate()
+
+
+@pytest.mark.slow
+def test_what_was_answered_survives_kills_of_one_of_two_replicas_behind_nginx(
+    tmp_path, database, bucket, nginx
+):
+    stations = []
+    with ExitStack() as stack:
+        for replica, port in zip(("red", "blue"), nginx[1:], strict=True):
+            folder = tmp_path / replica
+            folder.mkdir()
+            lines = [
+                f'database = "{database}"',
+                f'media = "{BUCKET}"',
+                f'replica = "{replica}"',
+            ]
+            command = command_in(folder, port, *lines)
+            process = station_process(command, port, folder / "log")
+            stations.append(stack.enter_context(process))
+        load = Load(nginx[0], numbered, seconds_between=0.05)
+        pauses = cycle((0.0, 0.3, 0.1))
+        with load.running(3):
+            kill_repeatedly(stations[0], load, n_kills=5, pauses=lambda: next(pauses))
+        for station in stations:
+            station.stop()
+
+    store = open_store(config_in(tmp_path, database=database, media=BUCKET))
+    rows = store.database.read(queries.newest, tables.inspections, None)
+    with store.database.connect() as connection:
+        fault = first_fault(audit.entries(connection), audit.head(connection))
+    store.close()
+    for replica in ("red", "blue"):
+        place = str(tmp_path / "media" / replica)
+        bucket.get(f"station/line 1/{replica}/", place, recursive=True)
+    assert fault is None
+    assert {row["replica"] for row in rows} == {"red", "blue"}
+    assert faults_of(rows, tmp_path / "media", load.sent) == []

@@ -46,12 +46,9 @@ def entries_since(client, n):
     return [e for e in get(client, "/audit")["items"][::-1] if e["seq"] > n]
 
 
-pytestmark = pytest.mark.usefixtures("each_database")
-
-
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    config = config_in(tmp_path_factory.mktemp("station"), review_share=0.0)
+def client(tmp_path_factory, each_database):
+    config = config_in(tmp_path_factory.mktemp(each_database), review_share=0.0)
     with running(config) as client:
         yield client
 

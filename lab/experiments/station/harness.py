@@ -277,7 +277,7 @@ def faults_of(
         if len(decisions) > 1 or not decisions <= {each.expected, "undecided"}:
             found.append(f"{each.key}: {decisions}, expected {each.expected}")
     places = {row["media_path"] for row in rows}
-    files = {path.relative_to(media) for path in media.glob("*/*/*/*")}
+    files = {path.relative_to(media) for path in media.rglob("????-??-??/*/*/*.*")}
     found += [f"{path}: no row" for path in files if path.as_posix() not in places]
     found += [f"{key}: {n} rows" for key, n in by_key.items() if key and n > 1]
     return found

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from efficientad.station.errors import UnavailableError
 from efficientad.station.storage.queries import new_id
@@ -25,6 +25,7 @@ _MINUTE: Final = "%Y-%m-%d/%H/%M"
 _MODELS: Final = "models"
 
 
+@runtime_checkable
 class Files(Protocol):
     """Files by their places: in a folder, or in a bucket.
 
