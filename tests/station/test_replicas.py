@@ -27,9 +27,9 @@ from tests.station_fakes import (
 from tests.station_models import ANOMALOUS, NORMAL
 
 from efficientad.errors import StorageError
+from efficientad.station.audit_chain import Actor, first_fault
 from efficientad.station.sinks.outbox import Delivery
 from efficientad.station.storage import audit, jobs, leases, queries, tables
-from efficientad.station.storage.audit_chain import Actor, first_fault
 from efficientad.station.storage.store import open_store
 from lab.experiments.station.harness import (
     Load,

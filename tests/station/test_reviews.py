@@ -18,8 +18,8 @@ from tests.station_fakes import (
 from tests.station_models import ANOMALOUS, NORMAL
 
 from efficientad.datasets import open_category
+from efficientad.station.audit_chain import Actor, Head, first_fault
 from efficientad.station.storage import audit
-from efficientad.station.storage.audit_chain import Actor, Head, first_fault
 from efficientad.station.storage.engine import open_database
 from efficientad.station.watching.statistics import SourceDrift
 

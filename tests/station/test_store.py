@@ -10,6 +10,7 @@ from sqlalchemy import event
 from tests.station_fakes import config_in
 
 from efficientad.errors import StorageError
+from efficientad.station.audit_chain import Actor
 from efficientad.station.config import Retention
 from efficientad.station.storage import (
     engine,
@@ -19,7 +20,6 @@ from efficientad.station.storage import (
     reviews,
     tables,
 )
-from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.store import open_store
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)

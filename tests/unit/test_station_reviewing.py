@@ -5,18 +5,18 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from efficientad.station.reviewing.queue import (
-    RANDOM_SHARE,
-    missed_share,
-    queue_reason,
-)
-from efficientad.station.storage.audit_chain import (
+from efficientad.station.audit_chain import (
     START,
     Actor,
     Head,
     canonical_json,
     first_fault,
     next_entry,
+)
+from efficientad.station.reviewing.queue import (
+    RANDOM_SHARE,
+    missed_share,
+    queue_reason,
 )
 
 ANN = Actor("Ann", "operator")

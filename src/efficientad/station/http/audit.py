@@ -11,11 +11,11 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from efficientad.names import as_cell
+from efficientad.station.audit_chain import Entry, canonical_json, first_fault
 from efficientad.station.http.schemas import Line
 from efficientad.station.http.security import Engineer, TheStation, Viewer
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.storage import audit
-from efficientad.station.storage.audit_chain import Entry, canonical_json, first_fault
 
 router = APIRouter(tags=["audit"])
 _LAST: Final = 2**31 - 1

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from efficientad.errors import EfficientADError
+from efficientad.station.audit_chain import Actor
 from efficientad.station.errors import UnavailableError
 from efficientad.station.http import pictures
 from efficientad.station.http.problems import as_problem, documented, problem_of
@@ -37,7 +38,6 @@ from efficientad.station.http.uploads import receive
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer
 from efficientad.station.storage import queries, registry
-from efficientad.station.storage.audit_chain import Actor
 
 router = APIRouter(prefix="/inspections", tags=["inspections"])
 

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
 from efficientad.errors import EfficientADError
+from efficientad.station.audit_chain import Actor
 from efficientad.station.http.schemas import InspectionNumber, Number, Sha256, Strict
 from efficientad.station.http.security import Engineer, Operator, TheStation, Viewer
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.trials import try_model
 from efficientad.station.reviewing.dataset import ReviewedPart, export_dataset
 from efficientad.station.storage import jobs, registry, reviews, tables
-from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row, newest
 
 router = APIRouter()

@@ -17,11 +17,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from efficientad.station.audit_chain import Actor
 from efficientad.station.config import Role, StationConfig
 from efficientad.station.http.problems import response_of
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.storage import registry
-from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row
 
 SESSION_COOKIE: Final = "station"

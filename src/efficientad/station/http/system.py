@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 import efficientad
+from efficientad.station.audit_chain import Actor
 from efficientad.station.config import shown
 from efficientad.station.http.problems import documented
 from efficientad.station.http.schemas import (
@@ -31,7 +32,6 @@ from efficientad.station.http.security import (
 )
 from efficientad.station.sources.camera import CameraSource
 from efficientad.station.storage import outbox, queries, registry, tables
-from efficientad.station.storage.audit_chain import Actor
 
 outside = APIRouter(tags=["health"])
 router = APIRouter(tags=["system"])

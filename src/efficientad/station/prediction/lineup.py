@@ -18,6 +18,7 @@ from typing import Any, Final
 from efficientad.errors import EfficientADError
 from efficientad.inspection.opening import load
 from efficientad.inspection.predictor import Predictor
+from efficientad.station.audit_chain import Actor
 from efficientad.station.config import StationConfig
 from efficientad.station.errors import UnavailableError
 from efficientad.station.prediction.golden import replay
@@ -25,7 +26,6 @@ from efficientad.station.prediction.inspector import Job, Outcome, Ready
 from efficientad.station.prediction.rules import Rule, first_rule, rule_of
 from efficientad.station.prediction.supervisor import Inspector, Report
 from efficientad.station.storage import registry
-from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row
 from efficientad.station.storage.registry import ALL_SOURCES
 from efficientad.station.storage.store import Store
@@ -33,6 +33,7 @@ from efficientad.storage import atomic_write, file_hash
 
 _RETRY_SECONDS: Final = 2.0
 _FOLLOW_SECONDS: Final = 2.0
+_FAILED_SECONDS: Final = 60.0
 _ITSELF: Final = Actor("settings", "station")
 
 OpenModel = Callable[[Path, StationConfig], Predictor]
@@ -120,11 +121,12 @@ class Lineup:
                 return
             else:
                 break
-        while self._store.media.is_shared and not is_closing.wait(_FOLLOW_SECONDS):
-            self._follow()
+        pause = _FOLLOW_SECONDS
+        while self._store.media.is_shared and not is_closing.wait(pause):
+            pause = _FOLLOW_SECONDS if self._follow() else _FAILED_SECONDS
 
-    def _follow(self) -> None:
-        """Take over what another replica has activated."""
+    def _follow(self) -> bool:
+        """Take over what another replica has activated; return whether it can be."""
         try:
             with self._one_at_a_time:
                 for row in self._store.database.read(registry.active_ones):
@@ -133,9 +135,11 @@ class Lineup:
                         new = self._active_of(row["model"], row["rule"])
                         self._put(row["source"], new)
         except UnavailableError:
-            return
+            return True  # the database or the bucket is away: again soon
         except EfficientADError as error:
             self._report("model_failed", str(error))
+            return False
+        return True
 
     def _start(self) -> None:
         path = self._config.model
@@ -229,7 +233,6 @@ class Lineup:
             if file == path or (suffix == ".xml" and file.is_file()):
                 with atomic_write(place.with_suffix(file.suffix)) as copy:
                     shutil.copyfile(file, copy)
-                self._store.media.share(place.with_suffix(file.suffix))
         try:
             inspector, facts = self._inspector(place)
         except EfficientADError:
@@ -246,6 +249,8 @@ class Lineup:
         }
         rule = first_rule(row["calibration"])
         try:
+            for file in self._folder.glob(f"{sha256}.*"):
+                self._store.media.share(file)
             self._store.writer.run(registry.add_model, row, rule, by)
         except UnavailableError:
             inspector.close()

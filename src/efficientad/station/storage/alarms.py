@@ -4,10 +4,10 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from efficientad.station.audit_chain import Actor
 from efficientad.station.errors import ConflictError
 from efficientad.station.storage import audit
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row, new_id, one, rows
 
 _ALL = "all"

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
+from efficientad.station.audit_chain import Actor, Entry, Head, next_entry
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.audit_chain import Actor, Entry, Head, next_entry
 from efficientad.station.storage.queries import Row, as_json, rows
 
 _AT_ONCE: Final = 1000

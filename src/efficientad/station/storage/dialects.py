@@ -22,14 +22,17 @@ LOCK_SECONDS: Final = 0.5
 _N_READERS: Final = 4
 _MORE_READERS: Final = {"sqlite": 60, "postgresql": 12}
 _POSTGRESQL: Final = "postgresql+psycopg"
-# The server gives up a station that is gone, or that stops within a transaction.
+# The server notices within seconds that a station's computer is gone.
 _SESSION: Final = {
     "lock_timeout": "2s",
-    "synchronous_commit": "on",
-    "idle_in_transaction_session_timeout": "5s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
+}
+# A writer that stops within a transaction does not hold up the others.
+_WRITING: Final = {
+    "synchronous_commit": "on",
+    "idle_in_transaction_session_timeout": "10s",
 }
 _REFUSAL: Final = "the audit log does not change"
 _READING: Final = {
@@ -130,7 +133,7 @@ def postgresql(address: str, replica: str, *, has_peers: bool) -> Dialect:
         remedy="check that it runs, and the settings",
         writing=Access(
             options={
-                "connect_args": driver | {"options": _options(given, _SESSION)},
+                "connect_args": driver | {"options": _options(given, _WRITING)},
                 "poolclass": NullPool,
             },
             connected=(
@@ -147,8 +150,7 @@ def postgresql(address: str, replica: str, *, has_peers: bool) -> Dialect:
         ),
         reading=Access(
             options={
-                "connect_args": driver
-                | {"options": _options(given, _SESSION | _READING)},
+                "connect_args": driver | {"options": _options(given, _READING)},
                 "pool_pre_ping": True,
                 **_pool("postgresql"),
             }
@@ -170,7 +172,8 @@ def _pool(name: str) -> dict[str, Any]:
 
 def _options(given: str, settings: dict[str, str]) -> str:
     """Return options of a session, behind those of the address."""
-    return " ".join([given, *(f"-c {k}={v}" for k, v in settings.items())]).strip()
+    own = (_SESSION | settings).items()
+    return " ".join([given, *(f"-c {k}={v}" for k, v in own)]).strip()
 
 
 def _key(name: str) -> int:

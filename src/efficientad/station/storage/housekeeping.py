@@ -9,11 +9,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 
+from efficientad.station.audit_chain import Head
 from efficientad.station.config import Retention
 from efficientad.station.errors import UnavailableError
 from efficientad.station.logs import logger
-from efficientad.station.storage import audit, jobs, leases, queries, retention
-from efficientad.station.storage.audit_chain import Head
+from efficientad.station.storage import audit, jobs, leases, retention
 from efficientad.station.storage.queries import Row
 from efficientad.station.storage.store import Store
 
@@ -64,7 +64,7 @@ def _recover(store: Store, report: Callable[[str, str], None]) -> None:
     """
     media, missing = store.media, list[str]()
     for minute, places in media.earlier_minutes():
-        known = store.database.read(queries.places_of_minute, minute)
+        known = store.database.read(retention.places_of_minute, minute)
         missing += [
             known[place]
             for place in known.keys() - set(places)
@@ -76,4 +76,4 @@ def _recover(store: Store, report: Callable[[str, str], None]) -> None:
     if missing:
         named = json.dumps(missing[:20])
         report("images_missing", f"{len(missing)} images are missing: {named}")
-        store.writer.run(queries.mark_removed, missing)
+        store.writer.run(retention.mark_removed, missing)

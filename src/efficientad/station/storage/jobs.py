@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlalchemy import Connection, literal, select
 
+from efficientad.station.audit_chain import Actor
 from efficientad.station.storage import audit, leases
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row, new_id, one
 
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, and_, or_, select
 
+from efficientad.station.audit_chain import Actor
 from efficientad.station.errors import ConflictError, UnknownError
 from efficientad.station.storage import audit
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import Row, first, new_id, one, put, rows
 
 ALL_SOURCES: Final = "*"

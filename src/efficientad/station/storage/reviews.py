@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, func, select
 
+from efficientad.station.audit_chain import Actor
 from efficientad.station.errors import ConflictError
 from efficientad.station.storage import audit
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.audit_chain import Actor
 from efficientad.station.storage.queries import (
     Row,
     first,

@@ -1,4 +1,4 @@
-"""All that a station keeps."""
+"""All that a station keeps: its database and its files."""
 
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ def _files(config: StationConfig) -> Files:
     if config.media is None:
         return LocalFiles(config.data / "media")
     with needs_extra("media in a bucket", "s3"):
-        from efficientad.station.storage.object_media import (  # noqa: PLC0415 - so
+        from efficientad.station.storage.object_media import (  # noqa: PLC0415 - extra
             ObjectFiles,
         )
     files = ObjectFiles(config.media, config.replica_name)
