@@ -61,7 +61,7 @@ class Dialect:
     shown: str
     """Its name for people, without a password."""
     remedy: str
-    """What to do if it cannot be opened."""
+    """Advice for a database that cannot be opened."""
     writing: Access
     reading: Access
     version: str
