@@ -253,7 +253,7 @@ def nginx(tmp_path):
     if program is None:
         pytest.skip("needs nginx")
     ports = [free_port() for _ in range(3)]
-    servers = " ".join(f"server 127.0.0.1:{port};" for port in ports[1:])
+    servers = " ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in ports[1:])
     paths = "".join(
         f"{kind}_temp_path {tmp_path}; "
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -298,7 +298,7 @@ def test_what_was_answered_survives_kills_of_one_of_two_replicas_behind_nginx(
             process = station_process(command, port, folder / "log")
             stations.append(stack.enter_context(process))
         load = Load(nginx[0], numbered, seconds_between=0.05)
-        pauses = cycle((0.0, 0.3, 0.1))
+        pauses = cycle((1.0, 0.3, 0.6))
         with load.running(3):
             kill_repeatedly(stations[0], load, n_kills=5, pauses=lambda: next(pauses))
         for station in stations:
