@@ -157,8 +157,8 @@ def predict_parts(
     _require_own(done, tasks, output)
     left = [task for task in tasks if task.name not in done]
     failures: list[Exception] = []
-    executor = config.make(keeps_processes=True)
-    for n, (_, error) in enumerate(executor.run(left), len(tasks) - len(left) + 1):
+    ended = config.run(left, keeps_processes=True)
+    for n, (_, error) in enumerate(ended, len(tasks) - len(left) + 1):
         if error is not None:
             failures.append(error)
             logger.warning(error)
