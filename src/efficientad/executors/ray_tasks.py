@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Final
 
-from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.errors import ConfigError, needs_extra
 from efficientad.executors.config import ExecutorConfig
 from efficientad.executors.executor import Order, Outcome, T, run_on
 
@@ -69,13 +69,8 @@ def _outcome(order: Order) -> Outcome:
 
 
 def _ray() -> ModuleType:
-    try:
+    with needs_extra("executor ray", "ray"):
         import ray  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "executor ray needs Ray, which is not installed; "
-            "run: pip install 'efficientad[ray]'"
-        ) from error
     return ray
 
 

@@ -24,10 +24,10 @@ from efficientad.errors import (
     ConfigError,
     DatasetError,
     ImageError,
-    MissingDependencyError,
     ModelFileError,
     ResultError,
     StorageError,
+    needs_extra,
 )
 from efficientad.executors.config import PartsConfig
 from efficientad.images.preparation import Preparation
@@ -211,14 +211,9 @@ def _arrow() -> tuple[ModuleType, ModuleType]:
     Raises:
         MissingDependencyError: If it is not installed.
     """
-    try:
+    with needs_extra("format parquet", "ray"):
         import pyarrow as pa  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "format parquet needs PyArrow, which is not installed; "
-            "run: pip install 'efficientad[ray]'"
-        ) from error
     return pa, parquet
 
 
