@@ -57,12 +57,12 @@ def components(mask: Mask) -> Components:
     offsets = np.arange(len(above)) - np.repeat(np.cumsum(n_below) - n_below, n_below)
     below = np.repeat(first, n_below) + offsets
     rows = starts // stride
-    groups = _groups(len(starts), above, below)
+    groups = np.unique(joined(len(starts), above, below), return_inverse=True)[1]
     return Components(rows, starts - rows * stride, ends - rows * stride, groups)
 
 
-def _groups(n: int, one: Indices, other: Indices) -> Indices:
-    """Return the number of each node's group, where edges join nodes of a group."""
+def joined(n: int, one: Indices, other: Indices) -> Indices:
+    """Return the first node of each node's group, (n,), where edges join the nodes."""
     root = np.arange(n)
     while True:
         a, b = root[one], root[other]
@@ -72,4 +72,4 @@ def _groups(n: int, one: Indices, other: Indices) -> Indices:
         np.minimum.at(root, high, low)
         while (root != root[root]).any():
             root = root[root]
-    return np.unique(root, return_inverse=True)[1]
+    return root
