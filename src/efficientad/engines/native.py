@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.engines.native_networks import Medium, Small, networks_of
 from efficientad.engines.weights import Arrays, head_of, require_whole_panels
-from efficientad.errors import ConfigError
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.kernels import layers
 from efficientad.method.composition import (
@@ -34,14 +33,14 @@ _BORDER = 1  # the padding of the autoencoder's first convolution
 class NativeEngine:
     """Computes the raw maps of one detector by native layers.
 
-    The weights are transformed once: later changes of the detector have no effect. In
-    bf16, which needs `kernels.layers.has_bf16()`, factors of 1 x 1 convolutions are
-    rounded; the small networks have none. A run has `n_threads` or, without them, as
-    many as usable cores, or OMP_NUM_THREADS.
+    These need `kernels.layers.is_available()`. The weights are transformed once: later
+    changes of the detector have no effect. In bf16, which needs
+    `kernels.layers.has_bf16()`, factors of 1 x 1 convolutions are rounded; the small
+    networks have none. A run has `n_threads` or, without them, as many as usable cores,
+    or OMP_NUM_THREADS.
 
     Raises:
-        ConfigError: If the native layers cannot be built, or take other numbers of
-            channels.
+        ConfigError: If the native layers take other numbers of channels.
     """
 
     is_concurrent = True
@@ -55,11 +54,6 @@ class NativeEngine:
         bf16: bool = False,
         n_threads: int | None = None,
     ) -> None:
-        if not layers.is_available():
-            raise ConfigError(
-                "the native engine needs its layers, which cannot be built here; use "
-                "engine pytorch"
-            )
         require_whole_panels(arrays)
         self.precision: Precision = "bf16" if bf16 and size == "medium" else "fp32"
         self._composition = Composition.from_arrays(arrays)
@@ -84,11 +78,11 @@ class NativeEngine:
 
     def run_local(self, pixels: Pixels) -> NDArray[np.float32]:
         """Compute the local maps of a batch, (n, 256, 256, 3)."""
-        found = [
-            self._plan(len(batch), is_local=True).run(batch, self._n_threads)
+        found: list[NDArray[np.float32]] = [
+            self._plan(len(batch), is_local=True).run(batch, self._n_threads)[0]
             for batch in _batches(pixels)
         ]
-        return np.concatenate(found, 1)[0]
+        return np.concatenate(found)
 
     def _plan(self, n: int, *, is_local: bool = False) -> "Plan":
         """Return grids and steps for n images, which each thread has of its own."""
