@@ -94,8 +94,7 @@ class Alignment:
             pixels = pixels_of_text(self.reference, SIDE)
         except ValueError:
             raise ConfigError("the reference of an alignment is no picture") from None
-        found: Gray = pixels.astype(np.float32) - _MIDDLE
-        return found
+        return pixels.astype(np.float32) - _MIDDLE
 
     @cached_property
     def spectrum(self) -> NDArray[np.float64]:

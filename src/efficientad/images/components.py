@@ -37,8 +37,7 @@ class Components(NamedTuple):
         steps = np.zeros((height, width + 1), np.intp)
         steps[self.rows, self.starts] += self.group_of_run + 1
         steps[self.rows, self.ends] -= self.group_of_run + 1
-        found: NDArray[np.intp] = steps[:, :-1].cumsum(axis=1) - 1
-        return found
+        return steps[:, :-1].cumsum(axis=1) - 1
 
 
 def components(mask: Mask) -> Components:
