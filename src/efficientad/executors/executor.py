@@ -141,19 +141,16 @@ def run_on(
             elif attempt < N_ATTEMPTS:
                 waiting.appendleft((task, attempt + 1))
             else:
-                ended.append((task, Outcome(_killed(task), ends_all=False)))
+                killed = ResultError(
+                    f"the process of {task.name} was killed {N_ATTEMPTS} times; give "
+                    "the same command again, with fewer workers if memory was short"
+                )
+                ended.append((task, Outcome(killed, ends_all=False)))
         for _, outcome in ended:
             if outcome.ends_all and outcome.error is not None:
                 raise outcome.error
         give()
         yield from ((task, outcome.error) for task, outcome in ended)
-
-
-def _killed(task: Task) -> ResultError:
-    return ResultError(
-        f"the process of {task.name} was killed {N_ATTEMPTS} times; give the same "
-        "command again, with fewer workers if memory was short"
-    )
 
 
 def run_locally(
