@@ -23,11 +23,11 @@ from efficientad.images.listing import images_at
 from efficientad.images.pose import Pose
 from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import ColorOrder, ImageLike, Layout, resize_image
-from efficientad.inspection.facts import training_of
 from efficientad.inspection.prediction import Prediction, Predictions
 from efficientad.inspection.tiling import Size, require_similar_aspect, run
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
+from efficientad.model_files.json_text import training_of
 from efficientad.settings import checks_arguments, explains_freezing
 
 if TYPE_CHECKING:
