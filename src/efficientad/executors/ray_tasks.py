@@ -99,11 +99,7 @@ def _connect(ray: ModuleType, address: str) -> None:
 
 
 def _room(ray: ModuleType, cpus: float, gpus: float) -> int:
-    """Return how many workers the nodes have room for.
-
-    Raises:
-        ConfigError: If it is none.
-    """
+    """Return how many workers the nodes have room for, or raise `ConfigError`."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = {name: n for name, n in (("CPU", cpus), ("GPU", gpus)) if n}
     room = sum(

@@ -206,11 +206,7 @@ def _row(
 
 
 def _arrow() -> tuple[ModuleType, ModuleType]:
-    """Return PyArrow and its Parquet module.
-
-    Raises:
-        MissingDependencyError: If it is not installed.
-    """
+    """Return PyArrow and its Parquet module, or raise `MissingDependencyError`."""
     with needs_extra("format parquet", "ray"):
         import pyarrow as pa  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
