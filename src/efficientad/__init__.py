@@ -26,7 +26,7 @@ from efficientad.errors import (
     StorageError,
     TrainingError,
     UndefinedMetricError,
-    train_extra_is_missing,
+    extra_is_missing,
 )
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name not in TRAIN_EXTRA:
             raise
-        raise train_extra_is_missing(f"{__name__}.{name}", error) from error
+        raise extra_is_missing(f"{__name__}.{name}", "train", error) from error
     globals()[name] = value
     return value
 

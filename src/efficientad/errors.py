@@ -12,6 +12,14 @@ from typing import Final
 TRAIN_EXTRA: Final = frozenset({"jaxtyping", "jinja2", "scipy", "torch"})
 """Top-level modules that the extra `train` installs."""
 
+_PACKAGES: Final = {
+    "pyarrow": "PyArrow",
+    "ray": "Ray",
+    "sklearn": "scikit-learn",
+    "torch": "PyTorch",
+}
+"""Names of packages whose modules have others."""
+
 _PATH_REMEDIES: Final = {
     errno.ENAMETOOLONG: "use a shorter path",
     errno.ELOOP: "remove the link, or use another path",
@@ -81,18 +89,15 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{what} needs {error.name}, which is not installed; "
-            f"run: pip install 'efficientad[{extra}]'"
-        ) from error
+        raise extra_is_missing(what, extra, error) from error
 
 
-def train_extra_is_missing(
-    what: str, missing: ModuleNotFoundError
+def extra_is_missing(
+    what: str, extra: str, missing: ModuleNotFoundError
 ) -> MissingDependencyError:
-    """Return the error for something that needs a package of the extra `train`."""
-    package = "PyTorch" if missing.name == "torch" else missing.name
+    """Return the error for something that needs a package of an extra."""
+    name = str(missing.name)
     return MissingDependencyError(
-        f"{what} needs {package}, which is not installed; "
-        "run: pip install 'efficientad[train]'"
+        f"{what} needs {_PACKAGES.get(name, name)}, which is not installed; "
+        f"run: pip install 'efficientad[{extra}]'"
     )

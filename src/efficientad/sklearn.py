@@ -18,20 +18,15 @@ from numpy.typing import NDArray
 
 from efficientad.decisions.budget import DEFAULT_BUDGET
 from efficientad.engines.names import Device
-from efficientad.errors import MissingDependencyError
+from efficientad.errors import needs_extra
 from efficientad.images.rgb import ImageLike
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.sizes import ModelSize
 from efficientad.training.config import Preset, TrainConfig
 
-try:
+with needs_extra("efficientad.sklearn", "sklearn"):
     from sklearn.base import BaseEstimator, OutlierMixin
     from sklearn.utils.validation import check_is_fitted
-except ModuleNotFoundError as error:
-    raise MissingDependencyError(
-        "efficientad.sklearn needs scikit-learn, which is not installed; run: pip "
-        "install 'efficientad[sklearn]'"
-    ) from error
 
 ImagesLike: TypeAlias = str | Path | Sequence[ImageLike] | NDArray[Any]
 """A folder; a list of paths, arrays or Pillow images; or one array of images, (n,

@@ -232,10 +232,9 @@ def file_hash(path: Path | str) -> str:
 
 
 def require_writable(path: Path, *, may_be_device: bool = False) -> None:
-    """Raise if a result could not be written, before hours are spent on computing it.
+    """Raise `StorageError` if a result could not be written, before hours are spent.
 
-    Raises:
-        StorageError: If its folder cannot take a file, or the path is a folder itself.
+    That is so if its folder cannot take a file, or the path is a folder itself.
     """
     if not may_be_device:
         require_no_device(path)

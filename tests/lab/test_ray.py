@@ -18,7 +18,6 @@ from efficientad.cli.main import main
 from efficientad.errors import ConfigError, ResultError, StorageError
 from efficientad.executors import executor, ray_tasks
 from efficientad.executors.config import PartsConfig
-from efficientad.executors.ray_tasks import RayTasks
 from efficientad.shards.parts import predict_parts
 from efficientad_lab.ray_cluster import SETTINGS, loopback_cluster, workers
 
@@ -156,7 +155,7 @@ def test_tasks_end_with_their_errors_and_lost_ones_are_done_again(address, tmp_p
         FakeTask(tmp_path / "d", n_kills=9),
     ]
 
-    ended = [(t.name, str(e)) for t, e in RayTasks(address, cpus=2).run(tasks)]
+    ended = [(t.name, str(e)) for t, e in on_ray(address, cpus=2).run(tasks)]
 
     assert sorted(ended)[:3] == [("a", "None"), ("b", "bad"), ("c", "None")]
     assert sorted(ended)[3][1].startswith("the process of d was killed 3 times; give")
@@ -170,7 +169,7 @@ def test_an_error_of_storage_ends_the_other_tasks(address, tmp_path):
     tasks = [FakeTask(tmp_path / name, is_fatal=True) for name in "abcd"]
 
     with pytest.raises(StorageError, match=r"^the disk is full$"):
-        list(RayTasks(address, keeps_processes=True).run(tasks))
+        list(on_ray(address).run(tasks, keeps_processes=True))
 
     assert len(list(tmp_path.iterdir())) <= 2
 
@@ -180,7 +179,7 @@ def test_workers_of_other_versions_are_refused(address, tmp_path, monkeypatch):
     monkeypatch.setattr(executor, "_versions", lambda: versions)
 
     with pytest.raises(ConfigError, match=r"has numpy \d.* in place of 1\.0; install"):
-        list(RayTasks(address).run([FakeTask(tmp_path / "a")]))
+        list(on_ray(address).run([FakeTask(tmp_path / "a")]))
 
     assert not list(tmp_path.iterdir())
 
@@ -193,19 +192,19 @@ def test_a_machine_without_the_package_is_one_sentence(address, tmp_path, monkey
     monkeypatch.setattr(ray_tasks, "_outcome", only_here.outcome)
 
     with pytest.raises(ConfigError, match="needs efficientad, one cannot import it"):
-        list(RayTasks(address).run([FakeTask(tmp_path / "a")]))
+        list(on_ray(address).run([FakeTask(tmp_path / "a")]))
 
 
 def test_a_folder_that_only_the_driver_has_is_refused(address, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "of the driver")
 
     with pytest.raises(ConfigError, match="start from a folder that all machines"):
-        list(RayTasks(address).run([FakeTask(tmp_path / "a")]))
+        list(on_ray(address).run([FakeTask(tmp_path / "a")]))
 
 
 def test_more_than_a_node_has_is_refused(address, tmp_path):
     with pytest.raises(ConfigError, match="needs 64 CPU and 1 GPU on one node, the"):
-        list(RayTasks(address, cpus=64, gpus=1).run([FakeTask(tmp_path / "a")]))
+        list(on_ray(address, cpus=64, gpus=1).run([FakeTask(tmp_path / "a")]))
 
 
 @pytest.mark.usefixtures("address")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from efficientad.errors import ResultError, StorageError
-from efficientad.executors.executor import LocalProcesses
+from efficientad.executors.executor import run_locally
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class KilledTask(FakeTask):
 def test_one_worker_runs_all_tasks_in_this_process(tmp_path):
     tasks = [FakeTask(tmp_path / "a"), FakeTask(tmp_path / "b", ValueError("bad"))]
 
-    outcomes = list(LocalProcesses().run(tasks))
+    outcomes = list(run_locally(tasks, 1))
 
     assert [task for task, _ in outcomes] == tasks
     assert [str(error) for _, error in outcomes] == ["None", "bad"]
@@ -59,7 +59,7 @@ def test_several_workers_run_each_task_in_a_process_of_its_own(tmp_path, monkeyp
         KilledTask(tmp_path / "c"),
     ]
 
-    errors = {task.name: error for task, error in LocalProcesses(2).run(tasks)}
+    errors = {task.name: error for task, error in run_locally(tasks, 2)}
 
     assert errors["a"] is None
     assert str(errors["b"]) == "bad"
@@ -76,6 +76,6 @@ def test_an_error_of_storage_ends_the_other_tasks(tmp_path):
     ]
 
     with pytest.raises(StorageError, match="the disk is full"):
-        list(LocalProcesses(2).run(tasks))
+        list(run_locally(tasks, 2))
 
     assert len(list(tmp_path.glob("b*"))) < 3

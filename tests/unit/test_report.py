@@ -17,7 +17,7 @@ from PIL import Image
 
 from efficientad.decisions.rule import Rule
 from efficientad.errors import StorageError
-from efficientad.evaluation.report import Report, render, write_report
+from efficientad.evaluation.report import Report, environment, write_report
 from efficientad.evaluation.report_pictures import picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
@@ -496,7 +496,7 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 def drawn(scores, threshold):
     """The chart as SVG."""
     chart = score_chart(scores, threshold)
-    return render("score_chart.svg.j2", chart=chart)
+    return environment().get_template("score_chart.svg.j2").render(chart=chart)
 
 
 def number(element, name):

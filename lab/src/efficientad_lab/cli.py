@@ -41,7 +41,7 @@ def reproduce(
 
     print_lines(*settings_lines(config, {}), on_stderr=True)
     failures = reproduce_scenarios(
-        roots, output, config, on_done=_print_end, executor=workers.make()
+        roots, output, config, on_done=_print_end, executor=workers
     )
     print_lines(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)
@@ -78,7 +78,7 @@ def ablate(
         config,
         tables=tables,
         on_done=_print_end,
-        executor=workers.make(),
+        executor=workers,
     )
     print_lines(f"see {output / EXPERIMENT}.html")
     return _code_of(failures)

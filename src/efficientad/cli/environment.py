@@ -10,7 +10,7 @@ from typing import Final, get_args
 
 import efficientad
 from efficientad.cores import default_threads
-from efficientad.errors import EfficientADError, train_extra_is_missing
+from efficientad.errors import EfficientADError, extra_is_missing
 from efficientad.kernels import layers, native
 from efficientad.method.sizes import ModelSize
 
@@ -76,7 +76,7 @@ def findings() -> dict[str, str]:
     try:
         return found | _of_training()
     except ModuleNotFoundError as error:
-        return found | {"training": str(train_extra_is_missing("it", error))}
+        return found | {"training": str(extra_is_missing("it", "train", error))}
 
 
 def _of_training() -> dict[str, str]:

@@ -20,8 +20,8 @@ from efficientad.errors import (
     ConfigError,
     EfficientADError,
     MissingDependencyError,
+    extra_is_missing,
     path_error,
-    train_extra_is_missing,
 )
 from efficientad.names import printable
 
@@ -140,7 +140,7 @@ def _sentence_of(error: Exception, verb: str) -> str | None:
         found = path_error(error)
         return None if found is None else str(found)
     if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_EXTRA:
-        return str(train_extra_is_missing(verb, error))
+        return str(extra_is_missing(verb, "train", error))
     return None
 
 

@@ -5,12 +5,12 @@ Wrong options become one sentence, as any other bad input does.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import partial, wraps
 from inspect import cleandoc, signature, unwrap
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from efficientad.errors import ConfigError
 
@@ -72,13 +72,11 @@ def _completed(options: Sequence[str]) -> Iterator[str]:
 
 def _registry() -> "ConstructorRegistry":
     """Return rules for options that may be None, several arguments, and settings."""
-    import tyro
     from tyro.constructors import (
         ConstructorRegistry,
         PrimitiveConstructorSpec,
         PrimitiveTypeInfo,
         StructConstructorSpec,
-        StructFieldSpec,
         StructTypeInfo,
     )
 
@@ -114,41 +112,27 @@ def _registry() -> "ConstructorRegistry":
             str_from_instance=list,
         )
 
+    under_way: list[Any] = []
+
     @registry.struct_rule
     def settings(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if not is_dataclass(info.type):
+        if not is_dataclass(info.type) or info.type in under_way:
             return None
-        defaults = {
-            field.name: tyro.MISSING if field.default is MISSING else field.default
-            for field in fields(info.type)
-        }
-        if isinstance(info.default, info.type):
-            defaults = {name: getattr(info.default, name) for name in defaults}
-        return StructConstructorSpec(
-            info.type,
-            tuple(
-                StructFieldSpec(
-                    field.name,
-                    cast("type", field.type),
-                    defaults[field.name],
-                    partial(_text_of, info.type, field.name),
-                )
-                for field in fields(info.type)
-            ),
+        under_way.append(info.type)
+        spec = ConstructorRegistry.get_struct_spec(info)
+        under_way.pop()
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        each = (
+            replace(f, helptext=partial(_on_one_line, f.helptext)) for f in spec.fields
         )
+        return replace(spec, fields=tuple(each))
 
     return registry
 
 
-def _text_of(kind: type, name: str) -> str:
-    """Return what a class or a class above it says of a field, on one line."""
-    import docstring_parser
-
-    for each in kind.__mro__:
-        for found in docstring_parser.parse_from_object(each).params:
-            if found.arg_name == name:
-                return " ".join((found.description or "").split())
-    raise LookupError(f"{kind.__name__} does not describe {name}")
+def _on_one_line(text: Any) -> str:
+    return " ".join((text() or "").split())
 
 
 def _on_error(refuse: "ParseErrorHook") -> AbstractContextManager[None]:

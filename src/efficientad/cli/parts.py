@@ -1,7 +1,7 @@
 """Prediction in Parquet parts, with its progress on the terminal."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,18 @@ def predict_parts(
     """
     if output is None:
         raise ConfigError("Parquet parts need a folder or URL; give --output")
-    with closing(_Bar()) as bar:
+    progress: Progress | None = None
+    with ExitStack() as stack:
+
+        def show(n_done: int, n_parts: int) -> None:
+            nonlocal progress
+            if progress is None:
+                progress = Progress(n_parts, "part", n_done=n_done - 1)
+                stack.callback(progress.close)
+            progress.update(n_done)
+
         summary, failures = parts.predict_parts(
-            model, tuple(sources), output, config, on_part=bar.show, **options
+            model, tuple(sources), output, config, on_part=show, **options
         )
     missing = f"{len(failures)} parts are missing; the same command tries them again"
     return replace(
@@ -37,20 +46,3 @@ def predict_parts(
         n_failed=summary.n_failed + len(failures),
         unused=(*summary.unused, missing) if failures else summary.unused,
     )
-
-
-class _Bar:
-    """Progress whose total is known with the first part."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-
-    def show(self, n_done: int, n_parts: int) -> None:
-        """Show that some of the parts are done."""
-        self._progress = self._progress or Progress(n_parts, "part", n_done=n_done - 1)
-        self._progress.update(n_done)
-
-    def close(self) -> None:
-        """End the line."""
-        if self._progress is not None:
-            self._progress.close()

@@ -162,13 +162,6 @@ class _LastingStream:
         return getattr(self._stream, name)
 
 
-def print_row(row: dict[str, Any]) -> None:
-    """Print the row of an image as a JSON object in one line."""
-    from efficientad.inspection.files import json_line
-
-    print(json_line(row), flush=True)
-
-
 def names_from_input(name: str) -> list[str]:
     """Return the names that standard input has, one a line, for `-`; others as is."""
     if name != "-":

@@ -152,7 +152,8 @@ def predict(
             unsure and none is anomalous.
         config: Form of the results, and where they are computed.
     """
-    from efficientad.cli.process import names_from_input, print_row
+    from efficientad.cli.process import names_from_input
+    from efficientad.inspection.files import json_line
     from efficientad.inspection.files import predict as predict_files
     from efficientad.inspection.opening import load
 
@@ -171,7 +172,7 @@ def predict(
             has_heatmaps=heatmaps,
             has_maps=maps,
             n_streams=streams,
-            on_row=print_row if json else None,
+            on_row=(lambda row: print(json_line(row), flush=True)) if json else None,
         )
         place = output and str(Path(output) / "predictions.csv")
     with redirect_stdout(sys.stderr if json else sys.stdout):

@@ -12,12 +12,7 @@ from typing import Final, TypeAlias
 from efficientad.datasets.findings import CategoryCheck, Finding, Kind
 from efficientad.datasets.layouts import MIN_NORMAL_IMAGES, is_table, open_category
 from efficientad.datasets.mask_checks import MaskCheck
-from efficientad.datasets.near_duplicates import (
-    Thumbnail,
-    linked,
-    similar_pairs,
-    thumbnail,
-)
+from efficientad.datasets.near_duplicates import Thumbnail, similar_groups, thumbnail
 from efficientad.datasets.samples import Category, Sample, Split
 from efficientad.errors import ImageError
 from efficientad.images.appearance import is_exchanged, redness
@@ -212,8 +207,7 @@ def _same(pictures: Sequence[_Picture]) -> Iterator[Finding]:
 
 
 def _similar(pictures: Sequence[_Picture]) -> Iterator[Finding]:
-    pairs = similar_pairs([picture.thumbnail for picture in pictures])
-    for group in linked(len(pictures), pairs):
+    for group in similar_groups([picture.thumbnail for picture in pictures]):
         alike = [pictures[i] for i in group]
         splits = {p.split for p in alike}
         remedy = "have a look"

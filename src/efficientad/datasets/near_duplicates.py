@@ -7,12 +7,13 @@ bottles of MVTec AD, and 0.993 among its screws, some of which lie at the same a
 picture that was shifted by some pixels, or whose contrast was changed, may be missed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.images.components import joined
 from efficientad.images.rgb import RGBImage, resize_image
 
 Thumbnail: TypeAlias = NDArray[np.float32]
@@ -34,41 +35,27 @@ def thumbnail(image: RGBImage) -> Thumbnail:
     return scaled
 
 
-def similar_pairs(thumbnails: Sequence[Thumbnail]) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of nearly the same picture: two indices, the smaller one first.
+def similar_groups(thumbnails: Sequence[Thumbnail]) -> list[list[int]]:
+    """Return the groups of nearly the same pictures by their indices, in order.
 
-    They come one by one, since a static camera gives millions.
+    Pictures of a group are similar directly or by others. A picture that is similar to
+    none is in no group.
     """
     if not thumbnails:
-        return
+        return []
     residuals = np.stack(thumbnails)
     residuals -= residuals.mean(axis=0)
     lengths = np.linalg.norm(residuals, axis=1, keepdims=True)
     residuals /= np.maximum(lengths, np.finfo(np.float32).tiny)
-    for first in range(0, len(residuals), _N_ROWS):
-        correlations = residuals[first : first + _N_ROWS] @ residuals[first:].T
+    n = len(residuals)
+    first = np.arange(n)
+    # A static camera gives millions of pairs: those of some rows at a time are joined.
+    for start in range(0, n, _N_ROWS):
+        correlations = residuals[start : start + _N_ROWS] @ residuals[start:].T
         rows, columns = np.nonzero(np.triu(correlations, k=1) >= _MIN_CORRELATION)
-        yield from zip((rows + first).tolist(), (columns + first).tolist(), strict=True)
-
-
-def linked(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return the groups of indices below `n` that pairs link, directly or by others.
-
-    An index without a pair is in no group.
-    """
-    # Union-find: each index points to a smaller one of its group, the first to itself.
-    parent = list(range(n))
-
-    def first_of_group(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]  # halves the way for the next time
-            index = parent[index]
-        return index
-
-    for left, right in pairs:
-        first, other = first_of_group(left), first_of_group(right)
-        parent[max(first, other)] = min(first, other)
+        one = np.concatenate([np.arange(n), rows + start])
+        first = joined(n, one, np.concatenate([first, columns + start]))
     groups: dict[int, list[int]] = {}
-    for index in range(n):
-        groups.setdefault(first_of_group(index), []).append(index)
+    for index, of_group in enumerate(first.tolist()):
+        groups.setdefault(of_group, []).append(index)
     return [group for group in groups.values() if len(group) > 1]

@@ -52,12 +52,9 @@ def split_validation(
 def require_disjoint(
     held_out: Mapping[_Name, str], trained: Mapping[_Name, str]
 ) -> None:
-    """Raise if held-out images were trained on: a detector is too good on those.
+    """Raise `DatasetError` if held-out images were trained on: those score too well.
 
     Images have the hashes of their pixels, by `image_hash`.
-
-    Raises:
-        DatasetError: If the two have a picture in common.
     """
     trained_name = {digest: name for name, digest in trained.items()}
     shared = sorted(name for name, digest in held_out.items() if digest in trained_name)

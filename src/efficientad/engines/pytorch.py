@@ -61,5 +61,4 @@ class PyTorchEngine:
         """Compute the local maps of a batch, (n, height, width, 3), of any size."""
         images = torch.from_numpy(pixels).to(self._detector.device)
         raw = self._detector.local_map(normalize_images(images))
-        found: NDArray[np.float32] = raw.float().cpu().numpy()
-        return found
+        return raw.float().cpu().numpy()

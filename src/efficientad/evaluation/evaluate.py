@@ -160,12 +160,9 @@ def image_metrics(scores: NDArray[Any], is_defect: NDArray[Any]) -> MetricValues
 
 
 def require_both_kinds(category: Category, *, otherwise: str) -> None:
-    """Raise if the image metrics of a category would be undefined.
+    """Raise `UndefinedMetricError` without normal or without defective test images.
 
     `otherwise` is the advice for the message where no images can be added.
-
-    Raises:
-        UndefinedMetricError: If there are no normal or no defective test images.
     """
     n_defects = sum(sample.is_defect for sample in category.test)
     if n_defects in {0, len(category.test)}:

@@ -80,11 +80,6 @@ def environment() -> "Environment":
     )
 
 
-def render(template: str, **values: Any) -> str:
-    """Return a template filled with values."""
-    return environment().get_template(template).render(**values)
-
-
 def write_report(report: Report, path: Path) -> None:
     """Write a report as one HTML file, atomically.
 
@@ -110,11 +105,10 @@ def _page(report: Report) -> str:
     )
     values = np.linspace(0, 1, 256, dtype=np.float32)[None]
     colors = base64.b64encode(overlay_layer(values, low=0, high=1)).decode("ascii")
-    return render(
-        "report.html.j2",
-        title=report.title,
-        made_on=report.made_on,
-        metrics=evaluation.metrics,
+    template = environment().get_template("report.html.j2")
+    return template.render(
+        report=report,
+        evaluation=evaluation,
         metric_names=_METRIC_NAMES,
         columns=_columns([evaluation.metrics, *by_type.values()]),
         rows=[
@@ -124,24 +118,16 @@ def _page(report: Report) -> str:
         normal=_row("normal images", scored[NORMAL]),
         defects=_row("defects", defects),
         reasons=_reasons(evaluation),
-        regions=evaluation.regions,
         n_unsure=sum(p.decision == "unsure" for p in report.pictures),
-        has_region=report.has_region_of_interest,
-        shifts=evaluation.shifts,
-        session_alarms=evaluation.session_alarms,
-        threshold=evaluation.threshold,
-        calibration=report.calibration,
         chart=score_chart(
             {name: [s.image_score for s in each] for name, each in scored.items()},
             evaluation.threshold,
         ),
         scores=[(s.defect_type != NORMAL, s.image_score) for s in evaluation.scores],
-        pictures=report.pictures,
         highest_normal=highest_normal[:_N_HIGHEST],
         thumbnail=thumbnail,
         types=[name for name, each in scored.items() if each],
         scale=f"data:image/png;base64,{colors}",
-        facts=report.facts,
     )
 
 

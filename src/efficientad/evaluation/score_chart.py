@@ -53,8 +53,7 @@ class _Axis:
         scaled = np.asarray(scores, np.float64)
         scaled = np.log10(scaled) if self.is_log else scaled
         share = (scaled - self.low) / (self.high - self.low)
-        places: NDArray[np.float64] = _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-        return places
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
 
     def ticks(self) -> list[float]:
         """Return round scores, about ten at most."""

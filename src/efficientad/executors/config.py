@@ -1,5 +1,6 @@
 """Settings of executors. No torch here."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -7,7 +8,7 @@ from efficientad.errors import ConfigError
 from efficientad.settings import Parallel, Range, check_fields
 
 if TYPE_CHECKING:
-    from efficientad.executors.executor import Executor
+    from efficientad.executors.executor import T
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,20 +35,29 @@ class ExecutorConfig:
         """Reject values outside their range."""
         check_fields(self)
 
-    def make(self, *, keeps_processes: bool = False) -> "Executor":
-        """Return the executor.
+    def run(
+        self, tasks: "Sequence[T]", *, keeps_processes: bool = False
+    ) -> "Iterator[tuple[T, Exception | None]]":
+        """Run tasks and yield each one with its error as it ends, in any order.
+
+        A task whose worker is lost is run again, at most three times in all.
 
         Args:
+            tasks: Tasks to run.
             keeps_processes: Run several tasks in one process, one after the other.
-        """
-        from efficientad.executors.executor import LocalProcesses  # noqa: PLC0415
-        from efficientad.executors.ray_tasks import RayTasks  # noqa: PLC0415
 
-        if self.executor == "local":
-            return LocalProcesses(self.n_workers or 1, keeps_processes)
-        return RayTasks(
-            self.address, self.n_workers, self.cpus, self.gpus, keeps_processes
-        )
+        Raises:
+            MissingDependencyError: If Ray is not installed.
+            ConfigError: If there is no cluster at the address, it has no room for a
+                worker, or its versions differ from those here.
+            EfficientADError: As `Task.run`; tasks that have not begun are left out.
+        """
+        from efficientad.executors import executor, ray_tasks  # noqa: PLC0415
+
+        if self.executor == "ray":
+            return ray_tasks.run_on_ray(tasks, self, keeps_processes=keeps_processes)
+        n_workers = self.n_workers or 1
+        return executor.run_locally(tasks, n_workers, keeps_processes=keeps_processes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,21 +51,6 @@ class Task(Protocol):
 T = TypeVar("T", bound=Task)
 
 
-@runtime_checkable
-class Executor(Protocol):
-    """Runs tasks."""
-
-    def run(self, tasks: Sequence[T]) -> Iterator[tuple[T, Exception | None]]:
-        """Run tasks and yield each one with its error as it ends, in any order.
-
-        A task whose worker is lost is run again, at most three times in all.
-
-        Raises:
-            EfficientADError: As `Task.run`; tasks that have not begun are left out.
-        """
-        ...
-
-
 class Outcome(NamedTuple):
     """End of a task."""
 
@@ -126,7 +111,7 @@ def run_on(
     n_threads: int,
     lost: type[Exception] | tuple[type[Exception], ...],
 ) -> Iterator[tuple[T, Exception | None]]:
-    """Run tasks on workers, as `Executor.run` does.
+    """Run tasks on workers, as `ExecutorConfig.run` does.
 
     Args:
         submit: Gives an order to a worker that is free.
@@ -156,7 +141,11 @@ def run_on(
             elif attempt < N_ATTEMPTS:
                 waiting.appendleft((task, attempt + 1))
             else:
-                ended.append((task, Outcome(_killed(task), ends_all=False)))
+                killed = ResultError(
+                    f"the process of {task.name} was killed {N_ATTEMPTS} times; give "
+                    "the same command again, with fewer workers if memory was short"
+                )
+                ended.append((task, Outcome(killed, ends_all=False)))
         for _, outcome in ended:
             if outcome.ends_all and outcome.error is not None:
                 raise outcome.error
@@ -164,43 +153,29 @@ def run_on(
         yield from ((task, outcome.error) for task, outcome in ended)
 
 
-def _killed(task: Task) -> ResultError:
-    return ResultError(
-        f"the process of {task.name} was killed {N_ATTEMPTS} times; give the same "
-        "command again, with fewer workers if memory was short"
-    )
+def run_locally(
+    tasks: Sequence[T], n_workers: int, *, keeps_processes: bool = False
+) -> Iterator[tuple[T, Exception | None]]:
+    """Run tasks on this machine, as `ExecutorConfig.run` does, each in its process.
 
-
-@dataclass(frozen=True, slots=True)
-class LocalProcesses:
-    """Runs tasks on this machine, each in a process of its own.
-
-    A single worker runs them one after the other in this process.
+    The workers share the cores. A single one runs the tasks in this process.
     """
-
-    n_workers: int = 1
-    """Tasks at the same time, at least 1; they share the cores."""
-    keeps_processes: bool = False
-    """Run several tasks in one process, one after the other."""
-
-    def run(self, tasks: Sequence[T]) -> Iterator[tuple[T, Exception | None]]:
-        """Run tasks and yield each one with its error as it ends."""
-        if self.n_workers == 1:
-            for task in tasks:
-                yield task, task.run()
-            return
-        n_threads = max(1, usable_cores() // self.n_workers)
-        processes = _Processes(keeps=self.keeps_processes)
-        try:
-            yield from run_on(
-                processes.submit,
-                tasks,
-                n_workers=self.n_workers,
-                n_threads=n_threads,
-                lost=BrokenProcessPool,
-            )
-        finally:
-            processes.stop()
+    if n_workers == 1:
+        for task in tasks:
+            yield task, task.run()
+        return
+    n_threads = max(1, usable_cores() // n_workers)
+    processes = _Processes(keeps=keeps_processes)
+    try:
+        yield from run_on(
+            processes.submit,
+            tasks,
+            n_workers=n_workers,
+            n_threads=n_threads,
+            lost=BrokenProcessPool,
+        )
+    finally:
+        processes.stop()
 
 
 class _Processes:

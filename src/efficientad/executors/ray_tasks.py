@@ -6,81 +6,61 @@ its object store but tasks and their ends, which are small.
 
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Final
 
-from efficientad.errors import ConfigError, MissingDependencyError
+from efficientad.errors import ConfigError, needs_extra
+from efficientad.executors.config import ExecutorConfig
 from efficientad.executors.executor import Order, Outcome, T, run_on
 
 _SECONDS_TO_CONNECT: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class RayTasks:
-    """Runs tasks on the workers of a running Ray cluster.
+def run_on_ray(
+    tasks: Sequence[T], config: ExecutorConfig, *, keeps_processes: bool = False
+) -> Iterator[tuple[T, Exception | None]]:
+    """Run tasks on a running Ray cluster, as `ExecutorConfig.run` does.
 
     Files are read and written by the workers, so all paths must lie on storage that the
-    machines share.
+    machines share. A task has as many threads as its worker has CPUs.
     """
-
-    address: str = "auto"
-    """Address of the cluster, host:port. `auto`: the cluster of this machine."""
-    n_workers: int | None = None
-    """Tasks at the same time. None: as many as the nodes have room for."""
-    cpus: float = 1.0
-    """CPUs of each worker; a task has as many threads."""
-    gpus: float = 0.0
-    """GPUs of each worker, also a share of one."""
-    keeps_processes: bool = False
-    """Run several tasks in one process, one after the other."""
-
-    def run(self, tasks: Sequence[T]) -> Iterator[tuple[T, Exception | None]]:
-        """Run tasks and yield each one with its error as it ends.
-
-        Raises:
-            MissingDependencyError: If Ray is not installed.
-            ConfigError: If there is no cluster at the address, it has no room for a
-                worker, or its versions differ from those here.
-            EfficientADError: As `Task.run`.
-        """
-        if not tasks:
-            return
-        ray = _ray()
-        is_own = not ray.is_initialized()
+    if not tasks:
+        return
+    ray = _ray()
+    is_own = not ray.is_initialized()
+    if is_own:
+        _connect(ray, config.address)
+    remote = ray.remote(
+        num_cpus=config.cpus,
+        num_gpus=config.gpus,
+        max_retries=0,
+        # 0: a process runs any number of tasks, one after the other.
+        max_calls=0 if keeps_processes else 1,
+    )(_outcome)
+    failures = ray.exceptions
+    try:
+        yield from run_on(
+            lambda order: remote.remote(order).future(),
+            tasks,
+            n_workers=config.n_workers or _room(ray, config.cpus, config.gpus),
+            n_threads=max(1, int(config.cpus)),
+            lost=(
+                failures.LocalRayletDiedError,
+                failures.NodeDiedError,
+                failures.OutOfMemoryError,
+                failures.WorkerCrashedError,
+            ),
+        )
+    except failures.RayTaskError as error:
+        if "failed to import" not in str(error):
+            raise
+        raise ConfigError(
+            "every machine of the cluster needs efficientad, one cannot import it; "
+            "install it there"
+        ) from error
+    finally:
         if is_own:
-            _connect(ray, self.address)
-        remote = ray.remote(
-            num_cpus=self.cpus,
-            num_gpus=self.gpus,
-            max_retries=0,
-            # 0: a process runs any number of tasks, one after the other.
-            max_calls=0 if self.keeps_processes else 1,
-        )(_outcome)
-        failures = ray.exceptions
-        try:
-            yield from run_on(
-                lambda order: remote.remote(order).future(),
-                tasks,
-                n_workers=self.n_workers or _room(ray, self.cpus, self.gpus),
-                n_threads=max(1, int(self.cpus)),
-                lost=(
-                    failures.LocalRayletDiedError,
-                    failures.NodeDiedError,
-                    failures.OutOfMemoryError,
-                    failures.WorkerCrashedError,
-                ),
-            )
-        except failures.RayTaskError as error:
-            if "failed to import" not in str(error):
-                raise
-            raise ConfigError(
-                "every machine of the cluster needs efficientad, one cannot import it; "
-                "install it there"
-            ) from error
-        finally:
-            if is_own:
-                ray.shutdown()
+            ray.shutdown()
 
 
 def _outcome(order: Order) -> Outcome:
@@ -89,13 +69,8 @@ def _outcome(order: Order) -> Outcome:
 
 
 def _ray() -> ModuleType:
-    try:
+    with needs_extra("executor ray", "ray"):
         import ray  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "executor ray needs Ray, which is not installed; "
-            "run: pip install 'efficientad[ray]'"
-        ) from error
     return ray
 
 
@@ -124,11 +99,7 @@ def _connect(ray: ModuleType, address: str) -> None:
 
 
 def _room(ray: ModuleType, cpus: float, gpus: float) -> int:
-    """Return how many workers the nodes have room for.
-
-    Raises:
-        ConfigError: If it is none.
-    """
+    """Return how many workers the nodes have room for, or raise `ConfigError`."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = {name: n for name, n in (("CPU", cpus), ("GPU", gpus)) if n}
     room = sum(

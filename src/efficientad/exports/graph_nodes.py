@@ -120,7 +120,7 @@ def _resize(graph: Nodes, images: str) -> None:
 
 
 def placement(graph: Nodes, length: str) -> str:
-    """Write `placement_matrix`, (length, 56), for a length known at run time."""
+    """Write the matrix of `place_map` along an axis, (length, 56), at run time."""
     pixels = graph.op("Range", graph.integer(0), length, graph.integer(1))
     # (pixel + 1/2) * 256 / length - 1/2, from the first centre, in cells: a fraction.
     doubled = graph.op("Add", graph.op("Add", pixels, pixels), graph.integer(1))

@@ -94,8 +94,7 @@ class Alignment:
             pixels = pixels_of_text(self.reference, SIDE)
         except ValueError:
             raise ConfigError("the reference of an alignment is no picture") from None
-        found: Gray = pixels.astype(np.float32) - _MIDDLE
-        return found
+        return pixels.astype(np.float32) - _MIDDLE
 
     @cached_property
     def spectrum(self) -> NDArray[np.float64]:
@@ -111,8 +110,8 @@ def fit_alignment(images: Sequence[Gray], aspect: float = 1.0) -> Alignment:
     first = images[0]
     spectrum = _polar_spectrum(first)
     turned = [_turned(i, _found(first, spectrum, i)[0]) for i in images]
-    mean = np.mean([first, *turned], axis=0)
-    blank = Alignment(_encoded(mean), -1.0)
+    mean = np.rint(np.mean([first, *turned], axis=0) + _MIDDLE)
+    blank = Alignment(png_text(np.clip(mean, 0, 255).astype(np.uint8)), -1.0)
     agreements = [_found(blank.gray, blank.spectrum, i)[1] for i in images]
     # A defect or another session may agree less; an image without the part does so
     # much less.
@@ -145,10 +144,6 @@ def gray_of(image: RGBImage) -> Gray:
     square = np.zeros((SIDE, SIDE), np.float32)
     square[top : top + size[1], left : left + size[0]] = values - np.median(border)
     return square
-
-
-def _encoded(values: Gray) -> str:
-    return png_text(np.clip(np.rint(values + _MIDDLE), 0, 255).astype(np.uint8))
 
 
 def _polar_spectrum(gray: Gray) -> NDArray[np.float64]:

@@ -37,8 +37,7 @@ class Components(NamedTuple):
         steps = np.zeros((height, width + 1), np.intp)
         steps[self.rows, self.starts] += self.group_of_run + 1
         steps[self.rows, self.ends] -= self.group_of_run + 1
-        found: NDArray[np.intp] = steps[:, :-1].cumsum(axis=1) - 1
-        return found
+        return steps[:, :-1].cumsum(axis=1) - 1
 
 
 def components(mask: Mask) -> Components:
@@ -57,12 +56,12 @@ def components(mask: Mask) -> Components:
     offsets = np.arange(len(above)) - np.repeat(np.cumsum(n_below) - n_below, n_below)
     below = np.repeat(first, n_below) + offsets
     rows = starts // stride
-    groups = _groups(len(starts), above, below)
+    groups = np.unique(joined(len(starts), above, below), return_inverse=True)[1]
     return Components(rows, starts - rows * stride, ends - rows * stride, groups)
 
 
-def _groups(n: int, one: Indices, other: Indices) -> Indices:
-    """Return the number of each node's group, where edges join nodes of a group."""
+def joined(n: int, one: Indices, other: Indices) -> Indices:
+    """Return the first node of each node's group, (n,), where edges join the nodes."""
     root = np.arange(n)
     while True:
         a, b = root[one], root[other]
@@ -72,4 +71,4 @@ def _groups(n: int, one: Indices, other: Indices) -> Indices:
         np.minimum.at(root, high, low)
         while (root != root[root]).any():
             root = root[root]
-    return np.unique(root, return_inverse=True)[1]
+    return root

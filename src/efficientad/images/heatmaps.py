@@ -239,8 +239,7 @@ def resize_mask(mask: Mask, height: int, width: int) -> Mask:
     """Return a mask resized so that even the smallest region stays visible."""
     picture = Image.fromarray(mask.astype(np.float32))
     share = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    resized: Mask = share > 0
-    return resized
+    return share > 0
 
 
 def _levels(anomaly_map: AnomalyMap, low: float, high: float) -> NDArray[np.uint8]:

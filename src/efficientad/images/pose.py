@@ -65,8 +65,7 @@ class Pose:
 
     def mask_in_own_frame(self, mask: Mask) -> Mask:
         """Return an aligned mask, (height, width), in the frame of the image."""
-        found: Mask = self.in_own_frame(mask.astype(np.float32)) > 1 / 2
-        return found
+        return self.in_own_frame(mask.astype(np.float32)) > 1 / 2
 
     def point_in_own_frame(
         self, x: float, y: float, height: int, width: int

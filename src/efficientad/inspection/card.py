@@ -7,11 +7,10 @@ from typing import Any, Final
 
 from efficientad.decisions.decision import Calibration
 from efficientad.errors import ResultError
-from efficientad.inspection.facts import product_of, training_of
 from efficientad.inspection.opening import EXPORT_SUFFIXES, require_model_file
 from efficientad.model_files import export_metadata
 from efficientad.model_files.detector_file import read_detector
-from efficientad.model_files.json_text import from_json
+from efficientad.model_files.json_text import from_json, product_of, training_of
 from efficientad.names import printable
 from efficientad.settings import checks_arguments
 from efficientad.storage import file_hash, open_regular

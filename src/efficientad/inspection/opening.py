@@ -12,7 +12,7 @@ from efficientad.engines.native import NativeEngine
 from efficientad.engines.onnxruntime import OnnxRuntimeEngine
 from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.engines.weights import Arrays, has_whole_panels
-from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
+from efficientad.errors import ConfigError, ModelFileError, needs_extra
 from efficientad.inspection.predictor import Predictor
 from efficientad.kernels import layers
 from efficientad.kernels.native import warn_once
@@ -225,13 +225,9 @@ def _detector(
     if _chooses_native(device, engine) and _native_layers_take(file.weights):
         chosen: Engine = _native_engine(file.weights, file.size, engine, n_threads)
     else:
-        try:
+        with needs_extra(f"{path} without native layers", "train"):
             from efficientad.engines import pytorch  # noqa: PLC0415 - needs torch
             from efficientad.method.detector import Detector  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            raise train_extra_is_missing(
-                f"{path} without native layers", error
-            ) from error
         networks = Detector.from_arrays(file.weights, file.size)
         chosen = pytorch.PyTorchEngine(networks.to(pytorch.choose_device(device)))
     return Predictor(

@@ -78,8 +78,7 @@ def drawn_regions(prediction: "Prediction", height: int, width: int) -> Mask:
     """Return the pixels of the defect regions as `drawn_map` shows them."""
     drawn = drawn_map(prediction.combined_grid, height, width, prediction.pose)
     regions = replace(prediction, height=height, width=width).region_mask
-    shown: Mask = regions & (drawn > prediction.level)
-    return shown
+    return regions & (drawn > prediction.level)
 
 
 def drawn_map(

@@ -1,31 +1,40 @@
 """The prediction for one image, and a list of them.
 
 A prediction holds numbers and small grids, but no pixels, so that many of them fit into
-memory. It remembers the file it was made of; `showing` draws it on that file, or on an
-image that it is given.
+memory. It remembers the file it was made of, and is drawn on that file, or on an image
+that it is given.
 """
 
 import base64
 import html
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from efficientad.decisions.decision import Decision
 from efficientad.decisions.rule import ANYWHERE, Region, Rule
-from efficientad.errors import MissingDependencyError
+from efficientad.errors import ConfigError, ImageError, MissingDependencyError
+from efficientad.images.heatmaps import write_caption
 from efficientad.images.levels import Levels
 from efficientad.images.pose import Pose
-from efficientad.images.rgb import ImageLike, Mask, RGBImage
-from efficientad.inspection import showing
+from efficientad.images.rgb import ImageLike, Mask, RGBImage, as_rgb, read_image
+from efficientad.inspection.panels import (
+    prediction_overlay,
+    prediction_panel,
+    with_boxes,
+)
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, combine_maps
 from efficientad.method.placement import place_map
 from efficientad.settings import checked, explains_freezing
+from efficientad.storage import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +42,11 @@ if TYPE_CHECKING:
 
 Grid = NDArray[np.float32]
 """Values of one map on the descriptor grid, (rows, columns)."""
+
+_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+_GRAY: Final = 128
+_SIDE: Final = 256
+"""Longer side of what stands for an image that is gone, pixels."""
 
 
 @explains_freezing("call with_threshold of the predictor and predict again")
@@ -185,7 +199,26 @@ class Prediction:
             ImageError: If the image was predicted from pixels and is not given, its
                 file cannot be read, or it has another size.
         """
-        return showing.overlay_of(self, image)
+        if image is None and self.path is None:
+            raise ImageError(
+                "the predicted image was needed, this prediction was made from pixels "
+                "and keeps none; give the image"
+            )
+        picture = as_rgb(
+            self.path if image is None else image,  # type: ignore[arg-type]
+            levels=self.levels,
+        )
+        if picture.shape[:2] != (self.height, self.width):
+            raise ImageError(
+                f"the predicted image of {self.width} x {self.height} pixels was "
+                f"needed, got one of {picture.shape[1]} x {picture.shape[0]}; give the "
+                "one that was predicted"
+            )
+        text = (
+            f"{self.decision}: score {self.image_score:.3g}, threshold "
+            f"{self.threshold:.3g}"
+        )
+        return write_caption(with_boxes(prediction_overlay(picture, self), self), text)
 
     def save(self, path: Path | str, image: ImageLike | None = None) -> None:
         """Write the `overlay` to a file.
@@ -199,7 +232,16 @@ class Prediction:
             ImageError: As for `overlay`.
             StorageError: If the file cannot be written.
         """
-        showing.save(self, checked("path", path, Path), image)
+        path = Path(checked("path", path, Path))
+        suffix = path.suffix.lower()
+        if suffix not in _SUFFIXES:
+            raise ConfigError(
+                f"the name of an image was needed, got {path.name}; end it in one of "
+                f"{', '.join(_SUFFIXES)}"
+            )
+        picture = Image.fromarray(self.overlay(image))
+        with atomic_write(path) as file:
+            picture.save(file, Image.registered_extensions()[suffix])
 
     def show(
         self, image: ImageLike | None = None, *, axes: "Axes | None" = None
@@ -214,7 +256,20 @@ class Prediction:
             ImageError: As for `overlay`.
             MissingDependencyError: If matplotlib is not installed.
         """
-        showing.show(self, image, axes)
+        try:
+            from matplotlib import pyplot as plt  # noqa: PLC0415 - not a dependency
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                "show needs matplotlib, which is not installed; run: pip install "
+                "matplotlib, or use save"
+            ) from error
+        picture = self.overlay(image)
+        place = plt.subplots()[1] if axes is None else axes
+        place.imshow(picture)
+        place.set_title(str(self), fontsize="small", wrap=True)
+        place.set_axis_off()
+        if axes is None:
+            plt.show()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers of the prediction in the types of JSON, without maps."""
@@ -245,7 +300,20 @@ class Prediction:
         return f"<Prediction {self}, {self.width} x {self.height} pixels>"
 
     def _repr_png_(self) -> bytes:
-        return showing.png_of(self)
+        """Return a small picture as PNG, with the maps side by side.
+
+        The maps lie on gray where the image is not at hand any more.
+        """
+        size = (self.height, self.width)
+        scale = min(1, _SIDE / max(size))
+        image = np.full((*(max(1, round(scale * n)) for n in size), 3), _GRAY, np.uint8)
+        if self.path is not None:
+            with suppress(ImageError):  # moved or removed since
+                found = read_image(self.path, levels=self.levels)
+                image = found if found.shape[:2] == size else image
+        file = BytesIO()
+        Image.fromarray(prediction_panel(image, self)).save(file, "PNG")
+        return file.getvalue()
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self._repr_png_()).decode()

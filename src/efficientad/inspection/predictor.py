@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Engine, EngineOutput, Precision
 from efficientad.engines.weights import Arrays
-from efficientad.errors import ConfigError, ModelFileError, train_extra_is_missing
+from efficientad.errors import ConfigError, ModelFileError, needs_extra
 from efficientad.images.appearance import is_exchanged, redness
 from efficientad.images.listing import images_at
 from efficientad.images.pose import Pose
 from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import ColorOrder, ImageLike, Layout, resize_image
-from efficientad.inspection.facts import training_of
 from efficientad.inspection.prediction import Prediction, Predictions
 from efficientad.inspection.tiling import Size, require_similar_aspect, run
 from efficientad.method.maps import normalize_maps
 from efficientad.method.sizes import ModelSize
+from efficientad.model_files.json_text import training_of
 from efficientad.settings import checks_arguments, explains_freezing
 
 if TYPE_CHECKING:
@@ -79,10 +79,8 @@ class Predictor:
         """
         if self.weights is None or self.size is None:
             return None
-        try:
+        with needs_extra("the detector in PyTorch", "train"):
             from efficientad.method.detector import Detector  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            raise train_extra_is_missing("the detector in PyTorch", error) from error
         return Detector.from_arrays(self.weights, self.size)
 
     @property

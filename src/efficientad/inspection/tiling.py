@@ -173,5 +173,4 @@ def _grown(cells: Mask) -> Mask:
     """Return cells and their neighbors, between which a map is interpolated."""
     padded = np.pad(cells, 1)
     rows = padded[:-2] | padded[1:-1] | padded[2:]
-    grown: Mask = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-    return grown
+    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]

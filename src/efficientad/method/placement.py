@@ -89,21 +89,6 @@ def _around(in_input: NDArray[np.floating], n_cells: int) -> CellsAndShares:
     return left, (cell - left).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=32)
-def placement_matrix(n_pixels: int, n_cells: int = GRID_CELLS) -> NDArray[np.float32]:
-    """Return the matrix that interpolates one axis of a grid to an image's pixels.
-
-    It is read-only, (n_pixels, n_cells). Each row is non-negative and sums to 1.
-    """
-    left, share = _cells_and_shares(n_pixels, n_cells)
-    matrix = np.zeros((n_pixels, n_cells), np.float32)
-    rows = np.arange(n_pixels)
-    matrix[rows, left] = 1 - share
-    matrix[rows, np.minimum(left + 1, n_cells - 1)] += share
-    matrix.flags.writeable = False
-    return matrix
-
-
 def border_fade(
     height: int, width: int, rows: int = GRID_CELLS, columns: int = GRID_CELLS
 ) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ _TABLES: Final = ("config", "recipe", "teacher")
 _IMAGES: Final = ("training_images", "validation_images", "decision_images")
 _APPEARANCE: Final = "validation_appearance"
 _COUNTS: Final = ("steps", "batch_size")
+_PARTS_OF_A_LAYOUT: Final = {"good", "ok", "normal", "train", "training", "images"}
 
 
 def to_json(content: Mapping[str, Any]) -> str:
@@ -76,6 +78,30 @@ def read_provenance(entry: Any) -> dict[str, Any]:
         if type(recipe.get(name, 0)) is not int:
             raise TypeError(f"{name} of the recipe is no whole number")
     return provenance
+
+
+def product_of(provenance: Mapping[str, Any]) -> str:
+    """Return the name of the folder that a model was trained on.
+
+    Folders of a layout, such as `train/good`, do not count. Empty: unknown, as after a
+    training on arrays.
+    """
+    folders = {Path(name).parent for name in provenance.get("training_images", {})}
+    if not folders or not all(folder.is_absolute() for folder in folders):
+        return ""
+    place = Path(os.path.commonpath(folders))
+    while place.name.lower() in _PARTS_OF_A_LAYOUT:
+        place = place.parent
+    return place.name
+
+
+def training_of(provenance: Mapping[str, Any]) -> str:
+    """Return what a model was trained on and when, as far as it is known."""
+    product, n = product_of(provenance), len(provenance.get("training_images", {}))
+    words = f"trained on {n} normal images" if n else "of unknown training images"
+    words += f" of {product!r}" if product else ""
+    made_on = provenance.get("made_on")
+    return f"{words} on {made_on}" if made_on else words
 
 
 def is_number(value: Any) -> bool:

@@ -123,5 +123,4 @@ def weights_folder() -> Path:
 def shipped_hashes() -> dict[str, str]:
     """Return the recorded hashes of the shipped teachers by file name."""
     path = weights_folder() / "hashes.json"
-    hashes: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-    return hashes
+    return json.loads(path.read_text()) if path.is_file() else {}

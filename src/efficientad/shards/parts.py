@@ -24,10 +24,10 @@ from efficientad.errors import (
     ConfigError,
     DatasetError,
     ImageError,
-    MissingDependencyError,
     ModelFileError,
     ResultError,
     StorageError,
+    needs_extra,
 )
 from efficientad.executors.config import PartsConfig
 from efficientad.images.preparation import Preparation
@@ -157,8 +157,8 @@ def predict_parts(
     _require_own(done, tasks, output)
     left = [task for task in tasks if task.name not in done]
     failures: list[Exception] = []
-    executor = config.make(keeps_processes=True)
-    for n, (_, error) in enumerate(executor.run(left), len(tasks) - len(left) + 1):
+    ended = config.run(left, keeps_processes=True)
+    for n, (_, error) in enumerate(ended, len(tasks) - len(left) + 1):
         if error is not None:
             failures.append(error)
             logger.warning(error)
@@ -206,19 +206,10 @@ def _row(
 
 
 def _arrow() -> tuple[ModuleType, ModuleType]:
-    """Return PyArrow and its Parquet module.
-
-    Raises:
-        MissingDependencyError: If it is not installed.
-    """
-    try:
+    """Return PyArrow and its Parquet module, or raise `MissingDependencyError`."""
+    with needs_extra("format parquet", "ray"):
         import pyarrow as pa  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "format parquet needs PyArrow, which is not installed; "
-            "run: pip install 'efficientad[ray]'"
-        ) from error
     return pa, parquet
 
 

@@ -8,7 +8,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import SEEK_END
@@ -68,7 +67,8 @@ class Shard:
             return
         url = self.paths[0]
         try:
-            with opened(url) as file:
+            files, name = file_system(url)
+            with files.open(name, "rb") as file:
                 if url.endswith(".tar"):
                     _require_end(file)
                 with tarfile.open(fileobj=file, mode="r|*") as archive:
@@ -157,14 +157,6 @@ def unused_of(
 def is_url(path: str) -> bool:
     """Return whether a path is a URL."""
     return "://" in path
-
-
-@contextmanager
-def opened(path: str) -> Iterator[Any]:
-    """Open a file or URL to read bytes, and yield a file object of Python or fsspec."""
-    files, name = file_system(path)
-    with files.open(name, "rb") as file:
-        yield file
 
 
 def file_system(path: str) -> tuple[Any, str]:

@@ -77,10 +77,6 @@ def take_steps(
 
 
 def require_finite(value: float, n_steps: int, remedy: Callable[[], str]) -> None:
-    """Refuse a loss or measurement that is not finite.
-
-    Raises:
-        TrainingError: If it is not.
-    """
+    """Raise `TrainingError` if a loss or measurement is not finite."""
     if not math.isfinite(value):
         raise TrainingError(f"the loss is not finite at step {n_steps}; {remedy()}")

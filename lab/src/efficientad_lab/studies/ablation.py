@@ -15,7 +15,7 @@ from typing import Final
 
 from efficientad.datasets import Category
 from efficientad.engines.pytorch import choose_device
-from efficientad.executors.executor import Executor
+from efficientad.executors.config import ExecutorConfig
 from efficientad.method.maps import HIGH_QUANTILE, LOW_QUANTILE
 from efficientad.method.sizes import ModelSize
 from efficientad.training.config import Recipe, TrainConfig
@@ -172,7 +172,7 @@ def ablate(
     *,
     tables: Sequence[PaperTable] = (3, 4, 5),
     on_done: OnDone = lambda _job, _error: None,
-    executor: Executor | None = None,
+    executor: ExecutorConfig | None = None,
 ) -> list[Exception]:
     """Train and evaluate all deviations of some of the paper's tables, and write these.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from efficientad.engines.pytorch import choose_device
-from efficientad.executors.executor import Executor
+from efficientad.executors.config import ExecutorConfig
 from efficientad.training.run import recipe_of
 from efficientad_lab.studies.config import StudyConfig
 from efficientad_lab.studies.jobs import Job, PlannedEvaluation
@@ -22,7 +22,7 @@ def reproduce(
     config: StudyConfig | None = None,
     *,
     on_done: OnDone = lambda _job, _error: None,
-    executor: Executor | None = None,
+    executor: ExecutorConfig | None = None,
 ) -> list[Exception]:
     """Train and evaluate all scenarios by sizes and seeds, and write the tables.
 

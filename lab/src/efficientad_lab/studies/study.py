@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from efficientad.errors import ModelFileError
-from efficientad.executors.executor import Executor, LocalProcesses
+from efficientad.executors.config import ExecutorConfig
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.teachers import open_teacher
 from efficientad.training.config import Recipe, TrainConfig
@@ -91,7 +91,7 @@ class Study:
         config: StudyConfig,
         *,
         on_done: OnDone,
-        executor: Executor | None = None,
+        executor: ExecutorConfig | None = None,
     ) -> list[Exception]:
         """Do the jobs that are not recorded yet, and write the tables after each one.
 
@@ -126,7 +126,7 @@ class Study:
             else:
                 on_done(task.job, None)
         failures = []
-        for task, error in (executor or LocalProcesses()).run(left):
+        for task, error in (executor or ExecutorConfig()).run(left):
             on_done(task.job, error)
             self.write(results, config)
             if error is not None:
