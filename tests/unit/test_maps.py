@@ -13,12 +13,13 @@ from efficientad.method.maps import (
     normalize_map,
     normalize_maps,
 )
-from efficientad.method.placement import GRID_CELLS, place_map
+from efficientad.method.placement import place_map
+from efficientad.method.sizes import GRID_SIZE
 
 
 @pytest.fixture
 def grids(rng):
-    return rng.random((3, GRID_CELLS, GRID_CELLS), np.float32)
+    return rng.random((3, GRID_SIZE, GRID_SIZE), np.float32)
 
 
 def test_normalization_sends_the_quantiles_to_zero_and_a_tenth():
@@ -73,7 +74,7 @@ def test_the_combined_map_is_the_mean_of_all_named_maps(grids, names):
 
 def test_constant_maps_give_no_scale():
     with pytest.raises(ConfigError, match="give other normal images"):
-        fit_quantiles([np.ones((GRID_CELLS, GRID_CELLS), np.float32)])
+        fit_quantiles([np.ones((GRID_SIZE, GRID_SIZE), np.float32)])
 
 
 def test_a_level_is_the_harmonic_mean_of_a_map(grids):
@@ -86,7 +87,7 @@ def test_a_level_is_the_harmonic_mean_of_a_map(grids):
 def test_a_defect_of_half_the_image_hardly_moves_the_level(grids):
     raw = grids[:1] + np.float32(0.5)
     defective = raw.copy()
-    defective[:, : GRID_CELLS // 2] *= 100
+    defective[:, : GRID_SIZE // 2] *= 100
 
     assert float((map_levels(defective) / map_levels(raw))[0]) < 2.1
     assert float(defective.mean() / raw.mean()) > 50

@@ -8,20 +8,19 @@ from hypothesis import strategies as st
 
 from efficientad.method.networks import PatchDescriptionNetwork
 from efficientad.method.placement import (
-    GRID_CELLS,
     border_fade,
     place_map,
 )
-from efficientad.method.sizes import PATCH_SIZE, PATCH_STRIDE
+from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
 
 
 @given(n_pixels=st.integers(1, 2000))
 def test_placement_is_an_average_of_cells(n_pixels):
-    columns = np.eye(GRID_CELLS, dtype=np.float32)[:, :, np.newaxis]
+    columns = np.eye(GRID_SIZE, dtype=np.float32)[:, :, np.newaxis]
 
     matrix = np.hstack([place_map(column, n_pixels, 1) for column in columns])
 
-    assert matrix.shape == (n_pixels, GRID_CELLS)
+    assert matrix.shape == (n_pixels, GRID_SIZE)
     assert matrix.min() >= 0
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
 
@@ -38,7 +37,7 @@ def test_each_cell_is_drawn_at_the_centre_of_its_patch():
     rows = torch.nonzero(image.grad[0].abs().sum((0, 2))).ravel()
     centre = int(rows.float().mean())
 
-    grid = np.zeros((GRID_CELLS, GRID_CELLS), np.float32)
+    grid = np.zeros((GRID_SIZE, GRID_SIZE), np.float32)
     grid[cell, cell] = 1
     placed = place_map(grid, 256, 256)
 
@@ -47,12 +46,12 @@ def test_each_cell_is_drawn_at_the_centre_of_its_patch():
 
 
 def test_border_cells_are_extended_outwards():
-    grid = np.arange(GRID_CELLS, dtype=np.float32)[:, None] + np.ones(GRID_CELLS)
+    grid = np.arange(GRID_SIZE, dtype=np.float32)[:, None] + np.ones(GRID_SIZE)
 
     placed = place_map(grid.astype(np.float32), 256, 256)
 
     np.testing.assert_allclose(placed[:17], 1, atol=1e-6)
-    np.testing.assert_allclose(placed[-19:], GRID_CELLS, rtol=1e-6)
+    np.testing.assert_allclose(placed[-19:], GRID_SIZE, rtol=1e-6)
 
 
 def test_pictures_fade_from_the_outer_centres_to_the_border():
@@ -67,7 +66,7 @@ def test_pictures_fade_from_the_outer_centres_to_the_border():
 
 
 def test_a_ramp_stays_a_ramp_between_the_outer_centres():
-    grid = np.repeat(np.arange(GRID_CELLS, dtype=np.float32)[:, None], GRID_CELLS, 1)
+    grid = np.repeat(np.arange(GRID_SIZE, dtype=np.float32)[:, None], GRID_SIZE, 1)
 
     placed = place_map(grid, 256, 256)
 
@@ -77,7 +76,7 @@ def test_a_ramp_stays_a_ramp_between_the_outer_centres():
 
 @pytest.mark.parametrize(("height", "width"), [(256, 512), (33, 900), (1, 1)])
 def test_the_map_has_the_images_own_size(height, width):
-    grid = np.full((GRID_CELLS, GRID_CELLS), 3.0, np.float32)
+    grid = np.full((GRID_SIZE, GRID_SIZE), 3.0, np.float32)
 
     placed = place_map(grid, height, width)
 
@@ -88,7 +87,7 @@ def test_the_map_has_the_images_own_size(height, width):
 def test_a_map_of_twice_the_size_agrees_where_pixels_coincide():
     """Pixel y of 256 lies between pixels 2y and 2y + 1 of 512."""
     rng = np.random.default_rng(0)
-    grid = rng.random((GRID_CELLS, GRID_CELLS), np.float32)
+    grid = rng.random((GRID_SIZE, GRID_SIZE), np.float32)
 
     small, large = place_map(grid, 256, 256), place_map(grid, 512, 512)
 

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Final, get_args
 
@@ -72,11 +73,20 @@ def findings() -> dict[str, str]:
         "CPU threads": str(default_threads()),
         "prediction on CPU": layers.description(),
         "kernel cache": _found(lambda: str(native.cache_folder())),
+        "ONNX Runtime": _version("onnxruntime"),
+        "OpenVINO": _version("openvino"),
     }
     try:
         return found | _of_training()
     except ModuleNotFoundError as error:
         return found | {"training": str(extra_is_missing("it", "train", error))}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _of_training() -> dict[str, str]:

@@ -38,9 +38,9 @@ from efficientad.engines.weights import (
 from efficientad.exports.graph_nodes import Nodes, placement, resized
 from efficientad.method.composition import COMPOSITION, Composition, cell_window
 from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, SMALLEST_DISTANCE, MapScale
-from efficientad.method.placement import GRID_CELLS
 from efficientad.method.sizes import (
     AUTOENCODER,
+    GRID_SIZE,
     IMAGENET_MEAN,
     IMAGENET_STD,
     PATCH_DESCRIPTION_NETWORKS,
@@ -140,7 +140,7 @@ def _composition(graph: Nodes, arrays: Arrays, features: Mapping[str, str]) -> s
     kernels, _ = weights_of(arrays, f"{network}.convolutions")[-1]
     weights = head_of(arrays, network)
     # A small network's last kernel is 4 wide, a medium one's 1.
-    size, step = cell_window(GRID_CELLS + kernels.shape[2] - 1, network)
+    size, step = cell_window(GRID_SIZE + kernels.shape[2] - 1, network)
     pooled = graph.op(
         "AveragePool", features[network], kernel_shape=[size] * 2, strides=[step] * 2
     )
@@ -170,7 +170,7 @@ def _model(graph: Nodes, terms: Mapping[str, TermScale]) -> ModelProto:
         return helper.make_tensor_value_info(name, kind, shape)
 
     own: list[str | int] = ["batch", "height", "width"]
-    cells: list[str | int] = ["batch", GRID_CELLS, GRID_CELLS]
+    cells: list[str | int] = ["batch", GRID_SIZE, GRID_SIZE]
     return helper.make_model(
         helper.make_graph(
             graph.nodes,

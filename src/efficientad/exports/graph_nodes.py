@@ -16,7 +16,8 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.placement import CELL_STRIDE, FIRST_CENTRE, GRID_CELLS
+from efficientad.method.placement import FIRST_CENTRE
+from efficientad.method.sizes import GRID_SIZE, PATCH_STRIDE
 
 # Element types as the format numbers them.
 FLOAT, INT64, BOOL = 1, 7, 9
@@ -126,13 +127,13 @@ def placement(graph: Nodes, length: str) -> str:
     doubled = graph.op("Add", graph.op("Add", pixels, pixels), graph.integer(1))
     first = graph.op("Mul", length, graph.integer(2 * FIRST_CENTRE + 1))
     cell = graph.op("Sub", graph.op("Mul", doubled, graph.integer(INPUT_SIZE)), first)
-    whole = graph.op("Mul", length, graph.integer(2 * CELL_STRIDE))
+    whole = graph.op("Mul", length, graph.integer(2 * PATCH_STRIDE))
     cell = graph.op("Max", cell, graph.integer(0))
-    last = graph.op("Mul", whole, graph.integer(GRID_CELLS - 1))
+    last = graph.op("Mul", whole, graph.integer(GRID_SIZE - 1))
     left, behind = _divided(graph, graph.op("Min", cell, last), whole)
     # Only the remainder becomes a fraction, so that single precision is enough.
     share = graph.op("Div", _as(graph, behind, FLOAT), _as(graph, whole, FLOAT))
-    cells = graph.integer(np.arange(GRID_CELLS)[None])
+    cells = graph.integer(np.arange(GRID_SIZE)[None])
     steps = graph.op("Sub", graph.op("Unsqueeze", left, graph.integer([1])), cells)
     distance = graph.op(
         "Add",

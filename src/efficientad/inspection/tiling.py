@@ -21,7 +21,8 @@ from efficientad.engines.engine import Engine, EngineOutput, local_grids
 from efficientad.engines.names import TileChoice
 from efficientad.errors import ConfigError, ImageError
 from efficientad.images.rgb import INPUT_SIZE, Mask, resize_image
-from efficientad.method.placement import CELL_STRIDE, GRID_CELLS, MAX_SIDE
+from efficientad.method.placement import MAX_SIDE
+from efficientad.method.sizes import GRID_SIZE, PATCH_STRIDE
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -69,7 +70,7 @@ def whole_views(images: Images) -> Images:
 
 def grid_shape(size: Size) -> tuple[int, int]:
     """Return the rows and columns of the local map of an input size."""
-    rows, columns = (GRID_CELLS + (n - INPUT_SIZE) // CELL_STRIDE for n in size)
+    rows, columns = (GRID_SIZE + (n - INPUT_SIZE) // PATCH_STRIDE for n in size)
     return rows, columns
 
 
@@ -116,7 +117,7 @@ def input_size_for(size: Size, tile: TileChoice, scale: float | None) -> Size:
         scale = min(_NARROW_SCALE, max(1.0, shorter / INPUT_SIZE))
     scale = scale or min(MAX_SCALE, max(1.0, shorter / INPUT_SIZE))
     factor = scale * INPUT_SIZE / shorter
-    rows, columns = (CELL_STRIDE * round(n * factor / CELL_STRIDE) for n in size)
+    rows, columns = (PATCH_STRIDE * round(n * factor / PATCH_STRIDE) for n in size)
     if max(rows, columns) > MAX_SIDE:
         raise ConfigError(
             f"images of {width} x {height} pixels have {columns} x {rows} at scale "
@@ -145,7 +146,7 @@ def _local_map(engine: Engine, image: Images, rule: Rule) -> NDArray[np.float32]
         tiles = np.stack([_tile(image, row, column) for row, column in batch])
         maps = local_grids(engine, tiles)
         for (row, column), found in zip(batch, maps, strict=True):
-            grid[row : row + GRID_CELLS, column : column + GRID_CELLS] = found
+            grid[row : row + GRID_SIZE, column : column + GRID_SIZE] = found
     return grid
 
 
@@ -154,18 +155,18 @@ def _places(shape: tuple[int, int], needed: Mask | None) -> Iterator[tuple[int, 
     rows, columns = (_starts(n) for n in shape)
     for row in rows:
         for column in columns:
-            cells = np.s_[row : row + GRID_CELLS, column : column + GRID_CELLS]
+            cells = np.s_[row : row + GRID_SIZE, column : column + GRID_SIZE]
             if needed is None or needed[cells].any():
                 yield row, column
 
 
 def _starts(n_cells: int) -> list[int]:
-    n_tiles = math.ceil(n_cells / GRID_CELLS)
-    return [min(GRID_CELLS * i, n_cells - GRID_CELLS) for i in range(n_tiles)]
+    n_tiles = math.ceil(n_cells / GRID_SIZE)
+    return [min(GRID_SIZE * i, n_cells - GRID_SIZE) for i in range(n_tiles)]
 
 
 def _tile(image: Images, row: int, column: int) -> Images:
-    top, left = CELL_STRIDE * row, CELL_STRIDE * column
+    top, left = PATCH_STRIDE * row, PATCH_STRIDE * column
     return image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
 
 

@@ -22,9 +22,7 @@ from numpy.typing import NDArray
 
 from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
 
-CELL_STRIDE = PATCH_STRIDE
 FIRST_CENTRE = PATCH_SIZE // 2
-GRID_CELLS = GRID_SIZE
 MAX_SIDE = 16_384
 """Longest side of the networks' input in tiles, in pixels."""
 MAX_MAP_SIDE = 1024
@@ -38,14 +36,14 @@ CellsAndShares = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 def input_size(n_cells: int) -> int:
     """Return the pixels of the networks' input along an axis of so many cells."""
-    return CELL_STRIDE * n_cells + 2 * FIRST_CENTRE
+    return PATCH_STRIDE * n_cells + 2 * FIRST_CENTRE
 
 
 def map_size(rows: int, columns: int) -> tuple[int, int]:
     """Return the height and width of `measured_map` for a grid of so many cells."""
     height, width = input_size(rows), input_size(columns)
     if max(height, width) > MAX_MAP_SIDE:
-        return height // CELL_STRIDE, width // CELL_STRIDE
+        return height // PATCH_STRIDE, width // PATCH_STRIDE
     return height, width
 
 
@@ -58,12 +56,12 @@ def measured_map(grid: NDArray[np.float32]) -> NDArray[np.float32]:
     height, width = map_size(*grid.shape)
     if height == input_size(len(grid)):
         return place_map(grid, height, width)
-    return np.pad(grid, FIRST_CENTRE // CELL_STRIDE, mode="edge")
+    return np.pad(grid, FIRST_CENTRE // PATCH_STRIDE, mode="edge")
 
 
 def cells_of_pixels(n_cells: int) -> NDArray[np.intp]:
     """Return the first of the input's pixels that each cell is nearest to."""
-    starts = CELL_STRIDE * np.arange(n_cells) + FIRST_CENTRE - 1
+    starts = PATCH_STRIDE * np.arange(n_cells) + FIRST_CENTRE - 1
     starts[0] = 0
     return starts
 
@@ -79,18 +77,18 @@ def _cells_and_shares(n_pixels: int, n_cells: int) -> CellsAndShares:
 @functools.lru_cache(maxsize=32)
 def _of_finer_cells(n_finer: int, n_cells: int) -> CellsAndShares:
     """Return the same for the centre of each cell of a finer grid of the image."""
-    centres = CELL_STRIDE * np.arange(n_finer) + FIRST_CENTRE + 0.5
+    centres = PATCH_STRIDE * np.arange(n_finer) + FIRST_CENTRE + 0.5
     return _around(centres * (input_size(n_cells) / input_size(n_finer)) - 0.5, n_cells)
 
 
 def _around(in_input: NDArray[np.floating], n_cells: int) -> CellsAndShares:
-    cell = np.clip((in_input - FIRST_CENTRE) / CELL_STRIDE, 0, n_cells - 1)
+    cell = np.clip((in_input - FIRST_CENTRE) / PATCH_STRIDE, 0, n_cells - 1)
     left = np.minimum(cell.astype(np.int64), max(n_cells - 2, 0))
     return left, (cell - left).astype(np.float32)
 
 
 def border_fade(
-    height: int, width: int, rows: int = GRID_CELLS, columns: int = GRID_CELLS
+    height: int, width: int, rows: int = GRID_SIZE, columns: int = GRID_SIZE
 ) -> NDArray[np.float32]:
     """Return factors for the map of a grid as a picture, (height, width).
 
@@ -101,7 +99,7 @@ def border_fade(
 
 def _axis_fade(n_pixels: int, n_cells: int) -> NDArray[np.float32]:
     size = input_size(n_cells)
-    last_centre = FIRST_CENTRE + CELL_STRIDE * (n_cells - 1)
+    last_centre = FIRST_CENTRE + PATCH_STRIDE * (n_cells - 1)
     in_input = (np.arange(n_pixels) + 0.5) * (size / n_pixels)
     before = in_input / (FIRST_CENTRE + 0.5)
     behind = (size - in_input) / (size - last_centre - 0.5)

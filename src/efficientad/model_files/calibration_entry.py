@@ -13,7 +13,8 @@ from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.maps import MapScale
-from efficientad.method.placement import CELL_STRIDE, MAX_SIDE
+from efficientad.method.placement import MAX_SIDE
+from efficientad.method.sizes import PATCH_STRIDE
 from efficientad.settings import checked
 
 # Names of the scales in files that were written before the maps had names.
@@ -62,7 +63,7 @@ def read_preparation(content: Mapping[str, Any]) -> Preparation:
     """
     height, width = content.get("tiled_input_size", AS_IT_IS.size)
     for n in (height, width):
-        if type(n) is not int or n % CELL_STRIDE or not INPUT_SIZE <= n <= MAX_SIDE:
+        if type(n) is not int or n % PATCH_STRIDE or not INPUT_SIZE <= n <= MAX_SIDE:
             raise ConfigError(f"input size {content['tiled_input_size']!r}")
     alignment = Alignment(**content["alignment"]) if "alignment" in content else None
     levels = content.get("levels")
