@@ -13,7 +13,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -24,6 +26,7 @@ import pytest
 import efficientad
 from efficientad.cli.main import main
 from efficientad.demo_parts import demo
+from efficientad.station.config import StationConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
@@ -32,6 +35,8 @@ TUTORIAL = REPOSITORY / "docs" / "tutorial" / "own_images.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 FROM_NOTHING = (README, TUTORIAL)
 N_STEPS = 2
+LANGUAGES = {"bash", "python", "c", "toml", "nginx", "text"}
+SETTINGS = {field.name for field in fields(StationConfig)}
 
 
 def smaller(given: list[str]) -> list[str]:
@@ -46,6 +51,7 @@ MAIN = f"""
 import sys
 from efficientad.cli.main import main
 from efficientad.demo_parts import demo
+from efficientad.station.config import StationConfig
 
 {inspect.getsource(smaller)}
 demo._N_TRAIN, demo._N_TEST_GOOD, demo._N_PER_DEFECT = 12, 2, 1
@@ -204,7 +210,9 @@ def test_every_block_runs_or_says_why_not(page):
 
     assert 2 * len(blocks_of(text)) == len(re.findall("^```", text, re.MULTILINE))
     for block in blocks_of(text):
-        assert block.language in {"bash", "python", "c", "text"}, block.line
+        assert block.language in LANGUAGES, block.line
+        if block.language == "toml":
+            assert tomllib.loads(block.text).keys() <= SETTINGS, block.line
         if block.language == "text":
             assert not re.search(f"^{command}", block.text, re.MULTILINE), block.line
     assert not re.search(f"^ {{4}}{command}", text, re.MULTILINE)
