@@ -199,8 +199,8 @@ class StationConfig(_Checked):
     media: str | None = None
     """Bucket such as s3://NAME/PREFIX for images. None: the data folder."""
     replica: str | None = None
-    """Name of this process among those that share a database. None: that of the
-    station."""
+    """Text that stands for this process among those that share a database. None: the
+    name of the station."""
     name: str = "station"
     """Text that stands for the station in topics and payloads."""
     host: str = "127.0.0.1"
@@ -246,7 +246,7 @@ class StationConfig(_Checked):
 
     @property
     def replica_name(self) -> str:
-        """Name of this process, which each of its inspections keeps."""
+        """Text that stands for this process and is kept with its inspections."""
         return self.replica or self.name
 
     @property

@@ -126,7 +126,7 @@ class Lineup:
             pause = _FOLLOW_SECONDS if self._follow() else _FAILED_SECONDS
 
     def _follow(self) -> bool:
-        """Take over what another replica has activated; return whether it can be."""
+        """Open what another replica has activated, and return whether that works."""
         try:
             with self._one_at_a_time:
                 for row in self._store.database.read(registry.active_ones):

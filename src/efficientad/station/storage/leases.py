@@ -24,7 +24,7 @@ def holder_of(connection: Connection, name: str) -> str | None:
 
 
 def take(connection: Connection, name: str, replica: str) -> bool:
-    """Take or renew a lease, and return whether the replica has it."""
+    """Acquire or renew a lease, and return whether the replica has it."""
     if holder_of(connection, name) not in {None, replica}:
         return False
     until = _now(connection) + _DURATION

@@ -18,7 +18,7 @@ class Store(NamedTuple):
     writer: Writer
     media: MediaStore
     replica: str
-    """Name of this process among those that share the database."""
+    """Text that stands for this process among those that share the database."""
 
     def holds(self, lease: str) -> bool:
         """Return whether this replica has a lease, which it takes if nobody has it.
