@@ -20,7 +20,6 @@ LOCK_SECONDS: Final = 0.5
 """Time that a commit waits for an SQLite file that another program has locked."""
 
 _N_READERS: Final = 4
-_MORE_READERS: Final = {"sqlite": 60, "postgresql": 12}
 _POSTGRESQL: Final = "postgresql+psycopg"
 # The server notices within seconds that a station's computer is gone.
 _SESSION: Final = {
@@ -91,7 +90,11 @@ def sqlite(path: Path) -> Dialect:
             begin=("BEGIN IMMEDIATE",),
         ),
         reading=Access(
-            options={"connect_args": driver, **_pool("sqlite")},
+            options={
+                "connect_args": driver,
+                "pool_size": _N_READERS,
+                "max_overflow": 60,
+            },
             connected=("PRAGMA query_only=ON", "PRAGMA wal_autocheckpoint=0", keys),
             begin=("BEGIN",),
         ),
@@ -152,7 +155,8 @@ def postgresql(address: str, replica: str, *, has_peers: bool) -> Dialect:
             options={
                 "connect_args": driver | {"options": _options(given, _READING)},
                 "pool_pre_ping": True,
-                **_pool("postgresql"),
+                "pool_size": _N_READERS,
+                "max_overflow": 12,
             }
         ),
         version="SELECT obj_description(to_regclass('inspections'), 'pg_class')",
@@ -164,10 +168,6 @@ def postgresql(address: str, replica: str, *, has_peers: bool) -> Dialect:
             ON audit EXECUTE FUNCTION refuse_change()""",
         ),
     )
-
-
-def _pool(name: str) -> dict[str, Any]:
-    return {"pool_size": _N_READERS, "max_overflow": _MORE_READERS[name]}
 
 
 def _options(given: str, settings: dict[str, str]) -> str:

@@ -43,8 +43,8 @@ class Files(Protocol):
     def paths(self, place: str) -> tuple[Path, ...]:
         """Return the paths of a place on this computer, if it is there."""
 
-    def fetch(self, place: str, copy: Path) -> None:
-        """Copy a file that is not on this computer, if it exists."""
+    def get(self, place: str, copy: Path) -> Path:
+        """Return the path of a file, which is the copy's if it had to be fetched."""
 
     def exists(self, place: str) -> bool:
         """Return whether there is a file."""
@@ -100,11 +100,8 @@ class MediaStore:
             UnavailableError: If it cannot be fetched.
         """
         copy = self.incoming(new_id()).with_suffix(Path(place).suffix)
-        (path,) = self._files.paths(place) or (copy,)
         try:
-            if path == copy:
-                self._fetch(place, copy)
-            yield path
+            yield self._get(place, copy)
         finally:
             copy.unlink(missing_ok=True)
 
@@ -119,11 +116,9 @@ class MediaStore:
     def obtain(self, path: Path) -> None:
         """Fetch a model file that another replica has added."""
         if self.is_shared and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            copy = self.incoming(new_id())
-            self._fetch(f"{_MODELS}/{path.name}", copy)
+            copy = self._get(f"{_MODELS}/{path.name}", self.incoming(new_id()))
             if copy.exists():
-                copy.rename(path)
+                LocalFiles(path.parent).keep(copy, path.name)
 
     def keep(self, part: Path, place: str) -> None:
         """Bring an image that has come to its place, so that it stays there.
@@ -185,9 +180,9 @@ class MediaStore:
         """Return whether an image without row is of an earlier process."""
         return self._files.begun_at(place) < self.opened_at
 
-    def _fetch(self, place: str, copy: Path) -> None:
+    def _get(self, place: str, copy: Path) -> Path:
         try:
-            self._files.fetch(place, copy)
+            return self._files.get(place, copy)
         except OSError as error:
             raise UnavailableError(
                 f"a file cannot be read ({error.strerror or error})"
@@ -218,8 +213,10 @@ class LocalFiles:
         """Return the path of a place."""
         return (self._folder / place,)
 
-    def fetch(self, place: str, copy: Path) -> None:
-        """Do nothing: all files are here."""
+    def get(self, place: str, copy: Path) -> Path:
+        """Return the path of a place; nothing has to be fetched."""
+        del copy
+        return self._folder / place
 
     def exists(self, place: str) -> bool:
         """Return whether there is a file."""

@@ -51,14 +51,15 @@ class ObjectFiles:
         del place
         return ()
 
-    def fetch(self, place: str, copy: Path) -> None:
-        """Download a file, if it exists."""
+    def get(self, place: str, copy: Path) -> Path:
+        """Download a file, if it exists, and return the path of the copy."""
         with _as_os_errors():
             try:
                 content = self._system.cat_file(self._object(place))
             except FileNotFoundError:
-                return
+                return copy
         copy.write_bytes(content)
+        return copy
 
     def exists(self, place: str) -> bool:
         """Return whether there is a file."""
