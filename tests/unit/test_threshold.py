@@ -261,6 +261,24 @@ def test_a_region_of_any_file_gives_images_of_another_aspect_one_sentence(
         efficientad.load(model).predict(photograph(60, 60))
 
 
+def test_other_normal_images_need_the_aspect_of_the_region(
+    model, normal, photograph, tmp_path
+):
+    folder, region = normal
+    threshold(model, images=folder, rule=RuleOptions(region=region))
+    before, square = model.read_bytes(), tmp_path / "square"
+    square.mkdir()
+    Image.fromarray(photograph(60, 60)).save(square / "0.png")
+
+    problem = r"1\.5 times their height, got one of 60 x 60"
+    with pytest.raises(ImageError, match=problem):
+        threshold(model, images=square)
+    assert model.read_bytes() == before
+    if model.suffix == ".ead":
+        with pytest.raises(ImageError, match=problem):
+            efficientad.calibrate(efficientad.load(model), square)
+
+
 def test_a_least_area_lowers_the_scores(model, normal):
     folder, _ = normal
     before = threshold(model, images=folder)

@@ -48,6 +48,7 @@ def calibrate(
         DatasetError: If there are no images, or if some were trained on.
         ConfigError: If the predictor runs an export, whose graph holds its own scales,
             or the threshold is no decision.
+        ImageError: If an image has another aspect than the region of interest.
     """
     require_order(false_alarm_budget, unsure_budget)
     if predictor.weights is None:
@@ -60,6 +61,9 @@ def calibrate(
     normal = without_duplicates(read_normal_images(images, predictor.preparation))
     trained_on = predictor.provenance.get("training_images", {})
     require_disjoint(normal.hash_of_name, trained_on)
+    decided_by = rule_of(rule, normal.sizes) if rule else predictor.calibration.rule
+    for size in normal.sizes:
+        decided_by.require_aspect(*size)
     recipe = predictor.provenance.get("recipe", {})
     recipe = {**recipe, **(recipe.get("quick") or {})}  # earlier files: a part apart
     calibration = fit_calibration(
@@ -69,7 +73,7 @@ def calibrate(
         divides_by_level=recipe.get("divides_by_level", False),
         places={k: scale.places for k, scale in predictor.calibration.scales.items()},
         names=normal.names,
-        rule=rule_of(rule, normal.sizes) if rule else predictor.calibration.rule,
+        rule=decided_by,
         alignment=predictor.preparation.alignment,
     )
     calibration = replace(

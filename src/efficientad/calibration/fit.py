@@ -116,6 +116,7 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
 
 def with_normal_scores(
     calibration: Calibration,
+    own: NDArray[np.float32],
     engine: Engine,
     pixels: Pixels,
     alignment: Alignment | None = None,
@@ -123,13 +124,14 @@ def with_normal_scores(
     """Return a calibration with the scores of other normal images; its scales stay.
 
     Their scores after changes replace those of a second session, if it has any.
-    Arguments are those of `fit_calibration`.
+
+    Args:
+        calibration: Calibration of the engine, with the rule of the scores.
+        own: Scores of the images as they are, (n,).
+        engine: Engine of a trained detector.
+        pixels: The images, (n, height, width, 3), RGB.
+        alignment: Reference that changed images are aligned with.
     """
-    n = len(pixels)
-    # One by one, as `predict` does: the last bits depend on the batch.
-    images = with_progress((pixels[i : i + 1] for i in range(n)), n, "scoring")
-    rule = calibration.rule
-    own = np.concatenate([scores(calibration, run(engine, i, rule)) for i in images])
     found = replace(
         calibration,
         normal_scores=tuple(sorted(own.tolist())),
@@ -139,7 +141,7 @@ def with_normal_scores(
     if not calibration.second_session:
         return found
     changed = SecondSession(pixels, alignment)
-    session = outputs(engine, changed, rule, "second session")
+    session = outputs(engine, changed, calibration.rule, "second session")
     derived = replace(found, given_threshold=None)
     by_kind = _session_scores(derived, own, changed, session)
     return replace(found, second_session=by_kind)

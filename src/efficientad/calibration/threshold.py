@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+
 from efficientad.calibration.fit import with_normal_scores
 from efficientad.calibration.normal_images import read_normal_images, without_duplicates
 from efficientad.calibration.rule_files import rule_of
@@ -24,6 +26,7 @@ from efficientad.inspection.opening import (
 from efficientad.inspection.predictor import Predictor
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import Metadata
+from efficientad.progress import tracked
 from efficientad.settings import Budget, Range, checks_arguments
 from efficientad.storage import require_writable
 
@@ -135,5 +138,11 @@ def _recalibrated(
             calibration = replace(calibration, terms={})
     # The engine of an export of format 2 scales its grids itself.
     scaled = replace(calibration, scales=predictor.calibration.scales)
-    found = with_normal_scores(scaled, predictor.engine, normal.pixels, read.alignment)
+    predictor = replace(predictor, calibration=scaled)
+    # As any image is predicted, with all that is checked there.
+    different = tracked(normal.names, len(normal), "scoring")
+    own = np.array([predictor.predict(n).image_score for n in different], np.float32)
+    found = with_normal_scores(
+        scaled, own, predictor.engine, normal.pixels, read.alignment
+    )
     return replace(found, scales=calibration.scales), normal.hash_of_name
