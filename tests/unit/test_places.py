@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from efficientad.errors import ConfigError
-from efficientad.images.png_text import png_text
+from efficientad.images.encoding import png_text
 from efficientad.method.maps import MapScale, normalize_map
 from efficientad.method.places import levels_of_places, place_levels
 

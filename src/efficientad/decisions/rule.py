@@ -20,7 +20,7 @@ from PIL import Image
 
 from efficientad.errors import ConfigError, ImageError
 from efficientad.images.components import components
-from efficientad.images.png_text import pixels_of_text, png_text
+from efficientad.images.encoding import pixels_of_text, png_text
 from efficientad.images.pose import Pose
 from efficientad.images.rgb import Mask
 from efficientad.method.maps import Grids, image_scores

@@ -6,7 +6,6 @@ facts on the model. Every value is escaped. Without scripts everything is shown,
 nothing can be sorted or enlarged.
 """
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,6 +20,7 @@ from efficientad.errors import needs_extra
 from efficientad.evaluation.report_pictures import Picture, thumbnail
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.score_chart import score_chart
+from efficientad.images.encoding import data_uri
 from efficientad.images.heatmaps import overlay_layer
 from efficientad.storage import write_atomically
 
@@ -104,7 +104,6 @@ def _page(report: Report) -> str:
         key=lambda index: -report.pictures[index].image_score,
     )
     values = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    colors = base64.b64encode(overlay_layer(values, low=0, high=1)).decode("ascii")
     template = environment().get_template("report.html.j2")
     return template.render(
         report=report,
@@ -127,7 +126,7 @@ def _page(report: Report) -> str:
         highest_normal=highest_normal[:_N_HIGHEST],
         thumbnail=thumbnail,
         types=[name for name, each in scored.items() if each],
-        scale=f"data:image/png;base64,{colors}",
+        scale=data_uri(overlay_layer(values, low=0, high=1)),
     )
 
 

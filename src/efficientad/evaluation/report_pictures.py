@@ -16,6 +16,7 @@ from PIL import Image
 
 from efficientad.datasets import NORMAL
 from efficientad.decisions.decision import Decision
+from efficientad.images.encoding import data_uri, encoded
 from efficientad.images.heatmaps import (
     MASK_COLOR,
     THRESHOLD_COLOR,
@@ -105,7 +106,7 @@ def picture_of(
     rows, columns = _fitted(image, min(2 * finest, _LAYER_SIDE))
     grids = {COMBINED: prediction.combined_grid, **prediction.grids}
     layers = {
-        key: _uri(overlay_layer(drawn, low=low, high=high))
+        key: data_uri(overlay_layer(drawn, low=low, high=high))
         for key, grid in grids.items()
         for drawn in [drawn_map(grid, rows, columns, prediction.pose)]
     }
@@ -186,9 +187,7 @@ def _lines(
         return ""
     layer = Image.fromarray(lines).convert("P")
     layer.putpalette([0, 0, 0, *(value for color in masks for value in color)])
-    stream = io.BytesIO()
-    layer.save(stream, "PNG", transparency=0, optimize=True, bits=2)
-    return _uri(stream.getvalue())
+    return data_uri(encoded(layer, transparency=0, optimize=True, bits=2))
 
 
 def _at_most(image: RGBImage, longest: int) -> RGBImage:
@@ -207,10 +206,6 @@ def _fitted(image: RGBImage, longest: int) -> tuple[int, int]:
 
 
 def _jpeg(image: NDArray[np.uint8]) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=_QUALITY, optimize=True)
-    return _uri(stream.getvalue(), "jpeg")
-
-
-def _uri(content: bytes, kind: str = "png") -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    picture = Image.fromarray(image)
+    content = encoded(picture, "JPEG", quality=_QUALITY, optimize=True)
+    return data_uri(content, "jpeg")

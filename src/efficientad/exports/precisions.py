@@ -27,14 +27,14 @@ def with_16_bit_weights(model: ModelProto, *, has_bfloat16: bool) -> ModelProto:
     graph = Nodes("stored_")
     for tensor in model.graph.initializer:
         if tensor.name in kernels:
-            rounded = rounded_kernels(numpy_helper.to_array(tensor), dtype)
+            rounded = with_kept_sums(numpy_helper.to_array(tensor), dtype)
             stored = graph.constant(rounded, dtype)
             graph.op("Cast", stored, name=tensor.name, to=TensorProto.FLOAT)
     graph.nodes += model.graph.node
     return graph.in_place_of(model)
 
 
-def rounded_kernels(kernels: Kernels, dtype: np.dtype[Any]) -> Kernels:
+def with_kept_sums(kernels: Kernels, dtype: np.dtype[Any]) -> Kernels:
     """Round weights so that the sum of each two-dimensional kernel stays.
 
     From the largest weight to the smallest, which is rounded finest, each weight takes

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from efficientad.errors import ConfigError, ImageError
-from efficientad.images.png_text import pixels_of_text, png_text
+from efficientad.images.encoding import pixels_of_text, png_text
 from efficientad.images.pose import Pose
 from efficientad.images.rgb import RGBImage, resize_image
 from efficientad.settings import Range, check_fields

@@ -6,7 +6,6 @@ normal. The colors are those of "inferno": lighter is more anomalous, also in gr
 and for color-blind eyes.
 """
 
-import io
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from efficientad.images.encoding import encoded
 from efficientad.images.rgb import Mask, RGBImage, resize_image
 
 AnomalyMap = NDArray[np.float32]
@@ -126,9 +126,7 @@ def overlay_layer(anomaly_map: AnomalyMap, *, low: float, high: float) -> bytes:
     """Return a PNG file of what `overlay` lays over an image, partly transparent."""
     layer = Image.fromarray(_levels(anomaly_map, low, high)).convert("P")
     layer.putpalette(_OVERLAY_COLORS.tobytes())
-    stream = io.BytesIO()
-    layer.save(stream, "PNG", transparency=_OPACITY.tobytes(), optimize=True)
-    return stream.getvalue()
+    return encoded(layer, transparency=_OPACITY.tobytes(), optimize=True)
 
 
 def outline(image: RGBImage, mask: Mask, color: Color = MASK_COLOR) -> RGBImage:

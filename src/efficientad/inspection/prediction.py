@@ -5,13 +5,11 @@ memory. It remembers the file it was made of, and is drawn on that file, or on a
 that it is given.
 """
 
-import base64
 import html
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -22,6 +20,7 @@ from PIL import Image
 from efficientad.decisions.decision import Decision
 from efficientad.decisions.rule import ANYWHERE, Region, Rule
 from efficientad.errors import ConfigError, ImageError, MissingDependencyError
+from efficientad.images.encoding import data_uri, encoded
 from efficientad.images.heatmaps import write_caption
 from efficientad.images.levels import Levels
 from efficientad.images.pose import Pose
@@ -311,15 +310,11 @@ class Prediction:
             with suppress(ImageError):  # moved or removed since
                 found = read_image(self.path, levels=self.levels)
                 image = found if found.shape[:2] == size else image
-        file = BytesIO()
-        Image.fromarray(prediction_panel(image, self)).save(file, "PNG")
-        return file.getvalue()
+        return encoded(Image.fromarray(prediction_panel(image, self)))
 
     def _repr_html_(self) -> str:
-        data = base64.b64encode(self._repr_png_()).decode()
-        return (
-            f'<p>{html.escape(str(self))}</p><img src="data:image/png;base64,{data}">'
-        )
+        picture = data_uri(self._repr_png_())
+        return f'<p>{html.escape(str(self))}</p><img src="{picture}">'
 
 
 class Predictions(list[Prediction]):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from efficientad.images.png_text import pixels_of_text, png_text
+from efficientad.images.encoding import pixels_of_text, png_text
 from efficientad.method.sizes import GRID_SIZE
 
 _SIZE: Final = (GRID_SIZE, GRID_SIZE)

@@ -6,7 +6,6 @@ and rule are those that the station has activated, whatever version is asked for
 
 import base64
 from collections.abc import Callable, Coroutine
-from io import BytesIO
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from efficientad.errors import EfficientADError
+from efficientad.images.encoding import encoded
 from efficientad.station.http.inspections import inspected
 from efficientad.station.http.problems import problem_of
 from efficientad.station.http.schemas import IMAGE_BODY, Line, Name
@@ -176,6 +176,4 @@ def _confidence(row: queries.Row) -> float:
 
 def _drawn(mask: Any) -> bytes:
     colors = np.array([*map(ImageColor.getrgb, (_BACKGROUND, _ANOMALY))], np.uint8)
-    file = BytesIO()
-    Image.fromarray(colors[mask.astype(np.intp)]).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.fromarray(colors[mask.astype(np.intp)]))

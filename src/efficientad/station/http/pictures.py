@@ -9,6 +9,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from efficientad.images.encoding import encoded
 from efficientad.images.heatmaps import color_scale, overlay_layer
 from efficientad.images.levels import Levels
 from efficientad.images.rgb import ColorOrder, read_image
@@ -23,9 +24,7 @@ def preview(path: Path, color: ColorOrder, levels: Levels | None) -> bytes:
     """Return an image as a JPEG, upright, and of 1280 pixels a side at most."""
     picture = Image.fromarray(read_image(path, color, levels))
     picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), reducing_gap=2.0)
-    file = BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return file.getvalue()
+    return encoded(picture, "JPEG", quality=85)
 
 
 def heatmap(

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Queue
@@ -25,6 +24,7 @@ from PIL import Image
 from efficientad.errors import EfficientADError, ImageError
 from efficientad.images.appearance import appearance
 from efficientad.images.decoding import opened_picture
+from efficientad.images.encoding import encoded
 from efficientad.images.levels import Levels
 from efficientad.images.rgb import INPUT_SIZE, ColorOrder, RGBImage, read_image
 from efficientad.inspection.prediction import Prediction
@@ -182,9 +182,8 @@ def _decoded(job: Job, levels: Levels | None) -> tuple[RGBImage, dict[str, Any]]
     height, width = image.shape[:2]
     small = Image.fromarray(image)
     small.thumbnail(_THUMBNAIL, reducing_gap=2.0)
-    file = BytesIO()
-    small.save(file, "JPEG", quality=80)
-    facts = {"height": height, "width": width, "thumbnail": file.getvalue()}
+    thumbnail = encoded(small, "JPEG", quality=80)
+    facts = {"height": height, "width": width, "thumbnail": thumbnail}
     # A long line of pixels has no neighbors in its thumbnail.
     seen = appearance(np.asarray(small)) if min(small.size) > 1 else {}
     facts |= {name: seen.get(name, 0.0) for name in _APPEARANCE}
