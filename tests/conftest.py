@@ -57,15 +57,37 @@ def handled_interrupt():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def short_second_session():
-    """Three changes in place of fourteen, each of one image, for all calibrations."""
-    from efficientad.calibration import second_session
+def few_images_after_training():
+    """For the axes, the composition and the second session, which take most time."""
+    from efficientad.calibration import composition, second_session
     from efficientad.images.changes import SESSION
+    from efficientad.training import principal_axes
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(principal_axes, "_N_IMAGES", 2)
+        patch.setattr(composition, "_MAX_CHANGES", 1)
         patch.setattr(second_session, "SESSION", SESSION[:3])
         patch.setattr(second_session, "_N_IMAGES", 1)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_image_compared():
+    """Exports are compared on noise alone; `every_artificial_image` undoes that."""
+    from efficientad.exports import comparison
+
+    every = comparison.artificial_images
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "artificial_images", lambda: every()[3:4])
+        yield every
+
+
+@pytest.fixture
+def every_artificial_image(one_image_compared, monkeypatch):
+    """Exports are compared on all artificial images, as in use."""
+    from efficientad.exports import comparison
+
+    monkeypatch.setattr(comparison, "artificial_images", one_image_compared)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +150,7 @@ def joined():
     scales = dict.fromkeys(("local", "global"), MapScale(0.5, 2.0))
     untrained = Calibration(scales, (0.1, 0.2), 0.01)
 
-    def made(detector, calibration=untrained, engine="pytorch", provenance=None):
+    def made(detector, calibration=untrained, engine="auto", provenance=None):
         return Predictor(
             engine=detector_engine(detector, engine),
             calibration=calibration,
@@ -163,10 +185,10 @@ def predictor(make_detector, calibrated):
 
 @pytest.fixture(scope="session")
 def calibrated(photograph, joined):
-    """Join an untrained detector with scales as a trained one's; PyTorch runs it."""
+    """Join an untrained detector with scales as a trained one's."""
     from efficientad.decisions.decision import Calibration
-    from efficientad.engines.pytorch import PyTorchEngine
     from efficientad.images.rgb import INPUT_SIZE
+    from efficientad.inspection.opening import detector_engine
     from efficientad.method.maps import MapScale, map_levels
 
     pixels = photograph(INPUT_SIZE, INPUT_SIZE)[np.newaxis]
@@ -178,7 +200,7 @@ def calibrated(photograph, joined):
         return MapScale(low, high, least_level=0.9 * level, greatest_level=1.1 * level)
 
     def with_calibration(detector):
-        raw = PyTorchEngine(detector).run(pixels).grids
+        raw = detector_engine(detector).run(pixels).grids
         scales = {name: scale(grids) for name, grids in raw.items()}
         return joined(detector, Calibration(scales, (0.1, 0.15, 0.2), 0.3))
 

@@ -50,9 +50,9 @@ def make_predictor(make_detector, joined):
     return made
 
 
-def assert_same_as_predictor(engine, predictor, rng, n=2):
+def assert_same_as_predictor(engine, predictor, rng):
     check_engine(engine)
-    pixels = rng.integers(0, 256, (n, 256, 256, 3), np.uint8)
+    pixels = rng.integers(0, 256, (1, 256, 256, 3), np.uint8)
     found, expected = engine.run(pixels).grids, predictor.engine.run(pixels).grids
 
     assert set(found) == set(expected)
@@ -91,15 +91,17 @@ def test_it_scores_by_the_maps_of_a_detector_with_a_composition(
     assert found.image_score == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_anomalib")
 def test_so_they_are_of_the_medium_size(make_predictor, rng):
     predictor = make_predictor(size="medium", n_local=24, n_global=24)
 
     engine = open_with_weights(predictor, PYTHON)
 
-    assert_same_as_predictor(engine, predictor, rng, n=1)
+    assert_same_as_predictor(engine, predictor, rng)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_PYTHON.is_file(), reason="`make peers` was not run here")
 @pytest.mark.parametrize("size", ["small", "medium"])
 def test_so_are_those_of_anomalib_itself(make_predictor, rng, size):

@@ -102,6 +102,7 @@ def test_killed_workers_change_nothing(address, model, images, plain_rows, tmp_p
     assert failures == []
 
 
+@pytest.mark.slow
 def test_after_a_killed_driver_finished_parts_are_not_done_again(
     address, model, images, plain_rows, tmp_path
 ):

@@ -50,6 +50,7 @@ def test_the_gradient_of_one_descriptor_ends_after_33_pixels(teacher):
     assert box_of(spread) == (5, 5)
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn_and_recorded(teacher, resnet18, tmp_path, capsys):
     arguments = [
         *("--source", str(resnet18), "--teacher", str(teacher)),

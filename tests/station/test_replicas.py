@@ -229,7 +229,7 @@ def test_without_its_database_a_station_answers_503_and_loses_nothing(
         assert client.get("/api/v1/audit/verify").json()["fault"] is None
 
 
-@pytest.mark.parametrize("n_kills", [5, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_what_was_answered_survives_kills_exactly_once(tmp_path, database, n_kills):
     port, pauses = free_port(), cycle((0.0, 0.3, 0.1))
     command = command_in(tmp_path, port, f'database = "{database}"')

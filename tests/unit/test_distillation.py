@@ -768,7 +768,9 @@ def test_a_checkpoint_of_other_types_or_shapes_is_refused(
         distillation.distill(images, replace(short, resume=True), output=interrupted)
 
 
-@pytest.mark.parametrize("preset", ["quick", "paper"])
+@pytest.mark.parametrize(
+    "preset", ["quick", pytest.param("paper", marks=pytest.mark.slow)]
+)
 def test_bfloat16_is_near_single_precision(images, short, tmp_path, preset):
     settings = replace(
         short, preset=preset, steps=2, checkpoint_every=2, learning_rate=None

@@ -31,8 +31,8 @@ from efficientad.exports.calibration_images import calibration_images, spread
 from efficientad.exports.graph import detector_graph
 from efficientad.exports.graph_nodes import placement
 from efficientad.exports.precisions import (
-    rounded_kernels,
     with_16_bit_weights,
+    with_kept_sums,
 )
 from efficientad.images.rgb import image_hash, resize_image
 from efficientad.model_files import export_metadata as metadata
@@ -80,13 +80,28 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
+@pytest.mark.usefixtures("every_artificial_image")
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_export_gives_the_maps_of_pytorch_on_every_artificial_image(
+    predictor, exports, engine
+):
+    whole = comparison.whole_engine(exports[engine], "fp32", ())
+
+    found = comparison.compared(predictor, whole, [])
+
+    assert found.n_artificial == 5
+    assert found.artificial < 1e-4
+
+
 def test_an_export_is_two_files_for_openvino_and_one_else(exports):
     names = {path.name for path in exports["onnxruntime"].parent.iterdir()}
 
     assert names == {"part.onnx", "part.xml", "part.bin"}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)]
+)
 def test_an_export_has_layers_of_both_networks_once(
     make_detector, calibrated, photograph, tmp_path, precision
 ):
@@ -152,7 +167,7 @@ def test_kernels_in_16_bits_keep_their_sums(kind, unit, rng):
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     kernels = rng.normal(size=(8, 5, 4, 4)).astype(np.float32)
 
-    found = rounded_kernels(kernels, dtype).astype(np.float64)
+    found = with_kept_sums(kernels, dtype).astype(np.float64)
 
     assert np.array_equal(found.astype(dtype).astype(np.float64), found)
     assert np.abs(found - kernels).max() < 2 * unit * np.abs(kernels).max()
@@ -237,8 +252,6 @@ def evaluations(monkeypatch):
             return Faked(points if is_export else 0.0, pixel_metrics)
 
         monkeypatch.setattr(comparison, "evaluate", evaluate)
-        # The comparison with PyTorch has tests of its own.
-        monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
 
     return lose
 
@@ -302,10 +315,7 @@ def test_a_name_that_no_engine_can_open_is_found_out_first(predictor, tmp_path):
 
 
 @pytest.mark.parametrize("suffixes", [[".onnx"], [".xml", ".bin"]])
-def test_links_stay_and_the_files_they_name_are_replaced(
-    predictor, tmp_path, monkeypatch, suffixes
-):
-    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+def test_links_stay_and_the_files_they_name_are_replaced(predictor, tmp_path, suffixes):
     (tmp_path / "v3").mkdir()
     links = [tmp_path / f"current{suffix}" for suffix in suffixes]
     for link in links:
@@ -322,10 +332,7 @@ def test_links_stay_and_the_files_they_name_are_replaced(
         assert metadata.read(path).size == "small"
 
 
-def test_a_link_to_one_file_of_two_does_not_part_them(
-    predictor, tmp_path, monkeypatch, exports
-):
-    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
+def test_a_link_to_one_file_of_two_does_not_part_them(predictor, tmp_path, exports):
     (tmp_path / "v3").mkdir()
     for suffix in (".xml", ".bin"):
         kept = exports["openvino"].with_suffix(suffix)
@@ -409,7 +416,6 @@ def test_grids_that_are_not_those_of_the_raw_grids_are_refused(
         return model
 
     monkeypatch.setattr(graph_module, "detector_graph", wrong)
-    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
 
     with pytest.raises(ExportMismatchError, match="local_grid must follow from its"):
         efficientad.export(predictor, tmp_path / "part.onnx")
@@ -442,7 +448,6 @@ def test_of_two_files_none_is_replaced_alone(predictor, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return moved(path, place)
 
-    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     monkeypatch.setattr(Path, "replace", fails_for_the_graph)
     with pytest.raises(StorageError, match="No space left"):
         efficientad.export(predictor, target)
@@ -490,9 +495,8 @@ def test_an_export_is_compared_on_the_images_of_the_calibration(
 
 
 def test_without_images_those_of_the_detector_are_compared(
-    remembering, own_images, tmp_path, monkeypatch
+    remembering, own_images, tmp_path
 ):
-    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     sentence = "compared on artificial images only; give --images FOLDER"
 
     report = efficientad.export(remembering, tmp_path / "part.onnx")
@@ -521,19 +525,15 @@ def test_8_bits_are_measured_on_the_images_of_the_detector(
         return model
 
     monkeypatch.setattr("efficientad.exports.quantization.quantized", quantized)
-    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     efficientad.export(remembering, tmp_path / "a.onnx", precision="int8")
 
     expected = resize_image(own_images["validation_images"][1], 256, 256)
     assert np.array_equal(measured, [expected])
 
 
-def test_an_image_larger_than_a_graph_takes_is_compared_made_small(
-    predictor, exports, monkeypatch
-):
+def test_an_image_larger_than_a_graph_takes_is_compared_made_small(predictor, exports):
     line_scan = np.zeros((8, MAX_SIDE + 1, 3), np.uint8)
     line_scan[:, ::7] = 200
-    monkeypatch.setattr(comparison, "artificial_images", lambda: [BLACK])
     engine = comparison.whole_engine(exports["onnxruntime"], "fp32", ())
 
     found = comparison.compared(predictor, engine, [line_scan])

@@ -99,7 +99,9 @@ def images():
     return torch.randn(1, 3, 256, 256)
 
 
-@pytest.mark.parametrize("size", ["small", "medium"])
+@pytest.mark.parametrize(
+    "size", ["small", pytest.param("medium", marks=pytest.mark.slow)]
+)
 def test_along_all_axes_the_maps_are_the_same(size, make_detector, images):
     detector = make_detector(size)
 

@@ -54,7 +54,9 @@ def test_tiles_cover_each_cell_once_and_without_seams(size, rng):
 
 
 @pytest.mark.parametrize("engine", ["pytorch", "native"])
-@pytest.mark.parametrize("network", ["small", "medium"])
+@pytest.mark.parametrize(
+    "network", ["small", pytest.param("medium", marks=pytest.mark.slow)]
+)
 def test_tiled_equals_whole(make_detector, photograph, engine, network):
     detector = make_detector(network)
     image = photograph(320, 516)[np.newaxis]
@@ -135,11 +137,11 @@ def test_a_scale_without_tiles_and_too_long_images_get_one_sentence():
 
 @pytest.fixture(scope="module")
 def tiled(tmp_path_factory, photograph):
-    """A detector of 20 steps on tiles of images of 400 x 600 pixels."""
+    """A detector of 3 steps on tiles of images of 280 x 420 pixels."""
     folder = tmp_path_factory.mktemp("tiled")
     (folder / "good").mkdir()
     for seed in range(10):
-        image = Image.fromarray(photograph(400, 600, seed))
+        image = Image.fromarray(photograph(280, 420, seed))
         image.save(folder / "good" / f"{seed}.png")
     config = efficientad.TrainConfig(preset="quick", steps=3, tile=256, batch_size=2)
     path = folder / "part.ead"
@@ -149,13 +151,13 @@ def tiled(tmp_path_factory, photograph):
 
 def test_a_tiled_detector_predicts_in_the_image_s_own_frame(tiled, photograph):
     predictor = efficientad.load(tiled)
-    assert predictor.preparation.size == (400, 600)
+    assert predictor.preparation.size == (280, 420)
 
-    prediction = predictor.predict(photograph(800, 1200))
+    prediction = predictor.predict(photograph(560, 840))
 
-    assert prediction.grids["local"].shape == grid_shape((400, 600))
+    assert prediction.grids["local"].shape == grid_shape((280, 420))
     assert prediction.grids["global"].shape == (56, 56)
-    assert prediction.anomaly_map.shape == (800, 1200)
+    assert prediction.anomaly_map.shape == (560, 840)
     assert prediction.image_score == prediction.combined_grid.max()
     scales = predictor.calibration.scales
     assert scales["local"].places is not None
@@ -166,7 +168,7 @@ def test_a_tiled_detector_predicts_in_the_image_s_own_frame(tiled, photograph):
 
 def test_every_engine_and_export_gives_the_same_tiled_maps(tiled, photograph, tmp_path):
     predictor = efficientad.load(tiled)
-    image = photograph(400, 600, 3)
+    image = photograph(280, 420, 3)
     expected = predictor.predict(image)
     for suffix in (".onnx", ".xml"):
         path = tmp_path / f"part{suffix}"
@@ -180,7 +182,7 @@ def test_every_engine_and_export_gives_the_same_tiled_maps(tiled, photograph, tm
 
 def test_a_tiled_detector_is_calibrated_again(tiled, photograph):
     predictor = efficientad.load(tiled)
-    images = [photograph(400, 600, seed) for seed in range(20, 23)]
+    images = [photograph(280, 420, seed) for seed in range(20, 23)]
 
     again = efficientad.calibrate(predictor, images)
 
@@ -192,7 +194,7 @@ def test_a_tiled_detector_is_calibrated_again(tiled, photograph):
 
 
 def test_training_needs_images_of_one_aspect(photograph):
-    images = [photograph(400, 600, seed) for seed in range(10)]
+    images = [photograph(280, 420, seed) for seed in range(10)]
     config = efficientad.TrainConfig(preset="quick", steps=1, tile=256)
 
     with pytest.raises(ImageError, match="train another detector for it"):
@@ -219,13 +221,13 @@ def test_too_many_large_images_get_one_sentence(monkeypatch, photograph):
     config = efficientad.TrainConfig(preset="quick", steps=1, tile=256)
 
     with pytest.raises(ConfigError, match=r"10 images in tiles need 0\.0 GB"):
-        efficientad.train([photograph(400, 600, seed) for seed in range(10)], config)
+        efficientad.train([photograph(280, 420, seed) for seed in range(10)], config)
 
 
 def test_a_paper_training_draws_tiles(photograph):
-    config = efficientad.TrainConfig(preset="paper", steps=2, tile=256, scale=1.5)
+    config = efficientad.TrainConfig(preset="paper", steps=2, tile=256, scale=1.25)
 
-    predictor = efficientad.train([photograph(400, 600, s) for s in range(10)], config)
+    predictor = efficientad.train([photograph(280, 420, s) for s in range(10)], config)
 
-    assert predictor.preparation.size == (384, 576)
-    assert predictor.predict(photograph(400, 600)).anomaly_map.shape == (400, 600)
+    assert predictor.preparation.size == (320, 480)
+    assert predictor.predict(photograph(280, 420)).anomaly_map.shape == (280, 420)
