@@ -15,11 +15,11 @@ def run(monkeypatch, name, *arguments):
     runpy.run_path(str(EXAMPLES / name))
 
 
-def test_nearest_neighbours_find_what_is_new(tmp_path, monkeypatch, capsys):
+def test_nearest_neighbors_find_what_is_new(tmp_path, monkeypatch, capsys):
     parts = tmp_path / "parts"
     write_category(parts, n_train=8, n_test_good=2, n_per_defect=1, seed=0, size=256)
 
-    run(monkeypatch, "nearest_neighbour.py", parts)
+    run(monkeypatch, "nearest_neighbor.py", parts)
 
     *scores, last = capsys.readouterr().out.splitlines()
     n_images = len(list((parts / "test").rglob("*.png")))
@@ -38,6 +38,6 @@ def test_training_from_arrays(monkeypatch, capsys):
 
 
 def test_no_example_is_left_out():
-    tested = {"nearest_neighbour.py", "train_from_arrays.py"}
+    tested = {"nearest_neighbor.py", "train_from_arrays.py"}
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -52,7 +52,7 @@ def platform() -> str:
 
 
 def drawn_images(n: int, seed: int) -> list[np.ndarray]:
-    """Draw smooth colour gradients with noise, 256 x 256."""
+    """Draw smooth color gradients with noise, 256 x 256."""
     images = []
     for index in range(n):
         coarse = _DEPLOYMENT["uniform"](seed + index, (6, 5, 3))

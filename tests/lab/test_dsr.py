@@ -61,10 +61,10 @@ def test_a_codebook_replaces_by_the_nearest_and_passes_gradients():
 
 def test_a_codebook_follows_the_vectors_of_its_batches():
     torch.manual_seed(0)
-    codebook, centres = Codebook(4), 5 * torch.randn(4, 128)
-    shifted = centres + 0.5
-    codebook.follow(centres.T.reshape(1, 128, 2, 2))
-    torch.testing.assert_close(codebook.entries, centres)
+    codebook, centers = Codebook(4), 5 * torch.randn(4, 128)
+    shifted = centers + 0.5
+    codebook.follow(centers.T.reshape(1, 128, 2, 2))
+    torch.testing.assert_close(codebook.entries, centers)
 
     for _ in range(600):
         codebook.follow(shifted.T.reshape(1, 128, 2, 2))
@@ -74,14 +74,14 @@ def test_a_codebook_follows_the_vectors_of_its_batches():
 
 def test_an_entry_that_replaces_none_goes_to_a_vector_of_the_batch():
     torch.manual_seed(0)
-    codebook, centres = Codebook(3), 5 * torch.randn(4, 128)
-    codebook.follow(centres.T.reshape(1, 128, 2, 2))
+    codebook, centers = Codebook(3), 5 * torch.randn(4, 128)
+    codebook.follow(centers.T.reshape(1, 128, 2, 2))
     codebook.entries[1] = 1000.0
     codebook.counts[1] = 0.05
 
-    codebook.follow(centres.T.reshape(1, 128, 2, 2))
+    codebook.follow(centers.T.reshape(1, 128, 2, 2))
 
-    assert torch.cdist(codebook.entries[1][None], centres).min() < 1e-3
+    assert torch.cdist(codebook.entries[1][None], centers).min() < 1e-3
 
 
 def test_perlin_noise_is_smooth_and_follows_its_generator():

@@ -60,7 +60,7 @@ def test_a_machine_without_cuda_is_told(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", range(3))
-def test_colours_vary_as_in_training(kind, rng):
+def test_colors_vary_as_in_training(kind, rng):
     class Drawn(np.random.Generator):
         def integers(self, *_arguments, **_options):
             return kind

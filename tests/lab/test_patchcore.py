@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def test_vectors_are_pooled_neighbourhoods():
+def test_vectors_are_pooled_neighborhoods():
     """By the authors' order: unfold, enlarge each value, then pool by patch."""
     torch.manual_seed(0)
     fine, coarse = torch.randn(2, 10, 6, 6), torch.randn(2, 24, 3, 3)

@@ -128,8 +128,8 @@ class Bright:
     def run(self, pixels):
         """Compute two maps and the composition."""
         small = pixels[:, ::4, ::4, 0][:, :56, :56].astype(np.float32)
-        centred = small - small.mean((1, 2), keepdims=True)
-        grids = np.square(centred) + 1
+        centered = small - small.mean((1, 2), keepdims=True)
+        grids = np.square(centered) + 1
         distance = self.sensitivity * abs(pixels.mean((1, 2, 3)) - 128) + 1e-3
         values = distance.astype(np.float32)[:, None]
         return EngineOutput(

@@ -68,8 +68,8 @@ def test_the_distance_is_that_of_mahalanobis(normal):
         np.diag(fitted.scale) @ (np.eye(60) - axes.T @ axes) @ np.diag(fitted.scale)
     )
     assert np.linalg.eigvalsh(precision).min() > 0
-    centred = normal - fitted.mean
-    expected = np.sqrt(np.einsum("ni,ij,nj->n", centred, precision, centred))
+    centered = normal - fitted.mean
+    expected = np.sqrt(np.einsum("ni,ij,nj->n", centered, precision, centered))
     np.testing.assert_allclose(fitted.distances(normal), expected, rtol=1e-3)
 
 

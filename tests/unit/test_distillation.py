@@ -586,7 +586,7 @@ def test_a_window_and_its_features_are_at_one_place(positions):
     corners = np.random.default_rng(0).integers(0, 6, (2, 2))
     torch.testing.assert_close(rows[:, 0], torch.tensor(4.0 * corners[:, 0]).float())
     torch.testing.assert_close(columns[:, 0], torch.tensor(4.0 * corners[:, 1]).float())
-    # The patch of the window's first cell is centred at 16 pixels in; a cell of the
+    # The patch of the window's first cell is centered at 16 pixels in; a cell of the
     # padded grid lies at every fourth pixel from the edge.
     torch.testing.assert_close(4 * targets[:, 0, :, 0], rows[:, 16:-16:4])
     torch.testing.assert_close(4 * targets[:, 1, 0, :], columns[:, 16:-16:4])

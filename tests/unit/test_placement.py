@@ -25,8 +25,8 @@ def test_placement_is_an_average_of_cells(n_pixels):
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
 
 
-def test_each_cell_is_drawn_at_the_centre_of_its_patch():
-    """The centre comes from the network itself: the rows with a gradient."""
+def test_each_cell_is_drawn_at_the_center_of_its_patch():
+    """The center comes from the network itself: the rows with a gradient."""
     torch.manual_seed(0)
     network = PatchDescriptionNetwork("small").double()
     cell = 7
@@ -35,14 +35,14 @@ def test_each_cell_is_drawn_at_the_centre_of_its_patch():
     network(image)[0, :, cell, cell].sum().backward()
     assert image.grad is not None
     rows = torch.nonzero(image.grad[0].abs().sum((0, 2))).ravel()
-    centre = int(rows.float().mean())
+    center = int(rows.float().mean())
 
     grid = np.zeros((GRID_SIZE, GRID_SIZE), np.float32)
     grid[cell, cell] = 1
     placed = place_map(grid, 256, 256)
 
-    assert np.unravel_index(placed.argmax(), placed.shape) == (centre, centre)
-    assert placed[centre, centre] == 1
+    assert np.unravel_index(placed.argmax(), placed.shape) == (center, center)
+    assert placed[center, center] == 1
 
 
 def test_border_cells_are_extended_outwards():
@@ -54,7 +54,7 @@ def test_border_cells_are_extended_outwards():
     np.testing.assert_allclose(placed[-19:], GRID_SIZE, rtol=1e-6)
 
 
-def test_pictures_fade_from_the_outer_centres_to_the_border():
+def test_pictures_fade_from_the_outer_centers_to_the_border():
     fade = border_fade(256, 256)
 
     assert fade.shape == (256, 256)
@@ -65,7 +65,7 @@ def test_pictures_fade_from_the_outer_centres_to_the_border():
     assert border_fade(10, 2000).shape == (10, 2000)
 
 
-def test_a_ramp_stays_a_ramp_between_the_outer_centres():
+def test_a_ramp_stays_a_ramp_between_the_outer_centers():
     grid = np.repeat(np.arange(GRID_SIZE, dtype=np.float32)[:, None], GRID_SIZE, 1)
 
     placed = place_map(grid, 256, 256)
@@ -91,7 +91,7 @@ def test_a_map_of_twice_the_size_agrees_where_pixels_coincide():
 
     small, large = place_map(grid, 256, 256), place_map(grid, 512, 512)
 
-    # Away from cell centres the map is linear across each pixel pair.
+    # Away from cell centers the map is linear across each pixel pair.
     halves = (large[::2] + large[1::2]) / 2
     halves = (halves[:, ::2] + halves[:, 1::2]) / 2
     between = np.arange(17, 236, 4)

@@ -77,8 +77,8 @@ def test_a_projected_network_gives_the_projected_descriptors(size):
     narrow = PatchDescriptionNetwork(size, 16, n_hidden=384)
     reduced = project(network, narrow, matrix, mean)
 
-    centred = network(image) - mean.view(1, -1, 1, 1)
-    expected = torch.einsum("ac,bchw->bahw", matrix, centred)
+    centered = network(image) - mean.view(1, -1, 1, 1)
+    expected = torch.einsum("ac,bchw->bahw", matrix, centered)
     torch.testing.assert_close(reduced(image), expected, rtol=1e-3, atol=1e-4)
 
 

@@ -649,8 +649,8 @@ def test_pca_whitens_the_strongest_components():
     features.fit(iter(batches))
 
     vectors = sampled_vectors(network, batches).double().numpy()
-    centred = vectors - vectors.mean(axis=0)
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    centered = vectors - vectors.mean(axis=0)
+    _, singular, directions = np.linalg.svd(centered, full_matrices=False)
     expected = directions[:5] / singular[:5, None] * len(vectors) ** 0.5
     matrix = matrix_of(features).numpy()
     signs = np.sign((matrix * expected).sum(axis=1, keepdims=True))

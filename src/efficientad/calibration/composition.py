@@ -107,10 +107,10 @@ def fit_composition(
     fold = np.random.default_rng(0).permutation(len(cells)) % _N_FOLDS
     for index in range(_N_FOLDS):
         inside = fold != index
-        centre = normal[inside].mean(0)
-        axes, factor = _axes(normal[inside] - centre, changes[inside[origins]])
+        center = normal[inside].mean(0)
+        axes, factor = _axes(normal[inside] - center, changes[inside[origins]])
         part = Composition(
-            centre.astype(np.float32),
+            center.astype(np.float32),
             np.full(len(mean), factor, np.float32),
             axes.astype(np.float32),
         )

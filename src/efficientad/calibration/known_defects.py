@@ -61,6 +61,6 @@ def _of(n_found: int, n: int) -> str:
 def wilson_interval(n_found: int, n: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of a share (Wilson 1927); n is at least 1."""
     share, factor = n_found / n, _Z**2 / n
-    centre = (share + factor / 2) / (1 + factor)
+    center = (share + factor / 2) / (1 + factor)
     half = math.sqrt(share * (1 - share) * factor + factor**2 / 4) / (1 + factor)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)

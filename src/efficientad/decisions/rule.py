@@ -190,8 +190,8 @@ class Rule:
             lengths = ends - x
             inner = values[labels == group]
             share = areas[group] / values.size
-            centre_x = ((x + ends) / 2 * lengths).sum() / lengths.sum() * across
-            centre_y = ((y + 0.5) * lengths).sum() / lengths.sum() * down
+            center_x = ((x + ends) / 2 * lengths).sum() / lengths.sum() * across
+            center_y = ((y + 0.5) * lengths).sum() / lengths.sum() * down
             regions.append(
                 Region(
                     x=left,
@@ -199,8 +199,8 @@ class Rule:
                     width=min(width, math.ceil(ends.max() * across)) - left,
                     height=min(height, math.ceil((y.max() + 1) * down)) - top,
                     area=round(share * height * width, 2),
-                    centroid_x=float(centre_x - 0.5),
-                    centroid_y=float(centre_y - 0.5),
+                    centroid_x=float(center_x - 0.5),
+                    centroid_y=float(center_y - 0.5),
                     peak=float(inner.max()),
                     mean=float(inner.mean()),
                     area_mm2=self.image_mm2 and share * self.image_mm2,

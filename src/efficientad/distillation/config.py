@@ -64,7 +64,7 @@ class DistillConfig:
     metadata say, otherwise as in torchvision's."""
 
     reduction: Reduction = "mean"
-    """How source features become 384 channels: the paper's mean over neighbouring
+    """How source features become 384 channels: the paper's mean over neighboring
     channels, a random orthogonal projection, or whitened principal components."""
 
     n_images: Count | None = None

@@ -37,7 +37,7 @@ PACKAGED_NETWORKS: Final = {
 
 _STAGE_POOLED_CHANNELS: Final = 1024  # the paper's, before the stages are joined
 # One in this many rows and columns of the grid is enough to measure the covariance:
-# neighbours are nearly equal.
+# neighbors are nearly equal.
 _SAMPLED_EVERY: Final = 4
 # Directions weaker than this share of the strongest are not amplified any further.
 _WHITENING_FLOOR: Final = 1e-6
@@ -126,12 +126,12 @@ def source_network(
 class SourceFeatures(nn.Module):
     """The distillation target: one reduced feature vector for each cell of stride 8.
 
-    Each stage is averaged over 3x3 neighbourhoods, the coarse one is enlarged to the
+    Each stage is averaged over 3x3 neighborhoods, the coarse one is enlarged to the
     fine grid, and the joined channels are reduced to as many as a descriptor has. All
     of this is linear, and averaging and enlarging keep constants. So the order is free,
     and channels are reduced first, while the grids are small.
 
-    The reduction `mean` is the paper's: neighbouring channels are averaged, each stage
+    The reduction `mean` is the paper's: neighboring channels are averaged, each stage
     to 1024 and both together to `n_channels`. `random` is an orthogonal projection by
     the seed. `pca` gives the strongest principal components, scaled to variance one,
     after `fit`; if there are fewer than `n_channels`, a random orthogonal projection
@@ -195,7 +195,7 @@ class SourceFeatures(nn.Module):
 
 def _smooth(grid: Tensor) -> Tensor:
     # Deviation: PatchCore's code, which the paper follows, averages padding zeros in;
-    # here a border cell is the mean of the neighbours that exist, so that the teacher
+    # here a border cell is the mean of the neighbors that exist, so that the teacher
     # learns no darker border.
     return functional.avg_pool2d(
         grid, kernel_size=3, stride=1, padding=1, count_include_pad=False

@@ -127,8 +127,8 @@ def _score(
     term = terms[COMPOSITION]
     distance = _composition(graph, arrays, features)
     distance = graph.op("Squeeze", distance, graph.integer([1]))
-    centred = graph.op("Sub", distance, graph.constant(term.center))
-    points = graph.op("Mul", centred, graph.constant(term.slope))
+    centered = graph.op("Sub", distance, graph.constant(term.center))
+    points = graph.op("Mul", centered, graph.constant(term.slope))
     graph.op("Add", score, points, name=SCORE_OUTPUT)
 
 
@@ -155,11 +155,14 @@ def _composition(graph: Nodes, arrays: Arrays, features: Mapping[str, str]) -> s
         graph.constant(values)
         for values in (composition.mean, composition.scale, composition.axes.T)
     )
-    centred = graph.op("Mul", graph.op("Sub", cells, mean), scale)
-    usual = graph.op("MatMul", centred, axes)
+    centered = graph.op("Mul", graph.op("Sub", cells, mean), scale)
+    usual = graph.op("MatMul", centered, axes)
     squares = graph.op(
         "Sub",
-        *(graph.op("ReduceSumSquare", x, graph.integer([1])) for x in (centred, usual)),
+        *(
+            graph.op("ReduceSumSquare", x, graph.integer([1]))
+            for x in (centered, usual)
+        ),
     )
     squares = graph.op("Max", squares, graph.constant(0))
     return graph.op("Sqrt", squares, name=COMPOSITION_OUTPUT)
@@ -195,8 +198,8 @@ def _normalized(graph: Nodes, raw: str, scale: MapScale, name: str) -> str:
     if scale.levels is not None:
         raw = _divided_by_level(graph, raw, *scale.levels)
     slope = (HIGH_TARGET - LOW_TARGET) / (scale.high - scale.low)
-    centred = graph.op("Sub", raw, graph.constant(scale.low))
-    return graph.op("Mul", centred, graph.constant(slope), name=name)
+    centered = graph.op("Sub", raw, graph.constant(scale.low))
+    return graph.op("Mul", centered, graph.constant(slope), name=name)
 
 
 def _divided_by_level(graph: Nodes, raw: str, least: float, greatest: float) -> str:
@@ -246,8 +249,8 @@ def _raw_maps(
     )
     kernels, bias = autoencoder[0]
     autoencoder[0] = kernels / channel_std, bias
-    centred = graph.op("Sub", pixels, graph.constant(channel_mean))
-    predicted = _network(graph, AUTOENCODER, autoencoder, centred, "autoencoder")
+    centered = graph.op("Sub", pixels, graph.constant(channel_mean))
+    predicted = _network(graph, AUTOENCODER, autoencoder, centered, "autoencoder")
     described = _convolution(
         graph, of_student, for_autoencoder, name="student_for_autoencoder"
     )

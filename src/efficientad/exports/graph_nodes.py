@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.placement import FIRST_CENTRE
+from efficientad.method.placement import FIRST_CENTER
 from efficientad.method.sizes import GRID_SIZE, PATCH_STRIDE
 
 # Element types as the format numbers them.
@@ -123,9 +123,9 @@ def _resize(graph: Nodes, images: str) -> None:
 def placement(graph: Nodes, length: str) -> str:
     """Write the matrix of `place_map` along an axis, (length, 56), at run time."""
     pixels = graph.op("Range", graph.integer(0), length, graph.integer(1))
-    # (pixel + 1/2) * 256 / length - 1/2, from the first centre, in cells: a fraction.
+    # (pixel + 1/2) * 256 / length - 1/2, from the first center, in cells: a fraction.
     doubled = graph.op("Add", graph.op("Add", pixels, pixels), graph.integer(1))
-    first = graph.op("Mul", length, graph.integer(2 * FIRST_CENTRE + 1))
+    first = graph.op("Mul", length, graph.integer(2 * FIRST_CENTER + 1))
     cell = graph.op("Sub", graph.op("Mul", doubled, graph.integer(INPUT_SIZE)), first)
     whole = graph.op("Mul", length, graph.integer(2 * PATCH_STRIDE))
     cell = graph.op("Max", cell, graph.integer(0))
@@ -152,7 +152,7 @@ def _averaging(graph: Nodes, length: str) -> str:
     ours = graph.integer(2 * np.arange(INPUT_SIZE)[:, None] + 1)
     theirs = graph.op("Range", graph.integer(0), length, graph.integer(1))
     theirs = graph.op("Add", graph.op("Add", theirs, theirs), graph.integer(1))
-    # Distances of pixel centres and the filter's half width, both times 2 * 256.
+    # Distances of pixel centers and the filter's half width, both times 2 * 256.
     distance = graph.op(
         "Sub",
         graph.op("Mul", theirs, graph.integer(INPUT_SIZE)),

@@ -159,8 +159,8 @@ def _polar_spectrum(gray: Gray) -> NDArray[np.float64]:
         spectrum[top + 1, left] * (1 - across) + spectrum[top + 1, left + 1] * across
     )
     values: NDArray[np.float64] = upper * (1 - down) + lower * down
-    centred: NDArray[np.float64] = values - values.mean(0)
-    return centred
+    centered: NDArray[np.float64] = values - values.mean(0)
+    return centered
 
 
 def _found(reference: Gray, spectrum: NDArray[Any], gray: Gray) -> tuple[Pose, float]:

@@ -350,7 +350,7 @@ def _grid(array: Grid) -> _Grid:
 
 
 def resize(grid: Grid, output: Grid, n_threads: int | None = None) -> None:
-    """Resize bilinearly, pixel centres on pixel centres, without antialiasing."""
+    """Resize bilinearly, pixel centers on pixel centers, without antialiasing."""
     from_grid, to_grid = _grid(grid), _grid(output)
     _loaded().resize(
         ctypes.byref(from_grid),

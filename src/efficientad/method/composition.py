@@ -57,10 +57,10 @@ class Composition(NamedTuple):
 
     def distances(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the distances of images by their cells, (n_images, n)."""
-        centred = (cells - self.mean) * self.scale
+        centered = (cells - self.mean) * self.scale
         # No matrix product: BLAS' waiting threads would slow down the next prediction.
-        usual = np.einsum("nd,kd->nk", centred, self.axes)
-        squares = np.square(centred).sum(1) - np.square(usual).sum(1)
+        usual = np.einsum("nd,kd->nk", centered, self.axes)
+        squares = np.square(centered).sum(1) - np.square(usual).sum(1)
         distances: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0))
         return distances
 

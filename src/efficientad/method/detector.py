@@ -193,8 +193,8 @@ class Detector(nn.Module):
 
     def _normalized(self, descriptors: Descriptors) -> Descriptors:
         shape = (1, -1, 1, 1)
-        centred = descriptors - self.teacher_mean.view(shape)
-        return centred / self.teacher_std.view(shape)
+        centered = descriptors - self.teacher_mean.view(shape)
+        return centered / self.teacher_std.view(shape)
 
     def _differences(
         self, images: Images, taught: Tensor, learned: Tensor

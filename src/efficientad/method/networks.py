@@ -5,7 +5,7 @@ Paper, section 3.1, "Patch description networks", and 3.3, "Logical anomaly dete
 same rows, can leave out padding or channels, and take faster `Operations`.
 
 A patch description network (PDN) is fully convolutional. Each output vector, a
-descriptor, depends on exactly one patch of 33 x 33 pixels; neighbouring descriptors are
+descriptor, depends on exactly one patch of 33 x 33 pixels; neighboring descriptors are
 4 pixels apart. The unpadded descriptors are the interior of the padded ones.
 
 The networks know nothing about normalization of images or descriptors.

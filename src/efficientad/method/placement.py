@@ -1,8 +1,8 @@
 """The position of a grid of descriptors on the image.
 
-Descriptor (i, j) sees input rows 4i to 4i + 32, so it is drawn at their centre, 4i + 16
-of 256. A map is interpolated linearly between the centres. The value of a border cell
-extends from its centre, 16 pixels from the border, to the border: padding with zeros
+Descriptor (i, j) sees input rows 4i to 4i + 32, so it is drawn at their center, 4i + 16
+of 256. A map is interpolated linearly between the centers. The value of a border cell
+extends from its center, 16 pixels from the border, to the border: padding with zeros
 would call every border normal.
 
 One matrix per axis interpolates the grid at any image size, so the map of an image that
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from efficientad.method.sizes import GRID_SIZE, PATCH_SIZE, PATCH_STRIDE
 
-FIRST_CENTRE = PATCH_SIZE // 2
+FIRST_CENTER = PATCH_SIZE // 2
 MAX_SIDE = 16_384
 """Longest side of the networks' input in tiles, in pixels."""
 MAX_MAP_SIDE = 1024
@@ -36,7 +36,7 @@ CellsAndShares = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 def input_size(n_cells: int) -> int:
     """Return the pixels of the networks' input along an axis of so many cells."""
-    return PATCH_STRIDE * n_cells + 2 * FIRST_CENTRE
+    return PATCH_STRIDE * n_cells + 2 * FIRST_CENTER
 
 
 def map_size(rows: int, columns: int) -> tuple[int, int]:
@@ -56,12 +56,12 @@ def measured_map(grid: NDArray[np.float32]) -> NDArray[np.float32]:
     height, width = map_size(*grid.shape)
     if height == input_size(len(grid)):
         return place_map(grid, height, width)
-    return np.pad(grid, FIRST_CENTRE // PATCH_STRIDE, mode="edge")
+    return np.pad(grid, FIRST_CENTER // PATCH_STRIDE, mode="edge")
 
 
 def cells_of_pixels(n_cells: int) -> NDArray[np.intp]:
     """Return the first of the input's pixels that each cell is nearest to."""
-    starts = PATCH_STRIDE * np.arange(n_cells) + FIRST_CENTRE - 1
+    starts = PATCH_STRIDE * np.arange(n_cells) + FIRST_CENTER - 1
     starts[0] = 0
     return starts
 
@@ -69,20 +69,20 @@ def cells_of_pixels(n_cells: int) -> NDArray[np.intp]:
 @functools.lru_cache(maxsize=32)
 def _cells_and_shares(n_pixels: int, n_cells: int) -> CellsAndShares:
     """Return the cell before each pixel of an axis, and the share of the next cell."""
-    # Pixel centres, from the image's own pixels to the network input's.
+    # Pixel centers, from the image's own pixels to the network input's.
     in_input = (np.arange(n_pixels) + 0.5) * (input_size(n_cells) / n_pixels) - 0.5
     return _around(in_input, n_cells)
 
 
 @functools.lru_cache(maxsize=32)
 def _of_finer_cells(n_finer: int, n_cells: int) -> CellsAndShares:
-    """Return the same for the centre of each cell of a finer grid of the image."""
-    centres = PATCH_STRIDE * np.arange(n_finer) + FIRST_CENTRE + 0.5
-    return _around(centres * (input_size(n_cells) / input_size(n_finer)) - 0.5, n_cells)
+    """Return the same for the center of each cell of a finer grid of the image."""
+    centers = PATCH_STRIDE * np.arange(n_finer) + FIRST_CENTER + 0.5
+    return _around(centers * (input_size(n_cells) / input_size(n_finer)) - 0.5, n_cells)
 
 
 def _around(in_input: NDArray[np.floating], n_cells: int) -> CellsAndShares:
-    cell = np.clip((in_input - FIRST_CENTRE) / PATCH_STRIDE, 0, n_cells - 1)
+    cell = np.clip((in_input - FIRST_CENTER) / PATCH_STRIDE, 0, n_cells - 1)
     left = np.minimum(cell.astype(np.int64), max(n_cells - 2, 0))
     return left, (cell - left).astype(np.float32)
 
@@ -92,17 +92,17 @@ def border_fade(
 ) -> NDArray[np.float32]:
     """Return factors for the map of a grid as a picture, (height, width).
 
-    They are 1 from the outermost centres inwards, and fall to 0 at the border.
+    They are 1 from the outermost centers inwards, and fall to 0 at the border.
     """
     return _axis_fade(height, rows)[:, np.newaxis] * _axis_fade(width, columns)
 
 
 def _axis_fade(n_pixels: int, n_cells: int) -> NDArray[np.float32]:
     size = input_size(n_cells)
-    last_centre = FIRST_CENTRE + PATCH_STRIDE * (n_cells - 1)
+    last_center = FIRST_CENTER + PATCH_STRIDE * (n_cells - 1)
     in_input = (np.arange(n_pixels) + 0.5) * (size / n_pixels)
-    before = in_input / (FIRST_CENTRE + 0.5)
-    behind = (size - in_input) / (size - last_centre - 0.5)
+    before = in_input / (FIRST_CENTER + 0.5)
+    behind = (size - in_input) / (size - last_center - 0.5)
     fade: NDArray[np.float32] = np.clip(np.minimum(before, behind), 0, 1)
     return fade.astype(np.float32)
 

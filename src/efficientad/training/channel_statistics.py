@@ -18,7 +18,7 @@ _BATCH_SIZE = 4
 class ChannelMoments:
     """Moments of more vectors than fit into memory, in double precision.
 
-    Each batch is centred before its deviations are squared (Welford), so nothing
+    Each batch is centered before its deviations are squared (Welford), so nothing
     cancels.
     """
 

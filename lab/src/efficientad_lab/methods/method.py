@@ -24,7 +24,7 @@ from efficientad.engines.engine import EngineOutput, Pixels, Precision
 from efficientad.images.rgb import INPUT_SIZE
 from efficientad.method.inputs import normalize_images
 from efficientad.method.maps import fit_quantiles
-from efficientad.method.placement import FIRST_CENTRE
+from efficientad.method.placement import FIRST_CENTER
 from efficientad.method.sizes import PATCH_STRIDE
 from efficientad.settings import Range, Seed, check_fields
 from efficientad_lab.methods.stages import Stages
@@ -43,7 +43,7 @@ Stride = Annotated[int, Range(4, 32, 4)]
 
 MAP_SIZE: Final = 512
 """Side of the input that a grid of the product with as many cells would belong to."""
-GRID_SIZE: Final = (MAP_SIZE - 2 * FIRST_CENTRE) // PATCH_STRIDE
+GRID_SIZE: Final = (MAP_SIZE - 2 * FIRST_CENTER) // PATCH_STRIDE
 """Rows and columns of all grids, which have a value for 2 x 2 of the 256 x 256 pixels.
 The product draws such a grid on the image, without a border of 3 %."""
 SMOOTHING: Final = 4.0
@@ -228,8 +228,8 @@ def on_grid(maps: Maps) -> Maps:
     Maps are interpolated linearly at the places where the product draws the values of
     a grid of `GRID_SIZE`.
     """
-    centres = torch.arange(GRID_SIZE) * PATCH_STRIDE + FIRST_CENTRE + 0.5
-    places = 2 * centres / MAP_SIZE - 1  # -1 and 1 are the borders of the image
+    centers = torch.arange(GRID_SIZE) * PATCH_STRIDE + FIRST_CENTER + 0.5
+    places = 2 * centers / MAP_SIZE - 1  # -1 and 1 are the borders of the image
     rows, columns = torch.meshgrid(places, places, indexing="ij")
     points = torch.stack([columns, rows], dim=-1).expand(len(maps), -1, -1, -1)
     found = functional.grid_sample(

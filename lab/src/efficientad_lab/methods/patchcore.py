@@ -1,6 +1,6 @@
 """PatchCore: distances to a memory bank of normal patches (Roth et al., CVPR 2022).
 
-A patch is described by its 3 x 3 neighbourhood in two stages of a frozen network. The
+A patch is described by its 3 x 3 neighborhood in two stages of a frozen network. The
 bank keeps a coreset: starting from ten random patches, the one that is farthest from
 all that are kept is added, until a share of all patches is reached. The distances for
 the choice are those of a random projection.
@@ -142,9 +142,9 @@ class PatchCore(Method):
 def patch_vectors(
     grids: Sequence[Grid], dimension: int
 ) -> Float[Tensor, "batch n_patches length"]:
-    """Return the vector of each 3 x 3 neighbourhood on the grid of the first stage.
+    """Return the vector of each 3 x 3 neighborhood on the grid of the first stage.
 
-    The 9 C values of a neighbourhood, channel by channel, are averaged to `dimension`;
+    The 9 C values of a neighborhood, channel by channel, are averaged to `dimension`;
     values of later stages are enlarged linearly to the first grid. The vectors of all
     stages are joined and averaged to `dimension` again.
 
@@ -240,8 +240,8 @@ def weighted_scores(
         n_neighbours: Number of the bank's vectors near to that one, itself included.
     """
     n = min(n_neighbours, len(bank))
-    neighbours = torch.cdist(bank[nearest], bank).topk(n, largest=False).indices
-    distances = torch.linalg.vector_norm(bank[neighbours] - vectors[:, None], dim=2)
+    neighbors = torch.cdist(bank[nearest], bank).topk(n, largest=False).indices
+    distances = torch.linalg.vector_norm(bank[neighbors] - vectors[:, None], dim=2)
     own = torch.linalg.vector_norm(bank[nearest] - vectors, dim=1)
     # The largest exponent is taken out, so that none is too large.
     total = torch.logsumexp(distances, dim=1)

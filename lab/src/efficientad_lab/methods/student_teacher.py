@@ -287,9 +287,9 @@ class StudentTeacher(Method):
 
 def correlation(vectors: Float[Tensor, "batch channels"]) -> Tensor:
     """Return the sum of the correlations of different channels, by magnitude."""
-    centred = vectors - vectors.mean(0)
-    norms = torch.linalg.vector_norm(centred, dim=0).clamp(min=1e-6)
-    matrix = (centred.T @ centred) / torch.outer(norms, norms)
+    centered = vectors - vectors.mean(0)
+    norms = torch.linalg.vector_norm(centered, dim=0).clamp(min=1e-6)
+    matrix = (centered.T @ centered) / torch.outer(norms, norms)
     return (matrix - torch.diag(matrix.diagonal())).abs().sum()
 
 

@@ -2,7 +2,7 @@
 
 The score of a patch is the distance of its descriptor from the nearest normal one.
 
-    python examples/nearest_neighbour.py demo/parts     # a folder in MVTec AD's layout
+    python examples/nearest_neighbor.py demo/parts     # a folder in MVTec AD's layout
 """
 
 import sys
