@@ -30,6 +30,7 @@ from efficientad.errors import StorageError
 from efficientad.station.audit_chain import Actor, first_fault
 from efficientad.station.sinks.outbox import Delivery
 from efficientad.station.storage import audit, jobs, leases, queries, tables
+from efficientad.station.storage.relay import Relay
 from efficientad.station.storage.store import open_store
 from lab.experiments.station.harness import (
     Load,
@@ -121,6 +122,31 @@ def test_what_one_replica_activates_the_other_takes_over(pair):
     assert verified[0]["n"] >= 6
 
 
+def test_each_replica_shows_live_what_both_store(pair):
+    streams = [client.app.state.events for client in pair]
+    shown = [
+        client.portal.start_task_soon(_two_inspections, events)
+        for client, events in zip(pair, streams, strict=True)
+    ]
+    wait_until(lambda: all(events._streams for events in streams))
+    stored = {part["id"]: part for part in map(inspected, pair)}
+
+    for parts in shown:
+        found = {part["id"]: part for part in parts.result(timeout=20)}
+        assert found.keys() == stored.keys()
+        assert all(stored[number].items() >= found[number].items() for number in found)
+
+
+async def _two_inspections(events):
+    """Return the first inspections of a stream."""
+    parts = []
+    async for kind, content in events.stream():
+        parts += [content] if kind == "inspection" else []
+        if len(parts) == 2:
+            break
+    return parts
+
+
 def test_a_job_fails_once_no_replica_has_its_lease(pair):
     one, two = map(station_of, pair)
     job = two.writer.run(jobs.add_job, "trial", "", ME, "two")["id"]
@@ -201,6 +227,31 @@ def test_a_name_serves_one_replica_and_a_database_one_folder(tmp_path, database)
     finally:
         first.close()
     open_store(config_in(tmp_path / "b", database=database)).close()
+
+
+def test_events_come_again_after_the_database_was_away(
+    tmp_path, database, postgresql_server
+):
+    store = open_store(config_in(tmp_path, database=database))
+    heard = []
+    relay = Relay(store, lambda *event: heard.append(event))
+    other = Relay(store._replace(replica="other"), lambda *_: None)
+
+    def is_heard():
+        for each in (relay, other):
+            each.send("review", {"id": each._store.replica})
+        return bool(heard)
+
+    wait_until(is_heard)
+    before = {*map(str, heard)}
+    postgresql_server.stop()
+    postgresql_server.start()
+    heard.clear()
+    wait_until(is_heard)
+    for each in (relay, other, store):
+        each.close()
+
+    assert before == {*map(str, heard)} == {str(("review", {"id": "other"}))}
 
 
 def test_without_its_database_a_station_answers_503_and_loses_nothing(

@@ -49,7 +49,7 @@ def create_app(config: StationConfig, opener: OpenModel = open_model) -> FastAPI
             app.state.failure = error
             raise
         app.state.station = station
-        app.state.events = Events(asyncio.get_running_loop())
+        app.state.events = Events(asyncio.get_running_loop(), station.store)
         monitor = Monitor(station.store, config, station.tell, station.report)
         app.state.monitor = monitor
         station.listeners += [app.state.events, monitor]

@@ -9,6 +9,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from efficientad.station.http.security import Viewer
 from efficientad.station.storage.queries import Row, as_json
+from efficientad.station.storage.relay import Relay
+from efficientad.station.storage.store import Store
 
 router = APIRouter(tags=["events"])
 
@@ -21,25 +23,32 @@ _Event = tuple[str, Row]
 
 
 class Events:
-    """Passes events from any thread to the streams; a slow stream loses the oldest."""
+    """Passes events from any thread to the streams; a slow stream loses the oldest.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Those of a replica also go to the streams of the others.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: Store) -> None:
         self._loop = loop
         self._streams: set[asyncio.Queue[_Event | None]] = set()
         self._is_closed = False
+        self._relay = Relay(store, self._show) if store.has_peers else None
 
     def __call__(self, kind: str, content: Row) -> None:
         """Pass an event on, in any thread."""
         if kind == "inspection":
             content = {name: content[name] for name in _INSPECTION}
-        event = (kind, as_json(content))
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._pass_on, event)
+        plain = as_json(content)
+        self._show(kind, plain)
+        if self._relay is not None:
+            self._relay.send(kind, plain)
 
     def close(self) -> None:
         """End all streams; the server waits for them when it stops."""
         self._is_closed = True
         self._pass_on(None)
+        if self._relay is not None:
+            self._relay.close()
 
     async def stream(self) -> AsyncIterator[_Event]:
         """Yield events from now on, until the station stops."""
@@ -53,6 +62,10 @@ class Events:
                 yield event
         finally:
             self._streams.discard(queue)
+
+    def _show(self, kind: str, content: Row) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._pass_on, (kind, content))
 
     def _pass_on(self, event: _Event | None) -> None:
         for queue in self._streams:

@@ -122,7 +122,7 @@ class Lineup:
             else:
                 break
         pause = _FOLLOW_SECONDS
-        while self._store.media.is_shared and not is_closing.wait(pause):
+        while self._store.has_peers and not is_closing.wait(pause):
             pause = _FOLLOW_SECONDS if self._follow() else _FAILED_SECONDS
 
     def _follow(self) -> bool:

@@ -20,6 +20,12 @@ class Store(NamedTuple):
     replica: str
     """Text that stands for this process among those that share the database."""
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether other replicas may share both the database and the files."""
+        is_server = self.database.reading.dialect.name == "postgresql"
+        return is_server and self.media.is_shared
+
     def holds(self, lease: str) -> bool:
         """Return whether this replica has a lease, which it takes if nobody has it.
 
@@ -28,7 +34,7 @@ class Store(NamedTuple):
         Raises:
             UnavailableError: If the database is away.
         """
-        if not self.media.is_shared:
+        if not self.has_peers:
             return True
         holder = self.database.read(leases.holder_of, lease)
         if holder is not None:
