@@ -28,9 +28,9 @@ from efficientad.station.prediction.inspector import (
 from efficientad.station.prediction.lineup import Lineup, OpenModel, open_model
 from efficientad.station.prediction.records import Answer, Arrival, record_of
 from efficientad.station.storage import jobs, queries, registry
-from efficientad.station.storage.housekeeping import keep_house
 from efficientad.station.storage.queries import Row
 from efficientad.station.storage.store import open_store
+from efficientad.station.watching.housekeeping import keep_house
 
 Listener = Callable[[str, Row], None]
 """Gets the kind of an event and its content, in any thread; it must not wait."""
