@@ -208,9 +208,8 @@ def evaluate(
     from efficientad.evaluation.evaluate import evaluate as evaluate_category
     from efficientad.inspection.opening import load
 
-    evaluation = evaluate_category(
-        load(model, device=device, engine=engine), category, output=output
-    )
+    predictor = load(model, device=device, engine=engine)
+    evaluation = evaluate_category(predictor, category, output=output)
     printing.print_lines(
         *printing.evaluation_lines(evaluation), f"see {output / 'report.html'}"
     )
@@ -387,8 +386,8 @@ def distill(images: tuple[Path, ...], /, *, output: Path, config: DistillConfig)
         provenance={"commit": commit(), "hardware": machine()},
         interrupts=held_back_interrupt,
     )
-    printing.print_lines(f"wrote {output}")
-    printing.print_lines(f"held-out explained variance {explained.overall:.4f}")
+    variance = f"held-out explained variance {explained.overall:.4f}"
+    printing.print_lines(f"wrote {output}", variance)
     return OK
 
 
@@ -396,6 +395,5 @@ def doctor() -> int:
     """Show what this installation can use: versions, kernels, devices, teachers."""
     from efficientad.cli.environment import findings
 
-    for name, value in findings().items():
-        printing.print_lines(f"{name:24} {value}")
+    printing.print_lines(*(f"{name:24} {found}" for name, found in findings().items()))
     return OK

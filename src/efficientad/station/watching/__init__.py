@@ -1,1 +1,1 @@
-"""The drift watch: do parts still look as those of the calibration?"""
+"""What is watched while the line runs: drift of the parts, disk and database."""
