@@ -1,5 +1,6 @@
 """Models and rules that take over while the line runs."""
 
+import hashlib
 import threading
 from dataclasses import replace
 from multiprocessing import active_children
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 from tests.fake_engines import BrightnessEngine, brightness_predictor
 from tests.image_files import encoded
@@ -22,6 +24,7 @@ from tests.station_models import ANOMALOUS, dangerous
 
 from efficientad.engines.engine import EngineOutput
 from efficientad.errors import ModelFileError
+from efficientad.station.http.app import create_app
 
 ACTIVATIONS = "/api/v1/activations"
 
@@ -197,6 +200,7 @@ def test_activations_under_load_fail_no_request(station):
 
 def test_a_model_that_was_active_is_so_after_a_new_start(tmp_path):
     config = config_in(tmp_path)
+    first = config.model.read_bytes()
     with running(config, named) as client:
         model = add_model(client, b"strict").json()["sha256"]
         client.post(ACTIVATIONS, json={"model": model})
@@ -206,6 +210,20 @@ def test_a_model_that_was_active_is_so_after_a_new_start(tmp_path):
     with running(config, named) as client:
         assert post(client).json()["model"] != model  # a new file is there to be used
         assert len(client.get("/api/v1/models").json()) == 3
+    config.model.write_bytes(first)
+    with running(config, named) as client:
+        assert post(client).json()["model"] == hashlib.sha256(first).hexdigest()
+
+
+def test_a_new_file_that_golden_samples_keep_out_stays_out_after_a_new_start(tmp_path):
+    config = config_in(tmp_path)
+    with running(config, named) as client:
+        number = post(client).json()["id"]
+        client.put(f"/api/v1/golden/{number}", json={"verdict": "normal"})
+    config.model.write_bytes(b"strict")
+    for _ in range(2):
+        with TestClient(create_app(config, named)) as client:
+            wait_until(lambda: "cannot be used" in client.get("/health/ready").text)
 
 
 class Corner(BrightnessEngine):

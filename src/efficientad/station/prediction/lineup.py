@@ -104,7 +104,7 @@ class Lineup:
             return active.inspector.submit(job(active.rule)), active.rule
 
     def start(self, is_closing: threading.Event) -> None:
-        """Open the models that were active, or the one of the settings.
+        """Open the models that were active, and the one of the settings if it is new.
 
         A process that does not start says nothing of its model, and is started again
         until the station stops.
@@ -144,12 +144,12 @@ class Lineup:
     def _start(self) -> None:
         path = self._config.model
         sha256 = file_hash(path)
-        is_known = self._store.database.read(registry.is_known, sha256)
-        before = self._store.database.read(registry.active_ones)
-        if not is_known:
+        read = self._store.database.read
+        is_new = read(registry.newest_model_by, ALL_SOURCES, _ITSELF) != sha256
+        if not read(registry.is_known, sha256):
             self._opened = {sha256: self._added(path, path.name, _ITSELF)}
-        for row in before:
-            if is_known or row["source"] != ALL_SOURCES:
+        for row in read(registry.active_ones):
+            if row["source"] != ALL_SOURCES or not is_new:
                 self._put(row["source"], self._active_of(row["model"], row["rule"]))
         if ALL_SOURCES not in self._active:
             self.activate(ALL_SOURCES, sha256, None, _ITSELF, "at start")

@@ -96,6 +96,14 @@ def active_ones(connection: Connection) -> list[Row]:
     return rows(connection, query.order_by(t.activations.c.source))
 
 
+def newest_model_by(connection: Connection, source: str, by: Actor) -> str | None:
+    """Return the model that somebody activated last for a source, if there is one."""
+    a = t.activations.c
+    query = select(a.model).where(a.source == source, a.by == by.name)
+    found: str | None = connection.execute(query.order_by(a.at.desc())).scalar()
+    return found
+
+
 def activate(
     connection: Connection, activation: Row, by: Actor, reason: str | None
 ) -> Row:
