@@ -54,6 +54,14 @@ def test_a_turned_and_moved_part_lies_as_in_the_reference(alignment, angle):
     assert turned < 1
 
 
+@pytest.mark.parametrize("pose", [(53, 0, 0), (45, 0.2, 0.2), (90, 0, 0), (5, -0.3, 0)])
+@pytest.mark.parametrize("size", [(480, 640), (500, 1000), (256, 256)])
+def test_alignment_repeats_the_border(pose, size):
+    white = np.full((*size, 3), 255, np.uint8)
+
+    assert Pose(*pose).aligned(white).min() == 255
+
+
 def test_an_image_without_the_part_is_refused(alignment, photograph):
     for image in (photograph(HEIGHT, WIDTH), np.full((HEIGHT, WIDTH, 3), 90, np.uint8)):
         with pytest.raises(ImageError, match=r"the part was not found: .* at least 0"):

@@ -178,6 +178,18 @@ def test_the_tail_is_estimated_from_few_images():
     assert np.median(found) == pytest.approx(1.88, abs=0.2)
 
 
+@pytest.mark.parametrize("n", [4, 60, 300])
+def test_a_smaller_budget_never_gives_a_lower_threshold(n):
+    budgets = (0.001, 0.005, 0.00999, 0.01, 0.0499, 0.05, 0.1, 0.5)
+    for seed in range(50):
+        scores = np.random.default_rng(seed).normal(size=n).tolist()
+        found = [
+            replace(estimated(scores), false_alarm_budget=budget).threshold
+            for budget in budgets
+        ]
+        assert found == sorted(found, reverse=True)
+
+
 @pytest.mark.parametrize(("budget", "n_above"), [(0.05, 10), (0.01, 2), (0.5, 51)])
 def test_a_steady_threshold_keeps_a_second_session_within_twice_the_budget(
     budget, n_above

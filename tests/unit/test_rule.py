@@ -164,6 +164,23 @@ def test_an_empty_region_is_refused():
         Rule(region_of_interest=encode_mask(np.zeros((8, 8), bool)))
 
 
+def test_a_region_thinner_than_a_pixel_of_the_map_is_refused():
+    mask = np.zeros((1024, 1024), bool)
+    mask[515:518] = True
+
+    with pytest.raises(ConfigError, match="thinner than 1/256 of the image"):
+        Rule(region_of_interest=encode_mask(mask))
+
+
+@pytest.mark.parametrize("size", [(50, 4096), (40, 2000), (90, 8000)])
+def test_a_region_of_a_narrow_image_is_of_its_aspect(size):
+    rule = Rule(region_of_interest=encode_mask(np.ones(size, bool)))
+
+    rule.require_aspect(*size)
+    with pytest.raises(ImageError, match="was drawn for images of"):
+        rule.require_aspect(size[0], size[1] // 2)
+
+
 def test_a_region_keeps_its_pixels_up_to_1024_a_side(rng):
     mask = rng.random((60, 90)) < 0.5
 

@@ -1,10 +1,13 @@
 """Predictions of several images at the same time, in their order."""
 
 import threading
+from io import BytesIO
 from typing import Literal
 
 import numpy as np
 import pytest
+from PIL import Image
+from tests.image_files import encoded
 
 import efficientad
 from efficientad.decisions.decision import Calibration
@@ -180,3 +183,12 @@ def test_an_export_predicts_alike_in_one_stream_and_in_two(exports, photograph):
         alone = [predictor.predict(image).image_score for image in given]
         found = predictions(predictor, given, n_streams=2)
         assert [p.image_score for p in found] == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_bad_file_leaves_the_open_files_beside_it():
+    good = encoded(Image.fromarray(numbered_image(1)), "PNG")
+    given = [BytesIO(content) for content in (good, good, b"xx", good)]
+
+    found = predictions(flat_predictor(), given, batch_size=4, gives_errors=True)
+
+    assert [isinstance(each, ImageError) for each in found] == [0, 0, 1, 0]

@@ -85,7 +85,7 @@ def calibrate(
         predictor,
         calibration=calibration,
         provenance={
-            **predictor.provenance,
+            **{k: v for k, v in predictor.provenance.items() if k != "decision_images"},
             "validation_images": normal.hash_of_name,
             "validation_appearance": appearances(whole_views(normal.pixels)),
         },

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from efficientad.calibration.fit import outputs
 from efficientad.calibration.normal_images import Pixels
 from efficientad.calibration.second_session import n_affordable
-from efficientad.decisions.rule import ANYWHERE, Rule
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.images.changes import CHANGES, changed
 from efficientad.inspection.tiling import WHOLE
@@ -35,7 +34,7 @@ Array = NDArray[np.float64]
 
 
 def learn_composition(
-    engine: Engine, pixels: Pixels, rule: Rule = ANYWHERE, *, seed: int
+    engine: Engine, pixels: Pixels, *, seed: int
 ) -> tuple[Composition | None, EngineOutput]:
     """Fit the Gaussian to training images, and to changes that are no defects.
 
@@ -44,15 +43,15 @@ def learn_composition(
     Args:
         engine: Engine of the trained networks; it gives `cells`.
         pixels: Training images, (n, height, width, 3), at least one.
-        rule: Rule of the decision.
         seed: Seed of the changes.
 
     Returns:
         The Gaussian, and the output for up to 400 of the images, or for fewer large
-        ones, with their cross-fitted distances.
+        ones, with their cross-fitted distances. Its maps have no region: another one
+        may follow.
     """
     pixels = pixels[:: -(-len(pixels) // n_affordable(_MAX_IMAGES, pixels))]
-    output = outputs(engine, pixels, rule, "training images")
+    output = outputs(engine, pixels, task="training images")
     if pixels.shape[1:3] != WHOLE:
         return None, output
     rng = np.random.default_rng((seed, len(pixels)))

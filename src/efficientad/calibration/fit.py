@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 
 from efficientad.calibration.normal_images import Pixels
 from efficientad.calibration.second_session import SecondSession
@@ -230,6 +229,8 @@ def _with_scores(
     Scores of training images count if they are like those of held-out images, by the
     test of Mann and Whitney: then the student has not learned them by heart.
     """
+    from scipy.stats import mannwhitneyu  # noqa: PLC0415 - only to calibrate anew
+
     own = scores(calibration, held_out)
     trained = np.empty(0, np.float32)
     if training is not None:

@@ -6,7 +6,7 @@ graph stays to the byte and no PyTorch is needed.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from efficientad.calibration.rule_options import RuleOptions
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.decisions.decision import Calibration
 from efficientad.errors import ConfigError
+from efficientad.images.appearance import appearances
 from efficientad.inspection.opening import (
     EXPORT_SUFFIXES,
     load,
@@ -24,6 +25,7 @@ from efficientad.inspection.opening import (
     save,
 )
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.tiling import whole_views
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import Metadata
 from efficientad.progress import tracked
@@ -107,8 +109,8 @@ def threshold(
     if images is not None:
         require_writable(output)
         predictor = load(model) if isinstance(opened, Metadata) else opened
-        calibration, hashes = _recalibrated(calibration, predictor, images, rule)
-        provenance["decision_images"] = hashes
+        calibration, about = _recalibrated(calibration, predictor, images, rule)
+        provenance |= about
     if not force:
         calibration.require_sensible()
     changed = replace(opened, calibration=calibration, provenance=provenance)
@@ -124,8 +126,8 @@ def _recalibrated(
     predictor: Predictor,
     images: Path,
     rule: RuleOptions | None,
-) -> tuple[Calibration, dict[str, str]]:
-    """Return a calibration with the scores of other images, and the images' hashes."""
+) -> tuple[Calibration, dict[str, Any]]:
+    """Return a calibration with the scores of other images, and provenance of these."""
     paths, _ = normal_image_paths(images, min_images=1)
     read = predictor.preparation
     normal = without_duplicates(read_normal_images(paths, read))
@@ -145,4 +147,8 @@ def _recalibrated(
     found = with_normal_scores(
         scaled, own, predictor.engine, normal.pixels, read.alignment
     )
-    return replace(found, scales=calibration.scales), normal.hash_of_name
+    about = {
+        "decision_images": normal.hash_of_name,
+        "validation_appearance": appearances(whole_views(normal.pixels)),
+    }
+    return replace(found, scales=calibration.scales), about

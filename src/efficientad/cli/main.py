@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from typing import Final
 
 from efficientad import __version__
-from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, serving, verbs
+from efficientad.cli import BAD_INPUT, INTERRUPTED, OK, serving, verbs
 from efficientad.cli.options import call_of
 from efficientad.cli.process import lasting_streams, logging_to_stderr
 from efficientad.errors import (
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Who closes a pipe, as `head` does, has read enough.
         if error is None or isinstance(error, BrokenPipeError):
             return code
-        if code not in {OK, SOME_FAILED}:
+        if code in {BAD_INPUT, INTERRUPTED}:
             return code
         reason = f"cannot write to standard output ({error.strerror})"
         print(f"efficientad: {reason}; all result files are whole", file=sys.stderr)

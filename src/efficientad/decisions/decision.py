@@ -144,9 +144,11 @@ class Calibration:
     def _estimate(self, budget: float) -> float:
         """Return the score that a share of all normal images exceeds."""
         scores = tuple(sorted((*self.normal_scores, *self.training_scores)))
-        if len(scores) * budget < _LEAST_ABOVE:
-            return tail_quantile(scores, budget)
-        return _lowest_for(scores, budget)
+        least = min(0.5, _LEAST_ABOVE / len(scores))
+        if budget >= least:
+            return _lowest_for(scores, budget)
+        # A smaller budget never gets a lower threshold.
+        return max(tail_quantile(scores, budget), _lowest_for(scores, least))
 
     @cached_property
     def normal_range(self) -> tuple[float, float]:

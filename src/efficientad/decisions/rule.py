@@ -30,6 +30,7 @@ from efficientad.method.placement import (
     map_size,
     measured_map,
 )
+from efficientad.method.sizes import GRID_SIZE
 from efficientad.settings import Range, check_fields
 
 Map = NDArray[np.float32]
@@ -109,9 +110,11 @@ class Rule:
     def __post_init__(self) -> None:
         """Reject a region of interest that is no picture, or empty."""
         check_fields(self)
-        if self.region_of_interest and not self.mask.any():
+        inside = self.inside(GRID_SIZE, GRID_SIZE)
+        if inside is not None and not inside.any():
             raise ConfigError(
-                "the region of interest is empty; mark where defects count"
+                "the region of interest is empty, or thinner than 1/256 of the image; "
+                "mark where defects count"
             )
 
     @property
@@ -154,7 +157,9 @@ class Rule:
     def require_aspect(self, height: int, width: int) -> None:
         """Raise `ImageError` if the region of interest is of another aspect."""
         rows, columns = self.mask.shape
-        is_same = is_same_aspect((height, width), (rows, columns))
+        # The mask is stored in whole pixels.
+        tolerance = _ASPECT_TOLERANCE + 1 / (2 * min(rows, columns))
+        is_same = is_same_aspect((height, width), (rows, columns), tolerance)
         if self.region_of_interest and not is_same:
             raise ImageError(
                 f"the region of interest was drawn for images of {columns / rows:.3g} "

@@ -46,13 +46,13 @@ from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.shifts import SCORE, shifts
 from efficientad.images.appearance import QUANTITIES, appearance
 from efficientad.images.rgb import (
-    INPUT_SIZE,
     RGBImage,
     image_hash,
     resize_image,
 )
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.tiling import whole_views
 from efficientad.names import as_text
 from efficientad.progress import Progress, tracked
 from efficientad.settings import checks_arguments
@@ -201,9 +201,10 @@ def _predict(
             )
             pictures.append(picture)
         if not sample.is_defect:
-            for name, value in appearance(
-                resize_image(image, INPUT_SIZE, INPUT_SIZE)
-            ).items():
+            pose, size = predicted[sample].pose, predictor.preparation.size
+            seen = image if pose is None else pose.aligned(image)
+            (whole,) = whole_views(resize_image(seen, *size)[np.newaxis])
+            for name, value in appearance(whole).items():
                 good[name].append(value)
     if n_duplicates:
         logger.warning(

@@ -148,9 +148,10 @@ def _reason(prediction: Prediction) -> tuple[Source, str]:
             "the normal images"
         )
     if prediction.flagged_for == "":
-        share = prediction.image_score / prediction.threshold
-        near = f"the score is {share:.0%} of the threshold"
-        return "", near if 0 <= share < 1 else "the score is not above the threshold"
+        score, threshold = prediction.image_score, prediction.threshold
+        if 0 <= score < threshold:
+            return "", f"the score is {score / threshold:.0%} of the threshold"
+        return "", "the score is not above the threshold"
     combined = prediction.combined_grid
     cells = prediction.rule.cells(*combined.shape)
     inside = combined if cells is None else np.where(cells, combined, -np.inf)

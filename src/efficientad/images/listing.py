@@ -75,7 +75,10 @@ def expanded(path: Path) -> list[Path]:
     if not _WILDCARDS.intersection(str(path)) or _status(path) is not None:
         return [path]
     pattern = path.relative_to(path.anchor)
-    return sorted(Path(path.anchor or ".").glob(str(pattern))) or [path]
+    try:
+        return sorted(Path(path.anchor or ".").glob(str(pattern))) or [path]
+    except ValueError:  # no pattern, such as `**.png`
+        return [path]
 
 
 def images_at(path: Path) -> list[Path]:

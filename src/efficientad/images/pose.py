@@ -6,7 +6,6 @@ image. What a pose brings into the image from outside repeats its border.
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,6 @@ from efficientad.images.rgb import Mask, RGBImage
 Affine = tuple[float, float, float, float, float, float]
 """Source of a target point (x, y): ax + by + c, dx + ey + f. A pixel's center is at a
 half."""
-
-_REACH: Final = (math.sqrt(2) - 1) / 2
-"""Share of a side that a turned square needs beyond its border."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +32,13 @@ class Pose:
     def aligned(self, image: RGBImage) -> RGBImage:
         """Return an image in which the part lies as in the reference, same size."""
         height, width = image.shape[:2]
-        reach = max(abs(self.right), abs(self.down)) + _REACH
-        margin = math.ceil(reach * max(height, width)) + 1
+        corners = [
+            self.point_in_own_frame(x, y, height, width)
+            for x in (0, width)
+            for y in (0, height)
+        ]
+        beyond = (max(-x, x - width, -y, y - height, 0) for x, y in corners)
+        margin = math.ceil(max(beyond)) + 2
         padded = np.pad(
             image, ((margin, margin), (margin, margin), (0, 0)), mode="edge"
         )

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Annotated, Literal, overload
 
 from efficientad.errors import ConfigError, ImageError
-from efficientad.images.rgb import ColorOrder, ImageLike, Layout
+from efficientad.images.rgb import ColorOrder, ImageLike, Layout, Readable
 from efficientad.inspection.prediction import Prediction, Predictions
 from efficientad.inspection.predictor import Predictor
 from efficientad.settings import BatchSize, Parallel, Range, checks_arguments
@@ -131,6 +131,8 @@ def _predicted(
     predict_batch: Callable[[list[ImageLike]], Predictions], batch: list[ImageLike]
 ) -> Sequence[Prediction | ImageError]:
     """Return the predictions of a batch; if an image is at fault, each alone."""
+    if len(batch) > 1:  # an open file can be read once only
+        batch = [i.read() if isinstance(i, Readable) else i for i in batch]
     try:
         return predict_batch(batch)
     except ImageError as error:

@@ -165,7 +165,7 @@ def train(
     measured = None
     if quick and quick.has_composition:
         composition, measured = learn_composition(
-            engine, training.pixels, rule, seed=config.seed
+            engine, training.pixels, seed=config.seed
         )
         if composition is not None:
             detector.set_composition(composition)
