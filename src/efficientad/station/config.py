@@ -23,6 +23,7 @@ ENVIRONMENT_PREFIX: Final = "EFFICIENTAD_STATION_"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SECRET: Final = {"password", "sha256"}
+_MASKED: Final = r"(?i)(\b(?:[\w-]*(?:password|secret|token|key|sig|-pw)|code)=)[^&\s]*"
 _Positive = Annotated[float, Range(1e-3, 1e9)]
 _Days = Annotated[float, Range(0.01, 36_500)]
 
@@ -146,13 +147,14 @@ class Webhook(_Checked):
         try:
             parts = urlsplit(self.url)
             is_address = parts.scheme in {"http", "https"} and bool(parts.hostname)
-            is_address &= parts.port != 0
-        except ValueError:  # such as a port that is no number
+            is_address &= parts.port != 0 and bool(re.fullmatch("[!-~]+", self.url))
+            (parts.hostname or "").encode("idna")
+        except ValueError:  # such as a port that is no number, or an empty label
             is_address = False
         if not is_address:
             raise ConfigError(
-                "a webhook needs an address such as https://mes.example/parts, got "
-                f"{self.url}"
+                "a webhook needs an address such as https://mes.example/parts, of "
+                f"ASCII without spaces, got {self.url}"
             )
 
 
@@ -327,7 +329,7 @@ def _shown(name: str, value: Any) -> Any:
         return [_shown(name, inner) for inner in value]
     if isinstance(value, str):
         value = re.sub(r"//.*@", "//…@", value)
-        return re.sub(r"(?i)((?:password|secret|token)=)[^&]*", r"\1…", value)
+        return re.sub(_MASKED, r"\1…", value)
     return str(value) if isinstance(value, Path) else value
 
 

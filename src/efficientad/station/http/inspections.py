@@ -12,7 +12,6 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from efficientad.errors import EfficientADError
 from efficientad.station.audit_chain import Actor
@@ -102,10 +101,8 @@ async def inspected(
     try:
         body = (chunks or request.stream)()
         arrival = await receive(station, body, length, **known)
-    except BaseException as error:
+    except BaseException:
         station.leave()
-        if isinstance(error, ClientDisconnect):
-            raise HTTPException(400, "the client left before the end") from error
         raise
     future = asyncio.wrap_future(station.submit(arrival))
     return await asyncio.shield(future)  # stored also if the client has left
@@ -121,6 +118,10 @@ async def post_batch(
     """Inspect up to 16 images of a multipart form; each has a result or a problem."""
     if (problem := station.problem) is not None:
         raise UnavailableError(problem)
+    if "idempotency-key" in request.headers:
+        raise HTTPException(
+            400, "a batch takes no Idempotency-Key; post each image with its own"
+        )
     async with request.form(max_files=MAX_BATCH, max_fields=0) as form:
         files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
         if not files:

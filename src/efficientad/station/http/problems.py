@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from efficientad.errors import EfficientADError, ImageError, ModelFileError
 from efficientad.station.errors import (
@@ -45,6 +46,8 @@ def problem_of(error: Exception) -> HTTPException:
     """Return the answer to an error that is raised on purpose, also by FastAPI."""
     if isinstance(error, HTTPException):
         return error
+    if isinstance(error, ClientDisconnect):
+        return HTTPException(400, "the client left before the end")
     if isinstance(error, RequestValidationError):
         reasons = [
             f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
@@ -94,6 +97,11 @@ def add_handlers(app: FastAPI) -> None:
         logger().error("failed", path=request.url.path, exc_info=error)
         return response_of(HTTPException(500, "the station failed; see its log"))
 
-    for kind in (EfficientADError, HTTPException, RequestValidationError):
+    for kind in (
+        EfficientADError,
+        HTTPException,
+        RequestValidationError,
+        ClientDisconnect,
+    ):
         app.add_exception_handler(kind, on_purpose)
     app.add_exception_handler(Exception, unexpected)

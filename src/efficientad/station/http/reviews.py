@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, StringConstraints
 
 from efficientad.station.http.problems import documented
 from efficientad.station.http.schemas import (
@@ -29,7 +29,7 @@ class NewReview(Strict):
 
     verdict: Literal["normal", "defect", "unsure", "withdrawn"]
     """`withdrawn` takes back the last verdict."""
-    defect_type: Line | None = None
+    defect_type: Annotated[Line, StringConstraints(max_length=100)] | None = None
     note: Text | None = None
 
 

@@ -73,6 +73,7 @@ class Lineup:
         self._active: Mapping[str, Active] = {}
         self._opened: dict[str, Inspector] = {}
         self._borrowed: list[Inspector] = []
+        self._opening: list[Inspector] = []
         self._swap = threading.Lock()
         self._one_at_a_time = threading.Lock()
         self._failure: str | None = None
@@ -113,7 +114,8 @@ class Lineup:
             try:
                 self._start()
             except UnavailableError as error:
-                self._report("inspector_died", str(error))
+                if not is_closing.is_set():
+                    self._report("inspector_died", str(error))
                 is_closing.wait(_RETRY_SECONDS)
             except EfficientADError as error:
                 self._failure = f"the model cannot be used: {error}"
@@ -153,6 +155,11 @@ class Lineup:
                 self._put(row["source"], self._active_of(row["model"], row["rule"]))
         if ALL_SOURCES not in self._active:
             self.activate(ALL_SOURCES, sha256, None, _ITSELF, "at start")
+
+    def interrupt(self) -> None:
+        """End the opening of models."""
+        for each in tuple(self._opening):
+            each.close()
 
     def close(self) -> None:
         """End all inspectors."""
@@ -280,11 +287,14 @@ class Lineup:
             seconds=self._config.prediction_seconds,
             report=self._report,
         )
+        self._opening.append(inspector)
         try:
             return inspector, inspector.ready()
         except EfficientADError:
             inspector.close()
             raise
+        finally:
+            self._opening.remove(inspector)
 
     def _close_unused(self, inspector: Inspector) -> None:
         used = [*self._borrowed, *(each.inspector for each in self._active.values())]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,7 @@ from efficientad.station.prediction.records import Answer, Arrival, record_of
 from efficientad.station.storage import jobs, queries, registry
 from efficientad.station.storage.queries import Row
 from efficientad.station.storage.store import open_store
-from efficientad.station.watching.housekeeping import keep_house
+from efficientad.station.watching.housekeeping import keep_house, recover
 
 Listener = Callable[[str, Row], None]
 """Gets the kind of an event and its content, in any thread; it must not wait."""
@@ -59,12 +60,13 @@ class Station:
         self._running: dict[tuple[str, str], tuple[str, Future[Answer]]] = {}
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
-        house = (self.store, config.retention, self.report, self.tell)
+        house = (self.store, config.retention, self.tell)
         self._threads = [
             threading.Thread(target=work, args=args, name=name, daemon=True)
             for name, work, args in (
                 ("opening", self.lineup.start, (self._is_closing,)),
                 ("house", keep_house, (*house, self._is_closing)),
+                ("recovery", recover, (self.store, self.report, self._is_closing)),
             )
         ]
 
@@ -84,6 +86,7 @@ class Station:
     def close(self) -> None:
         """Finish what was begun, for some seconds, and end all threads."""
         self._is_closing.set()
+        self.lineup.interrupt()
         self._pool.shutdown()
         for thread in self._threads:
             thread.join()
@@ -115,23 +118,21 @@ class Station:
             raise UnavailableError(problem)
         try:
             self.rate.take(client)
-            self.admission.take(self.lineup.service_seconds(source))
+            self._take_place(source)
         except OverloadedError:
             self.metrics.shed.labels(source).inc()
             raise
-        self.metrics.queue.set(self.admission.n_taken)
 
     def wait_for_place(self, source: str, is_closing: threading.Event) -> bool:
         """Wait for a place, and return whether one comes before the source closes."""
         while not is_closing.is_set():
-            try:
-                self.enter(source)
-            except OverloadedError:
-                is_closing.wait(_BUSY_SECONDS)
-            except UnavailableError:
+            if self.problem is not None:
                 is_closing.wait(_DOWN_SECONDS)
-            else:
+                continue
+            with suppress(OverloadedError):
+                self._take_place(source)
                 return True
+            is_closing.wait(_BUSY_SECONDS)
         return False
 
     def leave(self) -> None:
@@ -186,6 +187,10 @@ class Station:
         """Pass an event on to everybody who listens."""
         for listener in tuple(self.listeners):
             listener(kind, content)
+
+    def _take_place(self, source: str) -> None:
+        self.admission.take(self.lineup.service_seconds(source))
+        self.metrics.queue.set(self.admission.n_taken)
 
     def _joined(
         self, arrival: Arrival, sha256: str, running: "Future[Answer]"

@@ -153,9 +153,13 @@ class Inspector:
     def _live(self) -> bool:
         """Start a child, receive until it ends, and return whether it was ready."""
         context = multiprocessing.get_context("spawn")
-        ours, its = context.Pipe()
-        process = context.Process(target=run, args=(its, self._open), daemon=True)
-        process.start()
+        try:
+            ours, its = context.Pipe()
+            process = context.Process(target=run, args=(its, self._open), daemon=True)
+            process.start()
+        except OSError as error:  # no process or descriptor is left
+            self._report("inspector_died", f"no process starts ({error.strerror})")
+            return False
         self._process = process
         its.close()
         try:

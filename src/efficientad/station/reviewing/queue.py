@@ -1,8 +1,8 @@
 """Which parts people look at.
 
 Anomalous and undecided parts, and normal ones with a score close to the threshold. None
-of these shows what is missed, so a random share of all other normal parts is reviewed
-too. It follows from the identifier: nobody can choose, and a restart changes nothing.
+of these shows what is missed, so a random share of all normal parts is reviewed too. It
+follows from the identifier: nobody can choose, and a restart changes nothing.
 """
 
 from typing import Final, Literal
@@ -26,16 +26,16 @@ def queue_reason(
 ) -> Reason | None:
     """Return the reason why a part is to be reviewed, None if it is not.
 
-    A normal part is close if its score is at most 10 % of the threshold below it. A
-    random share of the others, in [0, 1], is reviewed.
+    A random share of the normal parts, in [0, 1], is reviewed. Another one is close if
+    its score is at most 10 % of the threshold below it.
     """
     if decision != "normal":
         return decision
     if score is None:
         return "undecided"
-    if score > threshold - CLOSE * abs(threshold):
-        return "close"
-    return "random" if chance(part, "review") < random_share else None
+    if chance(part, "review") < random_share:
+        return "random"
+    return "close" if score > threshold - CLOSE * abs(threshold) else None
 
 
 def missed_share(n_reviewed: int, n_defects: int) -> float:

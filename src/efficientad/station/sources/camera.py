@@ -8,7 +8,6 @@ frame comes.
 import hashlib
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from PIL import Image
 
@@ -36,6 +35,7 @@ _AT_ONCE: Final = 2
 _MAX_WAITING: Final = 8
 _OPEN_SECONDS: Final = 30.0
 _END_SECONDS: Final = 2.0
+_N_LINES: Final = 20
 _LOOK_SECONDS: Final = 0.25
 _PAUSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -108,7 +108,8 @@ class CameraSource:
 
     def _watch(self) -> None:
         """Look whether the source is paused, and whether frames come."""
-        while not self._is_closing.wait(_LOOK_SECONDS):
+        reader = self._threads[0]  # it ends with a video file
+        while reader.is_alive() and not self._is_closing.wait(_LOOK_SECONDS):
             database, name = self._station.database, self._camera.name
             with suppress(UnavailableError):  # the database is away; it stays as it is
                 self._is_running = database.read(registry.is_running, name)
@@ -133,33 +134,37 @@ class CameraSource:
         """Run the program to its end; return its frames, and why it has failed."""
         n_frames, problem = 0, ""
         self._has_frames, self._last_frame = False, time.monotonic()
-        with tempfile.TemporaryFile() as errors:
+        try:
+            self._process = process = subprocess.Popen(  # noqa: S603 - of the settings
+                self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            return 0, f"{self._command[0]} cannot be run ({error.strerror})"
+        if self._is_closing.is_set():
+            process.kill()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said: deque[bytes] = deque(maxlen=_N_LINES)
+        args = (said, process.stderr)
+        errors = threading.Thread(target=_read_lines, args=args, daemon=True)
+        errors.start()
+        with process.stdout as stream:
             try:
-                self._process = process = subprocess.Popen(  # noqa: S603 - of the settings
-                    self._command, stdout=subprocess.PIPE, stderr=errors
-                )
-            except OSError as error:
-                return 0, f"{self._command[0]} cannot be run ({error.strerror})"
-            if self._is_closing.is_set():
-                process.kill()
-            assert process.stdout is not None
-            with process.stdout as stream:
-                try:
-                    while (pixels := read_frame(stream.read)) is not None:
-                        self._has_frames, self._last_frame = True, time.monotonic()
-                        self._offer(pixels, n_frames)
-                        n_frames += 1
-                except ImageError as error:
-                    problem = str(error)
-            try:
-                process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            if process.wait():
-                errors.seek(0)
-                said = errors.read().decode(errors="replace").split("\n")
-                problem = next((line for line in reversed(said) if line.strip()), "")
-                problem = problem or f"the program ended with {process.returncode}"
+                while (pixels := read_frame(stream.read)) is not None:
+                    self._has_frames, self._last_frame = True, time.monotonic()
+                    self._offer(pixels, n_frames)
+                    n_frames += 1
+            except ImageError as error:
+                problem = str(error)
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        if process.wait():
+            errors.join(_END_SECONDS)  # its own children may keep the pipe open
+            lines = [line.decode(errors="replace").strip() for line in tuple(said)]
+            problem = next(filter(None, reversed(lines)), "")
+            problem = problem or f"the program ended with {process.returncode}"
         return n_frames, problem
 
     def _offer(self, pixels: RGBImage, n: int) -> None:
@@ -221,11 +226,18 @@ class CameraSource:
             content = part.read_bytes()
         except OSError as error:
             self._station.leave()
-            self._under_way.release()
-            self._report(str(self._station.media.failed(error)))
+            self._fail(frame, self._station.media.failed(error))
             return
+
+        def end(answer: "Future[Answer]") -> None:
+            error = answer.exception()
+            if error is None:
+                self._under_way.release()
+            else:
+                self._fail(frame, error)
+
         arrival = self._arrival(frame, content)
-        self._station.submit(arrival).add_done_callback(self._end)
+        self._station.submit(arrival).add_done_callback(end)
 
     def _arrival(self, frame: _Frame, content: bytes) -> Arrival:
         return Arrival(
@@ -239,11 +251,14 @@ class CameraSource:
             source_key=frame.key,
         )
 
-    def _end(self, answer: "Future[Answer]") -> None:
+    def _fail(self, frame: _Frame, error: BaseException) -> None:
+        """Report a frame that is not stored; one that counts waits for another try."""
+        is_kept = self._camera.mode in {"trigger", "every"}
+        if is_kept and isinstance(error, UnavailableError):
+            with self._change:
+                self._waiting.appendleft(frame)
         self._under_way.release()
-        error = answer.exception()
-        if error is not None:
-            self._report(f"a frame was not inspected: {error}")
+        self._report(f"a frame was not inspected: {error}")
 
     def _overrun(self, frame: _Frame) -> None:
         """Report a frame that is lost, and store its part as undecided."""
@@ -256,3 +271,8 @@ class CameraSource:
 
     def _report(self, detail: str) -> None:
         self._station.report("camera", f"{self._camera.name}: {detail}")
+
+
+def _read_lines(lines: deque[bytes], stream: IO[bytes]) -> None:
+    with stream:
+        lines.extend(stream)

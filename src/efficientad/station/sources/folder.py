@@ -78,11 +78,12 @@ class FolderSource:
         """Inspect all files that have not changed for some time, oldest first.
 
         Raises:
-            OSError: If one cannot be read now. It stays, and the others are inspected.
+            OSError: If one cannot be read or moved now. It stays, and the others are
+                inspected.
         """
         station, name = self._station, self._folder.name
         stable = self._stable()
-        problem: OSError | None = None
+        problem = self._set_aside()
         for start in range(0, len(stable), _AT_ONCE):
             begun: list[tuple[Path, _Version, Future[Answer]]] = []
             for path, version in stable[start : start + _AT_ONCE]:
@@ -96,7 +97,10 @@ class FolderSource:
                 if answer is not None:
                     begun.append((path, version, answer))
             for path, version, answer in begun:
-                self._finish(path, version, answer)
+                try:
+                    self._finish(path, version, answer)
+                except OSError as error:
+                    problem = error
             if self._is_closing.is_set():
                 return
         if problem is not None:
@@ -119,15 +123,23 @@ class FolderSource:
                 if is_old and not known.is_refused:
                     stable.append((Path(entry.path), version))
         self._seen = seen
-        self._set_aside(now)
         return sorted(stable, key=lambda each: each[1].mtime_ns)
 
-    def _set_aside(self, now: float) -> None:
-        """Move files away that are no usable images and do not change any more."""
+    def _set_aside(self) -> OSError | None:
+        """Move files away that are no usable images and do not change any more.
+
+        Returns:
+            The last error, if some cannot be moved.
+        """
+        latest, problem = time.monotonic() - _GIVE_UP_SECONDS, None
         for name, seen in self._seen.items():
-            if seen.is_refused and now - seen.since >= _GIVE_UP_SECONDS:
-                self._move(self._folder.path / name, self._failed)
-                self._report(f"{printable(name)} is no usable image")
+            if seen.is_refused and seen.since <= latest:
+                try:
+                    self._move(self._folder.path / name, self._failed)
+                    self._report(f"{printable(name)} is no usable image")
+                except OSError as error:
+                    problem = error
+        return problem
 
     def _begin(self, path: Path, version: _Version) -> "Future[Answer] | None":
         """Copy a file that has a place, and return its future answer."""

@@ -58,6 +58,9 @@ class Files(Protocol):
     def probe(self) -> None:
         """Keep a file, and remove it."""
 
+    def prune(self, minute: str) -> None:
+        """Remove what an empty minute leaves."""
+
     def minutes(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the minutes of this replica's images, and the places in each."""
 
@@ -171,6 +174,8 @@ class MediaStore:
             text = f"{minute.removeprefix(self._files.prefix)} +0000"
             if datetime.strptime(text, f"{_MINUTE} %z") <= self.opened_at:
                 yield minute, places
+                if not places:
+                    self._files.prune(minute)
 
     def is_lost(self, place: str) -> bool:
         """Return whether an image of a row is gone."""
@@ -232,6 +237,11 @@ class LocalFiles:
 
     def probe(self) -> None:
         """Do nothing: what comes is on the same disk."""
+
+    def prune(self, minute: str) -> None:
+        """Remove the folder of a minute if it is empty."""
+        with suppress(OSError):
+            (self._folder / minute).rmdir()
 
     def minutes(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the minutes of all images, and the places in each."""

@@ -85,6 +85,9 @@ class ObjectFiles:
             self._system.pipe_file(self._object(place), b"probe")
         self.remove(place)
 
+    def prune(self, minute: str) -> None:
+        """Do nothing: there are no folders."""
+
     def minutes(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the minutes of this replica's images, and the places in each."""
         for day in self._listed(self.prefix, is_deep=False):

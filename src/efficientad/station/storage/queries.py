@@ -20,6 +20,12 @@ def new_id() -> str:
     return str(uuid7())
 
 
+def first_id(when: datetime) -> str:
+    """Return the begin of a number that is not behind any number made from then on."""
+    text = f"{int(when.timestamp() * 1000):012x}"
+    return f"{text[:8]}-{text[8:]}"
+
+
 def time_of(number: str) -> datetime:
     """Return when a number was made."""
     return datetime.fromtimestamp(UUID(number).timestamp / 1000, UTC)

@@ -10,12 +10,13 @@ from sqlalchemy import Connection, func, select
 from efficientad.station.config import Retention
 from efficientad.station.storage import outbox
 from efficientad.station.storage import tables as t
-from efficientad.station.storage.queries import Row, rows
+from efficientad.station.storage.queries import Row, first_id, rows
 from efficientad.station.storage.store import Store
 
 _AT_ONCE: Final = 200
 _GIGABYTE: Final = 1e9
 _OUTBOX_DAYS: Final = 7
+_MINUTE: Final = timedelta(minutes=1)
 
 
 def remove_old(store: Store, retention: Retention, now: datetime) -> None:
@@ -62,8 +63,13 @@ def _remove(
 def places_of_minute(connection: Connection, minute: str) -> dict[str, str]:
     """Return the places and numbers of stored images of a minute, by its folder."""
     table = t.inspections.c
+    begin = datetime.strptime(f"{minute[-16:]} +0000", "%Y-%m-%d/%H/%M %z")
     query = select(table.media_path, table.id).where(
-        table.media_state == "stored", table.media_path.startswith(f"{minute}/")
+        # An identifier begins with its time, which may be that of the minute before.
+        table.id >= first_id(begin - _MINUTE),
+        table.id < first_id(begin + 2 * _MINUTE),
+        table.media_state == "stored",
+        table.media_path.startswith(f"{minute}/"),
     )
     return dict(connection.execute(query).all())
 
@@ -113,16 +119,16 @@ def mark_removed(connection: Connection, numbers: Sequence[str]) -> None:
 def remove_rows(connection: Connection, before: datetime, limit: int) -> int:
     """Remove old inspections, and return how many; those that matter stay."""
     table = t.inspections
+    undelivered = select(t.outbox.c.inspection).where(t.outbox.c.delivered_at.is_(None))
     old = (
         select(table.c.id)
         .where(
-            table.c.received_at < before,
+            table.c.id < first_id(before),
             table.c.media_state != "stored",
             table.c.review_state.is_(None),
             table.c.id.not_in(select(t.golden.c.inspection)),
+            table.c.id.not_in(undelivered),
         )
         .limit(limit)
     )
-    undelivered = select(t.outbox.c.inspection).where(t.outbox.c.delivered_at.is_(None))
-    query = table.delete().where(table.c.id.in_(old), table.c.id.not_in(undelivered))
-    return connection.execute(query).rowcount
+    return connection.execute(table.delete().where(table.c.id.in_(old))).rowcount

@@ -30,6 +30,7 @@ class Writer:
         self._probe = database.probe
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._connection: Connection | None = None
+        self._is_over = False
         self.is_up = True
         """Whether the last commit succeeded."""
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
@@ -45,6 +46,8 @@ class Writer:
         """
         future: Future[R] = Future()
         self._jobs.put((lambda c: work(c, *args, **kwargs), future))
+        if self._is_over:
+            self._refuse()
         return future
 
     def run(self, work: Work[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -65,7 +68,16 @@ class Writer:
                 self._lose(jobs, error)
             if is_last:
                 self._disconnect()
+                self._is_over = True
+                self._refuse()
                 return
+
+    def _refuse(self) -> None:
+        """Fail the jobs that come after the end."""
+        with suppress(Empty):
+            while True:
+                if (job := self._jobs.get_nowait()) is not None:
+                    job[1].set_exception(UnavailableError("the station is stopping"))
 
     def _waiting(self) -> tuple[list[_Job], bool]:
         """Return all jobs that wait, and whether they are the last ones."""

@@ -1,4 +1,4 @@
-"""The thread that looks after disk and database while the line runs."""
+"""The threads that look after disk and database while the line runs."""
 
 import json
 import threading
@@ -24,19 +24,16 @@ _ROUND_SECONDS: Final = 60.0
 def keep_house(
     store: Store,
     rules: Retention,
-    report: Callable[[str, str], None],
     tell: Callable[[str, Row], None],
     is_closing: threading.Event,
 ) -> None:
-    """Recover once, then check the disk each second and retention each minute.
+    """Check the disk each second, and retention each minute.
 
     The end of the audit log is told whenever it has moved: a chain alone does not show
     that its end was cut off.
     """
     next_round = next_renewal = 0.0
     told = Head()
-    with suppress(UnavailableError, OSError):
-        _recover(store, report)
     while not is_closing.wait(_CHECK_SECONDS):
         store.media.check()
         with suppress(UnavailableError):
@@ -57,23 +54,28 @@ def keep_house(
                 retention.remove_old(store, rules, datetime.now(UTC))
 
 
-def _recover(store: Store, report: Callable[[str, str], None]) -> None:
+def recover(
+    store: Store, report: Callable[[str, str], None], is_closing: threading.Event
+) -> None:
     """Remove files without row, which were never answered, and report rows without.
 
     A killed station leaves them. Files since the start of this one are left alone.
     """
     media, missing = store.media, list[str]()
-    for minute, places in media.earlier_minutes():
-        known = store.database.read(retention.places_of_minute, minute)
-        missing += [
-            known[place]
-            for place in known.keys() - set(places)
-            if media.is_lost(place)  # it may have come since the listing
-        ]
-        for place in set(places) - known.keys():
-            if media.is_left_over(place):
-                media.remove(place)
-    if missing:
-        named = json.dumps(missing[:20])
-        report("images_missing", f"{len(missing)} images are missing: {named}")
-        store.writer.run(retention.mark_removed, missing)
+    with suppress(UnavailableError, OSError):
+        for minute, places in media.earlier_minutes():
+            if is_closing.is_set():
+                return
+            known = store.database.read(retention.places_of_minute, minute)
+            missing += [
+                known[place]
+                for place in known.keys() - set(places)
+                if media.is_lost(place)  # it may have come since the listing
+            ]
+            for place in set(places) - known.keys():
+                if media.is_left_over(place):
+                    media.remove(place)
+        if missing:
+            named = json.dumps(missing[:20])
+            report("images_missing", f"{len(missing)} images are missing: {named}")
+            store.writer.run(retention.mark_removed, missing)

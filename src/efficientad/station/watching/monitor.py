@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
@@ -154,19 +155,23 @@ class Monitor:
             return [_state(each) for _, each in sorted(self._watched.items())]
 
     def _run(self) -> None:
-        self._restore()
+        next_look, is_restored = 0.0, False
         while True:
             try:
                 row = self._parts.get(timeout=1)
+                if row is None:
+                    return
             except Empty:
+                row = None
+            with suppress(UnavailableError):  # the station says that it is away
+                if not is_restored:
+                    self._restore()
+                    is_restored = True
+                if row is not None:
+                    self._see(row)
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + 1
                 self._look_for_silence()
-                continue
-            if row is None:
-                return
-            try:
-                self._see(row)
-            except UnavailableError:
-                continue  # the database is away; the station says so
 
     def _restore(self) -> None:
         with self._database.connect() as connection:

@@ -68,9 +68,15 @@ export async function attempt(action) {
   }
 }
 
+const AGAIN_MS = 5000;
 let events = null;
 
-/** Follow what happens at the station; the browser connects again by itself. */
+async function followAgain(onEvent) {
+  await get("/session").catch(() => null);
+  if (!state.signedOut) follow(onEvent);
+}
+
+/** Follow what happens at the station, also after it was away. */
 export function follow(onEvent) {
   events?.close();
   events = new EventSource(`${ROOT}/events`);
@@ -82,6 +88,8 @@ export function follow(onEvent) {
   events.onerror = () => {
     state.connected = false;
     changed();
+    // After an answer that is an error the browser gives up.
+    if (events.readyState === EventSource.CLOSED) setTimeout(() => followAgain(onEvent), AGAIN_MS);
   };
   events.addEventListener("inspection", (event) => {
     const part = JSON.parse(event.data);

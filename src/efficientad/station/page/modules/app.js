@@ -161,12 +161,14 @@ async function onEvent(kind, content) {
 }
 
 async function start() {
-  await attempt(async () => {
+  const isBegun = await attempt(async () => {
     await refresh();
     await catchUp();
     follow(onEvent);
     route();
+    return true;
   });
+  if (!isBegun && !state.signedOut) setTimeout(start, 5000);
 }
 
 onChange(() => render(shell(), root));

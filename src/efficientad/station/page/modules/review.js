@@ -26,14 +26,20 @@ let last = ""; // what was done last
 let loading = false;
 let writing = Promise.resolve();
 
+function loadAnew() {
+  queue = [];
+  at = 0;
+  return load();
+}
+
 async function load() {
   loading = true;
   const page = await attempt(() => get("/review-queue", { reason, limit: N_AHEAD }));
   loading = false;
   if (page) {
-    const known = new Set(done.map((part) => part.id));
-    queue = page.items.filter((part) => !known.has(part.id));
-    at = Math.min(at, Math.max(queue.length - 1, 0));
+    // The part that is shown stays where it is: a key must not reach another one.
+    const known = new Set([...done, ...queue].map((part) => part.id));
+    queue = [...queue, ...page.items.filter((part) => !known.has(part.id))];
     state.queued = page.total;
     types = page.defect_types;
     missed = page.missed;
@@ -92,7 +98,7 @@ function template() {
   const part = queue[at];
   return html`<div class="bar"><h1>Review</h1>
       <label class="inline">Reason
-        <select data-filter @change=${(event) => { reason = event.target.value; at = 0; load(); }}>
+        <select data-filter @change=${(event) => { reason = event.target.value; loadAnew(); }}>
           <option value="">all</option>
           ${Object.keys(REASONS).map((each) => html`<option value=${each} .selected=${each === reason}>${each}</option>`)}
         </select></label>
@@ -140,7 +146,7 @@ function stage(part) {
 export const review = {
   title: "Review",
   template,
-  enter: load,
+  enter: loadAnew,
   on(kind, content) {
     if (kind === "inspection" && content.review_state === "queued" && queue.length < 5) load();
   },
