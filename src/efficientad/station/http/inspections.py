@@ -34,6 +34,7 @@ from efficientad.station.http.schemas import (
 )
 from efficientad.station.http.security import AnyClient, TheStation, Viewer
 from efficientad.station.http.uploads import receive
+from efficientad.station.prediction.grids import pose_of
 from efficientad.station.prediction.pipeline import Station
 from efficientad.station.prediction.records import Answer
 from efficientad.station.storage import queries, registry
@@ -198,12 +199,21 @@ def image(
 
 
 @router.get("/{number}/preview", responses=documented(410))
-def preview(_client: Viewer, station: TheStation, number: InspectionNumber) -> Response:
-    """Return the image as a JPEG of 1280 pixels at most."""
+def preview(
+    _client: Viewer,
+    station: TheStation,
+    number: InspectionNumber,
+    aligned: Annotated[bool, Query()] = False,  # noqa: FBT002 - by its name only
+) -> Response:
+    """Return the image as a JPEG of 1280 pixels at most.
+
+    `aligned`: as rules see it, if the model aligns parts.
+    """
     row = _row(station, number)
     levels = _calibration(station, row).get("levels")
+    pose = pose_of(_artifact(station, number, "grids")) if aligned else None
     with _image_file(station, row) as path:
-        content = pictures.preview(path, row["color"], levels)
+        content = pictures.preview(path, row["color"], levels, pose)
     return Response(content, 200, _FOREVER, "image/jpeg")
 
 

@@ -20,7 +20,7 @@ from efficientad.station.http.schemas import (
     TriedRule,
 )
 from efficientad.station.http.security import Engineer, TheStation, Viewer
-from efficientad.station.prediction.rules import rule_of
+from efficientad.station.prediction.rules import require_region, rule_of
 from efficientad.station.prediction.stored import decision_by, is_exact
 from efficientad.station.storage import queries, registry, tables
 from efficientad.station.storage.queries import new_id, newest
@@ -97,6 +97,7 @@ def get_rules(
 def post_rule(client: Engineer, station: TheStation, rule: NewRule) -> Any:
     """Add a rule; it is used once it is activated."""
     values = rule.model_dump(exclude={"model", "reason"}, mode="json")
+    require_region(values["regions"])
     return station.writer.run(
         registry.add_rule, rule.model, values, client, rule.reason
     )

@@ -12,6 +12,7 @@ from PIL import Image
 from efficientad.images.encoding import encoded
 from efficientad.images.heatmaps import color_scale, overlay_layer
 from efficientad.images.levels import Levels
+from efficientad.images.pose import Pose
 from efficientad.images.rgb import ColorOrder, read_image
 from efficientad.method.maps import combine_maps
 from efficientad.station.errors import UnknownError
@@ -20,9 +21,15 @@ from efficientad.station.prediction.grids import grids_of, placed
 _PREVIEW_SIDE: Final = 1280
 
 
-def preview(path: Path, color: ColorOrder, levels: Levels | None) -> bytes:
-    """Return an image as a JPEG, upright, and of 1280 pixels a side at most."""
-    picture = Image.fromarray(read_image(path, color, levels))
+def preview(
+    path: Path, color: ColorOrder, levels: Levels | None, pose: Pose | None = None
+) -> bytes:
+    """Return an image as a JPEG, upright, and of 1280 pixels a side at most.
+
+    With a pose, the part lies in it as in the reference.
+    """
+    image = read_image(path, color, levels)
+    picture = Image.fromarray(image if pose is None else pose.aligned(image))
     picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), reducing_gap=2.0)
     return encoded(picture, "JPEG", quality=85)
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from efficientad.decisions.decision import Calibration
 from efficientad.decisions.rule import MASK_SIDE, encode_mask
+from efficientad.decisions.rule import Rule as DecisionRule
 from efficientad.images.rgb import Mask
 
 
@@ -58,6 +59,13 @@ def with_rule(
         unsure_budget=unsure if unsure and unsure > rule.budget else None,
         rule=inner,
     )
+
+
+def require_region(regions: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `ConfigError` if polygons leave no place where defects count."""
+    if regions:
+        encoded = encode_mask(_drawn(regions, MASK_SIDE, MASK_SIDE))
+        DecisionRule(region_of_interest=encoded)
 
 
 def _drawn(regions: Sequence[Mapping[str, Any]], height: int, width: int) -> Mask:

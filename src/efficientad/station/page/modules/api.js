@@ -88,7 +88,6 @@ export function follow(onEvent) {
   events.onerror = () => {
     state.connected = false;
     changed();
-    // After an answer that is an error the browser gives up.
     if (events.readyState === EventSource.CLOSED) setTimeout(() => followAgain(onEvent), AGAIN_MS);
   };
   events.addEventListener("inspection", (event) => {

@@ -71,7 +71,7 @@ function mark(name) {
   return nothing;
 }
 
-/** Seconds since the last part is on the disk: the one sign that the line is watched. */
+/** Seconds since the last part is on the disk. */
 function lastStored() {
   if (!state.connected && state.station) {
     return html`<p class="stored late"><strong>No connection</strong> to the station, trying again</p>`;
@@ -141,7 +141,7 @@ async function refresh() {
   state.queued = (await get("/review-queue", { limit: 1 })).total;
 }
 
-/** Take in the newest parts: those before the stream was open, or while it was not. */
+/** Take in the newest parts. */
 async function catchUp() {
   const { items } = await get("/inspections", { limit: 200 });
   for (const part of items.reverse()) stored(part);

@@ -2,9 +2,7 @@
 
 import { clock } from "./words.js";
 
-const COLORS = { normal: "--normal", anomalous: "--anomalous", undecided: "--undecided", line: "--accent" };
-
-/** An element with a chart: `plot` is { x, series: [{ label, values, color, line, dash }], log, limit }. */
+/** An element with a chart: `plot` is { x, series: [{ label, values, color, line, dash }] }. */
 class TimeChart extends HTMLElement {
   #chart = null;
   #shape = "";
@@ -50,7 +48,7 @@ class TimeChart extends HTMLElement {
     this.#chart = new globalThis.uPlot(this.#options(), data, this);
   }
 
-  /** Return a color of the page as it is now, light or dark. */
+  /** Return a color of the page, light or dark. */
   #color(name) {
     this.style.color = `var(${name})`;
     return getComputedStyle(this).color;
@@ -77,8 +75,8 @@ class TimeChart extends HTMLElement {
     };
   }
 
-  #series({ label, color: name, line, dash }) {
-    const stroke = this.#color(COLORS[name] ?? name);
+  #series({ label, color, line, dash }) {
+    const stroke = this.#color(color);
     if (line) return { label, stroke, width: 1.5, dash, points: { show: false } };
     return { label, stroke, paths: () => null, points: { show: true, size: 6, width: 1.5, stroke, fill: stroke } };
   }

@@ -12,8 +12,6 @@ const NAMES = {
   contrast: "Contrast",
   sharpness: "Sharpness",
   flag_rate: "Share of anomalous parts",
-  silent: "No parts arrive",
-  identical: "Identical images",
 };
 const LINES = { score: "--accent", brightness: "--c2", contrast: "--c3", sharpness: "--c4", flag_rate: "--c5" };
 let report = null;
@@ -78,7 +76,7 @@ function source(each) {
 }
 
 function meter(each) {
-  // Without drift the mean evidence is the number of parts: the meter begins there.
+  // Without drift it is the number of parts.
   const n = Math.max(each.n_parts, 1);
   const share = Math.log10(Math.max(each.value / n, 1)) / Math.log10(each.level / n);
   const isAlarm = each.value >= each.level;

@@ -98,8 +98,8 @@ function plot() {
   return {
     x: parts.map((part) => Date.parse(part.received_at) / 1000),
     series: [
-      { label: "Normal", values: of("normal"), color: "normal" },
-      { label: "Anomalous", values: of("anomalous"), color: "anomalous" },
+      { label: "Normal", values: of("normal"), color: "--normal" },
+      { label: "Anomalous", values: of("anomalous"), color: "--anomalous" },
       { label: "Threshold", values: parts.map((part) => part.threshold ?? null), color: "--ink", line: true, dash: [6, 4] },
     ],
   };

@@ -44,7 +44,7 @@ function canvas(regions, part) {
     changed();
   };
   return html`<div class="viewer" .style=${`--ratio:${width / height}`}>
-    <img class="photo" src=${address(`/inspections/${part.id}/preview`)} alt="Last part" />
+    <img class="photo" src=${address(`/inspections/${part.id}/preview`, { aligned: true })} alt="Last part" />
     <svg class="draw" viewBox="0 0 ${width} ${height}" preserveAspectRatio="none" @click=${add}>
       ${regions.map((region) => svg`<polygon class=${region.kind} points=${text(region.points)} />`)}
       ${corners.length ? svg`<polyline class="new ${kind}" points=${text(corners)} />` : nothing}

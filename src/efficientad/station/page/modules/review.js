@@ -37,7 +37,7 @@ async function load() {
   const page = await attempt(() => get("/review-queue", { reason, limit: N_AHEAD }));
   loading = false;
   if (page) {
-    // The part that is shown stays where it is: a key must not reach another one.
+    // The part that is shown stays: a key is for it.
     const known = new Set([...done, ...queue].map((part) => part.id));
     queue = [...queue, ...page.items.filter((part) => !known.has(part.id))];
     state.queued = page.total;

@@ -41,7 +41,7 @@ function regionBoxes(part) {
   </svg>`;
 }
 
-/** A box around a region, with some room, so that it does not hide a small one. */
+/** A box around a region, with some room. */
 function box({ x, y, width, height }, pad, kind) {
   return svg`<rect class=${kind} x=${x - pad} y=${y - pad} width=${width + 2 * pad} height=${height + 2 * pad} />`;
 }

@@ -93,7 +93,7 @@ export function date(time) {
     : `${day.toLocaleDateString(undefined, { year: "numeric", month: "short", day: "numeric" })}, ${clock(time)}`;
 }
 
-/** A short name of a part: its number at the line, or the end of its identifier. */
+/** A short name of a part. */
 export function name(part) {
   return part.part || `…${part.id.slice(-6)}`;
 }
