@@ -212,6 +212,7 @@ def test_only_the_station_s_own_names_are_answered(open_station, host):
         ("http://evil.example", 403),
         ("http://localhost:9999", 403),
         ("null", 403),
+        ("http://[", 403),
         ("http://localhost:8420.evil.example", 403),
     ],
 )

@@ -320,3 +320,18 @@ def test_an_unsure_part_is_undecided_and_queued(tmp_path):
     assert [each["review_state"] for each in answers[1:]] == ["queued"] * 2
     assert answers[1]["error"] is None
     assert answers[1]["image_score"] == pytest.approx(90 / 255)
+
+
+def test_regions_that_leave_no_place_to_look_at_are_refused(station):
+    (first,) = station.get("/api/v1/rules").json()
+    points = [[0, 0], [1, 0], [1, 1], [0, 1]]
+    rule = {name: first[name] for name in ("model", "threshold", "budget")}
+    rule |= {
+        "version": 2,
+        "regions": [{"name": "all", "kind": "ignore", "points": points}],
+    }
+
+    answer = station.post("/api/v1/rules", json=rule)
+
+    assert answer.status_code == 400
+    assert "mark where defects count" in answer.json()["detail"]

@@ -106,6 +106,28 @@ def test_a_file_that_cannot_be_read_now_stays_and_the_others_are_inspected(
     assert "Input/output error" in found["detail"]
 
 
+def test_a_file_that_cannot_be_moved_stays_and_the_others_are_inspected(
+    watched, monkeypatch
+):
+    client, folder = watched
+    move = shutil.move
+
+    def moved(path, place):
+        if path.name.startswith("held"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return move(path, place)
+
+    monkeypatch.setattr(shutil, "move", moved)
+    for number in range(9):
+        (folder / f"held {number}.png").write_bytes(image_of(NORMAL, seed=number))
+    (folder / "last.png").write_bytes(image_of(ANOMALOUS))
+    wait_until((folder / "done" / "last.png").exists)
+
+    assert len(listed(client, source="line")) == 10
+    (found,) = (i for i in incidents(client) if i["kind"] == "folder")
+    assert "Permission denied" in found["detail"]
+
+
 def test_a_file_that_was_stored_before_a_kill_is_not_inspected_again(watched):
     client, folder = watched
     path = folder / "part.png"
@@ -228,7 +250,8 @@ def test_a_webhook_into_a_private_network_must_be_allowed(url):
     "url",
     [
         *("ftp://example.com/", "file:///etc/passwd", "mes"),
-        *("http://[::1/a", "http://mes:99999/", "http://mes:a/"),
+        *("http://[::1/a", "http://mes:99999/", "http://mes:a/", "http://mes..de/"),
+        *("http://mes/prüfung", "http://mes/a part"),
     ],
 )
 def test_a_webhook_needs_an_address_of_http(url):

@@ -12,6 +12,7 @@ from tests.station_fakes import config_in
 from efficientad.errors import StorageError
 from efficientad.station.audit_chain import Actor
 from efficientad.station.config import Retention
+from efficientad.station.errors import UnavailableError
 from efficientad.station.storage import (
     engine,
     queries,
@@ -177,3 +178,11 @@ def test_the_oldest_normal_images_make_room(filled):
     retention.remove_old(filled, Retention(normal_gb=0.001), NOW)
 
     assert [path.exists() for path in paths] == [False, False, False, True, True]
+
+
+def test_a_job_after_the_end_fails_at_once(tmp_path):
+    store = open_store(config_in(tmp_path))
+    store.close()
+
+    with pytest.raises(UnavailableError, match="is stopping"):
+        store.writer.submit(retention.mark_removed, []).result(timeout=10)

@@ -74,6 +74,7 @@ class Lineup:
         self._opened: dict[str, Inspector] = {}
         self._borrowed: list[Inspector] = []
         self._opening: list[Inspector] = []
+        self._is_interrupted = False
         self._swap = threading.Lock()
         self._one_at_a_time = threading.Lock()
         self._failure: str | None = None
@@ -157,7 +158,8 @@ class Lineup:
             self.activate(ALL_SOURCES, sha256, None, _ITSELF, "at start")
 
     def interrupt(self) -> None:
-        """End the opening of models."""
+        """End the opening of models, for good."""
+        self._is_interrupted = True
         for each in tuple(self._opening):
             each.close()
 
@@ -288,6 +290,8 @@ class Lineup:
             report=self._report,
         )
         self._opening.append(inspector)
+        if self._is_interrupted:
+            inspector.close()
         try:
             return inspector, inspector.ready()
         except EfficientADError:

@@ -161,6 +161,8 @@ class Inspector:
             self._report("inspector_died", f"no process starts ({error.strerror})")
             return False
         self._process = process
+        if self._is_closing.is_set():  # before it was there to be killed
+            process.kill()
         its.close()
         try:
             was_ready = self._opened(ours)

@@ -1,4 +1,4 @@
-// Audit: who did what, when and why, in a chain that shows every change.
+// Audit: who did what, when and why.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { address, attempt, get } from "./api.js";

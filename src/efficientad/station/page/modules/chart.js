@@ -2,7 +2,7 @@
 
 import { clock } from "./words.js";
 
-/** An element with a chart: `plot` is { x, series: [{ label, values, color, line, dash }] }. */
+/** `plot` is { x, series: [{ label, values, color, line, dash }] }. */
 class TimeChart extends HTMLElement {
   #chart = null;
   #shape = "";

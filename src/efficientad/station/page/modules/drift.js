@@ -1,4 +1,4 @@
-// Drift: do parts still look as they did, since when not, and who has seen the alarm.
+// Drift: do parts still look as they did, and since when not.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { attempt, get, send } from "./api.js";

@@ -47,7 +47,7 @@ async function load() {
   changed();
 }
 
-/** Store a review after those before it: an undo must not overtake its verdict. */
+/** Store a review after those before it. */
 function write(part, content) {
   writing = writing.then(() => attempt(() => send("POST", `/inspections/${part.id}/reviews`, content)));
   return writing;
@@ -148,6 +148,7 @@ export const review = {
   template,
   enter: loadAnew,
   on(kind, content) {
+    if (kind === "review") queue = queue.filter((part, index) => index <= at || part.id !== content.inspection);
     if (kind === "inspection" && content.review_state === "queued" && queue.length < 5) load();
   },
   keys: () => ({
