@@ -7,7 +7,8 @@ import pytest
 
 import efficientad
 from efficientad.calibration import second_session
-from efficientad.calibration.fit import fit_calibration, outputs, scores
+from efficientad.calibration.fit import fit_calibration
+from efficientad.calibration.scoring import outputs, scores
 from efficientad.engines.engine import EngineOutput, Precision
 from efficientad.errors import ConfigError, DatasetError
 from efficientad.images.changes import CHANGES, SESSION

@@ -444,7 +444,8 @@ def test_verbs_of_a_line_side_computer_need_no_torch(exports, tmp_path, verb, wo
         "doctor": [],
     }
 
-    finished = run_verb_without("torch jaxtyping", verb, *arguments[verb])
+    missing = "torch jaxtyping" + " scipy" * (verb == "threshold")
+    finished = run_verb_without(missing, verb, *arguments[verb])
 
     assert words in finished.stdout
     assert finished.returncode == (verb == "check"), finished.stderr

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from efficientad.calibration.composition import learn_composition
-from efficientad.calibration.fit import fit_calibration, joined, outputs, scores
+from efficientad.calibration.fit import fit_calibration
 from efficientad.calibration.normal_images import Pixels, read_normal_images
+from efficientad.calibration.scoring import joined, outputs, scores
 from efficientad.datasets import open_category
 from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Engine, EngineOutput

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.calibration.fit import outputs
 from efficientad.calibration.normal_images import Pixels
+from efficientad.calibration.scoring import outputs
 from efficientad.calibration.second_session import n_affordable
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.images.changes import CHANGES, changed

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
 
 from efficientad.calibration.normal_images import Pixels
+from efficientad.calibration.scoring import joined, outputs, scores, session_scores
 from efficientad.calibration.second_session import SecondSession
 from efficientad.decisions.budget import DEFAULT_BUDGET
 from efficientad.decisions.decision import Calibration, TermScale
@@ -20,7 +21,6 @@ from efficientad.decisions.rule import ANYWHERE, Rule
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.errors import DatasetError
 from efficientad.images.alignment import Alignment
-from efficientad.inspection.tiling import run
 from efficientad.method.composition import COMPOSITION
 from efficientad.method.maps import (
     Grids,
@@ -28,18 +28,15 @@ from efficientad.method.maps import (
     divide_by_level,
     fit_quantiles,
     map_levels,
-    normalize_maps,
 )
 from efficientad.method.places import levels_of_places, place_levels
 from efficientad.method.sizes import GRID_SIZE
-from efficientad.progress import with_progress
 
 logger = logging.getLogger(__name__)
 
 Fit = Callable[..., MapScale]
 """Function of raw maps, and of the pixels `inside` that count, to their scale."""
 
-_BATCH_SIZE: Final = 4
 _LEVEL_OF_DIFFERENCE: Final = 0.05
 _WEIGHTS: Final = (1.0, 0.75, 0.5, 0.25)
 """Weights that an image-level term may get, relative to the maps."""
@@ -109,61 +106,8 @@ def fit_calibration(  # noqa: PLR0913 - a keyword for each property
     own = scores(found, held_out)
     for name, score in zip(names, own.tolist(), strict=False):
         _warn_if_odd(found, name, score)
-    by_kind = _session_scores(found, own, changed, session)
+    by_kind = session_scores(found, own, changed, session)
     return replace(found, second_session=by_kind, threshold_rule="steady")
-
-
-def with_normal_scores(
-    calibration: Calibration,
-    own: NDArray[np.float32],
-    engine: Engine,
-    pixels: Pixels,
-    alignment: Alignment | None = None,
-) -> Calibration:
-    """Return a calibration with the scores of other normal images; its scales stay.
-
-    Their scores after changes replace those of a second session, if it has any.
-
-    Args:
-        calibration: Calibration of the engine, with the rule of the scores.
-        own: Scores of the images as they are, (n,).
-        engine: Engine of a trained detector.
-        pixels: The images, (n, height, width, 3), RGB.
-        alignment: Reference that changed images are aligned with.
-    """
-    found = replace(
-        calibration,
-        normal_scores=tuple(sorted(own.tolist())),
-        training_scores=(),
-        second_session={},
-    )
-    if not calibration.second_session:
-        return found
-    changed = SecondSession(pixels, alignment)
-    session = outputs(engine, changed, calibration.rule, "second session")
-    derived = replace(found, given_threshold=None)
-    by_kind = _session_scores(derived, own, changed, session)
-    return replace(found, second_session=by_kind)
-
-
-def _session_scores(
-    calibration: Calibration,
-    own: NDArray[np.float32],
-    changed: SecondSession,
-    session: EngineOutput,
-) -> dict[str, tuple[float, ...]]:
-    """Return the scores of changed images by the kind of change.
-
-    An image that is flagged as it is says nothing about a change.
-    """
-    counts = (own <= calibration.threshold)[changed.origins]
-    by_case = scores(calibration, session).reshape(counts.shape)
-    by_kind = {}
-    for kind in dict.fromkeys(changed.kinds.tolist()):
-        those = changed.kinds == kind
-        of_kind, counted = by_case[those], by_case[those][counts[those]]
-        by_kind[kind] = tuple((counted if counted.size else of_kind.ravel()).tolist())
-    return by_kind
 
 
 # Deviation: the paper's score is the maximum of the combined map alone.
@@ -191,36 +135,6 @@ def _with_composition(
     return alone
 
 
-def outputs(
-    engine: Engine,
-    pixels: Pixels | SecondSession,
-    rule: Rule = ANYWHERE,
-    task: str = "calibration",
-) -> EngineOutput:
-    """Return the output of an engine for many images, (n, height, width, 3)."""
-    starts = range(0, len(pixels), _BATCH_SIZE)
-    batches = (pixels[start : start + _BATCH_SIZE] for start in starts)
-    tracked = with_progress(batches, len(pixels), task)
-    return joined([run(engine, batch, rule) for batch in tracked])
-
-
-def joined(found: Sequence[EngineOutput]) -> EngineOutput:
-    """Return outputs for several batches as one, with the values that all have."""
-    first = found[0]
-    names = [name for name in first.values if all(name in f.values for f in found)]
-    return EngineOutput(
-        {name: np.concatenate([f.grids[name] for f in found]) for name in first.grids},
-        {name: np.concatenate([f.values[name] for f in found]) for name in names},
-    )
-
-
-def scores(calibration: Calibration, output: EngineOutput) -> NDArray[np.float32]:
-    """Return the image scores of an engine's output, (n,)."""
-    rule = calibration.rule
-    grids = normalize_maps(output.grids, calibration.scales, rule.cells)
-    return calibration.scores(grids, output.values)[0]
-
-
 def _with_scores(
     calibration: Calibration, held_out: EngineOutput, training: EngineOutput | None
 ) -> Calibration:
@@ -229,8 +143,6 @@ def _with_scores(
     Scores of training images count if they are like those of held-out images, by the
     test of Mann and Whitney: then the student has not learned them by heart.
     """
-    from scipy.stats import mannwhitneyu  # noqa: PLC0415 - only to calibrate anew
-
     own = scores(calibration, held_out)
     trained = np.empty(0, np.float32)
     if training is not None:

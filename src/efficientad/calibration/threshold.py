@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from efficientad.calibration.fit import with_normal_scores
 from efficientad.calibration.normal_images import read_normal_images, without_duplicates
 from efficientad.calibration.rule_files import rule_of
 from efficientad.calibration.rule_options import RuleOptions
+from efficientad.calibration.scoring import with_normal_scores
 from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.decisions.decision import Calibration
 from efficientad.errors import ConfigError

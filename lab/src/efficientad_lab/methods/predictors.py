@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientad.calibration.fit import outputs, scores
 from efficientad.calibration.normal_images import Pixels
+from efficientad.calibration.scoring import outputs, scores
 from efficientad.decisions.budget import DEFAULT_BUDGET
 from efficientad.decisions.decision import Calibration, TermScale
 from efficientad.distillation.weights_reader import Weights

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from efficientad.calibration.fit import joined
+from efficientad.calibration.scoring import joined
 from efficientad.engines.engine import Engine, EngineOutput, Pixels, Precision
 from efficientad.images.rgb import image_hash
 
