@@ -1,1 +1,1 @@
-"""What is watched while the line runs: drift of the parts, disk and database."""
+"""Drift of the parts, and disk and database, watched while the line runs."""
