@@ -186,3 +186,11 @@ def test_a_job_after_the_end_fails_at_once(tmp_path):
 
     with pytest.raises(UnavailableError, match="is stopping"):
         store.writer.submit(retention.mark_removed, []).result(timeout=10)
+
+
+def test_a_time_has_the_first_of_its_numbers():
+    before = queries.first_id(datetime.now(UTC))
+    number = queries.new_id()
+
+    assert before <= number < queries.first_id(datetime.now(UTC) + timedelta(seconds=1))
+    assert queries.first_id(datetime(1926, 1, 1, tzinfo=UTC)) == "00000000-0000"

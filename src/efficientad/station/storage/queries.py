@@ -22,7 +22,8 @@ def new_id() -> str:
 
 def first_id(when: datetime) -> str:
     """Return the begin of a number that is not behind any number made from then on."""
-    text = f"{int(when.timestamp() * 1000):012x}"
+    # Before 1970 a minus sign would stand first, which some collations ignore.
+    text = f"{max(0, int(when.timestamp() * 1000)):012x}"
     return f"{text[:8]}-{text[8:]}"
 
 
