@@ -288,6 +288,8 @@ def test_a_rule_says_where_and_from_which_area_a_defect_counts(
             assert region["x"] == pytest.approx(x, abs=6)
             assert region["y"] == pytest.approx(150, abs=6)
             assert region["area"] == pytest.approx(64 * 64, rel=0.2)
+            has_interest = any(each["kind"] == "interest" for each in regions)
+            assert region["name"] == ("r0" if has_interest else None)
         else:
             assert answer["regions"] == []
             assert answer["masked_score"] <= 0.5

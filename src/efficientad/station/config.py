@@ -178,13 +178,14 @@ class Mqtt(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Retention(_Checked):
-    """How long images and rows are kept; queued, reviewed and golden ones always."""
+    """How long images of normal parts and rows are kept.
+
+    Anomalous, undecided, reviewed and golden parts are always kept.
+    """
 
     normal_days: _Days = 30.0
-    anomalous_days: _Days = 365.0
     row_days: _Days = 3650.0
     normal_gb: _Positive = 50.0
-    anomalous_gb: _Positive = 200.0
 
 
 @dataclass(frozen=True, kw_only=True)

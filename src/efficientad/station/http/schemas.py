@@ -62,7 +62,10 @@ IMAGES_BODY: Final = _body(
 
 
 class Region(BaseModel):
-    """A connected region of a defect, in pixels of the image."""
+    """A connected region of a defect, in pixels of the image.
+
+    It has the name of the region of interest in which it lies, if the rule has one.
+    """
 
     n: int
     x: int

@@ -30,7 +30,7 @@ from efficientad.images.rgb import INPUT_SIZE, ColorOrder, RGBImage, read_image
 from efficientad.inspection.prediction import Prediction
 from efficientad.inspection.predictor import Predictor
 from efficientad.station.prediction.grids import packed
-from efficientad.station.prediction.rules import Rule, with_rule
+from efficientad.station.prediction.rules import Rule, names_of, with_rule
 
 OpenPredictor = Callable[[], Predictor]
 """Opens the model in the child; it is pickled."""
@@ -157,7 +157,7 @@ def _predict(
                 connection.send((job.number, Undecided(str(error))))
                 continue
             facts["predict_ms"] = 1000 * (time.perf_counter() - start)
-            connection.send((job.number, _found(prediction, facts)))
+            connection.send((job.number, _found(prediction, job.rule, facts)))
     except BaseException:  # noqa: BLE001 - the parent sees the end and starts another one
         traceback.print_exc(file=sys.stderr)
         os._exit(1)
@@ -213,14 +213,17 @@ def _read_file(path: Path, job: Job, levels: Levels | None) -> RGBImage:
     return read_image(path, job.color, levels)
 
 
-def _found(prediction: Prediction, facts: dict[str, Any]) -> Found:
+def _found(prediction: Prediction, rule: Rule, facts: dict[str, Any]) -> Found:
     score = prediction.image_score
     if not prediction.rule.is_plain:
         points = sum(prediction.terms.values())
         score = float(prediction.combined_grid.max()) + points
+    largest, size = prediction.regions[:_MAX_REGIONS], (facts["height"], facts["width"])
+    names = names_of(largest, rule, prediction.pose, *size) if largest else []
     regions = tuple(
-        {name: getattr(region, name) for name in _REGION} | {"area": round(region.area)}
-        for region in prediction.regions[:_MAX_REGIONS]
+        {field: getattr(region, field) for field in _REGION}
+        | {"area": round(region.area), "name": name}
+        for region, name in zip(largest, names, strict=True)
     )
     # A person has to look at an unsure part: nobody may take it for normal.
     is_unsure = prediction.decision == "unsure"

@@ -1,4 +1,7 @@
-"""Removal of old images and rows. Queued, reviewed and golden ones stay, always."""
+"""Removal of old images of normal parts, and of old rows.
+
+Queued, reviewed and golden parts always stay. All parts that are not normal are queued.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -17,18 +20,17 @@ _AT_ONCE: Final = 200
 _GIGABYTE: Final = 1e9
 _OUTBOX_DAYS: Final = 7
 _MINUTE: Final = timedelta(minutes=1)
+_IS_STORED_AND_NORMAL: Final = (
+    t.inspections.c.media_state == "stored",
+    t.inspections.c.decision == "normal",
+)
 
 
 def remove_old(store: Store, retention: Retention, now: datetime) -> None:
     """Remove what retention names."""
-    for is_normal, days, gigabytes in (
-        (True, retention.normal_days, retention.normal_gb),
-        (False, retention.anomalous_days, retention.anomalous_gb),
-    ):
-        _remove(store, now - timedelta(days=days), is_normal=is_normal)
-        stored = store.database.read(stored_bytes, is_normal=is_normal)
-        excess = stored - gigabytes * _GIGABYTE
-        _remove(store, None, is_normal=is_normal, n_bytes=excess)
+    _remove(store, now - timedelta(days=retention.normal_days))
+    stored = store.database.read(normal_bytes)
+    _remove(store, None, stored - retention.normal_gb * _GIGABYTE)
     run, old = store.writer.run, now - timedelta(days=retention.row_days)
     while run(remove_rows, old, _AT_ONCE) == _AT_ONCE:
         pass
@@ -36,20 +38,14 @@ def remove_old(store: Store, retention: Retention, now: datetime) -> None:
 
 
 def _remove(
-    store: Store,
-    before: datetime | None,
-    *,
-    is_normal: bool,
-    n_bytes: float = float("inf"),
+    store: Store, before: datetime | None, n_bytes: float = float("inf")
 ) -> None:
     """Remove images before a time, oldest first, until so many bytes are free.
 
     The row says so first: a row without file would be an incident.
     """
     while n_bytes > 0:
-        found = store.database.read(
-            removable, is_normal=is_normal, before=before, limit=_AT_ONCE
-        )
+        found = store.database.read(removable, before, _AT_ONCE)
         freed = accumulate((row["media_bytes"] for row in found), initial=0)
         found = [row for row, n in zip(found, freed, strict=False) if n < n_bytes]
         if not found:
@@ -74,23 +70,18 @@ def places_of_minute(connection: Connection, minute: str) -> dict[str, str]:
     return dict(connection.execute(query).all())
 
 
-def removable(
-    connection: Connection, *, is_normal: bool, before: datetime | None, limit: int
-) -> list[Row]:
-    """Return stored images that retention may remove, oldest first.
+def removable(connection: Connection, before: datetime | None, limit: int) -> list[Row]:
+    """Return stored images of normal parts that may be removed, oldest first.
 
     Queued, reviewed and golden ones are never among them.
     """
     table = t.inspections.c
-    golden = select(t.golden.c.inspection)
-    same = table.decision == "normal" if is_normal else table.decision != "normal"
     query = (
         select(table.id, table.media_path, table.media_bytes)
         .where(
-            table.media_state == "stored",
-            same,
+            *_IS_STORED_AND_NORMAL,
             table.review_state.is_(None),
-            table.id.not_in(golden),
+            table.id.not_in(select(t.golden.c.inspection)),
         )
         .order_by(table.id)
         .limit(limit)
@@ -100,13 +91,10 @@ def removable(
     return rows(connection, query)
 
 
-def stored_bytes(connection: Connection, *, is_normal: bool) -> int:
-    """Return the bytes of stored images with or without the decision normal."""
-    table = t.inspections.c
-    same = table.decision == "normal" if is_normal else table.decision != "normal"
-    query = select(func.sum(table.media_bytes))
-    found = connection.execute(query.where(table.media_state == "stored", same))
-    return int(found.scalar() or 0)
+def normal_bytes(connection: Connection) -> int:
+    """Return the bytes of stored images of normal parts."""
+    query = select(func.sum(t.inspections.c.media_bytes)).where(*_IS_STORED_AND_NORMAL)
+    return int(connection.execute(query).scalar() or 0)
 
 
 def mark_removed(connection: Connection, numbers: Sequence[str]) -> None:

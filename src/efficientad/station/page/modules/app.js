@@ -171,6 +171,8 @@ async function start() {
   if (!isBegun && !state.signedOut) setTimeout(start, 5000);
 }
 
+// Today's counts end at midnight.
+setInterval(() => !state.signedOut && refresh().then(changed, () => {}), 60000);
 onChange(() => render(shell(), root));
 listen(() => ({
   ...LOOK_KEYS,

@@ -111,7 +111,8 @@ function tile(part) {
 }
 
 function details(part) {
-  const fact = (term, value) => (value === null || value === undefined || value === "" ? nothing : html`<div><dt>${term}</dt><dd>${value}</dd></div>`);
+  const fact = (term, value) => (!value || value === "–" ? nothing : html`<div><dt>${term}</dt><dd>${value}</dd></div>`);
+  const places = (part.regions ?? []).map((each) => each.name ?? "");
   const ms = (value) => (value == null ? null : `${number(value, 1)} ms`);
   return html`<div class="bar"><button type="button" @click=${close}>← Back</button>
       <h1 id="part-title" tabindex="-1">${name(part)}</h1></div>
@@ -134,10 +135,10 @@ function details(part) {
         </section>
         <section class="card"><h2>Facts</h2><dl class="facts">
           ${fact("Score", number(score(part)))}${fact("Threshold", number(part.threshold))}
-          ${fact("p-value", part.p_value == null ? null : number(part.p_value))}
-          ${fact("Regions", part.regions?.length ? count(part.regions.length) : null)}
-          ${fact("Size", part.width ? `${part.width} × ${part.height} pixels` : null)}
-          ${fact("Brightness", part.brightness == null ? null : number(part.brightness, 1))}
+          ${fact("p-value", number(part.p_value))}
+          ${fact("Regions", places.length && [count(places.length), ...new Set(places)].join(" "))}
+          ${fact("Size", part.width && `${part.width} × ${part.height} pixels`)}
+          ${fact("Brightness", number(part.brightness, 1))}
           ${fact("Waited", ms(part.wait_ms))}${fact("Decoded", ms(part.decode_ms))}
           ${fact("Predicted", ms(part.predict_ms))}${fact("Stored", ms(part.store_ms))}
           ${fact("Expected", part.expected)}${fact("Error", part.error)}

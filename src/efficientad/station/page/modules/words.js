@@ -35,7 +35,7 @@ export function word(decision) {
 }
 
 export function number(value, digits = 3) {
-  if (value === null || value === undefined) return "–";
+  if (value == null) return "–";
   return Number(value).toLocaleString(undefined, {
     minimumFractionDigits: digits,
     maximumFractionDigits: digits,
@@ -43,7 +43,7 @@ export function number(value, digits = 3) {
 }
 
 export function count(value) {
-  return value === null || value === undefined ? "–" : Number(value).toLocaleString();
+  return value == null ? "–" : Number(value).toLocaleString();
 }
 
 export function percent(share, digits = 1) {
@@ -51,7 +51,7 @@ export function percent(share, digits = 1) {
 }
 
 export function bytes(value) {
-  if (value === null || value === undefined) return "–";
+  if (value == null) return "–";
   const units = ["B", "kB", "MB", "GB", "TB"];
   let step = 0;
   let left = value;
@@ -64,7 +64,7 @@ export function bytes(value) {
 
 /** A span of time in one unit: 4 s, 12 min, 3 h, 5 days. */
 export function span(seconds) {
-  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
+  if (seconds == null || !Number.isFinite(seconds)) return "–";
   const s = Math.max(0, seconds);
   if (s < 100) return `${Math.floor(s)} s`;
   if (s < 6000) return `${Math.floor(s / 60)} min`;
