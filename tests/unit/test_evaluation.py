@@ -85,6 +85,21 @@ def test_files_that_are_not_used_are_told(parts, tmp_path, caplog):
     assert "parts: .avif files (1)" in caplog.text
 
 
+def test_a_report_of_few_images_shows_those_near_the_threshold_and_high_normal_ones(
+    parts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("efficientad.evaluation.evaluate.MAX_PICTURES", 1)
+    evaluation = evaluate(brightness_predictor(), parts, output=tmp_path)
+
+    report = (tmp_path / "report.html").read_text()
+    by_distance = sorted(
+        evaluation.scores, key=lambda s: abs(s.image_score - evaluation.threshold)
+    )
+    normal = {s.name for s in evaluation.scores if s.defect_type == "good"}
+    shown = set(re.findall(r'data-name="([^"]*)"', report))
+    assert shown == {by_distance[0].name} | normal
+
+
 @pytest.mark.parametrize("is_dated", [True, False])
 def test_a_report_shows_date_and_training_time_unless_undated(
     parts, tmp_path, is_dated

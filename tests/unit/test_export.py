@@ -241,8 +241,10 @@ def evaluations(monkeypatch):
             pixels = dict.fromkeys(pixel_metrics, 0.93 - loss / 100)
             self.metrics = {"image_au_roc": 0.99} | pixels
             self.scores = [
-                ScoredImage("a.png", "good", 0.1, 1.0, is_anomalous=False),
-                ScoredImage("b.png", "cut", 0.2, 0.1, is_anomalous=not loss),
+                ScoredImage("a.png", "good", 0.1, 1.0, "normal"),
+                ScoredImage(
+                    "b.png", "cut", 0.2, 0.1, "normal" if loss else "anomalous"
+                ),
             ]
 
     def lose(points, pixel_metrics=("au_pro",)):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from efficientad.decisions.rule import Rule
 from efficientad.errors import StorageError
+from efficientad.evaluation.pixel_results import RegionCounts
 from efficientad.evaluation.report import Report, environment, write_report
 from efficientad.evaluation.report_pictures import picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
@@ -74,8 +75,8 @@ class CheckedPage(HTMLParser):
 
 
 def scored(defect_type, image_score, name="a.png", threshold=0.5):
-    is_anomalous = image_score > threshold
-    return ScoredImage(name, defect_type, image_score, 0.1, is_anomalous)
+    decision = "anomalous" if image_score > threshold else "normal"
+    return ScoredImage(name, defect_type, image_score, 0.1, decision)
 
 
 def prediction_of(image_score=0.9, *, shape=(40, 60), grids=None, **changes):
@@ -388,6 +389,18 @@ def test_an_unsure_image_is_neither_found_nor_missed():
     image = np.zeros((40, 60, 3), np.uint8)
 
     assert picture_of("a.png", "scratch", image, prediction).verdict == "unsure"
+
+
+def test_unsure_images_are_counted_though_the_page_does_not_show_them(tmp_path):
+    scores = [scored("scratch", 0.9), scored("good", 0.1)]
+    scores.append(ScoredImage("b.png", "good", 0.4, 0.2, "unsure"))
+    regions = RegionCounts(1, 1, 0)
+    report = report_of(evaluation={"scores": scores, "regions": regions})
+
+    assert str(report.evaluation) == (
+        "found 1 of 1 defects, 0 of 2 false alarms, 1 unsure"
+    )
+    assert "1 image is unsure" in written(report, tmp_path)
 
 
 def test_the_region_of_interest_is_outlined():

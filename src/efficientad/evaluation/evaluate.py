@@ -40,7 +40,12 @@ from efficientad.evaluation.pixel_results import (
     count_regions,
     measure_pixels,
 )
-from efficientad.evaluation.report import Report, environment, write_report
+from efficientad.evaluation.report import (
+    Report,
+    environment,
+    highest_normal,
+    write_report,
+)
 from efficientad.evaluation.report_pictures import MAX_PICTURES, Picture, picture_of
 from efficientad.evaluation.results import Evaluation, ScoredImage
 from efficientad.evaluation.shifts import SCORE, shifts
@@ -281,7 +286,7 @@ def _evaluation(
                 defect_type=sample.defect_type,
                 image_score=prediction.image_score,
                 p_value=prediction.p_value,
-                is_anomalous=prediction.is_anomalous,
+                decision=prediction.decision,
             )
             for sample, prediction in predicted.items()
         ),
@@ -313,10 +318,11 @@ def _report(
     nearest = sorted(
         pictures, key=lambda shown: abs(shown.image_score - evaluation.threshold)
     )
+    farther = [p for p in highest_normal(pictures) if p in nearest[MAX_PICTURES:]]
     return Report(
         title=title,
         evaluation=evaluation,
-        pictures=nearest[:MAX_PICTURES],
+        pictures=nearest[:MAX_PICTURES] + farther,
         has_region_of_interest=bool(predictor.calibration.rule.region_of_interest),
         calibration=predictor.calibration.statement(),
         facts=_facts(predictor),

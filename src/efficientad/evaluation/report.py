@@ -91,6 +91,12 @@ def write_report(report: Report, path: Path) -> None:
     write_atomically(path, _page(report).encode("utf-8", errors="backslashreplace"))
 
 
+def highest_normal(pictures: Iterable[Picture]) -> list[Picture]:
+    """Return the six pictures of normal images with the highest scores."""
+    normal = (picture for picture in pictures if not picture.is_defect)
+    return sorted(normal, key=lambda each: -each.image_score)[:_N_HIGHEST]
+
+
 def _page(report: Report) -> str:
     evaluation = report.evaluation
     by_type = evaluation.metrics_by_defect_type
@@ -99,10 +105,6 @@ def _page(report: Report) -> str:
         for name in (NORMAL, *by_type)
     }
     defects = [s for s in evaluation.scores if s.defect_type != NORMAL]
-    highest_normal = sorted(
-        (index for index, p in enumerate(report.pictures) if not p.is_defect),
-        key=lambda index: -report.pictures[index].image_score,
-    )
     values = np.linspace(0, 1, 256, dtype=np.float32)[None]
     template = environment().get_template("report.html.j2")
     return template.render(
@@ -117,13 +119,14 @@ def _page(report: Report) -> str:
         normal=_row("normal images", scored[NORMAL]),
         defects=_row("defects", defects),
         reasons=_reasons(evaluation),
-        n_unsure=sum(p.decision == "unsure" for p in report.pictures),
         chart=score_chart(
             {name: [s.image_score for s in each] for name, each in scored.items()},
             evaluation.threshold,
         ),
         scores=[(s.defect_type != NORMAL, s.image_score) for s in evaluation.scores],
-        highest_normal=highest_normal[:_N_HIGHEST],
+        highest_normal=[
+            report.pictures.index(each) for each in highest_normal(report.pictures)
+        ],
         thumbnail=thumbnail,
         types=[name for name, each in scored.items() if each],
         scale=data_uri(overlay_layer(values, low=0, high=1)),

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from efficientad.datasets import NORMAL
+from efficientad.decisions.decision import Decision
 from efficientad.evaluation.pixel_results import MetricValues, RegionCounts
 from efficientad.evaluation.shifts import Shift
 
@@ -19,7 +20,12 @@ class ScoredImage:
     """`good` where there is no defect."""
     image_score: float
     p_value: float
-    is_anomalous: bool
+    decision: Decision
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the image is called anomalous."""
+        return self.decision == "anomalous"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +83,17 @@ class Evaluation:
         """Number of good test images."""
         return len(self.scores) - self.n_defect
 
+    @property
+    def n_unsure(self) -> int:
+        """Number of images that a person should look at."""
+        return sum(s.decision == "unsure" for s in self.scores)
+
     def __str__(self) -> str:
         """Return what the decision at the threshold finds, as one sentence."""
         return (
             f"found {self.n_defects_found} of {self.n_defect} defects, "
             f"{self.n_normal_flagged} of {self.n_normal} false alarms"
-        )
+        ) + (f", {self.n_unsure} unsure" if self.n_unsure else "")
 
     def as_json(self) -> dict[str, Any]:
         """Return everything in the types of JSON."""
@@ -97,8 +108,11 @@ class Evaluation:
             "n_defect": self.n_defect,
             "n_normal_flagged": self.n_normal_flagged,
             "n_defects_found": self.n_defects_found,
+            "n_unsure": self.n_unsure,
             "regions": self.regions and self.regions._asdict(),
             "session_alarms": dict(self.session_alarms),
             "shifts": [asdict(shift) for shift in self.shifts],
-            "images": [asdict(s) for s in self.scores],
+            "images": [
+                asdict(s) | {"is_anomalous": s.is_anomalous} for s in self.scores
+            ],
         }
