@@ -159,10 +159,12 @@ def test_without_a_place_an_image_is_refused_before_it_is_read(tmp_path):
             taken = station_of(client).admission
             wait_until(lambda: taken.n_taken == 1)
             refused = post(client)
+            files = [("images", ("a.png", NORMAL))]
+            whole_batch = client.post(f"{INSPECTIONS}/batch", files=files)
         assert hanging.result().json()["decision"] == "undecided"
-        assert 'shed_total{source="http"} 1.0' in client.get("/metrics").text
+        assert 'shed_total{source="http"} 2.0' in client.get("/metrics").text
 
-    assert refused.status_code == 429
+    assert refused.status_code == whole_batch.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
     assert taken.n_taken == 0
 

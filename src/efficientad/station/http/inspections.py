@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 
 from efficientad.errors import EfficientADError
 from efficientad.station.audit_chain import Actor
-from efficientad.station.errors import UnavailableError
 from efficientad.station.http import pictures
 from efficientad.station.http.problems import as_problem, documented, problem_of
 from efficientad.station.http.schemas import (
@@ -109,7 +108,7 @@ async def inspected(
     return await asyncio.shield(future)  # stored also if the client has left
 
 
-@router.post("/batch", responses=documented(413), openapi_extra=IMAGES_BODY)
+@router.post("/batch", responses=documented(408, 413), openapi_extra=IMAGES_BODY)
 async def post_batch(
     request: Request,
     client: AnyClient,
@@ -117,13 +116,21 @@ async def post_batch(
     source: SourceName = "http",
 ) -> list[BatchResult]:
     """Inspect up to 16 images of a multipart form; each has a result or a problem."""
-    if (problem := station.problem) is not None:
-        raise UnavailableError(problem)
     if "idempotency-key" in request.headers:
         raise HTTPException(
             400, "a batch takes no Idempotency-Key; post each image with its own"
         )
-    async with request.form(max_files=MAX_BATCH, max_fields=0) as form:
+    seconds = MAX_BATCH * station.config.upload_seconds
+    station.enter(source, client.name)  # before the images are read
+    try:
+        async with asyncio.timeout(seconds):
+            await request.form(max_files=MAX_BATCH, max_fields=0)
+    except TimeoutError as error:
+        text = f"a batch must arrive within {seconds:g} seconds"
+        raise HTTPException(408, text) from error
+    finally:
+        station.leave()
+    async with request.form() as form:  # the same one
         files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
         if not files:
             raise HTTPException(422, f"1 to {MAX_BATCH} images were needed, got none")
