@@ -1,5 +1,10 @@
 """Who may do what: hosts, origins, tokens, roles, sessions."""
 
+import re
+import tomllib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
 import pytest
 from fastapi.testclient import TestClient
 from tests.station_fakes import INSPECTIONS, config_in, image_of, running
@@ -9,6 +14,7 @@ from efficientad.errors import ConfigError
 from efficientad.station.config import (
     Proxy,
     Role,
+    StationConfig,
     Token,
     read_config,
     shown,
@@ -16,6 +22,7 @@ from efficientad.station.config import (
 from efficientad.station.http.app import create_app
 from efficientad.station.http.security import new_token
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 ROLES: tuple[Role, ...] = ("line", "viewer", "operator", "engineer")
 
 
@@ -254,6 +261,24 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path):
     assert "secret" not in text
     assert "abab" not in text
     assert "broker" in text
+
+
+def test_the_example_has_all_settings_with_their_defaults(tmp_path):
+    text = (REPOSITORY / "examples/station/station.toml").read_text()
+    text = re.sub(r"(?m)^# (?=\w+ = |\[)", "", text)
+    path = tmp_path / "station.toml"
+    path.write_text(re.sub('sha256 = ".*"', f'sha256 = "{32 * "ab"}"', text))
+    table = tomllib.loads(path.read_text())
+
+    config = read_config(path, {}, {"model": "part.ead"})
+    usual = StationConfig(model=Path("part.ead"))
+    own = {"name", "database", "media", "replica", "n_threads", "silent_seconds"}
+    for entry in fields(StationConfig):
+        default, value = getattr(usual, entry.name), getattr(config, entry.name)
+        is_table = is_dataclass(value) or (isinstance(value, tuple) and value)
+        assert entry.name in {*table, "model", "data", "is_open"}
+        assert is_table or entry.name in own or value == default, entry.name
+    assert config.retention == usual.retention
 
 
 @pytest.mark.parametrize(
