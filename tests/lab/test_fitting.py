@@ -1,6 +1,7 @@
 """Fitting, calibration and files of methods, shown by the smallest one."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ class Brightness(Method):
     def __init__(self, stages, settings):
         super().__init__(stages, settings)
         self.mean = nn.Parameter(torch.zeros(3, 8, 8))
+        self.late = nn.Parameter(torch.zeros(1))  # without gradient at first
         self.norm = nn.BatchNorm2d(3)
 
     def title(self):
@@ -52,7 +54,7 @@ class Brightness(Method):
         for name in ("first", "second"):
             yield Phase(
                 name=name,
-                optimizer=torch.optim.Adam([self.mean], 0.1),
+                optimizer=torch.optim.Adam([self.mean, self.late], 0.1),
                 inputs=small,
                 loss=self.loss,
                 n_epochs=self.settings.n_epochs,
@@ -63,6 +65,8 @@ class Brightness(Method):
     def loss(self, batch, draw):
         noisy = batch + torch.randn(batch.shape, generator=draw.generator)
         loss = (noisy[:, None] - self.mean).square().mean()
+        if draw.progress >= 0.5:
+            loss = loss + (self.late - 1).square().mean()
         return self.settings.factor * loss
 
     def output(self, images):
@@ -136,7 +140,34 @@ def test_a_killed_fit_goes_on_where_it_was(pixels, tmp_path, monkeypatch, n_step
     fitted = fit(resumed, pixels, config)
 
     assert [phase.steps for phase in fitted.phases] == [5, 5]
+    assert all(phase.loss is not None for phase in fitted.phases)
     assert torch.equal(resumed.mean, whole.mean)
+    assert torch.equal(resumed.late, whole.late)
+
+
+def test_a_killed_fit_goes_on_at_its_share_of_the_time(pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    now, seen = 0.0, []
+    monkeypatch.setattr(fitting.Clock, "_now", lambda _clock: (now, now))
+
+    def loss(method, ending_at, batch, draw):
+        nonlocal now
+        now += 10.0
+        seen.append(draw.progress)
+        if len(seen) == ending_at:
+            raise KeyboardInterrupt
+        return Brightness.loss(method, batch, draw)
+
+    config = FitConfig(checkpoint=tmp_path / "checkpoint", minutes=200 / 60)
+    killed, resumed = new(n_epochs=1000.0), new(n_epochs=1000.0)
+    monkeypatch.setattr(killed, "loss", partial(loss, killed, 7))
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, pixels, config)
+    monkeypatch.setattr(resumed, "loss", partial(loss, resumed, 0))
+    fit(resumed, pixels, config)
+
+    assert seen[:7] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert seen[7:11] == pytest.approx([0.6, 0.7, 0.8, 0.9])
 
 
 def test_the_rate_of_the_late_steps_is_a_tenth(pixels):

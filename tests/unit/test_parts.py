@@ -1,12 +1,15 @@
 """Prediction in parts: the plain command's results, each once, also after failures."""
 
 import errno
+import shutil
 import sys
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 from pyarrow import parquet
 from tests.fake_engines import brightness_predictor
@@ -140,6 +143,80 @@ def test_an_object_store_is_read_and_written(images, shards, model):
         predict_parts(model, ["memory://pictures"], "memory://parts", TWO)
 
 
+class Cached(MemoryFileSystem):
+    """An object store whose listings are kept until they are declared invalid."""
+
+    protocol = "cached"
+    listings: ClassVar[dict[str, list[str]]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("cached://", "memory://"))
+
+    def ls(self, path, *options, **more):
+        if more != {"detail": False}:
+            return super().ls(path, *options, **more)
+        if path not in self.listings:
+            self.listings[path] = super().ls(path, **more)
+        return self.listings[path]
+
+    def invalidate_cache(self, *_):
+        self.listings.clear()
+
+
+def test_parts_that_others_have_written_meanwhile_are_counted(images, model):
+    fsspec.register_implementation("cached", Cached)
+    fsspec.filesystem("cached").makedirs("/seen")
+
+    summary, _ = predict_parts(model, [str(images)], "cached://seen", TWO)
+
+    assert (summary.n_images, summary.n_failed) == (4, 1)
+
+
+def test_a_list_at_a_url_names_images_beside_it(images):
+    store = fsspec.filesystem("memory")
+    store.put(f"{images}/*", "/listed/")
+    store.pipe_file("/listed/names.txt", "\ufeff0.png\r\n\n1.png\n".encode())
+
+    (shard,) = find_shards(["memory://listed/names.txt"], 3)
+
+    assert shard.paths == ("memory://listed/0.png", "memory://listed/1.png")
+
+
+def test_every_url_must_have_images(images):
+    store = fsspec.filesystem("memory")
+    store.put(f"{images}/*", "/some/")
+    store.pipe_file("/some/camera-7", (images / "0.png").read_bytes())
+
+    (shard,) = find_shards(["memory://some/0.png", "memory://some/camera-7"], 3)
+    assert len(shard.paths) == 2
+    with pytest.raises(DatasetError, match=r"found none in memory://some/9\.png"):
+        find_shards(["memory://some/0.png", "memory://some/9.png"], 3)
+
+
+def test_names_of_other_bytes_are_different_parts(shards, model, tmp_path):
+    folder = tmp_path / "umlauts"
+    folder.mkdir()
+    for name in ("T\udce4.tar", "T\udcf6.tar"):
+        shutil.copy(shards / "a.tar", folder / name)
+
+    summary, _ = predict_parts(model, [folder], tmp_path / "out")
+
+    assert summary.n_images == 4
+
+
+def test_a_tar_file_with_links_to_images_is_refused(shards, images, model, tmp_path):
+    with tarfile.open(shards / "links.tar", "w") as archive:
+        archive.add(images / "0.png", "0.png")
+        link = tarfile.TarInfo("1.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "0.png"
+        archive.addfile(link)
+
+    _, (failure,) = predict_parts(model, [shards / "links.tar"], tmp_path / "out")
+
+    assert "1.png is a link there; make it with tar" in str(failure)
+
+
 def test_maps_are_a_column(images, model, tmp_path):
     predict_parts(model, [images / "2.png"], tmp_path / "out", has_maps=True)
 
@@ -151,15 +228,15 @@ def test_maps_are_a_column(images, model, tmp_path):
 @pytest.mark.parametrize("n_bytes", [1024, 1700])
 def test_a_damaged_tar_file_fails_alone(shards, model, tmp_path, n_bytes):
     whole = (shards / "a.tar").read_bytes()
-    (shards / "a.tar").write_bytes(whole[:n_bytes])
+    (shards / "a.tar").rename(shards / "A.TAR").write_bytes(whole[:n_bytes])
 
     summary, (failure,) = predict_parts(model, [shards], tmp_path / "out")
 
     assert str(failure).startswith(
-        f"a whole tar file of images was needed, {shards / 'a.tar'} cannot be read"
+        f"a whole tar file of images was needed, {shards / 'A.TAR'} cannot be read"
     )
     assert summary.n_images == 2
-    (shards / "a.tar").write_bytes(whole)
+    (shards / "A.TAR").write_bytes(whole)
     summary, failures = predict_parts(model, [shards], tmp_path / "out")
     assert (summary.n_images, failures) == (4, [])
 
@@ -198,10 +275,17 @@ def test_a_worker_with_another_model_is_refused(model):
 
 def test_a_file_named_twice_is_in_one_shard(images, shards):
     sources = [str(images / "0.png"), str(images), str(shards), str(shards / "a.tar")]
+    sources += [f"{images}/../{images.name}", f"{images}/*.png"]
 
     paths = [path for shard in find_shards(sources, 3) for path in shard.paths]
 
     assert len(paths) == len(set(paths)) == 5 + 2
+
+
+def test_a_pattern_names_the_images_that_match(images):
+    (shard,) = find_shards([f"{images}/[01].png"], 3)
+
+    assert [Path(path).name for path in shard.paths] == ["0.png", "1.png"]
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,17 @@ def predict_parts(
     output: str | None,
     config: PartsConfig,
     options: Mapping[str, Any],
+    refused: Mapping[str, object],
 ) -> PredictionSummary:
     """Return the counts of a prediction in parts; missing parts count as failed.
 
     Raises:
-        ConfigError: If there is no output.
+        ConfigError: If there is no output, or an option is given that is refused here.
     """
     if output is None:
         raise ConfigError("Parquet parts need a folder or URL; give --output")
+    if given := [option for option, value in refused.items() if value]:
+        raise ConfigError(f"Parquet parts take no {given[0]}; leave it out")
     progress: Progress | None = None
     with ExitStack() as stack:
 

@@ -100,17 +100,24 @@ def prediction_lines(summary: "PredictionSummary", see: str | None) -> list[str]
     )
     named: Sequence[Path] = summary.anomalous[:_N_NAMED]
     n_more = summary.n_anomalous - len(named)
-    more = [f"  and {n_more} more"] if n_more else []
+    more = [f"  and {n_more} more"] if named and n_more else []
     return [counts, *(f"  anomalous: {path}" for path in named), *more, *summary.unused]
 
 
-def robustness_lines(model: Path, calibration: "Calibration") -> list[str]:
+def robustness_lines(model: Path, *others: Path | None) -> list[str]:
     """Return the false alarms of a model file after changes that are no defects.
 
     Raises:
-        ConfigError: If they were not measured.
+        ConfigError: If they were not measured, or other files are given.
     """
-    alarms = calibration.session_alarms()
+    from efficientad.calibration.threshold import threshold
+
+    if any(others):
+        raise ConfigError(
+            "--robustness needs a model file in place of a data set, got --model or "
+            "--output, too; leave them out"
+        )
+    alarms = threshold(model).session_alarms()
     if not alarms:
         raise ConfigError(
             f"--robustness needs a model file with scores after changes, {model} has "

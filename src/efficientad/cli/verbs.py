@@ -45,7 +45,7 @@ def train(images: Path, /, *, output: Path, config: TrainConfig) -> int:
 
     Args:
         images: Folder of normal images, a category folder, or a list of images as CSV,
-            JSON lines or manifest.
+            JSON list or manifest.
         output: Detector file to write, for example part.ead.
         config: Settings of the training.
     """
@@ -139,7 +139,7 @@ def predict(
         output: Folder for predictions.csv, predictions.jsonl and heatmaps, or folder or
             URL for Parquet parts. None: nothing is written.
         json: -: print a JSON object for each image, one a line, on standard output,
-            and the summary on standard error.
+            and the summary on standard error; not with Parquet.
         heatmaps: Write a picture of each image with its maps; not with Parquet.
         maps: Write each combined map as a float32 TIFF of the image's size; with
             Parquet as a column with one value for each descriptor.
@@ -147,7 +147,8 @@ def predict(
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
             on a GPU, and for an exported file the engine that it was made for.
             native_bf16: faster for the medium size, but rounded.
-        streams: Images predicted at the same time. pytorch takes only one.
+        streams: Images predicted at the same time, not with Parquet. pytorch takes only
+            one.
         decision_exit_code: Exit with 3 if an image is anomalous, and with 4 if one is
             unsure and none is anomalous.
         config: Form of the results, and where they are computed.
@@ -162,7 +163,8 @@ def predict(
         from efficientad.cli.parts import predict_parts
 
         options = {"device": device, "engine": engine, "has_maps": maps}
-        summary = predict_parts(model, named, output, config, options)
+        refused = {"--json": json, "--streams": streams > 1}
+        summary = predict_parts(model, named, output, config, options, refused)
         place = output
     else:
         summary = predict_files(
@@ -198,7 +200,7 @@ def evaluate(
     Args:
         model: Detector file or exported file.
         category: Category folder with labelled test images, as in MVTec AD, or a list
-            of images as CSV, JSON lines or manifest.
+            of images as CSV, JSON list or manifest.
         output: Folder for the results.
         device: Device of the networks. auto: CUDA where there is one.
         engine: Engine that computes the maps. auto: native layers on the CPU, PyTorch
@@ -232,16 +234,14 @@ def check(
         data: Category folder, folder of categories, folder of normal images, or CSV or
             JSON list.
         model: Detector file that finds normal images unlike all others.
-        robustness: Show the false alarms of a model file, given in place of a data set,
-            after changes of light, focus and position as between two sessions.
+        robustness: Show only the false alarms of a model file, given in place of a data
+            set, after changes of light, focus and position as between two sessions.
         output: JSON file to write with all findings. None: they are only printed.
     """
     from efficientad.evaluation.check import check as check_data
 
     if robustness:
-        from efficientad.calibration.threshold import threshold as read
-
-        printing.print_lines(*printing.robustness_lines(data, read(data)))
+        printing.print_lines(*printing.robustness_lines(data, model, output))
         return OK
     checks = check_data(data, model=model, output=output)
     for checked in checks:

@@ -254,6 +254,7 @@ def _write(rows: list[dict[str, Any]], place: str) -> None:
 def _parts_in(output: str) -> set[str]:
     """Return the names of the parts in a folder or below a URL."""
     files, place = file_system(output)
+    files.invalidate_cache()  # workers have written meanwhile
     found = files.ls(place, detail=False) if files.exists(place) else []
     return {PurePosixPath(path).name for path in found if path.endswith(".parquet")}
 

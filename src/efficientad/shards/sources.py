@@ -4,9 +4,11 @@ A source is divided into shards, each of which becomes one part of the results: 
 file, or a number of image files that follow each other. URLs are read by fsspec.
 """
 
+import os
 import tarfile
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,6 +21,7 @@ from efficientad.errors import DatasetError, ImageError, MissingDependencyError
 from efficientad.images.decoding import N_FIRST_BYTES, begins_as_image
 from efficientad.images.listing import (
     IMAGE_SUFFIXES,
+    expanded,
     fault_of,
     find_images,
     unused_files,
@@ -51,7 +54,9 @@ class Shard:
         Args:
             salt: Everything else that the results depend on.
         """
-        digest = sha256("\0".join([salt, *self.paths]).encode("utf-8", "replace"))
+        digest = sha256(
+            "\0".join([salt, *self.paths]).encode("utf-8", "surrogateescape")
+        )
         stem = PurePosixPath(self.paths[0]).name.partition(".")[0]
         plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in stem)[:64]
         return f"{plain}-{digest.hexdigest()[:16]}.parquet"
@@ -69,7 +74,7 @@ class Shard:
         try:
             files, name = file_system(url)
             with files.open(name, "rb") as file:
-                if url.endswith(".tar"):
+                if url.lower().endswith(".tar"):
                     _require_end(file)
                 with tarfile.open(fileobj=file, mode="r|*") as archive:
                     for member in archive:
@@ -120,17 +125,20 @@ def find_shards(sources: Sequence[str], n_images: int) -> list[Shard]:
     """Divide sources into shards; a file that is named several times is in one of them.
 
     Args:
-        sources: Paths or URLs of images, of tar files of them, and of folders of both;
-            and text files with such a path or URL in each line.
+        sources: Paths, patterns or URLs of images, of tar files of them, and of folders
+            of both; and text files with a path or URL in each line.
         n_images: Images in a shard, at least 1; a tar file is a shard of its own.
 
     Raises:
         DatasetError: If there is no image, or a source cannot be listed.
         MissingDependencyError: If what reads a URL is not installed.
     """
-    paths = dict.fromkeys(path for source in sources for path in _files_of(source))
-    shards = [Shard((path,)) for path in paths if _is_tar(path)]
-    images = (path for path in paths if not _is_tar(path))
+    paths: dict[str, str] = {}
+    for path in (path for source in sources for path in _files_of(source)):
+        place = path if is_url(path) else os.path.normpath(Path(path).absolute())
+        paths.setdefault(place, path)
+    shards = [Shard((path,)) for path in paths.values() if _is_tar(path)]
+    images = (path for path in paths.values() if not _is_tar(path))
     while some := tuple(islice(images, n_images)):
         shards.append(Shard(some))
     if not shards:
@@ -189,6 +197,8 @@ def _files_of(source: str) -> Iterable[str]:
     if is_url(source):
         return _files_of_url(source)
     path = Path(source)
+    if (matching := expanded(path)) != [path]:
+        return [file for each in matching for file in _files_of(str(each))]
     if fault := fault_of(path):
         raise DatasetError(f"images were needed at {path}, {fault}; check the path")
     if path.is_dir():
@@ -198,35 +208,53 @@ def _files_of(source: str) -> Iterable[str]:
         return [source]
     try:
         with open_regular(path) as file:
-            text = file.read().decode("utf-8", "surrogateescape")
+            lines = _lines(file.read())
     except OSError as error:
         raise DatasetError(
             f"a list of images was needed, {path} cannot be read ({error.strerror}); "
             "check it"
         ) from error
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    return [line if is_url(line) else str(path.parent / line) for line in lines if line]
+    return [line if is_url(line) else str(path.parent / line) for line in lines]
 
 
 def _files_of_url(source: str) -> list[str]:
     files, place = file_system(source)
     try:
-        found = [place] if files.isfile(place) else files.find(place)
+        if not files.isfile(place):
+            found = [name for name in files.find(place) if _is_shown(name)]
+        elif place.lower().endswith(_LIST_SUFFIX):
+            lines, folder = _lines(files.cat_file(place)), source.rpartition("/")[0]
+            return [line if is_url(line) else f"{folder}/{line}" for line in lines]
+        else:
+            found = [place]
     except _ERRORS_OF_FSSPEC as error:
         raise DatasetError(
             f"images were needed at {source}, which cannot be listed ({error}); check "
             "the address and the permissions"
         ) from error
-    suffixes = (*IMAGE_SUFFIXES, *_TAR_SUFFIXES)
-    return sorted(
-        str(files.unstrip_protocol(name))
-        for name in found
-        if name.lower().endswith(suffixes) and not _is_hidden(name)
-    )
+    if not found:
+        raise DatasetError(
+            f"needed images or tar files of them, found none in {source}; check the "
+            "address"
+        )
+    return sorted(str(files.unstrip_protocol(name)) for name in found)
+
+
+def _lines(content: bytes) -> list[str]:
+    """Return the lines of a text that are not empty."""
+    text = content.removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    return [line for line in lines if line]
 
 
 def _is_tar(path: str) -> bool:
     return path.lower().endswith(_TAR_SUFFIXES)
+
+
+def _is_shown(name: str) -> bool:
+    """Return whether a file of a folder is an image, or a tar file of them."""
+    is_used = name.lower().endswith((*IMAGE_SUFFIXES, *_TAR_SUFFIXES))
+    return is_used and not _is_hidden(name)
 
 
 def _is_hidden(name: str) -> bool:
@@ -244,11 +272,16 @@ def _require_end(file: Any) -> None:
 
 def _image_in(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     """Return the bytes of a member that is an image, else None."""
+    has_suffix = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
+    if has_suffix and (member.islnk() or member.issym()):
+        raise DatasetError(
+            f"images were needed in a tar file, {member.name} is a link there; make it "
+            "with tar --dereference --hard-dereference"
+        )
     if not member.isfile() or _is_hidden(member.name):
         return None
     file = archive.extractfile(member)
     assert file is not None
     first_bytes = file.read(N_FIRST_BYTES)
-    has_suffix = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
     is_image = has_suffix or begins_as_image(first_bytes)
     return first_bytes + file.read() if is_image else None

@@ -110,9 +110,10 @@ def fit(method: Method, pixels: NormalPixels, config: FitConfig) -> Fitted:
         share += phase.share
         run = _Run(method, phase, config.seed + 1000 * index, index, clock)
         if stored is not None and index <= stored["phase"]:
-            run.take_over(stored["steps"][index])
+            run.take_over(stored["trained"][index])
             if index == stored["phase"]:
                 assert path is not None
+                run.begun = stored["begun"]
                 open_checkpoint(path, config.identity, phase.optimizer)
         run.train(share * limit, path, config.identity, done)
         done.append(run.done)
@@ -159,14 +160,17 @@ class _Run:
             batch_size=self.batch_size,
             epochs_prescribed=phase.n_epochs,
         )
+        self.begun = clock.seconds()[1]
+        """Processor seconds of the fit at which this training began."""
         self.written = time.monotonic()
         self.losses: list[float] = []
         self.is_over = False
         self.rates = [group["lr"] for group in phase.optimizer.param_groups]
+        _begin(phase.optimizer)
 
-    def take_over(self, steps: tuple[int, bool]) -> None:
+    def take_over(self, trained: tuple[int, float | None, bool]) -> None:
         """Go on after steps of an earlier process."""
-        self.done.steps, self.is_over = steps
+        self.done.steps, self.done.loss, self.is_over = trained
 
     def train(
         self,
@@ -176,12 +180,11 @@ class _Run:
         earlier: list[TrainedPhase],
     ) -> None:
         """Take steps until the prescribed ones are done or the time is over."""
-        _, begun = self.clock.seconds()
         while not self.is_over and self.done.steps < self.n_steps:
             _, seconds = self.clock.seconds()
             if seconds >= limit and self.done.steps > 0:
                 break
-            of_time = (seconds - begun) / max(limit - begun, 1.0)
+            of_time = (seconds - self.begun) / max(limit - self.begun, 1.0)
             progress = min(1.0, max(of_time, self.done.steps / self.n_steps))
             self._step(progress)
             is_due = time.monotonic() - self.written > _SECONDS_BETWEEN_CHECKPOINTS
@@ -189,8 +192,6 @@ class _Run:
                 self._write(path, identity, earlier, is_over=False)
         if path is not None and not self.is_over:
             self._write(path, identity, earlier, is_over=True)
-        if self.losses:
-            self.done.loss = sum(self.losses) / len(self.losses)
 
     def _step(self, progress: float) -> None:
         generator = torch.Generator().manual_seed(
@@ -214,6 +215,7 @@ class _Run:
         self.phase.optimizer.step()
         self.done.steps += 1
         self.losses = [*self.losses[-19:], value]
+        self.done.loss = sum(self.losses) / len(self.losses)
 
     def _indices(self, step: int) -> Tensor:
         """Return the images of a step: each epoch has its own order."""
@@ -236,15 +238,31 @@ class _Run:
         *,
         is_over: bool,
     ) -> None:
+        over = [(p.steps, p.loss, True) for p in earlier]
         content = {
             **identity,
             "phase": self.index,
-            "steps": [[p.steps, True] for p in earlier] + [[self.done.steps, is_over]],
+            "begun": self.begun,
+            "trained": [*over, (self.done.steps, self.done.loss, is_over)],
             "seconds": list(self.clock.seconds()),
         }
         state = {_STATE: self.method.fitted_state()}
         save_checkpoint(path, state, self.phase.optimizer, content)
         self.written = time.monotonic()
+
+
+def _begin(optimizer: torch.optim.Adam) -> None:
+    """Give all weights the state that they have before their first gradient.
+
+    A checkpoint has the state of each, also of those that get gradients later.
+    """
+    for group in optimizer.param_groups:
+        for weights in group["params"]:
+            optimizer.state[weights] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(weights),
+                "exp_avg_sq": torch.zeros_like(weights),
+            }
 
 
 def _opened(path: Path, method: Method) -> dict[str, Any]:
@@ -259,11 +277,16 @@ def _opened(path: Path, method: Method) -> dict[str, Any]:
     with whole_checkpoint(path):
         phase = int(content["phase"])
         wall, processor = (float(value) for value in content["seconds"])
-        steps = [(int(n), bool(is_over)) for n, is_over in content["steps"]]
-        if len(steps) != phase + 1 or not math.isfinite(wall + processor):
-            raise ValueError("steps")
+        begun = float(content["begun"])
+        trained = [
+            (int(n), None if loss is None else float(loss), bool(is_over))
+            for n, loss, is_over in content["trained"]
+        ]
+        if len(trained) != phase + 1 or not math.isfinite(wall + processor + begun):
+            raise ValueError("trained")
     load_fitted(method, state, path)
-    return {"phase": phase, "seconds": (wall, processor), "steps": steps}
+    seconds = wall, processor
+    return {"phase": phase, "seconds": seconds, "begun": begun, "trained": trained}
 
 
 def load_fitted(method: Method, state: Mapping[str, Tensor], path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
+from torch.optim import Adam
 
 from efficientad.calibration.fit import Fit
 from efficientad.engines.engine import EngineOutput, Pixels, Precision
@@ -75,7 +75,7 @@ class Phase:
     """One training of a method, with its prescribed length."""
 
     name: str
-    optimizer: Optimizer
+    optimizer: Adam
     inputs: Tensor
     """Inputs of the images; the first axis is that of images."""
     loss: Callable[[Tensor, Draw], Tensor]
