@@ -187,7 +187,8 @@ def test_an_ensemble_is_the_mean_of_members_scaled_by_held_out_images(
 
 
 @pytest.mark.parametrize(
-    "setting", [{"coreset": 0.0}, {"dimension": 0}, {"input_size": 100}]
+    "setting",
+    [{"coreset": 0.0}, {"dimension": 0}, {"input_size": 100}, {"n_neighbours": 1}],
 )
 def test_a_setting_out_of_its_range_is_refused(setting):
     with pytest.raises(ConfigError, match=next(iter(setting))):

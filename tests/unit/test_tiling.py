@@ -12,7 +12,14 @@ from efficientad.engines.engine import EngineOutput, Precision, local_grids
 from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.errors import ConfigError, ImageError
 from efficientad.inspection.opening import detector_engine
-from efficientad.inspection.tiling import WHOLE, grid_shape, input_size_for, run
+from efficientad.inspection.tiling import (
+    WHOLE,
+    grid_shape,
+    input_size_for,
+    network_views,
+    run,
+    whole_views,
+)
 from efficientad.method.maps import combine_maps
 from efficientad.method.placement import input_size, place_map, refine_grid
 from efficientad.training.run import images_for_training
@@ -92,6 +99,18 @@ def test_tiles_outside_of_the_region_are_not_computed(rng):
     assert rule.scores(combine_maps(both)) == rule.scores(
         combine_maps(both | {"local": expected})
     )
+
+
+def test_networks_see_images_whole_and_tiles_from_all_places(rng):
+    images = rng.integers(0, 256, (4, 480, 704, 3), np.uint8)
+
+    views = network_views(images)
+
+    assert views.shape == (8, 256, 256, 3)
+    np.testing.assert_array_equal(views[:4], whole_views(images))
+    np.testing.assert_array_equal(views[4], images[0, :256, :256])
+    np.testing.assert_array_equal(views[7], images[3, 224:480, 224:480])
+    assert network_views(views) is views
 
 
 def test_a_coarse_map_is_drawn_at_the_same_place_on_a_finer_grid(rng):

@@ -27,6 +27,7 @@ from efficientad.errors import (
 from efficientad.inspection.predictor import Predictor
 from efficientad.method.detector import Detector
 from efficientad.model_files import container as tensor_file
+from efficientad.training import provenance
 from efficientad.training import run as student
 from efficientad.training.config import TrainConfig
 from efficientad.training.optimizers import learning_rate
@@ -189,6 +190,15 @@ def test_a_finished_training_of_something_else_is_done_anew(
 
     with pytest.raises(TrainedError):
         student.train(normal_images[:n_images], config, output=output, on_step=stop)
+
+
+def test_natural_images_are_told_apart_by_their_contents_not_their_folder(trained):
+    facts = dict(trained[0].provenance)
+    moved = facts | {"pretraining_images": "another folder (8 images)"}
+    others = facts | {"pretraining_hash": 32 * "ab"}
+
+    assert provenance._decisive(moved) == provenance._decisive(facts)
+    assert provenance._decisive(others) != provenance._decisive(facts)
 
 
 def test_a_damaged_detector_is_not_taken_for_a_finished_one(normal_images, tmp_path):

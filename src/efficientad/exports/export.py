@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
 
+from efficientad.calibration.normal_images import read_normal_images
 from efficientad.datasets import open_category
 from efficientad.decisions.rule import ANYWHERE
 from efficientad.engines.engine import Precision
@@ -33,9 +34,9 @@ from efficientad.exports.comparison import (
 )
 from efficientad.exports.native_file import write_native
 from efficientad.images.preparation import Preparation
-from efficientad.images.rgb import INPUT_SIZE, resize_image
 from efficientad.inspection.opening import EXPORT_SUFFIXES, load
 from efficientad.inspection.predictor import Predictor
+from efficientad.inspection.tiling import network_views
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files import export_metadata as metadata
 from efficientad.model_files.export_metadata import (
@@ -144,9 +145,8 @@ def export(
     calibration = predictor.calibration
     model = detector_graph(weights, size, calibration.scales, calibration.terms)
     if precision == "int8":
-        read = [predictor.preparation.read(image) for image in normal]
-        small = [resize_image(image, INPUT_SIZE, INPUT_SIZE) for image in read]
-        model = quantized(model, small)
+        read = read_normal_images(normal, predictor.preparation)
+        model = quantized(model, list(network_views(read.pixels)))
     elif precision != "fp32":
         model = with_16_bit_weights(model, has_bfloat16=precision == "bf16")
     # The graph itself knows no rule, no tiles, no places and no alignment.

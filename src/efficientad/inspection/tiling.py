@@ -68,6 +68,16 @@ def whole_views(images: Images) -> Images:
     return np.stack([resize_image(image, *WHOLE) for image in images])
 
 
+def network_views(images: Images) -> Images:
+    """Return what the networks see of images: each one whole, and a tile of each."""
+    if images.shape[1:3] == WHOLE:
+        return images
+    places = list(_places(grid_shape(images.shape[1:3]), None))
+    share = len(places) / len(images)
+    tiles = [_tile(one, *places[int(n * share)]) for n, one in enumerate(images)]
+    return np.concatenate([whole_views(images), np.stack(tiles)])
+
+
 def grid_shape(size: Size) -> tuple[int, int]:
     """Return the rows and columns of the local map of an input size."""
     rows, columns = (GRID_SIZE + (n - INPUT_SIZE) // PATCH_STRIDE for n in size)

@@ -43,6 +43,7 @@ def provenance_of(
         "seed": config.seed,
         "teacher": {"hash": teacher.file_hash, **teacher.provenance},
         "pretraining_images": pretraining_images and pretraining_images.description(),
+        "pretraining_hash": pretraining_images and pretraining_images.fingerprint(),
         "training_images": training.hash_of_name,
         "validation_images": validation.hash_of_name,
         "validation_appearance": appearances(whole_views(validation.pixels)),
@@ -77,7 +78,7 @@ def finished_detector(
 
 def _decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries that change the result; paths of images do not."""
-    names = ("recipe", "seed", "pretraining_images")
+    names = ("recipe", "seed", "pretraining_hash")
     return {
         **{name: provenance.get(name) for name in names},
         "teacher": provenance.get("teacher", {}).get("hash"),

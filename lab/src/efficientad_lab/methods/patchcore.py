@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from efficientad.errors import DatasetError, TrainingError
+from efficientad.errors import ConfigError, DatasetError, TrainingError
 from efficientad.settings import Range
 from efficientad_lab.methods.method import (
     Inputs,
@@ -61,6 +61,15 @@ class PatchCoreSettings(MethodSettings):
     """The b of the weighted score; the authors name no number. 0: not weighted."""
     strides: Sequence[Stride] = (8, 16)
     input_size: InputSize = 224
+
+    def __post_init__(self) -> None:
+        """Reject a weight that makes every score 0."""
+        super().__post_init__()
+        if self.n_neighbours == 1:
+            raise ConfigError(
+                "n_neighbours must be 0 or at least 2, got 1, with which all scores "
+                "are 0"
+            )
 
 
 class PatchCore(Method):

@@ -71,7 +71,8 @@ class StudentTeacherSettings(MethodSettings):
     """32 for a deep network that teachers are made from, 4 for a PDN as the teacher."""
     fields: Sequence[Field] = (17, 33, 65)
     """Fields of the teachers, pixels. A PDN has 33 only."""
-    n_students: Annotated[int, Range(1, 16)] = 3
+    n_students: Annotated[int, Range(2, 16)] = 3
+    """Their disagreement is the uncertainty, which one student alone does not have."""
     n_epochs: Annotated[float, Range(0, 1e6)] = 100.0
     """Epochs of the students."""
     natural_images: str | None = None

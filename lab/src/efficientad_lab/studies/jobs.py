@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from efficientad.calibration.fit import Fit, fit_calibration
-from efficientad.calibration.normal_images import NormalImages, training_and_validation
+from efficientad.calibration.normal_images import (
+    NormalImages,
+    read_normal_images,
+    training_and_validation,
+)
 from efficientad.cli.process import held_back_interrupt
 from efficientad.datasets import Category
 from efficientad.errors import ModelFileError, StorageError
@@ -295,7 +299,8 @@ def _normalized(
     job: Job, normalization: Normalization, predictor: Predictor
 ) -> Predictor:
     """Return a predictor with another normalization, fitted on held-out images."""
-    _, held_out = _split(job)
+    names = [*predictor.provenance["validation_images"]]
+    held_out = read_normal_images(names, predictor.preparation)
     low, high = normalization.low, normalization.high
     fit: Fit = fit_mean_and_deviation
     if low is not None and high is not None:
@@ -307,6 +312,7 @@ def _normalized(
         fit=fit,
         divides_by_level=isinstance(job.recipe, QuickRecipe)
         and job.recipe.divides_by_level,
+        alignment=predictor.preparation.alignment,
     )
     return replace(predictor, calibration=calibration)
 
