@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from tests.station_fakes import (
     INSPECTIONS,
     config_in,
+    image_of,
     incidents,
     is_ready,
     listed,
@@ -159,7 +160,7 @@ def test_without_a_place_an_image_is_refused_before_it_is_read(tmp_path):
             taken = station_of(client).admission
             wait_until(lambda: taken.n_taken == 1)
             refused = post(client)
-            files = [("images", ("a.png", NORMAL))]
+            files = [("images", ("a.png", image_of(NORMAL)))]
             whole_batch = client.post(f"{INSPECTIONS}/batch", files=files)
         assert hanging.result().json()["decision"] == "undecided"
         assert 'shed_total{source="http"} 2.0' in client.get("/metrics").text

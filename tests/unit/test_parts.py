@@ -143,7 +143,7 @@ def test_an_object_store_is_read_and_written(images, shards, model):
         predict_parts(model, ["memory://pictures"], "memory://parts", TWO)
 
 
-class Cached(MemoryFileSystem):
+class Cached(MemoryFileSystem):  # type: ignore[misc]
     """An object store whose listings are kept until they are declared invalid."""
 
     protocol = "cached"

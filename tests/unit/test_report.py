@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from efficientad.decisions.decision import Decision
 from efficientad.decisions.rule import Rule
 from efficientad.errors import StorageError
 from efficientad.evaluation.pixel_results import RegionCounts
@@ -75,7 +76,7 @@ class CheckedPage(HTMLParser):
 
 
 def scored(defect_type, image_score, name="a.png", threshold=0.5):
-    decision = "anomalous" if image_score > threshold else "normal"
+    decision: Decision = "anomalous" if image_score > threshold else "normal"
     return ScoredImage(name, defect_type, image_score, 0.1, decision)
 
 

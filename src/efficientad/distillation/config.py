@@ -41,7 +41,8 @@ class DistillConfig:
 
     minutes: Annotated[float, Range(1e-3, 1_000_000)] | None = None
     """Time for the steps, in minutes, from 0.001 to a million. The learning rate
-    follows the time, and `steps` must not be given. None: all steps."""
+    follows the time; neither `steps` nor `snapshots` may be given then. None: all
+    steps."""
 
     start_from: Path | None = None
     """Teacher file whose weights the network starts with. None: random weights."""
@@ -56,7 +57,7 @@ class DistillConfig:
     """`constant`, `drop` to a tenth for the last 5 %, or `cosine` with warm-up."""
 
     optimizer: OptimizerName | None = None
-    """`adam` as in the paper, `adamw`, or `muon`."""
+    """`adam` as in the paper, or `muon`."""
 
     stride_in_first_convolution: bool | None = None
     """Whether the bottlenecks of a ResNet stride in their first 1x1 convolution, as in

@@ -89,9 +89,9 @@ def input_size_for(size: Size, tile: TileChoice, scale: float | None) -> Size:
 
     Args:
         size: Height and width of the images.
-        tile: Side of the tiles. None: tiles for narrow images, more than twice as long
-            as high or the other way round. `auto`: tiles for images that are large or
-            far from square. The log says which and why.
+        tile: Side of the tiles. None: tiles for narrow images, more than 2.1 times as
+            long as high or the other way round. `auto`: tiles for images that are large
+            or far from square. The log says which and why.
         scale: Factor by which the shorter side is larger than 256 pixels. None: the
             size of the images, but at most 8; without a `tile` at most 2.
 

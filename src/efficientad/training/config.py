@@ -24,7 +24,7 @@ from efficientad.settings import (
 
 Preset = Literal["paper", "quick"]
 RateSchedule = Literal["drop", "cosine", "constant"]
-OptimizerName = Literal["adam", "adamw", "muon"]
+OptimizerName = Literal["adam", "muon"]
 Channels = Annotated[int, Range(32, DESCRIPTOR_CHANNELS, 32)]
 """Channels that native layers can work on."""
 
@@ -41,10 +41,11 @@ class TrainConfig:
     where an accelerator is used, `quick` otherwise."""
 
     steps: Steps | None = None
-    """Optimizer steps, from 1 to ten million."""
+    """Optimizer steps, from 1 to ten million. None: as the preset says; `train` shows
+    the number."""
 
     batch_size: BatchSize | None = None
-    """Images a step, from 1 to 1024."""
+    """Images a step, from 1 to 1024. None: as the preset says."""
 
     teacher: Path | None = None
     """File of the teacher. None: the shipped one of this size."""
@@ -75,8 +76,8 @@ class TrainConfig:
     tile: TileChoice = None
     """Side of the tiles in which the local map sees the image, in pixels. `never`: it
     sees the whole image at 256 x 256. `auto`: tiles for large images and for those far
-    from square. None: `never`, but with preset `quick` tiles for images more than twice
-    as long as high, or the other way round."""
+    from square. None: `never`, but with preset `quick` tiles for images more than 2.1
+    times as long as high, or the other way round."""
 
     scale: Annotated[float, Range(1, 16)] | None = None
     """With tiles: factor by which the shorter side of the image is larger than 256
@@ -93,10 +94,12 @@ class TrainConfig:
 
     local_channels: Channels | None = None
     """Channels that the local map of the trained detector sums over, a multiple of 32,
-    at most 384: all, as in the paper. Few hold most of the sum."""
+    at most 384: all, as in the paper. Few hold most of the sum. None: as the preset
+    says."""
 
     global_channels: Channels | None = None
-    """Channels that the global map sums over, a multiple of 32, at most 384."""
+    """Channels that the global map sums over, a multiple of 32, at most 384. None: as
+    the preset says."""
 
     device: Device = "auto"
     """Device of the networks. `auto` takes CUDA where there is one."""

@@ -1,4 +1,4 @@
-"""Optimizers and learning rates: the paper's Adam, AdamW, Muon for few steps."""
+"""Optimizers and learning rates: the paper's Adam, Muon for few steps."""
 
 import math
 from collections.abc import Iterable
@@ -35,8 +35,7 @@ def make_optimizer(
     """Return an optimizer; its rate is set before each step by `set_rate`."""
     if name == "muon":
         return Muon(parameters, weight_decay=weight_decay)
-    maker = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return maker(parameters, weight_decay=weight_decay, fused=True)
+    return torch.optim.Adam(parameters, weight_decay=weight_decay, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -252,7 +252,7 @@ class _Run:
 
 
 def _begin(optimizer: torch.optim.Adam) -> None:
-    """Give all weights the state that they have before their first gradient.
+    """Set the state that all weights have before their first gradient.
 
     A checkpoint has the state of each, also of those that get gradients later.
     """
