@@ -178,13 +178,16 @@ class DualSubspace(Method):
 
     def _shown(self, levels: Levels) -> tuple[Grid, Grid]:
         """Return the general image of vectors, and that of the product's decoder."""
-        normal = self._to_normal(levels)
+        return self.general.decoded(levels), self._own(self._to_normal(levels))
+
+    def _own(self, normal: Levels) -> Grid:
+        """Return the image that the product's decoder makes of normal vectors."""
         quantized = Levels(
             self.general.low.quantized(normal.low),
             self.general.high.quantized(normal.high),
         )
         own: Tensor = self.own_decoder(self.general.joined(quantized))
-        return self.general.decoded(levels), own
+        return own
 
     def _to_normal(self, levels: Levels) -> Levels:
         return Levels(self.low_to_normal(levels.low), self.high_to_normal(levels.high))
@@ -217,8 +220,9 @@ class DualSubspace(Method):
                 ),
             )
         normal = self._to_normal(wrong)
-        shown, own = self._shown(wrong)
-        found = self.detector(torch.cat([shown, own], 1).detach()).softmax(1)
+        own = self._own(normal)
+        seen = torch.cat([self.general.decoded(wrong), own], 1).detach()
+        found = self.detector(seen).softmax(1)
         return (
             focal_loss(found, mask)
             + functional.mse_loss(normal.low, right.low)

@@ -27,6 +27,7 @@ from efficientad.method.maps import fit_quantiles
 from efficientad.method.placement import FIRST_CENTER
 from efficientad.method.sizes import PATCH_STRIDE
 from efficientad.settings import Range, Seed, check_fields
+from efficientad.training.channel_statistics import ChannelMoments
 from efficientad_lab.methods.stages import Stages
 
 NormalPixels = UInt8[Tensor, "batch 256 256 3"]
@@ -172,15 +173,11 @@ class Method(nn.Module, ABC):
         self, pixels: NormalPixels, compute: Callable[[Inputs], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return mean and deviation of each channel over all images, (1, n, 1, 1)."""
-        n, total, squares = 0, torch.zeros(()), torch.zeros(())
+        moments = ChannelMoments()
         for image in torch.split(pixels, 1):
-            found = compute(self.inputs(image)).double()
-            total = total + found.sum((0, 2, 3), keepdim=True)
-            squares = squares + found.square().sum((0, 2, 3), keepdim=True)
-            n += found.shape[0] * found.shape[2] * found.shape[3]
-        mean = total / n
-        deviation = (squares / n - mean.square()).clamp(min=1e-12).sqrt()
-        return mean.float(), deviation.float()
+            moments.add(compute(self.inputs(image)).transpose(0, 1).flatten(1).T)
+        mean, deviation = (each[:, None, None] for each in moments.mean_and_std())
+        return mean[None], deviation[None].clamp(min=1e-6)
 
 
 class MethodEngine:
