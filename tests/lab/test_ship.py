@@ -33,6 +33,7 @@ FACTS = {
     "explained_variance": 0.4567,
     "explained_variance_quartiles": [0.1, 0.2, 0.4, 0.6, 0.9],
     "hours": 2.5,
+    "start": {"n_steps": 900, "hours": 0.5, "explained_variance": 0.3},
 }
 
 
@@ -71,6 +72,8 @@ def test_ship_replaces_weights_hash_log_and_table(repository, teacher):
     shipped = teachers.open_teacher("small")
     assert shipped.provenance["source"] == "ResNet-50, MIT"
     assert shipped.provenance["commit"]
+    page = (repository / "docs" / "teachers.md").read_text()
+    assert "seed 0, from a teacher of 900 steps, 0.50 hours and an" in page
     hashes = json.loads((repository / "weights" / "hashes.json").read_text())
     assert hashes == {target.name: shipped.file_hash}
     for name, value in shipped.network.state_dict().items():

@@ -68,6 +68,12 @@ def region(size: str, facts: Mapping[str, Any]) -> str:
         "weights": "half precision",
         "commit": f"`{short_commit(facts.get('commit', 'unknown'))}`",
     }
+    if "start" in facts:
+        start = facts["start"]
+        rows["training"] += (
+            f", from a teacher of {start['n_steps']} steps, {start['hours']:.2f} hours "
+            f"and an explained variance of {start['explained_variance']:.3f}"
+        )
     if "note" in facts:
         rows["note"] = facts["note"]
     lines = [f"| {name} | {value} |" for name, value in rows.items()]
