@@ -14,11 +14,11 @@ from efficientad.station.audit_chain import (
     next_entry,
 )
 from efficientad.station.reviewing.queue import (
-    RANDOM_SHARE,
     missed_share,
     queue_reason,
 )
 
+SHARE = 0.005
 ANN = Actor("Ann", "operator")
 AT = datetime(2026, 11, 29, 14, 7, 3, 5, tzinfo=UTC)
 
@@ -44,23 +44,23 @@ def chain(n):
     ],
 )
 def test_the_queue_has_what_is_not_clearly_normal(decision, score, reason):
-    assert queue_reason("part 1", decision, score, 0.4) == reason
+    assert queue_reason("part 1", decision, score, 0.4, SHARE) == reason
 
 
 def test_a_negative_threshold_has_close_scores_too():
-    assert queue_reason("part 1", "normal", -0.42, -0.4) == "close"
-    assert queue_reason("part 1", "normal", -0.45, -0.4) is None
+    assert queue_reason("part 1", "normal", -0.42, -0.4, SHARE) == "close"
+    assert queue_reason("part 1", "normal", -0.45, -0.4, SHARE) is None
 
 
 def test_a_random_share_of_normal_parts_is_in_the_queue():
-    found = [queue_reason(str(n), "normal", 0.0, 0.4) for n in range(20_000)]
+    found = [queue_reason(str(n), "normal", 0.0, 0.4, SHARE) for n in range(20_000)]
 
-    close = [queue_reason(str(n), "normal", 0.39, 0.4) for n in range(20_000)]
+    close = [queue_reason(str(n), "normal", 0.39, 0.4, SHARE) for n in range(20_000)]
 
     assert set(found) == {None, "random"}
     # The share is one of all normal parts: else it would bound the missed ones too low.
     assert close.count("random") == found.count("random")
-    assert abs(found.count("random") - 20_000 * RANDOM_SHARE) < 30
+    assert abs(found.count("random") - 20_000 * SHARE) < 30
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from efficientad.station.chance import chance
 Decision = Literal["normal", "anomalous", "undecided"]
 Reason = Literal["anomalous", "undecided", "close", "random", "again"]
 
-RANDOM_SHARE: Final = 0.005
 CLOSE: Final = 0.1
 _CONFIDENCE: Final = 0.95
 
@@ -22,7 +21,7 @@ def queue_reason(
     decision: Decision,
     score: float | None,
     threshold: float,
-    random_share: float = RANDOM_SHARE,
+    random_share: float,
 ) -> Reason | None:
     """Return the reason why a part is to be reviewed, None if it is not.
 
