@@ -29,8 +29,8 @@ namespace {
 
 constexpr int normal = 0, anomalous = 1, failed = 2;
 
-constexpr int format_version = 3;  // of exports, as in `export_metadata.py`
-constexpr int older_version = 2;   // with the same score and combined map
+// Of exports, as in `export_metadata.py`: 4 needs more than graph and threshold.
+constexpr int format_version = 3, later_version = 4;
 
 struct Decision {
     double threshold;
@@ -76,7 +76,12 @@ nlohmann::json read_metadata(const ov::Model& model, const std::string& path) {
 Decision read_decision(const ov::Model& model, const std::string& path) {
     const nlohmann::json content = read_metadata(model, path);
     const nlohmann::json& format = content["format"];
-    if (format != format_version && format != older_version) {
+    if (format == later_version) {
+        throw std::runtime_error(path + " has a region, a least area, an unsure band, tiles, "
+                                        "alignment or levels, which this program does not "
+                                        "know; use predict_native");
+    }
+    if (format != format_version) {
         throw std::runtime_error(path + " has export format " + format.dump() +
                                  ", this program reads " + std::to_string(format_version) +
                                  "; export it again");

@@ -19,7 +19,7 @@ from efficientad.engines.openvino import OpenVinoEngine
 from efficientad.engines.pytorch import PyTorchEngine
 from efficientad.inspection.opening import detector_engine
 from efficientad.kernels import layers
-from efficientad.model_files import container, export_metadata
+from efficientad.model_files import container
 from efficientad_lab.benchmark.baseline import BaselineEngine
 from efficientad_lab.studies.cached_maps import CachingEngine
 
@@ -127,25 +127,3 @@ def test_a_detector_file_without_named_scales_opens_as_before(predictor, tmp_pat
     opened = efficientad.load(path)
 
     check_same_calibration(opened, predictor)
-
-
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_an_export_of_format_2_opens_with_its_normalized_grids(
-    engine, exports, exported, tmp_path, photograph
-):
-    path = tmp_path / exports[engine].name
-    metadata = export_metadata.read(exports[engine])
-    earlier = replace(metadata, format=2)
-    export_metadata.write(exports[engine], earlier, output=path)
-
-    opened = efficientad.load(path)
-
-    image = photograph(120, 90)
-    expected, found = exported[engine].predict(image), opened.predict(image)
-    assert found.image_score == pytest.approx(expected.image_score, abs=1e-5)
-    for name, grid in expected.grids.items():
-        np.testing.assert_allclose(found.grids[name], grid, atol=1e-5)
-    # A change of its decision leaves it what it is.
-    efficientad.threshold(path, at=0.5)
-    assert efficientad.load(path).calibration.threshold == 0.5
-    assert export_metadata.read(path).format == 2

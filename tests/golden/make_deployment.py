@@ -74,7 +74,9 @@ def golden_predictor(engine: DetectorEngine = "auto") -> Predictor:
     scales = {"local": MapScale(2.3, 3.6), "global": MapScale(0.36, 0.53)}
     return Predictor(
         engine=detector_engine(detector, engine),
-        calibration=Calibration(scales, (0.04, 0.08, 0.13, 0.15), 0.4),
+        calibration=Calibration(
+            scales, (0.04, 0.08, 0.13, 0.15), 0.4, threshold_rule="steady"
+        ),
         provenance={"seed": 0, "training_images": {"a.png": "00"}},
         size="small",
         weights=as_arrays(detector.state_dict()),

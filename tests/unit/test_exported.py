@@ -241,26 +241,6 @@ def test_openvino_runs_an_onnx_file_too(exports, exported, photograph):
     assert_alike(opened.predict(image), expected)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_file_of_format_2_predicts_by_its_normalized_grids(
-    exports, exported, photograph, tmp_path, engine
-):
-    """The graph normalizes these itself; files of today hold them, too."""
-    image, path = photograph(64, 70), tmp_path / exports[engine].name
-    as_format_2 = replace(metadata.read(exports[engine]), format=2)
-    metadata.write(exports[engine], as_format_2, output=path)
-
-    opened = efficientad.load(path)
-
-    expected = exported[engine].predict(image)
-    found = opened.predict(image)
-    assert_alike(found, expected)
-    assert found.p_value == expected.p_value
-    raw = exported[engine].engine.run(image[np.newaxis]).grids
-    normalized = opened.engine.run(image[np.newaxis]).grids
-    assert not np.allclose(raw["local"], normalized["local"])
-
-
 @pytest.mark.parametrize(
     ("engine", "settings", "message"),
     [

@@ -146,6 +146,21 @@ def test_winograd_layers_equal_the_direct_convolution(
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("form", "flat"),
+    [*((form, False) for form in FORMS), *((form, True) for form in layers.FLAT_FORMS)],
+)
+def test_what_is_not_a_number_stays_so_through_relu(form, flat):
+    tile, kernel = form or (None, 3)
+    image, weight, bias = drawn(1, 1, (8 if flat else 64, 32), kernel, (20, 20))
+    image[0, 0, 9, 9] = torch.nan
+
+    found = computed(image, weight, bias, tile=tile, flat=flat, relu=True)
+
+    assert found.isnan().any()
+
+
+@needs_compiler
 @settings(max_examples=60)
 @given(
     form=st.sampled_from(layers.FLAT_FORMS),

@@ -5,14 +5,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import openvino
 import pytest
 
-from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.errors import ModelFileError, StorageError
-from efficientad.method.maps import normalize_maps
 from efficientad.model_files import export_metadata as metadata
 
 ENGINES = ["onnxruntime", "openvino"]
@@ -147,28 +144,6 @@ def test_a_file_without_a_hash_of_its_text_is_read(copied, engine):
     path.write_bytes(metadata._joined(path, json.dumps(content), rest))
 
     assert metadata.read(path) == expected
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_file_of_format_2_is_read_by_its_normalized_grids(copied, engine):
-    """Its calibration has old names, and its graph no raw grids."""
-    path = copied[engine]
-    found = metadata.read(path)
-
-    def as_format_2(content):
-        scales = content["calibration"].pop("scales")
-        content["calibration"] |= {f"{k}_quantiles": v for k, v in scales.items()}
-        content["format"] = 2
-
-    with_text(path, as_format_2)
-
-    assert metadata.read(path) == replace(found, format=2)
-    assert found.outputs == RAW_OUTPUTS
-    assert metadata.read(path).outputs == GRID_OUTPUTS
-    raw = {name: np.ones((1, 2, 2), np.float32) for name in GRID_OUTPUTS}
-    scales = metadata.read(path).calibration_of_outputs().scales
-    for name, grid in normalize_maps(raw, scales).items():
-        np.testing.assert_array_equal(grid, raw[name])
 
 
 def test_a_number_has_ten_bytes_at_most():

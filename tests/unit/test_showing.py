@@ -326,7 +326,7 @@ def test_colors_of_a_large_image_are_sampled(monkeypatch):
 
     monkeypatch.setattr("efficientad.inspection.predictor.redness", redness)
 
-    brightness_predictor()._compare_colors(np.zeros((1024, 2048, 3), np.uint8))
+    brightness_predictor().compare_colors(np.zeros((1024, 2048, 3), np.uint8))
 
     assert shapes == [(256, 512, 3)]
 

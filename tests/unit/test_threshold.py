@@ -211,21 +211,6 @@ def test_another_ending_is_refused(export, tmp_path):
         threshold(export, tmp_path / "b.xml", at=0.5)
 
 
-def test_other_scores_of_an_export_of_format_2_are_those_of_its_grids(
-    export, exported, photograph, tmp_path
-):
-    folder = tmp_path / "normal"
-    folder.mkdir()
-    Image.fromarray(photograph(60, 60)).save(folder / "a.png")
-    metadata.write(export, replace(metadata.read(export), format=2))
-
-    changed = threshold(export, images=folder)
-
-    expected = exported["onnxruntime"].predict(folder / "a.png").image_score
-    assert changed.normal_scores == pytest.approx((expected,))
-    assert metadata.read(export).format == 2
-
-
 @pytest.fixture
 def normal(photograph, tmp_path):
     """A folder of normal images of 90 x 60 pixels, and a region that is their left."""

@@ -141,6 +141,18 @@ def test_relu_and_pooling_are_pytorchs_to_the_bit(
     assert torch.equal(of_own, of_other)
 
 
+@needs_compiler
+def test_what_is_not_a_number_stays_so_through_relu():
+    weight = torch.ones(64, 64, 3, 3)
+    weight[5, 3, 1, 1] = torch.nan
+
+    image = torch.ones(1, 64, 16, 16)
+    found = winograd._WinogradConv2d.apply(image, weight, None, 0, True)
+
+    assert found[:, 5].isnan().all()
+    assert not found[:, 6:].isnan().any()
+
+
 def test_what_is_not_a_number_stays_so_through_pooling():
     image = torch.ones(1, 8, 4, 4)
     image[0, 3, 1, 1] = torch.nan

@@ -5,10 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from efficientad.calibration.fit import fit_calibration
-from efficientad.calibration.normal_images import read_normal_images, without_duplicates
-from efficientad.calibration.rule_files import rule_of
+from efficientad.calibration.normal_images import read_other_images
 from efficientad.calibration.rule_options import RuleOptions
-from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.decisions.budget import DEFAULT_BUDGET, require_order
 from efficientad.errors import ConfigError
 from efficientad.images.appearance import appearances
@@ -56,14 +54,7 @@ def calibrate(
             "calibration needs a detector file, got an exported model; calibrate the "
             ".ead file and export it again, or use threshold with --images"
         )
-    if isinstance(images, (str, Path)):
-        images, _ = normal_image_paths(Path(images), min_images=1)
-    normal = without_duplicates(read_normal_images(images, predictor.preparation))
-    trained_on = predictor.provenance.get("training_images", {})
-    require_disjoint(normal.hash_of_name, trained_on)
-    decided_by = rule_of(rule, normal.sizes) if rule else predictor.calibration.rule
-    for size in normal.sizes:
-        decided_by.require_aspect(*size)
+    normal, decided_by = read_other_images(images, predictor, rule)
     recipe = predictor.provenance.get("recipe", {})
     recipe = {**recipe, **(recipe.get("quick") or {})}  # earlier files: a part apart
     calibration = fit_calibration(

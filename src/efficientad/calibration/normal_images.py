@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientad.calibration.rule_files import rule_of
+from efficientad.calibration.rule_options import RuleOptions
 from efficientad.datasets import (
     MIN_NORMAL_IMAGES,
     Category,
@@ -17,6 +19,7 @@ from efficientad.datasets import (
     require_disjoint,
     split_validation,
 )
+from efficientad.decisions.rule import Rule
 from efficientad.engines.names import AlignChoice
 from efficientad.errors import ConfigError, DatasetError, ImageError
 from efficientad.images.alignment import Alignment, fit_alignment, gray_of, is_worth_it
@@ -24,6 +27,7 @@ from efficientad.images.levels import Levels
 from efficientad.images.listing import join_names
 from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import ImageLike, as_rgb, image_hash, resize_image
+from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import WHOLE, Size, require_similar_aspect
 from efficientad.progress import tracked
 
@@ -117,6 +121,35 @@ def read_normal_images(
         pixels[index] = resize_image(rgb, *chosen)
     prepared = replace(preparation, size=chosen)
     return NormalImages(pixels, tuple(hashes), tuple(names), tuple(sizes), prepared)
+
+
+def read_other_images(
+    images: Path | str | Sequence[ImageLike],
+    predictor: Predictor,
+    rule: RuleOptions | None,
+) -> tuple[NormalImages, Rule]:
+    """Return normal images for a trained model, and the rule of its decision on them.
+
+    Args:
+        images: Images or their folder. Copies of an image count once.
+        predictor: Trained model.
+        rule: Region of interest and least area of a defect. None: the model's own.
+
+    Raises:
+        DatasetError: If there are none, or some were trained on.
+        ImageError: If one cannot be used, or has another aspect than the region.
+    """
+    if isinstance(images, (str, Path)):
+        images, _ = normal_image_paths(Path(images), min_images=1)
+    normal = without_duplicates(read_normal_images(images, predictor.preparation))
+    trained_on = predictor.provenance.get("training_images", {})
+    require_disjoint(normal.hash_of_name, trained_on)
+    decided_by = rule_of(rule, normal.sizes) if rule else predictor.calibration.rule
+    for size in normal.sizes:
+        decided_by.require_aspect(*size)
+    for image in normal.pixels:
+        predictor.compare_colors(image)
+    return normal, decided_by
 
 
 def alignment_of(

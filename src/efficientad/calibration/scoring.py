@@ -13,8 +13,8 @@ from efficientad.decisions.decision import Calibration
 from efficientad.decisions.rule import ANYWHERE, Rule
 from efficientad.engines.engine import Engine, EngineOutput
 from efficientad.images.alignment import Alignment
+from efficientad.inspection.predictor import finite_grids
 from efficientad.inspection.tiling import run
-from efficientad.method.maps import normalize_maps
 from efficientad.progress import with_progress
 
 _BATCH_SIZE: Final = 4
@@ -44,15 +44,17 @@ def joined(found: Sequence[EngineOutput]) -> EngineOutput:
 
 
 def scores(calibration: Calibration, output: EngineOutput) -> NDArray[np.float32]:
-    """Return the image scores of an engine's output, (n,)."""
-    rule = calibration.rule
-    grids = normalize_maps(output.grids, calibration.scales, rule.cells)
+    """Return the image scores of an engine's output, (n,).
+
+    Raises:
+        ModelFileError: If a grid is not finite.
+    """
+    grids = finite_grids(calibration, output)
     return calibration.scores(grids, output.values)[0]
 
 
 def with_normal_scores(
     calibration: Calibration,
-    own: NDArray[np.float32],
     engine: Engine,
     pixels: Pixels,
     alignment: Alignment | None = None,
@@ -63,11 +65,11 @@ def with_normal_scores(
 
     Args:
         calibration: Calibration of the engine, with the rule of the scores.
-        own: Scores of the images as they are, (n,).
         engine: Engine of a trained detector.
         pixels: The images, (n, height, width, 3), RGB.
         alignment: Reference that changed images are aligned with.
     """
+    own = scores(calibration, outputs(engine, pixels, calibration.rule))
     found = replace(
         calibration,
         normal_scores=tuple(sorted(own.tolist())),

@@ -8,13 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
-from efficientad.calibration.normal_images import read_normal_images, without_duplicates
-from efficientad.calibration.rule_files import rule_of
+from efficientad.calibration.normal_images import read_other_images
 from efficientad.calibration.rule_options import RuleOptions
 from efficientad.calibration.scoring import with_normal_scores
-from efficientad.datasets import normal_image_paths, require_disjoint
 from efficientad.decisions.decision import Calibration
 from efficientad.errors import ConfigError
 from efficientad.images.appearance import appearances
@@ -28,7 +24,6 @@ from efficientad.inspection.predictor import Predictor
 from efficientad.inspection.tiling import whole_views
 from efficientad.model_files import export_metadata
 from efficientad.model_files.export_metadata import Metadata
-from efficientad.progress import tracked
 from efficientad.settings import Budget, Range, checks_arguments
 from efficientad.storage import require_writable
 
@@ -128,27 +123,15 @@ def _recalibrated(
     rule: RuleOptions | None,
 ) -> tuple[Calibration, dict[str, Any]]:
     """Return a calibration with the scores of other images, and provenance of these."""
-    paths, _ = normal_image_paths(images, min_images=1)
-    read = predictor.preparation
-    normal = without_duplicates(read_normal_images(paths, read))
-    trained_on = predictor.provenance.get("training_images", {})
-    require_disjoint(normal.hash_of_name, trained_on)
-    if rule is not None:
-        calibration = replace(calibration, rule=rule_of(rule, normal.sizes))
-        # The terms are those of the whole image, so that a region of interest has none.
-        if calibration.rule.region_of_interest:
-            calibration = replace(calibration, terms={})
-    # The engine of an export of format 2 scales its grids itself.
-    scaled = replace(calibration, scales=predictor.calibration.scales)
-    predictor = replace(predictor, calibration=scaled)
-    # As any image is predicted, with all that is checked there.
-    different = tracked(normal.names, len(normal), "scoring")
-    own = np.array([predictor.predict(n).image_score for n in different], np.float32)
-    found = with_normal_scores(
-        scaled, own, predictor.engine, normal.pixels, read.alignment
-    )
+    normal, decided_by = read_other_images(images, predictor, rule)
+    calibration = replace(calibration, rule=decided_by)
+    # The terms are those of the whole image, so that a region of interest has none.
+    if decided_by.region_of_interest:
+        calibration = replace(calibration, terms={})
+    alignment = predictor.preparation.alignment
+    found = with_normal_scores(calibration, predictor.engine, normal.pixels, alignment)
     about = {
         "decision_images": normal.hash_of_name,
         "validation_appearance": appearances(whole_views(normal.pixels)),
     }
-    return replace(found, scales=calibration.scales), about
+    return found, about

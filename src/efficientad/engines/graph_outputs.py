@@ -1,7 +1,7 @@
 """Names of the inputs and outputs of exported graphs.
 
-Graphs of export format 3 have raw grids, which the calibration in Python scales. Graphs
-of format 2 have normalized grids only.
+The calibration in Python scales the raw grids; the others are for callers of the graph
+in other languages.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ WHOLE: Final = (
     *GRID_OUTPUTS.values(),
     *MAP_OUTPUTS,
 )
-"""All outputs of a graph of format 3 without image-level terms."""
+"""All outputs of a graph without image-level terms."""
 
 
 def require_utf8(path: Path) -> None:

@@ -287,14 +287,13 @@ def _exported(
         )
     require_utf8(path)
     metadata = export_metadata.read(path)
-    outputs, precision = metadata.outputs, metadata.precision
+    precision = metadata.precision
     values = tuple(metadata.calibration.terms)
     chosen: Engine
     if engine == "onnxruntime":
         n_threads = _of_one(n_threads, n_streams)
         chosen = OnnxRuntimeEngine(
             path,
-            outputs=outputs,
             values=values,
             precision=precision,
             device="cuda" if device == "cuda" else "cpu",
@@ -303,7 +302,6 @@ def _exported(
     else:
         chosen = OpenVinoEngine(
             path,
-            outputs=outputs,
             values=values,
             precision=precision,
             n_threads=None if n_threads is None else n_threads * n_streams,
@@ -311,7 +309,7 @@ def _exported(
         )
     return Predictor(
         engine=chosen,
-        calibration=metadata.calibration_of_outputs(),
+        calibration=metadata.calibration,
         provenance=metadata.provenance,
         size=metadata.size,
         preparation=metadata.preparation,

@@ -25,7 +25,7 @@ from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import ColorOrder, ImageLike, Layout, resize_image
 from efficientad.inspection.prediction import Prediction, Predictions
 from efficientad.inspection.tiling import Size, require_similar_aspect, run
-from efficientad.method.maps import normalize_maps
+from efficientad.method.maps import Grids, normalize_maps
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.json_text import training_of
 from efficientad.settings import checks_arguments, explains_freezing
@@ -175,12 +175,12 @@ class Predictor:
                 path = Path(image) if isinstance(image, (str, Path)) else None
                 sources.append((size, pose, path))
                 pixels.append(resize_image(array, *prepared.size))
-                self._compare_colors(pixels[-1])
+                self.compare_colors(pixels[-1])
             output = run(self.engine, np.stack(pixels), self.calibration.rule)
             found += self._decided(output, sources)
         return found
 
-    def _compare_colors(self, pixels: NDArray[np.uint8]) -> None:
+    def compare_colors(self, pixels: NDArray[np.uint8]) -> None:
         """Warn once if red and blue look exchanged against the calibration's images."""
         normal = self.provenance.get("validation_appearance", {}).get("redness", ())
         step = max(1, min(pixels.shape[:2]) // _N_COMPARED)
@@ -206,13 +206,7 @@ class Predictor:
             ModelFileError: If a grid is not finite: it would pass as normal.
         """
         calibration = self.calibration
-        rule = calibration.rule
-        grids = normalize_maps(output.grids, calibration.scales, rule.cells)
-        if not all(np.isfinite(grid).all() for grid in grids.values()):
-            raise ModelFileError(
-                "a decision needs finite maps for every image, the model gives others; "
-                "use a higher precision, or train it again"
-            )
+        grids = finite_grids(calibration, output)
         scores, terms = calibration.scores(grids, output.values)
         each = zip(scores.tolist(), sources, strict=True)
         for index, (score, (size, pose, path)) in enumerate(each):
@@ -226,9 +220,25 @@ class Predictor:
                 terms={name: float(term[index]) for name, term in terms.items()},
                 normal_range=calibration.normal_range,
                 unsure_threshold=calibration.unsure_threshold,
-                rule=rule,
+                rule=calibration.rule,
                 pose=pose,
                 path=path,
                 levels=self.preparation.levels,
                 n_normal=len(calibration.normal_scores),
             )
+
+
+def finite_grids(calibration: Calibration, output: EngineOutput) -> Mapping[str, Grids]:
+    """Return the normalized maps of an engine's output by name, (n, rows, columns).
+
+    Raises:
+        ModelFileError: If a grid is not finite: it would pass as normal.
+    """
+    rule = calibration.rule
+    grids = normalize_maps(output.grids, calibration.scales, rule.cells)
+    if not all(np.isfinite(grid).all() for grid in grids.values()):
+        raise ModelFileError(
+            "a decision needs finite maps for every image, the model gives others; "
+            "use a higher precision, or train it again"
+        )
+    return grids

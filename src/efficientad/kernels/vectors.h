@@ -30,7 +30,8 @@ inline Lanes all(float value) {
   return Lanes{value, value, value, value, value, value, value, value};
 #endif
 }
-inline Lanes relu(Lanes v) { return v > 0.0f ? v : Lanes{}; }
+// Not a number stays one: a map of it is refused, one of zeros would look normal.
+inline Lanes relu(Lanes v) { return v <= 0.0f ? Lanes{} : v; }
 
 inline float sum_of(Lanes v) {
   float total = 0.0f;

@@ -102,7 +102,7 @@ void scatter(const float* planes, float* image, const float* bias, int relu, Sha
       for (int o = 0; o < O && top + o < s.height; ++o)
         for (int p = 0; p < O && left + p < s.width; ++p) {
           Lanes v = out[o][p] + add;
-          if (relu) v = v > 0.0f ? v : Lanes{};
+          if (relu) v = v <= 0.0f ? Lanes{} : v;  // not a number stays one
           store(base + ((top + o) * s.width + left + p) * s.channels + c, v);
         }
     }

@@ -21,7 +21,7 @@ from efficientad.settings import checked
 _OLD_SCALES: Final = {"local": "local_quantiles", "global": "global_quantiles"}
 _TERMS: Final = frozenset({COMPOSITION})
 _LATER: Final = ("rule", "unsure_budget", "score_has_map")
-"""Fields that the first versions did not have."""
+"""Fields that programs in other languages may not know."""
 _PLAIN: Final = Calibration({"": MapScale(0.0, 1.0)}, (0.0,))
 
 
@@ -38,9 +38,8 @@ def calibration_entry(calibration: Calibration) -> dict[str, Any]:
 
 
 def has_later_entries(calibration: Calibration) -> bool:
-    """Return whether versions before 0.2 would read another decision."""
-    is_steady = calibration.threshold_rule == "steady"
-    return is_steady or any(name in calibration_entry(calibration) for name in _LATER)
+    """Return whether map, threshold and terms alone do not make the decision."""
+    return any(name in calibration_entry(calibration) for name in _LATER)
 
 
 def preparation_entries(preparation: Preparation) -> dict[str, Any]:

@@ -13,19 +13,17 @@ import hashlib
 import html
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from efficientad import __version__
 from efficientad.decisions.decision import Calibration
 from efficientad.engines.engine import Precision
-from efficientad.engines.graph_outputs import GRID_OUTPUTS, RAW_OUTPUTS
 from efficientad.errors import ConfigError, ModelFileError
 from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import INPUT_SIZE
-from efficientad.method.maps import HIGH_TARGET, LOW_TARGET, MapScale
 from efficientad.method.sizes import ModelSize
 from efficientad.model_files.calibration_entry import (
     calibration_entry,
@@ -48,10 +46,9 @@ OPENVINO_SUFFIX: Final = ".xml"
 NATIVE_SUFFIX: Final = ".native"
 """Ending of files for the C interface, which Python does not read."""
 FORMAT_VERSION: Final = 3
-_NORMALIZED_FORMAT: Final = 2
-"""Format of graphs with normalized grids, without raw ones."""
-_LATER_FORMAT: Final = 4
-"""Format with a region of interest, a least area, an unsure band or tiles."""
+LATER_FORMAT: Final = 4
+"""Format of files whose decision or image needs more than graph and threshold: a region
+of interest, a least area, an unsure band, tiles, alignment or levels."""
 KEY: Final = "efficientad"
 _TEXT_HASH: Final = "text_hash"
 
@@ -78,22 +75,8 @@ class Metadata:
     """Scales of the raw maps, which the graph also holds, scores and threshold."""
     provenance: dict[str, Any]
     """How the detector came to be."""
-    format: int = FORMAT_VERSION
-    """Version of the export."""
     preparation: Preparation = AS_IT_IS
     """How images are read, aligned and resized; tiles of them go to the graph."""
-
-    @property
-    def outputs(self) -> Mapping[str, str]:
-        """Names of the graph's outputs by the names of the maps."""
-        return GRID_OUTPUTS if self.format == _NORMALIZED_FORMAT else RAW_OUTPUTS
-
-    def calibration_of_outputs(self) -> Calibration:
-        """Return the calibration that belongs to `outputs`."""
-        if self.format != _NORMALIZED_FORMAT:
-            return self.calibration
-        identity = MapScale(LOW_TARGET, HIGH_TARGET)
-        return replace(self.calibration, scales=dict.fromkeys(GRID_OUTPUTS, identity))
 
 
 def read(path: Path) -> Metadata:
@@ -111,10 +94,10 @@ def read(path: Path) -> Metadata:
             f"{path} is not an export of this package, or a damaged one ({error}); "
             "make one with `efficientad export`"
         ) from error
-    if version not in (_NORMALIZED_FORMAT, FORMAT_VERSION, _LATER_FORMAT):
+    if version not in (FORMAT_VERSION, LATER_FORMAT):
         raise ModelFileError(
             f"{path} has export format {version}, this version reads "
-            f"{_LATER_FORMAT}; export it again"
+            f"{LATER_FORMAT}; export it again"
         )
     # The first files of this format have no hash of the text.
     text_hash = content.pop(_TEXT_HASH, None)
@@ -133,7 +116,6 @@ def read(path: Path) -> Metadata:
             precision=content["precision"],
             calibration=read_calibration(content["calibration"]),
             provenance=read_provenance(content["provenance"]),
-            format=min(version, FORMAT_VERSION),
             preparation=read_preparation(content),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -158,8 +140,8 @@ def write(path: Path, metadata: Metadata, *, output: Path | None = None) -> None
     later = preparation_entries(metadata.preparation)
     is_later = later or has_later_entries(metadata.calibration)
     given = {
-        # Earlier versions would decide otherwise.
-        "format": _LATER_FORMAT if is_later else metadata.format,
+        # Other programs, which take graph and threshold, would decide otherwise.
+        "format": LATER_FORMAT if is_later else FORMAT_VERSION,
         "version": __version__,
         "size": metadata.size,
         "precision": metadata.precision,
