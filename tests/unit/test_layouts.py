@@ -27,6 +27,7 @@ from efficientad.datasets import (
     open_category,
     read_defect_mask,
 )
+from efficientad.datasets.layouts import find_category_folders
 from efficientad.errors import DatasetError
 from efficientad.images.rgb import read_image
 from efficientad_lab.studies.scenarios import find_categories
@@ -255,6 +256,35 @@ def test_unsplit_folders_may_be_called_ok_and_ng(tmp_path):
 
     assert counts(opened) == {"train": 16, "validation": 0, "test": 7}
     assert [s.defect_type for s in opened.test] == ["good"] * 4 + ["NG"] * 3
+
+
+@pytest.mark.parametrize("inner", ["NG", "ground_truth/NG", "NG/deep"])
+def test_defects_of_an_unsplit_category_are_no_normal_images(tmp_path, inner):
+    draw_many(tmp_path / "part" / "OK", 20)
+    for folder in ("NG", "ground_truth/NG", "NG/deep"):
+        draw_many(tmp_path / "part" / folder, 12)
+
+    with pytest.raises(DatasetError, match="belongs to the defects of part; did you"):
+        normal_image_paths(tmp_path / "part" / inner)
+    assert len(normal_image_paths(tmp_path / "part" / "OK")[0]) == 20
+
+
+def test_images_of_one_name_need_masks_of_their_own(tmp_path):
+    root = write_mvtec_ad(tmp_path / "bolt", ("scratch",))
+    (image, _) = sorted((root / "test" / "scratch").iterdir())
+    with Image.open(image) as picture:
+        picture.save(image.with_suffix(".webp"))
+
+    with pytest.raises(DatasetError, match=r"000_mask.* is that of 2"):
+        open_category(root)
+
+
+def test_a_broken_category_is_found_beside_others(tmp_path):
+    write_mvtec_ad(tmp_path / "bolt")
+    for name in ("good", "ok"):
+        draw_many(tmp_path / "nut" / "train" / name, 10)
+
+    assert [f.name for f in find_category_folders(tmp_path)] == ["bolt", "nut"]
 
 
 def test_two_folders_of_normal_images_are_refused(bolt):

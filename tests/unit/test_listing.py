@@ -143,6 +143,14 @@ def test_describe_contents_names_formats_that_are_not_read(tmp_path):
     assert describe_contents(tmp_path) == "no images, 2 .avif files"
 
 
+@pytest.mark.parametrize("pattern", ["**", "**/*", "*"])
+def test_a_pattern_that_matches_folders_gives_each_image_once(tmp_path, pattern):
+    names = ["1.png", "a/2.png", "a/b/3.png"]
+    touch(*(tmp_path / name for name in (*names, ".h.png", "a/.h.png")))
+
+    assert images_at(tmp_path / pattern) == [tmp_path / name for name in names]
+
+
 def test_join_names_names_five_and_counts_the_others():
     assert join_names("abcde") == "a, b, c, d, e"
     assert join_names(iter("abcdefg")) == "a, b, c, d, e and 2 more"

@@ -114,8 +114,17 @@ def test_a_csv_file_with_another_heading_is_refused(tmp_path):
         open_category(path)
 
 
-def test_a_normal_image_may_be_called_ok(tmp_path):
-    path = write_list(tmp_path / "parts.csv", changed(13, defect_type="OK"))
+def test_a_place_in_a_csv_file_counts_empty_lines(tmp_path):
+    path = write_list(tmp_path / "parts.csv", changed(4, split=""))
+    path.write_text(path.read_text().replace("\n", "\n\n", 2))
+
+    with pytest.raises(DatasetError, match="for split in line 8"):
+        open_category(path)
+
+
+@pytest.mark.parametrize("name", ["OK", "good "])
+def test_a_normal_image_may_be_called_ok(tmp_path, name):
+    path = write_list(tmp_path / "parts.csv", changed(13, defect_type=name))
 
     assert [s.defect_type for s in open_category(path).test] == ["good", "scratch"]
 

@@ -151,6 +151,26 @@ def test_every_image_is_drawn(tmp_path, rng):
     assert len(drawn) == 6  # in color and in gray
 
 
+@pytest.mark.parametrize("n_bytes", [512, 1024 + 300])
+def test_a_cut_tar_is_refused(tmp_path, n_bytes):
+    path = write_tar(tmp_path / "t.tar", {"0.png": b"", "1.png": b""})
+    path.write_bytes(path.read_bytes()[:n_bytes])
+
+    with pytest.raises(DatasetError, match="it ends in the middle"):
+        open_images(path)
+
+
+def test_a_tar_with_links_to_images_is_refused(tmp_path):
+    path = write_tar(tmp_path / "t.tar", {"0.png": png(random_pixels(0))})
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("1.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "0.png"
+        tar.addfile(link)
+
+    with pytest.raises(DatasetError, match=r"1\.png is a link there"):
+        open_images(path)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"no picture", png(random_pixels(0, 90, 90))[:2000]]
 )

@@ -147,7 +147,7 @@ def test_what_is_not_a_number_stays_so_through_relu():
     weight[5, 3, 1, 1] = torch.nan
 
     image = torch.ones(1, 64, 16, 16)
-    found = winograd._WinogradConv2d.apply(image, weight, None, 0, True)
+    found = winograd._WinogradConv2d.apply(image, weight, None, 0, True)  # noqa: FBT003
 
     assert found[:, 5].isnan().all()
     assert not found[:, 6:].isnan().any()

@@ -20,6 +20,7 @@ folders may lie in folders of their own, then their masks do as well.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -229,7 +230,13 @@ def _defect_samples(folder: Path, masks: Path, on_problem: OnProblem) -> list[Sa
             f"{len(samples)} have none: {join_names(path.name for path in missing)}; "
             f"name them {missing[0].stem}_mask.png or {missing[0].stem}.png and so on"
         )
-    used = {sample.mask_path for sample in samples}
+    n_images = Counter(sample.mask_path for sample in samples if sample.mask_path)
+    if shared := [mask for mask, n in n_images.items() if n > 1]:
+        on_problem(
+            f"each image in {folder} needs a mask of its own, {shared[0]} is that of "
+            f"{n_images[shared[0]]}; give images of one name different names"
+        )
+    used = set(n_images)
     extra = [path for path in files if path not in used and path.parent not in used]
     if extra and samples:
         names = join_names(path.relative_to(masks).as_posix() for path in extra)

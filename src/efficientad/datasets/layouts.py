@@ -6,13 +6,14 @@ category.
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from efficientad.datasets import folders, lists, visa
 from efficientad.datasets.folders import OnProblem, normal_folder
-from efficientad.datasets.samples import NORMAL, Category
+from efficientad.datasets.samples import NORMAL, Category, is_normal_name
 from efficientad.errors import DatasetError
 from efficientad.images.listing import describe_contents, subfolders, unused_files
 
@@ -84,7 +85,11 @@ def _category_folders(root: Path, depth: int, seen: set[Path]) -> Iterator[Path]
     if place in seen:
         return
     seen.add(place)
-    if any(has_layout(root) for has_layout, _ in _FOLDER_LAYOUTS):
+    try:
+        is_category = any(has_layout(root) for has_layout, _ in _FOLDER_LAYOUTS)
+    except DatasetError:  # to open it says what is wrong
+        is_category = True
+    if is_category:
         yield root
     elif visa.is_visa(root):
         yield from visa.visa_folders(root)
@@ -181,11 +186,24 @@ def _refuse_test_images(folder: Path) -> None:
                     f"a folder of normal images was needed, {folder} belongs to the "
                     f"test images of {inner.parent.name}; did you mean {train}?"
                 )
+        if inner.parent in resolved.parents[:_MAX_DEPTH] and _is_defective(inner):
+            raise DatasetError(
+                f"a folder of normal images was needed, {folder} belongs to the "
+                f"defects of {inner.parent.name}; did you mean "
+                f"{normal_folder(inner.parent)}?"
+            )
         if inner.name == "Images" and visa.is_visa_category(inner.parent.parent):
             raise DatasetError(
                 f"a folder of normal images was needed, {folder} holds test images of "
                 f"VisA as well; did you mean {inner.parent.parent}?"
             )
+
+
+def _is_defective(folder: Path) -> bool:
+    """Return whether a folder is of the defects or masks of an unsplit category."""
+    with suppress(DatasetError):
+        return not is_normal_name(folder.name) and folders.is_unsplit(folder.parent)
+    return False
 
 
 def _advice(folder: Path) -> str:

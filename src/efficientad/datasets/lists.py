@@ -110,7 +110,7 @@ def csv_rows(path: Path, columns: tuple[str, ...] = _COLUMNS) -> Rows:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         heading = [name.strip().lower() for name in reader.fieldnames or ()]
         reader.fieldnames = heading
-        rows = list(reader)
+        placed = [(f"line {reader.line_num}", row) for row in reader]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DatasetError(
             f"a CSV file with the columns {', '.join(columns)} was needed, {path} "
@@ -121,7 +121,6 @@ def csv_rows(path: Path, columns: tuple[str, ...] = _COLUMNS) -> Rows:
             f"the columns {', '.join(columns)} were needed, the first line of {path} "
             f"names {join_names(heading)}; name them there"
         )
-    placed = [(f"line {number}", row) for number, row in enumerate(rows, start=2)]
     return _filled(placed, path, columns)
 
 
@@ -170,7 +169,7 @@ def _filled(rows: Rows, path: Path, columns: tuple[str, ...]) -> Rows:
 def _sample(
     row: Mapping[str, Any], where: str, folder: Path, on_problem: OnProblem
 ) -> Sample:
-    path, defect_type = folder / row["image"], row["defect_type"]
+    path, defect_type = folder / row["image"], row["defect_type"].strip()
     mask = folder / row["mask"] if row.get("mask") else None
     if is_normal_name(defect_type):
         defect_type = NORMAL

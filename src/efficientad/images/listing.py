@@ -70,15 +70,20 @@ def find_images(
 def expanded(path: Path) -> list[Path]:
     """Return the paths that a pattern such as `parts/*.png` matches, in sorted order.
 
-    A path that is there, or matches nothing, is returned as it is.
+    Hidden ones, and what lies in a folder that it matches, are left out. A path that is
+    there, or matches nothing, is returned as it is.
     """
     if not _WILDCARDS.intersection(str(path)) or _status(path) is not None:
         return [path]
     pattern = path.relative_to(path.anchor)
     try:
-        return sorted(Path(path.anchor or ".").glob(str(pattern))) or [path]
+        found = sorted(Path(path.anchor or ".").glob(str(pattern)))
     except ValueError:  # no pattern, such as `**.png`
         return [path]
+    inside = {each for each in found if each.is_dir()}
+    found = [each for each in found if inside.isdisjoint(each.parents)]
+    is_hidden = path.name.startswith(".")
+    return [p for p in found if is_hidden or not p.name.startswith(".")] or [path]
 
 
 def images_at(path: Path) -> list[Path]:

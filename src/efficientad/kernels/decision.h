@@ -237,7 +237,8 @@ double p_value(const Model& m, double score) {
 void require_aspect(const Model& m, int64_t height, int64_t width) {
   if (m.rows == 0) return;
   const double ratio = static_cast<double>(height) * m.columns / (1.0 * width * m.rows);
-  if (std::abs(std::log(ratio)) <= 0.02) return;
+  // The area is stored in whole pixels.
+  if (std::abs(std::log(ratio)) <= 0.02 + 0.5 / std::min(m.rows, m.columns)) return;
   char text[256];
   std::snprintf(text, sizeof text,
                 "the region of interest was drawn for images of %.3g times their height, "

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
+#include <new>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -42,10 +42,7 @@ class Scratch {
       std::free(data_);
       size_ = 0;
       data_ = static_cast<float*>(std::aligned_alloc(kHuge, bytes));
-      if (!data_) {
-        std::fputs("efficientad: too little memory for a layer\n", stderr);
-        std::abort();
-      }
+      if (!data_) throw std::bad_alloc();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
       madvise(data_, bytes, MADV_HUGEPAGE);
 #endif

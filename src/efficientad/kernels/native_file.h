@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -295,6 +296,11 @@ uint32_t crc32(const uint8_t* bytes, size_t n) {  // as of zlib
 std::vector<uint8_t> read_bytes(const std::string& path) {
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"),
                                                    std::fclose);
+  const auto unread = [&path] {
+    return Error{EAD_BAD_FILE, "cannot read " + path + " (" + std::strerror(errno) +
+                                   "); check path and permissions"};
+  };
+  if (!file && errno != ENOENT) throw unread();
   if (!file)
     throw Error{EAD_BAD_FILE, "no model file at " + path +
                                   ": give one that `efficientad export` has written with "
@@ -303,6 +309,7 @@ std::vector<uint8_t> read_bytes(const std::string& path) {
   std::vector<uint8_t> part(1 << 20);
   for (size_t n; (n = std::fread(part.data(), 1, part.size(), file.get())) > 0;)
     bytes.insert(bytes.end(), part.begin(), part.begin() + n);
+  if (std::ferror(file.get())) throw unread();
   return bytes;
 }
 

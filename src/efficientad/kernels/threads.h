@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <new>
 
 namespace {
 
@@ -37,6 +38,7 @@ class Team {
   }
 
   // Calls `block(context, b)` for each b below `n_blocks`, at most `threads` at a time.
+  // Throws `std::bad_alloc` if one of them did.
   void run(int64_t n_blocks, int64_t threads, Block block, const void* context) {
     while (n_helpers_ + 1 < threads && add_helper()) {
     }
@@ -49,6 +51,7 @@ class Team {
     door_.fetch_and(~kOpen);
     for (int i = 0; door_.load(std::memory_order_acquire) % kOpen; ++i)
       i < kSpins ? pause_core() : static_cast<void>(sched_yield());
+    if (!has_memory_.exchange(true)) throw std::bad_alloc();
   }
 
  private:
@@ -77,8 +80,12 @@ class Team {
   }
 
   void take_blocks() {
-    for (int64_t b; (b = next_.fetch_add(1, std::memory_order_relaxed)) < n_blocks_;)
-      block_(context_, b);
+    try {
+      for (int64_t b; (b = next_.fetch_add(1, std::memory_order_relaxed)) < n_blocks_;)
+        block_(context_, b);
+    } catch (const std::bad_alloc&) {
+      has_memory_.store(false);
+    }
   }
 
   void help() {
@@ -111,6 +118,7 @@ class Team {
   std::atomic<uint64_t> door_{0};
   std::atomic<int64_t> next_{0}, n_places_{0};
   std::atomic<int> n_asleep_{0};
+  std::atomic<bool> has_memory_{true};
   int64_t n_blocks_ = 0;
   Block block_ = nullptr;
   const void* context_ = nullptr;

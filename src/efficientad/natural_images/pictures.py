@@ -12,7 +12,7 @@ import logging
 import tarfile
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 from typing import Final, NamedTuple, TypeAlias, final
 
@@ -21,7 +21,6 @@ from PIL import Image
 
 from efficientad.errors import DatasetError, ImageError
 from efficientad.images.listing import (
-    IMAGE_SUFFIXES,
     find_images,
     unused_files,
     walk,
@@ -33,6 +32,7 @@ from efficientad.images.rgb import (
     read_image,
     resize_image,
 )
+from efficientad.images.tars import has_image_suffix, require_end
 from efficientad.natural_images.procedural_textures import draw_picture
 
 _RESIZED: Final = 512  # before the central crop, as in the paper
@@ -259,12 +259,14 @@ def _open_parts(path: Path) -> list[tuple[Path, Sequence[_File]]]:
 def _members(path: Path) -> list[_File]:
     """List the images of a tar; only the headers are read."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            files = [
-                _File(path, member.name, member.size, member.offset_data)
-                for member in tar
-                if member.isreg() and _is_image(PurePosixPath(member.name))
-            ]
+        with path.open("rb") as file:
+            require_end(file)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                files = [
+                    _File(path, member.name, member.size, member.offset_data)
+                    for member in tar
+                    if has_image_suffix(member) and member.isreg()
+                ]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DatasetError(
             f"an uncompressed tar of images was needed, {path} cannot be read as one "
@@ -276,10 +278,6 @@ def _members(path: Path) -> list[_File]:
             "give the folder"
         )
     return files
-
-
-def _is_image(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def _is_damaged(error: ImageError) -> bool:

@@ -12,7 +12,6 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from io import SEEK_END
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -29,11 +28,11 @@ from efficientad.images.listing import (
 )
 from efficientad.images.preparation import AS_IT_IS, Preparation
 from efficientad.images.rgb import RGBImage
+from efficientad.images.tars import has_image_suffix, is_hidden, require_end
 from efficientad.storage import open_regular
 
 _TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 _LIST_SUFFIX: Final = ".txt"
-_TAR_BLOCK: Final = 512
 _ERRORS_OF_FSSPEC: Final = (
     *(OSError, ValueError, TypeError, AttributeError, NotImplementedError),
     *(tarfile.TarError, zipfile.BadZipFile),
@@ -75,7 +74,7 @@ class Shard:
             files, name = file_system(url)
             with files.open(name, "rb") as file:
                 if url.lower().endswith(".tar"):
-                    _require_end(file)
+                    require_end(file)
                 with tarfile.open(fileobj=file, mode="r|*") as archive:
                     for member in archive:
                         content = _image_in(archive, member)
@@ -254,31 +253,13 @@ def _is_tar(path: str) -> bool:
 def _is_shown(name: str) -> bool:
     """Return whether a file of a folder is an image, or a tar file of them."""
     is_used = name.lower().endswith((*IMAGE_SUFFIXES, *_TAR_SUFFIXES))
-    return is_used and not _is_hidden(name)
-
-
-def _is_hidden(name: str) -> bool:
-    return PurePosixPath(name).name.startswith(".")
-
-
-def _require_end(file: Any) -> None:
-    """Raise `EOFError` if a tar file has no end: Python would take it for whole."""
-    n_bytes = file.seek(0, SEEK_END)
-    file.seek(max(0, n_bytes - _TAR_BLOCK))
-    if file.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
-        raise EOFError("it ends in the middle")
-    file.seek(0)
+    return is_used and not is_hidden(name)
 
 
 def _image_in(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     """Return the bytes of a member that is an image, else None."""
-    has_suffix = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
-    if has_suffix and (member.islnk() or member.issym()):
-        raise DatasetError(
-            f"images were needed in a tar file, {member.name} is a link there; make it "
-            "with tar --dereference --hard-dereference"
-        )
-    if not member.isfile() or _is_hidden(member.name):
+    has_suffix = has_image_suffix(member)
+    if not member.isfile() or is_hidden(member.name):
         return None
     file = archive.extractfile(member)
     assert file is not None
