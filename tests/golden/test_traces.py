@@ -16,6 +16,9 @@ LOSS_TOLERANCE, GRID_TOLERANCE = 2e-3, 1e-4
 N_FAST_STEPS = 4
 
 
+EXPORTED = ("onnxruntime", "openvino")
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("preset", ["paper", "quick"])
 def test_first_losses_are_the_recorded_ones(preset):
@@ -36,7 +39,14 @@ def test_whole_trace_is_the_recorded_one(preset):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("engine", MADE["ENGINES"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        # Exports have golden vectors of their own: tests/end_to_end.
+        pytest.param(engine, marks=[pytest.mark.slow] * (engine in EXPORTED))
+        for engine in MADE["ENGINES"]
+    ],
+)
 def test_scores_and_grids_are_the_recorded_ones(engine, tmp_path):
     found = MADE["engine_trace"](engine, tmp_path)
 

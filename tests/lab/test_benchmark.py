@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.contracts.engine_checks import check_engine
 from tests.fake_engines import brightness_predictor
 
 import efficientad
@@ -24,7 +23,6 @@ from efficientad_lab import cli as lab_cli
 from efficientad_lab.benchmark import candidates as candidates_module
 from efficientad_lab.benchmark import clock, hardware, memory
 from efficientad_lab.benchmark import compare as benchmark_module
-from efficientad_lab.benchmark.baseline import BaselineEngine
 from efficientad_lab.benchmark.candidates import (
     Candidate,
     available_engines,
@@ -191,17 +189,6 @@ def test_streams_share_the_threads_and_give_them_back():
 
 
 # The baseline
-
-
-def test_the_baseline_computes_what_the_detector_does(predictor, rng):
-    pixels = rng.integers(0, 256, (2, 256, 256, 3), np.uint8)
-
-    plain = BaselineEngine(predictor.detector)
-
-    check_engine(plain)
-    found, expected = plain.run(pixels).grids, predictor.engine.run(pixels).grids
-    for name, grids in expected.items():
-        np.testing.assert_allclose(found[name], grids, rtol=1e-3, atol=1e-5)
 
 
 # The comparison, with predictors that compute nothing

@@ -186,7 +186,7 @@ def test_activations_under_load_fail_no_request(station):
     threads = [threading.Thread(target=send) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for number in range(4):
+    for number in range(2):
         body = {"model": models[(number + 1) % 2]}
         assert station.post(ACTIVATIONS, json=body).status_code == 202
     is_over.set()

@@ -773,7 +773,12 @@ def test_a_checkpoint_of_other_types_or_shapes_is_refused(
 )
 def test_bfloat16_is_near_single_precision(images, short, tmp_path, preset):
     settings = replace(
-        short, preset=preset, steps=2, checkpoint_every=2, learning_rate=None
+        short,
+        preset=preset,
+        steps=1,
+        batch_size=1,
+        checkpoint_every=1,
+        learning_rate=None,
     )
     explained = [
         distillation.distill(

@@ -96,7 +96,11 @@ def with_shared_layers(detector, n):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("size", "n"), [("small", 1), ("small", 2), ("small", 3), ("medium", 2)]
+    ("size", "n"),
+    [
+        *(("small", n) for n in (1, 2, 3)),
+        pytest.param("medium", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_layers_that_both_networks_have_are_computed_once(make_detector, size, n):
     detector = with_shared_layers(make_detector(size), n)

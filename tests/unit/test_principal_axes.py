@@ -67,7 +67,9 @@ def test_each_kind_of_image_counts_the_same_whatever_its_scale(vectors):
         assert kept == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("size", ["small", "medium"])
+@pytest.mark.parametrize(
+    "size", ["small", pytest.param("medium", marks=pytest.mark.slow)]
+)
 def test_a_projected_network_gives_the_projected_descriptors(size):
     torch.manual_seed(0)
     network = PatchDescriptionNetwork(size).eval()

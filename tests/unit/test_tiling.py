@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import efficientad
@@ -22,7 +23,11 @@ from efficientad.inspection.tiling import (
 )
 from efficientad.method.maps import combine_maps
 from efficientad.method.placement import input_size, place_map, refine_grid
+from efficientad.training.config import PAPER
+from efficientad.training.paper_step import PaperStep
+from efficientad.training.quick import QUICK, QuickStep
 from efficientad.training.run import images_for_training
+from efficientad.training.step import Material, random_tile
 
 
 class CountingEngine:
@@ -243,10 +248,47 @@ def test_too_many_large_images_get_one_sentence(monkeypatch, photograph):
         efficientad.train([photograph(280, 420, seed) for seed in range(10)], config)
 
 
-def test_a_paper_training_draws_tiles(photograph):
-    config = efficientad.TrainConfig(preset="paper", steps=2, tile=256, scale=1.25)
+@pytest.fixture
+def positions():
+    """An image of 320 x 480 pixels that tell their row and column, halved."""
+    rows, columns = np.indices((320, 480)) // 2
+    return np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
 
-    predictor = efficientad.train([photograph(280, 420, s) for s in range(10)], config)
 
-    assert predictor.preparation.size == (320, 480)
-    assert predictor.predict(photograph(280, 420)).anomaly_map.shape == (280, 420)
+def test_tiles_of_a_training_come_from_anywhere(positions, rng):
+    tiles = [random_tile(positions, rng) for _ in range(100)]
+
+    corners = np.array([tile[0, 0, :2] for tile in tiles])
+    assert {tile.shape for tile in tiles} == {(256, 256, 3)}
+    assert corners.min(0).tolist() == pytest.approx([0, 0], abs=6)
+    assert corners.max(0).tolist() == pytest.approx([32, 112], abs=6)
+
+
+def test_a_step_of_paper_learns_from_tiles(make_detector, positions):
+    wholes = whole_views(positions[np.newaxis])
+    teacher = make_detector().teacher
+    material = Material(
+        teacher, wholes, None, torch.device("cpu"), positions[np.newaxis]
+    )
+    step = PaperStep(material, PAPER)
+
+    drawn = step.draw(np.random.default_rng(0))
+
+    span = drawn.images.amax((2, 3)) - drawn.images.amin((2, 3))
+    whole = material.normalized(torch.from_numpy(wholes))
+    assert (span < whole.amax((2, 3)) - whole.amin((2, 3))).all()
+
+
+def test_windows_of_quick_lie_on_the_grid_of_the_whole_map(make_detector, positions):
+    tiled = positions[np.newaxis]
+    material = Material(
+        make_detector().teacher, whole_views(tiled), None, torch.device("cpu"), tiled
+    )
+    step = QuickStep(material, QUICK)
+
+    windows = step._tile_windows([positions] * 60, np.random.default_rng(0)).numpy()
+
+    corners = 2 * windows[1:, 0, 0, :2].astype(int)  # the first one is changed
+    assert QUICK.window_cells == 28
+    assert set(corners[:, 0]) == {0, 112, 176}
+    assert set(corners[:, 1]) == {0, 112, 224, 336}
