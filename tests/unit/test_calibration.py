@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import efficientad
+from efficientad.calibration import fit as fit_module
 from efficientad.calibration import second_session
 from efficientad.calibration.fit import fit_calibration
 from efficientad.calibration.scoring import outputs, scores
@@ -163,7 +164,13 @@ def test_a_term_that_another_session_would_raise_gets_less_weight(gray_images):
     assert not sensitive  # 15 % of light are far beyond the light of these images
 
 
-def test_a_term_that_varies_as_maps_do_counts_as_they_do(gray_images):
+@pytest.mark.parametrize(("more_alarms", "weight"), [(1e9, 1.0), (0, 0.25)])
+def test_a_term_that_varies_as_maps_do_counts_as_they_do(
+    gray_images, monkeypatch, more_alarms, weight
+):
+    """With a smaller weight if it would give more alarms in a second session."""
+    monkeypatch.setattr(fit_module, "_MORE_ALARMS", more_alarms)
+
     class Steady(Bright):
         def run(self, pixels):
             grids, _ = super().run(pixels)
@@ -176,9 +183,7 @@ def test_a_term_that_varies_as_maps_do_counts_as_they_do(gray_images):
     own = outputs(Steady(1), gray_images)
     points = found.terms[COMPOSITION].points(own.values[COMPOSITION][:, 0])
     maps = scores(replace(found, terms={}), own)
-    assert (
-        points.std() == pytest.approx(maps.std(), rel=0.01) or points.std() < maps.std()
-    )
+    assert points.std() == pytest.approx(weight * maps.std(), rel=0.01)
     assert abs(points.mean()) < 0.1 * points.std()
     np.testing.assert_allclose(sorted(maps + points), found.normal_scores, rtol=1e-4)
 
