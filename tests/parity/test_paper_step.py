@@ -40,32 +40,35 @@ def detector(request):
     return made.train()
 
 
-@pytest.fixture
-def networks(detector):
-    """The plain networks with that detector's weights."""
-    found = reference_networks("small")
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def drawn(pixels):
+    natural = open_pretraining_images(None)
+    material = Material(random_detector("small").teacher, pixels, natural, CPU)
+    return PaperStep(material, PAPER).draw(np.random.default_rng(7))
+
+
+@pytest.fixture(scope="module")
+def expected(drawn):
+    """Loss and networks, with their gradients, of the plain loop body."""
+    detector, networks = random_detector("small"), reference_networks("small")
     for name in ("teacher", "student", "autoencoder"):
         pairs = zip(
-            convolutions(getattr(found, name)),
+            convolutions(getattr(networks, name)),
             convolutions(getattr(detector, name)),
             strict=True,
         )
         for plain, ours in pairs:
             plain.load_state_dict(ours.state_dict())
-    return found._replace(mean=detector.teacher_mean, std=detector.teacher_std)
-
-
-@pytest.fixture
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
-
-
-@pytest.fixture
-def drawn(detector, pixels):
-    natural = open_pretraining_images(None)
-    material = Material(detector.teacher, pixels, natural, detector.device)
-    step = PaperStep(material, PAPER)
-    return step.draw(np.random.default_rng(7))
+    networks = networks._replace(mean=detector.teacher_mean, std=detector.teacher_std)
+    torch.manual_seed(5)
+    loss = reference_loss(networks, *drawn)
+    loss.backward()
+    return loss.item(), networks
 
 
 def gradients(network):
@@ -74,17 +77,14 @@ def gradients(network):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_losses_and_gradients_are_those_of_the_loop_body(
-    detector, networks, drawn, form
+    detector, expected, drawn, form
 ):
     torch.manual_seed(5)
     loss = form(detector, drawn, PAPER.p_hard).total()
     loss.backward()
 
-    torch.manual_seed(5)
-    expected = reference_loss(networks, *drawn)
-    expected.backward()
-
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    of_loop, networks = expected
+    assert loss.item() == pytest.approx(of_loop, rel=1e-5)
     for name, tolerance in GRADIENT_TOLERANCES.items():
         ours, wanted = (gradients(getattr(n, name)) for n in (detector, networks))
         for found, grad in zip(ours, wanted, strict=True):
