@@ -7,9 +7,10 @@ every later map would look anomalous. No torch here.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from efficientad.calibration.normal_images import Pixels
@@ -43,6 +44,7 @@ _WEIGHTS: Final = (1.0, 0.75, 0.5, 0.25)
 _MORE_ALARMS: Final = 2
 """False alarms in a second session that a term may add to those of the maps alone, as a
 multiple of the budget."""
+_MIDDLE: Final = (0.1587, 0.8413)
 _ODD: Final = 0.2
 """Share of the threshold that a single normal image may decide without a warning."""
 
@@ -178,10 +180,18 @@ def _warn_if_odd(calibration: Calibration, name: str, score: float) -> None:
 def _term_scale(alone: Calibration, normal: EngineOutput) -> TermScale:
     """Return the scale that gives a term the deviation of the maps' scores."""
     values = normal.values[COMPOSITION][:, 0].astype(np.float64)
-    of_maps = float(scores(alone, normal).std())
-    deviation = float(values.std())
+    of_maps, deviation = _deviation(scores(alone, normal)), _deviation(values)
     slope = of_maps / deviation if deviation > 0 else 0.0
     return TermScale(float(values.mean()), slope)
+
+
+def _deviation(values: NDArray[np.floating[Any]]) -> float:
+    """Return half the width of the middle 68 %, which a few odd images do not move.
+
+    It is the standard deviation of normally distributed values.
+    """
+    low, high = np.quantile(values, _MIDDLE)
+    return float(high - low) / 2
 
 
 def _levelled(
