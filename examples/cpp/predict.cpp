@@ -30,7 +30,8 @@ namespace {
 constexpr int normal = 0, anomalous = 1, failed = 2;
 
 // Of exports, as in `export_metadata.py`: 4 needs more than graph and threshold.
-constexpr int format_version = 3, later_version = 4;
+constexpr int format_version = 3;
+constexpr int later_version = 4;
 
 struct Decision {
     double threshold;

@@ -347,7 +347,7 @@ def test_fewer_than_10_different_normal_images(tmp_path, output, capsys):
 
 
 def test_validation_images_that_are_trained_on(normal_images, output, tmp_path, capsys):
-    copy = save(tmp_path / "others" / "copy.bmp", pixels_of(3))
+    copy = save(tmp_path / "others" / "parts" / "copy.bmp", pixels_of(3))
     validation = ("--validation", copy.parent)
 
     sentence = refusal_of(

@@ -258,15 +258,17 @@ def test_unsplit_folders_may_be_called_ok_and_ng(tmp_path):
     assert [s.defect_type for s in opened.test] == ["good"] * 4 + ["NG"] * 3
 
 
-@pytest.mark.parametrize("inner", ["NG", "ground_truth/NG", "NG/deep"])
-def test_defects_of_an_unsplit_category_are_no_normal_images(tmp_path, inner):
-    draw_many(tmp_path / "part" / "OK", 20)
-    for folder in ("NG", "ground_truth/NG", "NG/deep"):
+def test_masks_of_an_unsplit_category_are_no_normal_images(tmp_path, caplog):
+    for folder in ("OK", "NG", "ground_truth/NG"):
         draw_many(tmp_path / "part" / folder, 12)
 
-    with pytest.raises(DatasetError, match="belongs to the defects of part; did you"):
-        normal_image_paths(tmp_path / "part" / inner)
-    assert len(normal_image_paths(tmp_path / "part" / "OK")[0]) == 20
+    with pytest.raises(DatasetError, match="belongs to the masks of part; did you"):
+        normal_image_paths(tmp_path / "part" / "ground_truth" / "NG")
+    assert len(normal_image_paths(tmp_path / "part" / "OK")[0]) == 12
+    assert not caplog.text
+    # It may be another folder of normal images.
+    assert len(normal_image_paths(tmp_path / "part" / "NG")[0]) == 12
+    assert "NG lies beside OK, as images of defects do; look" in caplog.text
 
 
 def test_images_of_one_name_need_masks_of_their_own(tmp_path):

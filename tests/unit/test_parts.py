@@ -214,7 +214,7 @@ def test_a_tar_file_with_links_to_images_is_refused(shards, images, model, tmp_p
 
     _, (failure,) = predict_parts(model, [shards / "links.tar"], tmp_path / "out")
 
-    assert "1.png is a link there; make it with tar" in str(failure)
+    assert "1.png is a link there; pack the files" in str(failure)
 
 
 def test_maps_are_a_column(images, model, tmp_path):

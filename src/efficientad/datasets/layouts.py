@@ -178,6 +178,13 @@ def _require_folder(folder: Path) -> None:
 def _refuse_test_images(folder: Path) -> None:
     """Raise if a folder holds test images: scores on training images mean nothing."""
     resolved = folder.resolve()
+    if not is_normal_name(resolved.name) and _is_unsplit(resolved.parent):
+        logger.warning(
+            "%s lies beside %s, as images of defects do; look whether it shows normal "
+            "parts",
+            folder,
+            normal_folder(resolved.parent).name,
+        )
     for inner in (resolved, *resolved.parents):
         if inner.name in folders.TESTS | {folders.MASKS}:
             train = normal_folder(inner.parent / "train")
@@ -186,12 +193,12 @@ def _refuse_test_images(folder: Path) -> None:
                     f"a folder of normal images was needed, {folder} belongs to the "
                     f"test images of {inner.parent.name}; did you mean {train}?"
                 )
-        if inner.parent in resolved.parents[:_MAX_DEPTH] and _is_defective(inner):
-            raise DatasetError(
-                f"a folder of normal images was needed, {folder} belongs to the "
-                f"defects of {inner.parent.name}; did you mean "
-                f"{normal_folder(inner.parent)}?"
-            )
+            if _is_unsplit(inner.parent):
+                raise DatasetError(
+                    f"a folder of normal images was needed, {folder} belongs to the "
+                    f"masks of {inner.parent.name}; did you mean "
+                    f"{normal_folder(inner.parent)}?"
+                )
         if inner.name == "Images" and visa.is_visa_category(inner.parent.parent):
             raise DatasetError(
                 f"a folder of normal images was needed, {folder} holds test images of "
@@ -199,10 +206,10 @@ def _refuse_test_images(folder: Path) -> None:
             )
 
 
-def _is_defective(folder: Path) -> bool:
-    """Return whether a folder is of the defects or masks of an unsplit category."""
+def _is_unsplit(folder: Path) -> bool:
+    """Return whether a folder, which may be any one, is an unsplit category."""
     with suppress(DatasetError):
-        return not is_normal_name(folder.name) and folders.is_unsplit(folder.parent)
+        return folders.is_unsplit(folder)
     return False
 
 

@@ -36,7 +36,7 @@ def has_image_suffix(member: tarfile.TarInfo) -> bool:
     has_suffix = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
     if has_suffix and (member.islnk() or member.issym()):
         raise DatasetError(
-            f"images were needed in a tar file, {member.name} is a link there; make it "
-            "with tar --dereference --hard-dereference"
+            f"images were needed in a tar file, {member.name} is a link there; pack "
+            "the files that links lead to in place of the links"
         )
     return has_suffix
