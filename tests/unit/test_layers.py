@@ -23,6 +23,10 @@ FLAT_BOUND = 1e-4
 # Each factor is rounded to 8 bits: the errors of a sum of many add up slowly.
 BF16_BOUND = 3e-2
 FORMS = [*cook_toom.FORMS, None]
+every_form = pytest.mark.parametrize(
+    ("form", "flat"),
+    [*((form, False) for form in FORMS), *((form, True) for form in layers.FLAT_FORMS)],
+)
 
 
 @pytest.mark.parametrize(("n_outputs", "n_taps"), cook_toom.FORMS)
@@ -146,10 +150,7 @@ def test_winograd_layers_equal_the_direct_convolution(
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    ("form", "flat"),
-    [*((form, False) for form in FORMS), *((form, True) for form in layers.FLAT_FORMS)],
-)
+@every_form
 def test_what_is_not_a_number_stays_so_through_relu(form, flat):
     tile, kernel = form or (None, 3)
     image, weight, bias = drawn(1, 1, (8 if flat else 64, 32), kernel, (20, 20))
@@ -233,10 +234,7 @@ def test_the_mean_of_squares_needs_no_output(form):
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    ("form", "flat"),
-    [*((form, False) for form in FORMS), *((form, True) for form in layers.FLAT_FORMS)],
-)
+@every_form
 def test_the_number_of_threads_changes_nothing(form, flat):
     tile, kernel = form or (None, 3)
     arguments = drawn(2, 2, (64, 64), kernel, (40, 37))
